@@ -1,0 +1,360 @@
+"""Where Alembic meets the database: on which connection, in which transaction, one migrator at a time.
+
+Both ways lead through here. `statestore.migrate` hands over a target; the `alembic` command of a checkout names it:
+
+    alembic -x url=postgresql://… [-x schema=statestore] upgrade head [--sql]      (or STATESTORE_URL)
+"""
+
+import hashlib
+import logging.config
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from alembic import context
+from alembic.util import CommandError
+from sqlalchemy import DDL, Connection, Engine, MetaData, RootTransaction, Table, event, inspect, text
+from sqlalchemy.schema import CreateSchema, DropSchema, DropTable
+
+from statestore import migrate
+from statestore.errors import InvalidValueError, SchemaError, UnavailableError
+from statestore.schema import DEFAULT_SCHEMA, VERSION_TABLE, metadata
+
+config = context.config
+arguments = context.get_x_argument(as_dictionary=True)
+schema: str = config.attributes.get("schema") or arguments.get("schema") or DEFAULT_SCHEMA
+lock_timeout: timedelta = config.attributes.get("lock_timeout", migrate.LOCK_TIMEOUT)
+wait: timedelta = config.attributes.get("wait", migrate.WAIT)
+progress: migrate.Progress | None = config.attributes.get("progress")
+
+# By its comment a schema is known as one that statestore made, and may drop.
+SCHEMA_COMMENT = "Made by statestore, which drops it with its last table"
+
+
+def main() -> None:
+    target: Engine | Connection | None = config.attributes.get("target")
+    if target is None:
+        if config.config_file_name is not None:
+            logging.config.fileConfig(config.config_file_name, disable_existing_loggers=False)
+        target = migrate.engine_for(named_url())
+    if context.is_offline_mode():
+        write_sql(target)
+    elif isinstance(target, Connection):
+        migrate_connection(target)
+    elif target.dialect.name == "postgresql" and is_writing():
+        migrate_postgresql(target)
+    else:
+        make_private_file(target)
+        with target.connect() as connection:
+            migrate_connection(connection)
+
+
+def named_url() -> str:
+    url = arguments.get("url") or os.environ.get("STATESTORE_URL") or config.get_main_option("sqlalchemy.url")
+    if not url:
+        raise CommandError("which database? Name it with -x url=…, or set STATESTORE_URL")
+    return str(url)
+
+
+def is_writing() -> bool:
+    """Whether the command leads to a revision, as upgrade, downgrade and stamp do."""
+    try:
+        context.get_revision_argument()
+    except KeyError:
+        return False
+    return True
+
+
+# The three ways to migrate, and the way to write it all down
+
+
+def migrate_connection(connection: Connection) -> None:
+    """Everything in one transaction: the caller's where there is one. A command that only looks leaves no trace."""
+    if not is_writing():
+        with transaction(connection, keep=False):
+            create_schema(connection)
+            run(connection)
+    elif connection.dialect.name == "sqlite":
+        migrate_sqlite(connection)
+    else:
+        with transaction(connection):
+            poll(connection, lambda: try_lock(connection), f"another process is migrating schema {schema!r}")
+            before = timeouts(connection)
+            set_timeouts(connection)
+            create_schema(connection)
+            run(connection)
+            set_timeouts(connection, before)
+
+
+def migrate_postgresql(engine: Engine) -> None:
+    """A transaction for each migration, as CREATE INDEX CONCURRENTLY and VALIDATE CONSTRAINT need it.
+
+    The lock is held on a second connection, by an open transaction. So it outlasts the transactions of the migrations,
+    goes away with the connection, whatever happens, and holds behind a pooler that hands out connections by the
+    transaction; a session's lock would be left behind there on a connection that others use. It is polled: a
+    migrator that waits inside a statement has a snapshot, and an index that is built CONCURRENTLY waits for that.
+    """
+    with transactional(engine) as keeper, transactional(engine) as connection:
+
+        def lock() -> bool:
+            keeper.begin()
+            set_timeouts(keeper)
+            locked = try_lock(keeper)
+            if not locked:
+                keeper.rollback()
+            return locked
+
+        poll(keeper, lock, f"another process is migrating schema {schema!r}")
+        event.listen(connection, "begin", set_timeouts)
+        with connection.begin():
+            create_schema(connection)
+        run(connection, transaction_per_migration=True)
+        connection.commit()
+
+
+def migrate_sqlite(connection: Connection) -> None:
+    """With foreign keys off: a table is altered by way of a copy, and dropping the old one would empty its children."""
+    if is_callers(connection):
+        if pragma(connection, "foreign_keys"):
+            problem = "foreign_keys is on and cannot be switched in a transaction; switch it off, then begin"
+            raise InvalidValueError("target", problem)
+        with transaction(connection):
+            run(connection)
+            check_foreign_keys(connection)
+        return
+    foreign_keys, busy_timeout = pragma(connection, "foreign_keys"), pragma(connection, "busy_timeout")
+    try:
+        pragma(connection, f"busy_timeout = {milliseconds(wait)}")
+        poll(connection, lambda: try_write_ahead_log(connection), "the file is in use by another process")
+        pragma(connection, "foreign_keys = OFF")
+        with transaction(connection):
+            run(connection)
+            check_foreign_keys(connection)
+    finally:
+        pragma(connection, f"foreign_keys = {foreign_keys}")
+        pragma(connection, f"busy_timeout = {busy_timeout}")
+
+
+def write_sql(target: Engine | Connection) -> None:
+    """The SQL of `--sql`, for a database administrator to review and run."""
+    on_postgresql = target.dialect.name == "postgresql"
+    context.configure(
+        url=target.engine.url,
+        literal_binds=True,
+        dialect_opts={"paramstyle": "named"},
+        transactional_ddl=True,
+        transaction_per_migration=on_postgresql,
+        **migrate.alembic_options(target.dialect, schema),
+    )
+    if not on_postgresql:
+        context.execute("PRAGMA foreign_keys = OFF")
+    else:
+        context.execute(f"SET lock_timeout = {milliseconds(lock_timeout)}")
+        context.execute("SET statement_timeout = 0")
+        if context.get_starting_revision_argument() is None:
+            context.execute(CreateSchema(schema, if_not_exists=True))
+    with context.begin_transaction():
+        context.run_migrations()
+    if not on_postgresql:
+        context.static_output("-- The next statement lists rows without their parent; there should be none.")
+        context.execute("PRAGMA foreign_key_check")
+        context.execute("PRAGMA foreign_keys = ON")
+
+
+def run(connection: Connection, **options: Any) -> None:
+    options |= migrate.alembic_options(connection.dialect, schema)
+    context.configure(connection=connection, transactional_ddl=True, on_version_apply=report, **options)
+    migration = context.get_context()
+    before = migration.get_current_heads()
+    with context.begin_transaction():
+        context.run_migrations()
+    if before and not migration.get_current_heads():
+        remove_traces(connection)
+
+
+def report(ctx: Any, step: Any, heads: Any, run_args: Any) -> None:
+    if progress is not None:
+        script = step.up_revision
+        progress(f"{'applied' if step.is_upgrade else 'took back'} {script.revision}: {script.doc}")
+
+
+# Transactions
+
+
+@contextmanager
+def transaction(connection: Connection, *, keep: bool = True) -> Iterator[None]:
+    """A transaction around the block, also where the driver commits each statement; the caller's where there is one."""
+    on_sqlite = connection.dialect.name == "sqlite"
+    if is_callers(connection):
+        if on_sqlite and not is_open(connection):
+            driver_execute(connection, "BEGIN IMMEDIATE")
+        yield
+        return
+    begun = None if connection.in_transaction() else connection.begin()
+    try:
+        if on_sqlite:
+            if is_open(connection):  # begun by the engine, perhaps for reading
+                driver_execute(connection, "ROLLBACK")
+            driver_execute(connection, "BEGIN IMMEDIATE")
+        elif commits_statements(connection):
+            driver_execute(connection, "BEGIN")
+        yield
+        finish(connection, begun, "COMMIT" if keep else "ROLLBACK")
+    except BaseException:
+        finish(connection, begun, "ROLLBACK")
+        raise
+
+
+def finish(connection: Connection, begun: RootTransaction | None, how: str) -> None:
+    if begun is not None and begun.is_active:
+        begun.commit() if how == "COMMIT" else begun.rollback()
+    # A driver that commits each statement leaves to us what we began.
+    if not connection.invalidated and is_open(connection):
+        driver_execute(connection, how)
+
+
+@contextmanager
+def transactional(engine: Engine) -> Iterator[Connection]:
+    """A connection that has transactions, also where the engine commits each statement."""
+    with engine.connect() as connection:
+        yield connection.execution_options(isolation_level="READ COMMITTED")
+
+
+def is_callers(connection: Connection) -> bool:
+    return is_open(connection) or (connection.in_transaction() and not commits_statements(connection))
+
+
+def is_open(connection: Connection) -> bool:
+    """Whether the driver is in a transaction. SQLAlchemy says so from the first statement on, even if it is not."""
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite":
+        return bool(driver.in_transaction)
+    if hasattr(driver, "is_in_transaction"):  # asyncpg
+        return bool(driver.is_in_transaction())
+    return bool(driver.info.transaction_status)
+
+
+def commits_statements(connection: Connection) -> bool:
+    driver: Any = connection.connection.dbapi_connection
+    if connection.dialect.name == "sqlite":
+        return driver.isolation_level is None
+    return bool(driver.autocommit)
+
+
+def driver_execute(connection: Connection, statement: str) -> Any:
+    """Run a statement that SQLAlchemy is not to know of, since it would begin a transaction first."""
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(statement)
+        return cursor.fetchone() if cursor.description else None
+    finally:
+        cursor.close()
+
+
+# One migrator at a time
+
+
+def poll(connection: Connection, attempt: Callable[[], bool], problem: str) -> None:
+    deadline = time.monotonic() + wait.total_seconds()
+    while not attempt():
+        if time.monotonic() > deadline:
+            raise UnavailableError(f"{problem}, for longer than {wait}; try again later")
+        migrate.pause(connection, random.uniform(0.02, 0.1))
+
+
+def try_lock(connection: Connection) -> bool:
+    digest = hashlib.sha256(f"statestore:{schema}".encode()).digest()
+    key = int.from_bytes(digest[:8], "big", signed=True)
+    return bool(connection.scalar(text(f"SELECT pg_try_advisory_xact_lock({key})")))
+
+
+def timeouts(connection: Connection) -> dict[str, str]:
+    # transaction_timeout is there from PostgreSQL 17 on.
+    names = "'lock_timeout', 'statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout'"
+    rows = connection.execute(text(f"SELECT name, setting FROM pg_settings WHERE name IN ({names})"))
+    return {row.name: row.setting for row in rows}
+
+
+def set_timeouts(connection: Connection, values: dict[str, str] | None = None) -> None:
+    """For the rest of the transaction; without values those of a migration: only waiting for a lock has a limit."""
+    if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        return  # a migration that has left the transaction
+    if values is None:
+        values = dict.fromkeys(timeouts(connection), "0") | {"lock_timeout": str(milliseconds(lock_timeout))}
+    for name, value in values.items():
+        connection.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})
+
+
+def milliseconds(duration: timedelta) -> int:
+    return round(duration.total_seconds() * 1000)
+
+
+# PostgreSQL's schema
+
+
+def create_schema(connection: Connection) -> None:
+    if connection.dialect.name != "postgresql":
+        return
+    # Asked first: CREATE SCHEMA IF NOT EXISTS needs the right to create schemas even where there is nothing to do.
+    if connection.scalar(text("SELECT 1 FROM pg_namespace WHERE nspname = :schema"), {"schema": schema}):
+        return
+    name = schema.replace('"', '""').replace("%", "%%")
+    connection.execute(CreateSchema(schema, if_not_exists=True))
+    connection.execute(DDL(f"COMMENT ON SCHEMA \"{name}\" IS '{SCHEMA_COMMENT}'"))
+
+
+def remove_traces(connection: Connection) -> None:
+    """What is left after the last migration was taken back: Alembic's table, and the schema if it is ours and empty."""
+    on_postgresql = connection.dialect.name == "postgresql"
+    connection.execute(DropTable(Table(VERSION_TABLE, MetaData(), schema=schema if on_postgresql else None)))
+    if not on_postgresql:
+        return
+    droppable = """
+        SELECT 1 FROM pg_namespace AS namespace
+        WHERE nspname = :schema AND obj_description(oid, 'pg_namespace') = :comment
+          AND NOT EXISTS (SELECT FROM pg_depend
+                          WHERE refclassid = 'pg_namespace'::regclass AND refobjid = namespace.oid)
+    """
+    if connection.scalar(text(droppable), {"schema": schema, "comment": SCHEMA_COMMENT}):
+        connection.execute(DropSchema(schema))
+
+
+# SQLite's file
+
+
+def make_private_file(engine: Engine) -> None:
+    """A new file is the owner's alone; SQLite would leave that to the umask. Its log files take after it."""
+    if engine.dialect.name != "sqlite" or not is_writing():
+        return
+    file = migrate.sqlite_file(engine.url)
+    if file is not None:
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def pragma(connection: Connection, statement: str) -> Any:
+    row = driver_execute(connection, f"PRAGMA {statement}")
+    return None if row is None else row[0]
+
+
+def try_write_ahead_log(connection: Connection) -> bool:
+    """Switch to the log, once and for all. Where others have the file open it fails at once, whatever the timeout."""
+    try:
+        return pragma(connection, "journal_mode") == "wal" or bool(pragma(connection, "journal_mode = WAL"))
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return False
+        raise
+
+
+def check_foreign_keys(connection: Connection) -> None:
+    for table in metadata.tables.keys() & inspect(connection).get_table_names():
+        if driver_execute(connection, f"PRAGMA foreign_key_check({table})"):
+            raise SchemaError(f"the migration would leave rows in {table} without their parent; nothing was changed")
+
+
+main()

@@ -1,0 +1,105 @@
+"""The system of record for AI agents: sessions, history, state and what they cost, in PostgreSQL or SQLite.
+
+    from statestore import StateStore
+
+    with StateStore.open("sqlite:///agents.db") as store:
+        store.sessions.open("user-42", user_id="ada")
+        store.history.append("user-42", [{"role": "user", "content": "Hi"}])
+
+The stores are imported at their first use, since they bring SQLAlchemy: a command line's --help does without.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from statestore.errors import (
+    CommitUnknownError,
+    ConflictError,
+    DatabaseError,
+    EntryNotFoundError,
+    InvalidTransitionError,
+    InvalidValueError,
+    NotFoundError,
+    ReadOnlyError,
+    SchemaAheadError,
+    SchemaError,
+    SchemaMissingError,
+    SchemaOutdatedError,
+    SessionExistsError,
+    SessionNotFoundError,
+    StaleLeaseError,
+    StateKeyNotFoundError,
+    StateStoreError,
+    StorageFullError,
+    StoreClosedError,
+    UnavailableError,
+)
+from statestore.values import (
+    MISSING,
+    Ancestor,
+    Entry,
+    ErasureReceipt,
+    Lineage,
+    NewEntry,
+    Session,
+    SessionPage,
+    StateEntry,
+    Summary,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from statestore.store import AsyncStateStore, AsyncTransaction, StateStore, Transaction
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MISSING",
+    "Ancestor",
+    "AsyncStateStore",
+    "AsyncTransaction",
+    "CommitUnknownError",
+    "ConflictError",
+    "DatabaseError",
+    "Entry",
+    "EntryNotFoundError",
+    "ErasureReceipt",
+    "InvalidTransitionError",
+    "InvalidValueError",
+    "Lineage",
+    "NewEntry",
+    "NotFoundError",
+    "ReadOnlyError",
+    "SchemaAheadError",
+    "SchemaError",
+    "SchemaMissingError",
+    "SchemaOutdatedError",
+    "Session",
+    "SessionExistsError",
+    "SessionNotFoundError",
+    "SessionPage",
+    "StaleLeaseError",
+    "StateEntry",
+    "StateKeyNotFoundError",
+    "StateStore",
+    "StateStoreError",
+    "StorageFullError",
+    "StoreClosedError",
+    "Summary",
+    "Transaction",
+    "UnavailableError",
+    "Usage",
+]
+
+_FROM_STORE = frozenset({"AsyncStateStore", "AsyncTransaction", "StateStore", "Transaction"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FROM_STORE:
+        from statestore import store
+
+        return getattr(store, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

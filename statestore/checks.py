@@ -1,0 +1,139 @@
+"""What every operation checks of its arguments before any SQL: one place, so that both databases give one verdict."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeVar
+
+from statestore import exactjson
+from statestore.errors import InvalidValueError
+
+MAX_KEY_LENGTH = 512
+MAX_INTEGER = 2**63 - 1
+# Far beyond any use, and far enough from the year 9999 that now + ttl is always a date.
+MAX_TTL = timedelta(days=36_500)
+_MAX_COST = Decimal(10) ** 10
+_COST_STEP = Decimal("1e-10")
+
+T = TypeVar("T")
+
+
+def key(value: Any, argument: str) -> str:
+    """A text key: an id, a name, a state key. Any text of 1 to 512 characters without NUL, stored as it is."""
+    if not isinstance(value, str):
+        raise InvalidValueError(argument, f"must be a string, not {type(value).__name__}")
+    if not 0 < len(value) <= MAX_KEY_LENGTH:
+        raise InvalidValueError(argument, f"must have 1 to {MAX_KEY_LENGTH} characters, has {len(value)}")
+    _storable(value, argument)
+    return value
+
+
+def optional_key(value: Any, argument: str) -> str | None:
+    return None if value is None else key(value, argument)
+
+
+def optional_text(value: Any, argument: str, *, max_bytes: int = exactjson.MAX_BYTES) -> str | None:
+    """Free text of any length up to the size limit, without NUL, which PostgreSQL cannot store."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidValueError(argument, f"must be a string or None, not {type(value).__name__}")
+    _storable(value, argument)
+    if len(value.encode()) > max_bytes:
+        raise InvalidValueError(argument, f"is longer than the limit of {max_bytes:,} bytes")
+    return value
+
+
+def text(value: Any, argument: str, *, max_bytes: int = exactjson.MAX_BYTES) -> str:
+    found = optional_text(value, argument, max_bytes=max_bytes)
+    if found is None:
+        raise InvalidValueError(argument, "must be a string, not None")
+    return found
+
+
+def _storable(value: str, argument: str) -> None:
+    if "\0" in value:
+        raise InvalidValueError(argument, "contains a NUL character, which PostgreSQL cannot store; remove it")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidValueError(argument, "contains a lone surrogate; it is not valid Unicode") from None
+
+
+def count(value: Any, argument: str, *, least: int = 0) -> int:
+    """A whole number of things or a position, at least *least*."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidValueError(argument, f"must be a whole number, not {type(value).__name__}")
+    if not least <= value <= MAX_INTEGER:
+        raise InvalidValueError(argument, f"must be at least {least} and fit 64 bits")
+    return value
+
+
+def optional_count(value: Any, argument: str, *, least: int = 0) -> int | None:
+    return None if value is None else count(value, argument, least=least)
+
+
+def ttl(value: Any, argument: str = "ttl") -> timedelta | None:
+    """A time to live; None for no end."""
+    if value is None:
+        return None
+    if not isinstance(value, timedelta):
+        raise InvalidValueError(argument, f"must be a timedelta or None, not {type(value).__name__}")
+    if value <= timedelta(0):
+        raise InvalidValueError(argument, "must be longer than zero; use None for no expiry")
+    if value > MAX_TTL:
+        raise InvalidValueError(argument, f"must be at most {MAX_TTL.days:,} days; use None for no expiry")
+    return value
+
+
+def optional_duration(value: Any, argument: str) -> timedelta | None:
+    if value is None:
+        return None
+    if not isinstance(value, timedelta) or value < timedelta(0):
+        raise InvalidValueError(argument, "must be a timedelta of zero or more")
+    return value
+
+
+def optional_time(value: Any, argument: str) -> datetime | None:
+    """An aware datetime, in UTC."""
+    if value is None:
+        return None
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise InvalidValueError(
+            argument, "must be an aware datetime; add tzinfo, for example datetime.now(timezone.utc)"
+        )
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidValueError(argument, "lies outside the years 1 to 9999 in UTC") from None
+
+
+def optional_cost(value: Any, argument: str = "cost_usd") -> Decimal | None:
+    """US dollars with ten decimals. A float is taken as it prints, so that 0.1 is 0.1."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Decimal | int | float):
+        raise InvalidValueError(argument, f"must be a Decimal, int or float, not {type(value).__name__}")
+    try:
+        cost = Decimal(str(value))
+        if not 0 <= cost < _MAX_COST:
+            raise InvalidValueError(argument, "must be zero or more, and less than ten billion dollars")
+        return cost.quantize(_COST_STEP)
+    except InvalidOperation:
+        raise InvalidValueError(argument, "is not a finite number") from None
+
+
+def metadata(value: Any, argument: str = "metadata", *, max_bytes: int = exactjson.MAX_BYTES) -> str | None:
+    """The JSON text of a mapping with string keys."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise InvalidValueError(argument, f"must be a mapping, not {type(value).__name__}")
+    return exactjson.dumps(value if isinstance(value, dict) else dict(value), argument, max_bytes=max_bytes)
+
+
+def one_of(value: T, allowed: tuple[T, ...], argument: str) -> T:
+    if value not in allowed:
+        raise InvalidValueError(argument, f"must be one of {', '.join(map(str, allowed))}")
+    return value

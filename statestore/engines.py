@@ -1,0 +1,175 @@
+"""From a URL to an engine with the settings that keep each database from losing data."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import URL, AsyncAdaptedQueuePool, Engine, QueuePool, create_engine, event, make_url
+from sqlalchemy import exc as sqlalchemy_errors
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from statestore import schema
+from statestore.errors import InvalidValueError, UnavailableError
+from statestore.sql import Dialect, DialectName, Row
+
+Durability = Literal["full", "normal"]
+DEFAULT_URL = "sqlite:///statestore.db"
+_SQLITE_LOCK_TIMEOUT = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to reach the database; see `StateStore.open`."""
+
+    schema: str = schema.DEFAULT_SCHEMA
+    durability: Durability = "full"
+    pool_size: int = 10
+    pool_timeout: timedelta = timedelta(seconds=30)
+    lock_timeout: timedelta | None = None
+    statement_timeout: timedelta | None = None
+    prepared_statements: bool = True
+
+
+def parse(url: str | URL | None) -> URL:
+    """The URL, or the one from STATESTORE_URL, or a file in the current directory."""
+    given = url if url is not None else os.environ.get("STATESTORE_URL") or DEFAULT_URL
+    try:
+        parsed = make_url(given)
+    except (sqlalchemy_errors.ArgumentError, ValueError):
+        raise InvalidValueError(
+            "url", "cannot be read; it looks like postgresql://user@host/database or sqlite:///path/to/file.db"
+        ) from None
+    kind = {"postgres": "postgresql"}.get(parsed.get_backend_name(), parsed.get_backend_name())
+    driver = parsed.drivername.partition("+")[2]
+    allowed = {"postgresql": ("", "psycopg"), "sqlite": ("", "pysqlite", "aiosqlite")}.get(kind)
+    if allowed is None or driver not in allowed:
+        raise InvalidValueError(
+            "url", f"{parsed.drivername!r} is not supported; use postgresql:// (by psycopg 3) or sqlite://"
+        )
+    return parsed.set(drivername=kind)
+
+
+def is_memory(url: URL) -> bool:
+    """Whether the URL means a SQLite database that lives in memory."""
+    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
+def make_sync(url: URL, options: Options) -> Engine:
+    engine = create_engine(url.set(drivername=_driver(url, "pysqlite")), **_arguments(url, options, QueuePool))
+    _prepare(engine, url, options)
+    return engine
+
+
+def make_async(url: URL, options: Options) -> AsyncEngine:
+    engine = create_async_engine(
+        url.set(drivername=_driver(url, "aiosqlite")), **_arguments(url, options, AsyncAdaptedQueuePool)
+    )
+    _prepare(engine.sync_engine, url, options)
+    return engine
+
+
+def dialect_of(engine: Engine, schema_name: str, *, server_time: bool) -> Dialect:
+    """The dialect of an engine, which may come from the caller."""
+    name, driver = engine.dialect.name, engine.dialect.driver
+    names: dict[str, DialectName] = {"postgresql": "postgresql", "sqlite": "sqlite"}
+    if (name, driver) not in (("postgresql", "psycopg"), ("sqlite", "pysqlite"), ("sqlite", "aiosqlite")):
+        raise InvalidValueError(
+            "engine", f"{name}+{driver} is not supported; use postgresql+psycopg, sqlite or sqlite+aiosqlite"
+        )
+    return Dialect(names[name], schema_name=schema_name, server_time=server_time)
+
+
+def check_sqlite_settings(query: Callable[[str], Row | None], durability: Durability) -> None:
+    """Refuse a SQLite engine of the caller's whose settings would lose data."""
+    found = {name: (query(f"PRAGMA {name}") or (0,))[0] for name in ("foreign_keys", "synchronous", "busy_timeout")}
+    wanted = []
+    if found["foreign_keys"] != 1:
+        wanted.append("PRAGMA foreign_keys=ON")
+    if found["synchronous"] < (2 if durability == "full" else 1):
+        wanted.append(f"PRAGMA synchronous={durability.upper()}")
+    if found["busy_timeout"] < 1:
+        wanted.append("PRAGMA busy_timeout=30000")
+    if wanted:
+        raise InvalidValueError(
+            "engine",
+            f"its connections would lose data; execute {', '.join(wanted)} on each in a 'connect' event listener, "
+            "or let StateStore.open make the engine",
+        )
+
+
+def _driver(url: URL, sqlite: str) -> str:
+    return f"sqlite+{sqlite}" if url.get_backend_name() == "sqlite" else "postgresql+psycopg"
+
+
+def _arguments(url: URL, options: Options, pool: Any) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        # Each statement commits by itself; transactions are begun explicitly, and left clean, so nothing is to be
+        # reset when a connection goes back to the pool. This saves two round trips for each operation.
+        "isolation_level": "AUTOCOMMIT",
+        "pool_reset_on_return": None,
+        "poolclass": pool,
+        "pool_size": options.pool_size,
+        "max_overflow": 0,
+        "pool_timeout": options.pool_timeout.total_seconds(),
+        "hide_parameters": True,
+    }
+    if url.get_backend_name() == "sqlite":
+        arguments["connect_args"] = {"check_same_thread": False}
+        if is_memory(url):
+            # The database is its only connection: callers take turns on it, and it is never closed before the store.
+            arguments |= {"pool_size": 1}
+        return arguments
+    connect: dict[str, Any] = {"prepare_threshold": 5 if options.prepared_statements else None}
+    if "application_name" not in url.query:
+        connect["application_name"] = "statestore"
+    if "connect_timeout" not in url.query:
+        connect["connect_timeout"] = 10
+    # At the start of the connection, since SET would leak to other clients of a pooler.
+    timeouts = {"lock_timeout": options.lock_timeout, "statement_timeout": options.statement_timeout}
+    flags = [f"-c {name}={int(value.total_seconds() * 1000)}" for name, value in timeouts.items() if value is not None]
+    if flags and "options" not in url.query:
+        connect["options"] = " ".join(flags)
+    return arguments | {"connect_args": connect}
+
+
+def _prepare(engine: Engine, url: URL, options: Options) -> None:
+    if url.get_backend_name() != "sqlite":
+        return
+    if not is_memory(url):
+        _create_private(Path(str(url.database)))
+
+    lock_timeout = options.lock_timeout or _SQLITE_LOCK_TIMEOUT
+    pragmas = (
+        f"busy_timeout = {max(1, int(lock_timeout.total_seconds() * 1000))}",
+        "foreign_keys = ON",
+        # NORMAL loses commits that were acknowledged when the power fails; FULL lost none.
+        f"synchronous = {options.durability.upper()}",
+        # What was deleted for privacy is overwritten, not only unlinked.
+        "secure_delete = ON",
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, record: Any) -> None:
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.execute("PRAGMA journal_mode")
+        if cursor.fetchone()[0] not in ("wal", "memory"):
+            cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.close()
+
+
+def _create_private(path: Path) -> None:
+    """Make the file, readable by its owner alone: it will hold conversations."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except PermissionError:
+        if not path.exists():
+            raise UnavailableError(
+                f"the SQLite file {path} cannot be made; check the rights on its directory"
+            ) from None
+    except OSError:
+        raise UnavailableError(f"the SQLite file {path} cannot be made; check that its directory exists") from None

@@ -1,0 +1,102 @@
+"""JSON that comes back as it went in, or is refused before anything is written.
+
+Both databases keep the text that `dumps` returns, so the verdict on a value must be the same for both and must be
+reached here. orjson is fast but lenient: it writes NaN as null, a tuple as a list and a UUID as a string. Instead of
+walking each value in Python, `dumps` reads its own output back and compares: what does not come back equal was not
+exact. The comparison runs in C and costs less than a walk over a small chat message.
+"""
+
+from typing import Any
+
+import orjson
+
+from statestore.errors import InvalidValueError
+
+MAX_DEPTH = 200
+MAX_BYTES = 16 * 1024 * 1024
+
+# Subclasses of the JSON types pass (a StrEnum, an OrderedDict); other types must not be converted behind one's back.
+_OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+
+
+def dumps(value: Any, argument: str, *, max_bytes: int = MAX_BYTES) -> str:
+    """The JSON text of *value*, key order kept. See `encode`."""
+    return encode(value, argument, max_bytes=max_bytes)[0]
+
+
+def encode(value: Any, argument: str, *, max_bytes: int = MAX_BYTES) -> tuple[str, Any]:
+    """The JSON text of *value*, key order kept, and a copy of *value* that shares nothing with it.
+
+    Raises:
+        InvalidValueError: *value* is not exact JSON, is nested deeper than 200, or is longer than *max_bytes* in UTF-8.
+    """
+    try:
+        data = orjson.dumps(value, option=_OPTIONS)
+    except (TypeError, RecursionError):
+        raise InvalidValueError(argument, _why_not(value)) from None
+    if len(data) > max_bytes:
+        raise InvalidValueError(
+            argument, f"is {len(data):,} bytes of JSON, more than the limit of {max_bytes:,}; keep large data elsewhere"
+        )
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
+        raise InvalidValueError(argument, f"is nested deeper than {MAX_DEPTH}; flatten it")
+    copy = orjson.loads(data)
+    if copy != value:
+        raise InvalidValueError(argument, _why_not(value))
+    return data.decode(), copy
+
+
+def loads(text: str | bytes) -> Any:
+    """The value of a text that `dumps` made."""
+    return orjson.loads(text)
+
+
+def _deeper_than(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        level = [child for parent in level for child in _children(parent)]
+        if not level:
+            return False
+    return any(isinstance(item, dict | list | tuple) for item in level)
+
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [item for item in value.values() if isinstance(item, dict | list | tuple)]
+    if isinstance(value, list | tuple):
+        return [item for item in value if isinstance(item, dict | list | tuple)]
+    return []
+
+
+def _why_not(value: Any) -> str:
+    """What is wrong with a value that `dumps` found wrong, without telling any of it."""
+    stack: list[tuple[Any, int]] = [(value, 1)]
+    while stack:
+        item, depth = stack.pop()
+        if depth > MAX_DEPTH + 1:
+            return f"is nested deeper than {MAX_DEPTH}, or contains itself; flatten it"
+        if isinstance(item, dict):
+            for key in item:
+                if not isinstance(key, str):
+                    return f"has a key of type {type(key).__name__}; JSON keys are strings"
+                if _has_surrogate(key):
+                    return "has a key with a lone surrogate; it is not valid Unicode"
+            stack += [(child, depth + 1) for child in item.values()]
+        elif isinstance(item, list):
+            stack += [(child, depth + 1) for child in item]
+        elif isinstance(item, str):
+            if _has_surrogate(item):
+                return "holds text with a lone surrogate; it is not valid Unicode"
+        elif isinstance(item, float):
+            if item != item or item in (float("inf"), float("-inf")):
+                return "holds NaN or an infinity; use None or a string"
+        elif isinstance(item, int):
+            if not -(2**63) <= item < 2**64:
+                return "holds an integer beyond 64 bits; use a string"
+        elif item is not None:
+            return f"holds a {type(item).__name__}; only dict, list, str, int, float, bool and None are exact JSON"
+    return "does not come back from JSON as it went in"
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= char <= "\udfff" for char in text)

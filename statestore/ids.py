@@ -1,0 +1,29 @@
+"""Ids: time-ordered UUIDs for what the store names, stable UUIDs for what the caller can name again."""
+
+import os
+import threading
+import time
+import uuid
+
+_lock = threading.Lock()
+_last = 0
+
+
+def uuid7() -> str:
+    """A UUIDv7 (RFC 9562): sorts by creation time, strictly increasing within a process.
+
+    `uuid.uuid7` comes with Python 3.14 only.
+    """
+    global _last
+    with _lock:
+        # 48 bits of milliseconds and 12 bits of their fraction; two ids in one tick take the next tick.
+        ticks = max(time.time_ns() * 4096 // 1_000_000, _last + 1)
+        _last = ticks
+    random = int.from_bytes(os.urandom(8), "big") >> 2
+    number = (ticks >> 12) << 80 | 0x7 << 76 | (ticks & 0xFFF) << 64 | 0b10 << 62 | random
+    return str(uuid.UUID(int=number))
+
+
+def derive(namespace: str, *parts: str) -> str:
+    """A UUIDv5 that is the same for the same namespace and parts, on every host."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, ":".join((namespace, "session", *parts))))

@@ -1,0 +1,259 @@
+"""Entries on their way into the table and out of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any
+
+from statestore import checks, exactjson, ids, messages
+from statestore.errors import InvalidValueError
+from statestore.sql import Link, Params, Row, Statement
+from statestore.values import Entry, NewEntry, Usage
+
+# Columns that most entries leave empty: a statement names only those that one of its entries fills.
+OPTIONAL_COLUMNS = {
+    "agent_name": "varchar",
+    "metadata": "json",
+    "provider_name": "varchar",
+    "request_model": "varchar",
+    "response_model": "varchar",
+    "input_tokens": "bigint",
+    "output_tokens": "bigint",
+    "cache_read_input_tokens": "bigint",
+    "cache_write_input_tokens": "bigint",
+    "reasoning_output_tokens": "bigint",
+    "cost_usd": "numeric",
+    "tool_name": "varchar",
+    "tool_call_id": "varchar",
+    "duration_ms": "double precision",
+    "finish_reason": "varchar",
+    "error_type": "varchar",
+    "created_at": "timestamptz",
+}
+_REQUIRED_COLUMNS = {
+    "entry_id": "varchar",
+    "turn": "bigint",
+    "role": "varchar",
+    "content": "json",
+    "content_bytes": "bigint",
+}
+
+COLUMNS = """h.session_id, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
+    CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+    h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+    h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at"""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedEntry:
+    """An entry that has passed every check. `columns` are as stored, but `turn` counts from the batch's start."""
+
+    columns: Params
+    content: Any
+    metadata: dict[str, Any]
+    own_id: bool
+
+    @property
+    def entry_id(self) -> str:
+        entry_id: str = self.columns["entry_id"]
+        return entry_id
+
+
+def prepare(entries: Sequence[NewEntry | Mapping[str, Any]], *, max_bytes: int) -> list[PreparedEntry]:
+    """Check all entries and turn them into rows, before anything is written."""
+    if isinstance(entries, str | bytes | Mapping | NewEntry):
+        raise InvalidValueError("entries", "must be a sequence of entries; put a single one into a list")
+    prepared: list[PreparedEntry] = []
+    turn = 0
+    seen: set[str] = set()
+    for index, entry in enumerate(entries):
+        one = _prepare(entry, f"entries[{index}]", turn, max_bytes)
+        if one.entry_id in seen:
+            raise InvalidValueError(f"entries[{index}].entry_id", "stands twice in this call; ids are unique")
+        seen.add(one.entry_id)
+        turn = one.columns["turn"]
+        prepared.append(one)
+    return prepared
+
+
+def _prepare(entry: NewEntry | Mapping[str, Any], name: str, turn: int, max_bytes: int) -> PreparedEntry:
+    if isinstance(entry, Mapping):
+        entry = NewEntry(entry if isinstance(entry, dict) else dict(entry))
+    elif not isinstance(entry, NewEntry):
+        raise InvalidValueError(name, f"must be a NewEntry or a message mapping, not {type(entry).__name__}")
+    content, copy = exactjson.encode(entry.content, f"{name}.content", max_bytes=max_bytes)
+    message: Mapping[str, Any] = copy if isinstance(copy, dict) else {}
+    role = checks.optional_key(entry.role, f"{name}.role") or messages.role(message)
+    columns: Params = {
+        "entry_id": ids.uuid7() if entry.entry_id is None else checks.key(entry.entry_id, f"{name}.entry_id"),
+        "turn": turn + (role == "user"),
+        "role": role,
+        "content": content,
+        "content_bytes": len(content) if content.isascii() else len(content.encode()),
+    }
+    duration = checks.optional_duration(entry.duration, f"{name}.duration")
+    optional: Params = {
+        "agent_name": checks.optional_key(entry.agent_name, f"{name}.agent_name"),
+        "metadata": checks.metadata(entry.metadata, f"{name}.metadata", max_bytes=max_bytes),
+        "provider_name": checks.optional_key(entry.provider_name, f"{name}.provider_name"),
+        "request_model": checks.optional_key(entry.request_model, f"{name}.request_model"),
+        "response_model": checks.optional_key(entry.response_model, f"{name}.response_model")
+        or messages.model(message),
+        "cost_usd": checks.optional_cost(entry.cost_usd, f"{name}.cost_usd"),
+        "tool_name": checks.optional_key(entry.tool_name, f"{name}.tool_name") or messages.tool_name(message),
+        "tool_call_id": checks.optional_key(entry.tool_call_id, f"{name}.tool_call_id")
+        or messages.tool_call_id(message),
+        "duration_ms": None if duration is None else duration / timedelta(milliseconds=1),
+        "finish_reason": checks.optional_key(entry.finish_reason, f"{name}.finish_reason")
+        or messages.finish_reason(message),
+        "error_type": checks.optional_key(entry.error_type, f"{name}.error_type"),
+        "created_at": checks.optional_time(entry.created_at, f"{name}.created_at"),
+    }
+    if entry.usage is not None or "usage" in message:
+        optional |= _usage_columns(entry.usage if entry.usage is not None else messages.usage(message), name)
+    columns |= {column: value for column, value in optional.items() if value is not None}
+    metadata = exactjson.loads(optional["metadata"]) if optional["metadata"] else {}
+    return PreparedEntry(columns, copy, metadata, own_id=entry.entry_id is not None)
+
+
+def _usage_columns(usage: Usage, name: str) -> Params:
+    if not isinstance(usage, Usage):
+        raise InvalidValueError(f"{name}.usage", f"must be a Usage, not {type(usage).__name__}")
+    return {
+        field: checks.optional_count(getattr(usage, field), f"{name}.usage.{field}")
+        for field in (
+            "input_tokens",
+            "output_tokens",
+            "cache_read_input_tokens",
+            "cache_write_input_tokens",
+            "reasoning_output_tokens",
+        )
+    }
+
+
+def shape(entries: Sequence[PreparedEntry]) -> tuple[str, ...]:
+    """The optional columns that at least one of the entries fills."""
+    filled = {column for entry in entries for column in entry.columns}
+    return tuple(column for column in OPTIONAL_COLUMNS if column in filled)
+
+
+def params(entries: Sequence[PreparedEntry], columns: Sequence[str]) -> Params:
+    """Parameters of a statement over several entries: each column's name with the entry's index behind it."""
+    return {
+        f"{column}_{index}": entry.columns.get(column)
+        for index, entry in enumerate(entries)
+        for column in (*_REQUIRED_COLUMNS, *columns)
+    }
+
+
+@lru_cache(maxsize=512)
+def insert_after_update(count: int, columns: tuple[str, ...], update: str) -> Statement:
+    """Change the session's row and insert *count* entries behind its last one, in one statement of PostgreSQL.
+
+    *update* is a statement that returns `first_seq` and `base_turn`; where it finds no session nothing is inserted.
+    Built for a shape once: for a call each would double the cost of the call.
+    """
+    casts = _REQUIRED_COLUMNS | {column: OPTIONAL_COLUMNS[column] for column in columns}
+    values = ", ".join(
+        "(" + ", ".join([str(index)] + [f"CAST(:{column}_{index} AS {kind})" for column, kind in casts.items()]) + ")"
+        for index in range(count)
+    )
+    names = [*casts] + ([] if "created_at" in columns else ["created_at"])
+    selected = [_SELECTED.get(column, f"v.{column}") for column in names]
+    if "created_at" not in columns:
+        selected[-1] = "{now}"
+    return Statement(
+        postgresql=f"""
+        WITH session AS ({update})
+        INSERT INTO {{history_entries}} (namespace, session_id, seq, {", ".join(names)})
+        SELECT :namespace, :session_id, session.first_seq + v.i, {", ".join(selected)}
+        FROM session, (VALUES {values}) AS v (i, {", ".join(casts)})
+        RETURNING seq, turn, created_at"""
+    )
+
+
+_SELECTED = {"turn": "session.base_turn + v.turn", "created_at": "coalesce(v.created_at, {now})"}
+
+
+@lru_cache(maxsize=128)
+def insert_one(columns: tuple[str, ...]) -> Statement:
+    """Insert one entry at a position that is already known."""
+    names = (*_REQUIRED_COLUMNS, *(column for column in columns if column != "created_at"))
+    return Statement(f"""
+        INSERT INTO {{history_entries}} (namespace, session_id, seq, created_at, {", ".join(names)})
+        VALUES (:namespace, :session_id, :seq, :created_at, {", ".join(f":{n}" for n in names)})""")
+
+
+def stored(link: Link, session_id: str, entry: PreparedEntry, seq: int, turn: int, created_at: Any) -> Entry:
+    """The entry as it now stands in the table."""
+    get = entry.columns.get
+    milliseconds = get("duration_ms")
+    return Entry(
+        session_id=session_id,
+        seq=seq,
+        turn=turn,
+        entry_id=entry.entry_id,
+        role=get("role"),
+        agent_name=get("agent_name"),
+        content=entry.content,
+        metadata=entry.metadata,
+        usage=Usage(
+            input_tokens=get("input_tokens"),
+            output_tokens=get("output_tokens"),
+            cache_read_input_tokens=get("cache_read_input_tokens"),
+            cache_write_input_tokens=get("cache_write_input_tokens"),
+            reasoning_output_tokens=get("reasoning_output_tokens"),
+        ),
+        provider_name=get("provider_name"),
+        request_model=get("request_model"),
+        response_model=get("response_model"),
+        cost_usd=get("cost_usd"),
+        tool_name=get("tool_name"),
+        tool_call_id=get("tool_call_id"),
+        duration=None if milliseconds is None else timedelta(milliseconds=milliseconds),
+        finish_reason=get("finish_reason"),
+        error_type=get("error_type"),
+        content_bytes=entry.columns["content_bytes"],
+        created_at=link.dialect.time(created_at),
+    )
+
+
+_NO_USAGE = Usage()
+
+
+def from_row(link: Link, session_id: str, row: Row) -> Entry:
+    """An entry from a row of `COLUMNS`. To its reader it belongs to *session_id*, whoever owns the row."""
+    (_, seq, turn, entry_id, role, agent_name, content, metadata, tokens_in, tokens_out, cache_read, cache_write,
+     reasoning, provider_name, request_model, response_model, cost_usd, tool_name, tool_call_id, milliseconds,
+     finish_reason, error_type, content_bytes, created_at) = row  # fmt: skip
+    return Entry(
+        session_id=session_id,
+        seq=seq,
+        turn=turn,
+        entry_id=entry_id,
+        role=role,
+        agent_name=agent_name,
+        content=exactjson.loads(content),
+        metadata={} if metadata is None else exactjson.loads(metadata),
+        usage=_NO_USAGE
+        if tokens_in is tokens_out is cache_read is cache_write is reasoning is None
+        else Usage(
+            input_tokens=tokens_in,
+            output_tokens=tokens_out,
+            cache_read_input_tokens=cache_read,
+            cache_write_input_tokens=cache_write,
+            reasoning_output_tokens=reasoning,
+        ),
+        provider_name=provider_name,
+        request_model=request_model,
+        response_model=response_model,
+        cost_usd=link.dialect.money(cost_usd),
+        tool_name=tool_name,
+        tool_call_id=tool_call_id,
+        duration=None if milliseconds is None else timedelta(milliseconds=milliseconds),
+        finish_reason=finish_reason,
+        error_type=error_type,
+        content_bytes=content_bytes,
+        created_at=link.dialect.time(created_at),
+    )

@@ -1,0 +1,194 @@
+"""Who owns the history that a session sees, and what becomes of rows that a session lets go.
+
+A fork copies nothing. It sees ranges of other sessions' rows, listed in `session_segments`; everything else that it
+sees are rows of its own. Three rules keep this sound, and every write below preserves them:
+
+1. A segment names a session that owns every row of its range, and that sees them itself.
+2. A position that a session sees is in exactly one segment, or is a row of its own.
+3. Who creates or changes segments that name an owner holds a lock on the owner's row, and on the rows of the sessions
+   whose segments change. Locks are taken in the order of the ids, so that two such writers queue and do not deadlock.
+
+Releasing is the one way in which rows leave a session: by trim, pop, clear, delete and expiry alike.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from statestore.sql import Link, Params, Statement
+
+# The rows of a session and of the forks that see its rows, in order of id. ARRAY(…) so that the ids are found first
+# and each row then by the primary key.
+_LOCK_OWNER_AND_FORKS = Statement(
+    postgresql="""
+    SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = ANY (ARRAY(
+        SELECT CAST(:session_id AS varchar) UNION SELECT g.session_id FROM {session_segments} AS g
+        WHERE g.namespace = :namespace AND g.owner_session_id = :session_id))
+    ORDER BY s.session_id {lock}""",
+    sqlite="SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id",
+)
+
+# The row of a session and those of the sessions whose rows it sees.
+_SHARE_FORK_AND_OWNERS = Statement(
+    postgresql="""
+    SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = ANY (ARRAY(
+        SELECT CAST(:session_id AS varchar) UNION SELECT g.owner_session_id FROM {session_segments} AS g
+        WHERE g.namespace = :namespace AND g.session_id = :session_id))
+    ORDER BY s.session_id {share}""",
+    sqlite="SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id",
+)
+
+_OF_SESSION = Statement("""
+    SELECT session_id, from_seq, to_seq, owner_session_id FROM {session_segments}
+    WHERE namespace = :namespace AND session_id = :session_id ORDER BY from_seq""")
+
+_OF_OWNER = Statement("""
+    SELECT session_id, from_seq, to_seq, owner_session_id FROM {session_segments}
+    WHERE namespace = :namespace AND owner_session_id = :session_id ORDER BY session_id, from_seq""")
+
+_INSERT = Statement("""
+    INSERT INTO {session_segments} (namespace, session_id, from_seq, to_seq, owner_session_id)
+    VALUES (:namespace, :session_id, :from_seq, :to_seq, :owner)""")
+
+_DELETE = Statement("""
+    DELETE FROM {session_segments}
+    WHERE namespace = :namespace AND session_id = :session_id AND from_seq = :from_seq""")
+
+_DELETE_ROWS = Statement("""
+    DELETE FROM {history_entries}
+    WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq""")
+
+_HAND_OVER_ROWS = Statement("""
+    UPDATE {history_entries} SET session_id = :heir
+    WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq""")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """That *session_id* sees the rows *from_seq* to *to_seq* of *owner*."""
+
+    session_id: str
+    from_seq: int
+    to_seq: int
+    owner: str
+
+    def overlaps(self, from_seq: int, to_seq: int) -> bool:
+        return self.from_seq <= to_seq and self.to_seq >= from_seq
+
+    def within(self, from_seq: int, to_seq: int) -> "Segment":
+        return replace(self, from_seq=max(self.from_seq, from_seq), to_seq=min(self.to_seq, to_seq))
+
+    def outside(self, from_seq: int, to_seq: int) -> list["Segment"]:
+        """What is left of the segment when the range is taken out."""
+        left = replace(self, to_seq=min(self.to_seq, from_seq - 1))
+        right = replace(self, from_seq=max(self.from_seq, to_seq + 1))
+        return [piece for piece in (left, right) if piece.from_seq <= piece.to_seq]
+
+    def seen_by(self, session_id: str) -> "Segment":
+        """The same rows as another session sees them."""
+        return replace(self, session_id=session_id)
+
+    def params(self) -> Params:
+        return {
+            "session_id": self.session_id,
+            "from_seq": self.from_seq,
+            "to_seq": self.to_seq,
+            "owner": self.owner,
+        }
+
+
+def lock_for_release(link: Link, session_id: str) -> None:
+    """Lock the session's row and those of all forks that see its rows."""
+    locked = _take(link, _LOCK_OWNER_AND_FORKS, session_id)
+    # A fork may have come while we waited for the locks. It cannot come any more once they are all ours.
+    while link.dialect.name != "sqlite" and not {fork.session_id for fork in naming(link, session_id)} <= locked:
+        locked = _take(link, _LOCK_OWNER_AND_FORKS, session_id)
+
+
+def lock_for_fork(link: Link, session_id: str) -> list[Segment]:
+    """Keep the session's row, and those of the owners of rows that it sees, from changing; return its segments."""
+    locked = _take(link, _SHARE_FORK_AND_OWNERS, session_id)
+    segments = of(link, session_id)
+    while link.dialect.name != "sqlite" and not {segment.owner for segment in segments} <= locked:
+        locked = _take(link, _SHARE_FORK_AND_OWNERS, session_id)
+        segments = of(link, session_id)
+    return segments
+
+
+def _take(link: Link, statement: Statement, session_id: str) -> set[str]:
+    return {row[0] for row in link.all(statement, session_id=session_id)}
+
+
+def of(link: Link, session_id: str) -> list[Segment]:
+    """The segments through which a session sees others' rows, oldest entries first."""
+    return [Segment(*row) for row in link.all(_OF_SESSION, session_id=session_id)]
+
+
+def naming(link: Link, session_id: str) -> list[Segment]:
+    """The segments through which forks see the session's rows."""
+    return [Segment(*row) for row in link.all(_OF_OWNER, session_id=session_id)]
+
+
+def insert(link: Link, segments: list[Segment]) -> None:
+    link.many(_INSERT, [segment.params() for segment in segments])
+
+
+def view(segments: list[Segment], session_id: str, from_seq: int, to_seq: int) -> list[Segment]:
+    """The whole range as segments: those given, and between them the rows that *session_id* owns."""
+    pieces: list[Segment] = []
+    position = from_seq
+    for segment in segments:
+        if not segment.overlaps(from_seq, to_seq):
+            continue
+        piece = segment.within(from_seq, to_seq)
+        if piece.from_seq > position:
+            pieces.append(Segment(session_id, position, piece.from_seq - 1, session_id))
+        pieces.append(piece)
+        position = piece.to_seq + 1
+    if position <= to_seq:
+        pieces.append(Segment(session_id, position, to_seq, session_id))
+    return pieces
+
+
+def release(link: Link, session_id: str, from_seq: int, to_seq: int) -> int:
+    """Let go of the rows *from_seq* to *to_seq* of what the session sees. The locks for it are held.
+
+    Rows of others are no longer seen. Of its own rows, those that a fork sees are handed to a fork that sees them,
+    and every segment that named this session follows; the others are deleted.
+
+    Returns:
+        How many rows were deleted.
+    """
+    if from_seq > to_seq:
+        return 0
+    seen = [segment for segment in of(link, session_id) if segment.overlaps(from_seq, to_seq)]
+    _replace(link, seen, [piece for segment in seen for piece in segment.outside(from_seq, to_seq)])
+
+    viewers = [segment for segment in naming(link, session_id) if segment.overlaps(from_seq, to_seq)]
+    kept = [piece for segment in viewers for piece in segment.outside(from_seq, to_seq)]
+    deleted = 0
+    for start, end in _uniform_ranges(viewers, from_seq, to_seq):
+        watching = [segment for segment in viewers if segment.overlaps(start, end)]
+        if not watching:
+            deleted += link.run(_DELETE_ROWS, session_id=session_id, from_seq=start, to_seq=end)
+            continue
+        # The fork that sees most keeps most: fewer ranges have to change hands later.
+        heir = max(watching, key=lambda segment: (segment.to_seq - segment.from_seq, segment.session_id)).session_id
+        link.run(_HAND_OVER_ROWS, session_id=session_id, heir=heir, from_seq=start, to_seq=end)
+        kept += [replace(segment.within(start, end), owner=heir) for segment in watching if segment.session_id != heir]
+    _replace(link, viewers, kept)
+    return deleted
+
+
+def _uniform_ranges(viewers: list[Segment], from_seq: int, to_seq: int) -> list[tuple[int, int]]:
+    """The range, cut wherever the set of sessions that see it changes."""
+    cuts = {from_seq, to_seq + 1}
+    for segment in viewers:
+        cuts |= {max(segment.from_seq, from_seq), min(segment.to_seq, to_seq) + 1}
+    edges = sorted(cuts)
+    return [(start, end - 1) for start, end in pairwise(edges)]
+
+
+def _replace(link: Link, old: list[Segment], new: list[Segment]) -> None:
+    if old:
+        link.many(_DELETE, [segment.params() for segment in old])
+        insert(link, new)

@@ -1,0 +1,42 @@
+"""How a session begins and ends, for every operation that makes or removes one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from statestore.repositories import segments, session_rows
+from statestore.sql import Link, Statement
+from statestore.values import Session
+
+# The last position is read here, under the lock: the row that a caller read before may be older.
+_LAST_SEQ = Statement("""
+    SELECT next_seq - 1 FROM {sessions} WHERE namespace = :namespace AND session_id = :session_id""")
+
+# State, summaries and the session's own segments go with it, by ON DELETE CASCADE.
+_DELETE = Statement("DELETE FROM {sessions} WHERE namespace = :namespace AND session_id = :session_id")
+
+
+def create(link: Link, session_id: str, columns: Mapping[str, Any]) -> Session | None:
+    """Make a session, in place of one that has expired if need be; None where one lives. Runs in a transaction."""
+    while True:
+        made = session_rows.insert(link, session_id, columns)
+        if made is not None:
+            return made
+        found = session_rows.lock_any(link, session_id)
+        if found is not None and not found.expired:
+            return None
+        erase(link, session_id)
+
+
+def erase(link: Link, session_id: str) -> int | None:
+    """Remove a session and all that is its own; forks keep what they see. Runs in a transaction.
+
+    Returns:
+        How many entries were deleted; None where there was no such session, living or expired.
+    """
+    segments.lock_for_release(link, session_id)
+    row = link.one(_LAST_SEQ, session_id=session_id)
+    if row is None:
+        return None
+    deleted = segments.release(link, session_id, 1, row[0])
+    link.run(_DELETE, session_id=session_id)
+    return deleted

@@ -1,0 +1,156 @@
+"""The row of a session, as several repositories need it: to lock it, to extend it, to make it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from statestore import exactjson
+from statestore.errors import SessionNotFoundError
+from statestore.sql import Link, Row, Statement
+from statestore.values import Session
+
+COLUMNS = """session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at"""
+
+# Every write to a session says this of its row, `s`.
+ACTIVE = "last_activity_at = {now}, active_hour = {hour}, expires_at = {later:s.ttl}"
+
+# Extending on each read would turn every read into a write; a tenth of the TTL is close enough.
+EXTENSION_DUE = "s.expires_at < {later:s.ttl * 9 / 10}"
+
+_FIND = Statement(f"""
+    SELECT {COLUMNS}, {EXTENSION_DUE} FROM {{sessions}} AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""")
+
+_LOOK = f"""
+    SELECT {COLUMNS}, last_turn, NOT {{live}} FROM {{sessions}} AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id"""
+_LOCK = Statement(_LOOK + " {lock}")
+_SHARE = Statement(_LOOK + " {share}")
+
+_EXTEND = Statement(f"""
+    UPDATE {{sessions}} AS s SET expires_at = {{later:s.ttl}}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.ttl IS NOT NULL AND {{live}}
+    RETURNING {COLUMNS}""")
+
+_ACTIVE = Statement(f"""
+    UPDATE {{sessions}} AS s SET {ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""")
+
+_INSERT = Statement(f"""
+    INSERT INTO {{sessions}} (namespace, session_id, user_id, agent_name, title, status, instructions, metadata,
+        project_root, cwd, parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, last_turn,
+        ttl, expires_at, created_at, last_activity_at, active_hour)
+    VALUES (:namespace, :session_id, :user_id, :agent_name, :title, :status, :instructions, :metadata,
+        :project_root, :cwd, :parent_session_id, :root_session_id, :forked_at_seq, :first_seq, :next_seq, :last_turn,
+        :ttl, {{later:CAST(:ttl AS interval)}}, {{now}}, {{now}}, {{hour}})
+    ON CONFLICT (namespace, session_id) DO NOTHING
+    RETURNING {COLUMNS}""")
+
+_NEW: dict[str, Any] = {
+    "user_id": None,
+    "agent_name": None,
+    "title": None,
+    "status": "ready",
+    "instructions": None,
+    "metadata": "{}",
+    "project_root": None,
+    "cwd": None,
+    "parent_session_id": None,
+    "forked_at_seq": None,
+    "first_seq": 1,
+    "next_seq": 1,
+    "last_turn": 0,
+    "ttl": None,
+}
+
+
+class LockedSession:
+    """A session whose row this transaction holds, with the columns that are nobody's business outside."""
+
+    __slots__ = ("expired", "last_turn", "session")
+
+    def __init__(self, session: Session, last_turn: int, expired: bool) -> None:
+        self.session = session
+        self.last_turn = last_turn
+        self.expired = expired
+
+
+def from_row(link: Link, row: Row, *, resumed: bool = False) -> Session:
+    """A session from a row that begins with `COLUMNS`."""
+    time = link.dialect.time
+    return Session(
+        namespace=link.settings.namespace,
+        session_id=row[0],
+        user_id=row[1],
+        agent_name=row[2],
+        title=row[3],
+        status=row[4],
+        instructions=row[5],
+        metadata=exactjson.loads(row[6]),
+        project_root=row[7],
+        cwd=row[8],
+        parent_session_id=row[9],
+        root_session_id=row[10],
+        forked_at_seq=row[11],
+        first_seq=row[12],
+        next_seq=row[13],
+        revision=row[14],
+        ttl=link.dialect.duration(row[15]),
+        expires_at=time(row[16]),
+        created_at=time(row[17]),
+        last_activity_at=time(row[18]),
+        resumed=resumed,
+    )
+
+
+def not_found(link: Link, session_id: str) -> SessionNotFoundError:
+    return SessionNotFoundError(session_id, link.settings.namespace)
+
+
+def find(link: Link, session_id: str, *, resumed: bool = False) -> Session | None:
+    """The living session, extended where that is due."""
+    row = link.one(_FIND, session_id=session_id)
+    if row is None:
+        return None
+    if row[-1]:
+        row = link.one(_EXTEND, session_id=session_id) or row
+    return from_row(link, row, resumed=resumed)
+
+
+def lock_any(link: Link, session_id: str, *, share: bool = False) -> LockedSession | None:
+    """The session's row, also one that has expired and was not swept yet.
+
+    Until the transaction ends nobody else can change it; with *share*, others may hold it in the same way.
+    """
+    row = link.one(_SHARE if share else _LOCK, session_id=session_id)
+    return None if row is None else LockedSession(from_row(link, row), row[-2], bool(row[-1]))
+
+
+def lock(link: Link, session_id: str, *, share: bool = False) -> LockedSession:
+    """The living session's row, locked as by `lock_any`."""
+    locked = lock_any(link, session_id, share=share)
+    if locked is None or locked.expired:
+        raise not_found(link, session_id)
+    return locked
+
+
+def extend(link: Link, session_id: str) -> None:
+    """Move the end of a session with a TTL away from now."""
+    link.all(_EXTEND, session_id=session_id)
+
+
+def mark_active(link: Link, session_id: str) -> None:
+    """Say that the session was written to, which locks its row.
+
+    Raises:
+        SessionNotFoundError: No such session, or it has expired.
+    """
+    if not link.run(_ACTIVE, session_id=session_id):
+        raise not_found(link, session_id)
+
+
+def insert(link: Link, session_id: str, columns: Mapping[str, Any]) -> Session | None:
+    """Make the session's row; None where there is one, living or not."""
+    row = link.one(_INSERT, session_id=session_id, **({**_NEW, "root_session_id": session_id} | dict(columns)))
+    return None if row is None else from_row(link, row)

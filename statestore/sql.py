@@ -1,0 +1,211 @@
+"""Statements, and the link through which repositories run them.
+
+A `Statement` is written once, at import, as SQL with `:named` parameters and `{tokens}` for what the databases spell
+differently. A `Link` is one checked-out connection together with what every statement needs to know: the namespace,
+the time and the dialect. It runs statements on the driver's cursor: SQLAlchemy keeps engines, pools and dialects, but
+its `Connection.execute` costs a one-statement operation as much again as the database does.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
+
+from sqlalchemy import Connection
+
+from statestore import exactjson, schema
+
+Params: TypeAlias = dict[str, Any]
+Row: TypeAlias = tuple[Any, ...]
+Clock: TypeAlias = Callable[[], datetime]
+DialectName: TypeAlias = Literal["postgresql", "sqlite"]
+
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Statement:
+    """One SQL statement, for both databases or twice, side by side.
+
+    Tokens: a table's name; `{now}`, the time of the statement; `{hour}`, the same cut to the hour; `{later:X}`, now
+    plus the duration X; `{live}`, that session `s` has not expired; `{lock}` and `{share}`, row locks, which SQLite
+    does not need since its write transactions run one at a time; `{least}` and `{greatest}`.
+    """
+
+    __slots__ = ("_sql",)
+
+    def __init__(self, sql: str = "", *, postgresql: str = "", sqlite: str = "") -> None:
+        self._sql = {"postgresql": postgresql or sql, "sqlite": sqlite or sql}
+
+    def render(self, dialect: "Dialect") -> str:
+        sql = self._sql[dialect.name]
+        for token, meaning in dialect.tokens.items():
+            sql = sql.replace(token, meaning)
+        sql = re.sub(r"\{later:([^}]*)\}", dialect.later, sql)
+        if dialect.name == "sqlite":
+            return sql
+        return _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%"))
+
+
+class Dialect:
+    """How one database spells statements and values. Rendered statements are kept, so each is rendered once."""
+
+    def __init__(
+        self, name: DialectName, *, schema_name: str = schema.DEFAULT_SCHEMA, server_time: bool = True
+    ) -> None:
+        self.name = name
+        # PostgreSQL's clock serves all hosts alike; a clock handed in replaces it, and SQLite has only ours.
+        self.server_time = server_time and name == "postgresql"
+        self.tokens = self._tokens(schema_name)
+        self.later = self._later_postgresql if name == "postgresql" else _later_sqlite
+        # Statements built for a shape (a batch size, a set of filters) come and go, so this is bounded.
+        self.render: Callable[[Statement], str] = lru_cache(maxsize=1024)(self._render)
+
+    def _render(self, statement: Statement) -> str:
+        return statement.render(self)
+
+    def _tokens(self, schema_name: str) -> dict[str, str]:
+        quoted = '"' + schema_name.replace('"', '""') + '".'
+        prefix = quoted if self.name == "postgresql" else ""
+        tokens = {f"{{{table}}}": prefix + table for table in schema.metadata.tables}
+        if self.name == "sqlite":
+            now = ":now"
+            tokens |= {"{hour}": "substr(:now, 1, 13) || ':00:00.000000Z'", "{lock}": "", "{share}": ""}
+            tokens |= {"{least}": "min", "{greatest}": "max"}
+        else:
+            now = "statement_timestamp()" if self.server_time else "CAST(:now AS timestamptz)"
+            tokens |= {"{hour}": f"date_trunc('hour', {now}, 'UTC')"}
+            # Not FOR UPDATE: that would also stop the foreign key checks of rows that refer to the locked one.
+            tokens |= {"{lock}": "FOR NO KEY UPDATE OF s", "{share}": "FOR SHARE OF s"}
+            tokens |= {"{least}": "least", "{greatest}": "greatest"}
+        return tokens | {"{now}": now, "{live}": f"(s.expires_at IS NULL OR s.expires_at > {now})"}
+
+    def _later_postgresql(self, match: re.Match[str]) -> str:
+        return f"({self.tokens['{now}']} + {match[1]})"
+
+    def encode(self, value: Any) -> Any:
+        """A parameter as the driver takes it. psycopg takes everything as it is; SQLite has no types for these."""
+        if self.name == "postgresql":
+            return value
+        if isinstance(value, datetime):
+            return sqlite_time(value)
+        if isinstance(value, timedelta):
+            return value // _MICROSECOND
+        if isinstance(value, Decimal):
+            return float(value)
+        return value
+
+    def time(self, value: Any) -> Any:
+        """A time column's value as an aware datetime in UTC; None stays None."""
+        if value is None:
+            return None
+        return datetime.fromisoformat(value) if isinstance(value, str) else value.astimezone(UTC)
+
+    def duration(self, value: Any) -> timedelta | None:
+        return timedelta(microseconds=value) if isinstance(value, int) else value
+
+    def money(self, value: Any) -> Decimal | None:
+        return Decimal(repr(value)) if isinstance(value, float) else value
+
+
+# SQLite has no arithmetic on times with microseconds, so it is done on integers: :now_us is :now since 1970.
+def _later_sqlite(match: re.Match[str]) -> str:
+    total = f"(:now_us + ({match[1]}))"
+    return f"(strftime('%Y-%m-%dT%H:%M:%S', {total} / 1000000, 'unixepoch') || printf('.%06dZ', {total} % 1000000))"
+
+
+def sqlite_time(value: datetime) -> str:
+    """A time as SQLite keeps it: fixed width, so that text order is time order."""
+    return value.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a store was opened with, as far as repositories care."""
+
+    namespace: str = "default"
+    clock: Clock | None = None
+    max_value_bytes: int = exactjson.MAX_BYTES
+
+
+class NeedsTransaction(BaseException):
+    """Raised by an operation that tried to do with one statement and found that it takes several.
+
+    The database then runs it again in a transaction. Never seen by a caller; not an Exception, so that no handler
+    in between takes it for a failure.
+    """
+
+
+class Link:
+    """A connection, checked out for one operation or one transaction. Never commits."""
+
+    __slots__ = ("_cursor", "dialect", "in_transaction", "settings")
+
+    def __init__(
+        self, connection: Connection, dialect: Dialect, settings: Settings, *, in_transaction: bool = False
+    ) -> None:
+        self._cursor = connection.connection.cursor
+        self.dialect = dialect
+        self.settings = settings
+        self.in_transaction = in_transaction
+
+    def now(self) -> datetime | None:
+        """The time to hand to statements; None where the server's own clock is used."""
+        if self.dialect.server_time:
+            return None
+        clock = self.settings.clock
+        return datetime.now(UTC) if clock is None else clock().astimezone(UTC)
+
+    def _params(self, params: Mapping[str, Any]) -> Params:
+        full: Params = {"namespace": self.settings.namespace}
+        now = self.now()
+        if now is not None:
+            full["now"] = now
+        full.update(params)
+        if self.dialect.name == "sqlite":
+            encode = self.dialect.encode
+            full = {name: encode(value) for name, value in full.items()}
+            full["now_us"] = (now - _EPOCH) // _MICROSECOND if now is not None else None
+        return full
+
+    def all(self, statement: Statement, /, **params: Any) -> Sequence[Row]:
+        """Run *statement* and return its rows."""
+        cursor = self._cursor()
+        try:
+            cursor.execute(self.dialect.render(statement), self._params(params))
+            rows: Sequence[Row] = cursor.fetchall()
+            return rows
+        finally:
+            cursor.close()
+
+    def one(self, statement: Statement, /, **params: Any) -> Row | None:
+        """Run *statement* and return its first row."""
+        rows = self.all(statement, **params)
+        return rows[0] if rows else None
+
+    def run(self, statement: Statement, /, **params: Any) -> int:
+        """Run *statement* and return how many rows it wrote."""
+        cursor = self._cursor()
+        try:
+            cursor.execute(self.dialect.render(statement), self._params(params))
+            written: int = cursor.rowcount
+            return written
+        finally:
+            cursor.close()
+
+    def many(self, statement: Statement, rows: Iterable[Params], /, **params: Any) -> None:
+        """Run *statement* once for each of *rows*; *params* are common to all."""
+        common = self._params(params)
+        encode = self.dialect.encode
+        full = [common | {name: encode(value) for name, value in row.items()} for row in rows]
+        if not full:
+            return
+        cursor = self._cursor()
+        try:
+            cursor.executemany(self.dialect.render(statement), full)
+        finally:
+            cursor.close()

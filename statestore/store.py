@@ -1,0 +1,332 @@
+"""`StateStore` and `AsyncStateStore`: the same operations, called or awaited."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import URL, Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from statestore import checks, database, engines, exactjson, migrate
+from statestore.database import AsyncBoundRunner, AsyncDatabase, AsyncRunner, Database, Runner
+from statestore.engines import Durability, Options
+from statestore.errors import InvalidValueError, SchemaMissingError, StoreClosedError
+from statestore.operations import AsyncHistory, AsyncSessions, AsyncState, History, Sessions, State
+from statestore.schema import DEFAULT_SCHEMA
+from statestore.sql import Clock, Dialect, Settings
+
+
+class Transaction:
+    """The operations of a store inside one transaction. Use it only while the transaction lasts."""
+
+    def __init__(self, runner: Runner, namespace: str) -> None:
+        self.sessions = Sessions(runner, namespace)
+        self.history = History(runner, namespace)
+        self.state = State(runner, namespace)
+
+
+class AsyncTransaction:
+    """As `Transaction`, awaited."""
+
+    def __init__(self, runner: AsyncRunner, namespace: str) -> None:
+        self.sessions = AsyncSessions(runner, namespace)
+        self.history = AsyncHistory(runner, namespace)
+        self.state = AsyncState(runner, namespace)
+
+
+class StateStore(Transaction):
+    """Sessions, their history and their state, in a SQL database.
+
+    Safe to share between threads. `StateStore.open(url)` connects; `StateStore(engine)` uses an engine of the caller's,
+    which it does not close; `StateStore.join(connection)` works inside a transaction of the caller's.
+
+    Every operation runs in a transaction of its own and is tried again on a deadlock, a lost connection or a busy
+    database, as long as that cannot do its work twice. `transaction()` makes one of several.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        namespace: str = "default",
+        clock: Clock | None = None,
+        durability: Durability = "full",
+        schema: str = DEFAULT_SCHEMA,
+        max_value_bytes: int = exactjson.MAX_BYTES,
+    ) -> None:
+        """Use *engine*. Its database must have the tables; see `statestore.migrate`.
+
+        Arguments are those of `open`. A SQLite engine is checked at the first operation, and refused with
+        `InvalidValueError` where its settings would lose data.
+        """
+        if not isinstance(engine, Engine):
+            raise InvalidValueError("engine", f"must be an Engine, not {type(engine).__name__}")
+        self._start(engine, _settings(namespace, clock, max_value_bytes), Options(schema=schema, durability=durability))
+
+    def _start(self, engine: Engine, settings: Settings, options: Options, *, owned: bool = False) -> None:
+        dialect = engines.dialect_of(engine, options.schema, server_time=settings.clock is None)
+        self._database = Database(engine, dialect, settings, owned=owned, verify=_Verify(dialect, options, owned=owned))
+        super().__init__(self._database, settings.namespace)
+
+    @classmethod
+    def open(
+        cls,
+        url: str | URL | None = None,
+        *,
+        namespace: str = "default",
+        clock: Clock | None = None,
+        durability: Durability = "full",
+        schema: str = DEFAULT_SCHEMA,
+        max_value_bytes: int = exactjson.MAX_BYTES,
+        pool_size: int = 10,
+        pool_timeout: timedelta = timedelta(seconds=30),
+        lock_timeout: timedelta | None = None,
+        statement_timeout: timedelta | None = None,
+        prepared_statements: bool = True,
+    ) -> Self:
+        """Connect to a database.
+
+        Args:
+            url: `postgresql://user@host/database`, `sqlite:///relative/or//absolute/path`, or `sqlite://` for one in
+                memory. Without it STATESTORE_URL, else `sqlite:///statestore.db`. A SQLite file that does not exist is
+                made, readable by its owner alone, and so are the tables in it.
+            namespace: Stores of different namespaces in one database see nothing of each other.
+            clock: Returns the time, as an aware datetime. By default the database server's clock, for SQLite ours.
+            durability: `normal` lets SQLite lose the latest commits when the power fails, and is faster. PostgreSQL
+                follows its own settings.
+            schema: The PostgreSQL schema of the tables.
+            max_value_bytes: The largest content, state value or metadata, as JSON in UTF-8.
+            pool_size: How many connections at most.
+            pool_timeout: How long to wait for one of them.
+            lock_timeout: How long to wait for a lock. PostgreSQL: by default its own setting. SQLite: 10 seconds.
+            statement_timeout: How long a statement on PostgreSQL may run; by default its own setting.
+            prepared_statements: Switch off behind PgBouncer in transaction mode.
+
+        Raises:
+            InvalidValueError: The URL or another argument cannot be used.
+            UnavailableError: The database cannot be reached.
+            SchemaError: The tables are missing (on PostgreSQL), older or newer than this version.
+        """
+        settings = _settings(namespace, clock, max_value_bytes)
+        options = _options(
+            schema=schema,
+            durability=durability,
+            pool_size=pool_size,
+            pool_timeout=pool_timeout,
+            lock_timeout=lock_timeout,
+            statement_timeout=statement_timeout,
+            prepared_statements=prepared_statements,
+        )
+        parsed = engines.parse(url)
+        store = cls.__new__(cls)
+        store._start(engines.make_sync(parsed, options), settings, options, owned=True)
+        try:
+            store._database.verify()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def join(
+        cls,
+        connection: Connection,
+        *,
+        namespace: str = "default",
+        clock: Clock | None = None,
+        schema: str = DEFAULT_SCHEMA,
+        max_value_bytes: int = exactjson.MAX_BYTES,
+    ) -> Transaction:
+        """The operations inside the caller's own transaction on *connection*, which the caller commits or rolls back.
+
+        Nothing is retried. On SQLite the transaction is made one that writes, so that it cannot lose an update.
+        """
+        if not isinstance(connection, Connection):
+            raise InvalidValueError("connection", f"must be a Connection, not {type(connection).__name__}")
+        settings = _settings(namespace, clock, max_value_bytes)
+        dialect = engines.dialect_of(connection.engine, schema, server_time=clock is None)
+        return Transaction(database.join(connection, dialect, settings), settings.namespace)
+
+    @property
+    def namespace(self) -> str:
+        return self._database.settings.namespace
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Several operations, one commit: `with store.transaction() as tx: tx.history.append(…)`.
+
+        An exception undoes all of it. Nothing in it is retried. On SQLite it holds the only writer: call nothing else
+        of the store meanwhile that writes.
+
+        Raises:
+            CommitUnknownError: The connection was lost during the commit, which may or may not have happened.
+        """
+        with self._database.transaction() as runner:
+            yield Transaction(runner, self.namespace)
+
+    def close(self) -> None:
+        """Close the connections. Every operation raises `StoreClosedError` from now on. May be called twice."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        if self._database.closed:
+            raise StoreClosedError("the store is closed; open another")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<StateStore {self._database.engine.url!r} namespace={self.namespace!r}>"
+
+
+class AsyncStateStore(AsyncTransaction):
+    """As `StateStore`, awaited. Safe to share between the tasks of one event loop."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        namespace: str = "default",
+        clock: Clock | None = None,
+        durability: Durability = "full",
+        schema: str = DEFAULT_SCHEMA,
+        max_value_bytes: int = exactjson.MAX_BYTES,
+    ) -> None:
+        """Use *engine*. See `StateStore`."""
+        if not isinstance(engine, AsyncEngine):
+            raise InvalidValueError("engine", f"must be an AsyncEngine, not {type(engine).__name__}")
+        self._start(engine, _settings(namespace, clock, max_value_bytes), Options(schema=schema, durability=durability))
+
+    def _start(self, engine: AsyncEngine, settings: Settings, options: Options, *, owned: bool = False) -> None:
+        dialect = engines.dialect_of(engine.sync_engine, options.schema, server_time=settings.clock is None)
+        self._database = AsyncDatabase(
+            engine, dialect, settings, owned=owned, verify=_Verify(dialect, options, owned=owned)
+        )
+        super().__init__(self._database, settings.namespace)
+
+    @classmethod
+    async def open(
+        cls,
+        url: str | URL | None = None,
+        *,
+        namespace: str = "default",
+        clock: Clock | None = None,
+        durability: Durability = "full",
+        schema: str = DEFAULT_SCHEMA,
+        max_value_bytes: int = exactjson.MAX_BYTES,
+        pool_size: int = 10,
+        pool_timeout: timedelta = timedelta(seconds=30),
+        lock_timeout: timedelta | None = None,
+        statement_timeout: timedelta | None = None,
+        prepared_statements: bool = True,
+    ) -> Self:
+        """Connect to a database. See `StateStore.open`."""
+        settings = _settings(namespace, clock, max_value_bytes)
+        options = _options(
+            schema=schema,
+            durability=durability,
+            pool_size=pool_size,
+            pool_timeout=pool_timeout,
+            lock_timeout=lock_timeout,
+            statement_timeout=statement_timeout,
+            prepared_statements=prepared_statements,
+        )
+        parsed = engines.parse(url)
+        store = cls.__new__(cls)
+        store._start(engines.make_async(parsed, options), settings, options, owned=True)
+        try:
+            await store._database.verify()
+        except BaseException:
+            await asyncio.shield(store.close())
+            raise
+        return store
+
+    @classmethod
+    async def join(
+        cls,
+        connection: AsyncConnection,
+        *,
+        namespace: str = "default",
+        clock: Clock | None = None,
+        schema: str = DEFAULT_SCHEMA,
+        max_value_bytes: int = exactjson.MAX_BYTES,
+    ) -> AsyncTransaction:
+        """The operations inside the caller's own transaction. See `StateStore.join`."""
+        if not isinstance(connection, AsyncConnection):
+            raise InvalidValueError("connection", f"must be an AsyncConnection, not {type(connection).__name__}")
+        settings = _settings(namespace, clock, max_value_bytes)
+        dialect = engines.dialect_of(connection.engine.sync_engine, schema, server_time=clock is None)
+        bound = await connection.run_sync(database.join, dialect, settings)
+        return AsyncTransaction(AsyncBoundRunner(connection, bound), settings.namespace)
+
+    @property
+    def namespace(self) -> str:
+        return self._database.settings.namespace
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncTransaction]:
+        """Several operations, one commit. See `StateStore.transaction`."""
+        async with self._database.transaction() as runner:
+            yield AsyncTransaction(runner, self.namespace)
+
+    async def close(self) -> None:
+        """Close the connections. Every operation raises `StoreClosedError` from now on. May be called twice."""
+        await self._database.close()
+
+    async def __aenter__(self) -> Self:
+        if self._database.closed:
+            raise StoreClosedError("the store is closed; open another")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncStateStore {self._database.engine.url!r} namespace={self.namespace!r}>"
+
+
+class _Verify:
+    """What is checked once, on a store's first connection: the tables, and the settings of a caller's SQLite engine."""
+
+    def __init__(self, dialect: Dialect, options: Options, *, owned: bool) -> None:
+        self._dialect = dialect
+        self._options = options
+        self._owned = owned
+
+    def __call__(self, connection: Connection) -> None:
+        if self._dialect.name == "sqlite" and not self._owned:
+            engines.check_sqlite_settings(
+                lambda pragma: connection.exec_driver_sql(pragma).one_or_none(), self._options.durability
+            )
+        try:
+            migrate.check(connection, schema=self._options.schema)
+        except SchemaMissingError:
+            if self._dialect.name != "sqlite" or not self._owned:
+                raise
+            migrate.upgrade(connection)
+
+
+def _settings(namespace: str, clock: Clock | None, max_value_bytes: int) -> Settings:
+    if clock is not None and not callable(clock):
+        raise InvalidValueError("clock", "must be callable and return an aware datetime")
+    checks.count(max_value_bytes, "max_value_bytes", least=1)
+    return Settings(namespace=checks.key(namespace, "namespace"), clock=clock, max_value_bytes=max_value_bytes)
+
+
+def _options(**values: Any) -> Options:
+    checks.key(values["schema"], "schema")
+    checks.one_of(values["durability"], ("full", "normal"), "durability")
+    checks.count(values["pool_size"], "pool_size", least=1)
+    for name in ("pool_timeout", "lock_timeout", "statement_timeout"):
+        checks.ttl(values[name], name)
+    if values["pool_timeout"] is None:
+        raise InvalidValueError("pool_timeout", "must be a timedelta; how long to wait for a free connection")
+    return Options(**values)
