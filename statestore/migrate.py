@@ -2,10 +2,10 @@
 
 A *target* says which database: a URL, an engine, or a connection. What happens to the transaction follows from it:
 
-- URL or engine: each migration commits by itself. On PostgreSQL two connections are taken, one of them for the lock
-  that lets one migrator in at a time.
-- A connection that is in no transaction, or whose driver commits each statement: all migrations run in one
-  transaction, which is committed.
+- URL or engine: on PostgreSQL each migration commits by itself, and two connections are taken, one of them for the lock
+  that lets one migrator in at a time. On SQLite all migrations are one transaction.
+- A connection that is in no transaction, or whose driver commits each statement: all migrations are one transaction,
+  which is committed. A migration that has to leave it, for CREATE INDEX CONCURRENTLY, needs a URL or an engine.
 - A connection in a transaction: the migrations join it and the caller commits. On SQLite its `PRAGMA foreign_keys` has
   to be off, since it cannot be switched inside a transaction, and on it would delete rows while tables are rebuilt.
 

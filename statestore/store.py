@@ -14,7 +14,9 @@ from statestore import checks, database, engines, exactjson, migrate
 from statestore.database import AsyncBoundRunner, AsyncDatabase, AsyncRunner, Database, Runner
 from statestore.engines import Durability, Options
 from statestore.errors import InvalidValueError, SchemaMissingError, StoreClosedError
-from statestore.operations import AsyncHistory, AsyncSessions, AsyncState, History, Sessions, State
+from statestore.operations.history import AsyncHistory, History
+from statestore.operations.sessions import AsyncSessions, Sessions
+from statestore.operations.state import AsyncState, State
 from statestore.schema import DEFAULT_SCHEMA
 from statestore.sql import Clock, Dialect, Settings
 

@@ -1,0 +1,1 @@
+"""The operations of a store by group, sync and async, one file per group."""
