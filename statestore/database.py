@@ -1,6 +1,6 @@
 """Where operations meet the database: connections, transactions, retries and errors. Sync and async part ways here.
 
-Everything that is decided about an operation is decided in blocking style, in `perform` and `_Transaction`, on a
+Everything that is decided about an operation is decided in blocking style, in `perform` and `Transaction`, on a
 SQLAlchemy connection. `Database` calls them directly; `AsyncDatabase` calls them through `AsyncConnection.run_sync`,
 where the same blocking calls await underneath. What differs is only how a connection is got, and how one waits.
 """
@@ -10,16 +10,27 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import stamina
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from statestore.driver_errors import Failure, understand
-from statestore.errors import CommitUnknownError, InvalidValueError, StateStoreError, StoreClosedError, UnavailableError
+from statestore.driver_errors import understand
+from statestore.errors import StateStoreError, StoreClosedError, UnavailableError
+from statestore.execution import (
+    Again,
+    BoundRunner,
+    Sent,
+    Transaction,
+    no_retry,
+    perform,
+    raise_for,
+    translated,
+    understood,
+)
 from statestore.repositories.base import Call, Mode
-from statestore.sql import Dialect, Link, NeedsTransaction, Settings
+from statestore.sql import Dialect, Settings
 
 Verify = Callable[[Connection], None]
 
@@ -41,119 +52,13 @@ class AsyncRunner(Protocol):
     async def run(self, call: Call) -> Any: ...
 
 
-class _Again(Exception):
-    """A failure that may pass: what `stamina` retries on."""
-
-    def __init__(self, error: StateStoreError) -> None:
-        super().__init__(type(error).__name__)
-        self.error = error
-
-
 _RETRY: Any = {
-    "on": _Again,
+    "on": Again,
     "attempts": _ATTEMPTS,
     "timeout": _RETRY_TIMEOUT,
     "wait_initial": _RETRY_WAIT,
     "wait_jitter": _RETRY_WAIT,
 }
-
-
-class _Sent:
-    """Whether the database may have done what it did not answer to."""
-
-    __slots__ = ("unsettled",)
-
-    def __init__(self) -> None:
-        self.unsettled = False
-
-
-class _Transaction:
-    """BEGIN, COMMIT and ROLLBACK on a connection whose driver commits each statement."""
-
-    def __init__(self, connection: Connection, dialect: Dialect) -> None:
-        self._connection = connection
-        self._dialect = dialect
-
-    def begin(self) -> None:
-        # SQLite: a deferred transaction that reads, and then wants to write, may find that another has written since.
-        self._execute("BEGIN IMMEDIATE" if self._dialect.name == "sqlite" else "BEGIN")
-
-    def commit(self) -> None:
-        self._execute("COMMIT")
-
-    def abandon(self, exc: BaseException) -> None:
-        """Undo, whatever state the connection is in."""
-        if isinstance(exc, Exception) or self._dialect.name == "sqlite":
-            try:
-                self._execute("ROLLBACK")
-                return
-            except Exception as failure:
-                # SQLite has rolled back by itself after some errors, and then has nothing left to undo.
-                if getattr(failure, "sqlite_errorname", None) == "SQLITE_ERROR":
-                    return
-        # Interrupted in the middle of an exchange with the server: what comes next on this connection is uncertain.
-        self._connection.invalidate()
-
-    def _execute(self, sql: str) -> None:
-        cursor = self._connection.connection.cursor()
-        try:
-            cursor.execute(sql)
-        finally:
-            cursor.close()
-
-
-def perform(connection: Connection, call: Call, dialect: Dialect, settings: Settings, sent: _Sent) -> Any:
-    """Run *call* on *connection*, in a transaction where it takes one."""
-    sent.unsettled = False
-    if call.mode is Mode.READ or (call.mode.single and dialect.name == "postgresql"):
-        sent.unsettled = call.mode is not Mode.READ
-        try:
-            return call(Link(connection, dialect, settings))
-        except NeedsTransaction:
-            pass
-        except Exception as exc:
-            # A single statement that lost a race is run again under the lock, where it sees who won.
-            failure = understand(exc)
-            if failure is None or not failure.duplicate:
-                raise
-        except BaseException:
-            if dialect.name == "postgresql":
-                connection.invalidate()
-            raise
-    sent.unsettled = False
-    transaction = _Transaction(connection, dialect)
-    transaction.begin()
-    try:
-        result = call(Link(connection, dialect, settings, in_transaction=True))
-        sent.unsettled = True
-        transaction.commit()
-    except BaseException as exc:
-        transaction.abandon(exc)
-        raise
-    return result
-
-
-def _raise_for(exc: Exception, call: Call, sent: _Sent) -> NoReturn:
-    """Turn a driver's error into ours, or into `_Again` where a second try is safe and may help."""
-    failure = understand(exc)
-    if failure is None:
-        raise exc
-    if failure.lost and sent.unsettled and not call.mode.repeatable:
-        raise CommitUnknownError(
-            "the connection was lost while the write was under way, so it may or may not have been done; "
-            "read before you repeat it",
-            code=getattr(failure.error, "code", None),
-        ) from None
-    if failure.transient or failure.lost:
-        raise _Again(failure.error) from None
-    raise failure.error from None
-
-
-def _understood(exc: Exception) -> Failure:
-    failure = understand(exc)
-    if failure is None:
-        raise exc
-    return failure
 
 
 class Database:
@@ -181,29 +86,29 @@ class Database:
     def run(self, call: Call) -> Any:
         try:
             return self._attempt(call)
-        except _Again:
+        except Again:
             pass
         try:
             for attempt in stamina.retry_context(**_RETRY):
                 with attempt:
                     call.attempt += 1
                     return self._attempt(call)
-        except _Again as again:
+        except Again as again:
             raise again.error from None
         raise AssertionError("unreachable")
 
     @contextmanager
     def transaction(self) -> Iterator["BoundRunner"]:
         """One transaction for all that is run through the runner; committed at the end, undone on an exception."""
-        with _no_retry(), self._writing(), self._connect() as connection:
-            transaction = _Transaction(connection, self.dialect)
-            with _translated():
+        with no_retry(), self._writing(), self._connect() as connection:
+            transaction = Transaction(connection, self.dialect)
+            with translated():
                 transaction.begin()
             runner = BoundRunner(connection, self.dialect, self.settings)
             try:
                 yield runner
                 runner.finish()
-                with _translated(committing=True):
+                with translated(committing=True):
                     transaction.commit()
             except BaseException as exc:
                 runner.end()
@@ -212,7 +117,7 @@ class Database:
 
     def verify(self) -> None:
         """Connect, and check the tables."""
-        with _no_retry(), _translated(), self._writing(), self._connect():
+        with no_retry(), translated(), self._writing(), self._connect():
             pass
 
     @property
@@ -225,7 +130,7 @@ class Database:
             self.engine.dispose()
 
     def _attempt(self, call: Call) -> Any:
-        sent = _Sent()
+        sent = Sent()
         with self._writing(call), self._connect() as connection:
             try:
                 return perform(connection, call, self.dialect, self.settings, sent)
@@ -233,7 +138,7 @@ class Database:
                 raise
             except Exception as exc:
                 self._discard(connection, exc)
-                _raise_for(exc, call, sent)
+                raise_for(exc, call, sent)
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
@@ -242,8 +147,8 @@ class Database:
         try:
             connection = self.engine.connect()
         except Exception as exc:
-            failure = _understood(exc)
-            raise (_Again(failure.error) if failure.lost else failure.error) from None
+            failure = understood(exc)
+            raise (Again(failure.error) if failure.lost else failure.error) from None
         with connection:
             if not self._verified:
                 self._verify(connection)
@@ -295,34 +200,34 @@ class AsyncDatabase:
     async def run(self, call: Call) -> Any:
         try:
             return await self._attempt(call)
-        except _Again:
+        except Again:
             pass
         try:
             async for attempt in stamina.retry_context(**_RETRY):
                 with attempt:
                     call.attempt += 1
                     return await self._attempt(call)
-        except _Again as again:
+        except Again as again:
             raise again.error from None
         raise AssertionError("unreachable")
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator["AsyncBoundRunner"]:
         """As `Database.transaction`."""
-        with _no_retry():
+        with no_retry():
             async with self._writing(), self._connect() as connection, self._transaction(connection) as runner:
                 yield runner
 
     @asynccontextmanager
     async def _transaction(self, connection: AsyncConnection) -> AsyncIterator["AsyncBoundRunner"]:
-        transaction = _Transaction(_sync(connection), self.dialect)
-        with _translated():
+        transaction = Transaction(_sync(connection), self.dialect)
+        with translated():
             await connection.run_sync(lambda _: transaction.begin())
         runner = AsyncBoundRunner(connection, BoundRunner(_sync(connection), self.dialect, self.settings))
         try:
             yield runner
             runner.bound.finish()
-            with _translated(committing=True):
+            with translated(committing=True):
                 await connection.run_sync(lambda _: transaction.commit())
         except BaseException as exc:
             cause = exc
@@ -332,7 +237,7 @@ class AsyncDatabase:
 
     async def verify(self) -> None:
         """Connect, and check the tables."""
-        with _no_retry(), _translated():
+        with no_retry(), translated():
             async with self._writing(), self._connect():
                 pass
 
@@ -346,7 +251,7 @@ class AsyncDatabase:
             await self.engine.dispose()
 
     async def _attempt(self, call: Call) -> Any:
-        sent = _Sent()
+        sent = Sent()
         async with self._writing(call), self._connect() as connection:
             try:
                 work = connection.run_sync(perform, call, self.dialect, self.settings, sent)
@@ -356,7 +261,7 @@ class AsyncDatabase:
                 raise
             except Exception as exc:
                 await self._discard(connection, exc)
-                _raise_for(exc, call, sent)
+                raise_for(exc, call, sent)
 
     @asynccontextmanager
     async def _connect(self) -> AsyncIterator[AsyncConnection]:
@@ -365,8 +270,8 @@ class AsyncDatabase:
         try:
             connection = await self.engine.connect()
         except Exception as exc:
-            failure = _understood(exc)
-            raise (_Again(failure.error) if failure.lost else failure.error) from None
+            failure = understood(exc)
+            raise (Again(failure.error) if failure.lost else failure.error) from None
         try:
             if not self._verified:
                 await connection.run_sync(self._verify)
@@ -389,38 +294,6 @@ class AsyncDatabase:
                 await self.engine.dispose(close=False)
 
 
-class BoundRunner:
-    """Runs calls inside one transaction, which somebody else ends. Nothing is retried here."""
-
-    def __init__(self, connection: Connection, dialect: Dialect, settings: Settings) -> None:
-        self._link = Link(connection, dialect, settings, in_transaction=True)
-        self._failed: StateStoreError | None = None
-        self._ended = False
-
-    def run(self, call: Call) -> Any:
-        if self._ended:
-            raise StoreClosedError("the transaction has ended; begin another")
-        try:
-            return call(self._link)
-        except StateStoreError:
-            raise
-        except Exception as exc:
-            self._failed = _understood(exc).error
-            raise self._failed from None
-
-    def finish(self) -> None:
-        """Nothing more is to come; a failure is raised again.
-
-        PostgreSQL would answer the COMMIT of a failed transaction with a silent ROLLBACK.
-        """
-        self._ended = True
-        if self._failed is not None:
-            raise self._failed
-
-    def end(self) -> None:
-        self._ended = True
-
-
 class AsyncBoundRunner:
     """As `BoundRunner`, awaited."""
 
@@ -430,53 +303,6 @@ class AsyncBoundRunner:
 
     async def run(self, call: Call) -> Any:
         return await self._connection.run_sync(lambda _: self.bound.run(call))
-
-
-def join(connection: Connection, dialect: Dialect, settings: Settings) -> BoundRunner:
-    """A runner inside the caller's own transaction on *connection*, which the caller commits."""
-    if connection.closed:
-        raise InvalidValueError("connection", "is closed")
-    if not connection.in_transaction():
-        connection.begin()
-    driver: Any = connection.connection.driver_connection
-    if dialect.name == "sqlite":
-        commits_alone = not driver.in_transaction and driver.isolation_level is None
-    else:
-        commits_alone = driver.autocommit
-    if commits_alone:
-        raise InvalidValueError(
-            "connection", "commits each statement by itself; take one without isolation_level='AUTOCOMMIT'"
-        )
-    if dialect.name == "sqlite" and not driver.in_transaction:
-        # The driver would begin at the first write only: what is read before could be overwritten unseen.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    return BoundRunner(connection, dialect, settings)
-
-
-@contextmanager
-def _no_retry() -> Iterator[None]:
-    """A transaction cannot be tried again from here: only its caller knows what it consists of."""
-    try:
-        yield
-    except _Again as again:
-        raise again.error from None
-
-
-@contextmanager
-def _translated(*, committing: bool = False) -> Iterator[None]:
-    try:
-        yield
-    except (StateStoreError, _Again):
-        raise
-    except Exception as exc:
-        failure = _understood(exc)
-        if committing and failure.lost:
-            raise CommitUnknownError(
-                "the connection was lost while the transaction was committed, so it may or may not have been done; "
-                "read before you repeat it",
-                code=getattr(failure.error, "code", None),
-            ) from None
-        raise failure.error from None
 
 
 @asynccontextmanager

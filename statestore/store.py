@@ -10,7 +10,7 @@ from typing import Any, Self
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from statestore import checks, database, engines, exactjson, migrate
+from statestore import checks, engines, exactjson, execution, migrate
 from statestore.database import AsyncBoundRunner, AsyncDatabase, AsyncRunner, Database, Runner
 from statestore.engines import Durability, Options
 from statestore.errors import InvalidValueError, SchemaMissingError, StoreClosedError
@@ -150,7 +150,7 @@ class StateStore(Transaction):
             raise InvalidValueError("connection", f"must be a Connection, not {type(connection).__name__}")
         settings = _settings(namespace, clock, max_value_bytes)
         dialect = engines.dialect_of(connection.engine, schema, server_time=clock is None)
-        return Transaction(database.join(connection, dialect, settings), settings.namespace)
+        return Transaction(execution.join(connection, dialect, settings), settings.namespace)
 
     @property
     def namespace(self) -> str:
@@ -264,7 +264,7 @@ class AsyncStateStore(AsyncTransaction):
             raise InvalidValueError("connection", f"must be an AsyncConnection, not {type(connection).__name__}")
         settings = _settings(namespace, clock, max_value_bytes)
         dialect = engines.dialect_of(connection.engine.sync_engine, schema, server_time=clock is None)
-        bound = await connection.run_sync(database.join, dialect, settings)
+        bound = await connection.run_sync(execution.join, dialect, settings)
         return AsyncTransaction(AsyncBoundRunner(connection, bound), settings.namespace)
 
     @property
