@@ -5,6 +5,7 @@ Both ways lead through here. `statestore.migrate` hands over a target; the `alem
     alembic -x url=postgresql://… [-x schema=statestore] upgrade head [--sql]      (or STATESTORE_URL)
 """
 
+import errno
 import hashlib
 import logging.config
 import os
@@ -22,7 +23,7 @@ from sqlalchemy import DDL, Connection, Engine, MetaData, RootTransaction, Table
 from sqlalchemy.schema import CreateSchema, DropSchema, DropTable
 
 from statestore import migrate
-from statestore.errors import InvalidValueError, SchemaError, UnavailableError
+from statestore.errors import InvalidValueError, ReadOnlyError, SchemaError, UnavailableError
 from statestore.schema import DEFAULT_SCHEMA, VERSION_TABLE, metadata
 
 config = context.config
@@ -332,8 +333,13 @@ def make_private_file(engine: Engine) -> None:
     if engine.dialect.name != "sqlite" or not is_writing():
         return
     file = migrate.sqlite_file(engine.url)
-    if file is not None:
+    if file is None:
+        return
+    try:
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        kind = ReadOnlyError if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else UnavailableError
+        raise kind(f"{file}: {error.strerror}; give a path that can be written", code=None) from None
 
 
 def pragma(connection: Connection, statement: str) -> Any:

@@ -71,10 +71,10 @@ def upgrade() -> None:
         # Room on each page for heap-only updates, which every append makes.
         postgresql_with={"fillfactor": "70", **VACUUM_EARLY},
     )
-    create_index("sessions", "namespace", "user_id", "active_hour")
-    create_index("sessions", "namespace", "active_hour")
-    create_index("sessions", "namespace", "created_at")
-    create_index("sessions", "namespace", "parent_session_id", where="parent_session_id IS NOT NULL")
+    create_index("sessions", "user_id", "namespace", "active_hour")
+    create_index("sessions", "active_hour", "namespace")
+    create_index("sessions", "created_at", "namespace")
+    create_index("sessions", "parent_session_id", "namespace", where="parent_session_id IS NOT NULL")
     create_index("sessions", "expires_at", where="expires_at IS NOT NULL")
 
     op.create_table(
@@ -101,7 +101,7 @@ def upgrade() -> None:
         schema=schema,
         comment="For forks: the ranges of their history whose rows another session owns",
     )
-    create_index("session_segments", "namespace", "owner_session_id", "from_seq")
+    create_index("session_segments", "owner_session_id", "namespace", "from_seq")
 
     op.create_table(
         "history_entries",
@@ -151,7 +151,7 @@ def upgrade() -> None:
     op.create_index(
         op.f("uq_history_entries_entry_id"),
         "history_entries",
-        ["namespace", "session_id", "entry_id"],
+        ["entry_id", "session_id", "namespace"],
         unique=True,
         schema=schema,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from statestore import checks, exactjson, ids, messages
 from statestore.errors import InvalidValueError
+from statestore.frozen import builder
 from statestore.sql import Link, Params, Row, Statement
 from statestore.values import Entry, NewEntry, Usage
 
@@ -220,6 +221,8 @@ def stored(link: Link, session_id: str, entry: PreparedEntry, seq: int, turn: in
 
 
 _NO_USAGE = Usage()
+_usage = builder(Usage)
+_entry = builder(Entry)
 
 
 def from_row(link: Link, session_id: str, row: Row) -> Entry:
@@ -227,33 +230,30 @@ def from_row(link: Link, session_id: str, row: Row) -> Entry:
     (_, seq, turn, entry_id, role, agent_name, content, metadata, tokens_in, tokens_out, cache_read, cache_write,
      reasoning, provider_name, request_model, response_model, cost_usd, tool_name, tool_call_id, milliseconds,
      finish_reason, error_type, content_bytes, created_at) = row  # fmt: skip
-    return Entry(
-        session_id=session_id,
-        seq=seq,
-        turn=turn,
-        entry_id=entry_id,
-        role=role,
-        agent_name=agent_name,
-        content=exactjson.loads(content),
-        metadata={} if metadata is None else exactjson.loads(metadata),
-        usage=_NO_USAGE
-        if tokens_in is tokens_out is cache_read is cache_write is reasoning is None
-        else Usage(
-            input_tokens=tokens_in,
-            output_tokens=tokens_out,
-            cache_read_input_tokens=cache_read,
-            cache_write_input_tokens=cache_write,
-            reasoning_output_tokens=reasoning,
-        ),
-        provider_name=provider_name,
-        request_model=request_model,
-        response_model=response_model,
-        cost_usd=link.dialect.money(cost_usd),
-        tool_name=tool_name,
-        tool_call_id=tool_call_id,
-        duration=None if milliseconds is None else timedelta(milliseconds=milliseconds),
-        finish_reason=finish_reason,
-        error_type=error_type,
-        content_bytes=content_bytes,
-        created_at=link.dialect.time(created_at),
+    if tokens_in is tokens_out is cache_read is cache_write is reasoning is None:
+        usage = _NO_USAGE
+    else:
+        usage = _usage(tokens_in, tokens_out, cache_read, cache_write, reasoning)
+    # In the order of the fields of Entry.
+    return _entry(
+        session_id,
+        seq,
+        turn,
+        entry_id,
+        role,
+        agent_name,
+        exactjson.loads(content),
+        {} if metadata is None else exactjson.loads(metadata),
+        usage,
+        provider_name,
+        request_model,
+        response_model,
+        None if cost_usd is None else link.dialect.money(cost_usd),
+        tool_name,
+        tool_call_id,
+        None if milliseconds is None else timedelta(milliseconds=milliseconds),
+        finish_reason,
+        error_type,
+        content_bytes,
+        link.dialect.time(created_at),
     )

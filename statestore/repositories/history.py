@@ -38,16 +38,37 @@ _FROM = "{greatest}(:after + 1, s.first_seq, {least}(s.next_seq, :before) - :las
 _TO = "{least}(s.next_seq, :before, {greatest}(:after + 1, s.first_seq) + :limit) - 1"
 _HEAD = f"s.forked_at_seq IS NOT NULL, {session_rows.EXTENSION_DUE}"
 
-# One round trip, for all sessions that are no forks: the rows of a session are all of its history.
-_READ = Statement(f"""
+# One round trip, for all sessions that are no forks: the rows of a session are all of its history. On PostgreSQL the
+# rows come from a subquery that is closed to the planner by OFFSET 0, so that the bounds always end up in the index
+# scan; in a plain join it may take them for a filter, and read the whole session. A subquery keeps its order here.
+_READ = Statement(
+    postgresql=f"""
+    SELECT {_HEAD}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
+        SELECT {entry_rows.COLUMNS} FROM {{history_entries}} AS h
+        WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq BETWEEN {_FROM} AND {_TO}
+        ORDER BY h.seq OFFSET 0) AS h ON true
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
+    sqlite=f"""
     SELECT {_HEAD}, {entry_rows.COLUMNS} FROM {{sessions}} AS s
     LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
         AND h.seq BETWEEN {_FROM} AND {_TO}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
-    ORDER BY h.seq""")
+    ORDER BY h.seq""",
+)
 
 # For a fork. The bounds of the window are inside the join with its segments: each segment reads only its share.
-_READ_FORK = Statement(f"""
+_READ_FORK = Statement(
+    postgresql=f"""
+    SELECT h.* FROM {{sessions}} AS s CROSS JOIN LATERAL (
+        SELECT s.session_id AS owner, {_FROM} AS from_seq, {_TO} AS to_seq
+        UNION ALL
+        SELECT g.owner_session_id, greatest(g.from_seq, {_FROM}), least(g.to_seq, {_TO}) FROM {{session_segments}} AS g
+        WHERE g.namespace = :namespace AND g.session_id = :session_id AND g.from_seq <= {_TO} AND g.to_seq >= {_FROM}
+    ) AS piece CROSS JOIN LATERAL (
+        SELECT {entry_rows.COLUMNS} FROM {{history_entries}} AS h WHERE h.namespace = :namespace
+        AND h.session_id = piece.owner AND h.seq BETWEEN piece.from_seq AND piece.to_seq OFFSET 0) AS h
+    WHERE s.namespace = :namespace AND s.session_id = :session_id""",
+    sqlite=f"""
     SELECT {entry_rows.COLUMNS} FROM {{sessions}} AS s
     JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
         AND h.seq BETWEEN {_FROM} AND {_TO}
@@ -55,9 +76,10 @@ _READ_FORK = Statement(f"""
     UNION ALL
     SELECT {entry_rows.COLUMNS} FROM {{sessions}} AS s
     JOIN {{session_segments}} AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
-    JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
-        AND h.seq BETWEEN {{greatest}}(g.from_seq, {_FROM}) AND {{least}}(g.to_seq, {_TO})
-    WHERE s.namespace = :namespace AND s.session_id = :session_id""")
+    CROSS JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+        AND h.seq BETWEEN max(g.from_seq, {_FROM}) AND min(g.to_seq, {_TO})
+    WHERE s.namespace = :namespace AND s.session_id = :session_id""",
+)
 
 _COUNT = Statement("""
     SELECT s.next_seq - s.first_seq FROM {sessions} AS s
