@@ -119,26 +119,24 @@ def migrate_postgresql(engine: Engine) -> None:
 
 
 def migrate_sqlite(connection: Connection) -> None:
-    """With foreign keys off: a table is altered by way of a copy, and dropping the old one would empty its children."""
+    """A table is altered by way of a copy that takes its place. That must neither empty its children nor break views.
+
+    So foreign keys are off until they are checked at the end, and dropping the old table and renaming the new one leave
+    alone what refers to the name.
+    """
     if is_callers(connection):
         if pragma(connection, "foreign_keys"):
             problem = "foreign_keys is on and cannot be switched in a transaction; switch it off, then begin"
             raise InvalidValueError("target", problem)
-        with transaction(connection):
+        with pragmas(connection, legacy_alter_table=1), transaction(connection):
             run(connection)
             check_foreign_keys(connection)
         return
-    foreign_keys, busy_timeout = pragma(connection, "foreign_keys"), pragma(connection, "busy_timeout")
-    try:
-        pragma(connection, f"busy_timeout = {milliseconds(wait)}")
+    with pragmas(connection, busy_timeout=milliseconds(wait)):
         poll(connection, lambda: try_write_ahead_log(connection), "the file is in use by another process")
-        pragma(connection, "foreign_keys = OFF")
-        with transaction(connection):
+        with pragmas(connection, foreign_keys=0, legacy_alter_table=1), transaction(connection):
             run(connection)
             check_foreign_keys(connection)
-    finally:
-        pragma(connection, f"foreign_keys = {foreign_keys}")
-        pragma(connection, f"busy_timeout = {busy_timeout}")
 
 
 def write_sql(target: Engine | Connection) -> None:
@@ -154,6 +152,7 @@ def write_sql(target: Engine | Connection) -> None:
     )
     if not on_postgresql:
         context.execute("PRAGMA foreign_keys = OFF")
+        context.execute("PRAGMA legacy_alter_table = ON")
     else:
         context.execute(f"SET lock_timeout = {milliseconds(lock_timeout)}")
         context.execute("SET statement_timeout = 0")
@@ -164,6 +163,7 @@ def write_sql(target: Engine | Connection) -> None:
     if not on_postgresql:
         context.static_output("-- The next statement lists rows without their parent; there should be none.")
         context.execute("PRAGMA foreign_key_check")
+        context.execute("PRAGMA legacy_alter_table = OFF")
         context.execute("PRAGMA foreign_keys = ON")
 
 
@@ -345,6 +345,18 @@ def make_private_file(engine: Engine) -> None:
 def pragma(connection: Connection, statement: str) -> Any:
     row = driver_execute(connection, f"PRAGMA {statement}")
     return None if row is None else row[0]
+
+
+@contextmanager
+def pragmas(connection: Connection, **values: int) -> Iterator[None]:
+    before = {name: pragma(connection, name) for name in values}
+    try:
+        for name, value in values.items():
+            pragma(connection, f"{name} = {value}")
+        yield
+    finally:
+        for name, value in before.items():
+            pragma(connection, f"{name} = {value}")
 
 
 def try_write_ahead_log(connection: Connection) -> bool:

@@ -17,7 +17,8 @@ The policy, for every migration; delete it here once you have followed it:
 - A constraint is added with `postgresql_not_valid=True` and validated (ALTER TABLE … VALIDATE CONSTRAINT) in the next
   migration: in the same transaction the validation would keep everybody out until it ends.
 - SQLite alters tables by copying them: `with op.batch_alter_table(..., schema=schema)`. Foreign keys are off meanwhile
-  and checked before the commit.
+  and checked before the commit. A table is renamed that way too: ALTER TABLE … RENAME leaves those that refer to it.
+- Views that show what changes are dropped first and made anew. PostgreSQL insists, SQLite would not notice.
 - Rows are rewritten in batches, not in one UPDATE.
 - `downgrade` restores the structure; say here what data it loses.
 """

@@ -35,7 +35,10 @@ from statestore.errors import (
 )
 from statestore.values import (
     MISSING,
+    NEVER,
     Ancestor,
+    CacheEntry,
+    CacheStats,
     Entry,
     ErasureReceipt,
     Lineage,
@@ -54,9 +57,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MISSING",
+    "NEVER",
     "Ancestor",
     "AsyncStateStore",
     "AsyncTransaction",
+    "CacheEntry",
+    "CacheStats",
     "CommitUnknownError",
     "ConflictError",
     "DatabaseError",

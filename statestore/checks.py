@@ -12,6 +12,9 @@ MAX_KEY_LENGTH = 512
 MAX_INTEGER = 2**63 - 1
 # Far beyond any use, and far enough from the year 9999 that now + ttl is always a date.
 MAX_TTL = timedelta(days=36_500)
+# A day inside what datetime holds: drivers read times in the server's zone before they become UTC again.
+_EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
+_LATEST = datetime(9999, 12, 30, tzinfo=UTC)
 _MAX_COST = Decimal(10) ** 10
 _COST_STEP = Decimal("1e-10")
 
@@ -90,8 +93,8 @@ def ttl(value: Any, argument: str = "ttl") -> timedelta | None:
 def optional_duration(value: Any, argument: str) -> timedelta | None:
     if value is None:
         return None
-    if not isinstance(value, timedelta) or value < timedelta(0):
-        raise InvalidValueError(argument, "must be a timedelta of zero or more")
+    if not isinstance(value, timedelta) or not timedelta(0) <= value <= MAX_TTL:
+        raise InvalidValueError(argument, f"must be a timedelta of zero to {MAX_TTL.days:,} days")
     return value
 
 
@@ -103,10 +106,9 @@ def optional_time(value: Any, argument: str) -> datetime | None:
         raise InvalidValueError(
             argument, "must be an aware datetime; add tzinfo, for example datetime.now(timezone.utc)"
         )
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise InvalidValueError(argument, "lies outside the years 1 to 9999 in UTC") from None
+    if not _EARLIEST <= value <= _LATEST:
+        raise InvalidValueError(argument, "lies outside the years 1 to 9999 in some time zone")
+    return value.astimezone(UTC)
 
 
 def optional_cost(value: Any, argument: str = "cost_usd") -> Decimal | None:
@@ -120,8 +122,10 @@ def optional_cost(value: Any, argument: str = "cost_usd") -> Decimal | None:
         if not 0 <= cost < _MAX_COST:
             raise InvalidValueError(argument, "must be zero or more, and less than ten billion dollars")
         return cost.quantize(_COST_STEP)
-    except InvalidOperation:
-        raise InvalidValueError(argument, "is not a finite number") from None
+    except (InvalidOperation, ValueError) as exc:
+        if isinstance(exc, InvalidValueError):
+            raise
+        raise InvalidValueError(argument, "is not a finite number of a sane size") from None
 
 
 def metadata(value: Any, argument: str = "metadata", *, max_bytes: int = exactjson.MAX_BYTES) -> str | None:

@@ -12,6 +12,7 @@ from sqlalchemy import exc as sqlalchemy_errors
 
 from statestore.errors import (
     DatabaseError,
+    InvalidValueError,
     ReadOnlyError,
     SchemaMissingError,
     SchemaOutdatedError,
@@ -77,6 +78,8 @@ def _postgresql(code: str | None, *, lost: bool) -> Failure:
         return Failure(SchemaMissingError(f"the tables are missing ({code}); {_SCHEMA_REMEDY}"))
     if code == "42703":
         return Failure(SchemaOutdatedError(f"the tables lack a column ({code}); {_SCHEMA_REMEDY}"))
+    if code == "54000":
+        return Failure(InvalidValueError("ids", "are together too long for PostgreSQL's indexes, about 2,700 bytes"))
     if code.startswith("53"):
         return Failure(_with_code(StorageFullError(f"PostgreSQL is out of space or memory ({code})"), code))
     if code in ("25006", "42501"):

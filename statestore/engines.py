@@ -7,9 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import URL, AsyncAdaptedQueuePool, Engine, QueuePool, create_engine, event, make_url
+from sqlalchemy import URL, Engine, QueuePool, create_engine, event, make_url
 from sqlalchemy import exc as sqlalchemy_errors
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from statestore import schema
 from statestore.errors import InvalidValueError, UnavailableError
@@ -57,17 +56,14 @@ def is_memory(url: URL) -> bool:
     return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
 
 
-def make_sync(url: URL, options: Options) -> Engine:
-    engine = create_engine(url.set(drivername=_driver(url, "pysqlite")), **_arguments(url, options, QueuePool))
+def make(url: URL, options: Options) -> Engine:
+    """An engine with our settings. SQLite: a file that does not exist is made."""
+    driver = {"postgresql": "postgresql+psycopg", "sqlite": "sqlite+pysqlite"}[url.get_backend_name()]
+    try:
+        engine = create_engine(url.set(drivername=driver), **_arguments(url, options))
+    except ModuleNotFoundError:
+        raise InvalidValueError("url", "PostgreSQL needs psycopg 3: pip install 'statestore[postgres]'") from None
     _prepare(engine, url, options)
-    return engine
-
-
-def make_async(url: URL, options: Options) -> AsyncEngine:
-    engine = create_async_engine(
-        url.set(drivername=_driver(url, "aiosqlite")), **_arguments(url, options, AsyncAdaptedQueuePool)
-    )
-    _prepare(engine.sync_engine, url, options)
     return engine
 
 
@@ -100,17 +96,13 @@ def check_sqlite_settings(query: Callable[[str], Row | None], durability: Durabi
         )
 
 
-def _driver(url: URL, sqlite: str) -> str:
-    return f"sqlite+{sqlite}" if url.get_backend_name() == "sqlite" else "postgresql+psycopg"
-
-
-def _arguments(url: URL, options: Options, pool: Any) -> dict[str, Any]:
+def _arguments(url: URL, options: Options) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         # Each statement commits by itself; transactions are begun explicitly, and left clean, so nothing is to be
         # reset when a connection goes back to the pool. This saves two round trips for each operation.
         "isolation_level": "AUTOCOMMIT",
         "pool_reset_on_return": None,
-        "poolclass": pool,
+        "poolclass": QueuePool,
         "pool_size": options.pool_size,
         "max_overflow": 0,
         "pool_timeout": options.pool_timeout.total_seconds(),

@@ -100,11 +100,13 @@ class EntryNotFoundError(NotFoundError):
 class ConflictError(StateStoreError):
     """What the caller assumed no longer holds: another writer came first. Read again, then decide.
 
-    `expected` and `actual` hold the version, revision or position where there is one.
+    `expected` and `actual` hold the version, revision or position where there is one. `unsaved` holds what a turn had
+    collected and could not commit.
     """
 
     expected: int | None = None
     actual: int | None = None
+    unsaved: Any = None
 
 
 class SessionExistsError(ConflictError):

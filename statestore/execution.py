@@ -1,6 +1,6 @@
 """How a call is carried out on a connection: transactions, and what a failure means for a second try.
 
-All of it is blocking style on a SQLAlchemy connection; `database` calls it directly or through `run_sync`.
+All of it is blocking style; `database` calls it directly, `async_database` in a thread or through a greenlet.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from statestore.driver_errors import Failure, understand
 from statestore.errors import CommitUnknownError, InvalidValueError, StateStoreError, StoreClosedError
 from statestore.repositories.base import Call, Mode
-from statestore.sql import Dialect, Link, NeedsTransaction, Settings
+from statestore.sql import Connected, Dialect, Link, NeedsTransaction, Settings
 
 
 class Again(Exception):
@@ -32,10 +32,22 @@ class Sent:
         self.unsettled = False
 
 
+class Borrowed:
+    """A SQLAlchemy connection as a `Connected`. Engines of our own use the pool's connection, at half the cost."""
+
+    __slots__ = ("close", "connection", "cursor", "invalidate")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.cursor = connection.connection.cursor
+        self.invalidate = connection.invalidate
+        self.close = connection.close
+
+
 class Transaction:
     """BEGIN, COMMIT and ROLLBACK on a connection whose driver commits each statement."""
 
-    def __init__(self, connection: Connection, dialect: Dialect) -> None:
+    def __init__(self, connection: Connected, dialect: Dialect) -> None:
         self._connection = connection
         self._dialect = dialect
 
@@ -60,14 +72,14 @@ class Transaction:
         self._connection.invalidate()
 
     def _execute(self, sql: str) -> None:
-        cursor = self._connection.connection.cursor()
+        cursor = self._connection.cursor()
         try:
             cursor.execute(sql)
         finally:
             cursor.close()
 
 
-def perform(connection: Connection, call: Call, dialect: Dialect, settings: Settings, sent: Sent) -> Any:
+def perform(connection: Connected, call: Call, dialect: Dialect, settings: Settings, sent: Sent) -> Any:
     """Run *call* on *connection*, in a transaction where it takes one."""
     sent.unsettled = False
     if call.mode is Mode.READ or (call.mode.single and dialect.name == "postgresql"):
@@ -103,7 +115,7 @@ def raise_for(exc: Exception, call: Call, sent: Sent) -> NoReturn:
     failure = understand(exc)
     if failure is None:
         raise exc
-    if failure.lost and sent.unsettled and not call.mode.repeatable:
+    if failure.lost and sent.unsettled and not call.repeatable:
         raise CommitUnknownError(
             "the connection was lost while the write was under way, so it may or may not have been done; "
             "read before you repeat it",
@@ -124,7 +136,7 @@ def understood(exc: Exception) -> Failure:
 class BoundRunner:
     """Runs calls inside one transaction, which somebody else ends. Nothing is retried here."""
 
-    def __init__(self, connection: Connection, dialect: Dialect, settings: Settings) -> None:
+    def __init__(self, connection: Connected, dialect: Dialect, settings: Settings) -> None:
         self._link = Link(connection, dialect, settings, in_transaction=True)
         self._failed: StateStoreError | None = None
         self._ended = False
@@ -171,7 +183,7 @@ def join(connection: Connection, dialect: Dialect, settings: Settings) -> BoundR
     if dialect.name == "sqlite" and not driver.in_transaction:
         # The driver would begin at the first write only: what is read before could be overwritten unseen.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-    return BoundRunner(connection, dialect, settings)
+    return BoundRunner(Borrowed(connection), dialect, settings)
 
 
 @contextmanager

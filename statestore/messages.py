@@ -8,6 +8,8 @@ is left alone: it stays in the content, and the column stays empty.
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from statestore.values import Usage
 
 MAX_NAME = 512
@@ -81,6 +83,32 @@ def usage(message: Mapping[str, Any]) -> Usage:
         cache_read_input_tokens=_tokens(details, "cached_tokens"),
         reasoning_output_tokens=_tokens(output_details, "reasoning_tokens"),
     )
+
+
+def text(content: Any) -> str:
+    """What a model reads of an entry's content, for counting tokens: text as it is, anything else as JSON.
+
+    Of a message that is its content and its tool calls; role and names are left out.
+    """
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Mapping) or "role" not in content:
+        return orjson.dumps(content).decode()
+    said = content.get("content")
+    blocks = said if isinstance(said, list) else [] if said is None else [said]
+    parts = [_block_text(block) for block in blocks]
+    if content.get("tool_calls"):
+        parts.append(orjson.dumps(content["tool_calls"]).decode())
+    return "\n".join(parts)
+
+
+def _block_text(block: Any) -> str:
+    if isinstance(block, str):
+        return block
+    if isinstance(block, Mapping) and isinstance(block.get("text"), str):
+        found: str = block["text"]
+        return found
+    return orjson.dumps(block).decode()
 
 
 def _calls(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -476,8 +476,6 @@ def _our_errors(target: Target) -> Iterator[None]:
     except sqlalchemy_errors.TimeoutError:
         message = f"no free connection to {_shown(target)}: migrations need two of the engine's pool"
         raise UnavailableError(message) from None
-    except OSError as error:
-        raise UnavailableError(f"{_shown(target)}: {error.strerror or error}", code=None) from None
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("sqlite3", "psycopg", "aiosqlite"):
             raise

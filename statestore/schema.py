@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Dialect,
     Float,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     Index,
     Integer,
     Interval,
+    LargeBinary,
     MetaData,
     Numeric,
     PrimaryKeyConstraint,
@@ -34,7 +36,7 @@ DEFAULT_SCHEMA = "statestore"
 """Where the tables live on PostgreSQL. SQLite has no schemas; there they live in the file itself."""
 
 VERSION_TABLE = "statestore_alembic_version"
-HEAD_REVISION = "0001"
+HEAD_REVISION = "0003"
 """The revision that this version of the package works with; a test holds it against migrations/versions."""
 
 KEY_LENGTH = 512
@@ -71,6 +73,13 @@ class Duration(_PerDatabase):
 
     postgresql = Interval()
     sqlite = BigInteger()
+
+
+class Day(_PerDatabase):
+    """`date`, or ISO text (2026-01-31). In UTC."""
+
+    postgresql = Date()
+    sqlite = String(10)
 
 
 class Money(_PerDatabase):
@@ -153,6 +162,7 @@ sessions = Table(
     # The sweep: what has expired. Sessions without a TTL are not in it.
     Index(
         None,
+        "namespace",
         "expires_at",
         postgresql_where=text("expires_at IS NOT NULL"),
         sqlite_where=text("expires_at IS NOT NULL"),
@@ -218,6 +228,8 @@ history_entries = Table(
     # Idempotent append: the same entry is never stored twice. The id comes first: ids of ours grow with time, so that
     # all sessions insert at one end of the index, and no plan takes it for an index of a session's entries.
     Index("uq_history_entries_entry_id", "entry_id", "session_id", "namespace", unique=True),
+    # Usage over a period.
+    Index(None, "namespace", "created_at"),
 )
 
 summaries = Table(
@@ -254,8 +266,203 @@ state_entries = Table(
     # The sweep: which keys have expired.
     Index(
         None,
+        "namespace",
         "expires_at",
         postgresql_where=text("expires_at IS NOT NULL"),
         sqlite_where=text("expires_at IS NOT NULL"),
     ),
 )
+
+cache_entries = Table(
+    "cache_entries",
+    metadata,
+    _key("namespace"),
+    _key("key"),
+    Column("value", LargeBinary, nullable=False),
+    Column("codec", String(16), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("agent_name", Key),
+    Column("request", ExactJson),
+    Column("content_hash", Key),
+    Column("metadata", ExactJson),
+    # A number that no two writes share: a tag or a hit noted of an earlier write does not count for this one.
+    Column("version", BigInteger, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime),
+    # When the row may go. Later than expires_at where an expired value may still be served while it is computed anew.
+    Column("keep_until", UtcTime),
+    Column("last_accessed_at", UtcTime, nullable=False),
+    # Orders accesses at the same time: several in one statement, or a clock that stands still.
+    Column("access_seq", BigInteger, nullable=False),
+    Column("access_count", BigInteger, nullable=False, server_default="0"),
+    PrimaryKeyConstraint("namespace", "key"),
+    CheckConstraint("(expires_at IS NULL) = (keep_until IS NULL)", name="keep_until"),
+    # Eviction: the least recently used.
+    Index(None, "namespace", "last_accessed_at", "access_seq"),
+    # Eviction and the sweep: what has expired.
+    Index(
+        None,
+        "namespace",
+        "keep_until",
+        postgresql_where=text("keep_until IS NOT NULL"),
+        sqlite_where=text("keep_until IS NOT NULL"),
+    ),
+    # cache.invalidate_agent.
+    Index(
+        None,
+        "namespace",
+        "agent_name",
+        postgresql_where=text("agent_name IS NOT NULL"),
+        sqlite_where=text("agent_name IS NOT NULL"),
+    ),
+    # cache.invalidate_content_hash.
+    Index(
+        None,
+        "namespace",
+        "content_hash",
+        postgresql_where=text("content_hash IS NOT NULL"),
+        sqlite_where=text("content_hash IS NOT NULL"),
+    ),
+)
+
+cache_tags = Table(
+    "cache_tags",
+    metadata,
+    _key("namespace"),
+    _key("tag"),
+    Column("version", BigInteger, nullable=False),
+    _key("key"),
+    # cache.invalidate_tag. By the write's number, not by its key: tag and key of 512 characters each, four bytes to the
+    # character, would not fit into an index entry of PostgreSQL.
+    PrimaryKeyConstraint("namespace", "tag", "version"),
+    ForeignKeyConstraint(["namespace", "key"], ["cache_entries.namespace", "cache_entries.key"], ondelete="CASCADE"),
+    # The tags of an entry, and their deletion with it.
+    Index(None, "namespace", "key"),
+)
+
+CACHE_COUNTERS = (
+    "hits",
+    "misses",
+    "sets",
+    "evictions",
+    "expirations",
+    "invalidations_key",
+    "invalidations_tag",
+    "invalidations_agent",
+    "invalidations_content_hash",
+    "invalidations_clear",
+)
+
+cache_ledger = Table(
+    "cache_ledger",
+    metadata,
+    _key("namespace"),
+    Column("day", Day, nullable=False),
+    # Empty for no agent: a key has no NULLs.
+    Column("agent_name", Key, nullable=False, server_default=""),
+    *(Column(name, BigInteger, nullable=False, server_default="0") for name in CACHE_COUNTERS),
+    PrimaryKeyConstraint("namespace", "day", "agent_name"),
+)
+
+cache_claims = Table(
+    "cache_claims",
+    metadata,
+    _key("namespace"),
+    _key("key"),
+    Column("token", String(36), nullable=False),
+    Column("claimed_until", UtcTime, nullable=False),
+    PrimaryKeyConstraint("namespace", "key"),
+)
+
+
+class MoneySum(_PerDatabase):
+    """Sums of `Money`."""
+
+    postgresql = Numeric(30, 10)
+    sqlite = Float()
+
+
+TOKEN_COLUMNS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_write_input_tokens",
+    "reasoning_output_tokens",
+)
+
+# What entries used that are no longer there, or no longer with the session that they were billed to. It is kept by the
+# quarter of an hour, since days begin at a quarter in every time zone. Lines have numbers and not their names for a
+# key: six names of 512 characters do not fit into an index entry of PostgreSQL.
+usage_ledger = Table(
+    "usage_ledger",
+    metadata,
+    _key("namespace"),
+    _key("session_id"),
+    Column("bucket_at", UtcTime, nullable=False),
+    Column("line", Integer, nullable=False),
+    Column("user_id", Key),
+    Column("agent_name", Key),
+    Column("provider_name", String(KEY_LENGTH)),
+    Column("model", String(KEY_LENGTH)),
+    Column("tool_name", String(KEY_LENGTH)),
+    Column("entries", BigInteger, nullable=False),
+    Column("turns", BigInteger, nullable=False),
+    Column("model_calls", BigInteger, nullable=False),
+    Column("tool_calls", BigInteger, nullable=False),
+    Column("errors", BigInteger, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in TOKEN_COLUMNS),
+    Column("cost_usd", MoneySum),
+    Column("unpriced_calls", BigInteger, nullable=False),
+    Column("duration_ms", Float, nullable=False),
+    Column("content_bytes", BigInteger, nullable=False),
+    # Folding into the lines that a session has already.
+    PrimaryKeyConstraint("namespace", "session_id", "bucket_at", "line"),
+    # Reports over a period.
+    Index(None, "namespace", "bucket_at"),
+    # Erasing a user.
+    Index(None, "namespace", "user_id"),
+)
+
+PRICE_COLUMNS = ("input_price", "output_price", "cache_read_price", "cache_write_price", "cache_write_1h_price")
+
+model_prices = Table(
+    "model_prices",
+    metadata,
+    # Empty: for every namespace that has no price of its own.
+    _key("namespace"),
+    Column("position", BigInteger, nullable=False),
+    Column("provider_name", String(KEY_LENGTH), nullable=False),
+    Column("model", String(KEY_LENGTH), nullable=False),
+    Column("match", ExactJson, nullable=False),
+    Column("valid_from", Day, nullable=False),
+    Column("above_input_tokens", BigInteger, nullable=False),
+    *(Column(name, Money) for name in PRICE_COLUMNS),
+    Column("source", Text, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    PrimaryKeyConstraint("namespace", "position", "valid_from", "above_input_tokens"),
+)
+
+store_settings = Table(
+    "store_settings",
+    metadata,
+    # Empty: for all.
+    _key("namespace"),
+    Column("name", String(64), nullable=False),
+    Column("value", BigInteger, nullable=False),
+    PrimaryKeyConstraint("namespace", "name"),
+)
+
+VIEWS = (
+    "usage_lines",
+    "usage_by_day",
+    "usage_by_session",
+    "usage_by_user",
+    "usage_by_agent",
+    "usage_by_model",
+    "usage_by_tool",
+    "cache_usage_by_day",
+    "storage_usage",
+    "expiry_backlog",
+    "session_lineage",
+)
+"""The report views: public, and made by the migrations alone."""

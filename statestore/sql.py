@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
-from sqlalchemy import Connection
+import orjson
 
 from statestore import exactjson, schema
+from statestore.errors import InvalidValueError
 
 Params: TypeAlias = dict[str, Any]
 Row: TypeAlias = tuple[Any, ...]
@@ -71,7 +72,7 @@ class Dialect:
     def _tokens(self, schema_name: str) -> dict[str, str]:
         quoted = '"' + schema_name.replace('"', '""') + '".'
         prefix = quoted if self.name == "postgresql" else ""
-        tokens = {f"{{{table}}}": prefix + table for table in schema.metadata.tables}
+        tokens = {f"{{{name}}}": prefix + name for name in (*schema.metadata.tables, *schema.VIEWS)}
         if self.name == "sqlite":
             now = ":now"
             tokens |= {"{hour}": "substr(:now, 1, 13) || ':00:00.000000Z'", "{lock}": "", "{share}": ""}
@@ -97,6 +98,8 @@ class Dialect:
             return value // _MICROSECOND
         if isinstance(value, Decimal):
             return float(value)
+        if isinstance(value, list):
+            return orjson.dumps(value).decode()  # an array, for json_each
         return value
 
     def time(self, value: Any) -> Any:
@@ -140,15 +143,23 @@ class NeedsTransaction(BaseException):
     """
 
 
+class Connected(Protocol):
+    """A connection, checked out of a pool."""
+
+    def cursor(self) -> Any: ...
+    def invalidate(self) -> None: ...
+    def close(self) -> None: ...
+
+
 class Link:
     """A connection, checked out for one operation or one transaction. Never commits."""
 
     __slots__ = ("_cursor", "dialect", "in_transaction", "settings")
 
     def __init__(
-        self, connection: Connection, dialect: Dialect, settings: Settings, *, in_transaction: bool = False
+        self, connection: Connected, dialect: Dialect, settings: Settings, *, in_transaction: bool = False
     ) -> None:
-        self._cursor = connection.connection.cursor
+        self._cursor = connection.cursor
         self.dialect = dialect
         self.settings = settings
         self.in_transaction = in_transaction
@@ -158,7 +169,13 @@ class Link:
         if self.dialect.server_time:
             return None
         clock = self.settings.clock
-        return datetime.now(UTC) if clock is None else clock().astimezone(UTC)
+        if clock is None:
+            return datetime.now(UTC)
+        now: Any = clock()
+        if not isinstance(now, datetime) or now.tzinfo is None:
+            raise InvalidValueError("clock", "must return an aware datetime, for example datetime.now(timezone.utc)")
+        utc: datetime = now.astimezone(UTC)
+        return utc
 
     def _params(self, params: Mapping[str, Any]) -> Params:
         full: Params = {"namespace": self.settings.namespace}

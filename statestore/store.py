@@ -11,32 +11,39 @@ from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from statestore import checks, engines, exactjson, execution, migrate
-from statestore.database import AsyncBoundRunner, AsyncDatabase, AsyncRunner, Database, Runner
+from statestore.async_database import AsyncDatabase, AsyncRunner, EngineDatabase, EngineRunner, ThreadedDatabase
+from statestore.database import Database, Runner
 from statestore.engines import Durability, Options
 from statestore.errors import InvalidValueError, SchemaMissingError, StoreClosedError
 from statestore.operations.history import AsyncHistory, History
 from statestore.operations.sessions import AsyncSessions, Sessions
 from statestore.operations.state import AsyncState, State
+from statestore.operations.store import AsyncStoreOperations, StoreOperations
+from statestore.operations.usage import AsyncUsage, Usage
 from statestore.schema import DEFAULT_SCHEMA
 from statestore.sql import Clock, Dialect, Settings
 
 
-class Transaction:
+class Transaction(StoreOperations):
     """The operations of a store inside one transaction. Use it only while the transaction lasts."""
 
     def __init__(self, runner: Runner, namespace: str) -> None:
+        self._runner = runner
         self.sessions = Sessions(runner, namespace)
         self.history = History(runner, namespace)
         self.state = State(runner, namespace)
+        self.usage = Usage(runner, namespace)
 
 
-class AsyncTransaction:
+class AsyncTransaction(AsyncStoreOperations):
     """As `Transaction`, awaited."""
 
     def __init__(self, runner: AsyncRunner, namespace: str) -> None:
+        self._runner = runner
         self.sessions = AsyncSessions(runner, namespace)
         self.history = AsyncHistory(runner, namespace)
         self.state = AsyncState(runner, namespace)
+        self.usage = AsyncUsage(runner, namespace)
 
 
 class StateStore(Transaction):
@@ -124,7 +131,7 @@ class StateStore(Transaction):
         )
         parsed = engines.parse(url)
         store = cls.__new__(cls)
-        store._start(engines.make_sync(parsed, options), settings, options, owned=True)
+        store._start(engines.make(parsed, options), settings, options, owned=True)
         try:
             store._database.verify()
         except BaseException:
@@ -203,14 +210,14 @@ class AsyncStateStore(AsyncTransaction):
         """Use *engine*. See `StateStore`."""
         if not isinstance(engine, AsyncEngine):
             raise InvalidValueError("engine", f"must be an AsyncEngine, not {type(engine).__name__}")
-        self._start(engine, _settings(namespace, clock, max_value_bytes), Options(schema=schema, durability=durability))
+        settings = _settings(namespace, clock, max_value_bytes)
+        dialect = engines.dialect_of(engine.sync_engine, schema, server_time=clock is None)
+        verify = _Verify(dialect, Options(schema=schema, durability=durability), owned=False)
+        self._start(EngineDatabase(engine, dialect, settings, verify=verify))
 
-    def _start(self, engine: AsyncEngine, settings: Settings, options: Options, *, owned: bool = False) -> None:
-        dialect = engines.dialect_of(engine.sync_engine, options.schema, server_time=settings.clock is None)
-        self._database = AsyncDatabase(
-            engine, dialect, settings, owned=owned, verify=_Verify(dialect, options, owned=owned)
-        )
-        super().__init__(self._database, settings.namespace)
+    def _start(self, database: AsyncDatabase) -> None:
+        self._database = database
+        super().__init__(database, database.settings.namespace)
 
     @classmethod
     async def open(
@@ -241,7 +248,12 @@ class AsyncStateStore(AsyncTransaction):
         )
         parsed = engines.parse(url)
         store = cls.__new__(cls)
-        store._start(engines.make_async(parsed, options), settings, options, owned=True)
+        engine = engines.make(parsed, options)
+        dialect = engines.dialect_of(engine, schema, server_time=clock is None)
+        sync = Database(engine, dialect, settings, owned=True, verify=_Verify(dialect, options, owned=True))
+        # One thread serves SQLite best: more of them only wait for each other.
+        threads = 1 if dialect.name == "sqlite" else pool_size
+        store._start(ThreadedDatabase(sync, threads=threads, one_connection=engines.is_memory(parsed)))
         try:
             await store._database.verify()
         except BaseException:
@@ -265,7 +277,7 @@ class AsyncStateStore(AsyncTransaction):
         settings = _settings(namespace, clock, max_value_bytes)
         dialect = engines.dialect_of(connection.engine.sync_engine, schema, server_time=clock is None)
         bound = await connection.run_sync(execution.join, dialect, settings)
-        return AsyncTransaction(AsyncBoundRunner(connection, bound), settings.namespace)
+        return AsyncTransaction(EngineRunner(connection, bound), settings.namespace)
 
     @property
     def namespace(self) -> str:
@@ -292,7 +304,7 @@ class AsyncStateStore(AsyncTransaction):
         await self.close()
 
     def __repr__(self) -> str:
-        return f"<AsyncStateStore {self._database.engine.url!r} namespace={self.namespace!r}>"
+        return f"<AsyncStateStore {self._database.url} namespace={self.namespace!r}>"
 
 
 class _Verify:

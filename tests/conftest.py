@@ -7,12 +7,19 @@ built once.
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.postgres import PostgresServer, start_server
+from tests.support.clock import MovableClock
+from tests.support.content import Content
+from tests.support.portal import BlockingStore, Portal
+from tests.support.wire import Proxy, Traffic, traced_sqlite
 
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.postgresql)
 SQLITE = pytest.param("sqlite", marks=pytest.mark.sqlite)
@@ -79,6 +86,78 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def empty_database_url(request: pytest.FixtureRequest) -> str:
     fixture = {"sqlite": "empty_sqlite_url", "postgresql": "empty_postgres_url"}[request.param]
     return str(request.getfixturevalue(fixture))
+
+
+@pytest.fixture(scope="session")
+def portal() -> Iterator[Portal]:
+    portal = Portal()
+    yield portal
+    portal.close()
+
+
+@pytest.fixture(params=["sync", "async"])
+def world(request: pytest.FixtureRequest) -> str:
+    """Which store a test runs on. It calls both in the same way, by `tests.support.portal`."""
+    return str(request.param)
+
+
+@pytest.fixture
+def connect(request: pytest.FixtureRequest, world: str) -> Iterator[Callable[..., Any]]:
+    """`StateStore.open(url, …)` in the test's world. What it opened is closed after the test."""
+    from statestore import StateStore
+
+    with ExitStack() as stack:
+
+        def connect(url: str, **kwargs: Any) -> Any:
+            if world == "sync":
+                store: Any = StateStore.open(url, **kwargs)
+            else:
+                store = BlockingStore.open(request.getfixturevalue("portal"), url, **kwargs)
+            stack.callback(store.close)
+            return store
+
+        yield connect
+
+
+@pytest.fixture
+def open_store(database_url: str, connect: Callable[..., Any]) -> Callable[..., Any]:
+    """`connect` to the test's database."""
+    return partial(connect, database_url)
+
+
+@pytest.fixture
+def clock() -> MovableClock:
+    return MovableClock()
+
+
+@pytest.fixture
+def store(open_store: Callable[..., Any], clock: MovableClock) -> Any:
+    """A store on the test's database, with the clock that the test moves."""
+    return open_store(clock=clock)
+
+
+@pytest.fixture
+def content(database_url: str) -> Iterator[Content]:
+    content = Content(database_url)
+    yield content
+    content.close()
+
+
+@pytest.fixture
+def proxy(postgres_url: str) -> Iterator[Proxy]:
+    proxy = Proxy(postgres_url)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def traffic(request: pytest.FixtureRequest, database_url: str) -> Iterator[Traffic]:
+    """What the stores opened on `traffic.url` send to the test's database."""
+    if database_url.startswith("postgresql"):
+        yield request.getfixturevalue("proxy").traffic
+    else:
+        with traced_sqlite(database_url) as traffic:
+            yield traffic
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

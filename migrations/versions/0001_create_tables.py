@@ -75,7 +75,7 @@ def upgrade() -> None:
     create_index("sessions", "active_hour", "namespace")
     create_index("sessions", "created_at", "namespace")
     create_index("sessions", "parent_session_id", "namespace", where="parent_session_id IS NOT NULL")
-    create_index("sessions", "expires_at", where="expires_at IS NOT NULL")
+    create_index("sessions", "namespace", "expires_at", where="expires_at IS NOT NULL")
 
     op.create_table(
         "session_segments",
@@ -155,6 +155,7 @@ def upgrade() -> None:
         unique=True,
         schema=schema,
     )
+    create_index("history_entries", "namespace", "created_at")
 
     op.create_table(
         "summaries",
@@ -197,7 +198,7 @@ def upgrade() -> None:
         comment="What a session remembers by key",
         postgresql_with=VACUUM_EARLY,
     )
-    create_index("state_entries", "expires_at", where="expires_at IS NOT NULL")
+    create_index("state_entries", "namespace", "expires_at", where="expires_at IS NOT NULL")
 
     if op.get_context().dialect.name == "postgresql":
         compress()

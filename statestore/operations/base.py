@@ -10,7 +10,8 @@ from functools import update_wrapper
 from inspect import Parameter, signature
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from statestore.database import AsyncRunner, Runner
+from statestore.async_database import AsyncRunner
+from statestore.database import Runner
 from statestore.repositories.base import Call, Repository
 
 P = ParamSpec("P")

@@ -11,9 +11,12 @@ class History(Group):
     read = operation(HistoryRepository.read)
     get = operation(HistoryRepository.get)
     count = operation(HistoryRepository.count)
+    window = operation(HistoryRepository.window)
     pop_last = operation(HistoryRepository.pop_last)
     trim = operation(HistoryRepository.trim)
     clear = operation(HistoryRepository.clear)
+    add_summary = operation(HistoryRepository.add_summary)
+    summaries = operation(HistoryRepository.summaries)
 
 
 class AsyncHistory(AsyncGroup):
@@ -23,6 +26,9 @@ class AsyncHistory(AsyncGroup):
     read = async_operation(HistoryRepository.read)
     get = async_operation(HistoryRepository.get)
     count = async_operation(HistoryRepository.count)
+    window = async_operation(HistoryRepository.window)
     pop_last = async_operation(HistoryRepository.pop_last)
     trim = async_operation(HistoryRepository.trim)
     clear = async_operation(HistoryRepository.clear)
+    add_summary = async_operation(HistoryRepository.add_summary)
+    summaries = async_operation(HistoryRepository.summaries)

@@ -1,7 +1,10 @@
 """Operations on sessions."""
 
-from statestore import checks, ids
+from datetime import timedelta
+
+from statestore import checks, ids, leases
 from statestore.errors import InvalidValueError
+from statestore.leases import AsyncHeldLease, HeldLease
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
 from statestore.repositories.sessions import SessionsRepository
 
@@ -23,6 +26,31 @@ class Sessions(Group):
     lineage = operation(SessionsRepository.lineage)
     delete = operation(SessionsRepository.delete)
     delete_user = operation(SessionsRepository.delete_user)
+    set_status = operation(SessionsRepository.set_status)
+    terminate = operation(SessionsRepository.terminate)
+    repair_abandoned = operation(SessionsRepository.repair_abandoned)
+    renew = operation(SessionsRepository.renew)
+    release = operation(SessionsRepository.release)
+    stats = operation(SessionsRepository.stats)
+
+    def acquire(self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None) -> HeldLease:
+        """Become the only one who works on a session, across processes and hosts, until the lease runs out.
+
+        Hand the lease to writes as `lease=`: once another may hold the session they are refused. As a context manager
+        it renews itself in the background and marks the session busy, then ready:
+        `with store.sessions.acquire(…) as lease:`. A lease that is not renewed can be taken over.
+
+        Args:
+            session_id: The session.
+            owner: Who acquires it, for people to read; it need not be unique.
+            ttl: How long the lease holds unless it is renewed.
+            wait: How long to wait for it while another has it; by default not at all.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+            ConflictError: Another holds it, also after waiting. `owner` and `until` say who, and until when.
+        """
+        return leases.acquire(self._runner, session_id, owner=owner, ttl=ttl, wait=wait)
 
     def derive_id(self, *parts: str) -> str:
         """A stable id: the same parts give the same id in this namespace, on every host. Asks no database."""
@@ -46,6 +74,33 @@ class AsyncSessions(AsyncGroup):
     lineage = async_operation(SessionsRepository.lineage)
     delete = async_operation(SessionsRepository.delete)
     delete_user = async_operation(SessionsRepository.delete_user)
+    set_status = async_operation(SessionsRepository.set_status)
+    terminate = async_operation(SessionsRepository.terminate)
+    repair_abandoned = async_operation(SessionsRepository.repair_abandoned)
+    renew = async_operation(SessionsRepository.renew)
+    release = async_operation(SessionsRepository.release)
+    stats = async_operation(SessionsRepository.stats)
+
+    async def acquire(
+        self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None
+    ) -> AsyncHeldLease:
+        """Become the only one who works on a session, across processes and hosts, until the lease runs out.
+
+        Hand the lease to writes as `lease=`: once another may hold the session they are refused. As a context manager
+        it renews itself in the background and marks the session busy, then ready:
+        `async with await store.sessions.acquire(…) as lease:`. A lease that is not renewed can be taken over.
+
+        Args:
+            session_id: The session.
+            owner: Who acquires it, for people to read; it need not be unique.
+            ttl: How long the lease holds unless it is renewed.
+            wait: How long to wait for it while another has it; by default not at all.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+            ConflictError: Another holds it, also after waiting. `owner` and `until` say who, and until when.
+        """
+        return await leases.acquire_async(self._runner, session_id, owner=owner, ttl=ttl, wait=wait)
 
     def derive_id(self, *parts: str) -> str:
         """A stable id: the same parts give the same id in this namespace, on every host. Not a coroutine."""

@@ -1,5 +1,6 @@
 """What all repositories share: how an operation is declared, and the row of the session that it works on."""
 
+import threading
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -80,7 +81,19 @@ def mode_of(method: Callable[..., Any]) -> Mode | None:
 class Call:
     """One call of an operation: what was asked, and what must stay the same if it has to be tried again."""
 
-    __slots__ = ("args", "attempt", "kwargs", "memo", "method", "mode", "repository")
+    __slots__ = (
+        "_busy",
+        "_cancel",
+        "args",
+        "attempt",
+        "interruptible",
+        "kwargs",
+        "memo",
+        "method",
+        "mode",
+        "repeatable",
+        "repository",
+    )
 
     def __init__(
         self,
@@ -94,10 +107,27 @@ class Call:
         self.repository = repository
         self.method = method
         self.mode = mode
+        # Whether it may be done again where it is not known if it was done. An operation may find out that it may not.
+        self.repeatable = mode.repeatable
         self.args = args
         self.kwargs = kwargs or {}
         self.memo: dict[str, Any] = {}
         self.attempt = 1
+        # Set by who may want to call `cancel`.
+        self.interruptible = False
+        self._cancel: Callable[[], None] | None = None
+        self._busy = threading.Lock()
+
+    def may_be_cancelled(self, by: Callable[[], None] | None) -> None:
+        """Say how to interrupt the call on the connection that it has now; None when it has none any more."""
+        with self._busy:  # So that nothing is interrupted on a connection that has gone on to somebody else.
+            self._cancel = by
+
+    def cancel(self) -> None:
+        """Interrupt the call if it is on a connection, from another thread."""
+        with self._busy:
+            if self._cancel is not None:
+                self._cancel()
 
     def __call__(self, link: Link) -> Any:
         return self.method(self.repository(link, self), *self.args, **self.kwargs)

@@ -1,6 +1,6 @@
 """Entries on their way into the table and out of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -63,7 +63,7 @@ class PreparedEntry:
 
 def prepare(entries: Sequence[NewEntry | Mapping[str, Any]], *, max_bytes: int) -> list[PreparedEntry]:
     """Check all entries and turn them into rows, before anything is written."""
-    if isinstance(entries, str | bytes | Mapping | NewEntry):
+    if isinstance(entries, str | bytes | Mapping | NewEntry) or not isinstance(entries, Iterable):
         raise InvalidValueError("entries", "must be a sequence of entries; put a single one into a list")
     prepared: list[PreparedEntry] = []
     turn = 0

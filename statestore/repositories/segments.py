@@ -14,6 +14,7 @@ Releasing is the one way in which rows leave a session: by trim, pop, clear, del
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from statestore.repositories import ledger
 from statestore.sql import Link, Params, Statement
 
 # The rows of a session and of the forks that see its rows, in order of id. ARRAY(…) so that the ids are found first
@@ -57,8 +58,9 @@ _DELETE_ROWS = Statement("""
     DELETE FROM {history_entries}
     WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq""")
 
+# What they used stays where it was: it has been folded by now.
 _HAND_OVER_ROWS = Statement("""
-    UPDATE {history_entries} SET session_id = :heir
+    UPDATE {history_entries} SET session_id = :heir, usage_folded = 1
     WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq""")
 
 
@@ -152,8 +154,9 @@ def view(segments: list[Segment], session_id: str, from_seq: int, to_seq: int) -
 def release(link: Link, session_id: str, from_seq: int, to_seq: int) -> int:
     """Let go of the rows *from_seq* to *to_seq* of what the session sees. The locks for it are held.
 
-    Rows of others are no longer seen. Of its own rows, those that a fork sees are handed to a fork that sees them,
-    and every segment that named this session follows; the others are deleted.
+    Rows of others are no longer seen. What its own rows used goes into the usage ledger. Of these rows, those that a
+    fork sees are handed to a fork that sees them, and every segment that named this session follows; the others are
+    deleted.
 
     Returns:
         How many rows were deleted.
@@ -162,6 +165,8 @@ def release(link: Link, session_id: str, from_seq: int, to_seq: int) -> int:
         return 0
     seen = [segment for segment in of(link, session_id) if segment.overlaps(from_seq, to_seq)]
     _replace(link, seen, [piece for segment in seen for piece in segment.outside(from_seq, to_seq)])
+    if any(piece.owner == session_id for piece in view(seen, session_id, from_seq, to_seq)):
+        ledger.fold(link, session_id, from_seq, to_seq)
 
     viewers = [segment for segment in naming(link, session_id) if segment.overlaps(from_seq, to_seq)]
     kept = [piece for segment in viewers for piece in segment.outside(from_seq, to_seq)]

@@ -5,11 +5,16 @@ from typing import Any
 
 from statestore.repositories import segments, session_rows
 from statestore.sql import Link, Statement
-from statestore.values import Session
+from statestore.values import Session, Status
 
 # The last position is read here, under the lock: the row that a caller read before may be older.
 _LAST_SEQ = Statement("""
     SELECT next_seq - 1 FROM {sessions} WHERE namespace = :namespace AND session_id = :session_id""")
+
+_REVIVE = Statement(f"""
+    UPDATE {{sessions}} AS s SET status = :status, {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} AND s.status = 'dead'
+    RETURNING {session_rows.COLUMNS}""")
 
 # State, summaries and the session's own segments go with it, by ON DELETE CASCADE.
 _DELETE = Statement("DELETE FROM {sessions} WHERE namespace = :namespace AND session_id = :session_id")
@@ -24,6 +29,20 @@ def create(link: Link, session_id: str, columns: Mapping[str, Any]) -> Session |
         found = session_rows.lock_any(link, session_id)
         if found is not None and not found.expired:
             return None
+        erase(link, session_id)
+
+
+def revive(link: Link, session_id: str, status: Status) -> Session | None:
+    """Let a dead session live again; None where it is not dead, or no more."""
+    status = status if status == "starting" else "ready"
+    row = link.one(_REVIVE, session_id=session_id, status=status)
+    return None if row is None else session_rows.from_row(link, row, resumed=True)
+
+
+def erase_expired(link: Link, session_id: str) -> None:
+    """Remove a session that has expired and was not swept yet. Runs in a transaction."""
+    found = session_rows.lock_any(link, session_id)
+    if found is not None and found.expired:
         erase(link, session_id)
 
 

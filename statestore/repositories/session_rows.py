@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from statestore import exactjson
-from statestore.errors import SessionNotFoundError
+from statestore.errors import SessionNotFoundError, StaleLeaseError
+from statestore.session_values import Lease
 from statestore.sql import Link, Row, Statement
 from statestore.values import Session
 
@@ -14,6 +15,10 @@ COLUMNS = """session_id, user_id, agent_name, title, status, instructions, CAST(
 
 # Every write to a session says this of its row, `s`.
 ACTIVE = "last_activity_at = {now}, active_hour = {hour}, expires_at = {later:s.ttl}"
+
+# Every write that carries a lease says this of the row too: whether the lease still holds is decided in the statement
+# that writes.
+HELD = " AND s.lease_token = :lease_token AND s.lease_until > {now}"
 
 # Extending on each read would turn every read into a write; a tenth of the TTL is close enough.
 EXTENSION_DUE = "s.expires_at < {later:s.ttl * 9 / 10}"
@@ -27,6 +32,10 @@ _LOOK = f"""
     WHERE s.namespace = :namespace AND s.session_id = :session_id"""
 _LOCK = Statement(_LOOK + " {lock}")
 _SHARE = Statement(_LOOK + " {share}")
+
+_LEASE = Statement("""
+    SELECT s.lease_owner, s.lease_token, s.lease_until, s.lease_until > {now} FROM {sessions} AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
 
 _EXTEND = Statement(f"""
     UPDATE {{sessions}} AS s SET expires_at = {{later:s.ttl}}
@@ -148,6 +157,37 @@ def mark_active(link: Link, session_id: str) -> None:
     """
     if not link.run(_ACTIVE, session_id=session_id):
         raise not_found(link, session_id)
+
+
+def find_lease(link: Link, session_id: str) -> Row | None:
+    """Owner, token and end of a living session's latest lease, and whether it still holds."""
+    return link.one(_LEASE, session_id=session_id)
+
+
+def check_lease(link: Link, lease: Lease) -> None:
+    """Find out why a write that carries *lease* changed no row; pass if not because of the lease.
+
+    Raises:
+        SessionNotFoundError: No such session, or it has expired.
+        StaleLeaseError: Another has the lease, or had it, or it has run out.
+    """
+    row = find_lease(link, lease.session_id)
+    if row is None:
+        raise not_found(link, lease.session_id)
+    _, token, until, holds = row
+    if token == lease.token and holds:
+        return
+    if token != lease.token:
+        why = "another was given out since"
+    else:
+        why = "it was released or taken back" if until is None else "it has run out"
+    raise StaleLeaseError(
+        f"the lease with token {lease.token} on session {lease.session_id!r} holds no more: {why}; "
+        "acquire a new one, and read again what it protects",
+        session_id=lease.session_id,
+        expected=lease.token,
+        actual=token,
+    )
 
 
 def insert(link: Link, session_id: str, columns: Mapping[str, Any]) -> Session | None:

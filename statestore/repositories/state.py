@@ -13,6 +13,9 @@ from statestore.sql import Row, Statement
 from statestore.values import MISSING, StateEntry
 
 _COLUMNS = "key, CAST(value AS text), version, updated_at, expires_at"
+# Keys of one statement: two parameters each, of 65,535.
+_CHUNK = 1000
+
 _FRESH = "(e.expires_at IS NULL OR e.expires_at > {now})"
 # The same, for RETURNING on SQLite, which knows no alias there, and where 3.40 takes `expires_at IS NULL` to be false
 # since the partial index on the column holds no NULL.
@@ -126,6 +129,7 @@ class StateRepository(Repository):
         checks.key(key, "key")
         text = self._once("value", lambda: self._json(value, "value"))
         if expected_version is not None:
+            self._call.repeatable = False  # The second time, it would find the version that it wrote itself.
             self._needs_transaction()
             session_rows.mark_active(self._link, session_id)
             self._expect(session_id, key, expected_version)
@@ -251,7 +255,10 @@ class StateRepository(Repository):
         number = 0 if held is None else held.value
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise InvalidValueError("key", f"{key!r} holds a value that is not a number; set it first")
-        total = number + amount
+        try:
+            total = number + amount
+        except OverflowError:
+            raise InvalidValueError("amount", "is too large to be added") from None
         text = self._json(total, "amount")
         if ttl is None and held is not None:
             self._link.run(_SET_VALUE, session_id=session_id, key=key, value=text)
@@ -260,7 +267,7 @@ class StateRepository(Repository):
         return total
 
     def _write(self, session_id: str, texts: Mapping[str, str], ttl: timedelta | None) -> list[StateEntry]:
-        if self._link.dialect.name == "postgresql" and texts:
+        if self._link.dialect.name == "postgresql" and 0 < len(texts) <= _CHUNK:
             params: dict[str, Any] = {"session_id": session_id, "ttl": ttl}
             for index, (key, text) in enumerate(texts.items()):
                 params |= {f"key_{index}": key, f"value_{index}": text}

@@ -1,0 +1,1 @@
+"""What statestore costs beside the raw drivers and beside its peers. Run by `./run bench`."""

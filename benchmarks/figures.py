@@ -1,0 +1,101 @@
+"""From samples to figures."""
+
+import math
+import random
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.works import Work
+from benchmarks.workers import WorkerError, WorkerProcess
+
+
+@dataclass
+class Series:
+    """One subject at one piece of work: a batch of samples for each round, in nanoseconds."""
+
+    batches: list[list[int]] = field(default_factory=list)
+    took: list[int] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Of all samples, in microseconds."""
+        return statistics.median(sample for batch in self.batches for sample in batch) / 1000
+
+    @property
+    def p99(self) -> float:
+        samples = sorted(sample for batch in self.batches for sample in batch)
+        return samples[min(len(samples) - 1, math.ceil(len(samples) * 0.99) - 1)] / 1000
+
+    @property
+    def rate(self) -> float:
+        """Operations a second, of the median round."""
+        return statistics.median(
+            len(batch) / took * 1e9 for batch, took in zip(self.batches, self.took, strict=True)
+        )
+
+    def per_round(self, group: str) -> list[float]:
+        """One figure for each round: what ratios are made of."""
+        if group == "concurrent":
+            return [len(batch) / took * 1e9 for batch, took in zip(self.batches, self.took, strict=True)]
+        return [statistics.median(batch) / 1000 for batch in self.batches]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How one subject compares to another: the median over the rounds, and the middle half of them."""
+
+    value: float
+    low: float
+    high: float
+
+
+def ratio(subject: Series, base: Series, group: str = "single") -> Ratio:
+    """Round by round, so that what slows the machine down for a while slows both."""
+    found = [a / b for a, b in zip(subject.per_round(group), base.per_round(group), strict=True)]
+    if len(found) < 2:
+        return Ratio(found[0], found[0], found[0])
+    low, middle, high = statistics.quantiles(found, n=4, method="inclusive")
+    return Ratio(middle, low, high)
+
+
+def measure(
+    work: Work, workers: Sequence[WorkerProcess], *, rounds: int, seconds: float, order: random.Random
+) -> dict[str, Series]:
+    """Have all *workers* do *work*, taking turns: in each round each does one batch, in another order each time."""
+    series: dict[str, Series] = {}
+    counts: dict[str, int] = {}
+    taking_part = []
+    for worker in workers:
+        if not worker.can(work.verbs):
+            continue
+        try:
+            counts[worker.subject.name] = _calibrate(work, worker, seconds)
+        except WorkerError as exc:
+            print(f"    {work.name}: {exc}", flush=True)
+            continue
+        series[worker.subject.name] = Series()
+        taking_part.append(worker)
+    for _ in range(rounds):
+        order.shuffle(taking_part)
+        for worker in taking_part:
+            name = worker.subject.name
+            answer = worker.ask("run", work=work.name, count=counts[name])
+            series[name].batches.append(answer["samples"])
+            series[name].took.append(answer["took"])
+    return series
+
+
+def _calibrate(work: Work, worker: WorkerProcess, seconds: float) -> int:
+    """How many operations fill a batch. The first ones also warm up: statements get prepared at the sixth time."""
+    if work.most == work.least:
+        return work.most
+    worker.ask("run", work=work.name, count=8 if work.callers == 1 else 2)
+    trial = worker.ask("run", work=work.name, count=5 if work.callers == 1 else 3)
+    each = trial["took"] / (5 if work.callers == 1 else 3)
+    return max(work.least, min(work.most, int(seconds * 1e9 / each)))
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return math.exp(sum(math.log(value) for value in found) / len(found)) if found else math.nan

@@ -1,0 +1,1 @@
+"""The subjects of the benchmark: one file each, all with the verbs of `base.Subject`."""

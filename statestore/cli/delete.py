@@ -1,0 +1,63 @@
+"""`statestore delete`: remove a session, or everything of a user."""
+
+import click
+
+from statestore.cli.options import Database, examples, json_option, store_options, yes_option
+from statestore.cli.output import Failure, counted, json_text, time_text, visible
+
+
+@click.command(
+    epilog=examples(
+        "statestore delete user-42",
+        "statestore delete --user ada --yes --json > receipt.json",
+    )
+)
+@click.argument("session", required=False)
+@click.option("--user", metavar="USER", help="Remove all sessions of this user, expired ones included.")
+@yes_option
+@store_options
+@json_option
+def delete(database: Database, session: str | None, user: str | None, yes: bool, as_json: bool) -> None:
+    """Remove SESSION, or all sessions of a user, and print a receipt.
+
+    History, state and summaries go with a session. Forks keep what they see of it. There is no way back.
+    """
+    if (session is None) == (user is None):
+        raise click.UsageError("name either a SESSION or a --user")
+    if session is not None:
+        _delete_session(database, session, yes, as_json)
+    elif user is not None:
+        _delete_user(database, user, yes, as_json)
+
+
+def _delete_session(database: Database, session: str, yes: bool, as_json: bool) -> None:
+    with database.open() as store:
+        found = store.sessions.find(session)
+        if found is not None and not yes:
+            entries = counted(found.entry_count, "entry")
+            click.confirm(f"Delete session {visible(session)} with {entries}?", abort=True, err=True)
+        if found is None or not store.sessions.delete(session):
+            raise Failure(f"session {session!r} does not exist in namespace {database.namespace!r} or has expired")
+    if as_json:
+        receipt = {"session_id": session, "namespace": database.namespace, "history_length": found.entry_count}
+        click.echo(json_text(receipt))
+    else:
+        click.echo(f"deleted session {visible(session)}, which had {counted(found.entry_count, 'entry')}")
+
+
+def _delete_user(database: Database, user: str, yes: bool, as_json: bool) -> None:
+    with database.open() as store:
+        if not yes:
+            sessions = counted(store.sessions.count(user_id=user), "session")
+            question = f"Delete {sessions} of user {visible(user)}, and those that have expired?"
+            click.confirm(question, abort=True, err=True)
+        receipt = store.sessions.delete_user(user)
+    if as_json:
+        click.echo(json_text(receipt))
+        return
+    click.echo(f"deleted all of user {visible(user)} in namespace {visible(receipt.namespace)}")
+    click.echo(f"  sessions   {receipt.sessions:,}")
+    click.echo(f"  entries    {receipt.entries:,}")
+    click.echo(f"  state keys {receipt.state_entries:,}")
+    click.echo(f"  summaries  {receipt.summaries:,}")
+    click.echo(f"  at         {time_text(receipt.erased_at)}")

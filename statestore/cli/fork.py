@@ -1,0 +1,36 @@
+"""`statestore fork`: go on from any point of a session, in another one."""
+
+import click
+
+from statestore.cli.options import Database, examples, json_option, store_options
+from statestore.cli.output import counted, json_text, session_record, visible
+
+
+@click.command(
+    epilog=examples(
+        "statestore fork user-42 user-42-retry --at-seq 6",
+        "statestore fork user-42 --json | jq -r .session_id",
+    )
+)
+@click.argument("source")
+@click.argument("new", required=False)
+@click.option(
+    "--at-seq", type=click.IntRange(0), metavar="N", help="The last entry that the fork sees.  [default: all]"
+)
+@store_options
+@json_option
+def fork(database: Database, source: str, new: str | None, at_seq: int | None, as_json: bool) -> None:
+    """Make session NEW, which begins as a copy of SOURCE up to entry N.
+
+    The fork has the history up to there and the state as it is now. No entry is copied, so it takes the same time for
+    any length. Neither session sees what happens to the other later. Without NEW the fork gets an id of its own.
+    """
+    with database.open() as store:
+        made = store.sessions.fork(source, new, at_seq=at_seq)
+    if as_json:
+        click.echo(json_text(session_record(made)))
+        return
+    click.echo(
+        f"session {visible(made.session_id)} forked from {visible(source)} at {made.forked_at_seq}, "
+        f"with {counted(made.entry_count, 'entry')}"
+    )

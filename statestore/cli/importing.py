@@ -1,0 +1,155 @@
+"""`statestore import`: bring conversations in from files."""
+
+import os
+import sys
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from typing import BinaryIO
+
+import click
+
+from statestore.cli.openai_jsonl import SessionId
+from statestore.cli.options import Database, examples, json_option, store_options
+from statestore.cli.output import Failure, counted, json_text, visible
+
+_REDRAW_SECONDS = 0.1
+
+
+@click.group(
+    name="import",
+    epilog=examples(
+        "statestore import openai-jsonl conversations.jsonl --user-id ada",
+    ),
+)
+def import_() -> None:
+    """Bring conversations in from a file."""
+
+
+def _template(ctx: click.Context, param: click.Parameter, value: str | None) -> SessionId:
+    try:
+        return SessionId(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@import_.command(
+    "openai-jsonl",
+    epilog=examples(
+        "statestore import openai-jsonl runs.jsonl --session-id '{task_id}-{trial}'",
+        "zcat logs.jsonl.gz | statestore import openai-jsonl - --user-id ada",
+    ),
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True))
+@click.option(
+    "--session-id",
+    metavar="TEMPLATE",
+    callback=_template,
+    help="The sessions' ids, with fields of the line in braces.  [default: a digest of the line]",
+)
+@click.option("--user-id", metavar="USER", help="Whose the new sessions are.")
+@click.option("--agent-name", metavar="AGENT", help="Which agent's the new sessions are.")
+@store_options
+@json_option
+def openai_jsonl(
+    database: Database,
+    file: str,
+    session_id: SessionId,
+    user_id: str | None,
+    agent_name: str | None,
+    as_json: bool,
+) -> None:
+    """Import conversations, one JSON object a line, from FILE; `-` is standard input.
+
+    Each line is one session. Its `messages`, OpenAI chat messages, become the history; its other keys the session's
+    metadata. Messages are kept as they are, key order included.
+
+    Running it again changes nothing, and completes an import that was cut off. Where a line holds more messages than
+    its session, the further ones are appended; where others, that is an error. A digest as the session's id suits files
+    whose lines do not change, and makes one session of equal lines; for conversations that grow name an id of their
+    own with --session-id.
+
+    A line that cannot be imported is reported on stderr and left out as a whole, the others go in, and the exit code is
+    1. A file whose first 100 lines are all bad is not read further.
+    """
+    from statestore.cli.importer import Importer, NotConversationsError
+
+    name = "standard input" if file == "-" else os.path.basename(file)
+    with _opened(file) as source, database.open(create=True) as store, _Progress(source) as bar:
+        importer = Importer(
+            store,
+            session_id=session_id,
+            user_id=user_id,
+            agent_name=agent_name,
+            report=lambda line, reason: bar.say(f"{file}:{line}: {reason}"),
+            progress=bar.advance,
+        )
+        try:
+            totals = importer.run(source)
+        except NotConversationsError:
+            raise Failure(f"{file}: none of the first lines is a conversation; is it JSON Lines?") from None
+        except OSError as error:
+            raise Failure(f"{file}: {error.strerror}") from None
+        except KeyboardInterrupt:
+            bar.say("stopped; what was imported stays, and the same command goes on from there")
+            raise
+    if as_json:
+        click.echo(json_text({"file": file, **asdict(totals)}))
+    else:
+        extended = f"{totals.sessions_extended:,} extended, " if totals.sessions_extended else ""
+        click.echo(
+            f"imported {visible(name)}: {counted(totals.sessions_new, 'session')} new, {extended}"
+            f"{totals.sessions_unchanged:,} unchanged, {counted(totals.entries_added, 'entry')} added"
+        )
+    if totals.lines_failed:
+        raise Failure(f"{counted(totals.lines_failed, 'line')} could not be imported; see above")
+
+
+def _opened(file: str) -> AbstractContextManager[BinaryIO]:
+    if file == "-":
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return open(file, "rb")
+    except OSError as error:
+        raise Failure(f"{file}: {error.strerror}") from None
+
+
+class _Progress:
+    """How much of a file was read: a bar on a terminal, nothing elsewhere."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        try:
+            size = os.fstat(source.fileno()).st_size
+        except OSError:
+            size = 0
+        self._bar = (
+            click.progressbar(length=size, label="importing", file=sys.stderr, width=0) if _shown(size) else None
+        )
+        self._pending = 0
+        self._drawn = 0.0
+
+    def __enter__(self) -> "_Progress":
+        if self._bar is not None:
+            self._bar.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.update(self._pending)
+            self._bar.__exit__(None, None, None)
+
+    def advance(self, size: int) -> None:
+        self._pending += size
+        if self._bar is not None and time.monotonic() - self._drawn >= _REDRAW_SECONDS:
+            self._bar.update(self._pending)
+            self._pending = 0
+            self._drawn = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Write a line above the bar."""
+        clear = "\r\x1b[K" if self._bar is not None else ""
+        click.echo(clear + visible(text), err=True)
+
+
+def _shown(size: int) -> bool:
+    return size > 0 and sys.stderr.isatty()

@@ -1,0 +1,137 @@
+"""`statestore migrate`: the schema of the database."""
+
+import click
+
+from statestore.cli.options import Database, database_options, examples, json_option, yes_option
+from statestore.cli.output import Failure, json_text, visible
+
+
+@click.group(
+    name="migrate",
+    epilog=examples(
+        "statestore migrate up --url postgresql://app@db.example.com/app",
+        "statestore migrate status",
+        "statestore migrate check && deploy",
+    ),
+)
+def migrate() -> None:
+    """Make, check and change the tables in the database."""
+
+
+@migrate.command(
+    epilog=examples(
+        "statestore migrate up --url sqlite:///agents.db",
+        "statestore migrate up --url postgresql://app@db.example.com/app --schema agents",
+    )
+)
+@click.option("--revision", default="head", metavar="REVISION", help="Where to stop.  [default: the newest]")
+@database_options
+@json_option
+def up(database: Database, revision: str, as_json: bool) -> None:
+    """Bring the schema up to date, or make it.
+
+    Any number of processes may run this at once: they take turns, and the later ones find nothing left to do. A SQLite
+    file that does not exist is made.
+    """
+    from statestore import migrate
+
+    url = database.url()
+    migrate.upgrade(url, revision, schema=database.schema, progress=lambda text: click.echo(visible(text), err=as_json))
+    _tell_revision(migrate.current(url, schema=database.schema), as_json)
+
+
+@migrate.command(
+    epilog=examples(
+        "statestore migrate down 0001",
+        "statestore migrate down base --yes --url sqlite:///scratch.db",
+    )
+)
+@click.argument("revision")
+@yes_option
+@database_options
+@json_option
+def down(database: Database, revision: str, yes: bool, as_json: bool) -> None:
+    """Take the schema back to REVISION, with all that newer tables and columns hold.
+
+    `base` removes every table, and so every session.
+    """
+    from statestore import migrate
+
+    url = database.existing_url()
+    if not yes:
+        where = repr(url.database) + (f" on {url.host}" if url.host else "")
+        question = f"Go back to {revision} in database {where}? What newer tables and columns hold is lost for good."
+        click.confirm(visible(question), abort=True, err=True)
+    migrate.downgrade(
+        url, revision, schema=database.schema, progress=lambda text: click.echo(visible(text), err=as_json)
+    )
+    _tell_revision(migrate.current(url, schema=database.schema), as_json)
+
+
+@migrate.command(
+    epilog=examples(
+        "statestore migrate status",
+        "statestore migrate status --json --url postgresql://app@db.example.com/app",
+    )
+)
+@database_options
+@json_option
+def status(database: Database, as_json: bool) -> None:
+    """Show which revision the schema has, and what is pending."""
+    from statestore import migrate
+    from statestore.schema import HEAD_REVISION
+
+    current = migrate.current(database.existing_url(), schema=database.schema)
+    known = migrate.history()
+    revisions = [revision.revision for revision in known]
+    ahead = current is not None and current not in revisions
+    pending = [] if ahead else known[revisions.index(current) + 1 if current in revisions else 0 :]
+    if as_json:
+        click.echo(json_text({"current": current, "head": HEAD_REVISION, "ahead": ahead, "pending": pending}))
+        return
+    note = "  (unknown to this version of statestore: a newer one made it)" if ahead else ""
+    click.echo(f"current  {visible(current or 'none')}{note}")
+    click.echo(f"head     {HEAD_REVISION}")
+    for index, revision in enumerate(pending):
+        click.echo(f"{'' if index else 'pending':9}{revision.revision}  {visible(revision.message)}")
+    if not pending:
+        click.echo("pending  none")
+
+
+@migrate.command(
+    epilog=examples(
+        "statestore migrate check",
+        "statestore migrate check --json --url postgresql://app@db.example.com/app",
+    )
+)
+@database_options
+@json_option
+def check(database: Database, as_json: bool) -> None:
+    """Compare the tables with those that this version works with; exit with 1 if they differ.
+
+    Compares tables, columns, indexes, foreign keys and checks. Other tables in the database are not looked at.
+    """
+    from statestore import migrate
+    from statestore.schema import HEAD_REVISION
+
+    url = database.existing_url()
+    migrate.check(url, schema=database.schema)
+    differences = migrate.differences(url, schema=database.schema)
+    if as_json:
+        click.echo(json_text({"revision": HEAD_REVISION, "differences": differences}))
+    for difference in [] if as_json else differences:
+        click.echo(visible(difference))
+    if differences:
+        raise Failure(
+            f"the tables say revision {HEAD_REVISION} but differ from it; undo what was changed by hand, "
+            "or restore them from a backup"
+        )
+    if not as_json:
+        click.echo(f"the tables are those of revision {HEAD_REVISION}")
+
+
+def _tell_revision(revision: str | None, as_json: bool) -> None:
+    if as_json:
+        click.echo(json_text({"revision": revision}))
+    else:
+        click.echo(f"the schema is at revision {revision}" if revision else "there is no schema left")

@@ -1,0 +1,124 @@
+"""Conversations from JSON Lines: one object a line, its `messages` in the shape of OpenAI's chat completions.
+
+The other keys of a line become the session's metadata. A line is read exactly or refused: a key that stands twice, a
+number that would change or text that is not Unicode is an error, not a guess.
+"""
+
+import hashlib
+import json
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+# A line is held in memory, so it must end somewhere.
+MAX_LINE_BYTES = 256 * 1024 * 1024
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class LineError(Exception):
+    """A line that is no conversation, and why; never what it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A line: the session's id, its history, and its metadata."""
+
+    line: int
+    size: int
+    session_id: str
+    messages: list[dict[str, Any]]
+    metadata: dict[str, Any]
+
+
+class SessionId:
+    """The id of a line's session: a template such as `{task_id}-{trial}` over the line's fields.
+
+    Without a template it is a digest of the line's content. So it does not change when the file is renamed, sorted,
+    joined with another or read from a pipe, as a line's number would; and equal lines are one session.
+    """
+
+    def __init__(self, template: str | None = None) -> None:
+        """Raises ValueError for a template that cannot be used."""
+        self._parts: list[tuple[str, str | None]] = []
+        for text, field, spec, conversion in string.Formatter().parse(template or ""):
+            if field == "" or spec or conversion:
+                raise ValueError("a field is a name in braces, such as {id}")
+            self._parts.append((text, field))
+        if template is not None and all(field is None for _, field in self._parts):
+            raise ValueError("it names no field, such as {id}, so every line would be the same session")
+
+    def of(self, record: dict[str, Any]) -> str:
+        if not self._parts:
+            # Of what was read, so that spacing does not matter, but the order of keys does.
+            return hashlib.sha256(json.dumps(record).encode()).hexdigest()[:32]
+        return "".join(text + ("" if field is None else _value(record, field)) for text, field in self._parts)
+
+
+def _value(record: dict[str, Any], field: str) -> str:
+    if field not in record:
+        raise LineError(f"--session-id names field {field!r}, which the line does not have")
+    value = record[field]
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise LineError(f"--session-id names field {field!r}, which is neither text nor a number")
+    return str(value)
+
+
+def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The lines of *file*, from 1. One that is too long comes cut, longer than `MAX_LINE_BYTES` by a byte."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        rest = line
+        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = file.readline(MAX_LINE_BYTES + 1)
+        yield number, line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+
+
+def parse(number: int, line: bytes, session_id: SessionId) -> Conversation:
+    """The conversation on a line.
+
+    Raises:
+        LineError: It is none.
+    """
+    record = _load(line)
+    if not isinstance(record, dict):
+        raise LineError("not a JSON object")
+    messages = record.get("messages")
+    if not isinstance(messages, list):
+        raise LineError("no list under 'messages'")
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise LineError(f"messages[{index}] is not an object with a 'role'")
+    try:
+        found = session_id.of(record)
+    except RecursionError:
+        raise LineError("nested too deeply") from None
+    metadata = {key: value for key, value in record.items() if key != "messages"}
+    return Conversation(number, len(line), found, messages, metadata)
+
+
+def _load(line: bytes) -> Any:
+    if len(line) > MAX_LINE_BYTES:
+        raise LineError(f"longer than {MAX_LINE_BYTES:,} bytes")
+    try:
+        # Not orjson: it would turn a large integer into a float, and keep the last of two equal keys.
+        return json.loads(line.decode(), object_pairs_hook=_object)
+    except UnicodeDecodeError:
+        raise LineError("not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise LineError(f"not JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise LineError("nested too deeply") from None
+    except ValueError:  # An integer of more digits than Python takes.
+        raise LineError("holds a number that is too long") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise LineError("an object has the same key twice")
+    return found

@@ -1,0 +1,56 @@
+"""The command itself: what it knows how to do, and how it ends."""
+
+from typing import Any
+
+import click
+
+from statestore import __version__
+from statestore.cli.delete import delete
+from statestore.cli.demo import demo
+from statestore.cli.fork import fork
+from statestore.cli.importing import import_
+from statestore.cli.migrate import migrate
+from statestore.cli.options import examples
+from statestore.cli.output import Failure
+from statestore.cli.sessions import sessions, show
+from statestore.errors import StateStoreError
+
+_INTERRUPTED = 130  # What a shell reports for a command that Ctrl-C ended.
+
+
+class Program(click.Group):
+    """Ends each command in one line on stderr and an exit code, whatever happened; bugs keep their traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except StateStoreError as error:
+            raise Failure(str(error)) from None
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(_INTERRUPTED) from None
+
+
+@click.group(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples(
+        "statestore demo",
+        "statestore migrate up --url postgresql://app@db.example.com/app",
+        "statestore import openai-jsonl conversations.jsonl",
+        "statestore sessions --user ada --limit 20",
+        "statestore show user-42 --last 10",
+    ),
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def main() -> None:
+    """Sessions, conversation history and state of AI agents, in PostgreSQL or SQLite.
+
+    The database is the one that --url or STATESTORE_URL names, else the SQLite file statestore.db in the current
+    directory. Prefer STATESTORE_URL for a URL with a password: others on the machine can see command lines.
+
+    The exit code is 0 when all was done, 1 when it failed, stderr saying why, and 2 for a wrong command line.
+    """
+
+
+for command in (migrate, import_, sessions, show, fork, delete, demo):
+    main.add_command(command)

@@ -1,0 +1,83 @@
+"""How a cached value becomes bytes, and comes back as it was.
+
+The codec's name is stored beside the bytes: `json`, `str` or `bytes`, and `+zstd` where they are compressed. Nothing
+here can run code that somebody put into the database, as pickle would.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Final
+
+from statestore import exactjson
+from statestore.errors import DatabaseError, InvalidValueError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+COMPRESS_ABOVE: Final = 4096
+_ZSTD = "+zstd"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A value as it is stored."""
+
+    data: bytes
+    codec: str
+
+
+def encode(value: Any, argument: str, *, max_bytes: int, compress_above: int = COMPRESS_ABOVE) -> Encoded:
+    """The bytes of *value*.
+
+    Args:
+        value: Any exact JSON value, bytes, or text.
+        argument: Its name, for the error.
+        max_bytes: The largest value, before it is compressed.
+        compress_above: Larger values are compressed, if that makes them smaller.
+
+    Raises:
+        InvalidValueError: The value is of another type, not exact JSON, or too large.
+    """
+    if isinstance(value, bytes):
+        codec, data = "bytes", bytes(value)
+    elif isinstance(value, str):
+        codec = "str"
+        try:
+            data = value.encode()
+        except UnicodeEncodeError:
+            raise InvalidValueError(argument, "holds text with a lone surrogate; it is not valid Unicode") from None
+    else:
+        codec, data = "json", exactjson.dumps(value, argument, max_bytes=max_bytes).encode()
+    if len(data) > max_bytes:
+        raise InvalidValueError(
+            argument, f"is {len(data):,} bytes long, more than the limit of {max_bytes:,}; keep large data elsewhere"
+        )
+    if len(data) > compress_above:
+        packed = zstd.compress(data)
+        if len(packed) < len(data):
+            return Encoded(packed, codec + _ZSTD)
+    return Encoded(data, codec)
+
+
+def decode(data: bytes, codec: str) -> Any:
+    """The value that `encode` was given.
+
+    Raises:
+        DatabaseError: The codec is unknown, or the bytes are not what it says.
+    """
+    kind = codec.removesuffix(_ZSTD)
+    try:
+        plain = zstd.decompress(data) if kind != codec else bytes(data)
+        if kind == "json":
+            return exactjson.loads(plain)
+        if kind == "str":
+            return plain.decode()
+        if kind == "bytes":
+            return plain
+    except (zstd.ZstdError, ValueError):
+        raise DatabaseError(f"a cached value is damaged: its bytes are not {codec}; invalidate it") from None
+    raise DatabaseError(
+        f"a cached value has the codec {codec!r}, which a newer version of statestore must have written"
+    )

@@ -1,0 +1,330 @@
+"""Operations on the result cache."""
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from statestore import cache_keys, checks, single_flight
+from statestore.async_database import AsyncRunner
+from statestore.database import Runner
+from statestore.errors import DatabaseError
+from statestore.operations.base import AsyncGroup, Group, async_operation, operation
+from statestore.operations.cache_runner import AsyncCacheRunner, CacheRunner
+from statestore.repositories.base import Call
+from statestore.repositories.cache import CacheRepository
+from statestore.repositories.cache_claims import CacheClaims, Found
+from statestore.repositories.cache_state import CacheState
+from statestore.single_flight import Flight, Flights
+from statestore.values import NeverType
+
+T = TypeVar("T")
+
+
+class Cache(Group):
+    repository = CacheRepository
+
+    get = operation(CacheRepository.get)
+    get_many = operation(CacheRepository.get_many)
+    entry = operation(CacheRepository.entry)
+    entries = operation(CacheRepository.entries)
+    set = operation(CacheRepository.set)
+    add = operation(CacheRepository.add)
+    set_many = operation(CacheRepository.set_many)
+    restore = operation(CacheRepository.restore)
+    invalidate = operation(CacheRepository.invalidate)
+    invalidate_tag = operation(CacheRepository.invalidate_tag)
+    invalidate_tags = operation(CacheRepository.invalidate_tags)
+    invalidate_agent = operation(CacheRepository.invalidate_agent)
+    invalidate_content_hash = operation(CacheRepository.invalidate_content_hash)
+    clear = operation(CacheRepository.clear)
+    evict = operation(CacheRepository.evict)
+    stats = operation(CacheRepository.stats)
+
+    def __init__(self, runner: Runner, namespace: str, state: CacheState) -> None:
+        self._cache_runner = CacheRunner(runner, state)
+        super().__init__(self._cache_runner, namespace)
+        self._flights: Flights[threading.Event] = Flights(threading.Event)
+
+    def make_key(self, agent_name: str, request: Any, permissions: Any = None) -> str:
+        """A key for an agent's answer to a request under some permissions. Asks no database.
+
+        The same for the same three, and for no others: SHA-256 over them as a canonical JSON array. The order of a
+        mapping's keys is irrelevant; that of a list is not.
+
+        Args:
+            agent_name: The agent.
+            request: Any exact JSON value.
+            permissions: Any exact JSON value: what the agent was allowed to see.
+
+        Raises:
+            InvalidValueError: *request* or *permissions* is not exact JSON.
+        """
+        return cache_keys.make_key(agent_name, request, permissions)
+
+    def flush(self) -> None:
+        """Write the hits and counts that were noted until now. The store does so by itself, from time to time."""
+        self._cache_runner.flush()
+
+    def get_or_compute(
+        self,
+        key: str,
+        compute: Callable[[], T],
+        *,
+        ttl: timedelta | NeverType | None = None,
+        tags: Iterable[str] = (),
+        agent_name: str | None = None,
+        request: Any = None,
+        content_hash: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        stale_ttl: timedelta | None = None,
+        timeout: timedelta = single_flight.TIMEOUT,
+    ) -> T:
+        """The value of a key; if there is none, what *compute* returns, which is then kept.
+
+        Of all that ask for a missing key at once, threads, tasks and processes, one computes and the others wait for
+        its result. If it fails, the exception reaches its own caller alone, nothing is kept, and the next one computes.
+        If its process dies, or it takes longer than *timeout*, another takes over.
+
+        In a transaction, the caller computes by itself and nobody waits: what it sets is not to be seen before the
+        commit, and nobody can be made to wait for that.
+
+        Args:
+            key: The key.
+            compute: Takes no arguments and returns a value as for `set`. It runs outside of any transaction. The async
+                store takes a coroutine function, too; a plain function runs on the event loop.
+            ttl: See `set`, as for the others.
+            tags: …
+            agent_name: …
+            request: …
+            content_hash: …
+            metadata: …
+            stale_ttl: For so long after its expiry a value is still served to all but the one that computes it anew,
+                unless a sweep or an eviction has removed it.
+            timeout: How long to wait for another's result, and for how long others leave it to this one.
+
+        Raises:
+            UnavailableError: Another computes, and was not done in time.
+            InvalidValueError: Among others, *compute* asks for the same key.
+        """
+        timeout, stale_ttl = single_flight.check(compute, timeout, stale_ttl)
+        checks.key(key, "key")
+        checks.optional_key(agent_name, "agent_name")
+        attributes = {
+            "ttl": ttl,
+            "tags": tags,
+            "agent_name": agent_name,
+            "request": request,
+            "content_hash": content_hash,
+            "metadata": metadata,
+            "stale_ttl": stale_ttl,
+        }
+        found = self._look(key, stale_ttl, agent_name, count=True)
+        if found is not None and not found.stale:
+            return single_flight.value_of(found)  # type: ignore[no-any-return]
+        if self._cache_runner.state.in_transaction:
+            return single_flight.value_of(self._keep(key, compute(), attributes))  # type: ignore[no-any-return]
+        deadline = time.monotonic() + timeout.total_seconds()
+        while True:
+            flight, leads = self._flights.join(key, threading.get_ident())
+            if leads:
+                with self._flights.leading(key, flight):
+                    flight.found = self._lead(key, compute, attributes, found, flight, timeout, deadline)
+            elif found is None and not flight.landed.wait(max(0.0, deadline - time.monotonic())):
+                raise single_flight.too_late(key, timeout)
+            result = flight.found if found is None or leads else found
+            if result is not None:
+                return single_flight.value_of(result)  # type: ignore[no-any-return]
+
+    def _lead(
+        self,
+        key: str,
+        compute: Callable[[], Any],
+        attributes: dict[str, Any],
+        stale: Found | None,
+        flight: Flight[threading.Event],
+        timeout: timedelta,
+        deadline: float,
+    ) -> Found | None:
+        """What is to be served, computed if nobody else does: its own result, another process's, or *stale*."""
+        for pause in single_flight.waits():
+            if self._call(CacheClaims.claim, key, flight.token, timeout):
+                try:
+                    # Whoever had the claim before may have set it since.
+                    found = self._look(key, None, None, count=False)
+                    return found or self._keep(key, compute(), attributes)
+                finally:
+                    self._release(key, flight.token)
+            if stale is not None:
+                return stale
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise single_flight.too_late(key, timeout)
+            time.sleep(min(pause, left))
+            found = self._look(key, None, None, count=False)
+            if found is not None:
+                return found
+        raise AssertionError("unreachable")
+
+    def _look(self, key: str, stale_ttl: timedelta | None, agent_name: str | None, *, count: bool) -> Found | None:
+        found: Found | None = self._call(
+            CacheClaims.look, key, stale_ttl=stale_ttl, agent_name=agent_name, count=count
+        )
+        return found
+
+    def _keep(self, key: str, value: Any, attributes: dict[str, Any]) -> Found:
+        found: Found = self._call(CacheClaims.keep, key, value, **attributes)
+        return found
+
+    def _release(self, key: str, token: str) -> None:
+        try:
+            self._call(CacheClaims.release, key, token)
+        except DatabaseError:
+            return  # It ends by itself, and the caller has its value, or an error that says more.
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self._runner.run(Call(CacheClaims, method, args, kwargs))
+
+
+class AsyncCache(AsyncGroup):
+    repository = CacheRepository
+
+    get = async_operation(CacheRepository.get)
+    get_many = async_operation(CacheRepository.get_many)
+    entry = async_operation(CacheRepository.entry)
+    entries = async_operation(CacheRepository.entries)
+    set = async_operation(CacheRepository.set)
+    add = async_operation(CacheRepository.add)
+    set_many = async_operation(CacheRepository.set_many)
+    restore = async_operation(CacheRepository.restore)
+    invalidate = async_operation(CacheRepository.invalidate)
+    invalidate_tag = async_operation(CacheRepository.invalidate_tag)
+    invalidate_tags = async_operation(CacheRepository.invalidate_tags)
+    invalidate_agent = async_operation(CacheRepository.invalidate_agent)
+    invalidate_content_hash = async_operation(CacheRepository.invalidate_content_hash)
+    clear = async_operation(CacheRepository.clear)
+    evict = async_operation(CacheRepository.evict)
+    stats = async_operation(CacheRepository.stats)
+
+    def __init__(self, runner: AsyncRunner, namespace: str, state: CacheState) -> None:
+        self._cache_runner = AsyncCacheRunner(runner, state)
+        super().__init__(self._cache_runner, namespace)
+        self._flights: Flights[asyncio.Event] = Flights(asyncio.Event)
+
+    def make_key(self, agent_name: str, request: Any, permissions: Any = None) -> str:
+        """A key for an agent's answer to a request under some permissions. Not a coroutine. See `Cache.make_key`."""
+        return cache_keys.make_key(agent_name, request, permissions)
+
+    async def flush(self) -> None:
+        """Write the hits and counts that were noted until now. The store does so by itself, from time to time."""
+        await self._cache_runner.flush()
+
+    async def get_or_compute(
+        self,
+        key: str,
+        compute: Callable[[], Awaitable[T] | T],
+        *,
+        ttl: timedelta | NeverType | None = None,
+        tags: Iterable[str] = (),
+        agent_name: str | None = None,
+        request: Any = None,
+        content_hash: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        stale_ttl: timedelta | None = None,
+        timeout: timedelta = single_flight.TIMEOUT,
+    ) -> T:
+        """The value of a key; if there is none, what *compute* returns, which is then kept.
+
+        *compute* is a coroutine function, or a plain one, which runs on the event loop. See `Cache.get_or_compute`.
+        """
+        timeout, stale_ttl = single_flight.check(compute, timeout, stale_ttl)
+        checks.key(key, "key")
+        checks.optional_key(agent_name, "agent_name")
+        attributes = {
+            "ttl": ttl,
+            "tags": tags,
+            "agent_name": agent_name,
+            "request": request,
+            "content_hash": content_hash,
+            "metadata": metadata,
+            "stale_ttl": stale_ttl,
+        }
+        found = await self._look(key, stale_ttl, agent_name, count=True)
+        if found is not None and not found.stale:
+            return single_flight.value_of(found)  # type: ignore[no-any-return]
+        if self._cache_runner.state.in_transaction:
+            kept = await self._keep(key, await _computed(compute), attributes)
+            return single_flight.value_of(kept)  # type: ignore[no-any-return]
+        deadline = time.monotonic() + timeout.total_seconds()
+        while True:
+            flight, leads = self._flights.join(key, asyncio.current_task())
+            if leads:
+                with self._flights.leading(key, flight):
+                    flight.found = await self._lead(key, compute, attributes, found, flight, timeout, deadline)
+            elif found is None:
+                try:
+                    async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                        await flight.landed.wait()
+                except TimeoutError:
+                    raise single_flight.too_late(key, timeout) from None
+            result = flight.found if found is None or leads else found
+            if result is not None:
+                return single_flight.value_of(result)  # type: ignore[no-any-return]
+
+    async def _lead(
+        self,
+        key: str,
+        compute: Callable[[], Any],
+        attributes: dict[str, Any],
+        stale: Found | None,
+        flight: Flight[asyncio.Event],
+        timeout: timedelta,
+        deadline: float,
+    ) -> Found | None:
+        """As `Cache._lead`."""
+        for pause in single_flight.waits():
+            if await self._call(CacheClaims.claim, key, flight.token, timeout):
+                try:
+                    found = await self._look(key, None, None, count=False)
+                    return found or await self._keep(key, await _computed(compute), attributes)
+                finally:
+                    await self._release(key, flight.token)
+            if stale is not None:
+                return stale
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise single_flight.too_late(key, timeout)
+            await asyncio.sleep(min(pause, left))
+            found = await self._look(key, None, None, count=False)
+            if found is not None:
+                return found
+        raise AssertionError("unreachable")
+
+    async def _look(
+        self, key: str, stale_ttl: timedelta | None, agent_name: str | None, *, count: bool
+    ) -> Found | None:
+        found: Found | None = await self._call(
+            CacheClaims.look, key, stale_ttl=stale_ttl, agent_name=agent_name, count=count
+        )
+        return found
+
+    async def _keep(self, key: str, value: Any, attributes: dict[str, Any]) -> Found:
+        found: Found = await self._call(CacheClaims.keep, key, value, **attributes)
+        return found
+
+    async def _release(self, key: str, token: str) -> None:
+        try:
+            await self._call(CacheClaims.release, key, token)
+        except DatabaseError:
+            return
+
+    async def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return await self._runner.run(Call(CacheClaims, method, args, kwargs))
+
+
+async def _computed(compute: Callable[[], Any]) -> Any:
+    value = compute()
+    return await value if inspect.isawaitable(value) else value

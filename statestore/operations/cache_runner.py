@@ -1,0 +1,95 @@
+"""Between the operations of a cache and the database: each call gets the store's state of the cache, and settles with it.
+
+What was noted is written here when it is due: behind the call that notices, so that it can never fail that call.
+"""
+
+from typing import Any
+
+from statestore.async_database import AsyncRunner
+from statestore.database import Runner
+from statestore.errors import DatabaseError
+from statestore.repositories.base import Call
+from statestore.repositories.cache import CacheRepository
+from statestore.repositories.cache_base import NOTES, STATE
+from statestore.repositories.cache_state import CacheState
+from statestore.repositories.cache_statistics import CacheCounts
+
+# These show what is noted, so it is written first.
+_SHOWS_COUNTS = frozenset({CacheRepository.stats, CacheRepository.entry, CacheRepository.entries})
+
+
+class CacheRunner:
+    """A `Runner` for the calls of a cache."""
+
+    def __init__(self, runner: Runner, state: CacheState) -> None:
+        self._runner = runner
+        self.state = state
+
+    def run(self, call: Call) -> Any:
+        if self.state.has_pending and call.method in _SHOWS_COUNTS:
+            self.flush()
+        result = self._run(call)
+        if self.state.is_due():
+            self.flush()
+        return result
+
+    def flush(self) -> None:
+        """Write what was noted, now if the database can: it is kept for later if not."""
+        if not self.state.has_pending:
+            return
+        try:
+            self._run(Call(CacheCounts, CacheCounts.write_pending))
+        except DatabaseError:
+            # These are statistics, and in a transaction the failure comes up again at its end.
+            return
+
+    def _run(self, call: Call) -> Any:
+        call.memo[STATE] = self.state
+        try:
+            result = self._runner.run(call)
+        except BaseException:
+            _failed(self.state, call)
+            raise
+        self.state.settle(call.memo[NOTES])
+        return result
+
+
+class AsyncCacheRunner:
+    """As `CacheRunner`, awaited."""
+
+    def __init__(self, runner: AsyncRunner, state: CacheState) -> None:
+        self._runner = runner
+        self.state = state
+
+    async def run(self, call: Call) -> Any:
+        if self.state.has_pending and call.method in _SHOWS_COUNTS:
+            await self.flush()
+        result = await self._run(call)
+        if self.state.is_due():
+            await self.flush()
+        return result
+
+    async def flush(self) -> None:
+        """As `CacheRunner.flush`."""
+        if not self.state.has_pending:
+            return
+        try:
+            await self._run(Call(CacheCounts, CacheCounts.write_pending))
+        except DatabaseError:
+            return
+
+    async def _run(self, call: Call) -> Any:
+        call.memo[STATE] = self.state
+        try:
+            result = await self._runner.run(call)
+        except BaseException:
+            _failed(self.state, call)
+            raise
+        self.state.settle(call.memo[NOTES])
+        return result
+
+
+def _failed(state: CacheState, call: Call) -> None:
+    notes = call.memo.get(NOTES)  # None: the call never came to a connection.
+    if notes is not None:
+        state.fail(notes)

@@ -1,0 +1,105 @@
+"""Operations that belong to no group: a turn, and figures about the whole namespace."""
+
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+
+from statestore import turn
+from statestore.async_database import AsyncRunner
+from statestore.database import Runner
+from statestore.repositories.base import Call
+from statestore.repositories.statistics import StoreStatistics
+from statestore.repositories.windows import Limits, Tokenizer
+from statestore.session_values import Lease, StoreStats
+from statestore.turn import Turn
+
+
+class StoreOperations:
+    """What a store does as a whole."""
+
+    _runner: Runner
+
+    def turn(
+        self,
+        session_id: str,
+        *,
+        max_entries: int | None = None,
+        max_tokens: int | None = None,
+        tokenizer: Tokenizer | None = None,
+        keep_system: bool = False,
+        include_summaries: bool = False,
+        create: bool = False,
+        lease: Lease | None = None,
+    ) -> AbstractContextManager[Turn]:
+        """One turn of an agent: `with store.turn(session_id, max_tokens=8000) as turn:`.
+
+        The block begins with `turn.window`, `turn.state` and `turn.instructions`, and collects with `turn.append(…)`
+        and `turn.state[…] = …`. Its end commits all of that in one transaction. An exception writes nothing.
+
+        Args:
+            session_id: The session.
+            max_entries: As for `history.window`, like the next four.
+            max_tokens: …
+            tokenizer: …
+            keep_system: …
+            include_summaries: …
+            create: Where there is no such session, begin with nothing, and let the commit make it.
+            lease: Commit only while this lease holds.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired, and *create* is false.
+            ConflictError: At the end: others have appended since the turn began, or have changed a state key that it
+                changed. Nothing was written; the error's `unsaved` holds what was collected.
+            StaleLeaseError: At the end: *lease* holds no more. Likewise.
+            InvalidValueError: A value that can never be stored. Nothing was written.
+        """
+        limits = Limits(
+            max_entries=max_entries,
+            max_tokens=max_tokens,
+            tokenizer=tokenizer,
+            keep_system=keep_system,
+            include_summaries=include_summaries,
+        )
+        return turn.turn(self._runner, session_id, limits.check(), create=create, lease=lease)
+
+    def stats(self) -> StoreStats:
+        """What the namespace holds now: sessions by status, entries, bytes, without what has expired.
+
+        It reads all of it, so that its cost grows with the history: for people to look at, not for loops.
+        """
+        found: StoreStats = self._runner.run(Call(StoreStatistics, StoreStatistics.stats))
+        return found
+
+
+class AsyncStoreOperations:
+    """As `StoreOperations`, awaited."""
+
+    _runner: AsyncRunner
+
+    def turn(
+        self,
+        session_id: str,
+        *,
+        max_entries: int | None = None,
+        max_tokens: int | None = None,
+        tokenizer: Tokenizer | None = None,
+        keep_system: bool = False,
+        include_summaries: bool = False,
+        create: bool = False,
+        lease: Lease | None = None,
+    ) -> AbstractAsyncContextManager[Turn]:
+        """One turn of an agent: `async with store.turn(session_id) as turn:`. See `StateStore.turn`.
+
+        Only the beginning and the end are awaited: what is done to the turn itself is not.
+        """
+        limits = Limits(
+            max_entries=max_entries,
+            max_tokens=max_tokens,
+            tokenizer=tokenizer,
+            keep_system=keep_system,
+            include_summaries=include_summaries,
+        )
+        return turn.turn_async(self._runner, session_id, limits.check(), create=create, lease=lease)
+
+    async def stats(self) -> StoreStats:
+        """What the namespace holds now. See `StateStore.stats`."""
+        found: StoreStats = await self._runner.run(Call(StoreStatistics, StoreStatistics.stats))
+        return found

@@ -1,0 +1,40 @@
+"""Reports on what was used."""
+
+from statestore.operations.base import AsyncGroup, Group, async_operation, operation
+from statestore.repositories.usage import UsageRepository
+
+
+class Usage(Group):
+    __doc__ = UsageRepository.__doc__
+    repository = UsageRepository
+
+    totals = operation(UsageRepository.totals)
+    by_day = operation(UsageRepository.by_day)
+    by_session = operation(UsageRepository.by_session)
+    by_user = operation(UsageRepository.by_user)
+    by_agent = operation(UsageRepository.by_agent)
+    by_model = operation(UsageRepository.by_model)
+    by_tool = operation(UsageRepository.by_tool)
+    by_hour = operation(UsageRepository.by_hour)
+    cache_by_day = operation(UsageRepository.cache_by_day)
+    storage = operation(UsageRepository.storage)
+    expiry_backlog = operation(UsageRepository.expiry_backlog)
+    lineage = operation(UsageRepository.lineage)
+
+
+class AsyncUsage(AsyncGroup):
+    __doc__ = UsageRepository.__doc__
+    repository = UsageRepository
+
+    totals = async_operation(UsageRepository.totals)
+    by_day = async_operation(UsageRepository.by_day)
+    by_session = async_operation(UsageRepository.by_session)
+    by_user = async_operation(UsageRepository.by_user)
+    by_agent = async_operation(UsageRepository.by_agent)
+    by_model = async_operation(UsageRepository.by_model)
+    by_tool = async_operation(UsageRepository.by_tool)
+    by_hour = async_operation(UsageRepository.by_hour)
+    cache_by_day = async_operation(UsageRepository.cache_by_day)
+    storage = async_operation(UsageRepository.storage)
+    expiry_backlog = async_operation(UsageRepository.expiry_backlog)
+    lineage = async_operation(UsageRepository.lineage)

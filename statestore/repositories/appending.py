@@ -1,0 +1,138 @@
+"""Adding entries behind the end of a session: in one statement where nothing is in dispute."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from statestore.repositories import entry_rows, session_life, session_rows
+from statestore.repositories.entry_rows import PreparedEntry
+from statestore.session_values import Lease
+from statestore.sql import Link, Row, Statement
+from statestore.values import Entry, Session
+
+# Entries of one statement. A statement takes 65,535 parameters on PostgreSQL, an entry at most 23.
+CHUNK = 500
+
+_UPDATE = f"""
+    UPDATE {{sessions}} AS s
+    SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}"""
+_RETURNING = " RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn"
+
+# Outside a transaction an append succeeds only where there is nothing to decide; else it is run again under the lock.
+_IF_AT = " AND s.next_seq - 1 = :after_seq"
+_IF_NEW = """ AND s.forked_at_seq IS NULL AND NOT EXISTS (
+        SELECT 1 FROM {history_entries} AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
+        AND h.entry_id = ANY (:entry_ids))"""
+
+_SQLITE = {
+    (at, leased): Statement(
+        sqlite=_UPDATE + (_IF_AT if at else "") + (session_rows.HELD if leased else "") + _RETURNING
+    )
+    for at in (False, True)
+    for leased in (False, True)
+}
+
+
+def insert(
+    link: Link,
+    session_id: str,
+    batch: Sequence[PreparedEntry],
+    *,
+    after_seq: int | None = None,
+    only_new: bool = False,
+    lease_token: int | None = None,
+) -> list[Entry] | None:
+    """Append entries that are known to be missing; None where the session, or a condition on it, does not hold.
+
+    Args:
+        link: On SQLite inside a transaction.
+        session_id: The session.
+        batch: One to `CHUNK` entries.
+        after_seq: Only where this is the last position.
+        only_new: Only where none of the ids is there. PostgreSQL, outside a transaction.
+        lease_token: Only while the lease with this token holds.
+    """
+    turns = batch[-1].columns["turn"]
+    columns = entry_rows.shape(batch)
+    params: dict[str, Any] = {
+        "session_id": session_id,
+        "count": len(batch),
+        "turns": turns,
+        "after_seq": after_seq,
+        "lease_token": lease_token,
+    }
+    rows: Sequence[Row]
+    if link.dialect.name == "sqlite":
+        if only_new:
+            return None
+        head = link.one(_SQLITE[after_seq is not None, lease_token is not None], **params)
+        if head is None:
+            return None
+        rows = _insert_each(link, session_id, batch, columns, *head)
+    else:
+        update = _UPDATE + (_IF_AT if after_seq is not None else "") + (_IF_NEW if only_new else "")
+        update += (session_rows.HELD if lease_token is not None else "") + _RETURNING
+        params |= {"entry_ids": [entry.entry_id for entry in batch]} | entry_rows.params(batch, columns)
+        rows = sorted(link.all(entry_rows.insert_after_update(len(batch), columns, update), **params))
+        if not rows:
+            return None
+    return [entry_rows.stored(link, session_id, entry, *row) for entry, row in zip(batch, rows, strict=True)]
+
+
+def insert_all(link: Link, session_id: str, batch: Sequence[PreparedEntry]) -> list[Entry]:
+    """Append any number of entries to a session whose row is locked, or whose row this locks."""
+    added: list[Entry] = []
+    for start in range(0, len(batch), CHUNK):
+        added += insert(link, session_id, _counted_from_here(batch[start : start + CHUNK])) or []
+    return added
+
+
+def lock(link: Link, session_id: str, *, create: bool = False, lease: Lease | None = None) -> Session:
+    """Lock the session's row, mark it active, and return it; with *create* make one that is missing or expired.
+
+    Raises:
+        SessionNotFoundError: No such session, or it has expired, and *create* is false.
+        StaleLeaseError: *lease* holds no more.
+    """
+    while True:
+        locked = session_rows.lock_any(link, session_id)
+        if locked is not None and not locked.expired:
+            if lease is not None:
+                session_rows.check_lease(link, lease)
+            session_rows.mark_active(link, session_id)
+            return locked.session
+        if not create:
+            raise session_rows.not_found(link, session_id)
+        session_life.create(link, session_id, {})
+
+
+def _counted_from_here(batch: Sequence[PreparedEntry]) -> list[PreparedEntry]:
+    """The entries with their turns counted from the first of them: they may be part of a larger batch."""
+    counted: list[PreparedEntry] = []
+    turn = 0
+    for entry in batch:
+        turn += entry.columns["role"] == "user"
+        counted.append(
+            entry if entry.columns["turn"] == turn else replace(entry, columns={**entry.columns, "turn": turn})
+        )
+    return counted
+
+
+def _insert_each(
+    link: Link, session_id: str, batch: Sequence[PreparedEntry], columns: tuple[str, ...], first_seq: int, turn: int
+) -> list[Row]:
+    now = link.now()
+    rows = [
+        (first_seq + index, turn + entry.columns["turn"], entry.columns.get("created_at", now))
+        for index, entry in enumerate(batch)
+    ]
+    link.many(
+        entry_rows.insert_one(columns),
+        [
+            dict.fromkeys(columns) | entry.columns | {"seq": seq, "turn": turn, "created_at": created_at}
+            for entry, (seq, turn, created_at) in zip(batch, rows, strict=True)
+        ],
+        session_id=session_id,
+    )
+    return rows

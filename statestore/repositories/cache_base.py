@@ -1,0 +1,180 @@
+"""What the repositories of the cache share: their state, how a row is read, how the ledger is written."""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from statestore import checks, codec, exactjson
+from statestore.errors import InvalidValueError
+from statestore.repositories.base import Call, Repository
+from statestore.repositories.cache_state import CacheState, Notes, Pending
+from statestore.schema import CACHE_COUNTERS
+from statestore.sql import Link, Row, Statement
+from statestore.values import MISSING, NEVER, CacheEntry, NeverType
+
+STATE = "cache state"
+"""Where a call carries the `CacheState` that it works with."""
+NOTES = "cache notes"
+"""Where it carries what it found and did."""
+
+LIVE = "(e.expires_at IS NULL OR e.expires_at > {now})"
+# The same, for RETURNING on SQLite, which knows no alias there.
+LIVE_RETURNED = "coalesce(expires_at > {now}, 1)"
+TODAY = "CAST({now} AT TIME ZONE 'UTC' AS date)"
+
+# SQLite has no arrays: a list comes as JSON.
+KEYS_POSTGRESQL = "= ANY(CAST(:keys AS text[]))"
+KEYS_SQLITE = "IN (SELECT value FROM json_each(:keys))"
+
+_TAGS_POSTGRESQL = """
+    array(SELECT t.tag FROM {cache_tags} AS t
+        WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag)"""
+_TAGS_SQLITE = """
+    (SELECT json_group_array(tag) FROM (SELECT t.tag FROM {cache_tags} AS t
+        WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag))"""
+
+
+def entry_columns(dialect: str, *, values: bool = True) -> str:
+    """The columns that `CacheBase._entry` reads, of an entry `e`."""
+    tags = _TAGS_POSTGRESQL if dialect == "postgresql" else _TAGS_SQLITE
+    return f"""e.key, {"e.value" if values else "NULL"}, e.codec, e.agent_name, CAST(e.request AS text), e.content_hash,
+        CAST(e.metadata AS text), {tags}, e.size_bytes, e.created_at, e.expires_at, e.last_accessed_at,
+        e.access_count"""
+
+
+_COUNTERS = ", ".join(CACHE_COUNTERS)
+_ADDED = ", ".join(f"{counter} = l.{counter} + excluded.{counter}" for counter in CACHE_COUNTERS)
+_ARRAYS = ", ".join(f"CAST(:{counter} AS bigint[])" for counter in CACHE_COUNTERS)
+ADD_TO_LEDGER = f"ON CONFLICT (namespace, day, agent_name) DO UPDATE SET {_ADDED}"
+
+# On PostgreSQL all hits and all counters in one statement. Ledger rows are taken in one order, so that two processes
+# that write theirs do not wait for each other in a circle.
+_WRITE_PENDING = Statement(
+    postgresql=f"""
+    WITH hit AS (
+        UPDATE {{cache_entries}} AS e SET access_count = e.access_count + h.hits,
+            last_accessed_at = greatest(e.last_accessed_at, h.at), access_seq = greatest(e.access_seq, h.stamp)
+        FROM unnest(CAST(:keys AS text[]), CAST(:versions AS bigint[]), CAST(:hit_counts AS bigint[]),
+            CAST(:times AS timestamptz[]), CAST(:stamps AS bigint[])) AS h (key, version, hits, at, stamp)
+        WHERE e.namespace = :namespace AND e.key = h.key AND e.version = h.version)
+    INSERT INTO {{cache_ledger}} AS l (namespace, day, agent_name, {_COUNTERS})
+    SELECT :namespace, c.day, c.agent_name, {", ".join(f"c.{counter}" for counter in CACHE_COUNTERS)}
+    FROM unnest(CAST(:days AS date[]), CAST(:agents AS text[]), {_ARRAYS}) AS c (day, agent_name, {_COUNTERS})
+    ORDER BY c.day, c.agent_name
+    {ADD_TO_LEDGER}"""
+)
+_WRITE_HITS_SQLITE = Statement(
+    sqlite="""
+    UPDATE {cache_entries} SET access_count = access_count + :hits,
+        last_accessed_at = max(last_accessed_at, :at), access_seq = max(access_seq, :stamp)
+    WHERE namespace = :namespace AND key = :key AND version = :version"""
+)
+_WRITE_COUNTERS_SQLITE = Statement(
+    sqlite=f"""
+    INSERT INTO {{cache_ledger}} AS l (namespace, day, agent_name, {_COUNTERS})
+    VALUES (:namespace, :day, :agent_name, {", ".join(f":{counter}" for counter in CACHE_COUNTERS)})
+    {ADD_TO_LEDGER}"""
+)
+
+
+class CacheBase(Repository):
+    """A repository of the cache: knows the state that its call came with, and takes notes for it."""
+
+    def __init__(self, link: Link, call: Call) -> None:
+        super().__init__(link, call)
+        self._state: CacheState = call.memo[STATE]
+        before: Notes | None = call.memo.get(NOTES)
+        if before is not None:  # Of a try that failed.
+            self._state.fail(before)
+        self._notes = call.memo[NOTES] = self._state.notes()
+        self._postgresql = link.dialect.name == "postgresql"
+
+    def _now(self) -> datetime:
+        """The time, for what is only noted: where the server's clock rules, ours will do."""
+        return self._link.now() or datetime.now(UTC)
+
+    def _list(self, values: Iterable[str]) -> Any:
+        return list(values) if self._postgresql else json.dumps(list(values))
+
+    def _entry(self, row: Row) -> CacheEntry:
+        time = self._link.dialect.time
+        tags: list[str] = row[7] if self._postgresql else json.loads(row[7])
+        return CacheEntry(
+            key=row[0],
+            value=MISSING if row[1] is None else codec.decode(row[1], row[2]),
+            agent_name=row[3],
+            request=None if row[4] is None else exactjson.loads(row[4]),
+            content_hash=row[5],
+            metadata={} if row[6] is None else exactjson.loads(row[6]),
+            tags=tuple(tags),
+            size_bytes=row[8],
+            created_at=time(row[9]),
+            expires_at=time(row[10]),
+            last_accessed_at=time(row[11]),
+            access_count=row[12],
+        )
+
+    def _write_pending(self) -> None:
+        """Write what has been noted until now. In a transaction on SQLite; one statement on PostgreSQL."""
+        taken = self._state.take()
+        if not taken:
+            return
+        self._notes.taken.add(taken)
+        if not self._postgresql:
+            self._link.many(_WRITE_HITS_SQLITE, _hit_rows(taken))
+            self._link.many(_WRITE_COUNTERS_SQLITE, _counter_rows(taken))
+            return
+        hits, counters = _hit_rows(taken), _counter_rows(taken)
+        self._link.run(
+            _WRITE_PENDING,
+            keys=[row["key"] for row in hits],
+            versions=[row["version"] for row in hits],
+            hit_counts=[row["hits"] for row in hits],
+            times=[row["at"] for row in hits],
+            stamps=[row["stamp"] for row in hits],
+            days=[row["day"] for row in counters],
+            agents=[row["agent_name"] for row in counters],
+            **{counter: [row[counter] for row in counters] for counter in CACHE_COUNTERS},
+        )
+
+    def _count_on_sqlite(self, rows: Sequence[tuple[str, str, int]]) -> None:
+        """Add to the ledger, today: agent, counter and how much."""
+        pending, now = Pending(), self._now()
+        for agent_name, counter, by in rows:
+            pending.count(now, agent_name, counter, by)
+        self._link.many(_WRITE_COUNTERS_SQLITE, _counter_rows(pending))
+
+    def _ttl(self, ttl: timedelta | NeverType | None) -> timedelta | None:
+        """None, in the database's sense, for never."""
+        found = self._state.options.default_ttl if ttl is None else ttl
+        return None if found is NEVER else checks.ttl(found)
+
+
+def _hit_rows(pending: Pending) -> list[dict[str, Any]]:
+    return [
+        {"key": key, "version": version, "hits": number, "at": at, "stamp": stamp}
+        for (key, version), (number, at, stamp) in sorted(pending.hits.items())
+    ]
+
+
+def _counter_rows(pending: Pending) -> list[dict[str, Any]]:
+    zeros = dict.fromkeys(CACHE_COUNTERS, 0)
+    return [
+        {"day": day, "agent_name": agent_name, **zeros, **counters}
+        for (day, agent_name), counters in sorted(pending.counters.items())
+    ]
+
+
+def tags(values: Any, argument: str = "tags") -> list[str]:
+    """Tags, each once, in the order given."""
+    if isinstance(values, str):
+        raise InvalidValueError(argument, "must be several tags, not one string; put it into a list")
+    if not isinstance(values, Iterable):
+        raise InvalidValueError(argument, f"must be tags in a list, not {type(values).__name__}")
+    return list(dict.fromkeys(checks.key(tag, argument) for tag in values))
+
+
+def json_or_none(value: Any, argument: str, max_bytes: int) -> str | None:
+    """Exact JSON; None is kept as nothing at all."""
+    return None if value is None else exactjson.dumps(value, argument, max_bytes=max_bytes)

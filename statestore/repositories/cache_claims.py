@@ -1,0 +1,67 @@
+"""Who computes a missing entry: one process at a time, and another one when that has had its time."""
+
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from statestore import checks
+from statestore.repositories.base import reads, writes_in_one_statement
+from statestore.repositories.cache_base import LIVE
+from statestore.repositories.cache_writes import CacheWrites
+from statestore.sql import Statement
+
+# An expired value too, as long as it may be served stale: whoever has it need not wait.
+_LOOK = Statement(f"""
+    SELECT e.value, e.codec, e.agent_name, e.version, {{now}}, {LIVE} FROM {{cache_entries}} AS e
+    WHERE e.namespace = :namespace AND e.key = :key AND (e.expires_at IS NULL OR e.expires_at > {{later:-CAST(:stale_ttl AS interval)}})""")
+
+_CLAIM = Statement("""
+    INSERT INTO {cache_claims} AS c (namespace, key, token, claimed_until)
+    VALUES (:namespace, :key, :token, {later:CAST(:timeout AS interval)})
+    ON CONFLICT (namespace, key) DO UPDATE SET token = excluded.token, claimed_until = excluded.claimed_until
+    WHERE c.claimed_until <= {now} OR c.token = excluded.token
+    RETURNING token""")
+
+_RELEASE = Statement("""
+    DELETE FROM {cache_claims} WHERE namespace = :namespace AND key = :key AND token = :token""")
+
+
+class Found(NamedTuple):
+    """A value, still encoded, so that each of its readers gets a copy of its own."""
+
+    data: bytes
+    codec: str
+    stale: bool
+
+
+class CacheClaims(CacheWrites):
+    """The steps of `get_or_compute`."""
+
+    @reads
+    def look(self, key: str, *, stale_ttl: timedelta | None, agent_name: str | None, count: bool) -> Found | None:
+        """The value, if there is one; with *count* it is a hit or a miss."""
+        rows = self._link.all(_LOOK, key=key, stale_ttl=stale_ttl or timedelta(0))
+        if not rows:
+            if count:
+                self._notes.pending.count(self._now(), agent_name, "misses")
+            return None
+        data, codec_name, owner, version, now, live = rows[0]
+        if count:
+            self._notes.pending.hit(key, version, self._link.dialect.time(now), owner)
+        return Found(data, codec_name, not live)
+
+    @writes_in_one_statement
+    def claim(self, key: str, token: str, timeout: timedelta) -> bool:
+        """Take it upon oneself to compute a value, for so long; tells whether nobody else has."""
+        return bool(self._link.all(_CLAIM, key=key, token=token, timeout=checks.ttl(timeout, "timeout")))
+
+    @writes_in_one_statement
+    def keep(self, key: str, value: Any, *, stale_ttl: timedelta | None, **attributes: Any) -> Found:
+        """Set what was computed; see `CacheRepository.set`."""
+        encoded = self._once("value", lambda: self._encode(value))
+        self._write({key: encoded}, self._once("attributes", lambda: self._attributes(stale_ttl=stale_ttl, **attributes)))
+        return Found(encoded.data, encoded.codec, stale=False)
+
+    @writes_in_one_statement
+    def release(self, key: str, token: str) -> None:
+        """Let others have it."""
+        self._link.run(_RELEASE, key=key, token=token)

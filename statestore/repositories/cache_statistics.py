@@ -1,0 +1,89 @@
+"""What is in the cache, and what has happened in it."""
+
+from datetime import datetime
+from typing import Any
+
+from statestore.repositories.base import reads, writes, writes_once_in_one_statement
+from statestore.repositories.cache_base import LIVE
+from statestore.repositories.cache_room import CacheRoom
+from statestore.schema import CACHE_COUNTERS
+from statestore.sql import Row, Statement
+from statestore.values import CacheStats
+
+_REASONS = tuple(counter for counter in CACHE_COUNTERS if counter.startswith("invalidations_"))
+
+_ENTRIES = Statement(f"""
+    SELECT coalesce(e.agent_name, ''), count(*), sum(e.size_bytes), sum(e.access_count), min(e.created_at),
+        max(e.created_at)
+    FROM {{cache_entries}} AS e WHERE e.namespace = :namespace AND {LIVE} GROUP BY 1""")
+
+_LEDGER = Statement(f"""
+    SELECT agent_name, {", ".join(f"sum({counter})" for counter in CACHE_COUNTERS)}
+    FROM {{cache_ledger}} WHERE namespace = :namespace GROUP BY agent_name""")
+
+
+class CacheStatistics(CacheRoom):
+    """Statistics and eviction."""
+
+    @reads
+    def stats(self) -> CacheStats:
+        """What is in the cache, and what has happened in it, in total and by agent.
+
+        Hits, misses and sets of other processes count as soon as these have written them: after ten seconds of use at
+        the latest, and when they close the store.
+        """
+        time = self._link.dialect.time
+        held = {row[0]: (*row[1:4], time(row[4]), time(row[5])) for row in self._link.all(_ENTRIES)}
+        ledger = {row[0]: row[1:] for row in self._link.all(_LEDGER)}
+        agents = sorted({*held, *ledger})
+        by_agent = {
+            agent_name or None: _stats([held[agent_name]] if agent_name in held else [], [ledger.get(agent_name, ())])
+            for agent_name in agents
+        }
+        return _stats(list(held.values()), list(ledger.values()), by_agent)
+
+    @writes
+    def evict(self) -> int:
+        """Remove what has expired, and the least recently used of what is over the limits.
+
+        Sets keep the limits by themselves. This is for what several processes have left over them together, and for
+        what has expired.
+
+        Returns:
+            How many entries were removed, expired ones included.
+        """
+        return self._shrink().entries
+
+
+class CacheCounts(CacheRoom):
+    """What the store does for itself."""
+
+    @writes_once_in_one_statement
+    def write_pending(self) -> None:
+        """Write the counts that were noted."""
+        self._write_pending()
+
+
+def _stats(
+    held: list[tuple[Any, ...]], ledger: list[Row], by_agent: dict[str | None, CacheStats] | None = None
+) -> CacheStats:
+    entries, size, accesses = (sum(int(row[column]) for row in held) for column in range(3))
+    counters = {
+        counter: sum(int(row[column]) for row in ledger if row) for column, counter in enumerate(CACHE_COUNTERS)
+    }
+    created: list[datetime] = [row[3] for row in held]
+    newest: list[datetime] = [row[4] for row in held]
+    return CacheStats(
+        entries=entries,
+        size_bytes=size,
+        average_access_count=accesses / entries if entries else 0.0,
+        oldest_at=min(created, default=None),
+        newest_at=max(newest, default=None),
+        hits=counters["hits"],
+        misses=counters["misses"],
+        sets=counters["sets"],
+        evictions=counters["evictions"],
+        expirations=counters["expirations"],
+        invalidations={reason.removeprefix("invalidations_"): counters[reason] for reason in _REASONS},
+        by_agent=by_agent or {},
+    )

@@ -1,0 +1,316 @@
+"""The statements that write entries, and what they cost: on PostgreSQL one, tags included.
+
+A write carries a number, its *version*, and so do its tags. Two sets of one key that run at once may each miss the
+other's tags; the tags that lost then have another version than the entry, and do not count for it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from statestore import checks, codec
+from statestore.codec import Encoded
+from statestore.errors import InvalidValueError
+from statestore.repositories.cache_base import KEYS_POSTGRESQL, KEYS_SQLITE, json_or_none
+from statestore.repositories.cache_base import tags as checked_tags
+from statestore.repositories.cache_room import CacheRoom
+from statestore.repositories.cache_state import Room, new_version, stamps
+from statestore.sql import Statement
+from statestore.values import MISSING, NeverType
+
+Old: TypeAlias = Mapping[str, tuple[int, int, bool]]
+"""By key: the size and the version of an entry that is replaced, and whether it was live."""
+
+_COLUMNS = """namespace, key, value, codec, size_bytes, agent_name, request, content_hash, metadata, version,
+        created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count"""
+
+_REPLACED = ", ".join(f"{column} = excluded.{column}" for column in (name.strip() for name in _COLUMNS.split(",")[2:]))
+_OVERWRITE = f"ON CONFLICT (namespace, key) DO UPDATE SET {_REPLACED}"
+_ONLY_EXPIRED = f"{_OVERWRITE} WHERE e.expires_at <= {{now}}"
+
+_COMMON = """CAST(:agent_name AS text), CAST(:request AS json), CAST(:content_hash AS text), CAST(:metadata AS json)"""
+_TIMES = """{now}, {later:CAST(:ttl AS interval)}, {later:CAST(:keep AS interval)}, {now}"""
+
+# Which rows there were. Read in the statement's own snapshot, so a concurrent set may make it wrong by one; the bound
+# is then too high, never too low.
+_OLD = "SELECT e.key, e.size_bytes, e.version, coalesce(e.expires_at > {now}, true) AS live FROM {cache_entries} AS e"
+
+_UNTAGGED = """
+    DELETE FROM {cache_tags} AS t USING up
+    WHERE t.namespace = :namespace AND t.key = up.key AND t.version <> up.version"""
+_TAGGED = """
+    INSERT INTO {cache_tags} (namespace, tag, version, key)
+    SELECT :namespace, n.tag, up.version, up.key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
+    ON CONFLICT DO NOTHING"""
+
+
+def _set_postgresql(*, conflict: str, guard: str = "", held: str = "NULL") -> Statement:
+    return Statement(
+        postgresql=f"""
+    WITH old AS ({_OLD} WHERE e.namespace = :namespace AND e.key = :key),
+    held AS (SELECT count(*) AS n FROM {{cache_entries}} WHERE namespace = :namespace),
+    up AS (
+        INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
+        SELECT :namespace, :key, CAST(:value AS bytea), :codec, CAST(:size AS bigint), {_COMMON},
+            CAST(:version AS bigint), {_TIMES}, CAST(:stamp AS bigint), 0
+        {guard} {conflict}
+        RETURNING e.key, e.version),
+    untagged AS ({_UNTAGGED}),
+    tagged AS ({_TAGGED})
+    SELECT up.key IS NOT NULL, old.size_bytes, old.version, old.live, {held}
+    FROM (SELECT 1) AS one LEFT JOIN up ON true LEFT JOIN old ON true"""
+    )
+
+
+_GUARD = "WHERE EXISTS (SELECT 1 FROM old) OR (SELECT n FROM held) < :room"
+# The count is wanted only where it was needed: a subquery that nobody asks is not run.
+_HELD = "CASE WHEN up.key IS NOT NULL AND old.key IS NULL THEN (SELECT n FROM held) END"
+
+_SET = _set_postgresql(conflict=_OVERWRITE)
+_SET_IF_ROOM = _set_postgresql(conflict=_OVERWRITE, guard=_GUARD, held=_HELD)
+_ADD = _set_postgresql(conflict=_ONLY_EXPIRED)
+_ADD_IF_ROOM = _set_postgresql(conflict=_ONLY_EXPIRED, guard=_GUARD, held=_HELD)
+
+# In the order of the keys, so that two of these at once do not wait for each other in a circle.
+_SET_MANY = Statement(
+    postgresql=f"""
+    WITH new AS (
+        SELECT * FROM unnest(CAST(:keys AS text[]), CAST(:data AS bytea[]), CAST(:codecs AS text[]),
+            CAST(:sizes AS bigint[])) WITH ORDINALITY AS n (key, value, codec, size_bytes, place)),
+    old AS ({_OLD} JOIN new ON new.key = e.key WHERE e.namespace = :namespace),
+    up AS (
+        INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
+        SELECT :namespace, new.key, new.value, new.codec, new.size_bytes, {_COMMON},
+            CAST(:version AS bigint) + new.place - 1, {_TIMES}, CAST(:stamp AS bigint) + new.place - 1, 0
+        FROM new ORDER BY new.key
+        {_OVERWRITE}
+        RETURNING e.key, e.version),
+    untagged AS ({_UNTAGGED}),
+    tagged AS ({_TAGGED})
+    SELECT up.key, old.size_bytes, old.version, old.live
+    FROM up LEFT JOIN old ON old.key = up.key"""
+)
+
+_FIND_OLD = Statement(
+    postgresql=f"{_OLD} WHERE e.namespace = :namespace AND e.key {KEYS_POSTGRESQL}",
+    sqlite=f"""
+    SELECT key, size_bytes, version, coalesce(expires_at > {{now}}, 1) FROM {{cache_entries}}
+    WHERE namespace = :namespace AND key {KEYS_SQLITE}""",
+)
+
+_UNTAG_SQLITE = Statement(sqlite=f"DELETE FROM {{cache_tags}} WHERE namespace = :namespace AND key {KEYS_SQLITE}")
+_TAG_SQLITE = Statement(
+    sqlite="""
+    INSERT INTO {cache_tags} (namespace, tag, version, key)
+    SELECT :namespace, t.value, :version + k.key, k.value FROM json_each(:keys) AS k, json_each(:tags) AS t"""
+)
+
+# SQLite allows 32,766 parameters in a statement, and a row here takes six.
+_ROWS_SQLITE = 5_000
+
+
+@lru_cache(maxsize=64)
+def _set_sqlite(rows: int) -> Statement:
+    values = ", ".join(
+        f"(:namespace, :k{i}, :v{i}, :c{i}, :s{i}, :agent_name, :request, :content_hash, :metadata, :w{i}, {_TIMES},"
+        f" :a{i}, 0)"
+        for i in range(rows)
+    )
+    return Statement(
+        sqlite=f"""
+        INSERT INTO {{cache_entries}} AS e ({_COLUMNS}) VALUES {values} {_OVERWRITE}"""
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """What all entries of one write have in common; JSON as text, times from the write on."""
+
+    ttl: timedelta | None
+    keep: timedelta | None
+    tags: list[str] = field(default_factory=list)
+    agent_name: str | None = None
+    request: str | None = None
+    content_hash: str | None = None
+    metadata: str | None = None
+
+    def params(self) -> dict[str, Any]:
+        return {
+            "ttl": self.ttl,
+            "keep": self.keep,
+            "agent_name": self.agent_name,
+            "request": self.request,
+            "content_hash": self.content_hash,
+            "metadata": self.metadata,
+        }
+
+
+class CacheWrites(CacheRoom):
+    """Writing entries within the limits."""
+
+    def _encode(self, value: Any, argument: str = "value") -> Encoded:
+        if value is MISSING:
+            raise InvalidValueError(argument, "MISSING marks absence; it is no value")
+        return codec.encode(
+            value,
+            argument,
+            max_bytes=self._link.settings.max_value_bytes,
+            compress_above=self._state.options.compress_above,
+        )
+
+    def _attributes(
+        self,
+        ttl: timedelta | NeverType | None,
+        tags: Iterable[str],
+        agent_name: str | None,
+        request: Any,
+        content_hash: str | None,
+        metadata: Mapping[str, Any] | None,
+        stale_ttl: timedelta | None,
+    ) -> Attributes:
+        limit = self._link.settings.max_value_bytes
+        found = self._ttl(ttl)
+        stale = checks.ttl(stale_ttl, "stale_ttl")
+        return Attributes(
+            ttl=found,
+            keep=None if found is None else found + (stale or timedelta(0)),
+            tags=checked_tags(tags),
+            agent_name=checks.optional_key(agent_name, "agent_name"),
+            request=json_or_none(request, "request", limit),
+            content_hash=checks.optional_key(content_hash, "content_hash"),
+            metadata=checks.metadata(metadata, max_bytes=limit),
+        )
+
+    def _write(self, values: Mapping[str, Encoded], attributes: Attributes, *, absent: bool = False) -> bool:
+        """Write *values*, of which there is at least one.
+
+        With *absent* it is just one, and it is written only where there is no entry; tells whether it was.
+        """
+        size = sum(len(encoded.data) for encoded in values.values())
+        self._check_fits(values, size)
+        room = self._state.book(len(values), size, self._notes)
+        if self._postgresql:
+            return self._write_postgresql(values, attributes, size, room, absent=absent)
+        old = self._old(values)
+        if absent and any(live for *_, live in old.values()):
+            self._settle(0, old, attributes)
+            return False
+        if not room.enough:
+            self._make_room(list(values), len(values) - len(old), size, room)
+        self._write_sqlite(values, attributes, old)
+        self._settle(len(values), old, attributes)
+        return True
+
+    def _write_postgresql(
+        self, values: Mapping[str, Encoded], attributes: Attributes, size: int, room: Room, *, absent: bool
+    ) -> bool:
+        options = self._state.options
+        if not room.enough and len(values) == 1 and options.max_bytes is None and options.max_entries is not None:
+            # The bound may be too high, or not known yet, or this may overwrite: the statement finds out by itself.
+            limit = options.max_entries - room.others_entries
+            stored = self._set_one(values, attributes, _ADD_IF_ROOM if absent else _SET_IF_ROOM, room=limit)
+            if stored is not None:
+                return stored
+        if not room.enough:
+            if not self._link.in_transaction:
+                self._state.unbook(self._notes)
+            self._needs_transaction()
+            old = self._old(values)
+            if not (absent and any(live for *_, live in old.values())):
+                self._make_room(list(values), len(values) - len(old), size, room)
+        if len(values) > 1:
+            self._set_many(values, attributes)
+            return True
+        return bool(self._set_one(values, attributes, _ADD if absent else _SET))
+
+    def _set_one(
+        self, values: Mapping[str, Encoded], attributes: Attributes, statement: Statement, room: int | None = None
+    ) -> bool | None:
+        """Whether the entry was stored; None if the statement found no room for it."""
+        ((key, encoded),) = values.items()
+        version = self._version()
+        token = None if room is None else self._state.start_count()
+        stored, size, old_version, live, held = self._link.all(
+            statement,
+            key=key,
+            value=encoded.data,
+            codec=encoded.codec,
+            size=len(encoded.data),
+            version=version,
+            stamp=stamps.take(),
+            room=room,
+            tags=attributes.tags,
+            **attributes.params(),
+        )[0]
+        old = {} if old_version is None else {key: (size, old_version, live)}
+        if token is not None and held is not None:
+            self._state.end_count(token, held, 0, own=self._notes)
+        if not stored and not live and room is not None:
+            return None
+        self._settle(int(stored), old, attributes)
+        # An entry of this version is what an earlier try, whose answer was lost, has stored.
+        return bool(stored) or old_version == version
+
+    def _set_many(self, values: Mapping[str, Encoded], attributes: Attributes) -> None:
+        rows = self._link.all(
+            _SET_MANY,
+            keys=list(values),
+            data=[encoded.data for encoded in values.values()],
+            codecs=[encoded.codec for encoded in values.values()],
+            sizes=[len(encoded.data) for encoded in values.values()],
+            version=self._version(),
+            stamp=stamps.take(len(values)),
+            tags=attributes.tags,
+            **attributes.params(),
+        )
+        self._settle(len(rows), {row[0]: (row[1], row[2], row[3]) for row in rows if row[2] is not None}, attributes)
+
+    def _write_sqlite(self, values: Mapping[str, Encoded], attributes: Attributes, old: Old) -> None:
+        version, stamp = self._version(), stamps.take(len(values))
+        items = list(values.items())
+        for start in range(0, len(items), _ROWS_SQLITE):
+            part = items[start : start + _ROWS_SQLITE]
+            params: dict[str, Any] = {}
+            for i, (key, encoded) in enumerate(part):
+                params |= {f"k{i}": key, f"v{i}": encoded.data, f"c{i}": encoded.codec, f"s{i}": len(encoded.data)}
+                params |= {f"w{i}": version + start + i, f"a{i}": stamp + start + i}
+            self._link.run(_set_sqlite(len(part)), **params, **attributes.params())
+        keys = self._list(values)
+        if old:
+            self._link.run(_UNTAG_SQLITE, keys=keys)
+        if attributes.tags:
+            self._link.run(_TAG_SQLITE, keys=keys, version=version, tags=self._list(attributes.tags))
+
+    def _version(self) -> int:
+        """The same at every try, so that a try whose answer was lost is recognised."""
+        return self._once("version", new_version)
+
+    def _old(self, values: Mapping[str, Encoded]) -> Old:
+        rows = self._link.all(_FIND_OLD, keys=self._list(values))
+        return {row[0]: (row[1], row[2], bool(row[3])) for row in rows}
+
+    def _settle(self, stored: int, old: Old, attributes: Attributes) -> None:
+        """Note what was stored, and what stood in its place."""
+        self._notes.unused = self._notes.booked[0] - (stored - len(old) if stored else 0)
+        if not stored:
+            return
+        now = self._now()
+        self._notes.remove(0, sum(size for size, *_ in old.values()))
+        self._notes.pending.count(now, attributes.agent_name, "sets", stored)
+        replaced = sum(not live for *_, live in old.values())
+        self._notes.pending.count(now, attributes.agent_name, "expirations", replaced)
+
+    def _check_fits(self, values: Mapping[str, Encoded], size: int) -> None:
+        options = self._state.options
+        if options.max_entries is not None and len(values) > options.max_entries:
+            raise InvalidValueError(
+                "values",
+                f"are {len(values):,}, more than cache_max_entries={options.max_entries} lets in; set fewer at once",
+            )
+        if options.max_bytes is not None and size > options.max_bytes:
+            raise InvalidValueError(
+                "value",
+                f"takes {size:,} bytes, more than the whole cache may (cache_max_bytes={options.max_bytes:,})",
+            )

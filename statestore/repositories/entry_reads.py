@@ -1,0 +1,117 @@
+"""Reading entries of a session, wherever their rows are."""
+
+from collections.abc import Sequence
+
+import orjson
+
+from statestore.repositories import entry_rows, session_rows
+from statestore.sql import Link, Statement
+from statestore.values import Entry
+
+# Beyond every position, and twice it still fits 64 bits.
+FAR = 2**61
+
+# The history of a session is dense, so that a window on it is a range, whichever way it is asked for.
+_FROM = "{greatest}(:after + 1, s.first_seq, {least}(s.next_seq, :before) - :last)"
+_TO = "{least}(s.next_seq, :before, {greatest}(:after + 1, s.first_seq) + :limit) - 1"
+_HEAD = f"s.forked_at_seq IS NOT NULL, {session_rows.EXTENSION_DUE}"
+
+# One round trip, for all sessions that are no forks: the rows of a session are all of its history. On PostgreSQL the
+# rows come from a subquery that is closed to the planner by OFFSET 0, so that the bounds always end up in the index
+# scan; in a plain join it may take them for a filter, and read the whole session. A subquery keeps its order here.
+_READ = Statement(
+    postgresql=f"""
+    SELECT {_HEAD}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
+        SELECT {entry_rows.COLUMNS} FROM {{history_entries}} AS h
+        WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq BETWEEN {_FROM} AND {_TO}
+        ORDER BY h.seq OFFSET 0) AS h ON true
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
+    sqlite=f"""
+    SELECT {_HEAD}, {entry_rows.COLUMNS} FROM {{sessions}} AS s
+    LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+        AND h.seq BETWEEN {_FROM} AND {_TO}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
+    ORDER BY h.seq""",
+)
+
+# For a fork. The bounds of the window are inside the join with its segments: each segment reads only its share.
+_READ_FORK = Statement(
+    postgresql=f"""
+    SELECT h.* FROM {{sessions}} AS s CROSS JOIN LATERAL (
+        SELECT s.session_id AS owner, {_FROM} AS from_seq, {_TO} AS to_seq
+        UNION ALL
+        SELECT g.owner_session_id, greatest(g.from_seq, {_FROM}), least(g.to_seq, {_TO}) FROM {{session_segments}} AS g
+        WHERE g.namespace = :namespace AND g.session_id = :session_id AND g.from_seq <= {_TO} AND g.to_seq >= {_FROM}
+    ) AS piece CROSS JOIN LATERAL (
+        SELECT {entry_rows.COLUMNS} FROM {{history_entries}} AS h WHERE h.namespace = :namespace
+        AND h.session_id = piece.owner AND h.seq BETWEEN piece.from_seq AND piece.to_seq OFFSET 0) AS h
+    WHERE s.namespace = :namespace AND s.session_id = :session_id""",
+    sqlite=f"""
+    SELECT {entry_rows.COLUMNS} FROM {{sessions}} AS s
+    JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+        AND h.seq BETWEEN {_FROM} AND {_TO}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id
+    UNION ALL
+    SELECT {entry_rows.COLUMNS} FROM {{sessions}} AS s
+    JOIN {{session_segments}} AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
+    CROSS JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+        AND h.seq BETWEEN max(g.from_seq, {_FROM}) AND min(g.to_seq, {_TO})
+    WHERE s.namespace = :namespace AND s.session_id = :session_id""",
+)
+
+_IDS_POSTGRESQL = "h.entry_id = ANY (:entry_ids)"
+_IDS_SQLITE = "h.entry_id IN (SELECT value FROM json_each(:entry_ids))"
+_BY_ID = f"""
+    SELECT {entry_rows.COLUMNS} FROM {{history_entries}} AS h
+    WHERE h.namespace = :namespace AND h.session_id = :session_id AND %s
+    UNION ALL
+    SELECT {entry_rows.COLUMNS} FROM {{session_segments}} AS g
+    JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+        AND h.seq BETWEEN g.from_seq AND g.to_seq
+    WHERE g.namespace = :namespace AND g.session_id = :session_id AND %s"""
+_FIND_BY_ID = Statement(
+    postgresql=_BY_ID % (_IDS_POSTGRESQL, _IDS_POSTGRESQL), sqlite=_BY_ID % (_IDS_SQLITE, _IDS_SQLITE)
+)
+
+
+def read(
+    link: Link,
+    session_id: str,
+    *,
+    last: int | None = None,
+    after: int | None = None,
+    before: int | None = None,
+    limit: int | None = None,
+) -> list[Entry]:
+    """The entries of a range, oldest first. Extends the session's TTL.
+
+    Raises:
+        SessionNotFoundError: No such session, or it has expired.
+    """
+    window = {
+        "last": FAR if last is None else min(last, FAR),
+        "after": min(after or 0, FAR),
+        "before": FAR if before is None else min(before, FAR),
+        "limit": FAR if limit is None else min(limit, FAR),
+    }
+    rows = link.all(_READ, session_id=session_id, **window)
+    if not rows:
+        raise session_rows.not_found(link, session_id)
+    is_fork, extension_due = rows[0][:2]
+    entries = [row[2:] for row in rows if row[3] is not None]
+    if is_fork:
+        entries = sorted(link.all(_READ_FORK, session_id=session_id, **window), key=lambda row: row[1])
+    if extension_due:
+        session_rows.extend(link, session_id)
+    return [entry_rows.from_row(link, session_id, row) for row in entries]
+
+
+def find_by_id(link: Link, session_id: str, entry_ids: Sequence[str]) -> dict[str, Entry]:
+    """Those of the ids that are in what the session sees, with their entries. Runs in a transaction."""
+    ids = list(entry_ids)
+    rows = link.all(
+        _FIND_BY_ID,
+        session_id=session_id,
+        entry_ids=orjson.dumps(ids).decode() if link.dialect.name == "sqlite" else ids,
+    )
+    return {row[3]: entry_rows.from_row(link, session_id, row) for row in rows}

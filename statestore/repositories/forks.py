@@ -1,0 +1,148 @@
+"""Forks of sessions, and where a session comes from."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from statestore import checks, ids
+from statestore.errors import InvalidValueError, SessionExistsError
+from statestore.repositories import segments, session_columns, session_life, session_rows
+from statestore.repositories.base import Repository, reads, writes_once
+from statestore.repositories.segments import Segment
+from statestore.sql import Statement
+from statestore.values import Ancestor, Lineage, Session
+
+_ROOT = Statement("""
+    SELECT s.root_session_id, s.created_at FROM {sessions} AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
+
+_TURN_AT = Statement("""
+    SELECT turn FROM {history_entries} WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq""")
+
+_COPY_STATE = Statement("""
+    INSERT INTO {state_entries} (namespace, session_id, key, value, version, updated_at, expires_at)
+    SELECT e.namespace, :fork_id, e.key, e.value, e.version, e.updated_at, e.expires_at FROM {state_entries} AS e
+    WHERE e.namespace = :namespace AND e.session_id = :session_id
+        AND (e.expires_at IS NULL OR e.expires_at > {now})""")
+
+_COPY_SUMMARIES = Statement("""
+    INSERT INTO {summaries} (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
+    SELECT namespace, :fork_id, start_seq, end_seq, content, token_count, created_at FROM {summaries}
+    WHERE namespace = :namespace AND session_id = :session_id AND end_seq <= :at_seq""")
+
+# A step needs a row to go on from; the id of a parent that is gone is still known to its child. A session younger
+# than its supposed child is another one, made under the id of a parent that was deleted.
+_ANCESTORS = Statement("""
+    WITH RECURSIVE up (parent_session_id, forked_at_seq, created_at, depth) AS (
+        SELECT parent_session_id, forked_at_seq, created_at, 0 FROM {sessions}
+        WHERE namespace = :namespace AND session_id = :session_id
+        UNION ALL
+        SELECT p.parent_session_id, p.forked_at_seq, p.created_at, up.depth + 1 FROM up
+        JOIN {sessions} AS p ON p.namespace = :namespace AND p.session_id = up.parent_session_id
+            AND p.created_at <= up.created_at)
+    SELECT parent_session_id, forked_at_seq FROM up WHERE parent_session_id IS NOT NULL ORDER BY depth""")
+
+_FORKS = Statement("""
+    SELECT s.session_id FROM {sessions} AS s
+    WHERE s.namespace = :namespace AND s.parent_session_id = :session_id AND s.created_at >= :created_at AND {live}
+    ORDER BY s.created_at, s.session_id""")
+
+
+class ForksRepository(Repository):
+    """Copies of sessions that share their history."""
+
+    @writes_once
+    def fork(
+        self,
+        source_id: str,
+        new_session_id: str | None = None,
+        *,
+        at_seq: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Session:
+        """Make an independent session that begins as a copy of another.
+
+        It has the source's history up to *at_seq*, its state as it is now, its summaries up to there, and its
+        attributes. No entry is copied: the cost does not grow with the history. What happens to the source later does
+        not show in the fork, nor the other way round. Appends that run at the same time fall wholly before or behind
+        the fork.
+
+        Args:
+            source_id: The session to fork.
+            new_session_id: The fork's id; a UUIDv7 if none is given.
+            at_seq: The last position that the fork sees, 0 for none; by default all.
+            metadata: Keys to set over those of the source.
+
+        Raises:
+            SessionNotFoundError: No such source, or it has expired. Nothing was written.
+            SessionExistsError: A living session has the new id. Nothing was written.
+            InvalidValueError: *at_seq* lies behind the end of the source. Nothing was written.
+        """
+        checks.key(source_id, "source_id")
+        checks.optional_count(at_seq, "at_seq")
+        fork_id = ids.uuid7() if new_session_id is None else checks.key(new_session_id, "new_session_id")
+        if metadata is not None:
+            session_columns.attribute(self._link, "metadata", metadata)
+
+        if new_session_id is not None:
+            # First, since it may hand entries to the source, which then has them in other pieces.
+            session_life.erase_expired(self._link, fork_id)
+        pieces = segments.lock_for_fork(self._link, source_id)
+        locked = session_rows.lock(self._link, source_id, share=True)
+        source = locked.session
+        end = source.next_seq - 1
+        if at_seq is None:
+            at_seq = end
+        elif at_seq > end:
+            raise InvalidValueError("at_seq", f"is {at_seq}, but session {source_id!r} ends at {end}")
+        seen = segments.view(pieces, source_id, source.first_seq, at_seq)
+        columns = {
+            "user_id": source.user_id,
+            "agent_name": source.agent_name,
+            "title": source.title,
+            "instructions": source.instructions,
+            "metadata": session_columns.attribute(self._link, "metadata", source.metadata | dict(metadata or {})),
+            "project_root": source.project_root,
+            "cwd": source.cwd,
+            "ttl": source.ttl,
+            "parent_session_id": source_id,
+            "root_session_id": source.root_session_id,
+            "forked_at_seq": at_seq,
+            "first_seq": min(source.first_seq, at_seq + 1),
+            "next_seq": at_seq + 1,
+            "last_turn": locked.last_turn if at_seq == end else self._turn_at(seen),
+        }
+        fork = None if fork_id == source_id else session_life.create(self._link, fork_id, columns)
+        if fork is None:
+            raise SessionExistsError(fork_id, self._link.settings.namespace)
+        segments.insert(self._link, [segment.seen_by(fork_id) for segment in seen])
+        self._link.run(_COPY_STATE, session_id=source_id, fork_id=fork_id)
+        self._link.run(_COPY_SUMMARIES, session_id=source_id, fork_id=fork_id, at_seq=at_seq)
+        return fork
+
+    @reads
+    def lineage(self, session_id: str) -> Lineage:
+        """Where the session comes from, and which sessions were forked from it. Does not extend its TTL.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+        """
+        checks.key(session_id, "session_id")
+        row = self._link.one(_ROOT, session_id=session_id)
+        if row is None:
+            raise session_rows.not_found(self._link, session_id)
+        ancestors = self._link.all(_ANCESTORS, session_id=session_id)
+        forks = self._link.all(_FORKS, session_id=session_id, created_at=row[1])
+        return Lineage(
+            session_id=session_id,
+            root_session_id=row[0],
+            ancestors=tuple(Ancestor(*ancestor) for ancestor in ancestors),
+            forks=tuple(fork[0] for fork in forks),
+        )
+
+    def _turn_at(self, seen: list[Segment]) -> int:
+        """The turn of the last entry of what is seen."""
+        if not seen:
+            return 0
+        row = self._link.one(_TURN_AT, session_id=seen[-1].owner, seq=seen[-1].to_seq)
+        turn: int = row[0] if row else 0
+        return turn

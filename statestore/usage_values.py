@@ -1,0 +1,220 @@
+"""What reports and sweeps return. The columns of usage are those of the report views, and are explained there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Final, Literal, TypeAlias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageTotals:
+    """What was used: live entries and the ledger of deleted ones together.
+
+    Args:
+        sessions: How many sessions have entries in it.
+        turns: Entries of role `user`.
+        model_calls: Entries with tokens.
+        tool_calls: Entries that name a tool, without the results that answer another entry's call.
+        errors: Entries with an `error_type`.
+        input_tokens: Cached ones included.
+        output_tokens: Reasoning included.
+        cost_usd: As far as known; None where nothing is.
+        unpriced_calls: Model calls whose cost is not known, and so not in `cost_usd`.
+        duration: All durations together.
+        content_bytes: What was said, as JSON in UTF-8.
+        timed_entries: Entries still there that have a duration: what the latencies are taken from.
+        latency_p50: The median duration of an entry; None where none is left.
+        latency_p95: What 95 of 100 entries do not exceed, interpolated.
+    """
+
+    sessions: int
+    entries: int
+    turns: int
+    model_calls: int
+    tool_calls: int
+    errors: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int
+    cache_write_input_tokens: int
+    reasoning_output_tokens: int
+    cost_usd: Decimal | None
+    unpriced_calls: int
+    duration: timedelta
+    content_bytes: int
+    timed_entries: int
+    latency_p50: timedelta | None
+    latency_p95: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayUsage(UsageTotals):
+    """The usage of a day, in the time zone that was asked for."""
+
+    day: date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionUsage(UsageTotals):
+    """The usage of a session under one user, and the first and the last day of it."""
+
+    session_id: str
+    user_id: str | None
+    first_day: date
+    last_day: date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserUsage(UsageTotals):
+    """The usage of a user; `day` is None for the whole period. No user: sessions without one, and erased ones."""
+
+    day: date | None
+    user_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentUsage(UsageTotals):
+    """The usage of an agent; `day` is None for the whole period."""
+
+    day: date | None
+    agent_name: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelUsage(UsageTotals):
+    """The usage of a model; `day` is None for the whole period. No model: entries that name none, such as users'."""
+
+    day: date | None
+    provider_name: str | None
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolUsage(UsageTotals):
+    """The usage of a tool; `day` is None for the whole period."""
+
+    day: date | None
+    tool_name: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HourUsage(UsageTotals):
+    """The usage of an hour of the week. `weekday` is 0 for Monday, as in `datetime.weekday()`."""
+
+    weekday: int
+    hour: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheDayUsage:
+    """What happened in the result cache on a UTC day, for an agent. `hit_rate` is 0 to 1, None without lookups."""
+
+    day: date
+    agent_name: str | None
+    hits: int
+    misses: int
+    sets: int
+    evictions: int
+    expirations: int
+    invalidations: int
+    hit_rate: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageUsage:
+    """What is stored in a table for a user: rows, and the bytes that callers put in."""
+
+    table_name: str
+    user_id: str | None
+    row_count: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpiryBacklog:
+    """What is due to be deleted and was not swept yet. `overdue` is the age of the oldest."""
+
+    kind: str
+    due: int
+    oldest_due_at: datetime
+    overdue: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionDescent:
+    """Where a living session comes from, and how much of its history is its own."""
+
+    session_id: str
+    user_id: str | None
+    parent_session_id: str | None
+    root_session_id: str
+    forked_at_seq: int | None
+    depth: int
+    forks: int
+    entries: int
+    own_entries: int
+    created_at: datetime
+
+
+SweepKind: TypeAlias = Literal[
+    "expired_sessions",
+    "idle_sessions",
+    "history_entries",
+    "expired_state",
+    "expired_cache",
+    "cache_overflow",
+    "unseen_entries",
+]
+SWEEP_KINDS: Final[tuple[SweepKind, ...]] = (
+    "expired_sessions",
+    "idle_sessions",
+    "history_entries",
+    "expired_state",
+    "expired_cache",
+    "cache_overflow",
+    "unseen_entries",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How many rows went, and how many bytes callers had put into them."""
+
+    rows: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Swept") -> "Swept":
+        return Swept(self.rows + other.rows, self.bytes + other.bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepReport:
+    """What a sweep deleted, or what it would delete.
+
+    Args:
+        kinds: By kind. A session counts as one row, its bytes those of its attributes, state and summaries. The
+            entries that went with sessions are `history_entries`; those that a fork still sees went nowhere. State
+            keys count under `expired_state` where their session lives on.
+        dry_run: Nothing was deleted.
+        complete: Nothing that was due is left; false where the time budget ran out, or another worker was at it.
+        elapsed: How long it took.
+    """
+
+    kinds: Mapping[SweepKind, Swept] = field(default_factory=dict)
+    dry_run: bool = False
+    complete: bool = True
+    elapsed: timedelta = timedelta(0)
+
+    def __getitem__(self, kind: SweepKind) -> Swept:
+        return self.kinds.get(kind, Swept())
+
+    @property
+    def rows(self) -> int:
+        """All rows together."""
+        return sum(swept.rows for swept in self.kinds.values())
+
+    @property
+    def bytes(self) -> int:
+        """All bytes together."""
+        return sum(swept.bytes for swept in self.kinds.values())

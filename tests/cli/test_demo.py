@@ -1,0 +1,116 @@
+import json
+import os
+import shlex
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from statestore import StateStore
+from tests.cli.conftest import CHECKOUT, SCRIPT, CommandLine
+
+
+def test_the_story_says_what_the_database_holds(sqlite_cli: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / "demo.db"
+    done = sqlite_cli.process("demo", "--path", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    with StateStore.open(f"sqlite:///{path}") as store:
+        source, fork = store.history.read("lake-trip"), store.history.read("lake-trip-by-train")
+    assert len(source) == 5
+    assert [entry.content for entry in fork[:4]] == [entry.content for entry in source[:4]]
+    for entry in (*source, *fork):
+        if entry.content["content"]:
+            assert entry.content["content"] in done.stdout
+    with closing(sqlite3.connect(path)) as connection:
+        [[rows]] = connection.execute("SELECT count(*) FROM history_entries")
+    assert f"rows in history_entries: {rows}\n" in done.stdout
+    assert "NO" not in done.stdout.split()
+    assert 'store.sessions.fork("lake-trip", "lake-trip-by-train", at_seq=4)' in done.stdout
+
+
+def test_the_hints_work(sqlite_cli: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / "it's a demo.db"
+    done = sqlite_cli.process("demo", "--path", path)
+    hints = [hint.strip() for hint in done.stdout.partition("Look around:\n")[2].splitlines()]
+    assert [hint.split()[0] for hint in hints] == ["export", "statestore", "statestore", "sqlite3", "rm"]
+
+    program, file, sql = shlex.split(hints[3])  # The program need not be installed here.
+    assert (program, file) == ("sqlite3", str(path))
+    with closing(sqlite3.connect(path)) as connection:
+        assert ("tool", 1) in [row[:2] for row in connection.execute(sql)]
+
+    script = "\n".join(["set -e", *(hint for hint in hints if hint != hints[3])])
+    environment = {**sqlite_cli.environment, "PATH": f"{SCRIPT.parent}{os.pathsep}{os.environ['PATH']}"}
+    ran = subprocess.run(["/bin/sh", "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "lake-trip-by-train" in ran.stdout
+    assert not list(tmp_path.glob("*demo*"))
+
+
+def test_real_runs_are_replayed_and_compared(sqlite_cli: CommandLine, trajectories: Path, tmp_path: Path) -> None:
+    path = tmp_path / "demo.db"
+    done = sqlite_cli.process("demo", trajectories, "--path", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "200 sessions with 5,308 entries in the store" in done.stdout
+    assert "0 entries added; 200 sessions in the store" in done.stdout
+    assert "5,308 of 5,308 messages are equal" in done.stdout
+    with StateStore.open(f"sqlite:///{path}") as store:
+        assert store.sessions.count() == 201
+
+
+def test_a_message_that_comes_back_different_is_noticed(
+    sqlite_cli: CommandLine, trajectories: Path, tmp_path: Path
+) -> None:
+    # As a store that keeps the wrong order of keys would: only the demonstration's own reading is disturbed.
+    code = """
+import sys
+from statestore.cli import demo_file, main
+texts = demo_file._texts
+calls = 0
+def disturbed(entries):
+    global calls
+    calls += 1
+    found = texts(entries)
+    return found[::-1] if calls == 5 else found
+demo_file._texts = disturbed
+main(["demo", *sys.argv[1:]])
+"""
+    done = sqlite_cli.python(code, trajectories, "--path", tmp_path / "demo.db")
+    assert done.returncode == 1
+    assert "came back different" in done.stderr
+
+
+def test_a_file_without_a_conversation_is_an_error(sqlite_cli: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "empty.jsonl"
+    file.write_text("\n")
+    assert "holds no conversation" in sqlite_cli("demo", str(file), "--path", str(tmp_path / "d.db"), code=1).stderr
+
+
+def test_a_short_file_with_a_bad_line_is_replayed(sqlite_cli: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "short.jsonl"
+    file.write_text("oops\n" + json.dumps({"messages": [{"role": "user", "content": "Hi"}]}) + "\n")
+    done = sqlite_cli("demo", str(file), "--path", str(tmp_path / "d.db"))
+    assert "1 of 1 messages are equal" in done.stdout
+    assert f"{file}:1: not JSON" in done.stderr
+
+
+def test_an_existing_file_is_not_touched(sqlite_cli: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / "precious.db"
+    path.write_text("precious")
+    assert "exists already" in sqlite_cli("demo", "--path", str(path), code=1).stderr
+    assert path.read_text() == "precious"
+
+
+def test_run_demo_reads_a_file_from_the_callers_directory(trajectories: Path, tmp_path: Path) -> None:
+    lines = trajectories.read_bytes().splitlines(keepends=True)[:3]
+    (tmp_path / "some.jsonl").write_bytes(b"".join(lines))
+    if not (CHECKOUT / ".venv" / "stamp").exists():
+        pytest.skip("./run has not set up this checkout")
+    done = subprocess.run(
+        [CHECKOUT / "run", "demo", "some.jsonl", "--path", "some.db"], cwd=tmp_path, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "3 sessions" in done.stdout

@@ -1,0 +1,193 @@
+"""Appending again: by `entry_id`, or by the position that the entries are to follow, nothing is stored twice."""
+
+from typing import Any
+
+import pytest
+
+from statestore import ConflictError, InvalidValueError, NewEntry
+from tests.support.content import Content
+
+Store = Any
+
+
+def letters(text: str) -> list[NewEntry]:
+    return [NewEntry(letter) for letter in text]
+
+
+def read(store: Store, session_id: str = "s") -> str:
+    return "".join(entry.content for entry in store.history.read(session_id))
+
+
+@pytest.fixture(autouse=True)
+def session(store: Store) -> None:
+    store.sessions.create("s")
+
+
+def test_an_entry_id_is_stored_once(store: Store) -> None:
+    [first] = store.history.append("s", [NewEntry({"text": "a"}, entry_id="one")])
+    [again] = store.history.append("s", [NewEntry({"text": "a"}, entry_id="one")])
+    assert again == first
+    assert store.history.read("s") == [first]
+
+
+def test_an_entry_id_of_the_store_can_be_sent_again(store: Store) -> None:
+    [first] = store.history.append("s", letters("a"))
+    assert store.history.append("s", [NewEntry("a", entry_id=first.entry_id)]) == [first]
+
+
+def test_what_is_new_in_a_batch_is_added_and_what_is_not_is_found(store: Store) -> None:
+    store.history.append("s", [NewEntry("a", entry_id="a"), NewEntry("b", entry_id="b")])
+    batch = [NewEntry(letter, entry_id=letter) for letter in "abcd"]
+    stored = store.history.append("s", batch)
+    assert [(entry.seq, entry.entry_id) for entry in stored] == [(1, "a"), (2, "b"), (3, "c"), (4, "d")]
+    assert store.history.append("s", batch) == stored
+    assert read(store) == "abcd"
+
+
+def test_a_batch_is_answered_in_its_own_order(store: Store) -> None:
+    store.history.append("s", [NewEntry("b", entry_id="b")])
+    stored = store.history.append("s", [NewEntry(letter, entry_id=letter) for letter in "abc"])
+    assert [(entry.content, entry.seq) for entry in stored] == [("a", 2), ("b", 1), ("c", 3)]
+
+
+def test_turns_count_only_what_is_added(store: Store) -> None:
+    store.history.append("s", [NewEntry("a", role="user", entry_id="a")])
+    batch = [NewEntry("a", role="user", entry_id="a"), NewEntry("b", role="assistant"), NewEntry("c", role="user")]
+    assert [entry.turn for entry in store.history.append("s", batch)] == [1, 1, 2]
+    assert store.history.append("s", [NewEntry("d", role="user")])[0].turn == 3
+
+
+def test_turns_count_only_what_is_added_behind_a_position(store: Store) -> None:
+    users = [NewEntry(letter, role="user") for letter in "abc"]
+    store.history.append("s", users[:2])
+    assert [entry.turn for entry in store.history.append("s", users, after_seq=0)] == [1, 2, 3]
+
+
+def test_another_content_under_a_known_id_is_a_conflict(store: Store, content: Content) -> None:
+    store.history.append("s", [NewEntry("a", entry_id="one")])
+    before = content.snapshot()
+    with pytest.raises(ConflictError) as caught:
+        store.history.append("s", [NewEntry("new"), NewEntry("b", entry_id="one")])
+    assert caught.value.actual == 1
+    assert content.snapshot() == before
+
+
+def test_the_order_of_keys_belongs_to_the_content(store: Store) -> None:
+    store.history.append("s", [NewEntry({"a": 1, "b": 2}, entry_id="one")])
+    with pytest.raises(ConflictError):
+        store.history.append("s", [NewEntry({"b": 2, "a": 1}, entry_id="one")])
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 1.0), (0, False), (0.0, -0.0)])
+def test_a_number_of_another_type_is_another_content(store: Store, first: Any, second: Any) -> None:
+    store.history.append("s", [NewEntry(first, entry_id="one")])
+    with pytest.raises(ConflictError):
+        store.history.append("s", [NewEntry(second, entry_id="one")])
+
+
+def test_an_id_may_stand_in_two_sessions(store: Store) -> None:
+    store.sessions.create("other")
+    store.history.append("s", [NewEntry("a", entry_id="one")])
+    store.history.append("other", [NewEntry("b", entry_id="one")])
+    assert (read(store), read(store, "other")) == ("a", "b")
+
+
+def test_an_id_stands_once_in_a_call(store: Store) -> None:
+    with pytest.raises(InvalidValueError):
+        store.history.append("s", [NewEntry("a", entry_id="one"), NewEntry("a", entry_id="one")])
+    assert read(store) == ""
+
+
+def test_an_id_is_free_again_when_its_entry_is_gone(store: Store) -> None:
+    store.history.append("s", [NewEntry("a", entry_id="one")])
+    store.history.pop_last("s")
+    store.history.append("s", [NewEntry("b", entry_id="one")])
+    store.history.trim("s", keep_last=0)
+    store.history.append("s", [NewEntry("c", entry_id="one")])
+    assert read(store) == "c"
+
+
+def test_a_first_append_with_an_id_may_create_the_session(store: Store) -> None:
+    for _ in range(2):
+        store.history.append("new", [NewEntry("a", entry_id="one")], create=True)
+    assert read(store, "new") == "a"
+
+
+def test_a_growing_log_is_kept_whole_by_position(store: Store) -> None:
+    """The three calls of the issue: 3, then 5 by sending all again, then 5 by sending an overlap."""
+    counts = []
+    for after_seq, text in ((0, "abc"), (0, "abcde"), (3, "de")):
+        store.history.append("s", letters(text), after_seq=after_seq)
+        counts.append(store.history.count("s"))
+    assert counts == [3, 5, 5]
+    assert read(store) == "abcde"
+
+
+def test_a_position_gives_back_what_stood_there_and_what_was_added(store: Store) -> None:
+    old = store.history.append("s", letters("abc"))
+    stored = store.history.append("s", letters("bcd"), after_seq=1)
+    assert stored[:2] == old[1:]
+    assert [entry.seq for entry in stored] == [2, 3, 4]
+
+
+def test_a_shorter_log_adds_nothing(store: Store) -> None:
+    store.history.append("s", letters("abcde"))
+    assert [entry.content for entry in store.history.append("s", letters("bc"), after_seq=1)] == ["b", "c"]
+    assert read(store) == "abcde"
+
+
+@pytest.mark.parametrize("after_seq", [3, 99, 2**62, 2**63 - 1])
+def test_a_gap_is_a_conflict(store: Store, content: Content, after_seq: int) -> None:
+    store.history.append("s", letters("ab"))
+    before = content.snapshot()
+    with pytest.raises(ConflictError) as caught:
+        store.history.append("s", letters("c"), after_seq=after_seq)
+    assert (caught.value.expected, caught.value.actual) == (after_seq, 2)
+    assert content.snapshot() == before
+
+
+def test_another_content_at_a_position_is_a_conflict(store: Store, content: Content) -> None:
+    store.history.append("s", letters("abc"))
+    before = content.snapshot()
+    with pytest.raises(ConflictError):
+        store.history.append("s", letters("bX"), after_seq=1)
+    with pytest.raises(ConflictError):
+        store.history.append("s", letters("Xbcde"), after_seq=0)
+    assert content.snapshot() == before
+
+
+def test_a_gap_in_a_session_to_be_made_makes_no_session(store: Store) -> None:
+    with pytest.raises(ConflictError):
+        store.history.append("new", letters("a"), after_seq=5, create=True)
+    assert not store.sessions.exists("new")
+
+
+def test_a_conflict_within_a_transaction_has_written_nothing(store: Store) -> None:
+    with store.transaction() as tx, pytest.raises(ConflictError):
+        tx.history.append("new", letters("a"), after_seq=5, create=True)
+    assert not store.sessions.exists("new")
+
+
+def test_positions_that_were_trimmed_are_left_out_of_the_answer(store: Store) -> None:
+    store.history.append("s", letters("abc"))
+    store.history.trim("s", keep_last=1)
+    assert store.history.append("s", letters("a"), after_seq=0) == []
+    stored = store.history.append("s", letters("abcd"), after_seq=0)
+    assert [(entry.seq, entry.content) for entry in stored] == [(3, "c"), (4, "d")]
+    assert read(store) == "cd"
+
+
+def test_a_position_serves_a_fork_too(store: Store) -> None:
+    store.history.append("s", letters("abc"))
+    store.sessions.fork("s", "fork", at_seq=2)
+    store.history.append("fork", letters("bX"), after_seq=1)
+    store.history.append("fork", letters("abXY"), after_seq=0)
+    assert (read(store), read(store, "fork")) == ("abc", "abXY")
+
+
+def test_a_large_log_is_sent_again_in_one_call(store: Store) -> None:
+    log = [NewEntry(n) for n in range(1300)]
+    store.history.append("s", log[:700])
+    stored = store.history.append("s", log, after_seq=0)
+    assert [entry.seq for entry in stored] == list(range(1, 1301))
+    assert store.history.count("s") == 1300

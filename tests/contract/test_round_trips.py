@@ -1,0 +1,256 @@
+"""What each operation costs: statements, round trips and transactions, counted on the wire, exactly.
+
+A change here is a change of what callers pay. docs/performance.md quotes this table.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from statestore import NewEntry
+from tests.support.wire import Traffic
+
+Store = Any
+
+# psycopg prepares a statement, in a round trip of its own, when a connection runs it for the sixth time.
+WARM_UP = 8
+
+
+@dataclass(frozen=True)
+class Cost:
+    statements: int
+    round_trips: int
+    transactions: int
+
+
+ONE = Cost(1, 1, 1)
+
+
+def transaction(statements: int) -> Cost:
+    """BEGIN and COMMIT are two of the statements."""
+    return Cost(statements, statements, 1)
+
+
+def words(n: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"word {index}"} for index in range(n)]
+
+
+def nothing(store: Store, s: str) -> None:
+    pass
+
+
+def session(store: Store, s: str) -> None:
+    store.sessions.create(s, user_id=f"user of {s}")
+
+
+def history(store: Store, s: str) -> None:
+    session(store, s)
+    store.history.append(s, words(30))
+
+
+def state(store: Store, s: str) -> None:
+    session(store, s)
+    store.state.set_many(s, {"a": 1, "b": 2, "c": 3})
+
+
+def fork(store: Store, s: str) -> None:
+    history(store, f"source of {s}")
+    store.sessions.fork(f"source of {s}", s)
+
+
+def deep_fork(store: Store, s: str) -> None:
+    source = f"{s} 0"
+    history(store, source)
+    for depth in range(1, 5):
+        target = s if depth == 4 else f"{s} {depth}"
+        store.sessions.fork(source, target, at_seq=27 + depth)
+        store.history.append(target, words(2))
+        source = target
+
+
+def fork_with_state(store: Store, s: str) -> None:
+    state(store, s)
+    store.history.append(s, words(30))
+
+
+def forked(store: Store, s: str) -> None:
+    history(store, s)
+    store.sessions.fork(s, f"fork of {s}", at_seq=20)
+
+
+def stored_with_ids(store: Store, s: str) -> None:
+    session(store, s)
+    store.history.append(s, [NewEntry("a", entry_id="a")])
+
+
+def hundred_sessions(store: Store, s: str) -> None:
+    if not store.sessions.count():
+        with store.transaction() as tx:
+            for n in range(30):
+                tx.sessions.create(f"{s} {n}")
+
+
+Act = Callable[[Store, str], Any]
+
+# Operation, what stands before it, the call, the cost on PostgreSQL, statements and transactions on SQLite.
+COSTS: dict[str, tuple[Act, Act, Cost, Cost]] = {}
+
+
+def case(name: str, prepare: Act, act: Act, postgresql: Cost, sqlite: tuple[int, int]) -> None:
+    statements, transactions = sqlite
+    assert name not in COSTS
+    COSTS[name] = (prepare, act, postgresql, Cost(statements, 0, transactions))
+
+
+case("sessions.create", nothing, lambda store, s: store.sessions.create(s), ONE, (3, 1))
+case("sessions.open, new", nothing, lambda store, s: store.sessions.open(s), Cost(2, 2, 2), (4, 1))
+case("sessions.open, there already", session, lambda store, s: store.sessions.open(s), ONE, (3, 1))
+case("sessions.get", session, lambda store, s: store.sessions.get(s), ONE, (1, 1))
+case("sessions.find", session, lambda store, s: store.sessions.find(s), ONE, (1, 1))
+case("sessions.find, missing", nothing, lambda store, s: store.sessions.find(s), ONE, (1, 1))
+case("sessions.exists", session, lambda store, s: store.sessions.exists(s), ONE, (1, 1))
+case("sessions.count", session, lambda store, s: store.sessions.count(user_id="ada"), ONE, (1, 1))
+case("sessions.page", hundred_sessions, lambda store, s: store.sessions.page(limit=10), ONE, (1, 1))
+case("sessions.update", session, lambda store, s: store.sessions.update(s, title="t"), ONE, (3, 1))
+case(
+    "sessions.update, expected_revision",
+    session,
+    lambda store, s: store.sessions.update(s, title="t", expected_revision=1),
+    ONE,
+    (3, 1),
+)
+case(
+    "sessions.merge_metadata",
+    session,
+    lambda store, s: store.sessions.merge_metadata(s, {"a": 1}),
+    transaction(4),
+    (4, 1),
+)
+case("sessions.touch", session, lambda store, s: store.sessions.touch(s), ONE, (3, 1))
+case("sessions.fork", history, lambda store, s: store.sessions.fork(s, f"fork of {s}"), transaction(9), (9, 1))
+case(
+    "sessions.fork, within the history",
+    history,
+    lambda store, s: store.sessions.fork(s, f"f {s}", at_seq=9),
+    transaction(10),
+    (10, 1),
+)
+case(
+    "sessions.fork, with state",
+    fork_with_state,
+    lambda store, s: store.sessions.fork(s, f"fork of {s}"),
+    transaction(9),
+    (9, 1),
+)
+case(
+    "sessions.fork, of a fork of depth 4",
+    deep_fork,
+    lambda store, s: store.sessions.fork(s, f"fork of {s}"),
+    Cost(13, 9, 1),
+    (13, 1),
+)
+case("sessions.lineage", fork, lambda store, s: store.sessions.lineage(s), Cost(3, 3, 3), (3, 3))
+case("sessions.delete", history, lambda store, s: store.sessions.delete(s), transaction(10), (9, 1))
+case("sessions.delete, with a fork", forked, lambda store, s: store.sessions.delete(s), transaction(12), (11, 1))
+case(
+    "sessions.delete_user, of one session",
+    history,
+    lambda store, s: store.sessions.delete_user(f"user of {s}"),
+    transaction(12),
+    (11, 1),
+)
+case("history.append, 1 entry", session, lambda store, s: store.history.append(s, words(1)), ONE, (4, 1))
+case("history.append, 100 entries", session, lambda store, s: store.history.append(s, words(100)), ONE, (103, 1))
+case("history.append, to a fork", fork, lambda store, s: store.history.append(s, words(1)), ONE, (4, 1))
+case(
+    "history.append, with create=True",
+    nothing,
+    lambda store, s: store.history.append(s, words(1), create=True),
+    Cost(9, 9, 2),
+    (9, 1),
+)
+case(
+    "history.append, create=True, there already",
+    session,
+    lambda store, s: store.history.append(s, words(1), create=True),
+    ONE,
+    (4, 1),
+)
+case(
+    "history.append, with entry_id",
+    session,
+    lambda store, s: store.history.append(s, [NewEntry("a", entry_id="a")]),
+    ONE,
+    (7, 1),
+)
+case(
+    "history.append, with entry_id, again",
+    stored_with_ids,
+    lambda store, s: store.history.append(s, [NewEntry("a", entry_id="a")]),
+    Cost(6, 6, 2),
+    (5, 1),
+)
+case(
+    "history.append, after_seq at the end",
+    history,
+    lambda store, s: store.history.append(s, words(1), after_seq=30),
+    ONE,
+    (7, 1),
+)
+case(
+    "history.append, after_seq, again",
+    history,
+    lambda store, s: store.history.append(s, [{"role": "user", "content": "word 29"}], after_seq=29),
+    Cost(6, 6, 2),
+    (5, 1),
+)
+case("history.read, last 20", history, lambda store, s: store.history.read(s, last=20), ONE, (1, 1))
+case("history.read, all", history, lambda store, s: store.history.read(s), ONE, (1, 1))
+case("history.read, last 20 of a fork", fork, lambda store, s: store.history.read(s, last=20), Cost(2, 2, 2), (2, 2))
+case(
+    "history.read, last 20 of a fork of depth 4",
+    deep_fork,
+    lambda store, s: store.history.read(s, last=20),
+    Cost(2, 2, 2),
+    (2, 2),
+)
+case("history.get", history, lambda store, s: store.history.get(s, 7), ONE, (1, 1))
+case("history.count", history, lambda store, s: store.history.count(s), ONE, (1, 1))
+case("history.pop_last", history, lambda store, s: store.history.pop_last(s), transaction(11), (10, 1))
+case("history.pop_last, with a fork", forked, lambda store, s: store.history.pop_last(s, 20), transaction(14), (13, 1))
+case("history.trim", history, lambda store, s: store.history.trim(s, keep_last=10), transaction(10), (9, 1))
+case("history.clear", history, lambda store, s: store.history.clear(s), transaction(10), (9, 1))
+case("state.set", session, lambda store, s: store.state.set(s, "a", 1), ONE, (4, 1))
+case(
+    "state.set, expected_version",
+    state,
+    lambda store, s: store.state.set(s, "a", 2, expected_version=1),
+    transaction(5),
+    (6, 1),
+)
+case("state.set_many, 3 keys", session, lambda store, s: store.state.set_many(s, {"a": 1, "b": 2, "c": 3}), ONE, (6, 1))
+case("state.get", state, lambda store, s: store.state.get(s, "a"), ONE, (1, 1))
+case("state.entry", state, lambda store, s: store.state.entry(s, "a"), ONE, (1, 1))
+case("state.get_all", state, lambda store, s: store.state.get_all(s), ONE, (1, 1))
+case("state.increment", state, lambda store, s: store.state.increment(s, "a"), transaction(5), (5, 1))
+case("state.delete", state, lambda store, s: store.state.delete(s, "a"), ONE, (4, 1))
+case("state.clear", state, lambda store, s: store.state.clear(s), ONE, (4, 1))
+
+
+def measure(store: Store, traffic: Traffic, prepare: Act, act: Act) -> Cost:
+    for n in range(WARM_UP):
+        prepare(store, f"session {n}")
+        traffic.clear()
+        act(store, f"session {n}")
+    return Cost(len(traffic.statements), traffic.round_trips, traffic.transactions)
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_an_operation_costs_what_is_written_here(
+    connect: Callable[..., Store], traffic: Traffic, database_url: str, name: str
+) -> None:
+    prepare, act, postgresql, sqlite = COSTS[name]
+    cost = measure(connect(traffic.url), traffic, prepare, act)
+    assert cost == (sqlite if database_url.startswith("sqlite") else postgresql), traffic.statements

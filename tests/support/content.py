@@ -1,0 +1,84 @@
+"""What really stands in a database, read beside the store."""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+from sqlalchemy import make_url
+
+from statestore.schema import metadata
+
+Rows = list[dict[str, Any]]
+
+
+class Content:
+    """The tables of a database, over a connection of their own that commits each statement."""
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        self._connection: Any
+        if self.is_sqlite:
+            self._connection = sqlite3.connect(str(parsed.database), isolation_level=None, check_same_thread=False)
+            self._connection.row_factory = sqlite3.Row
+        else:
+            self._connection = psycopg.connect(
+                url, autocommit=True, row_factory=dict_row, options="-c search_path=statestore"
+            )
+
+    def query(self, sql: str, **params: Any) -> Rows:
+        """Run *sql* with `:named` parameters."""
+        if not self.is_sqlite:
+            for name in params:
+                sql = sql.replace(f":{name}", f"%({name})s")
+        cursor = self._connection.execute(sql, params)
+        return [dict(row) for row in cursor.fetchall()] if cursor.description else []
+
+    def rows(self, table: str, **where: Any) -> Rows:
+        condition = " AND ".join(f"{column} = :{column}" for column in where) or "1 = 1"
+        key = ", ".join(column.name for column in metadata.tables[table].primary_key)
+        return self.query(f"SELECT * FROM {table} WHERE {condition} ORDER BY {key}", **where)
+
+    def snapshot(self) -> dict[str, Rows]:
+        """Every row of every table."""
+        return {table: self.rows(table) for table in metadata.tables}
+
+    def sizes(self) -> dict[str, int]:
+        return {table: int(self.query(f"SELECT count(*) AS n FROM {table}")[0]["n"]) for table in metadata.tables}
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def unsound(content: Content, namespace: str = "default") -> list[str]:
+    """What is wrong with how the histories of a namespace are stored; nothing, it is to be hoped.
+
+    Each position that a session has stands in one row: its own, or one that a segment finds at a session that owns it.
+    Nothing else is stored: a row that its owner does not see would be content that nobody can read or delete.
+    """
+    sessions = {row["session_id"]: row for row in content.rows("sessions", namespace=namespace)}
+    owned: Counter[tuple[str, int]] = Counter()
+    for row in content.query(
+        "SELECT session_id, seq FROM history_entries WHERE namespace = :namespace", namespace=namespace
+    ):
+        owned[row["session_id"], row["seq"]] += 1
+    seen: Counter[tuple[str, int]] = Counter(owned)
+    problems = []
+    for segment in content.rows("session_segments", namespace=namespace):
+        for seq in range(segment["from_seq"], segment["to_seq"] + 1):
+            seen[segment["session_id"], seq] += 1
+            if not owned[segment["owner_session_id"], seq]:
+                problems.append(
+                    f"{segment['session_id']} looks for {seq} at {segment['owner_session_id']}: no such row"
+                )
+    expected = Counter({(key, seq): 1 for key, row in sessions.items() for seq in _range(row)})
+    problems += [f"{key} has no entry {seq}" for key, seq in expected - seen]
+    problems += [f"{key} has entry {seq} {n} times too often" for (key, seq), n in (seen - expected).items()]
+    return problems
+
+
+def _range(session: Mapping[str, Any]) -> range:
+    return range(session["first_seq"], session["next_seq"])

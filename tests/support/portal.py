@@ -1,0 +1,88 @@
+"""Blocking calls into asyncio, so that one test body serves both stores.
+
+Every call becomes a task of its own on the portal's event loop: calls from several threads are tasks that run at once.
+"""
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from statestore import AsyncStateStore
+from statestore.operations.base import AsyncGroup
+
+T = TypeVar("T")
+
+
+class Portal:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="portal", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    @contextmanager
+    def enter(self, manager: Any) -> Iterator[Any]:
+        """An async context manager as a blocking one."""
+        value = self.run(manager.__aenter__())
+        try:
+            yield value
+        except BaseException as exc:
+            if not self.run(manager.__aexit__(type(exc), exc, exc.__traceback__)):
+                raise
+        else:
+            self.run(manager.__aexit__(None, None, None))
+
+    def close(self) -> None:
+        self.run(self._loop.shutdown_asyncgens())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class Blocking:
+    """An object with coroutine methods, such as a group of operations, whose methods block instead."""
+
+    def __init__(self, portal: Portal, target: Any) -> None:
+        self._portal = portal
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if isinstance(found, AsyncGroup):
+            return Blocking(self._portal, found)
+        if inspect.iscoroutinefunction(found):
+            return self._blocking(found)
+        return found
+
+    def _blocking(self, method: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._portal.run(method(*args, **kwargs))
+
+        return call
+
+
+class BlockingStore(Blocking):
+    """An `AsyncStateStore` with the face of a `StateStore`."""
+
+    @classmethod
+    def open(cls, portal: Portal, *args: Any, **kwargs: Any) -> "BlockingStore":
+        return cls(portal, portal.run(AsyncStateStore.open(*args, **kwargs)))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Blocking]:
+        with self._portal.enter(self._target.transaction()) as tx:
+            yield Blocking(self._portal, tx)
+
+    def __enter__(self) -> "BlockingStore":
+        self._portal.run(self._target.__aenter__())
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._portal.run(self._target.__aexit__(*exc))
