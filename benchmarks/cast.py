@@ -13,6 +13,14 @@ OWN = (
     Subject("statestore, async", "sqlite", "async", "statestore", "benchmarks.subjects.own", "AsyncStatestore"),
 )  # fmt: skip
 
+UNCAPPED = (
+    Subject("statestore", "postgresql", "sync", "statestore", "benchmarks.subjects.own", "Uncapped"),
+    Subject("statestore, async", "postgresql", "async", "statestore", "benchmarks.subjects.own", "AsyncUncapped"),
+    Subject("statestore", "sqlite", "sync", "statestore", "benchmarks.subjects.own", "Uncapped"),
+    Subject("statestore, async", "sqlite", "async", "statestore", "benchmarks.subjects.own", "AsyncUncapped"),
+)
+"""The same with a cache for as many entries as one likes."""
+
 AGAIN = (
     Subject("raw psycopg again", "postgresql", "sync", "again", "benchmarks.subjects.raw_postgresql", "RawPsycopg"),
     Subject("raw sqlite3 again", "sqlite", "sync", "again", "benchmarks.subjects.raw_sqlite", "RawSqlite"),

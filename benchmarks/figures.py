@@ -3,7 +3,7 @@
 import math
 import random
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.works import Work
@@ -26,6 +26,10 @@ class Series:
     def p99(self) -> float:
         samples = sorted(sample for batch in self.batches for sample in batch)
         return samples[min(len(samples) - 1, math.ceil(len(samples) * 0.99) - 1)] / 1000
+
+    @property
+    def count(self) -> int:
+        return sum(len(batch) for batch in self.batches)
 
     @property
     def rate(self) -> float:
@@ -61,28 +65,37 @@ def ratio(subject: Series, base: Series, group: str = "single") -> Ratio:
 
 def measure(
     work: Work, workers: Sequence[WorkerProcess], *, rounds: int, seconds: float, order: random.Random
-) -> dict[str, Series]:
-    """Have all *workers* do *work*, taking turns: in each round each does one batch, in another order each time."""
-    series: dict[str, Series] = {}
-    counts: dict[str, int] = {}
+) -> dict[int, Series]:
+    """Have all *workers* do *work*, taking turns: in each round each does one batch, in another order each time.
+
+    Returns:
+        What each did, by the `id` of the worker; those that cannot do this work are left out.
+    """
+    series: dict[int, Series] = {}
+    counts: dict[int, int] = {}
     taking_part = []
     for worker in workers:
         if not worker.can(work.verbs):
             continue
         try:
-            counts[worker.subject.name] = _calibrate(work, worker, seconds)
+            counts[id(worker)] = _calibrate(work, worker, seconds)
         except WorkerError as exc:
             print(f"    {work.name}: {exc}", flush=True)
             continue
-        series[worker.subject.name] = Series()
+        series[id(worker)] = Series()
         taking_part.append(worker)
     for _ in range(rounds):
         order.shuffle(taking_part)
-        for worker in taking_part:
-            name = worker.subject.name
-            answer = worker.ask("run", work=work.name, count=counts[name])
-            series[name].batches.append(answer["samples"])
-            series[name].took.append(answer["took"])
+        for worker in list(taking_part):
+            try:
+                answer = worker.ask("run", work=work.name, count=counts[id(worker)])
+            except WorkerError as exc:
+                print(f"    {work.name}: {exc}", flush=True)
+                taking_part.remove(worker)
+                del series[id(worker)]
+                continue
+            series[id(worker)].batches.append(answer["samples"])
+            series[id(worker)].took.append(answer["took"])
     return series
 
 
@@ -94,8 +107,3 @@ def _calibrate(work: Work, worker: WorkerProcess, seconds: float) -> int:
     trial = worker.ask("run", work=work.name, count=5 if work.callers == 1 else 3)
     each = trial["took"] / (5 if work.callers == 1 else 3)
     return max(work.least, min(work.most, int(seconds * 1e9 / each)))
-
-
-def geometric_mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return math.exp(sum(math.log(value) for value in found) / len(found)) if found else math.nan

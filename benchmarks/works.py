@@ -117,7 +117,7 @@ GROWN = (
     Work("grown_read", "read the last 20", ("read",), (lambda s, c, n: s.read(data.spread(n), last=20),), "grown"),
     Work("grown_get", "state get", ("get",), (lambda s, c, n: s.get(data.spread(n), data.state_key(n)),), "grown"),
     Work("grown_hit", "cache hit", ("cache_get",), (lambda s, c, n: s.cache_get(data.spread_key(n)),), "grown"),
-    Work("page", "a user's 50 newest of 1,000 sessions", ("page",), (lambda s, c, n: s.page("user-7"),), "grown"),
+    Work("page", "a user's 50 newest of 1,000 sessions", ("page",), (lambda s, c, n: s.page("user-0"),), "grown"),
 )  # fmt: skip
 
 

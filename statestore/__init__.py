@@ -33,6 +33,15 @@ from statestore.errors import (
     StoreClosedError,
     UnavailableError,
 )
+from statestore.session_values import (
+    ConversationState,
+    Lease,
+    SaveReport,
+    SessionStats,
+    StoreStats,
+    Unsaved,
+    Window,
+)
 from statestore.values import (
     MISSING,
     NEVER,
@@ -51,6 +60,7 @@ from statestore.values import (
 )
 
 if TYPE_CHECKING:
+    from statestore.context import AsyncSessionContext, SessionContext
     from statestore.store import AsyncStateStore, AsyncTransaction, StateStore, Transaction
 
 __version__ = "0.1.0"
@@ -59,30 +69,36 @@ __all__ = [
     "MISSING",
     "NEVER",
     "Ancestor",
+    "AsyncSessionContext",
     "AsyncStateStore",
     "AsyncTransaction",
     "CacheEntry",
     "CacheStats",
     "CommitUnknownError",
     "ConflictError",
+    "ConversationState",
     "DatabaseError",
     "Entry",
     "EntryNotFoundError",
     "ErasureReceipt",
     "InvalidTransitionError",
     "InvalidValueError",
+    "Lease",
     "Lineage",
     "NewEntry",
     "NotFoundError",
     "ReadOnlyError",
+    "SaveReport",
     "SchemaAheadError",
     "SchemaError",
     "SchemaMissingError",
     "SchemaOutdatedError",
     "Session",
+    "SessionContext",
     "SessionExistsError",
     "SessionNotFoundError",
     "SessionPage",
+    "SessionStats",
     "StaleLeaseError",
     "StateEntry",
     "StateKeyNotFoundError",
@@ -90,16 +106,25 @@ __all__ = [
     "StateStoreError",
     "StorageFullError",
     "StoreClosedError",
+    "StoreStats",
     "Summary",
     "Transaction",
     "UnavailableError",
+    "Unsaved",
     "Usage",
+    "Window",
 ]
 
 _FROM_STORE = frozenset({"AsyncStateStore", "AsyncTransaction", "StateStore", "Transaction"})
 
+_FROM_CONTEXT = frozenset({"AsyncSessionContext", "SessionContext"})
+
 
 def __getattr__(name: str) -> Any:
+    if name in _FROM_CONTEXT:
+        from statestore import context
+
+        return getattr(context, name)
     if name in _FROM_STORE:
         from statestore import store
 

@@ -28,9 +28,15 @@ from statestore.execution import (
     translated,
     understood,
 )
+from statestore.group_commit import GroupCommit
+from statestore.repositories import group_appending
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Dialect, Settings
 from statestore.workers import Workers
+
+
+# Two groups under way keep the server busy while the next one fills.
+_GROUPS = 2
 
 
 class AsyncRunner(Protocol):
@@ -56,13 +62,17 @@ class AsyncDatabase(AsyncRunner, Protocol):
 class ThreadedDatabase:
     """Runs operations on a `Database`, in worker threads."""
 
-    def __init__(self, database: Database, *, threads: int, one_connection: bool) -> None:
+    def __init__(self, database: Database, *, threads: int, one_connection: bool, group_commit: bool = True) -> None:
         self.database = database
         self._workers = Workers(threads, "statestore")
         # SQLite has one writer. Tasks take turns here, so that none of them blocks a thread that another one needs;
         # readers too, where the database is a single connection.
         self._turn = asyncio.Lock() if database.dialect.name == "sqlite" else None
         self._one_connection = one_connection
+        groups = 1 if self._turn else _GROUPS
+        self._groups = (
+            GroupCommit(database, self._workers, self._run, self._in_turn, groups=groups) if group_commit else None
+        )
 
     @property
     def settings(self) -> Settings:
@@ -77,16 +87,26 @@ class ThreadedDatabase:
         return self.database.closed
 
     async def run(self, call: Call) -> Any:
+        if self._groups is not None:
+            session_id = group_appending.session_of(call)
+            if session_id is not None:
+                return await self._groups.append(call, session_id)
+        return await self._run(call)
+
+    async def _run(self, call: Call) -> Any:
         if self._turn is None or (call.mode is Mode.READ and not self._one_connection):
             call.interruptible = self.database.dialect.name == "postgresql"
             return await self._workers.run(self.database.run, call, give_up=call.cancel)
         async with _taking_turn(self._turn):
             return await self._workers.run(self.database.run, call)
 
+    def _in_turn(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self._turn is None else _taking_turn(self._turn)
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncRunner]:
         """As `Database.transaction`."""
-        async with nullcontext() if self._turn is None else _taking_turn(self._turn):
+        async with self._in_turn():
             context = self.database.transaction()
             entered: list[BoundRunner] = []
             try:

@@ -26,7 +26,7 @@ from statestore.execution import (
     understood,
 )
 from statestore.repositories.base import Call, Mode
-from statestore.sql import Connected, Dialect, Settings
+from statestore.sql import Connected, Dialect, Link, Settings
 
 # A library does not print: without a handler of the application's, stamina's warnings would go to standard error.
 logging.getLogger("stamina").addHandler(logging.NullHandler())
@@ -95,6 +95,47 @@ class Database:
                 transaction.abandon(exc)
                 raise
 
+    def run_group(self, work: Callable[[Link], None]) -> None:
+        """Run *work* for several callers at once: one statement on PostgreSQL, one transaction on SQLite.
+
+        It is tried once. A driver's error comes out as it is, since it is nobody's in particular.
+        """
+        if self.dialect.name == "postgresql":
+            with self._connected() as connection:
+                try:
+                    work(Link(connection, self.dialect, self.settings))
+                except Exception as exc:
+                    self._discard(connection, exc)
+                    raise
+            return
+        with self._writing(), self._connected() as connection:
+            transaction = Transaction(connection, self.dialect)
+            transaction.begin()
+            try:
+                work(Link(connection, self.dialect, self.settings, in_transaction=True))
+                transaction.commit()
+            except BaseException as exc:
+                transaction.abandon(exc)
+                raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[BoundRunner]:
+        """A transaction, not to be written in, in which everything that is read is of one moment."""
+        with no_retry(), self._connected() as connection:
+            transaction = Transaction(connection, self.dialect)
+            with translated():
+                transaction.begin(snapshot=True)
+            runner = BoundRunner(connection, self.dialect, self.settings)
+            try:
+                yield runner
+            except BaseException as exc:
+                runner.end()
+                transaction.abandon(exc)
+                raise
+            runner.end()
+            with translated():
+                transaction.commit()
+
     def verify(self) -> None:
         """Connect, and check the tables: once."""
         if self._verified:
@@ -152,7 +193,15 @@ class Database:
             return connection
         except Exception as exc:
             failure = understood(exc)
-            raise (Again(failure.error) if failure.lost else failure.error) from None
+            if failure.lost:
+                url = self.engine.url
+                raise Again(
+                    UnavailableError(
+                        f"PostgreSQL cannot be reached at {url.host or 'the local socket'}, port {url.port or 5432}, "
+                        f"database {url.database!r}; check that it runs and that the address is right"
+                    )
+                ) from None
+            raise failure.error from None
 
     @contextmanager
     def _connected(self) -> Iterator[Connected]:

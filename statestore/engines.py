@@ -53,7 +53,10 @@ def parse(url: str | URL | None) -> URL:
 
 def is_memory(url: URL) -> bool:
     """Whether the URL means a SQLite database that lives in memory."""
-    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+    if url.get_backend_name() != "sqlite":
+        return False
+    database = url.database or ""
+    return database in ("", ":memory:", "file::memory:") or url.query.get("mode") == "memory"
 
 
 def make(url: URL, options: Options) -> Engine:
@@ -130,7 +133,8 @@ def _arguments(url: URL, options: Options) -> dict[str, Any]:
 def _prepare(engine: Engine, url: URL, options: Options) -> None:
     if url.get_backend_name() != "sqlite":
         return
-    if not is_memory(url):
+    # A `file:` URI says itself how the file is to be opened.
+    if not is_memory(url) and not str(url.database).startswith("file:"):
         _create_private(Path(str(url.database)))
 
     lock_timeout = options.lock_timeout or _SQLITE_LOCK_TIMEOUT

@@ -51,9 +51,13 @@ class Transaction:
         self._connection = connection
         self._dialect = dialect
 
-    def begin(self) -> None:
-        # SQLite: a deferred transaction that reads, and then wants to write, may find that another has written since.
-        self._execute("BEGIN IMMEDIATE" if self._dialect.name == "sqlite" else "BEGIN")
+    def begin(self, *, snapshot: bool = False) -> None:
+        """Begin; with *snapshot* all that is read is of one moment."""
+        if self._dialect.name == "sqlite":
+            # A deferred transaction that reads, and then wants to write, may find that another has written since.
+            self._execute("BEGIN" if snapshot else "BEGIN IMMEDIATE")
+        else:
+            self._execute("BEGIN ISOLATION LEVEL REPEATABLE READ" if snapshot else "BEGIN")
 
     def commit(self) -> None:
         self._execute("COMMIT")
@@ -99,7 +103,7 @@ def perform(connection: Connected, call: Call, dialect: Dialect, settings: Setti
             raise
     sent.unsettled = False
     transaction = Transaction(connection, dialect)
-    transaction.begin()
+    transaction.begin(snapshot=call.mode is Mode.SNAPSHOT)
     try:
         result = call(Link(connection, dialect, settings, in_transaction=True))
         sent.unsettled = True

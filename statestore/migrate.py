@@ -447,7 +447,7 @@ def _parsed(url: str | URL) -> URL:
     try:
         # Plain SQL tools write postgres://, which SQLAlchemy does not take.
         parsed = make_url(f"postgresql{url[8:]}" if isinstance(url, str) and url.startswith("postgres://") else url)
-    except sqlalchemy_errors.ArgumentError:
+    except (sqlalchemy_errors.ArgumentError, ValueError):
         raise InvalidValueError("target", "not a database URL; try postgresql://… or sqlite:///path") from None
     if parsed.get_backend_name() not in ("postgresql", "sqlite"):
         raise InvalidValueError("target", f"{parsed.get_backend_name()} is not supported; use PostgreSQL or SQLite")

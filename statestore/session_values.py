@@ -138,7 +138,7 @@ class SaveReport:
     """What `sessions.save` had to do.
 
     Attributes:
-        session: The session as it is now.
+        conversation: The session as it is now, to go on with and to save again.
         created: Whether there was none.
         appended: How many entries were added behind the old end.
         trimmed: How many old entries were dropped from the front.
@@ -149,7 +149,7 @@ class SaveReport:
         summaries_changed: How many summaries were written or removed.
     """
 
-    session: Session
+    conversation: ConversationState
     created: bool
     appended: int
     trimmed: int

@@ -8,7 +8,7 @@ its `Connection.execute` costs a one-statement operation as much again as the da
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import orjson
 
 from statestore import exactjson, schema
+from statestore.cache_options import CacheOptions
 from statestore.errors import InvalidValueError
 
 Params: TypeAlias = dict[str, Any]
@@ -34,7 +35,8 @@ class Statement:
 
     Tokens: a table's name; `{now}`, the time of the statement; `{hour}`, the same cut to the hour; `{later:X}`, now
     plus the duration X; `{live}`, that session `s` has not expired; `{lock}` and `{share}`, row locks, which SQLite
-    does not need since its write transactions run one at a time; `{least}` and `{greatest}`.
+    does not need since its write transactions run one at a time; `{least}` and `{greatest}`; `{bytes:X}`, the size of
+    the text or JSON X in UTF-8, 0 for NULL; `{in:x}`, that what stands before is in the list `:x`.
     """
 
     __slots__ = ("_sql",)
@@ -47,9 +49,14 @@ class Statement:
         for token, meaning in dialect.tokens.items():
             sql = sql.replace(token, meaning)
         sql = re.sub(r"\{later:([^}]*)\}", dialect.later, sql)
+        sql = re.sub(r"\{bytes:([^}]*)\}", dialect.size, sql)
+        sql = re.sub(r"\{in:(\w+)\}", dialect.member, sql)
         if dialect.name == "sqlite":
             return sql
-        return _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%"))
+        # Arrays travel in binary: as text they take twice as long.
+        return _PARAMETER.sub(
+            lambda match: f"%({match[1]}){'b' if match[1].endswith('_array') else 's'}", sql.replace("%", "%%")
+        )
 
 
 class Dialect:
@@ -63,6 +70,8 @@ class Dialect:
         self.server_time = server_time and name == "postgresql"
         self.tokens = self._tokens(schema_name)
         self.later = self._later_postgresql if name == "postgresql" else _later_sqlite
+        self.size = _size_postgresql if name == "postgresql" else _size_sqlite
+        self.member = _member_postgresql if name == "postgresql" else _member_sqlite
         # Statements built for a shape (a batch size, a set of filters) come and go, so this is bounded.
         self.render: Callable[[Statement], str] = lru_cache(maxsize=1024)(self._render)
 
@@ -121,6 +130,23 @@ def _later_sqlite(match: re.Match[str]) -> str:
     return f"(strftime('%Y-%m-%dT%H:%M:%S', {total} / 1000000, 'unixepoch') || printf('.%06dZ', {total} % 1000000))"
 
 
+def _size_postgresql(match: re.Match[str]) -> str:
+    return f"coalesce(octet_length(CAST({match[1]} AS text)), 0)"
+
+
+# SQLite has octet_length from 3.43 on.
+def _size_sqlite(match: re.Match[str]) -> str:
+    return f"coalesce(length(CAST({match[1]} AS blob)), 0)"
+
+
+def _member_postgresql(match: re.Match[str]) -> str:
+    return f"= ANY (:{match[1]})"
+
+
+def _member_sqlite(match: re.Match[str]) -> str:
+    return f"IN (SELECT value FROM json_each(:{match[1]}))"
+
+
 def sqlite_time(value: datetime) -> str:
     """A time as SQLite keeps it: fixed width, so that text order is time order."""
     return value.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
@@ -133,6 +159,7 @@ class Settings:
     namespace: str = "default"
     clock: Clock | None = None
     max_value_bytes: int = exactjson.MAX_BYTES
+    cache: CacheOptions = field(default_factory=CacheOptions)
 
 
 class NeedsTransaction(BaseException):

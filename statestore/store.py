@@ -10,43 +10,51 @@ from typing import Any, Self
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from statestore import checks, engines, exactjson, execution, migrate
+from statestore import checks, codec, engines, exactjson, execution, migrate
 from statestore.async_database import AsyncDatabase, AsyncRunner, EngineDatabase, EngineRunner, ThreadedDatabase
+from statestore.cache_options import CacheOptions
 from statestore.database import Database, Runner
 from statestore.engines import Durability, Options
 from statestore.errors import InvalidValueError, SchemaMissingError, StoreClosedError
+from statestore.operations.cache import AsyncCache, Cache
+from statestore.operations.cache_runner import cache_transaction, joined_cache
 from statestore.operations.history import AsyncHistory, History
 from statestore.operations.sessions import AsyncSessions, Sessions
 from statestore.operations.state import AsyncState, State
 from statestore.operations.store import AsyncStoreOperations, StoreOperations
 from statestore.operations.usage import AsyncUsage, Usage
+from statestore.repositories.cache_state import CacheState
 from statestore.schema import DEFAULT_SCHEMA
 from statestore.sql import Clock, Dialect, Settings
+from statestore.sweeping import AsyncSweeping, Sweeping
+from statestore.values import NeverType
 
 
 class Transaction(StoreOperations):
     """The operations of a store inside one transaction. Use it only while the transaction lasts."""
 
-    def __init__(self, runner: Runner, namespace: str) -> None:
+    def __init__(self, runner: Runner, namespace: str, cache: CacheState) -> None:
         self._runner = runner
         self.sessions = Sessions(runner, namespace)
         self.history = History(runner, namespace)
         self.state = State(runner, namespace)
+        self.cache = Cache(runner, namespace, cache)
         self.usage = Usage(runner, namespace)
 
 
 class AsyncTransaction(AsyncStoreOperations):
     """As `Transaction`, awaited."""
 
-    def __init__(self, runner: AsyncRunner, namespace: str) -> None:
+    def __init__(self, runner: AsyncRunner, namespace: str, cache: CacheState) -> None:
         self._runner = runner
         self.sessions = AsyncSessions(runner, namespace)
         self.history = AsyncHistory(runner, namespace)
         self.state = AsyncState(runner, namespace)
+        self.cache = AsyncCache(runner, namespace, cache)
         self.usage = AsyncUsage(runner, namespace)
 
 
-class StateStore(Transaction):
+class StateStore(Sweeping, Transaction):
     """Sessions, their history and their state, in a SQL database.
 
     Safe to share between threads. `StateStore.open(url)` connects; `StateStore(engine)` uses an engine of the caller's,
@@ -55,6 +63,8 @@ class StateStore(Transaction):
     Every operation runs in a transaction of its own and is tried again on a deadlock, a lost connection or a busy
     database, as long as that cannot do its work twice. `transaction()` makes one of several.
     """
+
+    _database: Database
 
     def __init__(
         self,
@@ -65,6 +75,11 @@ class StateStore(Transaction):
         durability: Durability = "full",
         schema: str = DEFAULT_SCHEMA,
         max_value_bytes: int = exactjson.MAX_BYTES,
+        cache_max_entries: int | None = 1000,
+        cache_max_bytes: int | None = None,
+        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
+        cache_compress_above: int = codec.COMPRESS_ABOVE,
+        content_hash_invalidation: bool = True,
     ) -> None:
         """Use *engine*. Its database must have the tables; see `statestore.migrate`.
 
@@ -73,12 +88,21 @@ class StateStore(Transaction):
         """
         if not isinstance(engine, Engine):
             raise InvalidValueError("engine", f"must be an Engine, not {type(engine).__name__}")
-        self._start(engine, _settings(namespace, clock, max_value_bytes), Options(schema=schema, durability=durability))
+        cache = CacheOptions(
+            max_entries=cache_max_entries,
+            max_bytes=cache_max_bytes,
+            default_ttl=cache_default_ttl,
+            compress_above=cache_compress_above,
+            content_hash_invalidation=content_hash_invalidation,
+        )
+        settings = _settings(namespace, clock, max_value_bytes, cache)
+        self._start(engine, settings, Options(schema=schema, durability=durability))
 
     def _start(self, engine: Engine, settings: Settings, options: Options, *, owned: bool = False) -> None:
         dialect = engines.dialect_of(engine, options.schema, server_time=settings.clock is None)
         self._database = Database(engine, dialect, settings, owned=owned, verify=_Verify(dialect, options, owned=owned))
-        super().__init__(self._database, settings.namespace)
+        self._cache_state = CacheState(settings.cache)
+        super().__init__(self._database, settings.namespace, self._cache_state)
 
     @classmethod
     def open(
@@ -90,6 +114,11 @@ class StateStore(Transaction):
         durability: Durability = "full",
         schema: str = DEFAULT_SCHEMA,
         max_value_bytes: int = exactjson.MAX_BYTES,
+        cache_max_entries: int | None = 1000,
+        cache_max_bytes: int | None = None,
+        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
+        cache_compress_above: int = codec.COMPRESS_ABOVE,
+        content_hash_invalidation: bool = True,
         pool_size: int = 10,
         pool_timeout: timedelta = timedelta(seconds=30),
         lock_timeout: timedelta | None = None,
@@ -107,7 +136,13 @@ class StateStore(Transaction):
             durability: `normal` lets SQLite lose the latest commits when the power fails, and is faster. PostgreSQL
                 follows its own settings.
             schema: The PostgreSQL schema of the tables.
-            max_value_bytes: The largest content, state value or metadata, as JSON in UTF-8.
+            max_value_bytes: The largest content, state value, cached value or metadata, as JSON in UTF-8.
+            cache_max_entries: How many entries the cache keeps, expired ones included; None for no limit. Alone, a
+                store never exceeds it; several together may, until one of them counts again.
+            cache_max_bytes: How large the cached values may be together, as they are stored; None for no limit.
+            cache_default_ttl: How long an entry is kept that is set without a ttl; NEVER for no end.
+            cache_compress_above: From how many bytes on a cached value is compressed.
+            content_hash_invalidation: False makes `cache.invalidate_content_hash` do nothing.
             pool_size: How many connections at most.
             pool_timeout: How long to wait for one of them.
             lock_timeout: How long to wait for a lock. PostgreSQL: by default its own setting. SQLite: 10 seconds.
@@ -119,7 +154,14 @@ class StateStore(Transaction):
             UnavailableError: The database cannot be reached.
             SchemaError: The tables are missing (on PostgreSQL), older or newer than this version.
         """
-        settings = _settings(namespace, clock, max_value_bytes)
+        cache = CacheOptions(
+            max_entries=cache_max_entries,
+            max_bytes=cache_max_bytes,
+            default_ttl=cache_default_ttl,
+            compress_above=cache_compress_above,
+            content_hash_invalidation=content_hash_invalidation,
+        )
+        settings = _settings(namespace, clock, max_value_bytes, cache)
         options = _options(
             schema=schema,
             durability=durability,
@@ -148,6 +190,11 @@ class StateStore(Transaction):
         clock: Clock | None = None,
         schema: str = DEFAULT_SCHEMA,
         max_value_bytes: int = exactjson.MAX_BYTES,
+        cache_max_entries: int | None = 1000,
+        cache_max_bytes: int | None = None,
+        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
+        cache_compress_above: int = codec.COMPRESS_ABOVE,
+        content_hash_invalidation: bool = True,
     ) -> Transaction:
         """The operations inside the caller's own transaction on *connection*, which the caller commits or rolls back.
 
@@ -155,9 +202,17 @@ class StateStore(Transaction):
         """
         if not isinstance(connection, Connection):
             raise InvalidValueError("connection", f"must be a Connection, not {type(connection).__name__}")
-        settings = _settings(namespace, clock, max_value_bytes)
+        cache = CacheOptions(
+            max_entries=cache_max_entries,
+            max_bytes=cache_max_bytes,
+            default_ttl=cache_default_ttl,
+            compress_above=cache_compress_above,
+            content_hash_invalidation=content_hash_invalidation,
+        )
+        settings = _settings(namespace, clock, max_value_bytes, cache)
         dialect = engines.dialect_of(connection.engine, schema, server_time=clock is None)
-        return Transaction(execution.join(connection, dialect, settings), settings.namespace)
+        runner = execution.join(connection, dialect, settings)
+        return Transaction(runner, settings.namespace, joined_cache(connection, runner, settings))
 
     @property
     def namespace(self) -> str:
@@ -173,11 +228,13 @@ class StateStore(Transaction):
         Raises:
             CommitUnknownError: The connection was lost during the commit, which may or may not have happened.
         """
-        with self._database.transaction() as runner:
-            yield Transaction(runner, self.namespace)
+        with cache_transaction(self._cache_state) as cache, self._database.transaction() as runner:
+            yield Transaction(runner, self.namespace, cache)
 
     def close(self) -> None:
         """Close the connections. Every operation raises `StoreClosedError` from now on. May be called twice."""
+        if not self._database.closed:
+            self.cache.flush()
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -194,8 +251,10 @@ class StateStore(Transaction):
         return f"<StateStore {self._database.engine.url!r} namespace={self.namespace!r}>"
 
 
-class AsyncStateStore(AsyncTransaction):
+class AsyncStateStore(AsyncSweeping, AsyncTransaction):
     """As `StateStore`, awaited. Safe to share between the tasks of one event loop."""
+
+    _database: AsyncDatabase
 
     def __init__(
         self,
@@ -206,18 +265,31 @@ class AsyncStateStore(AsyncTransaction):
         durability: Durability = "full",
         schema: str = DEFAULT_SCHEMA,
         max_value_bytes: int = exactjson.MAX_BYTES,
+        cache_max_entries: int | None = 1000,
+        cache_max_bytes: int | None = None,
+        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
+        cache_compress_above: int = codec.COMPRESS_ABOVE,
+        content_hash_invalidation: bool = True,
     ) -> None:
         """Use *engine*. See `StateStore`."""
         if not isinstance(engine, AsyncEngine):
             raise InvalidValueError("engine", f"must be an AsyncEngine, not {type(engine).__name__}")
-        settings = _settings(namespace, clock, max_value_bytes)
+        cache = CacheOptions(
+            max_entries=cache_max_entries,
+            max_bytes=cache_max_bytes,
+            default_ttl=cache_default_ttl,
+            compress_above=cache_compress_above,
+            content_hash_invalidation=content_hash_invalidation,
+        )
+        settings = _settings(namespace, clock, max_value_bytes, cache)
         dialect = engines.dialect_of(engine.sync_engine, schema, server_time=clock is None)
         verify = _Verify(dialect, Options(schema=schema, durability=durability), owned=False)
         self._start(EngineDatabase(engine, dialect, settings, verify=verify))
 
     def _start(self, database: AsyncDatabase) -> None:
         self._database = database
-        super().__init__(database, database.settings.namespace)
+        self._cache_state = CacheState(database.settings.cache)
+        super().__init__(database, database.settings.namespace, self._cache_state)
 
     @classmethod
     async def open(
@@ -229,6 +301,11 @@ class AsyncStateStore(AsyncTransaction):
         durability: Durability = "full",
         schema: str = DEFAULT_SCHEMA,
         max_value_bytes: int = exactjson.MAX_BYTES,
+        cache_max_entries: int | None = 1000,
+        cache_max_bytes: int | None = None,
+        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
+        cache_compress_above: int = codec.COMPRESS_ABOVE,
+        content_hash_invalidation: bool = True,
         pool_size: int = 10,
         pool_timeout: timedelta = timedelta(seconds=30),
         lock_timeout: timedelta | None = None,
@@ -236,7 +313,14 @@ class AsyncStateStore(AsyncTransaction):
         prepared_statements: bool = True,
     ) -> Self:
         """Connect to a database. See `StateStore.open`."""
-        settings = _settings(namespace, clock, max_value_bytes)
+        cache = CacheOptions(
+            max_entries=cache_max_entries,
+            max_bytes=cache_max_bytes,
+            default_ttl=cache_default_ttl,
+            compress_above=cache_compress_above,
+            content_hash_invalidation=content_hash_invalidation,
+        )
+        settings = _settings(namespace, clock, max_value_bytes, cache)
         options = _options(
             schema=schema,
             durability=durability,
@@ -270,14 +354,27 @@ class AsyncStateStore(AsyncTransaction):
         clock: Clock | None = None,
         schema: str = DEFAULT_SCHEMA,
         max_value_bytes: int = exactjson.MAX_BYTES,
+        cache_max_entries: int | None = 1000,
+        cache_max_bytes: int | None = None,
+        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
+        cache_compress_above: int = codec.COMPRESS_ABOVE,
+        content_hash_invalidation: bool = True,
     ) -> AsyncTransaction:
         """The operations inside the caller's own transaction. See `StateStore.join`."""
         if not isinstance(connection, AsyncConnection):
             raise InvalidValueError("connection", f"must be an AsyncConnection, not {type(connection).__name__}")
-        settings = _settings(namespace, clock, max_value_bytes)
+        cache = CacheOptions(
+            max_entries=cache_max_entries,
+            max_bytes=cache_max_bytes,
+            default_ttl=cache_default_ttl,
+            compress_above=cache_compress_above,
+            content_hash_invalidation=content_hash_invalidation,
+        )
+        settings = _settings(namespace, clock, max_value_bytes, cache)
         dialect = engines.dialect_of(connection.engine.sync_engine, schema, server_time=clock is None)
         bound = await connection.run_sync(execution.join, dialect, settings)
-        return AsyncTransaction(EngineRunner(connection, bound), settings.namespace)
+        state = await connection.run_sync(joined_cache, bound, settings)
+        return AsyncTransaction(EngineRunner(connection, bound), settings.namespace, state)
 
     @property
     def namespace(self) -> str:
@@ -286,11 +383,14 @@ class AsyncStateStore(AsyncTransaction):
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncTransaction]:
         """Several operations, one commit. See `StateStore.transaction`."""
-        async with self._database.transaction() as runner:
-            yield AsyncTransaction(runner, self.namespace)
+        with cache_transaction(self._cache_state) as cache:
+            async with self._database.transaction() as runner:
+                yield AsyncTransaction(runner, self.namespace, cache)
 
     async def close(self) -> None:
         """Close the connections. Every operation raises `StoreClosedError` from now on. May be called twice."""
+        if not self._database.closed:
+            await self.cache.flush()
         await self._database.close()
 
     async def __aenter__(self) -> Self:
@@ -328,11 +428,13 @@ class _Verify:
             migrate.upgrade(connection)
 
 
-def _settings(namespace: str, clock: Clock | None, max_value_bytes: int) -> Settings:
+def _settings(namespace: str, clock: Clock | None, max_value_bytes: int, cache: CacheOptions) -> Settings:
     if clock is not None and not callable(clock):
         raise InvalidValueError("clock", "must be callable and return an aware datetime")
     checks.count(max_value_bytes, "max_value_bytes", least=1)
-    return Settings(namespace=checks.key(namespace, "namespace"), clock=clock, max_value_bytes=max_value_bytes)
+    return Settings(
+        namespace=checks.key(namespace, "namespace"), clock=clock, max_value_bytes=max_value_bytes, cache=cache
+    )
 
 
 def _options(**values: Any) -> Options:

@@ -95,9 +95,12 @@ def portal() -> Iterator[Portal]:
     portal.close()
 
 
-@pytest.fixture(params=["sync", "async"])
+@pytest.fixture(params=["sync", "async", "engine"])
 def world(request: pytest.FixtureRequest) -> str:
-    """Which store a test runs on. It calls both in the same way, by `tests.support.portal`."""
+    """Which store a test runs on: `StateStore`, `AsyncStateStore`, or the latter on an engine of the caller's.
+
+    It calls all of them in the same, blocking way; see `tests.support.portal`.
+    """
     return str(request.param)
 
 
@@ -111,8 +114,10 @@ def connect(request: pytest.FixtureRequest, world: str) -> Iterator[Callable[...
         def connect(url: str, **kwargs: Any) -> Any:
             if world == "sync":
                 store: Any = StateStore.open(url, **kwargs)
-            else:
+            elif world == "async":
                 store = BlockingStore.open(request.getfixturevalue("portal"), url, **kwargs)
+            else:
+                store = BlockingStore.on_engine(request.getfixturevalue("portal"), url, **kwargs)
             stack.callback(store.close)
             return store
 

@@ -67,6 +67,14 @@ class RawPsycopg(SeededSubject):
         )
         return cursor.fetchone()
 
+    def cache_get(self, key: str) -> Any:
+        cursor = self.connection.execute(raw_sql.CACHE_GET, (NAMESPACE, key), prepare=True)
+        return raw_sql.value_of(cursor.fetchone())
+
+    def cache_set(self, key: str, value: Any) -> Any:
+        parameters = raw_sql.cache_parameters(key, value)
+        return self.connection.execute(raw_sql.CACHE_SET, parameters, prepare=True).fetchone()
+
 
 class RawAsyncPsycopg(SeededSubject):
     asynchronous = True
@@ -114,4 +122,13 @@ class RawAsyncPsycopg(SeededSubject):
         cursor = await self.connection.execute(
             raw_sql.SET, (NAMESPACE, session_id, NAMESPACE, key, text), prepare=True
         )
+        return await cursor.fetchone()
+
+    async def cache_get(self, key: str) -> Any:
+        cursor = await self.connection.execute(raw_sql.CACHE_GET, (NAMESPACE, key), prepare=True)
+        return raw_sql.value_of(await cursor.fetchone())
+
+    async def cache_set(self, key: str, value: Any) -> Any:
+        parameters = raw_sql.cache_parameters(key, value)
+        cursor = await self.connection.execute(raw_sql.CACHE_SET, parameters, prepare=True)
         return await cursor.fetchone()

@@ -4,8 +4,9 @@ An append changes the session's row as statestore's does (next position, turn, l
 same columns. A read checks in the same statement that the session lives, and selects the same columns.
 """
 
+import time
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -55,6 +56,19 @@ SET = f"""
     ON CONFLICT (namespace, session_id, key) DO UPDATE
         SET value = excluded.value, updated_at = excluded.updated_at, version = e.version + 1
     RETURNING e.version"""
+CACHE_GET = """
+    SELECT value FROM statestore.cache_entries
+    WHERE namespace = %s AND key = %s AND (expires_at IS NULL OR expires_at > statement_timestamp())"""
+CACHE_SET = """
+    INSERT INTO statestore.cache_entries AS e (namespace, key, value, codec, size_bytes, version, created_at,
+        expires_at, keep_until, last_accessed_at, access_seq)
+    VALUES (%s, %s, %s, 'json', %s, %s, statement_timestamp(), statement_timestamp() + %s,
+        statement_timestamp() + %s, statement_timestamp(), 0)
+    ON CONFLICT (namespace, key) DO UPDATE SET value = excluded.value, codec = excluded.codec,
+        size_bytes = excluded.size_bytes, version = excluded.version, created_at = excluded.created_at,
+        expires_at = excluded.expires_at, keep_until = excluded.keep_until,
+        last_accessed_at = excluded.last_accessed_at, access_seq = excluded.access_seq
+    RETURNING created_at"""
 
 
 def append_statement(count: int) -> str:
@@ -152,10 +166,34 @@ SQLITE_SET = """
     ON CONFLICT (namespace, session_id, key) DO UPDATE
         SET value = excluded.value, updated_at = excluded.updated_at, version = e.version + 1
     RETURNING version"""
+SQLITE_CACHE_GET = """
+    SELECT value FROM cache_entries WHERE namespace = ? AND key = ? AND (expires_at IS NULL OR expires_at > ?)"""
+SQLITE_CACHE_SET = """
+    INSERT INTO cache_entries AS e (namespace, key, value, codec, size_bytes, version, created_at,
+        expires_at, keep_until, last_accessed_at, access_seq)
+    VALUES (?, ?, ?, 'json', ?, ?, ?, ?, ?, ?, 0)
+    ON CONFLICT (namespace, key) DO UPDATE SET value = excluded.value, codec = excluded.codec,
+        size_bytes = excluded.size_bytes, version = excluded.version, created_at = excluded.created_at,
+        expires_at = excluded.expires_at, keep_until = excluded.keep_until,
+        last_accessed_at = excluded.last_accessed_at, access_seq = excluded.access_seq"""
 
 
 def now_text() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")[:26] + "Z"
+
+
+def cache_parameters(key: str, value: Any) -> tuple[Any, ...]:
+    content = orjson.dumps(value)
+    hour = timedelta(hours=1)
+    return (NAMESPACE, key, content, len(content), time.time_ns() // 1000, hour, hour)
+
+
+def sqlite_cache_parameters(key: str, value: Any) -> tuple[Any, ...]:
+    content = orjson.dumps(value)
+    now = datetime.now(UTC)
+    written = now.isoformat(timespec="microseconds")[:26] + "Z"
+    expires = (now + timedelta(hours=1)).isoformat(timespec="microseconds")[:26] + "Z"
+    return (NAMESPACE, key, content, len(content), time.time_ns() // 1000, written, expires, expires, written)
 
 
 def hour_of(now: str) -> str:

@@ -98,6 +98,15 @@ class RawSqlite(SeededSubject):
                 raise
         return version
 
+    def cache_get(self, key: str) -> Any:
+        cursor = self.connection.execute(raw_sql.SQLITE_CACHE_GET, (NAMESPACE, key, raw_sql.now_text()))
+        return raw_sql.value_of(cursor.fetchone())
+
+    def cache_set(self, key: str, value: Any) -> Any:
+        parameters = raw_sql.sqlite_cache_parameters(key, value)
+        with self.writer:
+            self.connection.execute(raw_sql.SQLITE_CACHE_SET, parameters)
+
 
 class RawAiosqlite(SeededSubject):
     """Concurrent tasks take turns on one connection: nobody may read, or write, in another's transaction.
@@ -180,3 +189,15 @@ class RawAiosqlite(SeededSubject):
                 await connection.execute("ROLLBACK")
                 raise
         return version
+
+    async def cache_get(self, key: str) -> Any:
+        async with self.turn:
+            rows = list(
+                await self.connection.execute_fetchall(raw_sql.SQLITE_CACHE_GET, (NAMESPACE, key, raw_sql.now_text()))
+            )
+        return raw_sql.value_of(rows[0] if rows else None)
+
+    async def cache_set(self, key: str, value: Any) -> Any:
+        parameters = raw_sql.sqlite_cache_parameters(key, value)
+        async with self.turn:
+            await self.connection.execute(raw_sql.SQLITE_CACHE_SET, parameters)

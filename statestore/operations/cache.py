@@ -132,12 +132,15 @@ class Cache(Group):
             flight, leads = self._flights.join(key, threading.get_ident())
             if leads:
                 with self._flights.leading(key, flight):
-                    flight.found = self._lead(key, compute, attributes, found, flight, timeout, deadline)
-            elif found is None and not flight.landed.wait(max(0.0, deadline - time.monotonic())):
-                raise single_flight.too_late(key, timeout)
-            result = flight.found if found is None or leads else found
-            if result is not None:
+                    result = self._lead(key, compute, attributes, found, flight, timeout, deadline)
+                    flight.found = None if result.stale else result
                 return single_flight.value_of(result)  # type: ignore[no-any-return]
+            if found is not None:
+                return single_flight.value_of(found)  # type: ignore[no-any-return]
+            if not flight.landed.wait(max(0.0, deadline - time.monotonic())):
+                raise single_flight.too_late(key, timeout)
+            if flight.found is not None:
+                return single_flight.value_of(flight.found)  # type: ignore[no-any-return]
 
     def _lead(
         self,
@@ -148,7 +151,7 @@ class Cache(Group):
         flight: Flight[threading.Event],
         timeout: timedelta,
         deadline: float,
-    ) -> Found | None:
+    ) -> Found:
         """What is to be served, computed if nobody else does: its own result, another process's, or *stale*."""
         for pause in single_flight.waits():
             if self._call(CacheClaims.claim, key, flight.token, timeout):
@@ -170,13 +173,11 @@ class Cache(Group):
         raise AssertionError("unreachable")
 
     def _look(self, key: str, stale_ttl: timedelta | None, agent_name: str | None, *, count: bool) -> Found | None:
-        found: Found | None = self._call(
-            CacheClaims.look, key, stale_ttl=stale_ttl, agent_name=agent_name, count=count
-        )
+        found: Found | None = self._call(CacheClaims.look, key, stale_ttl=stale_ttl, agent_name=agent_name, count=count)
         return found
 
     def _keep(self, key: str, value: Any, attributes: dict[str, Any]) -> Found:
-        found: Found = self._call(CacheClaims.keep, key, value, **attributes)
+        found: Found = self._call(CacheClaims.keep, key, value, attributes)
         return found
 
     def _release(self, key: str, token: str) -> None:
@@ -263,16 +264,18 @@ class AsyncCache(AsyncGroup):
             flight, leads = self._flights.join(key, asyncio.current_task())
             if leads:
                 with self._flights.leading(key, flight):
-                    flight.found = await self._lead(key, compute, attributes, found, flight, timeout, deadline)
-            elif found is None:
-                try:
-                    async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                        await flight.landed.wait()
-                except TimeoutError:
-                    raise single_flight.too_late(key, timeout) from None
-            result = flight.found if found is None or leads else found
-            if result is not None:
+                    result = await self._lead(key, compute, attributes, found, flight, timeout, deadline)
+                    flight.found = None if result.stale else result
                 return single_flight.value_of(result)  # type: ignore[no-any-return]
+            if found is not None:
+                return single_flight.value_of(found)  # type: ignore[no-any-return]
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await flight.landed.wait()
+            except TimeoutError:
+                raise single_flight.too_late(key, timeout) from None
+            if flight.found is not None:
+                return single_flight.value_of(flight.found)  # type: ignore[no-any-return]
 
     async def _lead(
         self,
@@ -283,7 +286,7 @@ class AsyncCache(AsyncGroup):
         flight: Flight[asyncio.Event],
         timeout: timedelta,
         deadline: float,
-    ) -> Found | None:
+    ) -> Found:
         """As `Cache._lead`."""
         for pause in single_flight.waits():
             if await self._call(CacheClaims.claim, key, flight.token, timeout):
@@ -312,7 +315,7 @@ class AsyncCache(AsyncGroup):
         return found
 
     async def _keep(self, key: str, value: Any, attributes: dict[str, Any]) -> Found:
-        found: Found = await self._call(CacheClaims.keep, key, value, **attributes)
+        found: Found = await self._call(CacheClaims.keep, key, value, attributes)
         return found
 
     async def _release(self, key: str, token: str) -> None:

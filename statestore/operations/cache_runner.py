@@ -1,18 +1,24 @@
-"""Between the operations of a cache and the database: each call gets the store's state of the cache, and settles with it.
+"""Between the operations of a cache and the database: a call gets the state of the store's cache, and settles with it.
 
 What was noted is written here when it is due: behind the call that notices, so that it can never fail that call.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from sqlalchemy import Connection, event
 
 from statestore.async_database import AsyncRunner
 from statestore.database import Runner
 from statestore.errors import DatabaseError
+from statestore.execution import BoundRunner
 from statestore.repositories.base import Call
 from statestore.repositories.cache import CacheRepository
 from statestore.repositories.cache_base import NOTES, STATE
 from statestore.repositories.cache_state import CacheState
 from statestore.repositories.cache_statistics import CacheCounts
+from statestore.sql import Settings
 
 # These show what is noted, so it is written first.
 _SHOWS_COUNTS = frozenset({CacheRepository.stats, CacheRepository.entry, CacheRepository.entries})
@@ -93,3 +99,29 @@ def _failed(state: CacheState, call: Call) -> None:
     notes = call.memo.get(NOTES)  # None: the call never came to a connection.
     if notes is not None:
         state.fail(notes)
+
+
+@contextmanager
+def cache_transaction(state: CacheState) -> Iterator[CacheState]:
+    """The state for a transaction of the store's, which takes effect with its commit."""
+    branch = state.branch()
+    try:
+        yield branch
+    except BaseException:
+        branch.roll_back()
+        raise
+    branch.commit()
+
+
+def joined_cache(connection: Connection, runner: BoundRunner, settings: Settings) -> CacheState:
+    """The state for a transaction of the caller's: what is noted in it is written right before its commit."""
+    state = CacheState(settings.cache).branch()
+
+    def write(_: Connection) -> None:
+        if state.has_pending:
+            call = Call(CacheCounts, CacheCounts.write_pending)
+            call.memo[STATE] = state
+            runner.run(call)
+
+    event.listen(connection, "commit", write)
+    return state

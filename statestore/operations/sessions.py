@@ -32,6 +32,8 @@ class Sessions(Group):
     renew = operation(SessionsRepository.renew)
     release = operation(SessionsRepository.release)
     stats = operation(SessionsRepository.stats)
+    load = operation(SessionsRepository.load)
+    save = operation(SessionsRepository.save)
 
     def acquire(self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None) -> HeldLease:
         """Become the only one who works on a session, across processes and hosts, until the lease runs out.
@@ -80,6 +82,8 @@ class AsyncSessions(AsyncGroup):
     renew = async_operation(SessionsRepository.renew)
     release = async_operation(SessionsRepository.release)
     stats = async_operation(SessionsRepository.stats)
+    load = async_operation(SessionsRepository.load)
+    save = async_operation(SessionsRepository.save)
 
     async def acquire(
         self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None

@@ -18,6 +18,8 @@ class Mode(Enum):
     """How the database runs an operation, and what a lost reply to its commit means."""
 
     READ = "read"
+    SNAPSHOT = "snapshot"
+    """Reads, in a transaction in which all statements see the same moment. At most it extends a TTL."""
     WRITE = "write"
     """In a transaction. Safe to repeat where it is not known whether the commit happened."""
     WRITE_ONCE = "write once"
@@ -47,6 +49,11 @@ def _declare(mode: Mode) -> Callable[[Method[S, P, R]], Method[S, P, R]]:
 def reads(method: Method[S, P, R]) -> Method[S, P, R]:
     """The operation only reads; at most it extends a TTL. Each statement sees its own snapshot."""
     return _declare(Mode.READ)(method)
+
+
+def reads_snapshot(method: Method[S, P, R]) -> Method[S, P, R]:
+    """The operation only reads, and all that it reads is of one moment; not so inside a caller's transaction."""
+    return _declare(Mode.SNAPSHOT)(method)
 
 
 def writes(method: Method[S, P, R]) -> Method[S, P, R]:

@@ -18,7 +18,7 @@ from statestore.repositories.cache_invalidation import CacheInvalidation
 from statestore.repositories.cache_statistics import CacheStatistics
 from statestore.repositories.cache_writes import CacheWrites
 from statestore.sql import Row, Statement
-from statestore.values import MISSING, NEVER, CacheEntry, NeverType
+from statestore.values import NEVER, CacheEntry, NeverType
 
 _MAX_PAGE = 10_000
 

@@ -1,5 +1,6 @@
 """Who computes a missing entry: one process at a time, and another one when that has had its time."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ from statestore.sql import Statement
 # An expired value too, as long as it may be served stale: whoever has it need not wait.
 _LOOK = Statement(f"""
     SELECT e.value, e.codec, e.agent_name, e.version, {{now}}, {LIVE} FROM {{cache_entries}} AS e
-    WHERE e.namespace = :namespace AND e.key = :key AND (e.expires_at IS NULL OR e.expires_at > {{later:-CAST(:stale_ttl AS interval)}})""")
+    WHERE e.namespace = :namespace AND e.key = :key
+        AND (e.expires_at IS NULL OR e.expires_at > {{later:-CAST(:stale_ttl AS interval)}})""")
 
 _CLAIM = Statement("""
     INSERT INTO {cache_claims} AS c (namespace, key, token, claimed_until)
@@ -55,10 +57,10 @@ class CacheClaims(CacheWrites):
         return bool(self._link.all(_CLAIM, key=key, token=token, timeout=checks.ttl(timeout, "timeout")))
 
     @writes_in_one_statement
-    def keep(self, key: str, value: Any, *, stale_ttl: timedelta | None, **attributes: Any) -> Found:
+    def keep(self, key: str, value: Any, attributes: Mapping[str, Any]) -> Found:
         """Set what was computed; see `CacheRepository.set`."""
         encoded = self._once("value", lambda: self._encode(value))
-        self._write({key: encoded}, self._once("attributes", lambda: self._attributes(stale_ttl=stale_ttl, **attributes)))
+        self._write({key: encoded}, self._once("attributes", lambda: self._attributes(**attributes)))
         return Found(encoded.data, encoded.codec, stale=False)
 
     @writes_in_one_statement

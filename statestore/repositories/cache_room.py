@@ -29,10 +29,10 @@ _COUNT = Statement("SELECT count(*) FROM {cache_entries} WHERE namespace = :name
 _COUNT_BYTES = Statement(
     "SELECT count(*), coalesce(sum(size_bytes), 0) FROM {cache_entries} WHERE namespace = :namespace"
 )
-_SIZE_OF = Statement(
-    postgresql=f"""SELECT coalesce(sum(size_bytes), 0) FROM {{cache_entries}}
+_REPLACED = Statement(
+    postgresql=f"""SELECT count(*), coalesce(sum(size_bytes), 0) FROM {{cache_entries}}
         WHERE namespace = :namespace AND key {KEYS_POSTGRESQL}""",
-    sqlite=f"""SELECT coalesce(sum(size_bytes), 0) FROM {{cache_entries}}
+    sqlite=f"""SELECT count(*), coalesce(sum(size_bytes), 0) FROM {{cache_entries}}
         WHERE namespace = :namespace AND key {KEYS_SQLITE}""",
 )
 
@@ -156,17 +156,17 @@ class CacheRoom(CacheBase):
         options = self._state.options
         if self._postgresql:
             self._link.all(_ALONE)
-        self._write_pending()
         held, held_bytes = self._count()
         kept = self._list(keys)
+        replaced, replaced_bytes = (int(number) for number in self._link.all(_REPLACED, keys=kept)[0])
         too_many, too_large = 0, 0
-        if options.max_entries is not None:
-            too_many = held + room.others_entries + entries - options.max_entries
+        if options.max_entries is not None and replaced < entries:
+            too_many = held + room.others_entries + entries - replaced - options.max_entries
         if options.max_bytes is not None:
-            (replaced,) = self._link.all(_SIZE_OF, keys=kept)[0]
-            too_large = int(held_bytes - replaced) + room.others_bytes + size - options.max_bytes
+            too_large = held_bytes + room.others_bytes + size - replaced_bytes - options.max_bytes
         if max(too_many, too_large) <= 0:
             return
+        self._write_pending()
         # With something to spare, so that the next sets find room without another look.
         spare_entries = options.spare_entries if too_many > 0 else 0
         spare_bytes = options.spare_bytes if too_large > 0 else 0

@@ -2,7 +2,8 @@
 
 A hit is to cost one read. So hits, misses and sets are noted here and written later, many in one statement. And a set
 is not to count the cache, so here is an upper bound of what is in it: it starts with one count, each set adds to it,
-and only when it reaches the limit is the cache counted again, and made smaller by more than one.
+and when it reaches the limit the cache is counted again, and made smaller by more than one. It is also counted again
+when a hundredth of the limit was added since, so that several processes do not fill it to several times its limit.
 
 One `CacheState` serves a store, another one, its branch, a transaction: what is noted in a transaction counts once that
 has committed.
@@ -16,36 +17,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from statestore import codec
-from statestore.values import NeverType
+from statestore.cache_options import CacheOptions
 
 MAX_PENDING: Final = 1000
 """How many different entries may have unwritten hits."""
 MAX_AGE: Final = timedelta(seconds=10)
 """How long a count may stay unwritten while the store is in use."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheOptions:
-    """How a store's cache behaves; see `StateStore.open`."""
-
-    max_entries: int | None = 1000
-    max_bytes: int | None = None
-    default_ttl: timedelta | NeverType = timedelta(hours=1)
-    content_hash_invalidation: bool = True
-    compress_above: int = codec.COMPRESS_ABOVE
-
-    @property
-    def spare_entries(self) -> int:
-        """How many entries more than necessary an eviction removes, so that the next sets need none.
-
-        A hundredth: counting the whole cache once for so many sets is a hundred rows for each, at any size.
-        """
-        return (self.max_entries or 0) // 100
-
-    @property
-    def spare_bytes(self) -> int:
-        return (self.max_bytes or 0) // 100
 
 
 class _Stamps:
@@ -161,6 +138,8 @@ class CacheState:
         # Only the store's own state has a bound; None until the cache has been counted.
         self._entries: int | None = None
         self._bytes = 0
+        # How much more may be added before it is counted again, since others add, too.
+        self._trust = (0, 0)
         self._epoch = 0
         # What calls under way may add, and what has ever been booked: an entry that is added while the cache is being
         # counted may be in the count or not.
@@ -223,6 +202,7 @@ class CacheState:
             )
             root._ever = _plus(root._ever, (entries, size))
             root._under_way = _plus(root._under_way, (entries, size))
+            root._trust = _minus(root._trust, (entries, size))
             if root._entries is not None:
                 root._entries += entries
                 root._bytes += size
@@ -260,6 +240,7 @@ class CacheState:
                 since = _plus(since, _plus(self._removed, own.removed))
             root._entries = entries + since[0]
             root._bytes = size + since[1]
+            root._trust = (self.options.spare_entries, self.options.spare_bytes)
 
     def settle(self, notes: Notes) -> None:
         """The call has succeeded."""
@@ -330,9 +311,10 @@ class CacheState:
             return True
         if self._entries is None:
             return False
-        return (options.max_entries is None or self._entries + entries <= options.max_entries) and (
-            options.max_bytes is None or self._bytes + size <= options.max_bytes
-        )
+        return (
+            options.max_entries is None
+            or (entries <= self._trust[0] and self._entries + entries <= options.max_entries)
+        ) and (options.max_bytes is None or (size <= self._trust[1] and self._bytes + size <= options.max_bytes))
 
 
 def _plus(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:

@@ -46,52 +46,62 @@ _TAGGED = """
     ON CONFLICT DO NOTHING"""
 
 
-def _set_postgresql(*, conflict: str, guard: str = "", held: str = "NULL") -> Statement:
+# Whether what is new fits beside what is there. Asked only where the bound does not know: while a subquery that nobody
+# asks is not run, one that is asked reads the whole namespace.
+_HELD = {
+    "entries": """SELECT count(*) AS n, 0 AS size FROM {cache_entries} WHERE namespace = :namespace""",
+    "bytes": """SELECT count(*) AS n, coalesce(sum(size_bytes), 0) AS size FROM {cache_entries}
+        WHERE namespace = :namespace""",
+}
+_FITS = {
+    "entries": """
+        WHERE NOT EXISTS (SELECT 1 FROM new LEFT JOIN old ON old.key = new.key WHERE old.key IS NULL)
+            OR (SELECT n FROM held) + (SELECT count(*) FROM new) - (SELECT count(*) FROM old) <= :room_entries""",
+    "bytes": """
+        WHERE (SELECT n FROM held) + (SELECT count(*) FROM new) - (SELECT count(*) FROM old) <= :room_entries
+            AND (SELECT size FROM held) + (SELECT sum(size_bytes) FROM new)
+                - (SELECT coalesce(sum(size_bytes), 0) FROM old) <= :room_bytes""",
+}
+_ONE = """
+    SELECT CAST(:key AS text) AS key, CAST(:value AS bytea) AS value, CAST(:codec AS text) AS codec,
+        CAST(:size AS bigint) AS size_bytes, CAST(1 AS bigint) AS place"""
+_SEVERAL = """
+    SELECT * FROM unnest(CAST(:keys AS text[]), CAST(:data AS bytea[]), CAST(:codecs AS text[]),
+        CAST(:sizes AS bigint[])) WITH ORDINALITY AS n (key, value, codec, size_bytes, place)"""
+
+
+@lru_cache(maxsize=16)
+def _set_postgresql(*, several: bool, absent: bool = False, limited_by: str | None = None) -> Statement:
+    """One statement sets everything, tags included. With *limited_by* it does nothing where there is no room.
+
+    Several are written in the order of their keys, so that two such statements do not wait for each other in a circle.
+    """
+    held = f"held AS ({_HELD[limited_by]})," if limited_by else ""
+    count = "(SELECT n FROM held), (SELECT size FROM held)" if limited_by else "NULL, NULL"
+    if limited_by == "entries":
+        # Not where it only overwrites, which takes no room.
+        count = ", ".join(
+            f"CASE WHEN EXISTS (SELECT 1 FROM up) AND old.key IS NULL THEN (SELECT {column} FROM held) END"
+            for column in ("n", "size")
+        )
     return Statement(
         postgresql=f"""
-    WITH old AS ({_OLD} WHERE e.namespace = :namespace AND e.key = :key),
-    held AS (SELECT count(*) AS n FROM {{cache_entries}} WHERE namespace = :namespace),
-    up AS (
-        INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
-        SELECT :namespace, :key, CAST(:value AS bytea), :codec, CAST(:size AS bigint), {_COMMON},
-            CAST(:version AS bigint), {_TIMES}, CAST(:stamp AS bigint), 0
-        {guard} {conflict}
-        RETURNING e.key, e.version),
-    untagged AS ({_UNTAGGED}),
-    tagged AS ({_TAGGED})
-    SELECT up.key IS NOT NULL, old.size_bytes, old.version, old.live, {held}
-    FROM (SELECT 1) AS one LEFT JOIN up ON true LEFT JOIN old ON true"""
-    )
-
-
-_GUARD = "WHERE EXISTS (SELECT 1 FROM old) OR (SELECT n FROM held) < :room"
-# The count is wanted only where it was needed: a subquery that nobody asks is not run.
-_HELD = "CASE WHEN up.key IS NOT NULL AND old.key IS NULL THEN (SELECT n FROM held) END"
-
-_SET = _set_postgresql(conflict=_OVERWRITE)
-_SET_IF_ROOM = _set_postgresql(conflict=_OVERWRITE, guard=_GUARD, held=_HELD)
-_ADD = _set_postgresql(conflict=_ONLY_EXPIRED)
-_ADD_IF_ROOM = _set_postgresql(conflict=_ONLY_EXPIRED, guard=_GUARD, held=_HELD)
-
-# In the order of the keys, so that two of these at once do not wait for each other in a circle.
-_SET_MANY = Statement(
-    postgresql=f"""
-    WITH new AS (
-        SELECT * FROM unnest(CAST(:keys AS text[]), CAST(:data AS bytea[]), CAST(:codecs AS text[]),
-            CAST(:sizes AS bigint[])) WITH ORDINALITY AS n (key, value, codec, size_bytes, place)),
+    WITH new AS ({_SEVERAL if several else _ONE}),
     old AS ({_OLD} JOIN new ON new.key = e.key WHERE e.namespace = :namespace),
+    {held}
     up AS (
         INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
         SELECT :namespace, new.key, new.value, new.codec, new.size_bytes, {_COMMON},
             CAST(:version AS bigint) + new.place - 1, {_TIMES}, CAST(:stamp AS bigint) + new.place - 1, 0
-        FROM new ORDER BY new.key
-        {_OVERWRITE}
+        FROM new {_FITS[limited_by] if limited_by else ""} {"ORDER BY new.key" if several else ""}
+        {_ONLY_EXPIRED if absent else _OVERWRITE}
         RETURNING e.key, e.version),
     untagged AS ({_UNTAGGED}),
     tagged AS ({_TAGGED})
-    SELECT up.key, old.size_bytes, old.version, old.live
-    FROM up LEFT JOIN old ON old.key = up.key"""
-)
+    SELECT new.key, up.key IS NOT NULL, old.size_bytes, old.version, old.live, {count}
+    FROM new LEFT JOIN up ON up.key = new.key LEFT JOIN old ON old.key = new.key"""
+    )
+
 
 _FIND_OLD = Statement(
     postgresql=f"{_OLD} WHERE e.namespace = :namespace AND e.key {KEYS_POSTGRESQL}",
@@ -106,6 +116,8 @@ _TAG_SQLITE = Statement(
     INSERT INTO {cache_tags} (namespace, tag, version, key)
     SELECT :namespace, t.value, :version + k.key, k.value FROM json_each(:keys) AS k, json_each(:tags) AS t"""
 )
+
+_NO_LIMIT = 2**62
 
 # SQLite allows 32,766 parameters in a statement, and a row here takes six.
 _ROWS_SQLITE = 5_000
@@ -198,7 +210,7 @@ class CacheWrites(CacheRoom):
             self._settle(0, old, attributes)
             return False
         if not room.enough:
-            self._make_room(list(values), len(values) - len(old), size, room)
+            self._make_room(list(values), len(values), size, room)
         self._write_sqlite(values, attributes, old)
         self._settle(len(values), old, attributes)
         return True
@@ -206,66 +218,51 @@ class CacheWrites(CacheRoom):
     def _write_postgresql(
         self, values: Mapping[str, Encoded], attributes: Attributes, size: int, room: Room, *, absent: bool
     ) -> bool:
-        options = self._state.options
-        if not room.enough and len(values) == 1 and options.max_bytes is None and options.max_entries is not None:
-            # The bound may be too high, or not known yet, or this may overwrite: the statement finds out by itself.
-            limit = options.max_entries - room.others_entries
-            stored = self._set_one(values, attributes, _ADD_IF_ROOM if absent else _SET_IF_ROOM, room=limit)
+        if not room.enough:
+            # The bound may be too high, or too old, or this may overwrite: the statement finds out by itself.
+            stored = self._set_postgresql(values, attributes, absent=absent, room=room)
             if stored is not None:
                 return stored
-        if not room.enough:
             if not self._link.in_transaction:
                 self._state.unbook(self._notes)
             self._needs_transaction()
-            old = self._old(values)
-            if not (absent and any(live for *_, live in old.values())):
-                self._make_room(list(values), len(values) - len(old), size, room)
-        if len(values) > 1:
-            self._set_many(values, attributes)
-            return True
-        return bool(self._set_one(values, attributes, _ADD if absent else _SET))
+            self._make_room(list(values), len(values), size, room)
+        stored = self._set_postgresql(values, attributes, absent=absent)
+        assert stored is not None
+        return stored
 
-    def _set_one(
-        self, values: Mapping[str, Encoded], attributes: Attributes, statement: Statement, room: int | None = None
+    def _set_postgresql(
+        self, values: Mapping[str, Encoded], attributes: Attributes, *, absent: bool, room: Room | None = None
     ) -> bool | None:
-        """Whether the entry was stored; None if the statement found no room for it."""
-        ((key, encoded),) = values.items()
+        """Whether the values were stored; None if the statement found no room for them."""
         version = self._version()
-        token = None if room is None else self._state.start_count()
-        stored, size, old_version, live, held = self._link.all(
-            statement,
-            key=key,
-            value=encoded.data,
-            codec=encoded.codec,
-            size=len(encoded.data),
-            version=version,
-            stamp=stamps.take(),
-            room=room,
-            tags=attributes.tags,
-            **attributes.params(),
-        )[0]
-        old = {} if old_version is None else {key: (size, old_version, live)}
-        if token is not None and held is not None:
-            self._state.end_count(token, held, 0, own=self._notes)
-        if not stored and not live and room is not None:
+        params = attributes.params() | {"version": version, "stamp": stamps.take(len(values)), "tags": attributes.tags}
+        encoded = list(values.values())
+        if len(values) == 1:
+            (key,) = values
+            params |= {"key": key, "value": encoded[0].data, "codec": encoded[0].codec, "size": len(encoded[0].data)}
+        else:
+            params |= {"keys": list(values), "data": [one.data for one in encoded]}
+            params |= {"codecs": [one.codec for one in encoded], "sizes": [len(one.data) for one in encoded]}
+        limited_by = token = None
+        if room is not None:
+            options = self._state.options
+            limited_by = "entries" if options.max_bytes is None else "bytes"
+            params["room_entries"] = (options.max_entries or _NO_LIMIT) - room.others_entries
+            params["room_bytes"] = (options.max_bytes or _NO_LIMIT) - room.others_bytes
+            token = self._state.start_count()
+        statement = _set_postgresql(several=len(values) > 1, absent=absent, limited_by=limited_by)
+        rows = self._link.all(statement, **params)
+        old = {row[0]: (row[2], row[3], row[4]) for row in rows if row[3] is not None}
+        counted = next((row[5:7] for row in rows if row[5] is not None), None)
+        if token is not None and counted is not None:
+            self._state.end_count(token, int(counted[0]), int(counted[1]), own=self._notes)
+        stored = sum(row[1] for row in rows)
+        if not stored and room is not None and not (absent and any(live for *_, live in old.values())):
             return None
-        self._settle(int(stored), old, attributes)
+        self._settle(stored, old, attributes)
         # An entry of this version is what an earlier try, whose answer was lost, has stored.
-        return bool(stored) or old_version == version
-
-    def _set_many(self, values: Mapping[str, Encoded], attributes: Attributes) -> None:
-        rows = self._link.all(
-            _SET_MANY,
-            keys=list(values),
-            data=[encoded.data for encoded in values.values()],
-            codecs=[encoded.codec for encoded in values.values()],
-            sizes=[len(encoded.data) for encoded in values.values()],
-            version=self._version(),
-            stamp=stamps.take(len(values)),
-            tags=attributes.tags,
-            **attributes.params(),
-        )
-        self._settle(len(rows), {row[0]: (row[1], row[2], row[3]) for row in rows if row[2] is not None}, attributes)
+        return bool(stored) or any(found == version for _, found, _ in old.values())
 
     def _write_sqlite(self, values: Mapping[str, Encoded], attributes: Attributes, old: Old) -> None:
         version, stamp = self._version(), stamps.take(len(values))

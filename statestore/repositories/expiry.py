@@ -1,159 +1,109 @@
-"""Deleting what has expired: one batch of it at a time, each in a short transaction of its own.
+"""Deleting expired and idle sessions: one batch at a time, each in a short transaction of its own.
 
-Several workers may do so at once. A batch takes rows that nobody else holds (SKIP LOCKED; SQLite has one writer), looks
-again under the lock whether they are still due, and is bounded in rows: a session that is larger than a batch goes in
+Several workers may do so at once. A batch takes sessions that nobody else holds (SKIP LOCKED; SQLite has one writer),
+looks again under the lock whether they are due, and is bounded in rows: a session that is larger than a batch goes in
 slices, from its front. What has expired can never be revived, so a slice needs no mark, and a worker that dies leaves
-the rest to the next. Idle sessions are made to expire first, which is one update; from then on they are like the others.
+the rest to the next. Idle sessions are made to expire first, in one update; from then on they are like the others.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from statestore import checks
 from statestore.repositories import ledger, segments
-from statestore.repositories.base import Repository, reads, writes
+from statestore.repositories.base import reads, writes
+from statestore.repositories.expiry_batch import Batch
+from statestore.repositories.expiry_rows import ExpiredRows
 from statestore.repositories.usage_periods import EARLIEST
-from statestore.sql import Row, Statement
-from statestore.usage_values import SweepKind, Swept
+from statestore.sql import Statement
+from statestore.usage_values import SweepKind
 
-_MAX_IDLE = "max_idle"
+# A TTL that no caller can give: by it a session is known that was ended for being idle.
+_ENDED = timedelta(0)
+_FAR = 2**62
 
-
-@dataclass(slots=True)
-class Batch:
-    """What one step has done.
-
-    `after` is where the next one goes on, None where nothing more was found. `left` says that something was due but
-    held by somebody else. `taken` is how many rows the step has touched.
-    """
-
-    kinds: dict[SweepKind, Swept] = field(default_factory=dict)
-    after: tuple[Any, ...] | None = None
-    left: bool = False
-
-    def add(self, kind: SweepKind, rows: int, size: int | None) -> None:
-        if rows:
-            self.kinds[kind] = self.kinds.get(kind, Swept()) + Swept(rows, int(size or 0))
-
-
-def _sized(sql: str) -> Statement:
-    """A statement in which `{bytes:x}` is the size of a text or of JSON in UTF-8. SQLite 3.40 has no octet_length."""
-    return Statement(
-        postgresql=_replace(sql, "coalesce(octet_length(CAST(%s AS text)), 0)"),
-        sqlite=_replace(sql, "coalesce(length(CAST(%s AS blob)), 0)"),
-    )
-
-
-def _replace(sql: str, size: str) -> str:
-    for column in _MEASURED:
-        sql = sql.replace(f"{{bytes:{column}}}", size % column)
-    return sql
-
-
-_MEASURED = ("s.title", "s.instructions", "s.metadata", "e.value", "m.content", "h.metadata", "value", "metadata")
-
-# What an idle session that was ended by the retention policy is known by: no caller can give such a TTL.
-_ENDED = "s.ttl = CAST(:no_time AS interval)"
-
-_IDLE = """s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since AND {live}
+IDLE = """s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since AND {live}
         AND (s.lease_until IS NULL OR s.lease_until <= {now})"""
 
-_NOW_AND_SETTING = Statement("""
+_NOW_AND_MAX_IDLE = Statement("""
     SELECT {now}, (SELECT value FROM {store_settings} WHERE namespace = :namespace AND name = 'max_idle')""")
+_SET_MAX_IDLE = Statement("""
+    INSERT INTO {store_settings} (namespace, name, value) VALUES (:namespace, 'max_idle', :value)
+    ON CONFLICT (namespace, name) DO UPDATE SET value = excluded.value""")
+_DROP_MAX_IDLE = Statement("DELETE FROM {store_settings} WHERE namespace = :namespace AND name = 'max_idle'")
 
 _END_IDLE = Statement(
     postgresql=f"""
-    UPDATE {{sessions}} AS s SET ttl = CAST(:no_time AS interval), expires_at = {{now}}
-    FROM (SELECT s.session_id FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {_IDLE}
+    UPDATE {{sessions}} AS s SET ttl = :ended, expires_at = {{now}}
+    FROM (SELECT s.session_id FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {IDLE}
         ORDER BY s.active_hour LIMIT :limit FOR NO KEY UPDATE OF s SKIP LOCKED) AS idle
-    WHERE s.namespace = :namespace AND s.session_id = idle.session_id AND {_IDLE}""",
+    WHERE s.namespace = :namespace AND s.session_id = idle.session_id AND {IDLE}""",
     sqlite=f"""
-    UPDATE {{sessions}} SET ttl = :no_time, expires_at = {{now}} WHERE rowid IN (
-        SELECT s.rowid FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {_IDLE}
+    UPDATE {{sessions}} SET ttl = :ended, expires_at = {{now}} WHERE rowid IN (
+        SELECT s.rowid FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {IDLE}
         ORDER BY s.active_hour LIMIT :limit)""",
 )
 
 _DUE = """
     SELECT s.expires_at, s.session_id FROM {sessions} AS s
     WHERE s.namespace = :namespace AND s.expires_at <= {now}
-        AND (s.expires_at, s.session_id) > (%s, :after_id)
+        AND (s.expires_at, s.session_id) > (CAST(:after_at AS timestamptz), :after_id)
     ORDER BY s.expires_at, s.session_id LIMIT :limit"""
 _LOCK_DUE = Statement(
-    postgresql=_DUE % "CAST(:after_at AS timestamptz)" + " FOR UPDATE OF s SKIP LOCKED", sqlite=_DUE % ":after_at"
+    postgresql=_DUE + " FOR UPDATE OF s SKIP LOCKED", sqlite=_DUE.replace("CAST(:after_at AS timestamptz)", ":after_at")
 )
 
-# One row for each session of the batch: what would be deleted with it, and how large that is.
-_WEIGH = """
-    SELECT s.session_id, s.first_seq, s.next_seq, {ended},
+# What would be deleted with each session. Asked once it is locked, so that nothing is added any more.
+_WEIGH = Statement("""
+    SELECT s.session_id, s.first_seq, s.next_seq, s.ttl = :ended,
         s.next_seq - s.first_seq - coalesce((SELECT sum(g.to_seq - g.from_seq + 1) FROM {session_segments} AS g
             WHERE g.namespace = s.namespace AND g.session_id = s.session_id), 0),
-        (SELECT count(*) FROM {state_entries} AS e WHERE e.namespace = s.namespace AND e.session_id = s.session_id)
-        + (SELECT count(*) FROM {summaries} AS m WHERE m.namespace = s.namespace AND m.session_id = s.session_id),
+        (SELECT count(*) FROM {state_entries} AS e WHERE e.namespace = s.namespace AND e.session_id = s.session_id),
+        (SELECT count(*) FROM {summaries} AS m WHERE m.namespace = s.namespace AND m.session_id = s.session_id),
         {bytes:s.title} + {bytes:s.instructions} + {bytes:s.metadata}
         + coalesce((SELECT sum({bytes:e.value}) FROM {state_entries} AS e
             WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
         + coalesce((SELECT sum({bytes:m.content}) FROM {summaries} AS m
             WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0)
-    FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id {ids}""".replace("{ended}", _ENDED)
-_WEIGH_BATCH = Statement(
-    postgresql=_replace(_WEIGH, "coalesce(octet_length(CAST(%s AS text)), 0)").replace("{ids}", "= ANY (:session_ids)"),
-    sqlite=_replace(_WEIGH, "coalesce(length(CAST(%s AS blob)), 0)")
-    .replace("{ids}", "IN (SELECT value FROM json_each(:session_ids))")
-    .replace("CAST(:no_time AS interval)", ":no_time"),
-)
+    FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id {in:session_ids}""")
 
-
-def _of_sessions(sql: str) -> Statement:
-    """A statement in which `{ids}` is a condition on some session ids."""
-    return Statement(
-        postgresql=sql.replace("{ids}", "= ANY (:session_ids)"),
-        sqlite=sql.replace("{ids}", "IN (SELECT value FROM json_each(:session_ids))"),
-    )
-
-
-_VIEWERS = _of_sessions("""
+_VIEWERS = Statement("""
     SELECT DISTINCT g.owner_session_id, g.session_id FROM {session_segments} AS g
-    WHERE g.namespace = :namespace AND g.owner_session_id {ids}""")
-
+    WHERE g.namespace = :namespace AND g.owner_session_id {in:session_ids}""")
 _LOCK_VIEWERS = Statement(
     postgresql="""
-    SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = ANY (:session_ids)
+    SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id {in:session_ids}
     ORDER BY s.session_id FOR NO KEY UPDATE OF s SKIP LOCKED"""
 )
 
-_SIZE_OF_ENTRIES = "content_bytes + {bytes:metadata}"
 _DELETE_ENTRIES = Statement(
-    postgresql=_replace(
-        f"""
+    postgresql="""
     WITH gone AS (
-        DELETE FROM {{history_entries}} WHERE namespace = :namespace AND session_id = ANY (:session_ids)
-        RETURNING {_SIZE_OF_ENTRIES} AS size)
+        DELETE FROM {history_entries} WHERE namespace = :namespace AND session_id {in:session_ids}
+        RETURNING content_bytes + {bytes:metadata} AS size)
     SELECT count(*), sum(size) FROM gone""",
-        "coalesce(octet_length(CAST(%s AS text)), 0)",
-    ),
-    sqlite=_replace(
-        f"""
-    DELETE FROM {{history_entries}} WHERE namespace = :namespace
-        AND session_id IN (SELECT value FROM json_each(:session_ids)) RETURNING {_SIZE_OF_ENTRIES}""",
-        "coalesce(length(CAST(%s AS blob)), 0)",
-    ),
+    sqlite="""
+    SELECT count(*), sum(content_bytes + {bytes:metadata}) FROM {history_entries}
+    WHERE namespace = :namespace AND session_id {in:session_ids}""",
 )
-_SIZE_OF_RANGE = _sized("""
+_DELETE_ENTRIES_SQLITE = Statement(
+    sqlite="DELETE FROM {history_entries} WHERE namespace = :namespace AND session_id {in:session_ids}"
+)
+_SIZE_OF_UNSHARED = Statement("""
     SELECT count(*), sum(h.content_bytes + {bytes:h.metadata}) FROM {history_entries} AS h
     WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq BETWEEN :from_seq AND :to_seq
         AND NOT EXISTS (SELECT 1 FROM {session_segments} AS g WHERE g.namespace = h.namespace
             AND g.owner_session_id = h.session_id AND h.seq BETWEEN g.from_seq AND g.to_seq)""")
 
-# State, summaries and segments go with it. That it is still due was seen under its lock, and is asked again.
-_DELETE_SESSIONS = _of_sessions("""
-    DELETE FROM {sessions} WHERE namespace = :namespace AND session_id {ids} AND expires_at <= {now}""")
+# State, summaries and segments go with it. That they are due was seen under the lock that is still held.
+_DELETE_SESSIONS = Statement("""
+    DELETE FROM {sessions} WHERE namespace = :namespace AND session_id {in:session_ids}""")
 
 _SET_FIRST = Statement("""
     UPDATE {sessions} SET first_seq = :first_seq WHERE namespace = :namespace AND session_id = :session_id""")
-
-_DELETE_SOME_STATE = _sized("""
+_DELETE_SOME_STATE = Statement("""
     DELETE FROM {state_entries} WHERE namespace = :namespace AND session_id = :session_id AND key IN (
         SELECT e.key FROM {state_entries} AS e WHERE e.namespace = :namespace AND e.session_id = :session_id
         ORDER BY e.key LIMIT :limit)""")
@@ -162,36 +112,177 @@ _DELETE_SOME_SUMMARIES = Statement("""
         SELECT m.start_seq FROM {summaries} AS m WHERE m.namespace = :namespace AND m.session_id = :session_id
         ORDER BY m.start_seq LIMIT :limit)""")
 
-_DELETE_STATE = Statement(
-    postgresql=_replace(
-        """
-    WITH due AS (
-        SELECT e.session_id, e.key FROM {state_entries} AS e WHERE e.namespace = :namespace AND e.expires_at <= {now}
-        ORDER BY e.expires_at LIMIT :limit FOR UPDATE OF e SKIP LOCKED), gone AS (
-        DELETE FROM {state_entries} AS e USING due WHERE e.namespace = :namespace
-            AND e.session_id = due.session_id AND e.key = due.key AND e.expires_at <= {now}
-        RETURNING {bytes:e.value} AS size)
-    SELECT count(*), sum(size) FROM gone""",
-        "coalesce(octet_length(CAST(%s AS text)), 0)",
-    ),
-    sqlite=_replace(
-        """
-    DELETE FROM {state_entries} WHERE rowid IN (
-        SELECT e.rowid FROM {state_entries} AS e WHERE e.namespace = :namespace AND e.expires_at <= {now}
-        ORDER BY e.expires_at LIMIT :limit) RETURNING {bytes:value}""",
-        "coalesce(length(CAST(%s AS blob)), 0)",
-    ),
-)
 
-# Sessions in the order of their ids, and of each what is stored beyond its ends: no session sees that.
-_UNSEEN_PAGE = Statement("""
-    SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id > :after_id
-    ORDER BY s.session_id LIMIT :limit""")
-_UNSEEN = _sized("""
-    SELECT h.session_id, h.seq, h.content_bytes + {bytes:h.metadata} FROM {sessions} AS s
-    JOIN {history_entries} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq < s.first_seq
-    WHERE s.namespace = :namespace AND s.session_id > :after_id AND s.session_id <= :last_id
-    UNION ALL
-    SELECT h.session_id, h.seq, h.content_bytes + {bytes:h.metadata} FROM {sessions} AS s
-    JOIN {history_entries} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq >= s.next_seq
-    WHERE s.namespace = :namespace AND s.session_id > :after_id AND s.session_id <= :last_id""")
+@dataclass(frozen=True, slots=True)
+class _Doomed:
+    """A session of the batch, locked, and what goes with it."""
+
+    session_id: str
+    first_seq: int
+    next_seq: int
+    ended: bool
+    entries: int
+    state_entries: int
+    summaries: int
+    size: int
+
+    @property
+    def rows(self) -> int:
+        return 1 + self.entries + self.state_entries + self.summaries
+
+    @property
+    def kind(self) -> SweepKind:
+        return "idle_sessions" if self.ended else "expired_sessions"
+
+
+class ExpiryRepository(ExpiredRows):
+    """The steps of a sweep, and how long sessions may be idle."""
+
+    @reads
+    def retention(self) -> timedelta | None:
+        """How long a session of the namespace may be idle before the sweep deletes it; None for ever."""
+        return self._now_and_max_idle()[1]
+
+    @writes
+    def set_retention(self, max_idle: timedelta | None) -> None:
+        """Say how long a session of the namespace may be idle, TTL or not, before the sweep deletes it.
+
+        Idle means not written to: reading does not count. Holds for all processes, from their next sweep on.
+
+        Args:
+            max_idle: None for ever.
+        """
+        value = checks.ttl(max_idle, "max_idle")
+        if value is None:
+            self._link.run(_DROP_MAX_IDLE)
+        else:
+            self._link.run(_SET_MAX_IDLE, value=value // timedelta(microseconds=1))
+
+    @writes
+    def end_idle(self, limit: int, max_idle: timedelta | None = None) -> Batch:
+        """Make up to *limit* idle sessions expire, whose sweep then is that of other expired ones."""
+        batch = Batch()
+        since = self._idle_since(max_idle)
+        if since is not None and self._link.run(_END_IDLE, idle_since=since, limit=limit, ended=_ENDED) == limit:
+            batch.after = ()
+        return batch
+
+    @writes
+    def sweep_sessions(self, limit: int, after: tuple[Any, ...] = ()) -> Batch:
+        """Delete expired sessions with up to *limit* rows in all, or a slice of the first one if that has more.
+
+        Forks keep what they see. The next batch starts behind the last session of this one, so that those which
+        somebody else holds are not asked for again and again.
+        """
+        place: tuple[Any, ...] = after or (EARLIEST, "")
+        found = self._link.all(_LOCK_DUE, after_at=place[0], after_id=place[1], limit=limit)
+        batch = Batch()
+        if not found:
+            return batch
+        weighed = self._weigh([row[1] for row in found])
+        viewers = self._lock_viewers(list(weighed))
+        taken: list[_Doomed] = []
+        rows = 0
+        for expires_at, session_id in found:
+            doomed = weighed[session_id]
+            if not viewers.get(session_id, True):
+                batch.left = True
+            elif rows + doomed.rows <= limit:
+                taken.append(doomed)
+                rows += doomed.rows
+            elif taken:
+                break
+            else:
+                self._slice(doomed, limit, batch)
+                batch.after = place
+                return batch
+            place = (expires_at, session_id)
+        else:
+            place = place if len(found) == limit else ()
+        self._delete([doomed for doomed in taken if doomed.session_id not in viewers], batch)
+        for doomed in taken:
+            if doomed.session_id in viewers:
+                self._release(doomed, batch)
+        batch.after = place or None
+        return batch
+
+    def _weigh(self, session_ids: list[str]) -> dict[str, _Doomed]:
+        rows = self._link.all(_WEIGH, session_ids=session_ids, ended=_ENDED)
+        return {row[0]: _Doomed(row[0], row[1], row[2], bool(row[3]), *map(int, row[4:8])) for row in rows}
+
+    def _lock_viewers(self, session_ids: list[str]) -> dict[str, bool]:
+        """For each session that forks see rows of, whether these are all locked now: somebody else may hold one.
+
+        There come no more forks: to fork a session takes a lock on its row, which we hold.
+        """
+        forks: dict[str, set[str]] = {}
+        for owner, fork in self._link.all(_VIEWERS, session_ids=session_ids):
+            forks.setdefault(owner, set()).add(fork)
+        every = sorted(set().union(*forks.values()))
+        if not every or self._link.dialect.name == "sqlite":
+            return dict.fromkeys(forks, True)
+        locked = {row[0] for row in self._link.all(_LOCK_VIEWERS, session_ids=every)}
+        return {owner: seen_by <= locked for owner, seen_by in forks.items()}
+
+    def _delete(self, doomed: Sequence[_Doomed], batch: Batch) -> None:
+        """Delete sessions of which no fork sees anything, all at once."""
+        if not doomed:
+            return
+        ids = [one.session_id for one in doomed]
+        if any(one.entries for one in doomed):
+            ledger.fold_sessions(self._link, ids)
+            row = self._link.one(_DELETE_ENTRIES, session_ids=ids) or (0, 0)
+            if self._link.dialect.name == "sqlite":
+                self._link.run(_DELETE_ENTRIES_SQLITE, session_ids=ids)
+            batch.add("history_entries", row[0], row[1])
+        self._link.run(_DELETE_SESSIONS, session_ids=ids)
+        for one in doomed:
+            batch.add(one.kind, 1, one.size)
+
+    def _release(self, doomed: _Doomed, batch: Batch) -> None:
+        """Delete a session that forks look into: they keep what they see."""
+        self._release_range(doomed, 1, _FAR, batch)
+        self._link.run(_DELETE_SESSIONS, session_ids=[doomed.session_id])
+        batch.add(doomed.kind, 1, doomed.size)
+
+    def _release_range(self, doomed: _Doomed, from_seq: int, to_seq: int, batch: Batch) -> None:
+        session_id = doomed.session_id
+        row = self._link.one(_SIZE_OF_UNSHARED, session_id=session_id, from_seq=from_seq, to_seq=to_seq) or (0, 0)
+        segments.release(self._link, session_id, from_seq, to_seq)
+        batch.add("history_entries", row[0], row[1])
+
+    def _slice(self, doomed: _Doomed, limit: int, batch: Batch) -> None:
+        """Delete about *limit* rows of a session that has more: entries from the front, then state, then summaries."""
+        session_id = doomed.session_id
+        if doomed.entries:
+            heirs = {segment.session_id for segment in segments.naming(self._link, session_id)}
+            last = self._last_of_slice(doomed, limit)
+            self._release_range(doomed, doomed.first_seq, last, batch)
+            self._link.run(_SET_FIRST, session_id=session_id, first_seq=last + 1)
+            segments.join(self._link, heirs)
+            return
+        statement = _DELETE_SOME_STATE if doomed.state_entries else _DELETE_SOME_SUMMARIES
+        self._link.run(statement, session_id=session_id, limit=limit)
+        batch.add(doomed.kind, 0, doomed.size - self._weigh([session_id])[session_id].size)
+
+    def _last_of_slice(self, doomed: _Doomed, limit: int) -> int:
+        """The position up to which the session owns *limit* rows. What it sees of others costs nothing to let go."""
+        seen = segments.of(self._link, doomed.session_id)
+        last = doomed.next_seq - 1
+        for piece in segments.view(seen, doomed.session_id, doomed.first_seq, last):
+            if piece.owner == doomed.session_id:
+                if piece.from_seq + limit - 1 <= piece.to_seq:
+                    return piece.from_seq + limit - 1
+                limit -= piece.to_seq - piece.from_seq + 1
+        return last
+
+    def _now_and_max_idle(self) -> tuple[datetime, timedelta | None]:
+        row = self._link.one(_NOW_AND_MAX_IDLE)
+        assert row is not None
+        return self._link.dialect.time(row[0]), None if row[1] is None else timedelta(microseconds=row[1])
+
+    def _idle_since(self, max_idle: timedelta | None) -> datetime | None:
+        """Before when a session must have been written to last in order to be idle; None where none is."""
+        now, setting = self._now_and_max_idle()
+        longest = setting if max_idle is None else max_idle
+        return None if longest is None else max(EARLIEST, now - longest)

@@ -5,10 +5,9 @@ from typing import Any
 
 from statestore import checks, exactjson
 from statestore.errors import ConflictError, EntryNotFoundError, InvalidValueError
-from statestore.repositories import appending, entry_reads, entry_rows, lease_checks, segments, session_rows
+from statestore.repositories import appending, entry_reads, entry_rows, lease_checks, ranges, session_rows
 from statestore.repositories.base import reads, writes, writes_in_one_statement, writes_once
 from statestore.repositories.entry_rows import PreparedEntry
-from statestore.repositories.session_rows import LockedSession
 from statestore.repositories.summaries import SummariesRepository
 from statestore.repositories.windows import WindowsRepository
 from statestore.session_values import Lease
@@ -18,14 +17,6 @@ from statestore.values import Entry, NewEntry, Session
 _COUNT = Statement("""
     SELECT s.next_seq - s.first_seq FROM {sessions} AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
-
-_SET_RANGE = Statement(f"""
-    UPDATE {{sessions}} AS s
-    SET first_seq = :first_seq, next_seq = :next_seq, last_turn = :last_turn, {session_rows.ACTIVE}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id""")
-
-_DELETE_SUMMARIES = Statement("""
-    DELETE FROM {summaries} WHERE namespace = :namespace AND session_id = :session_id AND end_seq > :last_seq""")
 
 
 class HistoryRepository(WindowsRepository, SummariesRepository):
@@ -174,12 +165,12 @@ class HistoryRepository(WindowsRepository, SummariesRepository):
         """
         checks.key(session_id, "session_id")
         checks.count(n, "n")
-        session = self._lock_for_release(session_id).session
+        session = ranges.lock(self._link, session_id).session
         popped = entry_reads.read(self._link, session_id, last=n)
         if popped:
             oldest = popped[0]
             turn = oldest.turn - (oldest.role == "user")
-            self._shrink(session, first_seq=session.first_seq, next_seq=oldest.seq, last_turn=turn)
+            ranges.shrink(self._link, session, first_seq=session.first_seq, next_seq=oldest.seq, last_turn=turn)
         return popped
 
     @writes
@@ -194,11 +185,13 @@ class HistoryRepository(WindowsRepository, SummariesRepository):
         """
         checks.key(session_id, "session_id")
         checks.count(keep_last, "keep_last")
-        locked = self._lock_for_release(session_id)
+        locked = ranges.lock(self._link, session_id)
         session = locked.session
         first_seq = max(session.first_seq, session.next_seq - keep_last)
         if first_seq > session.first_seq:
-            self._shrink(session, first_seq=first_seq, next_seq=session.next_seq, last_turn=locked.last_turn)
+            ranges.shrink(
+                self._link, session, first_seq=first_seq, next_seq=session.next_seq, last_turn=locked.last_turn
+            )
         return first_seq - session.first_seq
 
     @writes
@@ -214,8 +207,8 @@ class HistoryRepository(WindowsRepository, SummariesRepository):
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
         """
         checks.key(session_id, "session_id")
-        session = self._lock_for_release(session_id).session
-        self._shrink(session, first_seq=1, next_seq=1, last_turn=0)
+        session = ranges.lock(self._link, session_id).session
+        ranges.shrink(self._link, session, first_seq=1, next_seq=1, last_turn=0)
         return session.entry_count
 
     def _already_stored(
@@ -252,18 +245,6 @@ class HistoryRepository(WindowsRepository, SummariesRepository):
                     actual=found.seq,
                 )
         return present
-
-    def _lock_for_release(self, session_id: str) -> LockedSession:
-        segments.lock_for_release(self._link, session_id)
-        return session_rows.lock(self._link, session_id)
-
-    def _shrink(self, session: Session, *, first_seq: int, next_seq: int, last_turn: int) -> None:
-        """Release what lies outside the range *first_seq* to *next_seq* - 1, and give the session this range."""
-        session_id = session.session_id
-        segments.release(self._link, session_id, session.first_seq, min(first_seq, session.next_seq) - 1)
-        segments.release(self._link, session_id, max(next_seq, session.first_seq), session.next_seq - 1)
-        self._link.run(_SET_RANGE, session_id=session_id, first_seq=first_seq, next_seq=next_seq, last_turn=last_turn)
-        self._link.run(_DELETE_SUMMARIES, session_id=session_id, last_seq=next_seq - 1)
 
 
 def _same_content(stored: Entry, given: PreparedEntry) -> bool:

@@ -5,38 +5,32 @@ sees are rows of its own. Three rules keep this sound, and every write below pre
 
 1. A segment names a session that owns every row of its range, and that sees them itself.
 2. A position that a session sees is in exactly one segment, or is a row of its own.
-3. Who creates or changes segments that name an owner holds a lock on the owner's row, and on the rows of the sessions
-   whose segments change. Locks are taken in the order of the ids, so that two such writers queue and do not deadlock.
+3. Segments change only under the lock of the family: forks, which only add some, share it; a release has it alone.
+   It is taken before any row of a session is locked.
 
 Releasing is the one way in which rows leave a session: by trim, pop, clear, delete and expiry alike.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from statestore.repositories import ledger
 from statestore.sql import Link, Params, Statement
 
-# The rows of a session and of the forks that see its rows, in order of id. ARRAY(…) so that the ids are found first
-# and each row then by the primary key.
-_LOCK_OWNER_AND_FORKS = Statement(
-    postgresql="""
-    SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = ANY (ARRAY(
-        SELECT CAST(:session_id AS varchar) UNION SELECT g.session_id FROM {session_segments} AS g
-        WHERE g.namespace = :namespace AND g.owner_session_id = :session_id))
-    ORDER BY s.session_id {lock}""",
-    sqlite="SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id",
-)
+# A family is a root and all that was forked from it, at any depth. Its lock is an advisory one, held until the
+# transaction ends, so it works behind PgBouncer. Row locks would have to be taken on all sessions involved, which are
+# only known once the locks are held: that ends in deadlocks.
+_FAMILY = """
+    SELECT s.root_session_id, {function}(
+        hashtextextended(s.root_session_id, hashtextextended(CAST(:namespace AS text), 7)))
+    FROM {{sessions}} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id"""
+_LOCK_FAMILY = Statement(postgresql=_FAMILY.format(function="pg_advisory_xact_lock"))
+_SHARE_FAMILY = Statement(postgresql=_FAMILY.format(function="pg_advisory_xact_lock_shared"))
 
-# The row of a session and those of the sessions whose rows it sees.
-_SHARE_FORK_AND_OWNERS = Statement(
-    postgresql="""
-    SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = ANY (ARRAY(
-        SELECT CAST(:session_id AS varchar) UNION SELECT g.owner_session_id FROM {session_segments} AS g
-        WHERE g.namespace = :namespace AND g.session_id = :session_id))
-    ORDER BY s.session_id {share}""",
-    sqlite="SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id",
-)
+_ROOT = "SELECT s.root_session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id"
+_LOCK_ROW = Statement(_ROOT + " {lock}")
+_SHARE_ROW = Statement(_ROOT + " {share}")
 
 _OF_SESSION = Statement("""
     SELECT session_id, from_seq, to_seq, owner_session_id FROM {session_segments}
@@ -62,6 +56,17 @@ _DELETE_ROWS = Statement("""
 _HAND_OVER_ROWS = Statement("""
     UPDATE {history_entries} SET session_id = :heir, usage_folded = 1
     WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq""")
+
+
+# Two segments of a fork that could be one.
+_ADJACENT = Statement("""
+    SELECT a.session_id, a.from_seq, b.from_seq, b.to_seq FROM {session_segments} AS a
+    JOIN {session_segments} AS b ON b.namespace = a.namespace AND b.session_id = a.session_id
+        AND b.from_seq = a.to_seq + 1 AND b.owner_session_id = a.owner_session_id
+    WHERE a.namespace = :namespace AND a.session_id {in:session_ids} ORDER BY a.session_id, a.from_seq""")
+_EXTEND = Statement("""
+    UPDATE {session_segments} SET to_seq = :to_seq
+    WHERE namespace = :namespace AND session_id = :session_id AND from_seq = :from_seq""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,25 +104,24 @@ class Segment:
 
 
 def lock_for_release(link: Link, session_id: str) -> None:
-    """Lock the session's row and those of all forks that see its rows."""
-    locked = _take(link, _LOCK_OWNER_AND_FORKS, session_id)
-    # A fork may have come while we waited for the locks. It cannot come any more once they are all ours.
-    while link.dialect.name != "sqlite" and not {fork.session_id for fork in naming(link, session_id)} <= locked:
-        locked = _take(link, _LOCK_OWNER_AND_FORKS, session_id)
+    """Lock the session's row, and the family against forks and other releases."""
+    _lock(link, session_id, _LOCK_FAMILY, _LOCK_ROW)
 
 
 def lock_for_fork(link: Link, session_id: str) -> list[Segment]:
-    """Keep the session's row, and those of the owners of rows that it sees, from changing; return its segments."""
-    locked = _take(link, _SHARE_FORK_AND_OWNERS, session_id)
-    segments = of(link, session_id)
-    while link.dialect.name != "sqlite" and not {segment.owner for segment in segments} <= locked:
-        locked = _take(link, _SHARE_FORK_AND_OWNERS, session_id)
-        segments = of(link, session_id)
-    return segments
+    """Keep the session's row from changing, and the family from releases; return the session's segments."""
+    _lock(link, session_id, _SHARE_FAMILY, _SHARE_ROW)
+    return of(link, session_id)
 
 
-def _take(link: Link, statement: Statement, session_id: str) -> set[str]:
-    return {row[0] for row in link.all(statement, session_id=session_id)}
+def _lock(link: Link, session_id: str, family: Statement, row: Statement) -> None:
+    if link.dialect.name == "sqlite":
+        return
+    while (root := link.one(family, session_id=session_id)) is not None:
+        found = link.one(row, session_id=session_id)
+        # While we waited, the session may have been deleted, and made again as one of another family.
+        if found is None or found[0] == root[0]:
+            return
 
 
 def of(link: Link, session_id: str) -> list[Segment]:
@@ -197,3 +201,18 @@ def _replace(link: Link, old: list[Segment], new: list[Segment]) -> None:
     if old:
         link.many(_DELETE, [segment.params() for segment in old])
         insert(link, new)
+
+
+def join(link: Link, session_ids: Iterable[str]) -> None:
+    """Make one of segments that continue each other, in sessions whose rows are locked.
+
+    A session that is released in slices would otherwise leave its forks a segment for each slice.
+    """
+    ids = sorted(session_ids)
+    while ids and (found := link.all(_ADJACENT, session_ids=ids)):
+        joined: set[str] = set()
+        for session_id, from_seq, next_from, to_seq in found:
+            if session_id not in joined:  # The next pair of the same session may begin with what is gone now.
+                link.run(_DELETE, session_id=session_id, from_seq=next_from)
+                link.run(_EXTEND, session_id=session_id, from_seq=from_seq, to_seq=to_seq)
+                joined.add(session_id)

@@ -11,6 +11,10 @@ from statestore.values import Session, Status
 _LAST_SEQ = Statement("""
     SELECT next_seq - 1 FROM {sessions} WHERE namespace = :namespace AND session_id = :session_id""")
 
+_ONE = "SELECT 1 FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND "
+_LIVES = Statement(_ONE + "{live}")
+_HAS_EXPIRED = Statement(_ONE + "NOT {live}")
+
 _REVIVE = Statement(f"""
     UPDATE {{sessions}} AS s SET status = :status, {session_rows.ACTIVE}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} AND s.status = 'dead'
@@ -26,10 +30,8 @@ def create(link: Link, session_id: str, columns: Mapping[str, Any]) -> Session |
         made = session_rows.insert(link, session_id, columns)
         if made is not None:
             return made
-        found = session_rows.lock_any(link, session_id)
-        if found is not None and not found.expired:
+        if not erase_expired(link, session_id) and link.one(_LIVES, session_id=session_id) is not None:
             return None
-        erase(link, session_id)
 
 
 def revive(link: Link, session_id: str, status: Status) -> Session | None:
@@ -39,11 +41,20 @@ def revive(link: Link, session_id: str, status: Status) -> Session | None:
     return None if row is None else session_rows.from_row(link, row, resumed=True)
 
 
-def erase_expired(link: Link, session_id: str) -> None:
-    """Remove a session that has expired and was not swept yet. Runs in a transaction."""
-    found = session_rows.lock_any(link, session_id)
-    if found is not None and found.expired:
-        erase(link, session_id)
+def erase_expired(link: Link, session_id: str) -> bool:
+    """Remove a session that has expired and was not swept yet. Runs in a transaction.
+
+    Returns:
+        Whether there was one.
+    """
+    # Looked at without a lock first: the family's has to come before the row's.
+    if link.one(_HAS_EXPIRED, session_id=session_id) is None:
+        return False
+    segments.lock_for_release(link, session_id)
+    if link.one(_HAS_EXPIRED, session_id=session_id) is None:
+        return False
+    erase(link, session_id)
+    return True
 
 
 def erase(link: Link, session_id: str) -> int | None:

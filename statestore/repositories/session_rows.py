@@ -1,6 +1,8 @@
 """The row of a session, as several repositories need it: to lock it, to extend it, to make it."""
 
 from collections.abc import Mapping
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from statestore import exactjson
@@ -32,6 +34,8 @@ _LOOK = f"""
     WHERE s.namespace = :namespace AND s.session_id = :session_id"""
 _LOCK = Statement(_LOOK + " {lock}")
 _SHARE = Statement(_LOOK + " {share}")
+
+_NOW = Statement("SELECT {now}")
 
 _LEASE = Statement("""
     SELECT s.lease_owner, s.lease_token, s.lease_until, s.lease_until > {now} FROM {sessions} AS s
@@ -72,6 +76,20 @@ _NEW: dict[str, Any] = {
     "last_turn": 0,
     "ttl": None,
 }
+
+
+@lru_cache(maxsize=256)
+def update_statement(columns: tuple[str, ...], checked: bool) -> Statement:
+    """Change attributes, and return the session; with *checked* only one of `:expected_revision`."""
+    changes = [f"{column} = :{column}" for column in columns]
+    active = ACTIVE
+    if "ttl" in columns:
+        active = active.replace("{later:s.ttl}", "{later:CAST(:ttl AS interval)}")
+    revision = " AND s.revision = :expected_revision" if checked else ""
+    return Statement(f"""
+        UPDATE {{sessions}} AS s SET {", ".join([*changes, "revision = s.revision + 1", active])}
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}{revision}
+        RETURNING {COLUMNS}""")
 
 
 class LockedSession:
@@ -142,6 +160,14 @@ def lock(link: Link, session_id: str, *, share: bool = False) -> LockedSession:
     if locked is None or locked.expired:
         raise not_found(link, session_id)
     return locked
+
+
+def now(link: Link) -> datetime:
+    """The time by which the database's clock, or the one in its place, goes."""
+    row = link.one(_NOW)
+    assert row is not None
+    found: datetime = link.dialect.time(row[0])
+    return found
 
 
 def extend(link: Link, session_id: str) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from functools import lru_cache
 from typing import Any
 
 from statestore import checks, ids
@@ -14,7 +13,6 @@ from statestore.repositories.forks import ForksRepository
 from statestore.repositories.leases import LeasesRepository
 from statestore.repositories.lifecycle import LifecycleRepository
 from statestore.repositories.listing import ListingRepository
-from statestore.repositories.session_rows import COLUMNS
 from statestore.repositories.statistics import StatisticsRepository
 from statestore.sql import Statement
 from statestore.values import MISSING, ErasureReceipt, MissingType, Session, Status
@@ -27,21 +25,6 @@ _OF_USER = Statement("""
         (SELECT count(*) FROM {state_entries} AS e WHERE e.namespace = s.namespace AND e.session_id = s.session_id),
         (SELECT count(*) FROM {summaries} AS m WHERE m.namespace = s.namespace AND m.session_id = s.session_id)
     FROM {sessions} AS s WHERE s.namespace = :namespace AND s.user_id = :user_id ORDER BY s.session_id""")
-
-_NOW = Statement("SELECT {now}")
-
-
-@lru_cache(maxsize=256)
-def _update_statement(columns: tuple[str, ...], checked: bool) -> Statement:
-    changes = [f"{column} = :{column}" for column in columns]
-    active = session_rows.ACTIVE
-    if "ttl" in columns:
-        active = active.replace("{later:s.ttl}", "{later:CAST(:ttl AS interval)}")
-    revision = " AND s.revision = :expected_revision" if checked else ""
-    return Statement(f"""
-        UPDATE {{sessions}} AS s SET {", ".join([*changes, "revision = s.revision + 1", active])}
-        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}{revision}
-        RETURNING {COLUMNS}""")
 
 
 class SessionsRepository(
@@ -219,7 +202,7 @@ class SessionsRepository(
             for name, value in given.items()
             if value is not MISSING
         }
-        statement = _update_statement(tuple(columns), expected_revision is not None)
+        statement = session_rows.update_statement(tuple(columns), expected_revision is not None)
         row = self._link.one(statement, session_id=session_id, expected_revision=expected_revision, **columns)
         if row is not None:
             return session_rows.from_row(self._link, row)
@@ -252,7 +235,9 @@ class SessionsRepository(
         session_columns.attribute(self._link, "metadata", metadata)
         held = session_rows.lock(self._link, session_id).session
         merged = session_columns.attribute(self._link, "metadata", held.metadata | dict(metadata))
-        row = self._link.one(_update_statement(("metadata",), False), session_id=session_id, metadata=merged)
+        row = self._link.one(
+            session_rows.update_statement(("metadata",), False), session_id=session_id, metadata=merged
+        )
         if row is None:
             raise session_rows.not_found(self._link, session_id)
         return session_rows.from_row(self._link, row)
@@ -302,11 +287,10 @@ class SessionsRepository(
                 entries += session_life.erase(self._link, session_id) or 0
                 erased.append(session_id)
         ledger.forget_user(self._link, user_id, erased)
-        now = self._link.one(_NOW)
         return ErasureReceipt(
             user_id=user_id,
             namespace=self._link.settings.namespace,
-            erased_at=self._link.dialect.time(now[0] if now else None),
+            erased_at=session_rows.now(self._link),
             sessions=sessions,
             entries=entries,
             state_entries=state_entries,

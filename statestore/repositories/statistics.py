@@ -12,7 +12,7 @@ from statestore.values import STATUSES, Usage
 
 _COST_STEP = Decimal("1e-10")
 
-_SEEN = "h.entry_id, h.role, h.tool_name, h.tool_call_id, h.error_type, h.cost_usd, h.content_bytes, " + ", ".join(
+_SEEN = "h.role, h.tool_name, h.tool_call_id, h.error_type, h.cost_usd, h.content_bytes, " + ", ".join(
     f"h.{column}"
     for column in (
         "input_tokens",
@@ -28,7 +28,7 @@ _OWN_BYTES = """
     (SELECT coalesce(sum({bytes:e.value}), 0) FROM {state_entries} AS e WHERE %(e)s)
     + (SELECT coalesce(sum({bytes:m.content}), 0) FROM {summaries} AS m WHERE %(m)s)"""
 
-# A call and its result name the same tool_call_id, and count once; an entry without one counts by itself.
+# A call and its result count once, as in the usage reports: the result names the call that it answers.
 _SESSION = f"""
     WITH seen AS (
         SELECT {_SEEN}, 1 AS own FROM {{history_entries}} AS h
@@ -46,8 +46,8 @@ _SESSION = f"""
             sum(CASE WHEN own = 1 THEN content_bytes ELSE 0 END) AS own_bytes
         FROM seen
     ), tools AS (
-        SELECT tool_name, count(DISTINCT coalesce(tool_call_id, entry_id)) AS calls
-        FROM seen WHERE tool_name IS NOT NULL GROUP BY tool_name
+        SELECT tool_name, count(*) AS calls FROM seen
+        WHERE tool_name IS NOT NULL AND (role IS NULL OR role <> 'tool' OR tool_call_id IS NULL) GROUP BY tool_name
     )
     SELECT s.status, s.created_at, s.last_activity_at, {{now}}, t.entries, t.turns, t.input, t.output, t.cache_read,
         t.cache_write, t.reasoning, t.cost, t.errors, t.own_bytes, (SELECT %s(tool_name, calls) FROM tools),

@@ -1,5 +1,7 @@
 """Summaries: texts that stand for entries, so that these need not be sent again."""
 
+from collections.abc import Sequence
+
 from statestore import checks
 from statestore.errors import InvalidValueError
 from statestore.repositories import session_rows
@@ -29,6 +31,15 @@ _ADD = Statement(
     sqlite=_UPSERT % "VALUES (:namespace, :session_id, :start_seq, :end_seq, :content, :token_count, {now})",
 )
 _TOUCH_SQLITE = Statement(sqlite=_TOUCH)
+
+_WRITE = Statement("""
+    INSERT INTO {summaries} AS m (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
+    VALUES (:namespace, :session_id, :start_seq, :end_seq, :content, :token_count, :created_at)
+    ON CONFLICT (namespace, session_id, start_seq) DO UPDATE SET end_seq = excluded.end_seq,
+        content = excluded.content, token_count = excluded.token_count, created_at = excluded.created_at""")
+
+_DELETE = Statement("""
+    DELETE FROM {summaries} WHERE namespace = :namespace AND session_id = :session_id AND start_seq = :start_seq""")
 
 _END = Statement("""
     SELECT s.next_seq - 1 FROM {sessions} AS s
@@ -66,10 +77,7 @@ class SummariesRepository(Repository):
             InvalidValueError: The range is empty, or reaches beyond the end of the session. Nothing was written.
         """
         checks.key(session_id, "session_id")
-        checks.text(content, "content", max_bytes=self._link.settings.max_value_bytes)
-        checks.count(start_seq, "start_seq", least=1)
-        checks.count(end_seq, "end_seq", least=start_seq)
-        checks.optional_count(token_count, "token_count")
+        _check(self._link, content, start_seq, end_seq, token_count)
         params = {"session_id": session_id, "start_seq": start_seq, "end_seq": end_seq}
         sqlite = self._link.dialect.name == "sqlite"
         touched = not sqlite or self._link.run(_TOUCH_SQLITE, session_id=session_id, end_seq=end_seq)
@@ -111,3 +119,36 @@ def from_row(link: Link, session_id: str, row: Row) -> Summary:
         token_count=token_count,
         created_at=link.dialect.time(created_at),
     )
+
+
+def check(link: Link, summary: Summary, name: str, end: int) -> Summary:
+    """The summary, checked, for a session that ends at *end*."""
+    _check(link, summary.content, summary.start_seq, summary.end_seq, summary.token_count, f"{name}.")
+    if summary.end_seq > end:
+        raise InvalidValueError(f"{name}.end_seq", f"is {summary.end_seq}, but the history ends at {end}")
+    if checks.optional_time(summary.created_at, f"{name}.created_at") is None:
+        raise InvalidValueError(f"{name}.created_at", "must be a time")
+    return summary
+
+
+def write(link: Link, session_id: str, changed: Sequence[Summary], gone: Sequence[int]) -> None:
+    """Store some summaries, and remove those that begin at *gone*."""
+    rows = [
+        {
+            "start_seq": summary.start_seq,
+            "end_seq": summary.end_seq,
+            "content": summary.content,
+            "token_count": summary.token_count,
+            "created_at": summary.created_at,
+        }
+        for summary in changed
+    ]
+    link.many(_DELETE, [{"start_seq": start_seq} for start_seq in gone], session_id=session_id)
+    link.many(_WRITE, rows, session_id=session_id)
+
+
+def _check(link: Link, content: str, start_seq: int, end_seq: int, token_count: int | None, name: str = "") -> None:
+    checks.text(content, f"{name}content", max_bytes=link.settings.max_value_bytes)
+    checks.count(start_seq, f"{name}start_seq", least=1)
+    checks.count(end_seq, f"{name}end_seq", least=start_seq)
+    checks.optional_count(token_count, f"{name}token_count")

@@ -4,40 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from statestore import checks
 from statestore.errors import ConflictError
-from statestore.repositories import appending, entry_reads, entry_rows, lease_checks, session_rows, windows
+from statestore.repositories import appending, entry_reads, entry_rows, lease_checks, session_rows, state_rows, windows
 from statestore.repositories.base import Repository, reads, writes_in_one_statement
 from statestore.repositories.entry_rows import PreparedEntry
 from statestore.repositories.windows import Limits
 from statestore.session_values import Lease, Window
-from statestore.sql import Statement
 from statestore.values import Entry, NewEntry, Session
-
-_FRESH = "(e.expires_at IS NULL OR e.expires_at > {now})"
-
-_STATE = Statement(f"""
-    SELECT e.key, CAST(e.value AS text), e.version FROM {{state_entries}} AS e
-    WHERE e.namespace = :namespace AND e.session_id = :session_id AND {_FRESH} ORDER BY e.key""")
-
-_VERSIONS = f"""
-    SELECT e.key, e.version FROM {{state_entries}} AS e
-    WHERE e.namespace = :namespace AND e.session_id = :session_id AND {_FRESH} AND e.key %s"""
-_VERSIONS_OF = Statement(
-    postgresql=_VERSIONS % "= ANY (:keys)", sqlite=_VERSIONS % "IN (SELECT value FROM json_each(:keys))"
-)
-
-# A key that has expired but was not swept yet starts again at version 1.
-_SET = Statement("""
-    INSERT INTO {state_entries} AS e (namespace, session_id, key, value, updated_at)
-    VALUES (:namespace, :session_id, :key, :value, {now})
-    ON CONFLICT (namespace, session_id, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at,
-        expires_at = NULL, version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END""")
-
-_DELETE = Statement("""
-    DELETE FROM {state_entries} WHERE namespace = :namespace AND session_id = :session_id AND key = :key""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +24,7 @@ class Begun:
 
 
 class TurnWork(Repository):
-    """The steps of `store.turn`, and what saving a conversation shares with it; no operations of their own."""
+    """The steps of `store.turn`; no operations of their own."""
 
     @reads
     def begin(self, session_id: str, limits: Limits, *, create: bool) -> Begun:
@@ -62,8 +36,7 @@ class TurnWork(Repository):
                 return Begun(window=Window(tokens=None if limits.max_tokens is None else 0))
             raise session_rows.not_found(self._link, session_id)
         window = windows.read(self._link, session_id, limits.check(), before=session.next_seq)
-        rows = self._link.all(_STATE, session_id=session_id)
-        return Begun(session=session, window=window, state={row[0]: (row[1], row[2]) for row in rows})
+        return Begun(session=session, window=window, state=state_rows.read(self._link, session_id))
 
     @writes_in_one_statement
     def commit(
@@ -112,9 +85,8 @@ class TurnWork(Repository):
                 )
             stored = appending.insert_all(self._link, session_id, batch)
         if changed:
-            self._check_versions(session_id, changed, versions)
-            self._link.many(_SET, [{"key": k, "value": v} for k, v in texts.items()], session_id=session_id)
-            self._link.many(_DELETE, [{"key": key} for key in deleted], session_id=session_id)
+            state_rows.check_versions(self._link, session_id, changed, versions)
+            state_rows.write(self._link, session_id, texts, deleted)
         return stored
 
     def _committed(self, session_id: str, batch: Sequence[PreparedEntry]) -> list[Entry] | None:
@@ -134,17 +106,3 @@ class TurnWork(Repository):
                 session_id=session_id,
                 actual=entry.seq,
             )
-
-    def _check_versions(self, session_id: str, keys: Sequence[str], expected: Mapping[str, int]) -> None:
-        given = orjson.dumps(keys).decode() if self._link.dialect.name == "sqlite" else list(keys)
-        actual = {row[0]: row[1] for row in self._link.all(_VERSIONS_OF, session_id=session_id, keys=given)}
-        for key in keys:
-            if actual.get(key, 0) != expected.get(key, 0):
-                raise ConflictError(
-                    f"state key {key!r} of session {session_id!r} was changed by another since it was read; "
-                    "read it again",
-                    session_id=session_id,
-                    key=key,
-                    expected=expected.get(key, 0),
-                    actual=actual.get(key, 0),
-                )

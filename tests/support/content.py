@@ -13,6 +13,9 @@ from statestore.schema import metadata
 
 Rows = list[dict[str, Any]]
 
+# What a session consists of. What it cost stays when it goes, in other tables.
+SESSION_TABLES = ("sessions", "session_segments", "history_entries", "summaries", "state_entries")
+
 
 class Content:
     """The tables of a database, over a connection of their own that commits each statement."""
@@ -47,7 +50,8 @@ class Content:
         return {table: self.rows(table) for table in metadata.tables}
 
     def sizes(self) -> dict[str, int]:
-        return {table: int(self.query(f"SELECT count(*) AS n FROM {table}")[0]["n"]) for table in metadata.tables}
+        """How many rows the tables have that sessions consist of."""
+        return {table: int(self.query(f"SELECT count(*) AS n FROM {table}")[0]["n"]) for table in SESSION_TABLES}
 
     def close(self) -> None:
         self._connection.close()

@@ -10,8 +10,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from statestore import AsyncStateStore
 from statestore.operations.base import AsyncGroup
+from tests.support.engines import async_engine
 
 T = TypeVar("T")
 
@@ -74,6 +77,21 @@ class BlockingStore(Blocking):
     @classmethod
     def open(cls, portal: Portal, *args: Any, **kwargs: Any) -> "BlockingStore":
         return cls(portal, portal.run(AsyncStateStore.open(*args, **kwargs)))
+
+    @classmethod
+    def on_engine(cls, portal: Portal, url: str, *, pool_size: int = 10, **kwargs: Any) -> "BlockingStore":
+        """A store on an async engine that is not its own, and that goes when the store does."""
+        engine = async_engine(url, pool_size=pool_size)
+        store = cls(portal, AsyncStateStore(engine, **kwargs))
+        store.engine = engine
+        return store
+
+    engine: AsyncEngine | None = None
+
+    def close(self) -> None:
+        self._portal.run(self._target.close())
+        if self.engine is not None:
+            self._portal.run(self.engine.dispose())
 
     @contextmanager
     def transaction(self) -> Iterator[Blocking]:

@@ -1,0 +1,344 @@
+"""The current session of an agent process: which it is, where it works, and who is told when it changes."""
+
+import asyncio
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass, field, replace
+from inspect import isawaitable
+from types import TracebackType
+from typing import Any, Self, cast
+
+from statestore import ids
+from statestore.store import AsyncStateStore, StateStore
+from statestore.values import Session
+
+Path = str | os.PathLike[str]
+Listener = Callable[[str], Any]
+
+_log = logging.getLogger("statestore")
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The current session at one moment: what belongs together is replaced together."""
+
+    session_id: str
+    project_root: str
+    cwd: str
+    session: Session | None = None
+    cache: dict[Any, Any] = field(default_factory=dict)
+
+
+class _Context:
+    """What both contexts know and decide; they differ in how they reach the store."""
+
+    def __init__(self, session_id: str | None, project_root: Path, cwd: Path | None) -> None:
+        root = os.fspath(project_root)
+        self._wanted_cwd = None if cwd is None else os.fspath(cwd)
+        self._current = Current(ids.uuid7() if session_id is None else session_id, root, self._wanted_cwd or root)
+        self._lock = threading.Lock()
+        self._listeners: dict[object, Listener] = {}
+        self._untold: deque[str] = deque()
+        self._telling = False
+
+    @property
+    def current(self) -> Current:
+        """Id, project root, directory and cache as they belong together, whoever switches meanwhile."""
+        return self._current
+
+    @property
+    def session_id(self) -> str:
+        """The id of the current session."""
+        return self._current.session_id
+
+    @property
+    def session(self) -> Session | None:
+        """The current session as it was when it was last opened, switched to or changed here.
+
+        None where an `AsyncSessionContext` was not awaited yet.
+        """
+        return self._current.session
+
+    @property
+    def project_root(self) -> str:
+        """What the session is about. It stays while `cwd` wanders, and changes only together with the session."""
+        return self._current.project_root
+
+    @property
+    def session_cache(self) -> dict[Any, Any]:
+        """Room for what is worth keeping as long as this is the current session; empty after each switch."""
+        return self._current.cache
+
+    def on_switch(self, listener: Listener) -> Callable[[], None]:
+        """Call *listener* with the new id after each change of the current session.
+
+        Listeners are told of one change after the other, in order, when it has taken place: they may read the context,
+        and even switch it. An exception of theirs is logged and disturbs nobody.
+
+        Returns:
+            A function that ends this.
+        """
+        key = object()
+        with self._lock:
+            self._listeners[key] = listener
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._listeners.pop(key, None)
+
+        return unsubscribe
+
+    def _opened(self, session: Session) -> dict[str, Any]:
+        """Take a session that was just opened; what the store has still to be told of it is returned."""
+        root = session.project_root or self._current.project_root
+        cwd = self._wanted_cwd or session.cwd or root
+        self._current = replace(self._current, project_root=root, cwd=cwd, session=session)
+        unknown: dict[str, Any] = {"project_root": root, "cwd": cwd}
+        return {name: value for name, value in unknown.items() if getattr(session, name) != value}
+
+    def _moved(self, session: Session) -> None:
+        """Take the current session as it is after a change of its attributes."""
+        current = self._current
+        self._current = replace(current, session=session, cwd=session.cwd or current.project_root)
+
+    def _switched(self, session: Session) -> None:
+        """Make another session the current one: id, project root and an empty cache in one assignment."""
+        root = session.project_root or self._current.project_root
+        self._current = Current(session.session_id, root, session.cwd or root, session)
+
+    def _inherited(self) -> dict[str, Any]:
+        """The attributes with which a new session goes on in place of the current one."""
+        current = self._current
+        session = current.session
+        kept = ("user_id", "agent_name", "instructions", "ttl")
+        attributes = {} if session is None else {name: getattr(session, name) for name in kept}
+        return attributes | {"project_root": current.project_root, "cwd": current.cwd}
+
+    def _next_to_tell(self, session_id: str | None = None) -> tuple[str, list[Listener]] | None:
+        """Whom to tell what next; None where there is nothing, or where somebody else is at it and goes on."""
+        with self._lock:
+            if session_id is not None:
+                self._untold.append(session_id)
+                if self._telling:
+                    return None
+            self._telling = bool(self._untold)
+            return (self._untold.popleft(), list(self._listeners.values())) if self._telling else None
+
+
+class SessionContext(_Context):
+    """The current session of an agent process. Safe to share between threads.
+
+    Makes or resumes the session. A session is found by its id, whichever directory the process is in; it keeps the
+    project root that it has. With an `AsyncStateStore` this gives an `AsyncSessionContext`.
+    """
+
+    def __new__(cls, store: StateStore | AsyncStateStore, *args: Any, **kwargs: Any) -> "SessionContext":
+        if isinstance(store, AsyncStateStore):
+            return cast("SessionContext", AsyncSessionContext(store, *args, **kwargs))
+        return super().__new__(cls)
+
+    def __init__(
+        self, store: StateStore, session_id: str | None = None, *, project_root: Path, cwd: Path | None = None
+    ) -> None:
+        """Open the session.
+
+        Args:
+            store: Where it is kept.
+            session_id: Which to resume, or to make if there is none; a new one without.
+            project_root: What a new session is about.
+            cwd: Where the agent works; by default where it was, or the project root.
+        """
+        super().__init__(session_id, project_root, cwd)
+        self._store = store
+        self._switching = threading.Lock()
+        current = self._current
+        session = store.sessions.open(current.session_id, project_root=current.project_root, cwd=current.cwd)
+        if unknown := self._opened(session):
+            self._moved(replace(store.sessions.update(session.session_id, **unknown), resumed=session.resumed))
+
+    @property
+    def cwd(self) -> str:
+        """Where the agent works now. Assigning to it stores it with the session."""
+        return self._current.cwd
+
+    @cwd.setter
+    def cwd(self, path: Path) -> None:
+        self.set_cwd(path)
+
+    def set_cwd(self, path: Path) -> None:
+        """Change the directory, and store it with the session. The project root stays.
+
+        Raises:
+            SessionNotFoundError: The session was deleted, or has expired.
+        """
+        with self._switching:
+            self._moved(self._store.sessions.update(self.session_id, cwd=os.fspath(path)))
+
+    def regenerate(self, *, as_child: bool = False) -> str:
+        """Go on in a new session, with the same project root, directory, user, agent and instructions.
+
+        Args:
+            as_child: Record the old session as the parent of the new one. It inherits nothing else from it.
+
+        Returns:
+            The new id.
+        """
+        session_id = ids.uuid7()
+        with self._switching:
+            if as_child:
+                with self._store.transaction() as tx:
+                    tx.sessions.fork(self.session_id, session_id, at_seq=0)
+                    tx.state.clear(session_id)
+                    session = tx.sessions.update(session_id, title=None, metadata=None, **self._inherited())
+            else:
+                session = self._store.sessions.create(session_id, **self._inherited())
+            self._switched(session)
+        self._tell(session_id)
+        return session_id
+
+    def switch(self, session_id: str, project_root: Path | None = None) -> Session:
+        """Make another session the current one, together with its project root, then tell the listeners.
+
+        A dead session is resumed. Switching to the session that is current already tells nobody.
+
+        Args:
+            session_id: A session that exists.
+            project_root: Its project root, if it is to have another than is stored with it.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired. Nothing changed.
+        """
+        with self._switching:
+            session = self._store.sessions.get(session_id)
+            if session.status == "dead":
+                session = self._store.sessions.open(session_id)
+            if project_root is not None and os.fspath(project_root) != session.project_root:
+                session = self._store.sessions.update(session_id, project_root=os.fspath(project_root))
+            before = self._current
+            if before.session_id == session_id and before.project_root == (session.project_root or before.project_root):
+                self._moved(session)
+                return session
+            self._switched(session)
+        self._tell(session_id)
+        return session
+
+    def _tell(self, session_id: str) -> None:
+        due = self._next_to_tell(session_id)
+        try:
+            while due is not None:
+                for listener in due[1]:
+                    try:
+                        listener(due[0])
+                    except Exception:
+                        _log.exception("a listener failed that was told of a switch to session %r", due[0])
+                due = self._next_to_tell()
+        except BaseException:
+            self._telling = False
+            raise
+
+
+class AsyncSessionContext(_Context):
+    """As `SessionContext`, for an `AsyncStateStore`: `context = await SessionContext(store, project_root=…)`.
+
+    The session is opened when the context is awaited, entered, or first used. Listeners may be coroutine functions;
+    they are awaited one after the other.
+    """
+
+    def __init__(
+        self, store: AsyncStateStore, session_id: str | None = None, *, project_root: Path, cwd: Path | None = None
+    ) -> None:
+        """Prepare to open the session. Arguments as for `SessionContext`."""
+        super().__init__(session_id, project_root, cwd)
+        self._store = store
+        self._switching = asyncio.Lock()
+
+    async def start(self) -> Self:
+        """Open the session, if that was not done yet."""
+        async with self._switching:
+            await self._start()
+        return self
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        return self.start().__await__()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+    @property
+    def cwd(self) -> str:
+        """Where the agent works now. `set_cwd` changes it."""
+        return self._current.cwd
+
+    async def set_cwd(self, path: Path) -> None:
+        """Change the directory, and store it with the session. See `SessionContext.set_cwd`."""
+        async with self._switching:
+            await self._start()
+            self._moved(await self._store.sessions.update(self.session_id, cwd=os.fspath(path)))
+
+    async def regenerate(self, *, as_child: bool = False) -> str:
+        """Go on in a new session. See `SessionContext.regenerate`."""
+        session_id = ids.uuid7()
+        async with self._switching:
+            await self._start()
+            if as_child:
+                async with self._store.transaction() as tx:
+                    await tx.sessions.fork(self.session_id, session_id, at_seq=0)
+                    await tx.state.clear(session_id)
+                    session = await tx.sessions.update(session_id, title=None, metadata=None, **self._inherited())
+            else:
+                session = await self._store.sessions.create(session_id, **self._inherited())
+            self._switched(session)
+        await self._tell(session_id)
+        return session_id
+
+    async def switch(self, session_id: str, project_root: Path | None = None) -> Session:
+        """Make another session the current one, then tell the listeners. See `SessionContext.switch`."""
+        async with self._switching:
+            await self._start()
+            session = await self._store.sessions.get(session_id)
+            if session.status == "dead":
+                session = await self._store.sessions.open(session_id)
+            if project_root is not None and os.fspath(project_root) != session.project_root:
+                session = await self._store.sessions.update(session_id, project_root=os.fspath(project_root))
+            before = self._current
+            if before.session_id == session_id and before.project_root == (session.project_root or before.project_root):
+                self._moved(session)
+                return session
+            self._switched(session)
+        await self._tell(session_id)
+        return session
+
+    async def _start(self) -> None:
+        current = self._current
+        if current.session is not None:
+            return
+        session = await self._store.sessions.open(
+            current.session_id, project_root=current.project_root, cwd=current.cwd
+        )
+        if unknown := self._opened(session):
+            changed = await self._store.sessions.update(session.session_id, **unknown)
+            self._moved(replace(changed, resumed=session.resumed))
+
+    async def _tell(self, session_id: str) -> None:
+        due = self._next_to_tell(session_id)
+        try:
+            while due is not None:
+                for listener in due[1]:
+                    try:
+                        answer: Awaitable[Any] | Any = listener(due[0])
+                        if isawaitable(answer):
+                            await answer
+                    except Exception:
+                        _log.exception("a listener failed that was told of a switch to session %r", due[0])
+                due = self._next_to_tell()
+        except BaseException:
+            self._telling = False
+            raise

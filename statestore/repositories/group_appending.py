@@ -1,0 +1,144 @@
+"""Appends of several callers, to any sessions, in one statement and one commit.
+
+Only what is undisputed travels in a group: entries with ids of our own, behind whatever comes last. An append that
+finds no session, or that needs a decision, is left out of it and run by itself, where it gets its own error.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from statestore import checks
+from statestore.errors import StateStoreError
+from statestore.repositories import appending, entry_rows, session_rows
+from statestore.repositories.base import Call
+from statestore.repositories.entry_rows import PreparedEntry
+from statestore.repositories.history import HistoryRepository
+from statestore.sql import Link, Row, Statement
+from statestore.values import Entry
+
+# Beyond this an append is large enough to travel alone.
+_LARGEST = 50
+_PLAIN = frozenset({"session_id", "entries", "create"})
+
+
+@dataclass(slots=True)
+class Grouped:
+    """An append in a group: its entries on the way in, what was stored on the way out."""
+
+    session_id: str
+    batch: list[PreparedEntry]
+    stored: list[Entry] | None = None
+
+
+def session_of(call: Call) -> str | None:
+    """The session of a call that may travel in a group; None where it has to be run by itself."""
+    if call.method is not HistoryRepository.append or not call.kwargs.keys() <= _PLAIN or call.attempt > 1:
+        return None
+    session_id = call.args[0] if call.args else call.kwargs.get("session_id")
+    return session_id if isinstance(session_id, str) else None
+
+
+def prepare(call: Call, *, max_bytes: int) -> Grouped | None:
+    """The entries of a call, checked; None where it has to be run by itself after all, be it to get its error."""
+    names = ("session_id", "entries")
+    arguments = dict(zip(names, call.args, strict=False)) | call.kwargs
+    if len(call.args) > len(names) or "entries" not in arguments:
+        return None
+    try:
+        session_id = checks.key(arguments["session_id"], "session_id")
+        if "batch" not in call.memo:
+            call.memo["batch"] = entry_rows.prepare(arguments["entries"], max_bytes=max_bytes)
+    except StateStoreError:
+        return None
+    batch: list[PreparedEntry] = call.memo["batch"]
+    if not 0 < len(batch) <= _LARGEST or any(entry.own_id for entry in batch):
+        return None
+    return Grouped(session_id, batch)
+
+
+def append(link: Link, appends: Sequence[Grouped]) -> None:
+    """Store all appends whose session lives; each gets its entries in `stored`. In the order given, within a session.
+
+    PostgreSQL: one statement. SQLite: inside a transaction.
+    """
+    if link.dialect.name == "sqlite":
+        for one in appends:
+            one.stored = appending.insert(link, one.session_id, one.batch)
+        return
+    entries: list[tuple[str, int, int, PreparedEntry]] = []
+    counts: dict[str, int] = {}
+    turns: dict[str, int] = {}
+    for one in appends:
+        position, turn = counts.get(one.session_id, 0), turns.get(one.session_id, 0)
+        for offset, entry in enumerate(one.batch):
+            entries.append((one.session_id, position + offset, turn + entry.columns["turn"], entry))
+        counts[one.session_id] = position + len(one.batch)
+        turns[one.session_id] = turn + one.batch[-1].columns["turn"]
+
+    columns = entry_rows.shape([entry for *_, entry in entries])
+    arrays: dict[str, list[object]] = {
+        f"{column}_array": [entry.columns.get(column) for *_, entry in entries]
+        for column in ("entry_id", "role", "content", "content_bytes", *columns)
+    }
+    rows = link.all(
+        _statement(columns),
+        sessions_array=list(counts),
+        counts_array=list(counts.values()),
+        turns_array=[turns[session_id] for session_id in counts],
+        session_array=[session_id for session_id, *_ in entries],
+        position_array=[position for _, position, *_ in entries],
+        turn_array=[turn for *_, turn, _ in entries],
+        **arrays,
+    )
+    by_session: dict[str, list[Row]] = {}
+    for session_id, *row in sorted(rows):
+        by_session.setdefault(session_id, []).append(tuple(row))
+    taken = dict.fromkeys(by_session, 0)
+    for one in appends:
+        if one.session_id not in by_session:
+            continue
+        start = taken[one.session_id]
+        taken[one.session_id] = start + len(one.batch)
+        stored = by_session[one.session_id][start : start + len(one.batch)]
+        one.stored = [
+            entry_rows.stored(link, one.session_id, entry, *row) for entry, row in zip(one.batch, stored, strict=True)
+        ]
+
+
+@lru_cache(maxsize=128)
+def _statement(columns: tuple[str, ...]) -> Statement:
+    """One statement for any number of sessions and entries: each column is one array, so it is prepared once.
+
+    The rows of the sessions are locked in the order of their ids first: groups of other processes do the same, and
+    queue instead of deadlocking.
+    """
+    kinds = {"entry_id": "text", "role": "text", "content": "text", "content_bytes": "bigint"}
+    kinds |= {column: entry_rows.OPTIONAL_COLUMNS[column] for column in columns}
+    kinds = {column: "text" if kind in ("varchar", "json") else kind for column, kind in kinds.items()}
+    arrays = ", ".join(f"CAST(:{column}_array AS {kind}[])" for column, kind in kinds.items())
+    names = [column for column in kinds if column != "created_at"]
+    values = [f"CAST(v.{name} AS json)" if name in ("content", "metadata") else f"v.{name}" for name in names]
+    created_at = "coalesce(v.created_at, {now})" if "created_at" in columns else "{now}"
+    return Statement(
+        postgresql=f"""
+        WITH wanted AS (
+            SELECT * FROM unnest(CAST(:sessions_array AS text[]), CAST(:counts_array AS bigint[]),
+                CAST(:turns_array AS bigint[])) AS w (session_id, count, turns)),
+        locked AS MATERIALIZED (
+            SELECT s.session_id FROM {{sessions}} AS s JOIN wanted AS w ON s.session_id = w.session_id
+            WHERE s.namespace = :namespace AND {{live}} ORDER BY s.session_id {{lock}}),
+        updated AS (
+            UPDATE {{sessions}} AS s
+            SET next_seq = s.next_seq + w.count, last_turn = s.last_turn + w.turns, {session_rows.ACTIVE}
+            FROM wanted AS w JOIN locked AS l ON l.session_id = w.session_id
+            WHERE s.namespace = :namespace AND s.session_id = w.session_id AND {{live}}
+            RETURNING s.session_id, s.next_seq - w.count AS first_seq, s.last_turn - w.turns AS base_turn)
+        INSERT INTO {{history_entries}} (namespace, session_id, seq, turn, created_at, {", ".join(names)})
+        SELECT :namespace, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, {created_at},
+            {", ".join(values)}
+        FROM updated AS u JOIN unnest(CAST(:session_array AS text[]), CAST(:position_array AS bigint[]),
+            CAST(:turn_array AS bigint[]), {arrays}) AS v (session_id, position, turn, {", ".join(kinds)})
+            ON v.session_id = u.session_id
+        RETURNING session_id, seq, turn, created_at"""
+    )

@@ -1,0 +1,217 @@
+"""Export and import: nothing changes on the way from one database to the other and back."""
+
+import io
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from statestore import InvalidValueError, NewEntry, SessionExistsError, SessionNotFoundError, StateStore, Usage
+from statestore.portable import export_sessions, import_sessions
+from tests.live.trajectories import runs
+from tests.support.content import Content, unsound
+
+
+@pytest.fixture
+def source(database_url: str) -> Iterator[StateStore]:
+    with StateStore.open(database_url) as store:
+        yield store
+
+
+@pytest.fixture
+def target(database_url: str, request: pytest.FixtureRequest) -> Iterator[StateStore]:
+    """A store on the other database."""
+    other = "postgres_url" if database_url.startswith("sqlite") else "sqlite_url"
+    with StateStore.open(request.getfixturevalue(other)) as store:
+        yield store
+
+
+def exported(store: StateStore, **which: Any) -> bytes:
+    file = io.BytesIO()
+    export_sessions(store, file, **which)
+    return file.getvalue()
+
+
+def records(file: bytes, kind: str) -> list[dict[str, Any]]:
+    return [record for record in map(json.loads, file.splitlines()) if record["type"] == kind]
+
+
+def say(*texts: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text} for text in texts]
+
+
+def fill(store: StateStore) -> None:
+    """Sessions with all that a session can have."""
+    store.sessions.create(
+        "s 🙂%_'\"", user_id="ada", agent_name="a", title="t", instructions="be\nkind", metadata={"z": 1, "a": [None]},
+        project_root="/p", cwd="/p/x", ttl=timedelta(days=2, microseconds=7), status="busy",
+    )  # fmt: skip
+    entry = NewEntry(
+        {"role": "assistant", "content": "\x00é", "n": 1e16, "i": 2**63}, agent_name="a", provider_name="openai",
+        request_model="m", response_model="m-1", cost_usd=Decimal("0.1234567891"), finish_reason="stop",
+        usage=Usage(input_tokens=3, output_tokens=2**40, cache_read_input_tokens=1), duration=timedelta(milliseconds=1.5),
+        metadata={"b": 1, "a": 2}, error_type="timeout", tool_name="look", tool_call_id="c1",
+    )  # fmt: skip
+    store.history.append("s 🙂%_'\"", [*say("a", "b"), entry, NewEntry(None), NewEntry([1, {"x": 0.1}])])
+    store.history.trim("s 🙂%_'\"", keep_last=4)
+    store.history.add_summary("s 🙂%_'\"", "an \x01 a", start_seq=1, end_seq=1, token_count=3)
+    store.history.add_summary("s 🙂%_'\"", "more", start_seq=2, end_seq=3)
+    store.state.set("s 🙂%_'\"", "k", {"y": 1, "x": None})
+    store.state.set("s 🙂%_'\"", "k", {"y": 2, "x": None})
+    store.state.set("s 🙂%_'\"", "short", 1, ttl=timedelta(days=1))
+    store.sessions.fork("s 🙂%_'\"", "fork")
+    store.history.append("fork", say("own"))
+    store.sessions.fork("fork", "fork of fork", at_seq=4)
+    store.sessions.create("gone")
+    store.history.append("gone", [NewEntry("x", usage=Usage(input_tokens=5), cost_usd=1)])
+    store.sessions.delete("gone")
+
+
+def test_a_file_is_the_same_after_a_trip_through_the_other_database(source: StateStore, target: StateStore) -> None:
+    fill(source)
+    first = exported(source)
+    import_sessions(target, io.BytesIO(first))
+    assert exported(target) == first
+    assert {record["type"] for record in map(json.loads, first.splitlines())} == {
+        "header", "session", "segment", "entry", "state", "summary", "usage", "end",
+    }  # fmt: skip
+
+
+def test_what_was_imported_is_equal_to_what_was_exported(source: StateStore, target: StateStore) -> None:
+    fill(source)
+    import_sessions(target, io.BytesIO(exported(source)))
+    for name in ("s 🙂%_'\"", "fork", "fork of fork"):
+        assert target.sessions.get(name) == source.sessions.get(name)
+        assert target.history.read(name) == source.history.read(name)
+        assert target.history.summaries(name) == source.history.summaries(name)
+        assert target.state.entry(name, "k") == source.state.entry(name, "k")
+        assert target.sessions.lineage(name) == source.sessions.lineage(name)
+        before, after = source.sessions.stats(name), target.sessions.stats(name)
+        assert (after.usage, after.cost_usd, after.stored_bytes) == (before.usage, before.cost_usd, before.stored_bytes)
+    assert target.history.append("fork", say("goes on"))[0].seq == 7
+
+
+def test_the_real_runs_with_forks_and_state_come_back_byte_for_byte(source: StateStore, target: StateStore) -> None:
+    for run in runs():
+        name = f"{run['task_id']}-{run['trial']}"
+        if run["trial"] == 0 or not source.sessions.exists(f"{run['task_id']}-0"):
+            source.sessions.create(name, user_id=f"user-{run['task_id'] % 7}", metadata={"reward": run["reward"]})
+            source.history.append(name, run["messages"])
+        else:
+            source.sessions.fork(f"{run['task_id']}-0", name, at_seq=1)
+            source.history.append(name, run["messages"][1:])
+        source.state.set_many(name, {"reward": run["reward"], "notes": run["messages"][-1]})
+    source.sessions.delete("0-0")
+    first = exported(source)
+    totals = import_sessions(target, io.BytesIO(first))
+    assert totals.sessions == 199
+    assert exported(target) == first
+
+
+def test_a_shared_entry_stands_in_the_file_once(source: StateStore) -> None:
+    source.sessions.create("a")
+    source.history.append("a", say("x", "y"))
+    source.sessions.fork("a", "b")
+    file = exported(source)
+    assert [(entry["session_id"], entry["seq"]) for entry in records(file, "entry")] == [("a", 1), ("a", 2)]
+    assert [(segment["session_id"], segment["owner_session_id"]) for segment in records(file, "segment")] == [("b", "a")]
+
+
+def test_a_fork_alone_takes_along_what_it_shares_and_bills_nobody_for_it(
+    source: StateStore, target: StateStore
+) -> None:
+    source.sessions.create("a")
+    source.history.append("a", [NewEntry("x", usage=Usage(input_tokens=5))])
+    source.sessions.fork("a", "b")
+    source.history.append("b", [NewEntry("y", usage=Usage(input_tokens=7))])
+    file = exported(source, session_ids=["b"])
+    assert [entry.get("usage_folded") for entry in records(file, "entry")] == [1, 0]
+    import_sessions(target, io.BytesIO(file))
+    assert [entry.content for entry in target.history.read("b")] == ["x", "y"]
+    assert [ancestor.session_id for ancestor in target.sessions.lineage("b").ancestors] == ["a"]
+    assert exported(target, session_ids=["b"]) == file
+
+
+def test_one_may_export_the_sessions_of_a_user(source: StateStore) -> None:
+    source.sessions.create("a", user_id="ada")
+    source.sessions.create("b", user_id="bob")
+    assert [session["session_id"] for session in records(exported(source, user_id="ada"), "session")] == ["a"]
+
+
+def test_a_missing_session_cannot_be_exported(source: StateStore) -> None:
+    source.sessions.create("a")
+    with pytest.raises(SessionNotFoundError) as caught:
+        exported(source, session_ids=["a", "missing"])
+    assert caught.value.session_id == "missing"
+
+
+def test_more_sessions_and_entries_than_fit_one_step(source: StateStore, target: StateStore) -> None:
+    with source.transaction() as tx:
+        for n in range(1201):
+            tx.sessions.create(f"s{n}")
+        tx.history.append("s7", say(*map(str, range(1501))))
+    first = exported(source)
+    assert len(records(first, "session")) == 1201
+    import_sessions(target, io.BytesIO(first))
+    assert exported(target) == first
+
+
+def test_an_existing_session_is_not_overwritten(source: StateStore, database_url: str) -> None:
+    fill(source)
+    file = exported(source)
+    source.history.append("fork", say("later"))
+    content = Content(database_url)
+    before = content.snapshot()
+    with pytest.raises(SessionExistsError):
+        import_sessions(source, io.BytesIO(file))
+    assert content.snapshot() == before
+    content.close()
+
+
+def test_replace_overwrites_and_leaves_the_forks_of_others_alone(source: StateStore, database_url: str) -> None:
+    fill(source)
+    file = exported(source)
+    source.history.append("fork", say("later"))
+    source.sessions.fork("fork", "another")
+    seen = source.history.read("another")
+    import_sessions(source, io.BytesIO(file), replace=True)
+    assert [entry.content for entry in source.history.read("another")] == [entry.content for entry in seen]
+    source.sessions.delete("another")
+    content = Content(database_url)
+    assert unsound(content) == []
+    content.close()
+    assert records(exported(source), "entry") == records(file, "entry")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda lines: lines[:-1], "ends too early"),
+        (lambda lines: lines[:3] + lines[4:], "some are missing"),
+        (lambda lines: lines[1:], "no header"),
+        (lambda lines: [lines[0].replace(b'"version":1', b'"version":2'), *lines[1:]], "version 2"),
+        (lambda lines: [*lines[:2], b"{", *lines[2:]], "not JSON"),
+        (lambda lines: [*lines[:2], b'{"type":"secret"}', *lines[2:]], "unknown type"),
+        (lambda lines: [*lines[:2], b'{"type":"state","session_id":5}', *lines[2:]], "does not belong"),
+        (lambda lines: [], "ends too early"),
+    ],
+)
+def test_a_damaged_file_is_refused_and_nothing_written(
+    source: StateStore, target: StateStore, spoil: Any, problem: str
+) -> None:
+    fill(source)
+    lines = spoil(exported(source).splitlines())
+    with pytest.raises(InvalidValueError, match=problem):
+        import_sessions(target, io.BytesIO(b"\n".join(lines)))
+    assert target.sessions.count() == 0
+
+
+def test_sessions_go_into_the_namespace_of_the_store(source: StateStore, database_url: str) -> None:
+    fill(source)
+    file = exported(source)
+    with StateStore.open(database_url, namespace="copy") as copy:
+        import_sessions(copy, io.BytesIO(file))
+        assert exported(copy) == file
