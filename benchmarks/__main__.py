@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="NAME", help="just the work whose name, or part, contains NAME")
     parser.add_argument("--json", metavar="FILE", type=Path, help=f"where the results go; by default {LATEST.name}")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, help="with the peers, installed if need be")
-    parser.add_argument("--page", action="store_true", help="write docs/performance.md from the results, and nothing else")
+    parser.add_argument("--page", action="store_true", help="only write docs/performance.md anew")
     arguments = parser.parse_args()
     if arguments.page:
         page.write(arguments.json or LATEST)

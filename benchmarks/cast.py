@@ -1,29 +1,34 @@
 """Who takes part."""
 
-from benchmarks.workers import Style, Subject
+from benchmarks.workers import Role, Style, Subject
+
+
+def _own(name: str, database: str, style: Style, role: Role, module: str, factory: str) -> Subject:
+    return Subject(name, database, style, role, f"benchmarks.subjects.{module}", factory)
+
 
 OWN = (
-    Subject("raw psycopg", "postgresql", "sync", "raw", "benchmarks.subjects.raw_postgresql", "RawPsycopg"),
-    Subject("statestore", "postgresql", "sync", "statestore", "benchmarks.subjects.own", "Statestore"),
-    Subject("raw psycopg, async", "postgresql", "async", "raw", "benchmarks.subjects.raw_postgresql", "RawAsyncPsycopg"),
-    Subject("statestore, async", "postgresql", "async", "statestore", "benchmarks.subjects.own", "AsyncStatestore"),
-    Subject("raw sqlite3", "sqlite", "sync", "raw", "benchmarks.subjects.raw_sqlite", "RawSqlite"),
-    Subject("statestore", "sqlite", "sync", "statestore", "benchmarks.subjects.own", "Statestore"),
-    Subject("raw aiosqlite", "sqlite", "async", "raw", "benchmarks.subjects.raw_sqlite", "RawAiosqlite"),
-    Subject("statestore, async", "sqlite", "async", "statestore", "benchmarks.subjects.own", "AsyncStatestore"),
+    _own("raw psycopg", "postgresql", "sync", "raw", "raw_postgresql", "RawPsycopg"),
+    _own("statestore", "postgresql", "sync", "statestore", "own", "Statestore"),
+    _own("raw psycopg, async", "postgresql", "async", "raw", "raw_postgresql", "RawAsyncPsycopg"),
+    _own("statestore, async", "postgresql", "async", "statestore", "own", "AsyncStatestore"),
+    _own("raw sqlite3", "sqlite", "sync", "raw", "raw_sqlite", "RawSqlite"),
+    _own("statestore", "sqlite", "sync", "statestore", "own", "Statestore"),
+    _own("raw aiosqlite", "sqlite", "async", "raw", "raw_sqlite", "RawAiosqlite"),
+    _own("statestore, async", "sqlite", "async", "statestore", "own", "AsyncStatestore"),
 )  # fmt: skip
 
 UNCAPPED = (
-    Subject("statestore", "postgresql", "sync", "statestore", "benchmarks.subjects.own", "Uncapped"),
-    Subject("statestore, async", "postgresql", "async", "statestore", "benchmarks.subjects.own", "AsyncUncapped"),
-    Subject("statestore", "sqlite", "sync", "statestore", "benchmarks.subjects.own", "Uncapped"),
-    Subject("statestore, async", "sqlite", "async", "statestore", "benchmarks.subjects.own", "AsyncUncapped"),
+    _own("statestore", "postgresql", "sync", "statestore", "own", "Uncapped"),
+    _own("statestore, async", "postgresql", "async", "statestore", "own", "AsyncUncapped"),
+    _own("statestore", "sqlite", "sync", "statestore", "own", "Uncapped"),
+    _own("statestore, async", "sqlite", "async", "statestore", "own", "AsyncUncapped"),
 )
 """The same with a cache for as many entries as one likes."""
 
 AGAIN = (
-    Subject("raw psycopg again", "postgresql", "sync", "again", "benchmarks.subjects.raw_postgresql", "RawPsycopg"),
-    Subject("raw sqlite3 again", "sqlite", "sync", "again", "benchmarks.subjects.raw_sqlite", "RawSqlite"),
+    _own("raw psycopg again", "postgresql", "sync", "again", "raw_postgresql", "RawPsycopg"),
+    _own("raw sqlite3 again", "sqlite", "sync", "again", "raw_sqlite", "RawSqlite"),
 )
 """The same once more: how far from 1 their ratio is tells how far to trust the others."""
 

@@ -71,7 +71,8 @@ def _panel(title: str, found: dict[str, dict[str, float]], top: int) -> tuple[st
         start, end = x(figures["median_us"]), x(max(figures["p99_us"], figures["median_us"]))
         lines.append(
             f'<text x="{_LABELS - 10}" y="{y + 4}" text-anchor="end" fill="{colour}">{escape(subject)}</text>'
-            f'<line x1="{start}" y1="{y}" x2="{end}" y2="{y}" stroke="{colour}" stroke-opacity="0.45" stroke-width="2"/>'
+            f'<line x1="{start}" y1="{y}" x2="{end}" y2="{y}" stroke="{colour}" stroke-opacity="0.45" '
+            f'stroke-width="2"/>'
             f'<circle cx="{start}" cy="{y}" r="4" fill="{colour}"/>'
             f'<text x="{end + 7}" y="{y + 4}" font-size="10" fill="{colour}">{figures["median_us"]:,.0f}</text>\n'
         )

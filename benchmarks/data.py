@@ -17,12 +17,12 @@ CACHE_SIZE = 100_000
 SWEEP_SIZE = 10_000
 USERS = 100
 
-_WORDS = (
-    "the a of to and in is that for it as was on with be by at from or an are this not have which had their but has "
-    "been one all were they you can will there would each about how up out them then she many some so these into like "
-    "him time two more write go see number no way could people my than first water call who oil its now find long "
-    "down day did get come made may part agent tool session answer question result database query index context"
-).split()
+_VOCABULARY = """
+the a of to and in is that for it as was on with be by at from or an are this not have which had their but has been one
+all were they you can will there would each about how up out them then she many some so these into like him time two
+more write go see number no way could people my than first water call who oil its now find long down day did get come
+made may part agent tool session answer question result database query index context"""
+_WORDS = _VOCABULARY.split()
 
 
 def _text(randomness: random.Random, length: int) -> str:
@@ -38,9 +38,7 @@ def _messages() -> list[dict[str, Any]]:
     randomness = random.Random(SEED)
     roles = ("user", "assistant")
     # 36 bytes are the keys, the quotes and the role.
-    return [
-        {"role": roles[number % 2], "content": _text(randomness, MESSAGE_BYTES - 36)} for number in range(1_000)
-    ]
+    return [{"role": roles[number % 2], "content": _text(randomness, MESSAGE_BYTES - 36)} for number in range(1_000)]
 
 
 MESSAGES = _messages()

@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.works import Work
 from benchmarks.workers import WorkerError, WorkerProcess
+from benchmarks.works import Work
 
 
 @dataclass
@@ -34,9 +34,7 @@ class Series:
     @property
     def rate(self) -> float:
         """Operations a second, of the median round."""
-        return statistics.median(
-            len(batch) / took * 1e9 for batch, took in zip(self.batches, self.took, strict=True)
-        )
+        return statistics.median(len(batch) / took * 1e9 for batch, took in zip(self.batches, self.took, strict=True))
 
     def per_round(self, group: str) -> list[float]:
         """One figure for each round: what ratios are made of."""

@@ -34,7 +34,8 @@ class Goal:
         if found is None:
             return "not measured"
         # As they are printed: 1.404 is 1.40, which is not more than 1.4.
-        return "met" if (round(found, 2) >= self.limit if self.at_least else round(found, 2) <= self.limit) else "missed"
+        printed = round(found, 2)
+        return "met" if (printed >= self.limit if self.at_least else printed <= self.limit) else "missed"
 
 
 def _to_raw(part: str, work: str, database: str, style: str) -> Figure:

@@ -5,6 +5,7 @@ million cached entries; small is a thousandth of it. A user has as many sessions
 same work.
 """
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -26,7 +27,8 @@ _POSTGRESQL = (
         SELECT 'default', 'grown-' || i, 'user-' || i % {users}, 'grown-' || i,
             CASE WHEN i < {talking} THEN {each} + 1 ELSE 1 END, CASE WHEN i < {talking} THEN {each} / 2 ELSE 0 END,
             t, t, date_trunc('hour', t, 'UTC')
-        FROM generate_series(0, {sessions} - 1) AS i, LATERAL (SELECT now() - i * interval '1 second' AS t) AS at""",
+        FROM generate_series(0, {sessions} - 1) AS i,
+            LATERAL (SELECT now() - i * interval '{spacing} seconds' AS t) AS at""",
     """INSERT INTO statestore.history_entries (namespace, session_id, seq, entry_id, turn, role, content,
             content_bytes, created_at)
         SELECT 'default', 'grown-' || i, seq, 'entry-' || i || '-' || seq, (seq + 1) / 2,
@@ -44,13 +46,14 @@ _POSTGRESQL = (
 _NUMBERS = "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {%s})"
 _NOW = "strftime('%Y-%m-%dT%H:%M:%S.000000Z', 'now')"
 _TOMORROW = "strftime('%Y-%m-%dT%H:%M:%S.000000Z', 'now', '+1 day')"
-_AT = "strftime('%Y-%m-%dT%H:%M:%S.000000Z', 'now', -i || ' seconds')"
+_AT = "strftime('%Y-%m-%dT%H:%M:%S.000000Z', 'now', (-i * {spacing}) || ' seconds')"
 _SQLITE = (
     _NUMBERS % "sessions"
     + f"""INSERT INTO sessions (namespace, session_id, user_id, root_session_id, next_seq, last_turn,
             created_at, last_activity_at, active_hour)
         SELECT 'default', 'grown-' || i, 'user-' || (i % {{users}}), 'grown-' || i,
-            CASE WHEN i < {{talking}} THEN {{each}} + 1 ELSE 1 END, CASE WHEN i < {{talking}} THEN {{each}} / 2 ELSE 0 END,
+            CASE WHEN i < {{talking}} THEN {{each}} + 1 ELSE 1 END,
+            CASE WHEN i < {{talking}} THEN {{each}} / 2 ELSE 0 END,
             {_AT}, {_AT}, substr({_AT}, 1, 13) || ':00:00.000000Z' FROM n""",
     _NUMBERS % "entries"
     + f"""INSERT INTO history_entries (namespace, session_id, seq, entry_id, turn, role, content, content_bytes,
@@ -78,6 +81,8 @@ def sizes(entries: int) -> dict[str, int]:
         "each": ENTRIES_EACH,
         "sessions": sessions,
         "users": max(1, sessions // SESSIONS_OF_A_USER),
+        # A user's sessions lie as far apart in both, 100 seconds.
+        "spacing": 100 * SESSIONS_OF_A_USER // sessions,
         "keys": KEYS_EACH,
         "state": sessions * KEYS_EACH,
         "cached": entries,
@@ -87,7 +92,7 @@ def sizes(entries: int) -> dict[str, int]:
 def grow(url: str, entries: int) -> None:
     """Fill an empty database with so many history entries, and with all else in proportion."""
     figures = sizes(entries)
-    message = '{"role": "user", "content": "%s"}' % data.message(0)["content"]
+    message = json.dumps(data.message(0))
     values = ((), (message,), (_STATE,), (_STATE,))
     if not url.startswith("sqlite"):
         migrate.upgrade(url)

@@ -9,6 +9,8 @@ from benchmarks.workers import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
 CHART = ROOT / "docs" / "performance.svg"
+BLOCKS = ("about", "goals", "postgresql", "sqlite", "network", "concurrent", "growth", "memory", "costs")
+"""What is written between marks."""
 
 
 def write(results_file: Path) -> None:
@@ -53,7 +55,9 @@ def costs() -> str:
     """Statements and round trips of every operation: the table that a test asserts, exactly."""
     from tests.contract.test_round_trips import COSTS
 
-    rows = [["Operation", "PostgreSQL: round trips", "Statements", "Transactions", "SQLite: statements", "Transactions"]]
+    rows = [
+        ["Operation", "PostgreSQL: round trips", "Statements", "Transactions", "SQLite: statements", "Transactions"]
+    ]
     for name, (_, _, postgresql, sqlite) in COSTS.items():
         rows.append(
             [

@@ -1,4 +1,4 @@
-"""The databases to measure on: a PostgreSQL and a Redis of the benchmark's own, files for SQLite, all on a real disk."""
+"""The databases to measure on: a PostgreSQL and a Redis of our own, files for SQLite, all on a real disk."""
 
 import itertools
 import random
@@ -36,6 +36,7 @@ class Places:
         self.postgres: PostgresServer = self._stack.enter_context(
             start_server(settings=DURABLE, directory=Path(tempfile.gettempdir()))
         )
+        self.redis_pid: int | None = None
         self.redis_url = self._start_redis()
         return self
 
@@ -94,6 +95,7 @@ class Places:
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self._stack.callback(_end, server)
+        self.redis_pid = server.pid
         patience = time.monotonic() + 10
         while time.monotonic() < patience:
             try:

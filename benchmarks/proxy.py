@@ -1,4 +1,4 @@
-"""A network of a kind: `python -m benchmarks.proxy PORT MICROSECONDS` prints its own port, and passes on what it gets late.
+"""A slow network: `python -m benchmarks.proxy PORT MICROSECONDS` prints its own port, and passes on late what it gets.
 
 Every byte travels for so long each way. A process of its own, with threads: asyncio's timers know only milliseconds.
 """
@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 
 
 def main() -> None:
@@ -59,10 +60,8 @@ def _carry(source: socket.socket, sink: socket.socket, delay: float) -> None:
 
 def _sleep_exactly() -> None:
     """Linux lets sleepers wake up to 50 µs late, unless told otherwise before the threads are started."""
-    try:
+    with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(29, 1, 0, 0, 0)
-    except (OSError, AttributeError):
-        pass
 
 
 def _end_with_parent() -> None:

@@ -22,8 +22,8 @@ def goals(results: Results) -> list[list[str]]:
                 continue
             figure = cells[0].figure(results)
             verdict = cells[0].verdict(results)
-            shown = f"– ({cells[0].wanted})" if figure is None else f"{figure:.2f} ({cells[0].wanted}) {_MARKS[verdict]}"
-            row.append(shown)
+            shown = "not measured" if figure is None else f"{figure:.2f}"
+            row.append(f"{shown} ({cells[0].wanted}) {_MARKS.get(verdict, '')}".rstrip())
         rows.append(row)
     return rows
 
@@ -53,7 +53,7 @@ def times(results: Results, part: str, database: str) -> list[list[str]]:
     rows = [["Work", "Subject", "Median", "p99", "Ratio to the raw driver", "Middle half of the rounds"]]
     for work in _in_order(results, part, database):
         for name, figures in results.figures[part][database][work].items():
-            spread = f"{figures['ratio_low']:.2f}–{figures['ratio_high']:.2f}" if "ratio" in figures else ""
+            spread = f"{figures['ratio_low']:.2f} to {figures['ratio_high']:.2f}" if "ratio" in figures else ""
             rows.append(
                 [
                     BY_NAME[work].title,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 
-from benchmarks import affinity, data, grown, installed, works
+from benchmarks import data, grown, installed, scheduling, works
 from benchmarks.cast import AGAIN, OWN, PEERS, UNCAPPED
 from benchmarks.figures import Series, measure
 from benchmarks.places import Places
@@ -65,7 +65,7 @@ class Run:
         others = {"postgresql": ("postgresql",), "sqlite": ("sqlite", "file", "redis")}[database]
         peers = [peer for peer in PEERS if self._peers and peer.database in others]
         with self._workers([s for s in (*OWN, *AGAIN) if s.database == database], peers) as workers:
-            self._pin(workers, apart=database == "postgresql")
+            self._schedule(workers, apart=database == "postgresql", first=True)
             for work in chosen:
                 self._measure("single", database, work, workers)
             if database == "postgresql":
@@ -77,7 +77,7 @@ class Run:
             return
         peers = [peer for peer in PEERS if self._peers and peer.database == database and "SQLAlchemy" in peer.name]
         with self._workers([s for s in OWN if s.database == database], peers) as workers:
-            self._pin(workers, apart=False)
+            self._schedule(workers, apart=False, first=False)
             for work in chosen:
                 self._measure("concurrent", database, work, workers, rounds=4 if self._quick else 6, seconds=0.25)
 
@@ -97,7 +97,7 @@ class Run:
                 for part in ("small", "large")
             }
             for part, rows in (("small", FEW), ("large", MANY)):
-                self._pin(pairs[part], apart=database == "postgresql")
+                self._schedule(pairs[part], apart=database == "postgresql", first=True)
                 for worker in pairs[part]:
                     worker.ask("scale", SPREAD=rows // grown.ENTRIES_EACH)
             # Small and large take turns as well; they are told apart by a name of their own meanwhile.
@@ -122,6 +122,7 @@ class Run:
             for worker in able:
                 tags = [f"background-{number}" for number in range(data.CACHE_SIZE // data.TAG_SIZE)]
                 worker.ask("call", verb="cache_fill", arguments=[tags, data.TAG_SIZE])
+            self._schedule(able, apart=database == "postgresql", first=True)
             for work in chosen:
                 self._measure("single", database, work, able, rounds=3)
 
@@ -132,9 +133,9 @@ class Run:
         for subject in [s for s in OWN if s.database == database and s.role == "statestore"]:
             with self._worker(subject, self._places.seeded(database)) as worker:
                 kinds = found.setdefault(subject.name, {})
-                kinds["session"] = worker.ask("memory", kind="session", count=2_000)["bytes_each"]
+                kinds["session"] = worker.ask("memory", kind="session", count=6_000)["bytes_each"]
                 if worker.can(("cache_get",)):
-                    kinds["entry"] = worker.ask("memory", kind="entry", count=2_000)["bytes_each"]
+                    kinds["entry"] = worker.ask("memory", kind="entry", count=6_000)["bytes_each"]
         self._results.facts.setdefault("memory", {})[database] = found
         self._say(f"{database}: memory")
 
@@ -149,6 +150,7 @@ class Run:
                 url = self._places.seeded("postgresql")
                 own_port = f":{psycopg.conninfo.conninfo_to_dict(url)['port']}/"
                 workers.append(stack.enter_context(self._worker(subject, url.replace(own_port, f":{port}/"))))
+            self._schedule(workers, apart=True, first=True)
             for work in chosen:
                 self._measure("network", "postgresql", work, workers, rounds=5 if self._quick else 8)
 
@@ -225,10 +227,13 @@ class Run:
             finally:
                 proxy.terminate()
 
-    def _pin(self, workers: Sequence[WorkerProcess], *, apart: bool) -> None:
-        affinity.pin(self._places.postgres.pid, affinity.SERVER if apart else affinity.ALL)
+    def _schedule(self, workers: Sequence[WorkerProcess], *, apart: bool, first: bool) -> None:
+        """Who runs where: see `scheduling`."""
+        for server in (self._places.postgres.pid, self._places.redis_pid):
+            scheduling.pin(server, scheduling.SERVER if apart else scheduling.ALL)
+            scheduling.put_first(server, first)
         for worker in workers:
-            worker.ask("pin", processors=affinity.CLIENT if apart else affinity.ALL)
+            worker.ask("schedule", processors=scheduling.CLIENT if apart else scheduling.ALL, first=first)
 
     def _chosen(self, candidates: Sequence[Work], *, part: str = "") -> list[Work]:
         if self._only:
@@ -251,7 +256,7 @@ class Run:
         self._results.about = {
             "date": datetime.now(UTC).date().isoformat(),
             "quick": self._quick,
-            "machine": f"{platform.system()} {platform.machine()}, {len(affinity.ALL) or '?'} processors, {_memory()}",
+            "machine": f"{platform.system()} {platform.machine()}, {len(scheduling.ALL) or '?'} processors, {_memory()}",
             "python": platform.python_version(),
             "postgresql": self._places.postgres.version,
             "sqlite": sqlite3.sqlite_version,

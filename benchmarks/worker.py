@@ -16,7 +16,7 @@ import traceback
 from time import perf_counter_ns
 from typing import Any
 
-from benchmarks import affinity, data, memory, works
+from benchmarks import data, memory, scheduling, works
 from benchmarks.works import Work
 
 
@@ -66,9 +66,9 @@ class Worker:
             took, samples = self._run_threads(chosen, numbers)
         return {"took": took, "samples": samples}
 
-    def do_pin(self, processors: list[int]) -> Any:
-        affinity.pin(os.getpid(), processors)
-        return {}
+    def do_schedule(self, processors: list[int], first: bool) -> Any:
+        scheduling.pin(os.getpid(), processors)
+        return scheduling.put_first(os.getpid(), first)
 
     def do_memory(self, kind: str, count: int) -> Any:
         return memory.measure(self, kind, count)

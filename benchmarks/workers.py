@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -80,10 +81,8 @@ class WorkerProcess:
         return self._can[verbs]
 
     def close(self) -> None:
-        try:
+        with suppress(WorkerError):
             self.ask("close")
-        except WorkerError:
-            pass
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:

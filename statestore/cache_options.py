@@ -20,15 +20,16 @@ class CacheOptions:
 
     @property
     def spare_entries(self) -> int:
-        """How many entries more than necessary an eviction removes, so that the next sets need none.
+        """How many more entries than necessary an eviction removes, so that the next sets need none.
 
-        A hundredth: counting the whole cache once for so many sets is a hundred rows for each, at any size.
+        A fiftieth. Counting the whole cache once for so many sets is fifty rows for each, at any size. A small cache
+        can be counted each time, and so keeps just as many entries as it may.
         """
-        return (self.max_entries or 0) // 100
+        return _fiftieth(self.max_entries)
 
     @property
     def spare_bytes(self) -> int:
-        return (self.max_bytes or 0) // 100
+        return _fiftieth(self.max_bytes)
 
     def __post_init__(self) -> None:
         for name in ("max_entries", "max_bytes"):
@@ -38,3 +39,7 @@ class CacheOptions:
         if self.default_ttl is not NEVER:
             checks.ttl(self.default_ttl, "cache_default_ttl")
         checks.count(self.compress_above, "cache_compress_above")
+
+
+def _fiftieth(limit: int | None) -> int:
+    return 0 if limit is None or limit <= 100 else limit // 50

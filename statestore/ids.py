@@ -9,6 +9,27 @@ _lock = threading.Lock()
 _last = 0
 
 
+_pool = b""
+
+
+def _random_bytes() -> bytes:
+    """Eight bytes of the system's randomness, asked for many at a time: each time is a system call."""
+    global _pool
+    if len(_pool) < 8:
+        _pool = os.urandom(2048)
+    found, _pool = _pool[:8], _pool[8:]
+    return found
+
+
+def _forget() -> None:
+    global _lock, _pool
+    _lock, _pool = threading.Lock(), b""
+
+
+# A forked process must not go on with the same random bytes, nor wait for a thread that it does not have.
+os.register_at_fork(after_in_child=_forget)
+
+
 def uuid7() -> str:
     """A UUIDv7 (RFC 9562): sorts by creation time, strictly increasing within a process.
 
@@ -19,7 +40,7 @@ def uuid7() -> str:
         # 48 bits of milliseconds and 12 bits of their fraction; two ids in one tick take the next tick.
         ticks = max(time.time_ns() * 4096 // 1_000_000, _last + 1)
         _last = ticks
-    random = int.from_bytes(os.urandom(8), "big") >> 2
+        random = int.from_bytes(_random_bytes(), "big") >> 2
     number = (ticks >> 12) << 80 | 0x7 << 76 | (ticks & 0xFFF) << 64 | 0b10 << 62 | random
     return str(uuid.UUID(int=number))
 

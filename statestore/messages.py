@@ -15,6 +15,21 @@ from statestore.values import Usage
 MAX_NAME = 512
 
 
+def columns(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of an entry that the message fills, but for its usage."""
+    if len(message) == 2 and isinstance(message.get("content"), str) and "role" in message:
+        found = {"role": _name(message["role"])}  # Most messages say no more than this.
+    else:
+        found = {
+            "role": role(message),
+            "response_model": model(message),
+            "tool_name": tool_name(message),
+            "tool_call_id": tool_call_id(message),
+            "finish_reason": finish_reason(message),
+        }
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def role(message: Mapping[str, Any]) -> str | None:
     """Who speaks. Anthropic sends tool results as the user; these are of role `tool`, since they start no turn."""
     if _blocks(message, "tool_result") and len(_blocks(message, "tool_result")) == len(message["content"]):

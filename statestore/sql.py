@@ -101,15 +101,8 @@ class Dialect:
         """A parameter as the driver takes it. psycopg takes everything as it is; SQLite has no types for these."""
         if self.name == "postgresql":
             return value
-        if isinstance(value, datetime):
-            return sqlite_time(value)
-        if isinstance(value, timedelta):
-            return value // _MICROSECOND
-        if isinstance(value, Decimal):
-            return float(value)
-        if isinstance(value, list):
-            return orjson.dumps(value).decode()  # an array, for json_each
-        return value
+        encode = _SQLITE_ENCODERS.get(type(value))
+        return value if encode is None else encode(value)
 
     def time(self, value: Any) -> Any:
         """A time column's value as an aware datetime in UTC; None stays None."""
@@ -150,6 +143,14 @@ def _member_sqlite(match: re.Match[str]) -> str:
 def sqlite_time(value: datetime) -> str:
     """A time as SQLite keeps it: fixed width, so that text order is time order."""
     return value.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
+
+
+_SQLITE_ENCODERS: dict[type, Callable[[Any], Any]] = {
+    datetime: sqlite_time,
+    timedelta: lambda value: value // _MICROSECOND,
+    Decimal: float,
+    list: lambda value: orjson.dumps(value).decode(),  # an array, for json_each
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,15 +206,18 @@ class Link:
         return utc
 
     def _params(self, params: Mapping[str, Any]) -> Params:
-        full: Params = {"namespace": self.settings.namespace}
+        full: Params = {"namespace": self.settings.namespace, **params}
         now = self.now()
-        if now is not None:
+        if now is not None and "now" not in full:
             full["now"] = now
-        full.update(params)
         if self.dialect.name == "sqlite":
-            encode = self.dialect.encode
-            full = {name: encode(value) for name, value in full.items()}
-            full["now_us"] = (now - _EPOCH) // _MICROSECOND if now is not None else None
+            # Most parameters are text and numbers, which go as they are: this is run for every statement.
+            for name, value in full.items():
+                encode = _SQLITE_ENCODERS.get(type(value))
+                if encode is not None:
+                    full[name] = encode(value)
+            if now is not None:
+                full["now_us"] = (now - _EPOCH) // _MICROSECOND
         return full
 
     def all(self, statement: Statement, /, **params: Any) -> Sequence[Row]:
@@ -244,8 +248,13 @@ class Link:
     def many(self, statement: Statement, rows: Iterable[Params], /, **params: Any) -> None:
         """Run *statement* once for each of *rows*; *params* are common to all."""
         common = self._params(params)
-        encode = self.dialect.encode
-        full = [common | {name: encode(value) for name, value in row.items()} for row in rows]
+        full = [common | row for row in rows]
+        if self.dialect.name == "sqlite":
+            for row in full:
+                for name, value in row.items():
+                    encode = _SQLITE_ENCODERS.get(type(value))
+                    if encode is not None:
+                        row[name] = encode(value)
         if not full:
             return
         cursor = self._cursor()

@@ -41,7 +41,6 @@ class Peer(Subject):
                 self.cache_set(data.cache_key(number), data.cache_value(number))
 
 
-
 class AsyncPeer(Peer):
     asynchronous = True
 

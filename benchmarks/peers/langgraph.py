@@ -32,9 +32,7 @@ class _Saver(Peer):
         checkpoint["channel_values"] = {"messages": held}
         checkpoint["channel_versions"] = {"messages": version}
         metadata = {"source": "loop", "step": len(held), "parents": {}}
-        self.configs[session_id] = self.saver.put(
-            self.configs[session_id], checkpoint, metadata, {"messages": version}
-        )
+        self.configs[session_id] = self.saver.put(self.configs[session_id], checkpoint, metadata, {"messages": version})
 
     def read(self, session_id: str, last: int | None = None) -> Any:
         config = {"configurable": {"thread_id": session_id, "checkpoint_ns": ""}}

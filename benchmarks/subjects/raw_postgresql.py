@@ -62,9 +62,7 @@ class RawPsycopg(SeededSubject):
 
     def set(self, session_id: str, key: str, value: Any) -> Any:
         text = orjson.dumps(value).decode()
-        cursor = self.connection.execute(
-            raw_sql.SET, (NAMESPACE, session_id, NAMESPACE, key, text), prepare=True
-        )
+        cursor = self.connection.execute(raw_sql.SET, (NAMESPACE, session_id, NAMESPACE, key, text), prepare=True)
         return cursor.fetchone()
 
     def cache_get(self, key: str) -> Any:
@@ -119,9 +117,7 @@ class RawAsyncPsycopg(SeededSubject):
 
     async def set(self, session_id: str, key: str, value: Any) -> Any:
         text = orjson.dumps(value).decode()
-        cursor = await self.connection.execute(
-            raw_sql.SET, (NAMESPACE, session_id, NAMESPACE, key, text), prepare=True
-        )
+        cursor = await self.connection.execute(raw_sql.SET, (NAMESPACE, session_id, NAMESPACE, key, text), prepare=True)
         return await cursor.fetchone()
 
     async def cache_get(self, key: str) -> Any:

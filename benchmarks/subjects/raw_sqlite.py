@@ -19,7 +19,7 @@ def path_of(url: str) -> str:
 
 
 class RawSqlite(SeededSubject):
-    """Concurrent writers of one process take turns on a lock: better for them than SQLite's busy handler, which polls."""
+    """Concurrent writers take turns on a lock: better for them than SQLite's busy handler, which polls."""
 
     def open(self, url: str) -> None:
         self.url = url
@@ -181,9 +181,7 @@ class RawAiosqlite(SeededSubject):
                 cursor = await connection.execute(raw_sql.SQLITE_ACTIVE, raw_sql.active_parameters(session_id, now))
                 if cursor.rowcount != 1:
                     raise LookupError("no such session")
-                version = await connection.execute_fetchall(
-                    raw_sql.SQLITE_SET, (NAMESPACE, session_id, key, text, now)
-                )
+                version = await connection.execute_fetchall(raw_sql.SQLITE_SET, (NAMESPACE, session_id, key, text, now))
                 await connection.execute("COMMIT")
             except BaseException:
                 await connection.execute("ROLLBACK")

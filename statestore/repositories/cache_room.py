@@ -148,22 +148,31 @@ class CacheRoom(CacheBase):
         self._notes.remove(removed.entries, removed.size)
         return removed
 
-    def _make_room(self, keys: Sequence[str], entries: int, size: int, room: Room) -> None:
-        """In a transaction: see to it that so much more fits. *keys* are those to be written, which must stay.
+    def _make_room(
+        self, keys: Sequence[str], entries: int, size: int, room: Room, replaced: tuple[int, int] | None
+    ) -> None:
+        """In a transaction: see to it that so much more fits, which happens once for every fiftieth of the limit.
 
-        Called when the bound says that there is no room, which is once for every hundredth of the limit.
+        Args:
+            keys: Those to be written, which must stay.
+            entries: How many they are.
+            size: How many bytes their values take.
+            room: What others may be about to add.
+            replaced: How many entries and bytes they replace; None if that is not known.
         """
         options = self._state.options
         if self._postgresql:
             self._link.all(_ALONE)
         held, held_bytes = self._count()
         kept = self._list(keys)
-        replaced, replaced_bytes = (int(number) for number in self._link.all(_REPLACED, keys=kept)[0])
+        if replaced is None:
+            row = self._link.all(_REPLACED, keys=kept)[0]
+            replaced = int(row[0]), int(row[1])
         too_many, too_large = 0, 0
-        if options.max_entries is not None and replaced < entries:
-            too_many = held + room.others_entries + entries - replaced - options.max_entries
+        if options.max_entries is not None and replaced[0] < entries:
+            too_many = held + room.others_entries + entries - replaced[0] - options.max_entries
         if options.max_bytes is not None:
-            too_large = held_bytes + room.others_bytes + size - replaced_bytes - options.max_bytes
+            too_large = held_bytes + room.others_bytes + size - replaced[1] - options.max_bytes
         if max(too_many, too_large) <= 0:
             return
         self._write_pending()

@@ -3,7 +3,7 @@
 A hit is to cost one read. So hits, misses and sets are noted here and written later, many in one statement. And a set
 is not to count the cache, so here is an upper bound of what is in it: it starts with one count, each set adds to it,
 and when it reaches the limit the cache is counted again, and made smaller by more than one. It is also counted again
-when a hundredth of the limit was added since, so that several processes do not fill it to several times its limit.
+when a fiftieth of the limit was added since, so that several processes do not fill it to several times its limit.
 
 One `CacheState` serves a store, another one, its branch, a transaction: what is noted in a transaction counts once that
 has committed.
@@ -248,6 +248,9 @@ class CacheState:
         with self._lock:
             if root._entries is not None:
                 root._entries -= notes.unused
+            spare = (self.options.spare_entries, self.options.spare_bytes)
+            less = (notes.unused + notes.removed[0], notes.removed[1])
+            root._trust = _least(_plus(root._trust, less), spare)
             if self._parent is None:
                 self._lower(notes.removed, notes.epoch)
                 self._finish(notes)
@@ -319,6 +322,10 @@ class CacheState:
 
 def _plus(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
     return a[0] + b[0], a[1] + b[1]
+
+
+def _least(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    return min(a[0], b[0]), min(a[1], b[1])
 
 
 def _minus(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:

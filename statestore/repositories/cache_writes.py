@@ -210,7 +210,8 @@ class CacheWrites(CacheRoom):
             self._settle(0, old, attributes)
             return False
         if not room.enough:
-            self._make_room(list(values), len(values), size, room)
+            replaced = len(old), sum(found for found, *_ in old.values())
+            self._make_room(list(values), len(values), size, room, replaced)
         self._write_sqlite(values, attributes, old)
         self._settle(len(values), old, attributes)
         return True
@@ -226,7 +227,9 @@ class CacheWrites(CacheRoom):
             if not self._link.in_transaction:
                 self._state.unbook(self._notes)
             self._needs_transaction()
-            self._make_room(list(values), len(values), size, room)
+            # One that finds no room does not overwrite, as long as bytes do not matter.
+            none = (0, 0) if len(values) == 1 and self._state.options.max_bytes is None else None
+            self._make_room(list(values), len(values), size, room, none)
         stored = self._set_postgresql(values, attributes, absent=absent)
         assert stored is not None
         return stored

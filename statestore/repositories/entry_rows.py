@@ -79,57 +79,72 @@ def prepare(entries: Sequence[NewEntry | Mapping[str, Any]], *, max_bytes: int) 
 
 
 def _prepare(entry: NewEntry | Mapping[str, Any], name: str, turn: int, max_bytes: int) -> PreparedEntry:
-    if isinstance(entry, Mapping):
-        entry = NewEntry(entry if isinstance(entry, dict) else dict(entry))
-    elif not isinstance(entry, NewEntry):
+    if isinstance(entry, NewEntry):
+        given, value = _given(entry, name, max_bytes), entry.content
+    elif isinstance(entry, Mapping):
+        given, value = {}, entry if isinstance(entry, dict) else dict(entry)
+    else:
         raise InvalidValueError(name, f"must be a NewEntry or a message mapping, not {type(entry).__name__}")
-    content, copy = exactjson.encode(entry.content, f"{name}.content", max_bytes=max_bytes)
-    message: Mapping[str, Any] = copy if isinstance(copy, dict) else {}
-    role = checks.optional_key(entry.role, f"{name}.role") or messages.role(message)
-    columns: Params = {
-        "entry_id": ids.uuid7() if entry.entry_id is None else checks.key(entry.entry_id, f"{name}.entry_id"),
-        "turn": turn + (role == "user"),
-        "role": role,
-        "content": content,
-        "content_bytes": len(content) if content.isascii() else len(content.encode()),
-    }
-    duration = checks.optional_duration(entry.duration, f"{name}.duration")
-    optional: Params = {
-        "agent_name": checks.optional_key(entry.agent_name, f"{name}.agent_name"),
-        "metadata": checks.metadata(entry.metadata, f"{name}.metadata", max_bytes=max_bytes),
-        "provider_name": checks.optional_key(entry.provider_name, f"{name}.provider_name"),
-        "request_model": checks.optional_key(entry.request_model, f"{name}.request_model"),
-        "response_model": checks.optional_key(entry.response_model, f"{name}.response_model")
-        or messages.model(message),
-        "cost_usd": checks.optional_cost(entry.cost_usd, f"{name}.cost_usd"),
-        "tool_name": checks.optional_key(entry.tool_name, f"{name}.tool_name") or messages.tool_name(message),
-        "tool_call_id": checks.optional_key(entry.tool_call_id, f"{name}.tool_call_id")
-        or messages.tool_call_id(message),
-        "duration_ms": None if duration is None else duration / timedelta(milliseconds=1),
-        "finish_reason": checks.optional_key(entry.finish_reason, f"{name}.finish_reason")
-        or messages.finish_reason(message),
-        "error_type": checks.optional_key(entry.error_type, f"{name}.error_type"),
-        "created_at": checks.optional_time(entry.created_at, f"{name}.created_at"),
-    }
-    if entry.usage is not None or "usage" in message:
-        optional |= _usage_columns(entry.usage if entry.usage is not None else messages.usage(message), name)
-    columns |= {column: value for column, value in optional.items() if value is not None}
-    metadata = exactjson.loads(optional["metadata"]) if optional["metadata"] else {}
-    return PreparedEntry(columns, copy, metadata, own_id=entry.entry_id is not None)
+    content, copy = exactjson.encode(value, f"{name}.content", max_bytes=max_bytes)
+    said: Params = {}
+    if isinstance(copy, dict):
+        said = messages.columns(copy)
+        if "usage" in copy and "usage" not in given:
+            given |= _usage_columns(messages.usage(copy), name)
+    given.pop("usage", None)
+    columns = said | given
+    role = columns.setdefault("role", None)
+    own_id = "entry_id" in columns
+    if not own_id:
+        columns["entry_id"] = ids.uuid7()
+    columns["turn"] = turn + (role == "user")
+    columns["content"] = content
+    columns["content_bytes"] = len(content) if content.isascii() else len(content.encode())
+    metadata = exactjson.loads(columns["metadata"]) if "metadata" in columns else {}
+    return PreparedEntry(columns, copy, metadata, own_id=own_id)
+
+
+_NAMES = (
+    "entry_id",
+    "role",
+    "agent_name",
+    "provider_name",
+    "request_model",
+    "response_model",
+    "tool_name",
+    "tool_call_id",
+    "finish_reason",
+    "error_type",
+)
+
+
+def _given(entry: NewEntry, name: str, max_bytes: int) -> Params:
+    """What the caller says of an entry, as columns. `usage` among them says that the message is not to be asked."""
+    given: Params = {}
+    for field in _NAMES:
+        value = getattr(entry, field)
+        if value is not None:
+            given[field] = checks.key(value, f"{name}.{field}")
+    if entry.usage is not None:
+        given |= _usage_columns(entry.usage, name) | {"usage": True}
+    if entry.metadata is not None:
+        given["metadata"] = checks.metadata(entry.metadata, f"{name}.metadata", max_bytes=max_bytes)
+    if entry.cost_usd is not None:
+        given["cost_usd"] = checks.optional_cost(entry.cost_usd, f"{name}.cost_usd")
+    if (duration := checks.optional_duration(entry.duration, f"{name}.duration")) is not None:
+        given["duration_ms"] = duration / timedelta(milliseconds=1)
+    if entry.created_at is not None:
+        given["created_at"] = checks.optional_time(entry.created_at, f"{name}.created_at")
+    return given
 
 
 def _usage_columns(usage: Usage, name: str) -> Params:
     if not isinstance(usage, Usage):
         raise InvalidValueError(f"{name}.usage", f"must be a Usage, not {type(usage).__name__}")
     return {
-        field: checks.optional_count(getattr(usage, field), f"{name}.usage.{field}")
-        for field in (
-            "input_tokens",
-            "output_tokens",
-            "cache_read_input_tokens",
-            "cache_write_input_tokens",
-            "reasoning_output_tokens",
-        )
+        field: checks.count(tokens, f"{name}.usage.{field}")
+        for field in _TOKENS
+        if (tokens := getattr(usage, field)) is not None
     }
 
 
@@ -190,36 +205,40 @@ def stored(link: Link, session_id: str, entry: PreparedEntry, seq: int, turn: in
     """The entry as it now stands in the table."""
     get = entry.columns.get
     milliseconds = get("duration_ms")
-    return Entry(
-        session_id=session_id,
-        seq=seq,
-        turn=turn,
-        entry_id=entry.entry_id,
-        role=get("role"),
-        agent_name=get("agent_name"),
-        content=entry.content,
-        metadata=entry.metadata,
-        usage=Usage(
-            input_tokens=get("input_tokens"),
-            output_tokens=get("output_tokens"),
-            cache_read_input_tokens=get("cache_read_input_tokens"),
-            cache_write_input_tokens=get("cache_write_input_tokens"),
-            reasoning_output_tokens=get("reasoning_output_tokens"),
-        ),
-        provider_name=get("provider_name"),
-        request_model=get("request_model"),
-        response_model=get("response_model"),
-        cost_usd=get("cost_usd"),
-        tool_name=get("tool_name"),
-        tool_call_id=get("tool_call_id"),
-        duration=None if milliseconds is None else timedelta(milliseconds=milliseconds),
-        finish_reason=get("finish_reason"),
-        error_type=get("error_type"),
-        content_bytes=entry.columns["content_bytes"],
-        created_at=link.dialect.time(created_at),
+    tokens = [get(column) for column in _TOKENS]
+    # In the order of the fields of Entry.
+    return _entry(
+        session_id,
+        seq,
+        turn,
+        entry.entry_id,
+        get("role"),
+        get("agent_name"),
+        entry.content,
+        entry.metadata,
+        _NO_USAGE if tokens == _NO_TOKENS else _usage(*tokens),
+        get("provider_name"),
+        get("request_model"),
+        get("response_model"),
+        get("cost_usd"),
+        get("tool_name"),
+        get("tool_call_id"),
+        None if milliseconds is None else timedelta(milliseconds=milliseconds),
+        get("finish_reason"),
+        get("error_type"),
+        entry.columns["content_bytes"],
+        link.dialect.time(created_at),
     )
 
 
+_TOKENS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_write_input_tokens",
+    "reasoning_output_tokens",
+)
+_NO_TOKENS = [None] * len(_TOKENS)
 _NO_USAGE = Usage()
 _usage = builder(Usage)
 _entry = builder(Entry)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from statestore import checks, exactjson
-from statestore.errors import ConflictError, EntryNotFoundError, InvalidValueError
+from statestore.errors import ConflictError, EntryNotFoundError, InvalidValueError, SessionNotFoundError
 from statestore.repositories import appending, entry_reads, entry_rows, lease_checks, ranges, session_rows
 from statestore.repositories.base import reads, writes, writes_in_one_statement, writes_once
 from statestore.repositories.entry_rows import PreparedEntry
@@ -74,7 +74,14 @@ class HistoryRepository(WindowsRepository, SummariesRepository):
                 return stored
         self._needs_transaction()
 
-        session = appending.lock(self._link, session_id, create=create, lease=lease)
+        # A session that has to be made ends at 0: what follows another position must not make it.
+        makes = create and not after_seq
+        try:
+            session = appending.lock(self._link, session_id, create=makes, lease=lease)
+        except SessionNotFoundError:
+            if create and after_seq:
+                raise _gap(session_id, after_seq, 0) from None
+            raise
         present = self._already_stored(session, batch, after_seq)
         missing = [entry for index, entry in enumerate(batch) if index not in present]
         fresh = iter(appending.insert_all(self._link, session_id, missing))
@@ -223,13 +230,7 @@ class HistoryRepository(WindowsRepository, SummariesRepository):
         if after_seq is not None:
             end = session.next_seq - 1
             if after_seq > end:
-                raise ConflictError(
-                    f"after_seq: session {session.session_id!r} ends at {end}, so that nothing can follow {after_seq}; "
-                    "append what lies between first",
-                    session_id=session.session_id,
-                    expected=after_seq,
-                    actual=end,
-                )
+                raise _gap(session.session_id, after_seq, end)
             overlap = min(end - after_seq, len(batch))
             for index in range(overlap):
                 present.setdefault(index, None)
@@ -245,6 +246,16 @@ class HistoryRepository(WindowsRepository, SummariesRepository):
                     actual=found.seq,
                 )
         return present
+
+
+def _gap(session_id: str, after_seq: int, end: int) -> ConflictError:
+    return ConflictError(
+        f"after_seq: session {session_id!r} ends at {end}, so that nothing can follow {after_seq}; "
+        "append what lies between first",
+        session_id=session_id,
+        expected=after_seq,
+        actual=end,
+    )
 
 
 def _same_content(stored: Entry, given: PreparedEntry) -> bool:

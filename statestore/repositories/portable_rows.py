@@ -197,7 +197,7 @@ class PortableWork(Repository):
     def _values(self, kind: str, row: Row) -> dict[str, Any]:
         dialect = self._link.dialect
         return {
-            column.name: _encoder(column)(dialect, value)
+            str(column.name): _encoder(column)(dialect, value)
             for column, value in zip(_carried(TABLES[kind]), row, strict=True)
             if value is not None
         }
@@ -239,7 +239,7 @@ def decode(kind: Any, values: Mapping[str, Any], where: str) -> Record:
     table = TABLES.get(kind) if isinstance(kind, str) else None
     if table is None:
         raise InvalidValueError(where, f"is of an unknown type {kind!r}; was it written by a newer version?")
-    columns = {column.name: column for column in _carried(table)}
+    columns = {str(column.name): column for column in _carried(table)}
     decoded: Params = {}
     for name, value in values.items():
         if name not in columns:

@@ -117,7 +117,9 @@ def test_a_shared_entry_stands_in_the_file_once(source: StateStore) -> None:
     source.sessions.fork("a", "b")
     file = exported(source)
     assert [(entry["session_id"], entry["seq"]) for entry in records(file, "entry")] == [("a", 1), ("a", 2)]
-    assert [(segment["session_id"], segment["owner_session_id"]) for segment in records(file, "segment")] == [("b", "a")]
+    assert [(segment["session_id"], segment["owner_session_id"]) for segment in records(file, "segment")] == [
+        ("b", "a")
+    ]
 
 
 def test_a_fork_alone_takes_along_what_it_shares_and_bills_nobody_for_it(
@@ -190,7 +192,7 @@ def test_replace_overwrites_and_leaves_the_forks_of_others_alone(source: StateSt
     ("spoil", "problem"),
     [
         (lambda lines: lines[:-1], "ends too early"),
-        (lambda lines: lines[:3] + lines[4:], "some are missing"),
+        (lambda lines: lines[:-3] + lines[-2:], "some are missing"),
         (lambda lines: lines[1:], "no header"),
         (lambda lines: [lines[0].replace(b'"version":1', b'"version":2'), *lines[1:]], "version 2"),
         (lambda lines: [*lines[:2], b"{", *lines[2:]], "not JSON"),
@@ -198,6 +200,7 @@ def test_replace_overwrites_and_leaves_the_forks_of_others_alone(source: StateSt
         (lambda lines: [*lines[:2], b'{"type":"state","session_id":5}', *lines[2:]], "does not belong"),
         (lambda lines: [], "ends too early"),
     ],
+    ids=["cut off", "a line lost", "header lost", "newer", "no JSON", "unknown type", "wrong value", "empty"],
 )
 def test_a_damaged_file_is_refused_and_nothing_written(
     source: StateStore, target: StateStore, spoil: Any, problem: str

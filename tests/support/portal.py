@@ -18,6 +18,9 @@ from tests.support.engines import async_engine
 
 T = TypeVar("T")
 
+# Seconds. A call that hangs fails its test long before pytest-timeout ends the whole run.
+PATIENCE = 60
+
 
 class Portal:
     """An event loop in a thread of its own."""
@@ -28,7 +31,7 @@ class Portal:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE)
 
     @contextmanager
     def enter(self, manager: Any) -> Iterator[Any]:

@@ -89,11 +89,21 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(source=SESSIONS, other=SESSIONS, share=st.integers(0, 8))
     def fork(self, source: str, other: str, share: int) -> None:
+        if source == other:
+            return
+        self.store.sessions.delete(other)  # Makes room, and hands over what forks of it see.
         try:
             held = self.store.sessions.get(source)
             self.store.sessions.fork(source, other, at_seq=min(share + held.first_seq - 1, held.next_seq - 1))
-        except (SessionNotFoundError, SessionExistsError):
+        except SessionNotFoundError:
             pass
+
+    @rule(source=SESSIONS, heir=SESSIONS, keep=st.integers(0, 3))
+    def hand_over(self, source: str, heir: str, keep: int) -> None:
+        self.fork(source, heir, 8)
+        if source != heir:
+            self.store.sessions.delete(source)
+            self.let_go(heir, "trim", keep)
 
     @rule(session=SESSIONS, user=USERS)
     def give_away(self, session: str, user: str | None) -> None:

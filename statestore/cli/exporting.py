@@ -1,0 +1,184 @@
+"""`statestore export`, and the imports that bring whole sessions back: from its file, and from other systems' files."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from statestore.cli.importing import Progress
+from statestore.cli.options import Database, examples, json_option, store_options
+from statestore.cli.output import Failure, counted, json_text, visible
+from statestore.errors import StateStoreError
+
+if TYPE_CHECKING:
+    from statestore.cli.foreign import Foreign
+    from statestore.repositories.portable_rows import Record
+
+replace_option = click.option("--replace", is_flag=True, help="Overwrite what is there already.")
+
+
+@click.command(
+    "export",
+    epilog=examples(
+        "statestore export backup.jsonl",
+        "statestore export ada.jsonl --user ada",
+        "statestore export - --session user-42 | gzip > user-42.jsonl.gz",
+    ),
+)
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--session", "session_ids", metavar="SESSION", multiple=True, help="Only this one; may be repeated.")
+@click.option("--user", metavar="USER", help="Only this user's.")
+@replace_option
+@store_options
+@json_option
+def export(
+    database: Database, file: str, session_ids: tuple[str, ...], user: str | None, replace: bool, as_json: bool
+) -> None:
+    """Write sessions to FILE, by default all of the namespace; `-` is standard output.
+
+    The file has all that belongs to them: history, state, summaries, lineage and usage, as they are at one moment.
+    `statestore import statestore FILE` brings them back, into either kind of database, and exported again they give the
+    same file. A FILE that exists is not overwritten without --replace; it is complete or it is not there.
+    """
+    if session_ids and user is not None:
+        raise click.UsageError("name either --session or --user")
+    from statestore.portable import export_sessions
+
+    with database.open() as store, _target(file, replace) as target:
+        totals = export_sessions(store, target, session_ids=session_ids or None, user_id=user)
+    if as_json:
+        click.echo(json_text({"file": file, **asdict(totals)}), err=file == "-")
+        return
+    sessions, entries = counted(totals.sessions, "session"), counted(totals.entries, "entry")
+    click.echo(f"exported {sessions} with {entries} to {visible(file)}", err=file == "-")
+
+
+@contextmanager
+def _target(file: str, replace: bool) -> Iterator[BinaryIO]:
+    """Standard output, or a file that appears when it is complete. Its owner alone can read it: it is conversations."""
+    if file == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path = Path(file)
+    if path.exists() and not replace:
+        raise Failure(f"{file} exists; name another file, or overwrite it with --replace")
+    try:
+        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise Failure(f"{file}: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "wb") as target:
+            yield target
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
+
+
+@click.command("statestore", epilog=examples("statestore import statestore backup.jsonl --url sqlite:///copy.db"))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True))
+@replace_option
+@store_options
+@json_option
+def statestore_file(database: Database, file: str, replace: bool, as_json: bool) -> None:
+    """Import the sessions of a FILE that `statestore export` wrote; `-` is standard input.
+
+    All of them or none. A session that is there already stops the import, unless --replace lets it be overwritten.
+    """
+    from statestore.portable import import_sessions
+
+    with _source(file) as source, database.open(create=True) as store, Progress(source) as bar:
+        totals = import_sessions(store, source, replace=replace, progress=bar.advance)
+    if as_json:
+        click.echo(json_text({"file": file, **asdict(totals)}))
+    else:
+        sessions, entries = counted(totals.sessions, "session"), counted(totals.entries, "entry")
+        click.echo(f"imported {sessions} with {entries} from {visible(file)}")
+
+
+def _source(file: str) -> BinaryIO:
+    try:
+        return open(0 if file == "-" else file, "rb", closefd=file != "-")
+    except OSError as error:
+        raise Failure(f"{file}: {error.strerror}") from None
+
+
+_path = click.argument("path", type=click.Path(exists=True, path_type=Path))
+
+
+@click.command("promptkit", epilog=examples("statestore import promptkit ./conversations"))
+@_path
+@replace_option
+@store_options
+@json_option
+def promptkit(database: Database, path: Path, replace: bool, as_json: bool) -> None:
+    """Import the conversations of PromptKit's file store from PATH, the folder that holds `conv-ID` folders.
+
+    Messages are kept as they are; tokens, costs, tools and times are read from them. The system prompt becomes the
+    session's instructions. Nothing is written to PATH. A conversation that is there already is reported and left alone,
+    unless --replace lets it be overwritten.
+    """
+    from statestore.cli import foreign
+
+    _import_each(database, foreign.promptkit_conversations(path), foreign.read_promptkit, path, replace, as_json)
+
+
+@click.command("conexus", epilog=examples("statestore import conexus ./state"))
+@_path
+@replace_option
+@store_options
+@json_option
+def conexus(database: Database, path: Path, replace: bool, as_json: bool) -> None:
+    """Import sessions that Conexus saved from PATH: a `session-ID.json`, or the folder that holds them.
+
+    Each interaction becomes one history entry, with its agent and its duration. Nothing is written to PATH. A session
+    that is there already is reported and left alone, unless --replace lets it be overwritten.
+    """
+    from statestore.cli import foreign
+
+    _import_each(database, foreign.conexus_sessions(path), foreign.read_conexus, path, replace, as_json)
+
+
+def _import_each(
+    database: Database,
+    found: "list[Foreign]",
+    read: "Callable[[Foreign], list[Record]]",
+    path: Path,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    """Import sessions one by one: what is wrong with one does not keep the others out."""
+    from statestore.cli.foreign import UnreadableError
+    from statestore.errors import ConflictError, InvalidValueError
+    from statestore.portable import insert_records
+
+    if not found:
+        raise Failure(f"{path} holds nothing to import")
+    sessions = entries = failed = 0
+    with database.open(create=True) as store:
+        for one in found:
+            try:
+                totals = insert_records(store, read(one), replace=replace)
+            except (UnreadableError, InvalidValueError, ConflictError, OSError) as error:
+                failed += 1
+                hint = "; overwrite it with --replace" if isinstance(error, ConflictError) else ""
+                said = error if isinstance(error, StateStoreError | UnreadableError) else error.strerror
+                click.echo(visible(f"{one.name}: {said}{hint}"), err=True)
+                continue
+            sessions += totals.sessions
+            entries += totals.entries
+    if as_json:
+        click.echo(json_text({"path": str(path), "sessions": sessions, "entries": entries, "failed": failed}))
+    else:
+        click.echo(f"imported {counted(sessions, 'session')} with {counted(entries, 'entry')} from {visible(str(path))}")
+    if failed:
+        raise Failure(f"{counted(failed, 'session')} could not be imported; see above")
