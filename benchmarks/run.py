@@ -1,5 +1,6 @@
 """One run: which subjects do which work, in which databases, and in which order."""
 
+import os
 import platform
 import random
 import sqlite3
@@ -223,7 +224,9 @@ class Run:
         ) as proxy:
             try:
                 assert proxy.stdout is not None
-                yield int(proxy.stdout.readline())
+                port = int(proxy.stdout.readline())
+                scheduling.put_first(proxy.pid, True)
+                yield port
             finally:
                 proxy.terminate()
 
@@ -256,7 +259,7 @@ class Run:
         self._results.about = {
             "date": datetime.now(UTC).date().isoformat(),
             "quick": self._quick,
-            "machine": f"{platform.system()} {platform.machine()}, {len(scheduling.ALL) or '?'} processors, {_memory()}",
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, {_memory()}",
             "python": platform.python_version(),
             "postgresql": self._places.postgres.version,
             "sqlite": sqlite3.sqlite_version,

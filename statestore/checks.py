@@ -10,6 +10,8 @@ from statestore.errors import InvalidValueError
 
 MAX_KEY_LENGTH = 512
 MAX_INTEGER = 2**63 - 1
+# More than any call uses, and so little that sums of thousands of the largest still fit 64 bits.
+MAX_TOKENS = 10**15
 # Far beyond any use, and far enough from the year 9999 that now + ttl is always a date.
 MAX_TTL = timedelta(days=36_500)
 # A day inside what datetime holds: drivers read times in the server's zone before they become UTC again.
@@ -64,12 +66,13 @@ def _storable(value: str, argument: str) -> None:
             raise InvalidValueError(argument, "contains a lone surrogate; it is not valid Unicode") from None
 
 
-def count(value: Any, argument: str, *, least: int = 0) -> int:
-    """A whole number of things or a position, at least *least*."""
+def count(value: Any, argument: str, *, least: int = 0, most: int = MAX_INTEGER) -> int:
+    """A whole number of things or a position, at least *least* and at most *most*."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidValueError(argument, f"must be a whole number, not {type(value).__name__}")
-    if not least <= value <= MAX_INTEGER:
-        raise InvalidValueError(argument, f"must be at least {least} and fit 64 bits")
+    if not least <= value <= most:
+        limit = "fit 64 bits" if most == MAX_INTEGER else f"at most {most:,}"
+        raise InvalidValueError(argument, f"must be at least {least} and {limit}")
     return value
 
 

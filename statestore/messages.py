@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from statestore.checks import MAX_TOKENS
 from statestore.values import Usage
 
 MAX_NAME = 512
@@ -126,6 +127,13 @@ def _block_text(block: Any) -> str:
     return orjson.dumps(block).decode()
 
 
+def cache_writes_for_an_hour(message: Mapping[str, Any]) -> int:
+    """Of the tokens that the message reports as written to a cache, those that stay for an hour, and cost more."""
+    said = message.get("usage")
+    writes = _mapping(said, "cache_creation") if isinstance(said, Mapping) else {}
+    return _tokens(writes, "ephemeral_1h_input_tokens") or 0
+
+
 def _calls(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     calls = message.get("tool_calls")
     listed = [call for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
@@ -157,6 +165,6 @@ def _mapping(said: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
 def _tokens(said: Mapping[str, Any], *names: str) -> int | None:
     for name in names:
         value = said.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS:
             return value
     return None

@@ -6,31 +6,24 @@ where they can: while a table is small and not analyzed yet, PostgreSQL may take
 columns for the primary key's, and keep that plan while the table grows.
 """
 
-from typing import Any
-
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
-    Date,
-    DateTime,
-    Dialect,
     Float,
     ForeignKeyConstraint,
     Index,
     Integer,
-    Interval,
     LargeBinary,
     MetaData,
-    Numeric,
     PrimaryKeyConstraint,
     String,
     Table,
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSON
-from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from statestore.column_types import KEY_LENGTH, Day, Duration, ExactJson, Key, Money, MoneySum, UtcTime, key
 
 DEFAULT_SCHEMA = "statestore"
 """Where the tables live on PostgreSQL. SQLite has no schemas; there they live in the file itself."""
@@ -38,56 +31,6 @@ DEFAULT_SCHEMA = "statestore"
 VERSION_TABLE = "statestore_alembic_version"
 HEAD_REVISION = "0003"
 """The revision that this version of the package works with; a test holds it against migrations/versions."""
-
-KEY_LENGTH = 512
-
-
-class _PerDatabase(TypeDecorator[Any]):
-    """A column type that each database spells in its own way. The values are converted where rows are read."""
-
-    impl = Text
-    cache_ok = True
-    postgresql: TypeEngine[Any]
-    sqlite: TypeEngine[Any]
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(self.sqlite if dialect.name == "sqlite" else self.postgresql)
-
-
-class ExactJson(_PerDatabase):
-    """`json` keeps the text, with key order and escaped NULs; `jsonb` does not, and costs twice as much to insert."""
-
-    postgresql = JSON()
-    sqlite = Text()
-
-
-class UtcTime(_PerDatabase):
-    """`timestamptz`, or fixed-width ISO text in UTC (2026-01-31T12:00:00.000000Z), which sorts as time does."""
-
-    postgresql = DateTime(timezone=True)
-    sqlite = String(27)
-
-
-class Duration(_PerDatabase):
-    """`interval`, or microseconds."""
-
-    postgresql = Interval()
-    sqlite = BigInteger()
-
-
-class Day(_PerDatabase):
-    """`date`, or ISO text (2026-01-31). In UTC."""
-
-    postgresql = Date()
-    sqlite = String(10)
-
-
-class Money(_PerDatabase):
-    """US dollars with ten decimals; on SQLite, which has no decimals, a float that reports round to ten."""
-
-    postgresql = Numeric(20, 10)
-    sqlite = Float()
-
 
 metadata = MetaData(
     naming_convention={
@@ -100,19 +43,11 @@ metadata = MetaData(
 )
 
 
-# Compared byte by byte on both databases: ids are opaque, and a locale would make their order differ and cost time.
-Key = String(KEY_LENGTH).with_variant(String(KEY_LENGTH, collation="C"), "postgresql")
-
-
-def _key(name: str) -> Column[Any]:
-    return Column(name, Key, nullable=False)
-
-
 sessions = Table(
     "sessions",
     metadata,
-    _key("namespace"),
-    _key("session_id"),
+    key("namespace"),
+    key("session_id"),
     Column("user_id", Key),
     Column("agent_name", Key),
     Column("title", Text),
@@ -122,7 +57,7 @@ sessions = Table(
     Column("project_root", Text),
     Column("cwd", Text),
     Column("parent_session_id", Key),
-    _key("root_session_id"),
+    key("root_session_id"),
     Column("forked_at_seq", BigInteger),
     Column("first_seq", BigInteger, nullable=False, server_default="1"),
     Column("next_seq", BigInteger, nullable=False, server_default="1"),
@@ -174,11 +109,11 @@ sessions = Table(
 session_segments = Table(
     "session_segments",
     metadata,
-    _key("namespace"),
-    _key("session_id"),
+    key("namespace"),
+    key("session_id"),
     Column("from_seq", BigInteger, nullable=False),
     Column("to_seq", BigInteger, nullable=False),
-    _key("owner_session_id"),
+    key("owner_session_id"),
     PrimaryKeyConstraint("namespace", "session_id", "from_seq"),
     ForeignKeyConstraint(
         ["namespace", "session_id"], ["sessions.namespace", "sessions.session_id"], ondelete="CASCADE"
@@ -194,10 +129,10 @@ session_segments = Table(
 history_entries = Table(
     "history_entries",
     metadata,
-    _key("namespace"),
-    _key("session_id"),
+    key("namespace"),
+    key("session_id"),
     Column("seq", BigInteger, nullable=False),
-    _key("entry_id"),
+    key("entry_id"),
     Column("turn", BigInteger, nullable=False),
     Column("role", String(KEY_LENGTH)),
     Column("agent_name", Key),
@@ -235,8 +170,8 @@ history_entries = Table(
 summaries = Table(
     "summaries",
     metadata,
-    _key("namespace"),
-    _key("session_id"),
+    key("namespace"),
+    key("session_id"),
     Column("start_seq", BigInteger, nullable=False),
     Column("end_seq", BigInteger, nullable=False),
     Column("content", Text, nullable=False),
@@ -252,9 +187,9 @@ summaries = Table(
 state_entries = Table(
     "state_entries",
     metadata,
-    _key("namespace"),
-    _key("session_id"),
-    _key("key"),
+    key("namespace"),
+    key("session_id"),
+    key("key"),
     Column("value", ExactJson, nullable=False),
     Column("version", BigInteger, nullable=False, server_default="1"),
     Column("updated_at", UtcTime, nullable=False),
@@ -276,8 +211,8 @@ state_entries = Table(
 cache_entries = Table(
     "cache_entries",
     metadata,
-    _key("namespace"),
-    _key("key"),
+    key("namespace"),
+    key("key"),
     Column("value", LargeBinary, nullable=False),
     Column("codec", String(16), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
@@ -328,10 +263,10 @@ cache_entries = Table(
 cache_tags = Table(
     "cache_tags",
     metadata,
-    _key("namespace"),
-    _key("tag"),
+    key("namespace"),
+    key("tag"),
     Column("version", BigInteger, nullable=False),
-    _key("key"),
+    key("key"),
     # cache.invalidate_tag. By the write's number, not by its key: tag and key of 512 characters each, four bytes to the
     # character, would not fit into an index entry of PostgreSQL.
     PrimaryKeyConstraint("namespace", "tag", "version"),
@@ -356,7 +291,7 @@ CACHE_COUNTERS = (
 cache_ledger = Table(
     "cache_ledger",
     metadata,
-    _key("namespace"),
+    key("namespace"),
     Column("day", Day, nullable=False),
     # Empty for no agent: a key has no NULLs.
     Column("agent_name", Key, nullable=False, server_default=""),
@@ -367,19 +302,12 @@ cache_ledger = Table(
 cache_claims = Table(
     "cache_claims",
     metadata,
-    _key("namespace"),
-    _key("key"),
+    key("namespace"),
+    key("key"),
     Column("token", String(36), nullable=False),
     Column("claimed_until", UtcTime, nullable=False),
     PrimaryKeyConstraint("namespace", "key"),
 )
-
-
-class MoneySum(_PerDatabase):
-    """Sums of `Money`."""
-
-    postgresql = Numeric(30, 10)
-    sqlite = Float()
 
 
 TOKEN_COLUMNS = (
@@ -396,8 +324,8 @@ TOKEN_COLUMNS = (
 usage_ledger = Table(
     "usage_ledger",
     metadata,
-    _key("namespace"),
-    _key("session_id"),
+    key("namespace"),
+    key("session_id"),
     Column("bucket_at", UtcTime, nullable=False),
     Column("line", Integer, nullable=False),
     Column("user_id", Key),
@@ -429,7 +357,7 @@ model_prices = Table(
     "model_prices",
     metadata,
     # Empty: for every namespace that has no price of its own.
-    _key("namespace"),
+    key("namespace"),
     Column("position", BigInteger, nullable=False),
     Column("provider_name", String(KEY_LENGTH), nullable=False),
     Column("model", String(KEY_LENGTH), nullable=False),
@@ -446,7 +374,7 @@ store_settings = Table(
     "store_settings",
     metadata,
     # Empty: for all.
-    _key("namespace"),
+    key("namespace"),
     Column("name", String(64), nullable=False),
     Column("value", BigInteger, nullable=False),
     PrimaryKeyConstraint("namespace", "name"),

@@ -19,6 +19,7 @@ import orjson
 from statestore import exactjson, schema
 from statestore.cache_options import CacheOptions
 from statestore.errors import InvalidValueError
+from statestore.pricing import Prices
 
 Params: TypeAlias = dict[str, Any]
 Row: TypeAlias = tuple[Any, ...]
@@ -161,6 +162,8 @@ class Settings:
     clock: Clock | None = None
     max_value_bytes: int = exactjson.MAX_BYTES
     cache: CacheOptions = field(default_factory=CacheOptions)
+    # Not a setting but what is known of the database, shared by all who use the store.
+    prices: Prices = field(default_factory=Prices, compare=False)
 
 
 class NeedsTransaction(BaseException):

@@ -19,6 +19,7 @@ from statestore.errors import InvalidValueError, SchemaMissingError, StoreClosed
 from statestore.operations.cache import AsyncCache, Cache
 from statestore.operations.cache_runner import cache_transaction, joined_cache
 from statestore.operations.history import AsyncHistory, History
+from statestore.operations.prices import AsyncPrices, Prices
 from statestore.operations.sessions import AsyncSessions, Sessions
 from statestore.operations.state import AsyncState, State
 from statestore.operations.store import AsyncStoreOperations, StoreOperations
@@ -40,6 +41,7 @@ class Transaction(StoreOperations):
         self.state = State(runner, namespace)
         self.cache = Cache(runner, namespace, cache)
         self.usage = Usage(runner, namespace)
+        self.prices = Prices(runner, namespace)
 
 
 class AsyncTransaction(AsyncStoreOperations):
@@ -52,6 +54,7 @@ class AsyncTransaction(AsyncStoreOperations):
         self.state = AsyncState(runner, namespace)
         self.cache = AsyncCache(runner, namespace, cache)
         self.usage = AsyncUsage(runner, namespace)
+        self.prices = AsyncPrices(runner, namespace)
 
 
 class StateStore(Sweeping, Transaction):

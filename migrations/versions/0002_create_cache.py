@@ -111,9 +111,9 @@ def upgrade() -> None:
 
     if op.get_context().dialect.name == "postgresql":
         # What is worth compressing was compressed before it came here.
-        table = sa.Table("cache_entries", sa.MetaData(), schema=schema)
-        name = op.get_context().dialect.identifier_preparer.format_table(table)
-        op.execute(sa.DDL(f"ALTER TABLE {name} ALTER COLUMN value SET STORAGE EXTERNAL".replace("%", "%%")))
+        quoted = (schema or "").replace('"', '""')
+        alteration = f'ALTER TABLE "{quoted}".cache_entries ALTER COLUMN value SET STORAGE EXTERNAL'
+        op.execute(sa.DDL(alteration.replace("%", "%%")))
 
 
 def downgrade() -> None:

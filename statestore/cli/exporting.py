@@ -179,6 +179,8 @@ def _import_each(
     if as_json:
         click.echo(json_text({"path": str(path), "sessions": sessions, "entries": entries, "failed": failed}))
     else:
-        click.echo(f"imported {counted(sessions, 'session')} with {counted(entries, 'entry')} from {visible(str(path))}")
+        click.echo(
+            f"imported {counted(sessions, 'session')} with {counted(entries, 'entry')} from {visible(str(path))}"
+        )
     if failed:
         raise Failure(f"{counted(failed, 'session')} could not be imported; see above")

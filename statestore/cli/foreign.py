@@ -4,7 +4,7 @@ What a field means there was read from their sources. Content is taken over as i
 reports and windows need is read from it into columns of its own.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -228,7 +228,3 @@ def _time(value: Any) -> datetime | None:
 
 def _modified(file: Path) -> datetime:
     return datetime.fromtimestamp(file.stat().st_mtime, UTC)
-
-
-def total(records: Iterable[Record], kind: str) -> int:
-    return sum(record.kind == kind for record in records)

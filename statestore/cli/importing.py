@@ -75,7 +75,7 @@ def openai_jsonl(
     from statestore.cli.importer import Importer, NotConversationsError
 
     name = "standard input" if file == "-" else os.path.basename(file)
-    with _opened(file) as source, database.open(create=True) as store, _Progress(source) as bar:
+    with _opened(file) as source, database.open(create=True) as store, Progress(source) as bar:
         importer = Importer(
             store,
             session_id=session_id,
@@ -114,7 +114,7 @@ def _opened(file: str) -> AbstractContextManager[BinaryIO]:
         raise Failure(f"{file}: {error.strerror}") from None
 
 
-class _Progress:
+class Progress:
     """How much of a file was read: a bar on a terminal, nothing elsewhere."""
 
     def __init__(self, source: BinaryIO) -> None:
@@ -128,7 +128,7 @@ class _Progress:
         self._pending = 0
         self._drawn = 0.0
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "Progress":
         if self._bar is not None:
             self._bar.__enter__()
         return self

@@ -7,6 +7,7 @@ import click
 from statestore import __version__
 from statestore.cli.delete import delete
 from statestore.cli.demo import demo
+from statestore.cli.exporting import conexus, export, promptkit, statestore_file
 from statestore.cli.fork import fork
 from statestore.cli.importing import import_
 from statestore.cli.migrate import migrate
@@ -52,5 +53,7 @@ def main() -> None:
     """
 
 
-for command in (migrate, import_, sessions, show, fork, delete, demo):
+for command in (migrate, import_, export, sessions, show, fork, delete, demo):
     main.add_command(command)
+for command in (statestore_file, promptkit, conexus):
+    import_.add_command(command)

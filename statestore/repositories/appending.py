@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from statestore.repositories import entry_rows, session_life, session_rows
+from statestore.repositories import entry_rows, price_rows, session_life, session_rows
 from statestore.repositories.entry_rows import PreparedEntry
 from statestore.session_values import Lease
 from statestore.sql import Link, Row, Statement
@@ -18,6 +18,7 @@ _UPDATE = f"""
     SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, {session_rows.ACTIVE}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}"""
 _RETURNING = " RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn"
+_AND_WAKE = f", {waking.wake('s')}"
 
 # Outside a transaction an append succeeds only where there is nothing to decide; else it is run again under the lock.
 _IF_AT = " AND s.next_seq - 1 = :after_seq"
@@ -53,6 +54,7 @@ def insert(
         only_new: Only where none of the ids is there. PostgreSQL, outside a transaction.
         lease_token: Only while the lease with this token holds.
     """
+    batch, prices_revision = price_rows.price(link, batch)
     turns = batch[-1].columns["turn"]
     columns = entry_rows.shape(batch)
     params: dict[str, Any] = {
@@ -61,6 +63,7 @@ def insert(
         "turns": turns,
         "after_seq": after_seq,
         "lease_token": lease_token,
+        "prices_revision": prices_revision,
     }
     rows: Sequence[Row]
     if link.dialect.name == "sqlite":
@@ -72,7 +75,8 @@ def insert(
         rows = _insert_each(link, session_id, batch, columns, *head)
     else:
         update = _UPDATE + (_IF_AT if after_seq is not None else "") + (_IF_NEW if only_new else "")
-        update += (session_rows.HELD if lease_token is not None else "") + _RETURNING
+        update += (session_rows.HELD if lease_token is not None else "")
+        update += (price_rows.UNCHANGED if prices_revision is not None else "") + _RETURNING
         params |= {"entry_ids": [entry.entry_id for entry in batch]} | entry_rows.params(batch, columns)
         rows = sorted(link.all(entry_rows.insert_after_update(len(batch), columns, update), **params))
         if not rows:

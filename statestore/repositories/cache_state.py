@@ -214,6 +214,7 @@ class CacheState:
         root = self._root
         with self._lock:
             entries, size = notes.booked
+            root._trust = _plus(root._trust, notes.booked)
             if root._entries is not None:
                 root._entries -= entries
                 root._bytes -= size

@@ -119,6 +119,9 @@ _TAG_SQLITE = Statement(
 
 _NO_LIMIT = 2**62
 
+_NO_ROOM = "no room"
+"""Where a call remembers what its try without a transaction has found."""
+
 # SQLite allows 32,766 parameters in a statement, and a row here takes six.
 _ROWS_SQLITE = 5_000
 
@@ -221,10 +224,12 @@ class CacheWrites(CacheRoom):
     ) -> bool:
         if not room.enough:
             # The bound may be too high, or too old, or this may overwrite: the statement finds out by itself.
-            stored = self._set_postgresql(values, attributes, absent=absent, room=room)
-            if stored is not None:
-                return stored
+            if not self._call.memo.get(_NO_ROOM):
+                stored = self._set_postgresql(values, attributes, absent=absent, room=room)
+                if stored is not None:
+                    return stored
             if not self._link.in_transaction:
+                self._call.memo[_NO_ROOM] = True
                 self._state.unbook(self._notes)
             self._needs_transaction()
             # One that finds no room does not overwrite, as long as bytes do not matter.

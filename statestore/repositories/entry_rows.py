@@ -142,7 +142,7 @@ def _usage_columns(usage: Usage, name: str) -> Params:
     if not isinstance(usage, Usage):
         raise InvalidValueError(f"{name}.usage", f"must be a Usage, not {type(usage).__name__}")
     return {
-        field: checks.count(tokens, f"{name}.usage.{field}")
+        field: checks.count(tokens, f"{name}.usage.{field}", most=checks.MAX_TOKENS)
         for field in _TOKENS
         if (tokens := getattr(usage, field)) is not None
     }

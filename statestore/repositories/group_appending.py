@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from statestore import checks
 from statestore.errors import StateStoreError
-from statestore.repositories import appending, entry_rows, session_rows
+from statestore.repositories import appending, entry_rows, price_rows, session_rows, waking
 from statestore.repositories.base import Call
 from statestore.repositories.entry_rows import PreparedEntry
 from statestore.repositories.history import HistoryRepository
@@ -27,7 +27,7 @@ class Grouped:
     """An append in a group: its entries on the way in, what was stored on the way out."""
 
     session_id: str
-    batch: list[PreparedEntry]
+    batch: Sequence[PreparedEntry]
     stored: list[Entry] | None = None
 
 
@@ -66,6 +66,10 @@ def append(link: Link, appends: Sequence[Grouped]) -> None:
         for one in appends:
             one.stored = appending.insert(link, one.session_id, one.batch)
         return
+    revisions: set[int] = set()
+    for one in appends:
+        one.batch, revision = price_rows.price(link, one.batch)
+        revisions |= set() if revision is None else {revision}
     entries: list[tuple[str, int, int, PreparedEntry]] = []
     counts: dict[str, int] = {}
     turns: dict[str, int] = {}
@@ -82,7 +86,9 @@ def append(link: Link, appends: Sequence[Grouped]) -> None:
         for column in ("entry_id", "role", "content", "content_bytes", *columns)
     }
     rows = link.all(
-        _statement(columns),
+        _statement(columns, bool(revisions)),
+        # Prices that changed between two of the appends are no single revision: then all are run by themselves.
+        prices_revision=min(revisions) if len(revisions) == 1 else -1,
         sessions_array=list(counts),
         counts_array=list(counts.values()),
         turns_array=[turns[session_id] for session_id in counts],
@@ -107,7 +113,7 @@ def append(link: Link, appends: Sequence[Grouped]) -> None:
 
 
 @lru_cache(maxsize=128)
-def _statement(columns: tuple[str, ...]) -> Statement:
+def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
     """One statement for any number of sessions and entries: each column is one array, so it is prepared once.
 
     The rows of the sessions are locked in the order of their ids first: groups of other processes do the same, and
@@ -120,6 +126,7 @@ def _statement(columns: tuple[str, ...]) -> Statement:
     names = [column for column in kinds if column != "created_at"]
     values = [f"CAST(v.{name} AS json)" if name in ("content", "metadata") else f"v.{name}" for name in names]
     created_at = "coalesce(v.created_at, {now})" if "created_at" in columns else "{now}"
+    unchanged = price_rows.UNCHANGED if priced else ""
     return Statement(
         postgresql=f"""
         WITH wanted AS (
@@ -127,13 +134,14 @@ def _statement(columns: tuple[str, ...]) -> Statement:
                 CAST(:turns_array AS bigint[])) AS w (session_id, count, turns)),
         locked AS MATERIALIZED (
             SELECT s.session_id FROM {{sessions}} AS s JOIN wanted AS w ON s.session_id = w.session_id
-            WHERE s.namespace = :namespace AND {{live}} ORDER BY s.session_id {{lock}}),
+            WHERE s.namespace = :namespace AND {{live}}{unchanged} ORDER BY s.session_id {{lock}}),
         updated AS (
             UPDATE {{sessions}} AS s
             SET next_seq = s.next_seq + w.count, last_turn = s.last_turn + w.turns, {session_rows.ACTIVE}
             FROM wanted AS w JOIN locked AS l ON l.session_id = w.session_id
             WHERE s.namespace = :namespace AND s.session_id = w.session_id AND {{live}}
-            RETURNING s.session_id, s.next_seq - w.count AS first_seq, s.last_turn - w.turns AS base_turn)
+            RETURNING s.session_id, s.next_seq - w.count AS first_seq, s.last_turn - w.turns AS base_turn,
+                {waking.wake("s")})
         INSERT INTO {{history_entries}} (namespace, session_id, seq, turn, created_at, {", ".join(names)})
         SELECT :namespace, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, {created_at},
             {", ".join(values)}

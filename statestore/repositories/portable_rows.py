@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Column, String, Table
 
-from statestore import checks, exactjson, schema
+from statestore import checks, column_types, exactjson, schema
 from statestore.errors import ConflictError, InvalidValueError
 from statestore.repositories import segments, session_life, session_rows
 from statestore.repositories.base import Repository, reads, writes
@@ -42,7 +42,8 @@ def _select(table: Table, where: str) -> Statement:
     tail = f" FROM {{{table.name}}} AS t WHERE t.namespace = :namespace AND {where} ORDER BY {order} LIMIT :limit"
 
     def head(json: str) -> str:
-        columns = [json % c.name if isinstance(c.type, schema.ExactJson) else f"t.{c.name}" for c in _carried(table)]
+        exact = column_types.ExactJson
+        columns = [json % c.name if isinstance(c.type, exact) else f"t.{c.name}" for c in _carried(table)]
         return "SELECT " + ", ".join(columns)
 
     return Statement(postgresql=head("CAST(t.%s AS text)") + tail, sqlite=head("t.%s") + tail)
@@ -222,11 +223,11 @@ def _money(dialect: Dialect, value: Any) -> str:
 
 
 _ENCODERS: dict[type[Any], Callable[[Dialect, Any], Any]] = {
-    schema.ExactJson: lambda dialect, value: orjson.Fragment(value),
-    schema.UtcTime: lambda dialect, value: sqlite_time(dialect.time(value)),
-    schema.Duration: lambda dialect, value: (dialect.duration(value) or timedelta()) // _MICROSECOND,
-    schema.Money: _money,
-    schema.MoneySum: _money,
+    column_types.ExactJson: lambda dialect, value: orjson.Fragment(value),
+    column_types.UtcTime: lambda dialect, value: sqlite_time(dialect.time(value)),
+    column_types.Duration: lambda dialect, value: (dialect.duration(value) or timedelta()) // _MICROSECOND,
+    column_types.Money: _money,
+    column_types.MoneySum: _money,
 }
 
 
@@ -256,13 +257,13 @@ def decode(kind: Any, values: Mapping[str, Any], where: str) -> Record:
 
 def _decoded(column: Column[Any], value: Any) -> Any:
     kind = column.type
-    if isinstance(kind, schema.ExactJson):
+    if isinstance(kind, column_types.ExactJson):
         return exactjson.dumps(value, column.name)
-    if isinstance(kind, schema.UtcTime):
+    if isinstance(kind, column_types.UtcTime):
         return checks.optional_time(datetime.fromisoformat(value), column.name)
-    if isinstance(kind, schema.Duration):
+    if isinstance(kind, column_types.Duration):
         return checks.count(value, column.name) * _MICROSECOND
-    if isinstance(kind, schema.Money | schema.MoneySum):
+    if isinstance(kind, column_types.Money | column_types.MoneySum):
         return Decimal(value) if isinstance(value, str) else _refuse()
     if kind.python_type is int:
         return checks.count(value, column.name)

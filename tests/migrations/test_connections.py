@@ -70,6 +70,18 @@ def test_a_fresh_sqlite_connection_is_migrated_and_committed(sqlite_engine: Engi
         assert not connection.in_transaction()
 
 
+def test_the_revision_is_read_in_a_transaction_that_nobody_else_can_write_in(sqlite_engine: Engine) -> None:
+    # A reading one, as an engine may begin it, would fail when two processes find an empty database.
+    statements: list[str] = []
+    with sqlite_engine.connect() as connection:
+        connection.connection.driver_connection.set_trace_callback(statements.append)
+        migrate.upgrade(connection)
+        connection.connection.driver_connection.set_trace_callback(None)
+    first_look = next(i for i, statement in enumerate(statements) if VERSION_TABLE in statement)
+    begun = [statement for statement in statements[:first_look] if statement.startswith("BEGIN")]
+    assert begun[-1] == "BEGIN IMMEDIATE"
+
+
 def test_a_sqlite_engine_is_migrated_with_children_kept(
     sqlite_engine: Engine, empty_sqlite_url: str, add_migration: AddMigration
 ) -> None:

@@ -1,0 +1,219 @@
+"""`statestore export` and what brings whole sessions in."""
+
+import json
+import stat
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from statestore import NewEntry, Usage
+from statestore.values import Summary
+from tests.cli.conftest import CommandLine
+
+
+@pytest.fixture
+def filled(cli: CommandLine) -> CommandLine:
+    with cli.store() as store:
+        for name, user in (("a", "ada"), ("b", "bob")):
+            store.sessions.create(name, user_id=user)
+            store.history.append(name, [{"role": "user", "content": f"I am {user}"}])
+        store.sessions.fork("a", "c")
+    return cli
+
+
+def test_an_export_comes_back_with_import(filled: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "all.jsonl"
+    assert filled("export", str(file)).output == f"exported 3 sessions with 2 entries to {file}\n"
+    copy = CommandLine(f"sqlite:///{tmp_path / 'copy.db'}")
+    assert copy("import", "statestore", str(file)).output == f"imported 3 sessions with 2 entries from {file}\n"
+    again = tmp_path / "again.jsonl"
+    copy("export", str(again))
+    assert again.read_bytes() == file.read_bytes()
+
+
+def test_only_the_owner_may_read_the_file(filled: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "all.jsonl"
+    filled("export", str(file))
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("which", "sessions"), [(["--user", "ada"], ["a", "c"]), (["--session", "b", "--session", "a"], ["a", "b"])]
+)
+def test_which_sessions(filled: CommandLine, tmp_path: Path, which: list[str], sessions: list[str]) -> None:
+    file = tmp_path / "some.jsonl"
+    filled("export", str(file), *which)
+    lines = map(json.loads, file.read_text().splitlines())
+    assert [line["session_id"] for line in lines if line["type"] == "session"] == sessions
+
+
+def test_a_file_is_not_overwritten_unless_asked(filled: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "all.jsonl"
+    file.write_text("mine")
+    assert "exists" in filled("export", str(file), code=1).output
+    assert file.read_text() == "mine"
+    filled("export", str(file), "--replace")
+    assert file.read_text() != "mine"
+
+
+def test_a_failed_export_leaves_no_file(filled: CommandLine, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    assert "missing" in filled("export", str(folder / "f.jsonl"), "--session", "missing", code=1).output
+    assert list(folder.iterdir()) == []
+
+
+def test_session_and_user_exclude_each_other(filled: CommandLine) -> None:
+    filled("export", "x", "--session", "a", "--user", "ada", code=2)
+
+
+def test_export_to_standard_output_prints_nothing_else(filled: CommandLine) -> None:
+    done = filled.process("export", "-")
+    assert [json.loads(line)["type"] for line in done.stdout.splitlines()][:2] == ["header", "session"]
+    assert "exported 3 sessions" in done.stderr
+
+
+def test_import_leaves_existing_sessions_alone_unless_asked(filled: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "all.jsonl"
+    filled("export", str(file))
+    assert "'a' exists already" in filled("import", "statestore", str(file), code=1).output
+    filled("import", "statestore", str(file), "--replace")
+
+
+def test_import_says_what_is_wrong_with_a_file(cli: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "other.jsonl"
+    file.write_text('{"messages": []}\n')
+    assert "line 1: is no header" in cli("import", "statestore", str(file), code=1).output
+
+
+MESSAGES: list[dict[str, Any]] = [
+    {"role": "user", "content": "Look!", "timestamp": "2025-03-01T10:00:00.123456789+01:00"},
+    {
+        "role": "assistant",
+        "tool_calls": [{"id": "c1", "name": "look", "args": {"b": 1, "a": 2}}],
+        "timestamp": "2025-03-01T09:00:01Z",
+        "latency_ms": 1500,
+        "cost_info": {
+            "input_tokens": 100, "output_tokens": 20, "cached_tokens": 40, "input_cost_usd": 0.01,
+            "output_cost_usd": 0.02, "total_cost_usd": 0.03, "provider_name": "openai",
+        },
+        "finish_reason": "tool_use",
+    },
+    {
+        "role": "tool",
+        "tool_result": {"id": "c1", "name": "look", "error": "dark", "parts": [], "latency_ms": 7},
+        "timestamp": "0001-01-01T00:00:00Z",
+    },
+    {"role": "assistant", "content": "Nothing.", "timestamp": "2025-03-01T09:00:03Z"},
+]  # fmt: skip
+
+
+@pytest.fixture
+def conversations(tmp_path: Path) -> Path:
+    folder = tmp_path / "conversations"
+    conversation = folder / "conv-user-1"
+    conversation.mkdir(parents=True)
+    state = {
+        "id": "user-1", "user_id": "ada", "system_prompt": "Be kind.", "token_count": 9,
+        "last_accessed_at": "2025-03-01T11:00:00.5Z", "metadata": {"z": 1, "a": {"b": None}},
+    }  # fmt: skip
+    (conversation / "state.json").write_text(json.dumps(state))
+    (conversation / "messages.jsonl").write_text("".join(json.dumps(message) + "\n" for message in MESSAGES))
+    summary = {"StartTurn": 0, "EndTurn": 2, "Content": "They looked.", "TokenCount": 4, "CreatedAt": state["last_accessed_at"]}
+    (conversation / "summaries.jsonl").write_text(json.dumps(summary) + "\n")
+    return folder
+
+
+def test_a_conversation_of_promptkit(cli: CommandLine, conversations: Path) -> None:
+    output = cli("import", "promptkit", str(conversations)).output
+    assert output == f"imported 1 session with 4 entries from {conversations}\n"
+    with cli.store() as store:
+        session = store.sessions.get("user-1")
+        assert (session.user_id, session.instructions) == ("ada", "Be kind.")
+        assert json.dumps(session.metadata) == '{"z": 1, "a": {"b": null}}'
+        assert session.last_activity_at == datetime(2025, 3, 1, 11, 0, 0, 500_000, UTC)
+        assert session.created_at == datetime(2025, 3, 1, 9, 0, 0, 123_456, UTC)
+        entries = store.history.read("user-1")
+        assert [entry.content for entry in entries] == MESSAGES
+        assert [entry.turn for entry in entries] == [1, 1, 1, 1]
+        call, result = entries[1:3]
+        assert call.usage == Usage(input_tokens=100, output_tokens=20, cache_read_input_tokens=40)
+        assert (call.cost_usd, call.provider_name, call.finish_reason) == (Decimal("0.03"), "openai", "tool_use")
+        assert (call.tool_name, call.tool_call_id, call.duration) == ("look", "c1", timedelta(seconds=1.5))
+        assert (result.tool_name, result.tool_call_id, result.error_type) == ("look", "c1", "error")
+        assert result.created_at == session.last_activity_at
+        assert store.history.summaries("user-1") == [
+            Summary(
+                session_id="user-1", start_seq=1, end_seq=2, content="They looked.", token_count=4,
+                created_at=session.last_activity_at,
+            )
+        ]  # fmt: skip
+        # The call and its result belong together for windows, too.
+        assert [entry.seq for entry in store.history.window("user-1", max_entries=2)] == [4]
+        store.history.append("user-1", [{"role": "user", "content": "on"}])
+
+
+def test_the_same_conversation_again_is_refused_unless_asked(cli: CommandLine, conversations: Path) -> None:
+    cli("import", "promptkit", str(conversations))
+    with cli.store() as store:
+        store.history.append("user-1", [NewEntry("later")])
+    assert "conv-user-1: session 'user-1' exists already" in cli("import", "promptkit", str(conversations), code=1).output
+    cli("import", "promptkit", str(conversations / "conv-user-1"), "--replace")
+    with cli.store() as store:
+        assert store.history.count("user-1") == 4
+
+
+def test_one_damaged_conversation_does_not_keep_the_others_out(cli: CommandLine, conversations: Path) -> None:
+    damaged = conversations / "conv-bad"
+    damaged.mkdir()
+    (damaged / "state.json").write_text('{"id": "bad"}')
+    (damaged / "messages.jsonl").write_text('{"role": "user"}\n{"ro')
+    (conversations / "conv-empty").mkdir()
+    output = cli("import", "promptkit", str(conversations), code=1).output
+    assert f"conv-bad: {damaged / 'messages.jsonl'}:2: no JSON" in output
+    assert "conv-empty: " in output
+    assert "imported 1 session" in output
+
+
+def test_a_session_of_conexus(cli: CommandLine, tmp_path: Path) -> None:
+    interactions = [
+        {
+            "Timestamp": f"2025-03-01T09:00:0{n}.5Z",
+            "UserRequest": f"request {n}",
+            "Agent": "locator",
+            "Response": {"version": "AGENT_OUTPUT_V1", "overview": "here"},
+            "Escalations": [{"SourceAgent": "a", "TargetAgent": "b", "Reason": "r", "Timestamp": "2025-03-01T09:00:00Z"}],
+            "Duration": 1_500_000_000,
+        }
+        for n in range(5)
+    ]
+    session = {
+        "ID": "session-1740819600000000000",
+        "UserID": "ada",
+        "History": interactions,
+        "Metadata": {},
+        "CreatedAt": "2025-03-01T09:00:00Z",
+        "LastActivity": "2025-03-01T09:30:00Z",
+        "State": {"k": {"y": 1, "x": 2}},
+    }
+    file = tmp_path / "session-session-1740819600000000000.json"
+    file.write_text(json.dumps(session, indent=2))
+    (tmp_path / "cache.json").write_text("{}")
+    cli("import", "conexus", str(tmp_path))
+    with cli.store() as store:
+        name = "session-1740819600000000000"
+        assert store.state.get(name, "k") == {"y": 1, "x": 2}
+        last = store.history.read(name, last=3)
+        assert [entry.content["UserRequest"] for entry in last] == ["request 2", "request 3", "request 4"]
+        assert (last[0].agent_name, last[0].duration, last[0].turn) == ("locator", timedelta(seconds=1.5), 3)
+        assert last[0].created_at == datetime(2025, 3, 1, 9, 0, 2, 500_000, UTC)
+        found = store.sessions.get(name)
+        assert (found.user_id, found.created_at.minute, found.last_activity_at.minute) == ("ada", 0, 30)
+
+
+def test_a_folder_without_anything_to_import(cli: CommandLine, tmp_path: Path) -> None:
+    for command in ("promptkit", "conexus"):
+        assert "holds nothing to import" in cli("import", command, str(tmp_path), code=1).output
