@@ -5,17 +5,18 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from statestore import checks, codec, engines, exactjson, execution, migrate
+from statestore import codec, engines, exactjson, execution
 from statestore.async_database import AsyncDatabase, AsyncRunner, EngineDatabase, EngineRunner, ThreadedDatabase
 from statestore.cache_options import CacheOptions
 from statestore.database import Database, Runner
 from statestore.engines import Durability, Options
-from statestore.errors import InvalidValueError, SchemaMissingError, StoreClosedError
+from statestore.errors import InvalidValueError, StoreClosedError
+from statestore.opening import Verify, make_options, make_settings
 from statestore.operations.cache import AsyncCache, Cache
 from statestore.operations.cache_runner import cache_transaction, joined_cache
 from statestore.operations.history import AsyncHistory, History
@@ -26,7 +27,7 @@ from statestore.operations.store import AsyncStoreOperations, StoreOperations
 from statestore.operations.usage import AsyncUsage, Usage
 from statestore.repositories.cache_state import CacheState
 from statestore.schema import DEFAULT_SCHEMA
-from statestore.sql import Clock, Dialect, Settings
+from statestore.sql import Clock, Settings
 from statestore.sweeping import AsyncSweeping, Sweeping
 from statestore.values import NeverType
 
@@ -98,12 +99,12 @@ class StateStore(Sweeping, Transaction):
             compress_above=cache_compress_above,
             content_hash_invalidation=content_hash_invalidation,
         )
-        settings = _settings(namespace, clock, max_value_bytes, cache)
+        settings = make_settings(namespace, clock, max_value_bytes, cache)
         self._start(engine, settings, Options(schema=schema, durability=durability))
 
     def _start(self, engine: Engine, settings: Settings, options: Options, *, owned: bool = False) -> None:
         dialect = engines.dialect_of(engine, options.schema, server_time=settings.clock is None)
-        self._database = Database(engine, dialect, settings, owned=owned, verify=_Verify(dialect, options, owned=owned))
+        self._database = Database(engine, dialect, settings, owned=owned, verify=Verify(dialect, options, owned=owned))
         self._cache_state = CacheState(settings.cache)
         super().__init__(self._database, settings.namespace, self._cache_state)
 
@@ -164,8 +165,8 @@ class StateStore(Sweeping, Transaction):
             compress_above=cache_compress_above,
             content_hash_invalidation=content_hash_invalidation,
         )
-        settings = _settings(namespace, clock, max_value_bytes, cache)
-        options = _options(
+        settings = make_settings(namespace, clock, max_value_bytes, cache)
+        options = make_options(
             schema=schema,
             durability=durability,
             pool_size=pool_size,
@@ -212,7 +213,7 @@ class StateStore(Sweeping, Transaction):
             compress_above=cache_compress_above,
             content_hash_invalidation=content_hash_invalidation,
         )
-        settings = _settings(namespace, clock, max_value_bytes, cache)
+        settings = make_settings(namespace, clock, max_value_bytes, cache)
         dialect = engines.dialect_of(connection.engine, schema, server_time=clock is None)
         runner = execution.join(connection, dialect, settings)
         return Transaction(runner, settings.namespace, joined_cache(connection, runner, settings))
@@ -284,9 +285,9 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
             compress_above=cache_compress_above,
             content_hash_invalidation=content_hash_invalidation,
         )
-        settings = _settings(namespace, clock, max_value_bytes, cache)
+        settings = make_settings(namespace, clock, max_value_bytes, cache)
         dialect = engines.dialect_of(engine.sync_engine, schema, server_time=clock is None)
-        verify = _Verify(dialect, Options(schema=schema, durability=durability), owned=False)
+        verify = Verify(dialect, Options(schema=schema, durability=durability), owned=False)
         self._start(EngineDatabase(engine, dialect, settings, verify=verify))
 
     def _start(self, database: AsyncDatabase) -> None:
@@ -323,8 +324,8 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
             compress_above=cache_compress_above,
             content_hash_invalidation=content_hash_invalidation,
         )
-        settings = _settings(namespace, clock, max_value_bytes, cache)
-        options = _options(
+        settings = make_settings(namespace, clock, max_value_bytes, cache)
+        options = make_options(
             schema=schema,
             durability=durability,
             pool_size=pool_size,
@@ -337,7 +338,7 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
         store = cls.__new__(cls)
         engine = engines.make(parsed, options)
         dialect = engines.dialect_of(engine, schema, server_time=clock is None)
-        sync = Database(engine, dialect, settings, owned=True, verify=_Verify(dialect, options, owned=True))
+        sync = Database(engine, dialect, settings, owned=True, verify=Verify(dialect, options, owned=True))
         # One thread serves SQLite best: more of them only wait for each other.
         threads = 1 if dialect.name == "sqlite" else pool_size
         store._start(ThreadedDatabase(sync, threads=threads, one_connection=engines.is_memory(parsed)))
@@ -373,7 +374,7 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
             compress_above=cache_compress_above,
             content_hash_invalidation=content_hash_invalidation,
         )
-        settings = _settings(namespace, clock, max_value_bytes, cache)
+        settings = make_settings(namespace, clock, max_value_bytes, cache)
         dialect = engines.dialect_of(connection.engine.sync_engine, schema, server_time=clock is None)
         bound = await connection.run_sync(execution.join, dialect, settings)
         state = await connection.run_sync(joined_cache, bound, settings)
@@ -408,44 +409,3 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
 
     def __repr__(self) -> str:
         return f"<AsyncStateStore {self._database.url} namespace={self.namespace!r}>"
-
-
-class _Verify:
-    """What is checked once, on a store's first connection: the tables, and the settings of a caller's SQLite engine."""
-
-    def __init__(self, dialect: Dialect, options: Options, *, owned: bool) -> None:
-        self._dialect = dialect
-        self._options = options
-        self._owned = owned
-
-    def __call__(self, connection: Connection) -> None:
-        if self._dialect.name == "sqlite" and not self._owned:
-            engines.check_sqlite_settings(
-                lambda pragma: connection.exec_driver_sql(pragma).one_or_none(), self._options.durability
-            )
-        try:
-            migrate.check(connection, schema=self._options.schema)
-        except SchemaMissingError:
-            if self._dialect.name != "sqlite" or not self._owned:
-                raise
-            migrate.upgrade(connection)
-
-
-def _settings(namespace: str, clock: Clock | None, max_value_bytes: int, cache: CacheOptions) -> Settings:
-    if clock is not None and not callable(clock):
-        raise InvalidValueError("clock", "must be callable and return an aware datetime")
-    checks.count(max_value_bytes, "max_value_bytes", least=1)
-    return Settings(
-        namespace=checks.key(namespace, "namespace"), clock=clock, max_value_bytes=max_value_bytes, cache=cache
-    )
-
-
-def _options(**values: Any) -> Options:
-    checks.key(values["schema"], "schema")
-    checks.one_of(values["durability"], ("full", "normal"), "durability")
-    checks.count(values["pool_size"], "pool_size", least=1)
-    for name in ("pool_timeout", "lock_timeout", "statement_timeout"):
-        checks.ttl(values[name], name)
-    if values["pool_timeout"] is None:
-        raise InvalidValueError("pool_timeout", "must be a timedelta; how long to wait for a free connection")
-    return Options(**values)

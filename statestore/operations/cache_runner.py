@@ -11,7 +11,7 @@ from sqlalchemy import Connection, event
 
 from statestore.async_database import AsyncRunner
 from statestore.database import Runner
-from statestore.errors import DatabaseError
+from statestore.errors import StateStoreError
 from statestore.execution import BoundRunner
 from statestore.repositories.base import Call
 from statestore.repositories.cache import CacheRepository
@@ -45,7 +45,7 @@ class CacheRunner:
             return
         try:
             self._run(Call(CacheCounts, CacheCounts.write_pending))
-        except DatabaseError:
+        except StateStoreError:
             # These are statistics, and in a transaction the failure comes up again at its end.
             return
 
@@ -81,7 +81,7 @@ class AsyncCacheRunner:
             return
         try:
             await self._run(Call(CacheCounts, CacheCounts.write_pending))
-        except DatabaseError:
+        except StateStoreError:
             return
 
     async def _run(self, call: Call) -> Any:

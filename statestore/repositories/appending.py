@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from statestore.repositories import entry_rows, price_rows, session_life, session_rows
+from statestore.repositories import entry_rows, price_rows, session_life, session_rows, waking
 from statestore.repositories.entry_rows import PreparedEntry
 from statestore.session_values import Lease
 from statestore.sql import Link, Row, Statement
@@ -76,7 +76,7 @@ def insert(
     else:
         update = _UPDATE + (_IF_AT if after_seq is not None else "") + (_IF_NEW if only_new else "")
         update += (session_rows.HELD if lease_token is not None else "")
-        update += (price_rows.UNCHANGED if prices_revision is not None else "") + _RETURNING
+        update += (price_rows.UNCHANGED if prices_revision is not None else "") + _RETURNING + _AND_WAKE
         params |= {"entry_ids": [entry.entry_id for entry in batch]} | entry_rows.params(batch, columns)
         rows = sorted(link.all(entry_rows.insert_after_update(len(batch), columns, update), **params))
         if not rows:
@@ -88,7 +88,9 @@ def insert_all(link: Link, session_id: str, batch: Sequence[PreparedEntry]) -> l
     """Append any number of entries to a session whose row is locked, or whose row this locks."""
     added: list[Entry] = []
     for start in range(0, len(batch), CHUNK):
-        added += insert(link, session_id, _counted_from_here(batch[start : start + CHUNK])) or []
+        stored = insert(link, session_id, _counted_from_here(batch[start : start + CHUNK]))
+        assert stored is not None, "the session's row is held, and it lives"
+        added += stored
     return added
 
 

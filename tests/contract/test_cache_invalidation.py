@@ -195,8 +195,8 @@ def filled(content: Content) -> Content:
     )
     value, time = ("x'31'", "'2026-01-01T00:00:00.000000Z'") if content.is_sqlite else ("'1'::bytea", "now()")
     content.query(f"""
-        {numbers} INSERT INTO cache_entries (namespace, key, value, codec, size_bytes, agent_name, content_hash, version,
-            created_at, last_accessed_at, access_seq)
+        {numbers} INSERT INTO cache_entries (namespace, key, value, codec, size_bytes, agent_name, content_hash,
+            version, created_at, last_accessed_at, access_seq)
         SELECT 'default', 'k' || i, {value}, 'json', 1, CASE WHEN i % 100 = 0 THEN 'rare' ELSE 'common' END,
             CASE WHEN i % 100 = 0 THEN 'rare' ELSE 'h' || i END, i, {time}, {time}, i FROM n""")
     content.query("""

@@ -1,0 +1,52 @@
+"""What a store checks of its arguments, and of the database on its first connection."""
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from statestore import checks, engines, migrate
+from statestore.cache_options import CacheOptions
+from statestore.engines import Options
+from statestore.errors import InvalidValueError, SchemaMissingError
+from statestore.sql import Clock, Dialect, Settings
+
+
+class Verify:
+    """What is checked once, on a store's first connection: the tables, and the settings of a caller's SQLite engine."""
+
+    def __init__(self, dialect: Dialect, options: Options, *, owned: bool) -> None:
+        self._dialect = dialect
+        self._options = options
+        self._owned = owned
+
+    def __call__(self, connection: Connection) -> None:
+        if self._dialect.name == "sqlite" and not self._owned:
+            engines.check_sqlite_settings(
+                lambda pragma: connection.exec_driver_sql(pragma).one_or_none(), self._options.durability
+            )
+        try:
+            migrate.check(connection, schema=self._options.schema)
+        except SchemaMissingError:
+            if self._dialect.name != "sqlite" or not self._owned:
+                raise
+            migrate.upgrade(connection)
+
+
+def make_settings(namespace: str, clock: Clock | None, max_value_bytes: int, cache: CacheOptions) -> Settings:
+    if clock is not None and not callable(clock):
+        raise InvalidValueError("clock", "must be callable and return an aware datetime")
+    checks.count(max_value_bytes, "max_value_bytes", least=1)
+    return Settings(
+        namespace=checks.key(namespace, "namespace"), clock=clock, max_value_bytes=max_value_bytes, cache=cache
+    )
+
+
+def make_options(**values: Any) -> Options:
+    checks.key(values["schema"], "schema")
+    checks.one_of(values["durability"], ("full", "normal"), "durability")
+    checks.count(values["pool_size"], "pool_size", least=1)
+    for name in ("pool_timeout", "lock_timeout", "statement_timeout"):
+        checks.ttl(values[name], name)
+    if values["pool_timeout"] is None:
+        raise InvalidValueError("pool_timeout", "must be a timedelta; how long to wait for a free connection")
+    return Options(**values)
