@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import stamina
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from statestore.database import RETRY, WRITER_TIMEOUT, Database, Verify, writer_timeout
+from statestore.database import GROUPS, RETRY, WRITER_TIMEOUT, Database, Verify, writer_timeout
 from statestore.driver_errors import understand
 from statestore.errors import StateStoreError, StoreClosedError
 from statestore.execution import (
@@ -33,10 +33,6 @@ from statestore.repositories import group_appending
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Dialect, Settings
 from statestore.workers import Workers
-
-
-# Two groups under way keep the server busy while the next one fills.
-_GROUPS = 2
 
 
 class AsyncRunner(Protocol):
@@ -69,7 +65,7 @@ class ThreadedDatabase:
         # readers too, where the database is a single connection.
         self._turn = asyncio.Lock() if database.dialect.name == "sqlite" else None
         self._one_connection = one_connection
-        groups = 1 if self._turn else _GROUPS
+        groups = 1 if self._turn else GROUPS
         self._groups = (
             GroupCommit(database, self._workers, self._run, self._in_turn, groups=groups) if group_commit else None
         )
@@ -96,9 +92,9 @@ class ThreadedDatabase:
     async def _run(self, call: Call) -> Any:
         if self._turn is None or (call.mode is Mode.READ and not self._one_connection):
             call.interruptible = self.database.dialect.name == "postgresql"
-            return await self._workers.run(self.database.run, call, give_up=call.cancel)
+            return await self._workers.run(self.database.run_alone, call, give_up=call.cancel)
         async with _taking_turn(self._turn):
-            return await self._workers.run(self.database.run, call)
+            return await self._workers.run(self.database.run_alone, call)
 
     def _in_turn(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._turn is None else _taking_turn(self._turn)

@@ -3,6 +3,7 @@
 import logging
 import select
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,6 +26,8 @@ from statestore.execution import (
     translated,
     understood,
 )
+from statestore.group_commit import ThreadGroupCommit
+from statestore.repositories import group_appending
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, Settings
 
@@ -40,6 +43,8 @@ RETRY: Any = {
     "wait_initial": timedelta(milliseconds=20),
     "wait_jitter": timedelta(milliseconds=20),
 }
+# Two groups of appends under way keep the server busy while the next one fills.
+GROUPS = 2
 WRITER_TIMEOUT = timedelta(seconds=30)
 
 
@@ -62,8 +67,16 @@ class Database:
         self._closed = False
         # SQLite lets one writer in at a time. Waiting here wakes up at once; its own busy handler polls.
         self._writer = threading.Lock() if dialect.name == "sqlite" else None
+        self._groups = ThreadGroupCommit(self, groups=1 if self._writer else GROUPS)
 
     def run(self, call: Call) -> Any:
+        session_id = group_appending.session_of(call)
+        if session_id is not None:
+            return self._groups.append(call, session_id)
+        return self.run_alone(call)
+
+    def run_alone(self, call: Call) -> Any:
+        """Run a call that is in no group."""
         try:
             return self._attempt(call)
         except Again:
@@ -187,9 +200,13 @@ class Database:
             if not self._owned:
                 return Borrowed(self.engine.connect())
             connection = self.engine.raw_connection()
-            if self.dialect.name == "postgresql" and _has_ended(connection.driver_connection):
-                self._forget(connection)
-                connection = self.engine.raw_connection()
+            if self.dialect.name == "postgresql":
+                now = time.monotonic()
+                # Only after a pause: asking gives up the interpreter's lock, which other threads then hold.
+                if now - connection.info.get("used_at", now) > _PAUSE and _has_ended(connection.driver_connection):
+                    self._forget(connection)
+                    connection = self.engine.raw_connection()
+                connection.info["used_at"] = now
             return connection
         except Exception as exc:
             failure = understood(exc)
@@ -236,11 +253,13 @@ class Database:
             self.engine.dispose(close=False)
 
 
+_PAUSE = 0.5
+
+
 def _has_ended(driver: Any) -> bool:
     """Whether the server has said something on an idle connection, which can only be its end.
 
-    Asked before each use, for a microsecond: a write that is sent on a dead connection is a write of which nobody
-    knows whether it was done.
+    A write that is sent on a dead connection is a write of which nobody knows whether it was done.
     """
     if driver.closed:
         return True

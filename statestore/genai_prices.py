@@ -105,7 +105,9 @@ def _rate(value: Any, start: int) -> Decimal:
     """The rate for calls with more input than *start*."""
     if not hasattr(value, "tiers"):
         return Decimal(value)
-    return Decimal(max(((t.start, t.price) for t in value.tiers if t.start <= start and start), default=(0, value.base))[1])
+    return Decimal(
+        max(((t.start, t.price) for t in value.tiers if t.start <= start and start), default=(0, value.base))[1]
+    )
 
 
 def _clause(clause: Any) -> dict[str, Any] | None:

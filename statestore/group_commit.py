@@ -8,16 +8,26 @@ Appends to one session are stored in the order of the calls: while one is under 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, Protocol
 
-from statestore.database import Database
 from statestore.repositories import group_appending
 from statestore.repositories.base import Call
+from statestore.sql import Link, Settings
 from statestore.workers import Workers
 
 _LARGEST_GROUP = 64
+
+
+class Groupable(Protocol):
+    """A `Database`, as far as groups are concerned."""
+
+    @property
+    def settings(self) -> Settings: ...
+    def run_alone(self, call: Call) -> Any: ...
+    def run_group(self, work: Callable[[Link], None]) -> None: ...
 
 
 class _Waiting:
@@ -31,12 +41,135 @@ class _Waiting:
         self.future = future
 
 
+class Turns:
+    """Which appends may go now: a limited number of groups at once, and no session in two of them."""
+
+    __slots__ = ("busy", "free", "waiting")
+
+    def __init__(self, groups: int) -> None:
+        self.free = groups
+        self.waiting: list[Any] = []
+        self.busy: set[str] = set()
+
+    def may_go_alone(self, session_id: str) -> bool:
+        return self.free > 0 and not self.waiting and session_id not in self.busy
+
+    def begin(self, sessions: Iterable[str]) -> None:
+        self.free -= 1
+        self.busy.update(sessions)
+
+    def end(self, sessions: Iterable[str]) -> None:
+        self.free += 1
+        self.busy.difference_update(sessions)
+
+    def next_group(self) -> list[Any]:
+        """Take the next group out of those that wait, in the order in which they came; empty where none may go."""
+        group: list[Any] = []
+        if self.free:
+            rest = []
+            for waiting in self.waiting:
+                fits = len(group) < _LARGEST_GROUP and waiting.session_id not in self.busy
+                (group if fits else rest).append(waiting)
+            self.waiting = rest
+        return group
+
+
+class ThreadGroupCommit:
+    """Runs appends of threads, in groups where several wait. The first of a group runs it for all."""
+
+    def __init__(self, database: "Groupable", *, groups: int) -> None:
+        self._database = database
+        self._turns = Turns(groups)
+        self._lock = threading.Lock()
+
+    def append(self, call: Call, session_id: str) -> Any:
+        with self._lock:
+            alone = self._turns.may_go_alone(session_id)
+            if alone:
+                self._turns.begin([session_id])
+            else:
+                waiting = _WaitingThread(call, session_id)
+                self._turns.waiting.append(waiting)
+        if alone:
+            try:
+                return self._database.run_alone(call)
+            finally:
+                self._end([session_id])
+        self._start()
+        waiting.wait(self._take_back)
+        if waiting.group:
+            self._lead(waiting.group)
+        if waiting.error is not None:
+            raise waiting.error
+        return waiting.result
+
+    def _lead(self, group: list["_WaitingThread"]) -> None:
+        try:
+            results = commit(self._database, [waiting.call for waiting in group])
+            for waiting, (result, error) in zip(group, results, strict=True):
+                waiting.result, waiting.error = result, error
+                waiting.settled.set()
+        except BaseException as exc:
+            for waiting in group:
+                waiting.error = exc
+                waiting.settled.set()
+            raise
+        finally:
+            self._end([waiting.session_id for waiting in group])
+
+    def _end(self, sessions: list[str]) -> None:
+        with self._lock:
+            self._turns.end(sessions)
+        self._start()
+
+    def _start(self) -> None:
+        """Wake the first of each group that may go now."""
+        while True:
+            with self._lock:
+                group = self._turns.next_group()
+                if not group:
+                    return
+                self._turns.begin([waiting.session_id for waiting in group])
+            group[0].group = group
+            group[0].settled.set()
+
+    def _take_back(self, waiting: "_WaitingThread") -> bool:
+        with self._lock:
+            if waiting not in self._turns.waiting:
+                return False
+            self._turns.waiting.remove(waiting)
+            return True
+
+
+class _WaitingThread:
+    """A call that waits for its group, or for being the first of one."""
+
+    __slots__ = ("call", "error", "group", "result", "session_id", "settled")
+
+    def __init__(self, call: Call, session_id: str) -> None:
+        self.call = call
+        self.session_id = session_id
+        self.settled = threading.Event()
+        self.group: list[_WaitingThread] = []
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def wait(self, take_back: Callable[["_WaitingThread"], bool]) -> None:
+        try:
+            self.settled.wait()
+        except BaseException:
+            # Interrupted, by Ctrl-C most likely: leave, but not with a group or a write under way.
+            if take_back(self):
+                raise
+            self.settled.wait()
+
+
 class GroupCommit:
-    """Runs appends, in groups where several wait. Belongs to one event loop."""
+    """Runs appends of tasks, in groups where several wait. Belongs to one event loop."""
 
     def __init__(
         self,
-        database: Database,
+        database: "Groupable",
         workers: Workers,
         run: Callable[[Call], Any],
         turn: Callable[[], AbstractAsyncContextManager[None]],
@@ -48,29 +181,25 @@ class GroupCommit:
         self._workers = workers
         self._run = run
         self._turn = turn
-        self._free = groups
-        self._waiting: list[_Waiting] = []
-        self._busy: set[str] = set()
+        self._turns = Turns(groups)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def append(self, call: Call, session_id: str) -> Any:
-        if self._free and not self._waiting and session_id not in self._busy:
-            self._free -= 1
-            self._busy.add(session_id)
+        if self._turns.may_go_alone(session_id):
+            self._turns.begin([session_id])
             try:
                 return await self._run(call)
             finally:
-                self._free += 1
-                self._busy.discard(session_id)
+                self._turns.end([session_id])
                 self._start()
         waiting = _Waiting(call, session_id, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+        self._turns.waiting.append(waiting)
         self._start()
         try:
             return await asyncio.shield(waiting.future)
         except asyncio.CancelledError:
-            if waiting in self._waiting:
-                self._waiting.remove(waiting)
+            if waiting in self._turns.waiting:
+                self._turns.waiting.remove(waiting)
                 raise
             while not waiting.future.done():  # Under way: to its end, all of it.
                 try:
@@ -82,28 +211,16 @@ class GroupCommit:
 
     def _start(self) -> None:
         """Send the next groups off."""
-        while self._free and (group := self._next_group()):
-            self._free -= 1
-            self._busy |= {waiting.session_id for waiting in group}
+        while group := self._turns.next_group():
+            self._turns.begin([waiting.session_id for waiting in group])
             task = asyncio.get_running_loop().create_task(self._commit(group))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _next_group(self) -> list[_Waiting]:
-        group: list[_Waiting] = []
-        rest: list[_Waiting] = []
-        for waiting in self._waiting:
-            if len(group) < _LARGEST_GROUP and waiting.session_id not in self._busy:
-                group.append(waiting)
-            else:
-                rest.append(waiting)
-        self._waiting = rest
-        return group
-
     async def _commit(self, group: list[_Waiting]) -> None:
         try:
             async with self._turn():
-                results = await self._workers.run(_commit, self._database, [waiting.call for waiting in group])
+                results = await self._workers.run(commit, self._database, [waiting.call for waiting in group])
             for waiting, (result, error) in zip(group, results, strict=True):
                 if error is not None:
                     waiting.future.set_exception(error)
@@ -115,12 +232,11 @@ class GroupCommit:
                     waiting.future.set_exception(exc)
             raise
         finally:
-            self._free += 1
-            self._busy -= {waiting.session_id for waiting in group}
+            self._turns.end([waiting.session_id for waiting in group])
             self._start()
 
 
-def _commit(database: Database, calls: Sequence[Call]) -> list[tuple[Any, BaseException | None]]:
+def commit(database: "Groupable", calls: Sequence[Call]) -> list[tuple[Any, BaseException | None]]:
     """Store what can go together, then run by itself what is left, in the order of the calls."""
     max_bytes = database.settings.max_value_bytes
     prepared = [group_appending.prepare(call, max_bytes=max_bytes) for call in calls]
@@ -150,7 +266,7 @@ def _commit(database: Database, calls: Sequence[Call]) -> list[tuple[Any, BaseEx
             results.append((one.stored, None))
             continue
         try:
-            results.append((database.run(call), None))
+            results.append((database.run_alone(call), None))
         except Exception as exc:
             results.append((None, exc))
     return results

@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from statestore import checks, codec
+from statestore import checks, codec, exactjson
+from statestore.cache_options import CacheOptions
 from statestore.errors import InvalidValueError, UnavailableError
+from statestore.repositories.cache_base import tags as checked_tags
 from statestore.repositories.cache_claims import Found
+from statestore.repositories.cache_writes import checked_attributes
 
 TIMEOUT: Final = timedelta(seconds=60)
 
@@ -43,14 +46,21 @@ class Flight(Generic[Signal]):
     token: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
-def check(compute: Any, timeout: Any, stale_ttl: Any) -> tuple[timedelta, timedelta | None]:
-    """The arguments of `get_or_compute`, checked."""
+def check(compute: Any, timeout: Any) -> timedelta:
+    """How long to wait, once that and *compute* have been checked."""
     if not callable(compute):
         raise InvalidValueError("compute", f"must be callable, not {type(compute).__name__}")
     found = checks.ttl(timeout, "timeout")
     if found is None:
         raise InvalidValueError("timeout", "must be a timedelta; nobody waits forever")
-    return found, checks.ttl(stale_ttl, "stale_ttl")
+    return found
+
+
+def checked(options: CacheOptions, *, tags: Any, **others: Any) -> dict[str, Any]:
+    """The attributes of a computed value, checked before it is computed: it would be a pity afterwards."""
+    attributes = {"tags": checked_tags(tags), **others}
+    checked_attributes(options, exactjson.MAX_BYTES, **attributes)
+    return attributes
 
 
 def check_not_own(flight: Flight[Any], me: Hashable, key: str) -> None:

@@ -44,6 +44,7 @@ class Sweeper:
         batch_size: int = sweeping.DEFAULT_BATCH,
         time_budget: timedelta | None = None,
         on_sweep: Callable[[SweepReport], object] | None = None,
+        on_error: Callable[[StateStoreError], object] | None = None,
     ) -> None:
         """Make a sweeper; nothing happens before `start`.
 
@@ -55,6 +56,7 @@ class Sweeper:
             batch_size: As for `StateStore.sweep`.
             time_budget: As for `StateStore.sweep`; what is left is for the next one.
             on_sweep: Called with the report of each sweep, in the thread or the task that sweeps.
+            on_error: Called with the error of a sweep that the database has failed; it is logged in any case.
         """
         if not isinstance(store, StateStore | AsyncStateStore):
             raise InvalidValueError("store", f"must be a StateStore or an AsyncStateStore, not {type(store).__name__}")
@@ -66,6 +68,7 @@ class Sweeper:
         self._batch_size = checks.count(batch_size, "batch_size", least=1)
         self._time_budget = checks.ttl(time_budget, "time_budget")
         self._on_sweep = on_sweep
+        self._on_error = on_error
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._task: asyncio.Task[None] | None = None
@@ -144,7 +147,7 @@ class Sweeper:
             except StoreClosedError:
                 return
             except StateStoreError as error:
-                logger.warning("a sweep failed, the next one comes in %.0f s: %s", self._every, error)
+                self._report_error(error)
             except Exception as bug:
                 self._fail(bug)
                 return
@@ -159,7 +162,7 @@ class Sweeper:
             except StoreClosedError:
                 return
             except StateStoreError as error:
-                logger.warning("a sweep failed, the next one comes in %.0f s: %s", self._every, error)
+                self._report_error(error)
             except Exception as bug:
                 self._fail(bug)
                 return
@@ -185,6 +188,11 @@ class Sweeper:
         logger.log(level, "swept %s in %.2f s", found, report.elapsed.total_seconds())
         if self._on_sweep is not None:
             self._on_sweep(report)
+
+    def _report_error(self, error: StateStoreError) -> None:
+        logger.warning("a sweep failed, the next one comes in %.0f s: %s", self._every, error)
+        if self._on_error is not None:
+            self._on_error(error)
 
     def _fail(self, bug: BaseException) -> None:
         """End for good: going on would hide a bug, ours or one in `on_sweep`."""

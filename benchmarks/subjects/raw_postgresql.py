@@ -16,16 +16,17 @@ from benchmarks.subjects.base import Message, SeededSubject
 from benchmarks.subjects.raw_sql import NAMESPACE
 
 KEEP_PLANS = "-c plan_cache_mode=force_generic_plan"
-_append = cache(raw_sql.append_statement)
+append_sql = cache(raw_sql.append_statement)
 
 
 class RawPsycopg(SeededSubject):
     connection: psycopg.Connection[Any]
+    connect_options = KEEP_PLANS
 
     def open(self, url: str) -> None:
         self.url = url
         self.others: list[RawPsycopg] = []
-        self.connection = psycopg.connect(url, autocommit=True, options=KEEP_PLANS)
+        self.connection = psycopg.connect(url, autocommit=True, options=self.connect_options)
 
     def close(self) -> None:
         self.connection.close()
@@ -46,7 +47,7 @@ class RawPsycopg(SeededSubject):
 
     def append(self, session_id: str, messages: list[Message]) -> Any:
         parameters = raw_sql.append_parameters(session_id, messages)
-        cursor = self.connection.execute(_append(len(messages)), parameters, prepare=True)
+        cursor = self.connection.execute(append_sql(len(messages)), parameters, prepare=True)
         return cursor.fetchall()
 
     def read(self, session_id: str, last: int | None = None) -> Any:
@@ -101,7 +102,7 @@ class RawAsyncPsycopg(SeededSubject):
 
     async def append(self, session_id: str, messages: list[Message]) -> Any:
         parameters = raw_sql.append_parameters(session_id, messages)
-        cursor = await self.connection.execute(_append(len(messages)), parameters, prepare=True)
+        cursor = await self.connection.execute(append_sql(len(messages)), parameters, prepare=True)
         return await cursor.fetchall()
 
     async def read(self, session_id: str, last: int | None = None) -> Any:

@@ -60,11 +60,12 @@ class Database:
             )
         return url
 
-    def open(self, *, create: bool = False) -> StateStore:
+    def open(self, *, create: bool = False, **options: Any) -> StateStore:
         """Open the store.
 
         Args:
             create: Make a SQLite file, or the tables in it, that do not exist.
+            options: What else `StateStore.open` takes.
         """
         from statestore import migrate
         from statestore.store import StateStore
@@ -74,7 +75,8 @@ class Database:
             # The store would make its tables, perhaps in a file that is somebody else's.
             migrate.check(url, schema=self.schema)
         # Without prepared statements it works behind any pooler, and few commands send a statement twice.
-        return StateStore.open(url, namespace=self.namespace, schema=self.schema, prepared_statements=False)
+        options = {"prepared_statements": False, **options}
+        return StateStore.open(url, namespace=self.namespace, schema=self.schema, **options)
 
 
 def database_options(function: F) -> F:

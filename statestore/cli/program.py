@@ -13,7 +13,10 @@ from statestore.cli.importing import import_
 from statestore.cli.migrate import migrate
 from statestore.cli.options import examples
 from statestore.cli.output import Failure
+from statestore.cli.prices import prices
+from statestore.cli.report import report
 from statestore.cli.sessions import sessions, show
+from statestore.cli.sweep import retention, sweep
 from statestore.errors import StateStoreError
 
 _INTERRUPTED = 130  # What a shell reports for a command that Ctrl-C ended.
@@ -53,7 +56,7 @@ def main() -> None:
     """
 
 
-for command in (migrate, import_, export, sessions, show, fork, delete, demo):
+for command in (migrate, import_, export, sessions, show, fork, delete, sweep, retention, report, prices, demo):
     main.add_command(command)
 for command in (statestore_file, promptkit, conexus):
     import_.add_command(command)

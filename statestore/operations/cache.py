@@ -110,18 +110,18 @@ class Cache(Group):
             UnavailableError: Another computes, and was not done in time.
             InvalidValueError: Among others, *compute* asks for the same key.
         """
-        timeout, stale_ttl = single_flight.check(compute, timeout, stale_ttl)
         checks.key(key, "key")
-        checks.optional_key(agent_name, "agent_name")
-        attributes = {
-            "ttl": ttl,
-            "tags": tags,
-            "agent_name": agent_name,
-            "request": request,
-            "content_hash": content_hash,
-            "metadata": metadata,
-            "stale_ttl": stale_ttl,
-        }
+        timeout = single_flight.check(compute, timeout)
+        attributes = single_flight.checked(
+            self._cache_runner.state.options,
+            ttl=ttl,
+            tags=tags,
+            agent_name=agent_name,
+            request=request,
+            content_hash=content_hash,
+            metadata=metadata,
+            stale_ttl=stale_ttl,
+        )
         found = self._look(key, stale_ttl, agent_name, count=True)
         if found is not None and not found.stale:
             return single_flight.value_of(found)  # type: ignore[no-any-return]
@@ -241,18 +241,18 @@ class AsyncCache(AsyncGroup):
 
         *compute* is a coroutine function, or a plain one, which runs on the event loop. See `Cache.get_or_compute`.
         """
-        timeout, stale_ttl = single_flight.check(compute, timeout, stale_ttl)
         checks.key(key, "key")
-        checks.optional_key(agent_name, "agent_name")
-        attributes = {
-            "ttl": ttl,
-            "tags": tags,
-            "agent_name": agent_name,
-            "request": request,
-            "content_hash": content_hash,
-            "metadata": metadata,
-            "stale_ttl": stale_ttl,
-        }
+        timeout = single_flight.check(compute, timeout)
+        attributes = single_flight.checked(
+            self._cache_runner.state.options,
+            ttl=ttl,
+            tags=tags,
+            agent_name=agent_name,
+            request=request,
+            content_hash=content_hash,
+            metadata=metadata,
+            stale_ttl=stale_ttl,
+        )
         found = await self._look(key, stale_ttl, agent_name, count=True)
         if found is not None and not found.stale:
             return single_flight.value_of(found)  # type: ignore[no-any-return]

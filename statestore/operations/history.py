@@ -1,7 +1,12 @@
 """Operations on the history of a session."""
 
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+
+from statestore import follow
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
 from statestore.repositories.history import HistoryRepository
+from statestore.values import Entry
 
 
 class History(Group):
@@ -18,6 +23,29 @@ class History(Group):
     add_summary = operation(HistoryRepository.add_summary)
     summaries = operation(HistoryRepository.summaries)
 
+    def follow(self, session_id: str, *, after: int | None = None, timeout: timedelta | None = None) -> Iterator[Entry]:
+        """Pass on what is appended to a session, as it comes: `for entry in store.history.follow(…)`.
+
+        Every entry comes once, in order, whatever happens to the connection meanwhile, also when the database restarts.
+        Ends when the session is gone, with `SessionNotFoundError`, or after *timeout*; or stop iterating. On PostgreSQL
+        it holds a connection of its own, and hears of an append at once; elsewhere, or where `prepared_statements` is
+        off, it looks every 20 to 500 milliseconds. Waiting does not extend the session's TTL.
+
+        Where entries are popped and others appended in their place, these are passed on as well, as long as they were
+        among the latest 256 that were. What is trimmed before it was passed on is not.
+
+        Args:
+            session_id: The session.
+            after: The position behind which to begin, 0 for the start; by default only what is appended from
+                the first step of the iteration on.
+            timeout: End when nothing has come for so long; by default never.
+
+        Raises:
+            SessionNotFoundError: No such session, or it was deleted or has expired meanwhile.
+            UnavailableError: The database has been away for two minutes.
+        """
+        return follow.follow(self._runner, session_id, after=after, timeout=timeout)
+
 
 class AsyncHistory(AsyncGroup):
     repository = HistoryRepository
@@ -32,3 +60,28 @@ class AsyncHistory(AsyncGroup):
     clear = async_operation(HistoryRepository.clear)
     add_summary = async_operation(HistoryRepository.add_summary)
     summaries = async_operation(HistoryRepository.summaries)
+
+    def follow(
+        self, session_id: str, *, after: int | None = None, timeout: timedelta | None = None
+    ) -> AsyncIterator[Entry]:
+        """Pass on what is appended to a session, as it comes: `async for entry in store.history.follow(…)`.
+
+        Every entry comes once, in order, whatever happens to the connection meanwhile, also when the database restarts.
+        Ends when the session is gone, with `SessionNotFoundError`, or after *timeout*; or stop iterating. On PostgreSQL
+        it holds a connection of its own, and hears of an append at once; elsewhere, or where `prepared_statements` is
+        off, it looks every 20 to 500 milliseconds. Waiting does not extend the session's TTL.
+
+        Where entries are popped and others appended in their place, these are passed on as well, as long as they were
+        among the latest 256 that were. What is trimmed before it was passed on is not.
+
+        Args:
+            session_id: The session.
+            after: The position behind which to begin, 0 for the start; by default only what is appended from
+                the first step of the iteration on.
+            timeout: End when nothing has come for so long; by default never.
+
+        Raises:
+            SessionNotFoundError: No such session, or it was deleted or has expired meanwhile.
+            UnavailableError: The database has been away for two minutes.
+        """
+        return follow.follow_async(self._runner, session_id, after=after, timeout=timeout)

@@ -178,7 +178,16 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         """
         encoded = self._once("value", lambda: self._encode(value))
         attributes = self._once(
-            "attributes", lambda: self._attributes(ttl, tags, agent_name, request, content_hash, metadata, stale_ttl)
+            "attributes",
+            lambda: self._attributes(
+                ttl=ttl,
+                tags=tags,
+                agent_name=agent_name,
+                request=request,
+                content_hash=content_hash,
+                metadata=metadata,
+                stale_ttl=stale_ttl,
+            ),
         )
         self._write({checks.key(key, "key"): encoded}, attributes)
 
@@ -202,7 +211,15 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         """
         encoded = self._once("value", lambda: self._encode(value))
         attributes = self._once(
-            "attributes", lambda: self._attributes(ttl, tags, agent_name, request, content_hash, metadata, None)
+            "attributes",
+            lambda: self._attributes(
+                ttl=ttl,
+                tags=tags,
+                agent_name=agent_name,
+                request=request,
+                content_hash=content_hash,
+                metadata=metadata,
+            ),
         )
         return self._write({checks.key(key, "key"): encoded}, attributes, absent=True)
 
@@ -230,7 +247,15 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
             lambda: {checks.key(key, "values"): self._encode(value, "values") for key, value in values.items()},
         )
         attributes = self._once(
-            "attributes", lambda: self._attributes(ttl, tags, agent_name, request, content_hash, metadata, None)
+            "attributes",
+            lambda: self._attributes(
+                ttl=ttl,
+                tags=tags,
+                agent_name=agent_name,
+                request=request,
+                content_hash=content_hash,
+                metadata=metadata,
+            ),
         )
         if encoded:
             self._write(encoded, attributes)
@@ -254,13 +279,12 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
             return False
         encoded = self._once("value", lambda: self._encode(entry.value))
         attributes = self._attributes(
-            NEVER if expires_at is None else expires_at - now,
-            entry.tags,
-            entry.agent_name,
-            entry.request,
-            entry.content_hash,
-            entry.metadata or None,
-            None,
+            ttl=NEVER if expires_at is None else expires_at - now,
+            tags=entry.tags,
+            agent_name=entry.agent_name,
+            request=entry.request,
+            content_hash=entry.content_hash,
+            metadata=entry.metadata or None,
         )
         self._write({entry.key: encoded}, attributes)
         self._link.run(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from statestore import checks, codec, exactjson
@@ -11,7 +11,7 @@ from statestore.repositories.base import Call, Repository
 from statestore.repositories.cache_state import CacheState, Notes, Pending
 from statestore.schema import CACHE_COUNTERS
 from statestore.sql import Link, Row, Statement
-from statestore.values import MISSING, NEVER, CacheEntry, NeverType
+from statestore.values import MISSING, CacheEntry
 
 STATE = "cache state"
 """Where a call carries the `CacheState` that it works with."""
@@ -144,11 +144,6 @@ class CacheBase(Repository):
         for agent_name, counter, by in rows:
             pending.count(now, agent_name, counter, by)
         self._link.many(_WRITE_COUNTERS_SQLITE, _counter_rows(pending))
-
-    def _ttl(self, ttl: timedelta | NeverType | None) -> timedelta | None:
-        """None, in the database's sense, for never."""
-        found = self._state.options.default_ttl if ttl is None else ttl
-        return None if found is NEVER else checks.ttl(found)
 
 
 def _hit_rows(pending: Pending) -> list[dict[str, Any]]:

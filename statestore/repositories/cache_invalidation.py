@@ -5,7 +5,7 @@ from typing import Literal
 
 from statestore import checks
 from statestore.repositories.base import writes_in_one_statement
-from statestore.repositories.cache_base import KEYS_POSTGRESQL, KEYS_SQLITE
+from statestore.repositories.cache_base import KEYS_POSTGRESQL
 from statestore.repositories.cache_base import tags as checked_tags
 from statestore.repositories.cache_room import CacheRoom, Removal
 
@@ -14,27 +14,33 @@ _BY_KEY = Removal(
     postgresql="WHERE e.namespace = :namespace AND e.key = :key",
     sqlite="WHERE e.namespace = :namespace AND e.key = :key",
 )
-# A tag counts only for the write that it came with.
+# A tag counts only for the write that it came with: its entry's version is its own. The keys come as an array, since
+# in a join with the tags PostgreSQL reads all entries, once it believes that a hundredth of them have the tag.
 _BY_TAG = Removal(
     "invalidations_tag",
     postgresql="""
-        USING {cache_tags} AS t
-        WHERE t.namespace = :namespace AND t.tag = :tag
-            AND e.namespace = t.namespace AND e.key = t.key AND e.version = t.version""",
+        WHERE e.namespace = :namespace
+            AND e.key = ANY (array(SELECT t.key FROM {cache_tags} AS t
+                WHERE t.namespace = :namespace AND t.tag = :tag))
+            AND EXISTS (SELECT 1 FROM {cache_tags} AS x
+                WHERE x.namespace = :namespace AND x.tag = :tag AND x.version = e.version)""",
     sqlite="""
         WHERE e.namespace = :namespace AND (e.key, e.version) IN (
             SELECT t.key, t.version FROM {cache_tags} AS t WHERE t.namespace = :namespace AND t.tag = :tag)""",
 )
+# CROSS JOIN: SQLite takes the tables in this order, each tag by its index, instead of all tags in the order of the keys.
 _BY_TAGS = Removal(
     "invalidations_tag",
     postgresql=f"""
-        USING (
-            SELECT x.key, x.version FROM {{cache_tags}} AS x WHERE x.namespace = :namespace AND x.tag {KEYS_POSTGRESQL}
-            GROUP BY x.key, x.version HAVING count(*) >= :needed) AS t
-        WHERE e.namespace = :namespace AND e.key = t.key AND e.version = t.version""",
-    sqlite=f"""
+        WHERE e.namespace = :namespace
+            AND e.key = ANY (array(SELECT t.key FROM {{cache_tags}} AS t
+                WHERE t.namespace = :namespace AND t.tag {KEYS_POSTGRESQL}))
+            AND (SELECT count(*) FROM {{cache_tags}} AS x
+                WHERE x.namespace = :namespace AND x.tag {KEYS_POSTGRESQL} AND x.version = e.version) >= :needed""",
+    sqlite="""
         WHERE e.namespace = :namespace AND (e.key, e.version) IN (
-            SELECT t.key, t.version FROM {{cache_tags}} AS t WHERE t.namespace = :namespace AND t.tag {KEYS_SQLITE}
+            SELECT t.key, t.version FROM json_each(:keys) AS j
+            CROSS JOIN {cache_tags} AS t ON t.namespace = :namespace AND t.tag = j.value
             GROUP BY t.key, t.version HAVING count(*) >= :needed)""",
 )
 _BY_AGENT = Removal(

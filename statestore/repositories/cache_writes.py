@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from statestore import checks, codec
+from statestore.cache_options import CacheOptions
 from statestore.codec import Encoded
 from statestore.errors import InvalidValueError
 from statestore.repositories.cache_base import KEYS_POSTGRESQL, KEYS_SQLITE, json_or_none
@@ -18,7 +19,7 @@ from statestore.repositories.cache_base import tags as checked_tags
 from statestore.repositories.cache_room import CacheRoom
 from statestore.repositories.cache_state import Room, new_version, stamps
 from statestore.sql import Statement
-from statestore.values import MISSING, NeverType
+from statestore.values import MISSING, NEVER, NeverType
 
 Old: TypeAlias = Mapping[str, tuple[int, int, bool]]
 """By key: the size and the version of an entry that is replaced, and whether it was live."""
@@ -162,6 +163,33 @@ class Attributes:
         }
 
 
+def checked_attributes(
+    options: CacheOptions,
+    max_bytes: int,
+    *,
+    ttl: timedelta | NeverType | None,
+    tags: Iterable[str],
+    agent_name: str | None,
+    request: Any,
+    content_hash: str | None,
+    metadata: Mapping[str, Any] | None,
+    stale_ttl: timedelta | None = None,
+) -> Attributes:
+    """The arguments of a write as they are stored."""
+    wanted = options.default_ttl if ttl is None else ttl
+    lives = None if wanted is NEVER else checks.ttl(wanted)
+    stale = checks.ttl(stale_ttl, "stale_ttl")
+    return Attributes(
+        ttl=lives,
+        keep=None if lives is None else lives + (stale or timedelta(0)),
+        tags=checked_tags(tags),
+        agent_name=checks.optional_key(agent_name, "agent_name"),
+        request=json_or_none(request, "request", max_bytes),
+        content_hash=checks.optional_key(content_hash, "content_hash"),
+        metadata=checks.metadata(metadata, max_bytes=max_bytes),
+    )
+
+
 class CacheWrites(CacheRoom):
     """Writing entries within the limits."""
 
@@ -175,28 +203,8 @@ class CacheWrites(CacheRoom):
             compress_above=self._state.options.compress_above,
         )
 
-    def _attributes(
-        self,
-        ttl: timedelta | NeverType | None,
-        tags: Iterable[str],
-        agent_name: str | None,
-        request: Any,
-        content_hash: str | None,
-        metadata: Mapping[str, Any] | None,
-        stale_ttl: timedelta | None,
-    ) -> Attributes:
-        limit = self._link.settings.max_value_bytes
-        found = self._ttl(ttl)
-        stale = checks.ttl(stale_ttl, "stale_ttl")
-        return Attributes(
-            ttl=found,
-            keep=None if found is None else found + (stale or timedelta(0)),
-            tags=checked_tags(tags),
-            agent_name=checks.optional_key(agent_name, "agent_name"),
-            request=json_or_none(request, "request", limit),
-            content_hash=checks.optional_key(content_hash, "content_hash"),
-            metadata=checks.metadata(metadata, max_bytes=limit),
-        )
+    def _attributes(self, **given: Any) -> Attributes:
+        return checked_attributes(self._state.options, self._link.settings.max_value_bytes, **given)
 
     def _write(self, values: Mapping[str, Encoded], attributes: Attributes, *, absent: bool = False) -> bool:
         """Write *values*, of which there is at least one.

@@ -10,6 +10,7 @@ from statestore.sql import Statement
 from statestore.values import Entry
 
 _AT_ONCE = 500
+REMEMBERED_AT_START = 32
 
 # The end of the history, and whether the entry at the position reached is still the one that was seen there: a popped
 # position is used again. Looking extends no TTL.
@@ -35,39 +36,38 @@ class FollowWork(Repository):
     """The steps of `history.follow`; no operations of their own."""
 
     @reads
-    def start(self, session_id: str, after: int | None) -> tuple[int, Seen | None]:
-        """The position to go on from, and what stands there."""
+    def start(self, session_id: str, after: int | None) -> tuple[int, list[Seen]]:
+        """The position to go on from, and what stands there and shortly before."""
         checks.key(session_id, "session_id")
         checks.optional_count(after, "after")
-        row = self._link.one(_LOOK, session_id=session_id, seq=after or 0)
+        row = self._link.one(_LOOK, session_id=session_id, seq=0)
         if row is None:
             raise session_rows.not_found(self._link, session_id)
-        if after is None:
-            after = row[0]
-            row = self._link.one(_LOOK, session_id=session_id, seq=after) or row
-        # Nothing stands there yet, or no more: whatever comes behind it is new.
-        return (after, Seen(after, row[1])) if row[1] is not None else (after, None)
+        position: int = row[0] if after is None else after
+        entries = entry_reads.read(self._link, session_id, last=REMEMBERED_AT_START, before=position + 1)
+        return position, [Seen(entry.seq, entry.entry_id) for entry in entries]
 
     @reads
-    def look(self, session_id: str, position: int, seen: Sequence[Seen]) -> list[Entry]:
-        """What is to be passed on next; nothing where there is nothing new.
+    def look(self, session_id: str, position: int, seen: Sequence[Seen]) -> tuple[int, list[Entry]]:
+        """The entries to be passed on next, and the position that they follow.
 
-        *seen* are the latest entries that were passed on. Where they are not what the history holds now, it goes on
-        from the last one that still is.
+        *seen* are the latest entries that were passed on, up to *position*. Where they are not what the history holds
+        now, it goes on from the last one that still is.
         """
-        last = seen[-1].entry_id if seen else None
         row = self._link.one(_LOOK, session_id=session_id, seq=position)
         if row is None:
             raise session_rows.not_found(self._link, session_id)
         end, entry_id = row
-        if seen and (end < position or entry_id != last):
-            return self._after_pop(session_id, seen)
+        if seen and (end < position or entry_id != seen[-1].entry_id):
+            return self._look_back(session_id, end, seen)
         if end <= position:
-            return []
-        return entry_reads.read(self._link, session_id, after=position, limit=_AT_ONCE)
+            return position, []
+        return position, entry_reads.read(self._link, session_id, after=position, limit=_AT_ONCE)
 
-    def _after_pop(self, session_id: str, seen: Sequence[Seen]) -> list[Entry]:
+    def _look_back(self, session_id: str, end: int, seen: Sequence[Seen]) -> tuple[int, list[Entry]]:
+        if end < seen[0].seq:
+            return end, []
         known = {(one.seq, one.entry_id) for one in seen}
         entries = entry_reads.read(self._link, session_id, after=seen[0].seq - 1, limit=len(seen) + _AT_ONCE)
-        still = next((n for n, entry in enumerate(entries) if (entry.seq, entry.entry_id) not in known), len(entries))
-        return entries[still:]
+        new = next((n for n, entry in enumerate(entries) if (entry.seq, entry.entry_id) not in known), len(entries))
+        return entries[new - 1].seq if new else seen[0].seq - 1, entries[new:]

@@ -2,9 +2,9 @@
 
 Whoever follows a session holds a shared advisory lock for it, on a connection of its own. An append looks whether it
 could have that lock for itself: if so nobody follows, if not it sends a notification. So the price of NOTIFY, whose
-commits queue behind each other in the whole cluster, is paid only while somebody listens: an append costs 1.03 with the
-look, 1.23 with the notification, and 2.7 with eight writers that all notify. The lock is given back at once, in the same expression: nothing is left on a pooled connection, and
-a transaction over many sessions does not fill the lock table.
+commits queue behind each other in the whole cluster, is paid only while somebody listens: an append costs 1.03 with
+the look, 1.23 with a notification, and 2.7 where eight writers notify. The lock is given back at once, in the same
+expression: nothing is left on a pooled connection, and a transaction over many sessions does not fill the lock table.
 """
 
 # The database computes the key, so that it is the same for all that take part.

@@ -122,7 +122,13 @@ def conversations(tmp_path: Path) -> Path:
     }  # fmt: skip
     (conversation / "state.json").write_text(json.dumps(state))
     (conversation / "messages.jsonl").write_text("".join(json.dumps(message) + "\n" for message in MESSAGES))
-    summary = {"StartTurn": 0, "EndTurn": 2, "Content": "They looked.", "TokenCount": 4, "CreatedAt": state["last_accessed_at"]}
+    summary = {
+        "StartTurn": 0,
+        "EndTurn": 2,
+        "Content": "They looked.",
+        "TokenCount": 4,
+        "CreatedAt": state["last_accessed_at"],
+    }
     (conversation / "summaries.jsonl").write_text(json.dumps(summary) + "\n")
     return folder
 
@@ -160,7 +166,9 @@ def test_the_same_conversation_again_is_refused_unless_asked(cli: CommandLine, c
     cli("import", "promptkit", str(conversations))
     with cli.store() as store:
         store.history.append("user-1", [NewEntry("later")])
-    assert "conv-user-1: session 'user-1' exists already" in cli("import", "promptkit", str(conversations), code=1).output
+    assert (
+        "conv-user-1: session 'user-1' exists already" in cli("import", "promptkit", str(conversations), code=1).output
+    )
     cli("import", "promptkit", str(conversations / "conv-user-1"), "--replace")
     with cli.store() as store:
         assert store.history.count("user-1") == 4
@@ -185,7 +193,9 @@ def test_a_session_of_conexus(cli: CommandLine, tmp_path: Path) -> None:
             "UserRequest": f"request {n}",
             "Agent": "locator",
             "Response": {"version": "AGENT_OUTPUT_V1", "overview": "here"},
-            "Escalations": [{"SourceAgent": "a", "TargetAgent": "b", "Reason": "r", "Timestamp": "2025-03-01T09:00:00Z"}],
+            "Escalations": [
+                {"SourceAgent": "a", "TargetAgent": "b", "Reason": "r", "Timestamp": "2025-03-01T09:00:00Z"}
+            ],
             "Duration": 1_500_000_000,
         }
         for n in range(5)

@@ -197,11 +197,13 @@ def filled(content: Content) -> Content:
     content.query(f"""
         {numbers} INSERT INTO cache_entries (namespace, key, value, codec, size_bytes, agent_name, content_hash,
             version, created_at, last_accessed_at, access_seq)
-        SELECT 'default', 'k' || i, {value}, 'json', 1, CASE WHEN i % 100 = 0 THEN 'rare' ELSE 'common' END,
-            CASE WHEN i % 100 = 0 THEN 'rare' ELSE 'h' || i END, i, {time}, {time}, i FROM n""")
+        SELECT 'default', 'k' || i, {value}, 'json', 1, CASE WHEN i / 100 * 100 = i THEN 'rare' ELSE 'common' END,
+            CASE WHEN i / 100 * 100 = i THEN 'rare' ELSE 'h' || i END, i, {time}, {time}, i FROM n""")
     content.query("""
         INSERT INTO cache_tags (namespace, tag, version, key)
-        SELECT namespace, CASE WHEN version % 100 = 0 THEN 'rare' ELSE 'tag ' || (version % 100) END, version, key
+        SELECT namespace,
+            CASE WHEN version / 100 * 100 = version THEN 'rare' ELSE 'tag ' || (version - version / 100 * 100) END,
+            version, key
         FROM cache_entries""")
     for table in ("cache_entries", "cache_tags"):
         content.query(f"ANALYZE {table}")

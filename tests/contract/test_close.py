@@ -9,6 +9,7 @@ import pytest
 
 from statestore import NewEntry, StateStore, StoreClosedError
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
+from tests.support.content import Content
 from tests.support.crowd import at_once
 from tests.support.engines import sync_engine
 
@@ -103,21 +104,23 @@ def test_an_engine_of_the_callers_is_left_open(database_url: str) -> None:
     engine.dispose()
 
 
-def test_nothing_is_left_connected(database_url: str, open_store: Callable[..., Store], content: Any) -> None:
-    if content.is_sqlite:
-        pytest.skip("SQLite cannot tell who is connected")
-    store = open_store()
+def test_nothing_is_left_connected(postgres_url: str, connect: Callable[..., Store]) -> None:
+    content = Content(postgres_url)
+    store = connect(postgres_url)
     store.sessions.create("s")
     store.close()
     gc.collect()
     others = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     for _ in range(200):  # A backend takes a moment to go.
         if content.query(others)[0]["n"] == 0:
-            return
+            break
         content.query("SELECT pg_sleep(0.005)")
-    raise AssertionError("a connection was left open")
+    else:
+        raise AssertionError("a connection was left open")
+    content.close()
 
 
+@pytest.mark.parametrize("world", ["sync", "async"], indirect=True)
 def test_a_close_among_calls_lets_each_end(open_store: Callable[..., Store]) -> None:
     """Each call is answered, or says that the store is closed; none hangs and none fails in another way."""
     store = open_store()

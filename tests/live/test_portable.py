@@ -52,8 +52,8 @@ def fill(store: StateStore) -> None:
     entry = NewEntry(
         {"role": "assistant", "content": "\x00é", "n": 1e16, "i": 2**63}, agent_name="a", provider_name="openai",
         request_model="m", response_model="m-1", cost_usd=Decimal("0.1234567891"), finish_reason="stop",
-        usage=Usage(input_tokens=3, output_tokens=2**40, cache_read_input_tokens=1), duration=timedelta(milliseconds=1.5),
-        metadata={"b": 1, "a": 2}, error_type="timeout", tool_name="look", tool_call_id="c1",
+        usage=Usage(input_tokens=3, output_tokens=2**40, cache_read_input_tokens=1), metadata={"b": 1, "a": 2},
+        duration=timedelta(milliseconds=1.5), error_type="timeout", tool_name="look", tool_call_id="c1",
     )  # fmt: skip
     store.history.append("s 🙂%_'\"", [*say("a", "b"), entry, NewEntry(None), NewEntry([1, {"x": 0.1}])])
     store.history.trim("s 🙂%_'\"", keep_last=4)

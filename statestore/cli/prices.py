@@ -1,0 +1,118 @@
+"""`statestore prices`: what models cost."""
+
+from typing import Any
+
+import click
+
+from statestore.cli.options import Database, examples, json_option, store_options
+from statestore.cli.output import counted, json_text, table
+
+_BATCH = 500
+_RATES = ("input_price", "output_price", "cache_read_price", "cache_write_price", "cache_write_1h_price")
+
+
+@click.group(epilog=examples("statestore prices sync", "statestore prices set my-model --input 3 --output 15"))
+def prices() -> None:
+    """Look at what models cost, and change it.
+
+    Entries that come without a cost get it as they are appended, where the price of their model is known. Prices are
+    US dollars for a million tokens.
+    """
+
+
+@prices.command(epilog=examples("statestore prices sync", "statestore prices sync --apply"))
+@click.option("--apply", "apply_too", is_flag=True, help="Then compute the cost of entries that have none.")
+@store_options
+@json_option
+def sync(database: Database, apply_too: bool, as_json: bool) -> None:
+    """Take over the prices of the package genai-prices, for all namespaces.
+
+    They replace those of an earlier sync. A namespace's own prices stay, and go before them. To get newer prices,
+    upgrade the package; it comes with: pip install 'statestore[prices]'
+    """
+    from statestore import genai_prices
+
+    rows = genai_prices.rows()
+    with database.open() as store:
+        taken = store.prices.replace_shared(rows)
+        priced = _apply(store) if apply_too else None
+    if as_json:
+        click.echo(json_text({"prices": taken, "source": rows[0][0].source, "entries_priced": priced}))
+        return
+    click.echo(f"took over {counted(taken, 'price')} from {rows[0][0].source}")
+    if priced is not None:
+        click.echo(f"computed the cost of {counted(priced, 'entry')}")
+
+
+@prices.command()
+@store_options
+@json_option
+def apply(database: Database, as_json: bool) -> None:
+    """Compute the cost of entries that have none, by the prices of today.
+
+    Only of entries that are there: what was deleted before stays unpriced in the reports.
+    """
+    with database.open() as store:
+        priced = _apply(store)
+    click.echo(json_text({"entries_priced": priced}) if as_json else f"computed the cost of {counted(priced, 'entry')}")
+
+
+def _apply(store: Any) -> int:
+    after: Any = ("", 0)
+    priced = 0
+    while after is not None:
+        _, done, after = store.prices.apply(_BATCH, after)
+        priced += done
+    return priced
+
+
+@prices.command("ls")
+@click.option("--model", metavar="TEXT", default="", help="Only models with this in their name.")
+@store_options
+@json_option
+def list_(database: Database, model: str, as_json: bool) -> None:
+    """List the prices that are known, the namespace's own first."""
+    with database.open() as store:
+        found = [price for price in store.prices.all() if model.lower() in price.model.lower()]
+    if as_json:
+        names = ("provider_name", "model", "valid_from", "above_input_tokens", *_RATES, "source")
+        click.echo(json_text([{name: getattr(price, name) for name in names} for price in found]))
+        return
+    head = ["PROVIDER", "MODEL", "FROM", "ABOVE", "INPUT", "OUTPUT", "CACHE READ", "CACHE WRITE", "CACHE 1H", "SOURCE"]
+    rows = [
+        [
+            price.provider_name or "any",
+            price.model,
+            price.valid_from.isoformat() if price.valid_from.year > 1970 else "-",
+            f"{price.above_input_tokens:,}" if price.above_input_tokens else "-",
+            *("-" if (rate := getattr(price, name)) is None else format(rate.normalize(), "f") for name in _RATES),
+            price.source,
+        ]
+        for price in found
+    ]
+    click.echo("\n".join(table(head, rows)))
+
+
+@prices.command("set")
+@click.argument("model")
+@click.option("--input", "input_price", type=float, required=True, metavar="USD", help="Input that is not cached.")
+@click.option("--output", "output_price", type=float, required=True, metavar="USD", help="Reasoning included.")
+@click.option("--cache-read", "cache_read_price", type=float, metavar="USD", help="[default: as --input]")
+@click.option("--cache-write", "cache_write_price", type=float, metavar="USD", help="[default: as --input]")
+@click.option("--provider", "provider_name", metavar="NAME", help="Only for calls that name this provider.")
+@store_options
+def set_(database: Database, model: str, **arguments: Any) -> None:
+    """Set the namespace's own price of MODEL, such as one that was negotiated."""
+    with database.open() as store:
+        store.prices.set(model, **arguments)
+
+
+@prices.command()
+@click.argument("model")
+@click.option("--provider", "provider_name", metavar="NAME", help="The price for calls that name this provider.")
+@store_options
+def remove(database: Database, model: str, provider_name: str | None) -> None:
+    """Remove the namespace's own prices of MODEL."""
+    with database.open() as store:
+        removed = store.prices.remove(model, provider_name=provider_name)
+    click.echo(f"removed {counted(removed, 'price')}")

@@ -1,0 +1,188 @@
+"""`statestore report`: what was used, as a table, as JSON, as CSV, or as a page."""
+
+import csv
+import sys
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from statestore.cli.durations import Moment, moment
+from statestore.cli.options import Database, examples, json_option, store_options
+from statestore.cli.output import Failure, json_text, shortened, table, time_text, visible
+from statestore.reports.catalog import REPORTS, Report, records
+
+_NAMES = "\n".join(f"  {report.name:<20}{report.summary}" for report in REPORTS.values())
+
+
+@click.command(
+    epilog=f"\b\nReports:\n{_NAMES}\n\n"
+    + examples(
+        "statestore report usage-by-day --since 7d",
+        "statestore report usage-by-user --since 2026-01-01 --until 2026-02-01 --tz Europe/Berlin --csv",
+        "statestore report usage-by-model --daily --json | jq '.[] | select(.cost_usd == null)'",
+        "statestore report --html report.html --since 30d",
+    ),
+)
+@click.argument("name", type=click.Choice(list(REPORTS)), required=False, metavar="[NAME]")
+@click.option("--html", type=click.Path(dir_okay=False, writable=True), metavar="FILE", help="Write a page instead.")
+@click.option("--since", type=Moment(), metavar="WHEN", help="From then on: 7d, 12h, 2026-01-31.  [default: ever]")
+@click.option("--until", type=Moment(), metavar="WHEN", help="Up to then, and without it.  [default: now]")
+@click.option("--tz", default="UTC", show_default=True, metavar="ZONE", help="Whose days: Europe/Berlin.")
+@click.option("--user", "user_id", metavar="USER", help="Only this user's.")
+@click.option("--agent", "agent_name", metavar="AGENT", help="Only this agent's.")
+@click.option("--provider", "provider_name", metavar="NAME", help="Only this provider's.")
+@click.option("--model", metavar="MODEL", help="Only this model's.")
+@click.option("--tool", "tool_name", metavar="TOOL", help="Only this tool's.")
+@click.option("--session", "session_id", metavar="ID", help="Only this session's.")
+@click.option("--daily", is_flag=True, help="A row for each day instead of one for the whole period.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only N rows, the most expensive first.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")
+@store_options
+@json_option
+def report(
+    database: Database,
+    name: str | None,
+    html: str | None,
+    since: Any,
+    until: Any,
+    tz: str,
+    daily: bool,
+    limit: int | None,
+    as_csv: bool,
+    as_json: bool,
+    **narrow: str | None,
+) -> None:
+    """Report what was used and what it cost, deleted conversations included.
+
+    NAME is a report, and a view in the database; --csv and --json have all its columns, under their names there, the
+    table those that fit. Days and weeks ago begin at midnight.
+    """
+    from statestore.repositories.usage_periods import zone
+
+    if (name is None) == (html is None):
+        raise click.UsageError("Name either a report or, with --html, a file.")
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json exclude each other.")
+    found = zone(tz)
+    period = {"since": moment(since, found), "until": moment(until, found), "tz": tz}
+    if name is None:
+        assert html is not None
+        _write_page(database, Path(html), period, {"limit": limit, "daily": daily, **narrow}, as_csv or as_json)
+        return
+    chosen = REPORTS[name]
+    given = {key: value for key, value in {**period, **narrow, "daily": daily, "limit": limit}.items() if value}
+    if tz == "UTC":
+        del given["tz"]
+    for argument in given:
+        if argument not in chosen.arguments:
+            raise click.UsageError(f"{name} takes no {_option(argument)}.")
+    with database.open() as store:
+        rows = getattr(store.usage, chosen.method)(**given)
+    found_records = records(chosen, rows, daily=daily)
+    if as_json:
+        click.echo(json_text(found_records))
+    elif as_csv:
+        _print_csv(chosen, found_records, daily=daily)
+    elif found_records:
+        click.echo("\n".join(_table(chosen, found_records)))
+    else:
+        click.echo(f"nothing to report in namespace {visible(database.namespace)!r}", err=True)
+
+
+def _option(argument: str) -> str:
+    return "--" + {"user_id": "user", "agent_name": "agent", "provider_name": "provider", "tool_name": "tool"}.get(
+        argument, argument.removesuffix("_id")
+    )
+
+
+def _write_page(database: Database, path: Path, period: dict[str, Any], others: dict[str, Any], formats: bool) -> None:
+    from statestore.reports import page
+
+    if formats or any(others.values()):
+        raise click.UsageError("--html takes --since, --until and --tz only.")
+    with database.open() as store:
+        text = page.render(page.collect(store, **period))
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from None
+    click.echo(f"wrote {path}", err=True)
+
+
+def _print_csv(chosen: Report, rows: list[dict[str, Any]], *, daily: bool) -> None:
+    # The names of the columns stand there also when nothing else does.
+    keys = [name for name in chosen.keys if name != "day" or daily or chosen.view.endswith("_by_day")]
+    writer = csv.DictWriter(sys.stdout, fieldnames=[*keys, *chosen.columns], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        # A spreadsheet would take a name that begins so for a formula.
+        return "'" + value
+    return value
+
+
+def _table(chosen: Report, rows: list[dict[str, Any]]) -> list[str]:
+    names = [name for name in rows[0] if name in chosen.keys or name in chosen.shown]
+    head = [_head(name) for name in names]
+    cells = [[_cell(name, row[name]) for name in names] for row in rows]
+    if "cost_usd" in names and len(rows) > 1:
+        cells.append(_sums(names, rows))
+    for column, name in enumerate(names):
+        if name not in chosen.keys:  # Numbers stand on the right.
+            width = max(len(line[column]) for line in (head, *cells))
+            for line in (head, *cells):
+                line[column] = line[column].rjust(width)
+    return table(head, cells)
+
+
+def _sums(names: list[str], rows: list[dict[str, Any]]) -> list[str]:
+    """The last line. What counts sessions cannot be added up, nor can latencies."""
+    sums = []
+    for name in names:
+        values = [row[name] for row in rows if row[name] is not None]
+        summable = values and name != "sessions" and not name.startswith("latency")
+        numbers = summable and all(isinstance(value, int | Decimal) for value in values)
+        sums.append(_cell(name, sum(values)) if numbers else "")
+    return ["total", *sums[1:]]
+
+
+_HEADS = {
+    "cache_read_input_tokens": "CACHED",
+    "input_tokens": "INPUT",
+    "output_tokens": "OUTPUT",
+    "cost_usd": "COST USD",
+    "unpriced_calls": "UNPRICED",
+    "latency_p50_ms": "P50 MS",
+    "latency_p95_ms": "P95 MS",
+    "model_calls": "CALLS",
+    "tool_calls": "TOOLS",
+    "overdue_seconds": "OVERDUE S",
+}
+
+
+def _head(name: str) -> str:
+    return _HEADS.get(name, name.removesuffix("_id").removesuffix("_name").replace("_", " ").upper())
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return time_text(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return f"{value:,.4f}"
+    if isinstance(value, float):
+        return f"{value:,.3f}" if name == "hit_rate" else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else shortened(value, 40)

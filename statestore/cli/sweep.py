@@ -1,0 +1,177 @@
+"""`statestore sweep` and `statestore retention`: delete what has expired, once or again and again."""
+
+import signal
+import sys
+import threading
+from datetime import timedelta
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from statestore.cli.durations import Duration
+from statestore.cli.options import Database, examples, json_option, store_options
+from statestore.cli.output import counted, json_text
+
+if TYPE_CHECKING:
+    from statestore.store import StateStore
+    from statestore.usage_values import SweepReport
+
+_NOUNS = {
+    "expired_sessions": "expired session",
+    "idle_sessions": "idle session",
+    "history_entries": "history entry",
+    "expired_state": "expired state key",
+    "expired_cache": "expired cache entry",
+    "cache_overflow": "evicted cache entry",
+    "unseen_entries": "unseen entry",
+}
+
+
+@click.command(
+    epilog=examples(
+        "statestore sweep --dry-run",
+        "statestore sweep --every 60s",
+        "statestore sweep --namespace tenant-1 --time-budget 30s --json",
+    )
+)
+@click.option("--every", type=Duration(), metavar="DURATION", help="Go on until stopped, with this pause: 60s, 5m.")
+@click.option("--dry-run", is_flag=True, help="Only count what would be deleted.")
+@click.option("--batch-size", type=click.IntRange(1), default=500, show_default=True, help="Rows in a transaction.")
+@click.option(
+    "--time-budget", type=Duration(), metavar="DURATION", help="Stop a sweep after that; the rest is for later."
+)
+@click.option(
+    "--cache-max-entries",
+    type=click.IntRange(0),
+    metavar="N",
+    help="How many cache entries to leave.  [default: as many as have not expired]",
+)
+@store_options
+@json_option
+def sweep(
+    database: Database,
+    every: timedelta | None,
+    dry_run: bool,
+    batch_size: int,
+    time_budget: timedelta | None,
+    cache_max_entries: int | None,
+    as_json: bool,
+) -> None:
+    """Delete what has expired, and sessions idle for longer than the namespace's retention allows.
+
+    Nobody can read any of it before. What it used and cost stays in the reports. Any number of sweeps may run at once,
+    and any may be killed at any time.
+
+    With --every it runs until SIGTERM or Ctrl-C, which end it within a second, with exit code 0.
+    """
+    if every is not None and dry_run:
+        raise click.UsageError("--every and --dry-run exclude each other.")
+    with database.open(cache_max_entries=cache_max_entries) as store:
+        if every is not None:
+            _sweep_until_stopped(store, every, batch_size, time_budget, as_json)
+            return
+        with _Progress(dry_run) as progress:
+            report = store.sweep(
+                batch_size=batch_size, time_budget=time_budget, dry_run=dry_run, progress=progress.show
+            )
+    _print(report, as_json)
+
+
+def _sweep_until_stopped(
+    store: "StateStore", every: timedelta, batch_size: int, time_budget: timedelta | None, as_json: bool
+) -> None:
+    from statestore.sweeper import Sweeper
+
+    stopped = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        sweeper = Sweeper(
+            store,
+            every=every,
+            jitter=timedelta(0),
+            batch_size=batch_size,
+            time_budget=time_budget,
+            on_sweep=lambda report: _print(report, as_json),
+            on_error=lambda error: click.echo(f"error: {error}; the next sweep comes as planned", err=True),
+        )
+        with sweeper:
+            while not stopped.wait(1) and sweeper.running:
+                pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print(report: "SweepReport", as_json: bool) -> None:
+    if as_json:
+        click.echo(json_text(_record(report)))
+        return
+    found = [counted(swept.rows, _NOUNS[kind]) for kind, swept in report.kinds.items() if swept.rows]
+    what = ", ".join(found) or "nothing"
+    verb = "would delete" if report.dry_run else "deleted"
+    rest = "" if report.complete else "; there is more to do"
+    click.echo(f"{verb} {what}: {_bytes(report.bytes)} in {report.elapsed.total_seconds():.1f} s{rest}")
+    sys.stdout.flush()
+
+
+def _record(report: "SweepReport") -> dict[str, Any]:
+    return {
+        "dry_run": report.dry_run,
+        "complete": report.complete,
+        "elapsed_seconds": round(report.elapsed.total_seconds(), 3),
+        "kinds": {kind: {"rows": swept.rows, "bytes": swept.bytes} for kind, swept in report.kinds.items()},
+    }
+
+
+def _bytes(size: int) -> str:
+    value, units = float(size), ["bytes", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{size:,} bytes" if units[0] == "bytes" else f"{value:.1f} {units[0]}"
+
+
+class _Progress:
+    """A line on a terminal that says how far a sweep is; nothing elsewhere."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._shown = not quiet and sys.stderr.isatty()
+        self._drawn = 0.0
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._drawn:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+    def show(self, report: "SweepReport") -> None:
+        elapsed = report.elapsed.total_seconds()
+        if self._shown and elapsed - self._drawn >= 0.1:
+            self._drawn = elapsed
+            click.echo(
+                f"\r\x1b[Ksweeping: {report.rows:,} rows, {_bytes(report.bytes)}, {elapsed:.0f} s", nl=False, err=True
+            )
+
+
+@click.command(epilog=examples("statestore retention", "statestore retention --max-idle 90d"))
+@click.option("--max-idle", type=Duration(), metavar="DURATION", help="Delete sessions not written to for so long.")
+@click.option("--forever", is_flag=True, help="Keep idle sessions.")
+@store_options
+def retention(database: Database, max_idle: timedelta | None, forever: bool) -> None:
+    """Show or set how long a session of the namespace may be idle before a sweep deletes it.
+
+    Holds for sessions without a TTL too, and for all processes from their next sweep on.
+    """
+    if forever and max_idle is not None:
+        raise click.UsageError("--max-idle and --forever exclude each other.")
+    with database.open() as store:
+        if forever or max_idle is not None:
+            store.set_retention(max_idle)
+        kept = store.retention()
+    click.echo("idle sessions are kept" if kept is None else f"sessions may be idle for {kept}")

@@ -1,0 +1,1 @@
+"""Reports that people look at: the catalogue of them, and the page that shows them all."""

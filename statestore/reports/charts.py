@@ -1,0 +1,182 @@
+"""Charts as inline SVG: bars on top of each other, lines, and a grid of hours. Colours are those of the page.
+
+Each is drawn for a width in pixels and not scaled to it afterwards: text has the same size on a phone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from statestore.reports.figures import ticks
+
+HEIGHT = 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 22, 24
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+Format = Callable[[float], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Values along the x axis, and what they are called. None leaves a gap."""
+
+    name: str
+    values: Sequence[float | None]
+    colour: str
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """What stands along the bottom: a short text for the axis, a longer one for the tooltip."""
+
+    labels: Sequence[str]
+    titles: Sequence[str]
+
+
+def stacked(
+    series: Sequence[Series], axis: Axis, *, width: int, unit: str, tick: Format, full: Format, title: str
+) -> str:
+    """Bars of several parts, one for each point of the axis."""
+    totals = [sum(one.values[i] or 0 for one in series) for i in range(len(axis.labels))]
+    frame = _Frame(width, max(totals, default=0), axis, unit, tick)
+    step = frame.step
+    gap = min(2.0, step * 0.2)
+    parts = []
+    for index, total in enumerate(totals):
+        base = 0.0
+        lines = [axis.titles[index], f"total {full(total)}"]
+        bars = []
+        for one in series:
+            value = one.values[index] or 0
+            if value > 0:
+                lines.append(f"{one.name} {full(value)}")
+                y, height = frame.y(base + value), frame.y(base) - frame.y(base + value)
+                bars.append(
+                    f'<rect x="{frame.x(index) - step / 2 + gap / 2:.1f}" y="{y:.1f}" width="{step - gap:.1f}" '
+                    f'height="{max(height, 0.4):.1f}" fill="var(--{one.colour})"/>'
+                )
+                base += value
+        parts.append(_tooltip("".join(bars) + frame.column(index), lines))
+    return frame.svg("".join(parts), title)
+
+
+def lines(
+    series: Sequence[Series],
+    axis: Axis,
+    *,
+    width: int,
+    unit: str,
+    tick: Format,
+    full: Format,
+    title: str,
+    highest: float | None = None,
+) -> str:
+    """One line for each series."""
+    values = [value for one in series for value in one.values if value is not None]
+    frame = _Frame(width, max(values, default=0) if highest is None else highest, axis, unit, tick)
+    parts = []
+    for one in series:
+        for run in _runs(one.values):
+            points = [(frame.x(index), frame.y(value)) for index, value in run]
+            if len(points) > 1:
+                path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+                parts.append(f'<polyline points="{path}" class="line" stroke="var(--{one.colour})"/>')
+            if len(points) == 1 or len(axis.labels) <= 31:
+                parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="var(--{one.colour})"/>' for x, y in points]
+    for index in range(len(axis.labels)):
+        said = [f"{one.name} {full(value)}" for one in series if (value := one.values[index]) is not None]
+        if said:
+            parts.append(_tooltip(frame.column(index), [axis.titles[index], *said]))
+    return frame.svg("".join(parts), title)
+
+
+def week(counts: dict[tuple[int, int], float], *, width: int, full: Format, title: str) -> str:
+    """A cell for each hour of the week, the darker the more."""
+    left, top, bottom = 34, 6, 22
+    cell = (width - left - _RIGHT) / 24
+    row = 22
+    height = top + 7 * row + bottom
+    most = max(counts.values(), default=0)
+    parts = []
+    for weekday, name in enumerate(_DAYS):
+        y = top + weekday * row
+        parts.append(f'<text x="{left - 6}" y="{y + row / 2 + 4:.1f}" text-anchor="end">{name}</text>')
+        for hour in range(24):
+            count = counts.get((weekday, hour), 0)
+            shade = 0.0 if not count else 0.12 + 0.88 * count / most
+            box = (
+                f'<rect x="{left + hour * cell + 0.75:.1f}" y="{y + 0.75:.1f}" width="{cell - 1.5:.1f}" '
+                f'height="{row - 1.5}" rx="2" class="hour"/>'
+            )
+            if count:
+                box += box.replace('class="hour"', f'fill="var(--c0)" fill-opacity="{shade:.2f}"')
+            parts.append(_tooltip(box, [f"{name} {hour:02d}:00 to {(hour + 1) % 24:02d}:00", full(count)]))
+    for hour in range(0, 24, 3 if width > 500 else 6):
+        parts.append(
+            f'<text x="{left + (hour + 0.5) * cell:.1f}" y="{height - 6}" text-anchor="middle">{hour:02d}</text>'
+        )
+    return _svg("".join(parts), width, height, title)
+
+
+class _Frame:
+    """The axes of a chart, and where a value is on them."""
+
+    def __init__(self, width: int, highest: float, axis: Axis, unit: str, tick: Format) -> None:
+        self._width = width
+        self._axis = axis
+        self._unit = unit
+        self._tick = tick
+        self._ticks = ticks(highest)
+        self._plot = width - _LEFT - _RIGHT
+        self.step = self._plot / max(len(axis.labels), 1)
+
+    def x(self, index: int) -> float:
+        return _LEFT + (index + 0.5) * self.step
+
+    def y(self, value: float) -> float:
+        return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * value / self._ticks[-1]
+
+    def column(self, index: int) -> str:
+        """The whole height above a point of the axis, so that it is easy to point at."""
+        left = self.x(index) - self.step / 2
+        return (
+            f'<rect x="{left:.1f}" y="{_TOP}" width="{self.step:.1f}" height="{HEIGHT - _TOP - _BOTTOM}" class="aim"/>'
+        )
+
+    def svg(self, body: str, title: str) -> str:
+        grid = []
+        for value in self._ticks:
+            y = self.y(value)
+            grid.append(f'<line x1="{_LEFT}" x2="{self._width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
+            grid.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(self._tick(value))}</text>')
+        grid.append(f'<text x="{_LEFT - 44}" y="12" class="unit">{escape(self._unit)}</text>')
+        count = len(self._axis.labels)
+        every = max(1, -(-count * 56 // max(self._plot, 1)))
+        for index in range(count - 1, -1, -int(every)):
+            x = min(max(self.x(index), _LEFT + 16), self._width - _RIGHT - 18)
+            grid.append(
+                f'<text x="{x:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(self._axis.labels[index])}</text>'
+            )
+        return _svg("".join(grid) + body, self._width, HEIGHT, title)
+
+
+def _svg(body: str, width: int, height: int, title: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
+        f'aria-label="{escape(title)}">{body}</svg>'
+    )
+
+
+def _tooltip(shapes: str, text: Sequence[str]) -> str:
+    return f"<g>{shapes}<title>{escape(chr(10).join(text))}</title></g>"
+
+
+def _runs(values: Sequence[float | None]) -> list[list[tuple[int, float]]]:
+    """The stretches without a gap."""
+    runs: list[list[tuple[int, float]]] = [[]]
+    for index, value in enumerate(values):
+        if value is None:
+            runs.append([])
+        else:
+            runs[-1].append((index, value))
+    return [run for run in runs if run]

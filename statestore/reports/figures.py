@@ -1,0 +1,82 @@
+"""Numbers as people read them."""
+
+import math
+from datetime import timedelta
+from decimal import Decimal
+
+_SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_MINUTE = 60.0
+NONE = "\u2013"
+
+
+def whole(value: int) -> str:
+    return f"{value:,}"
+
+
+def short(value: float) -> str:
+    """Three digits or so: `1.25M`, `870`, `0.4`."""
+    for scale, letter in _SCALES:
+        if abs(value) >= scale * 0.9995:
+            return f"{_digits(value / scale)}{letter}"
+    return _digits(value)
+
+
+def _digits(value: float) -> str:
+    if value == 0 or abs(value) >= 100:
+        return f"{value:.0f}"
+    text = f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def money(value: Decimal | float | None) -> str:
+    """Dollars, to the cent, or to the first digits of what is less."""
+    if value is None:
+        return "unknown"
+    number = float(value)
+    if number == 0 or number >= 0.995:
+        return f"${number:,.2f}"
+    places = min(10, 1 - math.floor(math.log10(number)))
+    return f"${number:.{max(places, 2)}f}"
+
+
+def short_money(value: float) -> str:
+    return f"${short(value)}" if value == 0 or value >= 0.01 else money(value)
+
+
+def size(value: float) -> str:
+    return f"{short(value)}B" if value >= 1000 else f"{value:.0f} bytes"
+
+
+def percent(value: float | None) -> str:
+    return NONE if value is None else f"{value * 100:.1f} %"
+
+
+def duration(value: timedelta | None) -> str:
+    if value is None:
+        return NONE
+    seconds = value.total_seconds()
+    if seconds < 1:
+        return f"{_digits(seconds * 1000)} ms"
+    if seconds < _MINUTE:
+        return f"{_digits(seconds)} s"
+    if seconds < 60 * _MINUTE:
+        return f"{_digits(seconds / 60)} min"
+    return f"{_digits(seconds / 3600)} h" if seconds < 172_800 else f"{_digits(seconds / 86_400)} days"
+
+
+def change(now: float | None, before: float | None) -> str:
+    """How much a figure has moved: `+12 %`."""
+    if now is None or not before:
+        return ""
+    moved = (now - before) / before
+    return f"{moved * 100:+,.0f} %".replace("-", "\u2212") if abs(moved) < 10 else f"{_digits(now / before)} times"
+
+
+def ticks(highest: float, wanted: int = 4) -> list[float]:
+    """Round numbers from 0 to the first one that is not below *highest*."""
+    if highest <= 0:
+        return [0.0, 1.0]
+    raw = highest / wanted
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.9999)
+    return [index * step for index in range(math.ceil(highest / step - 1e-9) + 1)]

@@ -1,0 +1,202 @@
+"""A task that is cancelled leaves all of its work or none, and gives its connection back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from statestore import AsyncStateStore, NewEntry
+from tests.support.content import Content, unsound
+from tests.support.engines import async_engine
+
+BATCH = 3
+
+
+@pytest.fixture(params=["async", "engine"])
+def world(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@asynccontextmanager
+async def opened(url: str, world: str) -> AsyncIterator[tuple[AsyncStateStore, Callable[[], int]]]:
+    """A store, and how many connections of its pool are checked out."""
+    if world == "async":
+        store = await AsyncStateStore.open(url, pool_size=3)
+        database: Any = store._database
+        async with store:
+            yield store, database.database.engine.pool.checkedout
+    else:
+        engine = async_engine(url, pool_size=3)
+        async with AsyncStateStore(engine) as store:
+            yield store, engine.pool.checkedout  # type: ignore[attr-defined]
+        await engine.dispose()
+
+
+async def cancel_after(turns: int, work: Coroutine[Any, Any, Any]) -> bool:
+    """Cancel *work* after so many turns of the event loop; whether it was done by then."""
+    task = asyncio.ensure_future(work)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    done = task.done()
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        return done
+    return True
+
+
+def turns(step: float = 1.3) -> list[int]:
+    """Where to cancel: at each of the first turns, then at wider and wider distances."""
+    points, at = list(range(25)), 25.0
+    while at < 20_000:
+        points.append(int(at))
+        at *= step
+    return points
+
+
+Work = Callable[[AsyncStateStore, int], Coroutine[Any, Any, Any]]
+
+
+async def append(store: AsyncStateStore, n: int) -> None:
+    await store.history.append("s", [NewEntry([n, part]) for part in range(BATCH)])
+
+
+async def append_with_ids(store: AsyncStateStore, n: int) -> None:
+    await store.history.append("s", [NewEntry([n, part], entry_id=f"{n} {part}") for part in range(BATCH)])
+
+
+async def append_within_a_transaction(store: AsyncStateStore, n: int) -> None:
+    async with store.transaction() as tx:
+        for part in range(BATCH):
+            await tx.history.append("s", [NewEntry([n, part])])
+            await tx.state.set("s", "n", n)
+
+
+async def append_to_a_fork(store: AsyncStateStore, n: int) -> None:
+    async with store.transaction() as tx:
+        await tx.sessions.fork("s", f"fork {n}")
+        await tx.history.append("s", [NewEntry([n, part]) for part in range(BATCH)])
+        await tx.sessions.delete(f"fork {n}")
+
+
+@pytest.mark.parametrize("work", [append, append_with_ids, append_within_a_transaction, append_to_a_fork])
+def test_a_cancelled_append_leaves_all_or_nothing(database_url: str, world: str, content: Content, work: Work) -> None:
+    async def main() -> None:
+        async with opened(database_url, world) as (store, checked_out):
+            await store.sessions.create("s")
+            cancelled = completed = 0
+            for n, k in enumerate(turns()):
+                done = await cancel_after(k, work(store, n))
+                cancelled += not done
+                completed += done
+                assert checked_out() == 0
+                if completed > 5:
+                    break
+            assert cancelled > 5, "nothing was cancelled midway"
+            assert completed > 5, "nothing was left to complete"
+            entries = await store.history.read("s")
+            assert len(entries) % BATCH == 0
+            for first in range(0, len(entries), BATCH):
+                n = entries[first].content[0]
+                assert [entry.content for entry in entries[first : first + BATCH]] == [[n, p] for p in range(BATCH)]
+            # The store works on, on every connection of its pool.
+            await asyncio.gather(*(append(store, -n) for n in range(1, 7)))
+            assert await store.history.count("s") == len(entries) + 6 * BATCH
+            assert checked_out() == 0
+
+    asyncio.run(main())
+    assert unsound(content) == []
+
+
+def test_many_cancelled_at_once_leave_all_or_nothing(database_url: str, world: str) -> None:
+    async def main() -> None:
+        async with opened(database_url, world) as (store, checked_out):
+            await store.sessions.create("s")
+            for k in turns(2):
+                tasks = [asyncio.ensure_future(append(store, n)) for n in range(12)]
+                for _ in range(k):
+                    await asyncio.sleep(0)
+                for task in tasks[::2]:
+                    task.cancel()
+                results = await asyncio.gather(*tasks, return_exceptions=True)
+                assert all(not isinstance(result, Exception) for result in results)
+                assert all(result is None for result in results[1::2]), "a cancellation hit another task"
+                assert checked_out() == 0
+            entries = await store.history.read("s")
+            batches = [entries[first : first + BATCH] for first in range(0, len(entries), BATCH)]
+            for batch in batches:
+                assert [entry.content for entry in batch] == [[batch[0].content[0], part] for part in range(BATCH)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("work", [append, append_within_a_transaction])
+def test_one_that_waits_for_a_lock_can_be_cancelled(postgres_url: str, world: str, work: Work) -> None:
+    async def main() -> None:
+        async with opened(postgres_url, world) as (store, checked_out):
+            await store.sessions.create("s")
+            with psycopg.connect(postgres_url) as holder:
+                holder.execute("SELECT 1 FROM statestore.sessions FOR UPDATE")
+                task = asyncio.ensure_future(work(store, 1))
+                await waiting(holder, 1)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asyncio.wait_for(task, 10)
+                await waiting(holder, 0)
+            assert await store.history.count("s") == 0
+            assert checked_out() == 0
+            await work(store, 2)
+            assert await store.history.count("s") == BATCH
+
+    asyncio.run(main())
+
+
+def test_a_timeout_ends_a_call_that_waits_for_a_lock(postgres_url: str, world: str) -> None:
+    async def main() -> None:
+        async with opened(postgres_url, world) as (store, checked_out):
+            await store.sessions.create("s")
+            with psycopg.connect(postgres_url) as holder:
+                holder.execute("SELECT 1 FROM statestore.sessions FOR UPDATE")
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        await append(store, 1)
+            assert await store.history.count("s") == 0
+            assert checked_out() == 0
+
+    asyncio.run(main())
+
+
+def test_one_that_waits_for_a_connection_can_be_cancelled(database_url: str, world: str) -> None:
+    async def main() -> None:
+        async with opened(database_url, world) as (store, checked_out):
+            await store.sessions.create("s")
+            async with store.transaction() as tx:
+                tasks = [asyncio.ensure_future(append(store, n)) for n in range(6)]
+                await asyncio.sleep(0.05)
+                for task in tasks:
+                    task.cancel()
+                await tx.state.set("s", "k", 1)
+                if database_url.startswith("sqlite"):  # On PostgreSQL nothing kept them from going on.
+                    await asyncio.wait(tasks, timeout=10)
+                    assert all(task.cancelled() for task in tasks)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert await store.history.count("s") % BATCH == 0
+            assert checked_out() == 0
+
+    asyncio.run(main())
+
+
+async def waiting(holder: "psycopg.Connection[Any]", backends: int) -> None:
+    """Wait until so many backends wait for a lock."""
+    async with asyncio.timeout(10):
+        while True:
+            row = holder.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            ).fetchone()
+            if row == (backends,):
+                return
+            await asyncio.sleep(0.01)

@@ -1,0 +1,47 @@
+"""What differs between the two worlds beyond calling and awaiting, for tests that serve both."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+from statestore import SessionContext
+from tests.support.portal import Blocking
+
+
+def entering(store: Any, manager: Any) -> AbstractContextManager[Any]:
+    """`with` or `async with` *manager*, which *store* gave."""
+    found: AbstractContextManager[Any] = store._portal.enter(manager) if isinstance(store, Blocking) else manager
+    return found
+
+
+def iterating(store: Any, iterator: Any) -> Iterator[Any]:
+    """`for` or `async for` over *iterator*, which *store* gave. Closed when the returned generator is."""
+    if not isinstance(store, Blocking):
+        try:
+            yield from iterator
+        finally:
+            iterator.close()
+        return
+    try:
+        while True:
+            try:
+                yield store._portal.run(_next(iterator))
+            except StopAsyncIteration:
+                return
+    finally:
+        store._portal.run(iterator.aclose())
+
+
+async def _next(iterator: Any) -> Any:
+    return await anext(iterator)
+
+
+def session_context(store: Any, *args: Any, **kwargs: Any) -> Any:
+    """A `SessionContext` on *store*, called without awaiting in both worlds."""
+    if not isinstance(store, Blocking):
+        return SessionContext(store, *args, **kwargs)
+
+    async def open_context() -> Any:
+        return await SessionContext(store._target, *args, **kwargs)  # type: ignore[misc]
+
+    return Blocking(store._portal, store._portal.run(open_context()))
