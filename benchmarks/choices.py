@@ -5,13 +5,14 @@ The raw drivers do the work, so that what is compared is the database's part and
 
 import random
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from benchmarks import data, scheduling
 from benchmarks.figures import measure, ratio
 from benchmarks.places import Places
-from benchmarks.workers import Subject, WorkerProcess
+from benchmarks.workers import Subject, WorkerError, WorkerProcess
 from benchmarks.works import BY_NAME
 
 _BASES = {"postgresql": ("raw_postgresql", "RawPsycopg"), "sqlite": ("raw_sqlite", "RawSqlite")}
@@ -48,34 +49,38 @@ CHOICES = (
 
 def main() -> None:
     only = sys.argv[1] if len(sys.argv) > 1 else ""
-    order = random.Random(data.SEED)
     with Places(quick=True) as places:
         for choice in CHOICES:
             if only not in choice.title:
                 continue
-            module, factory = _BASES[choice.database]
-            base = ("variants", choice.base) if choice.base else (module, factory)
-            with ExitStack() as stack:
-                workers = []
-                for name, (module, factory) in {"as it is": base, choice.title: ("variants", choice.variant)}.items():
-                    subject = Subject(name, choice.database, "sync", "raw", f"benchmarks.subjects.{module}", factory)
-                    url = places.seeded(choice.database)
-                    workers.append(WorkerProcess(subject, url, places.folder / f"{factory}.log"))
-                    stack.callback(workers[-1].close)
-                apart = choice.database == "postgresql"
-                scheduling.pin(places.postgres.pid, scheduling.SERVER)
-                scheduling.put_first(places.postgres.pid, True)
-                for worker in workers:
-                    worker.ask("schedule", processors=scheduling.CLIENT if apart else scheduling.ALL, first=True)
-                for work in choice.works:
-                    series = measure(BY_NAME[work], workers, rounds=15, seconds=0.06, order=order)
-                    other, usual = series[id(workers[1])], series[id(workers[0])]
-                    found = ratio(other, usual)
-                    print(
-                        f"{choice.database}: {choice.title}: {work} {found.value:.2f} "
-                        f"({found.low:.2f} to {found.high:.2f}); p99 {other.p99 / usual.p99:.2f}",
-                        flush=True,
-                    )
+            try:
+                for line in compare(choice, places):
+                    print(f"{choice.database}: {choice.title}: {line}", flush=True)
+            except WorkerError as exc:
+                print(f"{choice.database}: {choice.title}: not measured: {exc}")
+
+
+def compare(choice: Choice, places: Places) -> Iterator[str]:
+    """For each of the works, how the alternative compares to what statestore does."""
+    usual = ("variants", choice.base) if choice.base else _BASES[choice.database]
+    order = random.Random(data.SEED)
+    with ExitStack() as stack:
+        workers = []
+        for name, (module, factory) in {"usual": usual, "other": ("variants", choice.variant)}.items():
+            subject = Subject(name, choice.database, "sync", "raw", f"benchmarks.subjects.{module}", factory)
+            url = places.seeded(choice.database)
+            workers.append(WorkerProcess(subject, url, places.folder / f"{factory}.log"))
+            stack.callback(workers[-1].close)
+        scheduling.pin(places.postgres.pid, scheduling.SERVER)
+        scheduling.put_first(places.postgres.pid, True)
+        for worker in workers:
+            processors = scheduling.CLIENT if choice.database == "postgresql" else scheduling.ALL
+            worker.ask("schedule", processors=processors, first=True)
+        for work in choice.works:
+            series = measure(BY_NAME[work], workers, rounds=15, seconds=0.06, order=order)
+            base, other = (series[id(worker)] for worker in workers)
+            found = ratio(other, base)
+            yield f"{work} {found.value:.2f} ({found.low:.2f} to {found.high:.2f}); p99 {other.p99 / base.p99:.2f}"
 
 
 if __name__ == "__main__":

@@ -57,7 +57,11 @@ class WorkerProcess:
                 stderr=log,
                 text=True,
             )
-        self.ask("open", url=self.url)
+        try:
+            self.ask("open", url=self.url)
+        except WorkerError:
+            self._end()
+            raise
 
     def ask(self, do: str, **request: Any) -> Any:
         assert self._process.stdin is not None
@@ -83,6 +87,9 @@ class WorkerProcess:
     def close(self) -> None:
         with suppress(WorkerError):
             self.ask("close")
+        self._end()
+
+    def _end(self) -> None:
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:

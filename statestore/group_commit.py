@@ -66,7 +66,7 @@ class Turns:
         """Take the next group out of those that wait, in the order in which they came; empty where none may go."""
         group: list[Any] = []
         if self.free:
-            rest = []
+            rest: list[Any] = []
             for waiting in self.waiting:
                 fits = len(group) < _LARGEST_GROUP and waiting.session_id not in self.busy
                 (group if fits else rest).append(waiting)

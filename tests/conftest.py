@@ -173,6 +173,18 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.sqlite)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker process tells its parent which server it used."""
+    if hasattr(session.config, "workeroutput") and server_name in session.config.stash:
+        session.config.workeroutput["server_name"] = session.config.stash[server_name]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    if "server_name" in getattr(node, "workeroutput", {}):
+        node.config.stash[server_name] = node.workeroutput["server_name"]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say how many tests ran on which database: a run that left one out must not look like one that did not."""
     reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, ())]

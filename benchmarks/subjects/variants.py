@@ -133,7 +133,11 @@ class _Large(RawPsycopg):
 
 
 class LargeLz4(_Large):
-    pass
+    """Fails to open on a server that was built without lz4."""
+
+    def open(self, url: str) -> None:
+        super().open(url)
+        self.connection.execute("ALTER TABLE statestore.history_entries ALTER COLUMN content SET COMPRESSION lz4")
 
 
 class LargePglz(_Large):

@@ -50,7 +50,7 @@ def export(
         raise click.UsageError("name either --session or --user")
     from statestore.portable import export_sessions
 
-    with database.open() as store, _target(file, replace) as target:
+    with database.open() as store, written_file(file, replace) as target:
         totals = export_sessions(store, target, session_ids=session_ids or None, user_id=user)
     if as_json:
         click.echo(json_text({"file": file, **asdict(totals)}), err=file == "-")
@@ -60,7 +60,7 @@ def export(
 
 
 @contextmanager
-def _target(file: str, replace: bool) -> Iterator[BinaryIO]:
+def written_file(file: str, replace: bool) -> Iterator[BinaryIO]:
     """Standard output, or a file that appears when it is complete. Its owner alone can read it: it is conversations."""
     if file == "-":
         yield sys.stdout.buffer

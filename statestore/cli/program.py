@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from statestore import __version__
+from statestore.cli.cache import cache
 from statestore.cli.delete import delete
 from statestore.cli.demo import demo
 from statestore.cli.exporting import conexus, export, promptkit, statestore_file
@@ -56,7 +57,7 @@ def main() -> None:
     """
 
 
-for command in (migrate, import_, export, sessions, show, fork, delete, sweep, retention, report, prices, demo):
+for command in (migrate, import_, export, sessions, show, fork, delete, cache, sweep, retention, report, prices, demo):
     main.add_command(command)
 for command in (statestore_file, promptkit, conexus):
     import_.add_command(command)

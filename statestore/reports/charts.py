@@ -151,7 +151,7 @@ class _Frame:
             grid.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(self._tick(value))}</text>')
         grid.append(f'<text x="{_LEFT - 44}" y="12" class="unit">{escape(self._unit)}</text>')
         count = len(self._axis.labels)
-        every = max(1, -(-count * 56 // max(self._plot, 1)))
+        every = max(1, -(-count * 64 // max(self._plot, 1)))
         for index in range(count - 1, -1, -int(every)):
             x = min(max(self.x(index), _LEFT + 16), self._width - _RIGHT - 18)
             grid.append(

@@ -31,7 +31,7 @@ def _digits(value: float) -> str:
 def money(value: Decimal | float | None) -> str:
     """Dollars, to the cent, or to the first digits of what is less."""
     if value is None:
-        return "unknown"
+        return NONE
     number = float(value)
     if number == 0 or number >= 0.995:
         return f"${number:,.2f}"

@@ -51,29 +51,32 @@ def render(found: Collected) -> str:
 
 def _key_figures(found: Collected) -> str:
     now, before = found.totals, found.before
-    unpriced = f"{figures.whole(now.unpriced_calls)} calls without a price" if now.unpriced_calls else ""
 
-    def figure(name: str, text: str, of: Callable[[UsageTotals], float | None], note: str = "") -> str:
-        moved = "" if before is None else figures.change(of(now), of(before))
-        return _figure(name, text, note or (f"{moved} on the time before" if moved else ""))
+    def figure(name: str, of: Callable[[UsageTotals], float | None], text: Callable[[Any], str]) -> str:
+        return _figure(name, text(of(now)), "" if before is None else _change(of(now), of(before), text))
 
-    moved = figures.change(found.users, found.users_before)
+    users = "" if found.users_before is None else _change(found.users, found.users_before, figures.whole)
     cells = [
-        figure("cost", figures.money(now.cost_usd), _cost),
-        figure("tokens", figures.short(_tokens(now)), _tokens),
-        figure("model calls", figures.whole(now.model_calls), lambda t: t.model_calls),
-        figure("turns", figures.whole(now.turns), lambda t: t.turns),
-        figure("sessions", figures.whole(now.sessions), lambda t: t.sessions),
-        _figure("users", figures.whole(found.users), f"{moved} on the time before" if moved else ""),
-        figure("tool calls", figures.whole(now.tool_calls), lambda t: t.tool_calls),
-        figure("errors", figures.whole(now.errors), lambda t: t.errors),
-        figure("prompt cache hits", figures.percent(_cached(now)), _cached),
-        figure("median latency", figures.duration(now.latency_p50), lambda t: _seconds(t.latency_p50)),
-        figure("95th percentile", figures.duration(now.latency_p95), lambda t: _seconds(t.latency_p95)),
+        figure("cost", _cost, figures.money),
+        figure("tokens", _tokens, figures.short),
+        figure("model calls", lambda totals: totals.model_calls, figures.whole),
+        figure("turns", lambda totals: totals.turns, figures.whole),
+        figure("sessions", lambda totals: totals.sessions, figures.whole),
+        _figure("users", figures.whole(found.users), users),
+        figure("tool calls", lambda totals: totals.tool_calls, figures.whole),
+        figure("errors", lambda totals: totals.errors, figures.whole),
+        figure("prompt cache hits", _cached, figures.percent),
+        figure("median latency", lambda totals: _seconds(totals.latency_p50), _seconds_text),
+        figure("95th percentile", lambda totals: _seconds(totals.latency_p95), _seconds_text),
     ]
-    if unpriced:
-        cells.append(_figure("unpriced", figures.whole(now.unpriced_calls), "calls of unknown cost, not in it"))
+    if now.unpriced_calls:
+        cells.append(_figure("unpriced calls", figures.whole(now.unpriced_calls), "their cost is not known"))
     return f'<div class="figures">{"".join(cells)}</div>'
+
+
+def _change(now: float | None, before: float | None, text: Callable[[Any], str]) -> str:
+    moved = figures.change(now, before)
+    return f"{moved}, before {text(before)}" if moved else ""
 
 
 def _figure(name: str, text: str, note: str) -> str:
@@ -102,7 +105,7 @@ def _panels(found: Collected) -> Iterable[str]:
     )
     yield _panel("Agents", "usage_by_agent", _ranking([(r.agent_name, r) for r in found.by_agent], "agent"))
     yield _panel("Tools", "usage_by_tool", _tools(found))
-    yield _panel("What is stored now", "storage_usage", _storage(found))
+    yield _panel("What is stored now", "storage_usage", _storage(found) or '<p class="none">nothing is stored</p>')
     yield _panel("What is due to be deleted", "expiry_backlog", _backlog(found))
 
 
@@ -348,6 +351,10 @@ def _cost_text(row: UsageTotals) -> str:
 
 def _cached(row: UsageTotals) -> float | None:
     return row.cache_read_input_tokens / row.input_tokens if row.input_tokens else None
+
+
+def _seconds_text(value: float | None) -> str:
+    return figures.duration(None if value is None else timedelta(seconds=value))
 
 
 def _seconds(value: timedelta | None) -> float | None:

@@ -17,7 +17,7 @@ main { max-width: 1232px; margin: 0 auto; }
 h1 { font-size: 22px; margin: 0; }
 h2 { font-size: 15px; margin: 0; }
 .when { color: var(--faint); margin: 2px 0 20px; overflow-wrap: anywhere; }
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(144px, 1fr)); gap: 12px;
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(180px, 1fr)); gap: 12px;
   margin-bottom: 16px; }
 .figure { background: var(--panel); border: 1px solid var(--edge); border-radius: 8px; padding: 10px 12px; }
 .figure b { display: block; font-size: 20px; font-weight: 600; line-height: 1.3; }

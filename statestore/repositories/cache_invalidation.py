@@ -28,7 +28,7 @@ _BY_TAG = Removal(
         WHERE e.namespace = :namespace AND (e.key, e.version) IN (
             SELECT t.key, t.version FROM {cache_tags} AS t WHERE t.namespace = :namespace AND t.tag = :tag)""",
 )
-# CROSS JOIN: SQLite takes the tables in this order, each tag by its index, instead of all tags in the order of the keys.
+# CROSS JOIN: SQLite takes the tables in this order, each tag by its index, instead of all tags by their keys.
 _BY_TAGS = Removal(
     "invalidations_tag",
     postgresql=f"""

@@ -1,0 +1,356 @@
+"""`statestore cache`: look into the result cache, and change it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+import orjson
+
+from statestore.cli.durations import Duration
+from statestore.cli.exporting import written_file
+from statestore.cli.options import Database, examples, json_option, store_options, yes_option
+from statestore.cli.output import Failure, counted, json_text, shortened, table, time_text, visible
+from statestore.values import MISSING, NEVER, CacheEntry, CacheStats, NeverType
+
+if TYPE_CHECKING:
+    from statestore.store import StateStore
+
+_AT_ONCE = 100
+
+
+class _Ttl(Duration):
+    """A duration, or `never`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in ("never", NEVER):
+            return NEVER
+        return super().convert(value, param, ctx)
+
+
+_replace = click.option("--replace", is_flag=True, help="Overwrite a FILE that exists.")
+_agent = click.option("--agent", metavar="AGENT", help="Only this agent's.")
+
+
+@click.group()
+def cache() -> None:
+    """Look into the result cache of agents, and change it.
+
+    What is read here counts as no hit. No command but `evict` removes anything for being too much.
+    """
+
+
+@cache.command(epilog=examples("statestore cache stats", "statestore cache stats --json | jq .hit_rate"))
+@store_options
+@json_option
+def stats(database: Database, as_json: bool) -> None:
+    """Show what is in the cache, and what has happened in it, by agent and in total."""
+    with _opened(database) as store:
+        found = store.cache.stats()
+    if as_json:
+        record = _stats_record(found)
+        record["by_agent"] = [{"agent_name": agent, **_stats_record(one)} for agent, one in found.by_agent.items()]
+        click.echo(json_text(record))
+        return
+    head = ("AGENT", "ENTRIES", "BYTES", "HITS", "MISSES", "HIT RATE", "SETS", "EVICTED", "EXPIRED", "INVALIDATED")
+    rows = [_stats_row(shortened(agent or "-", 30), one) for agent, one in found.by_agent.items()]
+    click.echo("\n".join(table(head, [*rows, _stats_row("total", found)])))
+
+
+@cache.command(
+    "ls",
+    epilog=examples("statestore cache ls --agent summarizer", "statestore cache ls --tag docs --json"),
+)
+@_agent
+@click.option("--tag", metavar="TAG", help="Only those with this tag.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many at most.")
+@click.option("--after", metavar="KEY", help="Go on behind this key.")
+@store_options
+@json_option
+def list_entries(
+    database: Database, agent: str | None, tag: str | None, limit: int, after: str | None, as_json: bool
+) -> None:
+    """List entries by key, without their values."""
+    with _opened(database) as store:
+        found = store.cache.entries(agent_name=agent, tag=tag, after=after, limit=limit + 1, values=False)
+    shown, more = found[:limit], len(found) > limit
+    if as_json:
+        click.echo(json_text({"entries": [_record(entry) for entry in shown], "more": more}))
+        return
+    if shown:
+        head = ("KEY", "AGENT", "BYTES", "HITS", "CREATED", "EXPIRES", "TAGS")
+        click.echo("\n".join(table(head, [_row(entry) for entry in shown])))
+    else:
+        click.echo(f"no such cache entries in namespace {visible(database.namespace)!r}", err=True)
+    if more:
+        click.echo(f"there are more; for those behind add: --after {visible(shown[-1].key)}", err=True)
+
+
+@cache.command("get", epilog=examples("statestore cache get answer-1", "statestore cache get answer-1 --json"))
+@click.argument("key")
+@store_options
+@json_option
+def get_entry(database: Database, key: str, as_json: bool) -> None:
+    """Print the value of KEY: JSON as JSON, text and bytes as they are. With --json all that is known of it.
+
+    The exit code is 1 if there is none.
+    """
+    with _opened(database) as store:
+        entry = store.cache.entry(key)
+    if entry is None:
+        raise Failure(f"there is no cache entry {key!r} in namespace {database.namespace!r}, or it has expired")
+    if as_json:
+        click.echo(json_text(_record(entry)))
+    elif isinstance(entry.value, bytes):
+        sys.stdout.buffer.write(entry.value)
+    elif isinstance(entry.value, str):
+        click.echo(entry.value)
+    else:
+        click.echo(json_text(entry.value))
+
+
+@cache.command(
+    "set",
+    epilog=examples(
+        'statestore cache set answer-1 \'{"text": "Hi"}\' --ttl 10m --tag docs',
+        "statestore cache set page --text - < page.html",
+    ),
+)
+@click.argument("key")
+@click.argument("value")
+@click.option("--text", is_flag=True, help="VALUE is text, not JSON.")
+@click.option("--ttl", type=_Ttl(), metavar="DURATION", help="How long to keep it: 10m, 7d, never.  [default: 1h]")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="A tag; may be repeated.")
+@click.option("--agent", metavar="AGENT", help="Whose result it is.")
+@click.option("--content-hash", metavar="HASH", help="Of what it was computed from.")
+@store_options
+def set_entry(
+    database: Database,
+    key: str,
+    value: str,
+    text: bool,
+    ttl: timedelta | NeverType | None,
+    tags: tuple[str, ...],
+    agent: str | None,
+    content_hash: str | None,
+) -> None:
+    """Keep VALUE under KEY, in place of what is there; `-` reads it from standard input."""
+    data = sys.stdin.buffer.read() if value == "-" else value.encode("utf-8", "surrogateescape")
+    with _opened(database, create=True) as store:
+        store.cache.set(key, _parsed(data, text), ttl=ttl, tags=tags, agent_name=agent, content_hash=content_hash)
+    click.echo(f"set {visible(key)}")
+
+
+@cache.command(
+    epilog=examples(
+        "statestore cache invalidate answer-1 answer-2",
+        "statestore cache invalidate --tag docs --tag v1 --all-tags",
+        "statestore cache invalidate --agent summarizer",
+    )
+)
+@click.argument("keys", nargs=-1)
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Those with this tag; may be repeated.")
+@click.option("--all-tags", is_flag=True, help="Only those that have all of the tags.")
+@click.option("--agent", metavar="AGENT", help="Those of this agent.")
+@click.option("--content-hash", metavar="HASH", help="Those computed from this content.")
+@store_options
+@json_option
+def invalidate(
+    database: Database,
+    keys: tuple[str, ...],
+    tags: tuple[str, ...],
+    all_tags: bool,
+    agent: str | None,
+    content_hash: str | None,
+    as_json: bool,
+) -> None:
+    """Remove entries by KEYS, by tag, by agent or by content hash."""
+    if sum((bool(keys), bool(tags), agent is not None, content_hash is not None)) != 1:
+        raise click.UsageError("name KEYS, or one of --tag, --agent and --content-hash")
+    if all_tags and not tags:
+        raise click.UsageError("--all-tags goes with --tag")
+    with _opened(database) as store:
+        if keys:
+            removed = sum(store.cache.invalidate(key) for key in keys)
+        elif tags:
+            removed = store.cache.invalidate_tags(tags, match="all" if all_tags else "any")
+        elif agent is not None:
+            removed = store.cache.invalidate_agent(agent)
+        else:
+            removed = store.cache.invalidate_content_hash(str(content_hash))
+    _print_removed(removed, "invalidated", as_json)
+
+
+@cache.command()
+@yes_option
+@store_options
+@json_option
+def clear(database: Database, yes: bool, as_json: bool) -> None:
+    """Remove all entries. The statistics stay."""
+    with _opened(database) as store:
+        if not yes:
+            entries = counted(store.cache.stats().entries, "entry")
+            click.confirm(f"Remove {entries} from the cache of {visible(database.namespace)}?", abort=True, err=True)
+        removed = store.cache.clear()
+    _print_removed(removed, "removed", as_json)
+
+
+@cache.command(epilog=examples("statestore cache evict", "statestore cache evict --max-entries 500"))
+@click.option("--max-entries", type=click.IntRange(1), metavar="N", help="How many entries to leave at most.")
+@click.option("--max-bytes", type=click.IntRange(1), metavar="N", help="How many bytes of values to leave at most.")
+@store_options
+@json_option
+def evict(database: Database, max_entries: int | None, max_bytes: int | None, as_json: bool) -> None:
+    """Remove what has expired; with a limit also what was used least recently, as far as it is too much."""
+    with database.open(cache_max_entries=max_entries, cache_max_bytes=max_bytes) as store:
+        removed = store.cache.evict()
+    _print_removed(removed, "evicted", as_json)
+
+
+@cache.command("export", epilog=examples("statestore cache export cache.jsonl"))
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@_agent
+@_replace
+@store_options
+def export_entries(database: Database, file: str, agent: str | None, replace: bool) -> None:
+    """Write all entries to FILE, one JSON object in a line; `-` is standard output."""
+    from statestore import cache_files
+
+    written = 0
+    with _opened(database) as store, written_file(file, replace) as target:
+        for entry in _all(store, agent):
+            target.write(cache_files.dump(entry))
+            written += 1
+    click.echo(f"exported {counted(written, 'entry')} to {visible(file)}", err=file == "-")
+
+
+@cache.command(
+    "import",
+    epilog=examples("statestore cache import cache.jsonl", "statestore cache import state/cache.json --ttl never"),
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["auto", "statestore", "conexus"]),
+    default="auto",
+    show_default=True,
+    help="What wrote the FILE.",
+)
+@click.option(
+    "--ttl",
+    type=_Ttl(),
+    metavar="DURATION",
+    help="Conexus: how long its entries live, as its files do not say.  [default: 1h]",
+)
+@store_options
+@json_option
+def import_entries(database: Database, file: str, kind: str, ttl: timedelta | NeverType | None, as_json: bool) -> None:
+    """Bring back the entries of a FILE that `statestore cache export` wrote, or of Conexus' cache.json.
+
+    They keep their times and replace those of the same keys; those that have expired are left out. All or none.
+    """
+    with _source(file) as source:
+        entries = list(_read(source.read(), kind, ttl))
+    with _opened(database, create=True) as store, store.transaction() as tx:
+        kept = sum(tx.cache.restore(entry) for entry in entries)
+    expired = len(entries) - kept
+    if as_json:
+        click.echo(json_text({"file": file, "imported": kept, "expired": expired}))
+        return
+    left = f"; left out {counted(expired, 'entry')} that expired" if expired else ""
+    click.echo(f"imported {counted(kept, 'entry')} from {visible(file)}{left}")
+
+
+def _opened(database: Database, *, create: bool = False) -> StateStore:
+    """The store, without limits of its own: those that the application keeps are unknown here."""
+    return database.open(create=create, cache_max_entries=None)
+
+
+def _read(data: bytes, kind: str, ttl: timedelta | NeverType | None) -> Iterator[CacheEntry]:
+    from statestore import cache_files
+
+    if kind == "auto":
+        # A line of ours is a whole object; Conexus writes one object over many lines.
+        first = data.split(b"\n", 1)[0].strip()
+        kind = "statestore" if not first or (first.endswith(b"}") and b'"codec"' in first) else "conexus"
+    if kind == "statestore":
+        return cache_files.load(data.split(b"\n"))
+    lives = cache_files.CONEXUS_TTL if ttl is None else None if ttl is NEVER else ttl
+    return iter(cache_files.load_conexus(data, ttl=lives))
+
+
+def _source(file: str) -> BinaryIO:
+    try:
+        return open(0 if file == "-" else file, "rb", closefd=file != "-")
+    except OSError as error:
+        raise Failure(f"{file}: {error.strerror}") from None
+
+
+def _all(store: StateStore, agent: str | None) -> Iterator[CacheEntry]:
+    after = None
+    while page := store.cache.entries(agent_name=agent, after=after, limit=_AT_ONCE):
+        yield from page
+        after = page[-1].key
+
+
+def _parsed(data: bytes, text: bool) -> Any:
+    if text:
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise Failure("VALUE is not text in UTF-8") from None
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise Failure(f"VALUE is not JSON ({error}); put quotes around text, or add --text") from None
+
+
+def _print_removed(removed: int, done: str, as_json: bool) -> None:
+    click.echo(json_text({"removed": removed}) if as_json else f"{done} {counted(removed, 'entry')}")
+
+
+def _record(entry: CacheEntry) -> dict[str, Any]:
+    record: dict[str, Any] = {field.name: getattr(entry, field.name) for field in fields(entry)}
+    record["tags"] = list(entry.tags)
+    if entry.value is MISSING:
+        del record["value"]
+    elif isinstance(entry.value, bytes):
+        import base64
+
+        record["value"] = {"base64": base64.b64encode(entry.value).decode()}
+    return record
+
+
+def _row(entry: CacheEntry) -> tuple[str, ...]:
+    return (
+        entry.key,
+        shortened(entry.agent_name or "-", 30),
+        f"{entry.size_bytes:,}",
+        f"{entry.access_count:,}",
+        time_text(entry.created_at),
+        "never" if entry.expires_at is None else time_text(entry.expires_at),
+        shortened(" ".join(entry.tags), 40),
+    )
+
+
+def _stats_record(stats: CacheStats) -> dict[str, Any]:
+    record = {field.name: getattr(stats, field.name) for field in fields(stats) if field.name != "by_agent"}
+    return record | {"hit_rate": stats.hit_rate}
+
+
+def _stats_row(name: str, stats: CacheStats) -> tuple[str, ...]:
+    numbers = (stats.hits, stats.misses)
+    later = (stats.sets, stats.evictions, stats.expirations, sum(stats.invalidations.values()))
+    return (
+        name,
+        f"{stats.entries:,}",
+        f"{stats.size_bytes:,}",
+        *(f"{number:,}" for number in numbers),
+        f"{stats.hit_rate:.1%}",
+        *(f"{number:,}" for number in later),
+    )
