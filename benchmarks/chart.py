@@ -8,7 +8,7 @@ from benchmarks.results import Results
 WORKS = (("append_1", "append 1"), ("read_20", "read the last 20"), ("state_get", "state get"))
 DATABASES = (("postgresql", "PostgreSQL"), ("sqlite", "SQLite"))
 
-_WIDTH, _LABELS, _ROW, _HEAD = 460, 190, 17, 34
+_WIDTH, _LABELS, _ROW, _HEAD = 490, 215, 17, 34
 _OWN, _RAW, _PEER = "#c2410c", "#1f2937", "#64748b"
 
 

@@ -18,7 +18,7 @@ from benchmarks.seed import copy_sqlite, seed
 from tests.postgres import PostgresServer, start_server
 
 # What tests switch off, on again; all else is PostgreSQL's default.
-DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "timezone": "UTC"}
+DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "timezone": "UTC", "autovacuum": "off"}
 
 
 class Places:

@@ -33,6 +33,7 @@ from statestore.errors import (
     StoreClosedError,
     UnavailableError,
 )
+from statestore.pricing import ModelPrice
 from statestore.session_values import (
     ConversationState,
     Lease,
@@ -41,6 +42,22 @@ from statestore.session_values import (
     StoreStats,
     Unsaved,
     Window,
+)
+from statestore.usage_values import (
+    AgentUsage,
+    CacheDayUsage,
+    DayUsage,
+    ExpiryBacklog,
+    HourUsage,
+    ModelUsage,
+    SessionDescent,
+    SessionUsage,
+    StorageUsage,
+    SweepReport,
+    Swept,
+    ToolUsage,
+    UsageTotals,
+    UserUsage,
 )
 from statestore.values import (
     MISSING,
@@ -62,29 +79,37 @@ from statestore.values import (
 if TYPE_CHECKING:
     from statestore.context import AsyncSessionContext, SessionContext
     from statestore.store import AsyncStateStore, AsyncTransaction, StateStore, Transaction
+    from statestore.sweeper import Sweeper
 
 __version__ = "0.1.0"
 
 __all__ = [
     "MISSING",
     "NEVER",
+    "AgentUsage",
     "Ancestor",
     "AsyncSessionContext",
     "AsyncStateStore",
     "AsyncTransaction",
+    "CacheDayUsage",
     "CacheEntry",
     "CacheStats",
     "CommitUnknownError",
     "ConflictError",
     "ConversationState",
     "DatabaseError",
+    "DayUsage",
     "Entry",
     "EntryNotFoundError",
     "ErasureReceipt",
+    "ExpiryBacklog",
+    "HourUsage",
     "InvalidTransitionError",
     "InvalidValueError",
     "Lease",
     "Lineage",
+    "ModelPrice",
+    "ModelUsage",
     "NewEntry",
     "NotFoundError",
     "ReadOnlyError",
@@ -95,23 +120,32 @@ __all__ = [
     "SchemaOutdatedError",
     "Session",
     "SessionContext",
+    "SessionDescent",
     "SessionExistsError",
     "SessionNotFoundError",
     "SessionPage",
     "SessionStats",
+    "SessionUsage",
     "StaleLeaseError",
     "StateEntry",
     "StateKeyNotFoundError",
     "StateStore",
     "StateStoreError",
     "StorageFullError",
+    "StorageUsage",
     "StoreClosedError",
     "StoreStats",
     "Summary",
+    "SweepReport",
+    "Sweeper",
+    "Swept",
+    "ToolUsage",
     "Transaction",
     "UnavailableError",
     "Unsaved",
     "Usage",
+    "UsageTotals",
+    "UserUsage",
     "Window",
 ]
 
@@ -129,6 +163,10 @@ def __getattr__(name: str) -> Any:
         from statestore import store
 
         return getattr(store, name)
+    if name == "Sweeper":
+        from statestore.sweeper import Sweeper
+
+        return Sweeper
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

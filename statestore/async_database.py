@@ -7,7 +7,7 @@ used as it is, through `run_sync`.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from typing import Any, Protocol
 
 import stamina
@@ -107,7 +107,8 @@ class ThreadedDatabase:
             entered: list[BoundRunner] = []
             try:
                 await self._workers.run(lambda: entered.append(context.__enter__()))
-                yield ThreadedRunner(entered[0], self._workers)
+                interruptible = self.database.dialect.name == "postgresql"
+                yield ThreadedRunner(entered[0], self._workers, interruptible=interruptible)
             except BaseException as exc:
                 if entered:
                     await finished(self._workers.run(_leave, context, exc))
@@ -134,6 +135,7 @@ class EngineDatabase:
         self._verify = verify
         self._verified = False
         self._closed = False
+        self._tasks: set[asyncio.Future[None]] = set()
         self._writer = asyncio.Lock() if dialect.name == "sqlite" else None
 
     @property
@@ -217,7 +219,7 @@ class EngineDatabase:
         if self._closed:
             raise StoreClosedError("the store is closed; open another")
         try:
-            connection = await self.engine.connect()
+            connection = await self._checked_out()
         except Exception as exc:
             failure = understood(exc)
             raise (Again(failure.error) if failure.lost else failure.error) from None
@@ -230,6 +232,19 @@ class EngineDatabase:
             # To its end, also when cancelled: a connection that stays out is lost to the pool.
             await finished(connection.close())
 
+    async def _checked_out(self) -> AsyncConnection:
+        # Cancelled while a driver opens it, SQLAlchemy would lose the connection: it stays counted as taken.
+        connecting = asyncio.ensure_future(self.engine.connect())
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            giving_back = asyncio.ensure_future(_close_when_open(connecting))
+            self._tasks.add(giving_back)
+            giving_back.add_done_callback(self._tasks.discard)
+            # Opening takes milliseconds; waiting for a place in the pool may take longer than a cancelled task should.
+            await finished(asyncio.wait([giving_back], timeout=0.5))
+            raise
+
     def _writing(self, call: Call | None = None) -> AbstractAsyncContextManager[None]:
         if self._writer is None or (call is not None and call.mode is Mode.READ):
             return nullcontext()
@@ -239,12 +254,14 @@ class EngineDatabase:
 class ThreadedRunner:
     """A `BoundRunner`, in worker threads."""
 
-    def __init__(self, bound: BoundRunner, workers: Workers) -> None:
+    def __init__(self, bound: BoundRunner, workers: Workers, *, interruptible: bool) -> None:
         self._bound = bound
         self._workers = workers
+        self._interruptible = interruptible
 
     async def run(self, call: Call) -> Any:
-        return await self._workers.run(self._bound.run, call)
+        call.interruptible = self._interruptible
+        return await self._workers.run(self._bound.run, call, give_up=call.cancel)
 
 
 class EngineRunner:
@@ -265,6 +282,11 @@ def _leave(context: Any, exc: BaseException) -> None:
     except BaseException as raised:
         if raised is not exc:
             raise
+
+
+async def _close_when_open(connecting: "asyncio.Future[AsyncConnection]") -> None:
+    with suppress(Exception):
+        await (await connecting).close()
 
 
 @asynccontextmanager

@@ -246,11 +246,12 @@ class Database:
             self._forget(connection)
 
     def _forget(self, connection: Connected) -> None:
-        connection.invalidate()
+        if getattr(connection, "is_valid", True):  # It may have been given up already, when its transaction was.
+            connection.invalidate()
         connection.close()
         if self._owned:
             # Whatever ended this connection, a restart most likely, has ended its idle neighbours as well.
-            self.engine.dispose(close=False)
+            self.engine.dispose()
 
 
 _PAUSE = 0.5

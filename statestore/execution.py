@@ -141,6 +141,7 @@ class BoundRunner:
     """Runs calls inside one transaction, which somebody else ends. Nothing is retried here."""
 
     def __init__(self, connection: Connected, dialect: Dialect, settings: Settings) -> None:
+        self._connection = connection
         self._link = Link(connection, dialect, settings, in_transaction=True)
         self._failed: StateStoreError | None = None
         self._ended = False
@@ -148,6 +149,8 @@ class BoundRunner:
     def run(self, call: Call) -> Any:
         if self._ended:
             raise StoreClosedError("the transaction has ended; begin another")
+        if call.interruptible:
+            call.may_be_cancelled(self._connection.driver_connection.cancel_safe)  # type: ignore[attr-defined]
         try:
             return call(self._link)
         except StateStoreError:
@@ -155,6 +158,9 @@ class BoundRunner:
         except Exception as exc:
             self._failed = understood(exc).error
             raise self._failed from None
+        finally:
+            if call.interruptible:
+                call.may_be_cancelled(None)
 
     def finish(self) -> None:
         """Nothing more is to come; a failure is raised again.

@@ -62,15 +62,21 @@ class Turns:
         self.free += 1
         self.busy.difference_update(sessions)
 
+    def some_may_go(self) -> bool:
+        return any(waiting.session_id not in self.busy for waiting in self.waiting)
+
     def next_group(self) -> list[Any]:
-        """Take the next group out of those that wait, in the order in which they came; empty where none may go."""
+        """Take the next group out of those that wait; empty where none may go."""
+        return self.take() if self.free else []
+
+    def take(self) -> list[Any]:
+        """Take as many as fit one group out of those that wait, in the order in which they came."""
         group: list[Any] = []
-        if self.free:
-            rest: list[Any] = []
-            for waiting in self.waiting:
-                fits = len(group) < _LARGEST_GROUP and waiting.session_id not in self.busy
-                (group if fits else rest).append(waiting)
-            self.waiting = rest
+        rest: list[Any] = []
+        for waiting in self.waiting:
+            fits = len(group) < _LARGEST_GROUP and waiting.session_id not in self.busy
+            (group if fits else rest).append(waiting)
+        self.waiting = rest
         return group
 
 
@@ -210,29 +216,37 @@ class GroupCommit:
             raise
 
     def _start(self) -> None:
-        """Send the next groups off."""
-        while group := self._turns.next_group():
-            self._turns.begin([waiting.session_id for waiting in group])
-            task = asyncio.get_running_loop().create_task(self._commit(group))
+        """Send for the next groups."""
+        while self._turns.free and self._turns.some_may_go():
+            self._turns.free -= 1
+            task = asyncio.get_running_loop().create_task(self._commit())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _commit(self, group: list[_Waiting]) -> None:
+    async def _commit(self) -> None:
+        group: list[_Waiting] = []
+        sessions: list[str] = []
         try:
             async with self._turn():
-                results = await self._workers.run(commit, self._database, [waiting.call for waiting in group])
-            for waiting, (result, error) in zip(group, results, strict=True):
-                if error is not None:
-                    waiting.future.set_exception(error)
-                else:
-                    waiting.future.set_result(result)
+                # Chosen only now: until its turn comes a call can be taken back, and others may still join.
+                group = self._turns.take()
+                sessions = [waiting.session_id for waiting in group]
+                self._turns.busy.update(sessions)
+                if group:
+                    results = await self._workers.run(commit, self._database, [waiting.call for waiting in group])
+                    for waiting, (result, error) in zip(group, results, strict=True):
+                        if error is not None:
+                            waiting.future.set_exception(error)
+                        else:
+                            waiting.future.set_result(result)
         except BaseException as exc:
-            for waiting in group:
+            for waiting in group or self._turns.take():
                 if not waiting.future.done():
                     waiting.future.set_exception(exc)
-            raise
+            if not isinstance(exc, Exception):
+                raise
         finally:
-            self._turns.end([waiting.session_id for waiting in group])
+            self._turns.end(sessions)
             self._start()
 
 

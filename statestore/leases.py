@@ -162,7 +162,7 @@ class AsyncHeldLease(_Held):
 
 def acquire(runner: Runner, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None) -> HeldLease:
     """See `Sessions.acquire`."""
-    pauses = _pauses(wait)
+    pauses = _pauses(checks.optional_duration(wait, "wait") or timedelta())
     while True:
         found = runner.run(_take(session_id, owner, ttl))
         if isinstance(found, Lease):
@@ -174,7 +174,7 @@ async def acquire_async(
     runner: AsyncRunner, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None
 ) -> AsyncHeldLease:
     """See `Sessions.acquire`."""
-    pauses = _pauses(wait)
+    pauses = _pauses(checks.optional_duration(wait, "wait") or timedelta())
     while True:
         found = await runner.run(_take(session_id, owner, ttl))
         if isinstance(found, Lease):
@@ -186,9 +186,8 @@ def _take(session_id: str, owner: str, ttl: timedelta) -> Call:
     return Call(LeaseWork, LeaseWork.take, (session_id,), {"owner": owner, "ttl": ttl})
 
 
-def _pauses(wait: timedelta | None) -> Iterator[float]:
+def _pauses(patience: timedelta) -> Iterator[float]:
     """How long to pause before each further try, with jitter, so that those who wait do not come all at once."""
-    patience = checks.optional_duration(wait, "wait") or timedelta()
     deadline = time.monotonic() + patience.total_seconds()
     pause = _FIRST_PAUSE
     while (left := deadline - time.monotonic()) > 0:

@@ -84,7 +84,7 @@ def parse(number: int, line: bytes, session_id: SessionId) -> Conversation:
     Raises:
         LineError: It is none.
     """
-    record = _load(line)
+    record = load_line(line)
     if not isinstance(record, dict):
         raise LineError("not a JSON object")
     messages = record.get("messages")
@@ -101,7 +101,7 @@ def parse(number: int, line: bytes, session_id: SessionId) -> Conversation:
     return Conversation(number, len(line), found, messages, metadata)
 
 
-def _load(line: bytes) -> Any:
+def load_line(line: bytes) -> Any:
     if len(line) > MAX_LINE_BYTES:
         raise LineError(f"longer than {MAX_LINE_BYTES:,} bytes")
     try:

@@ -6,6 +6,7 @@ import click
 
 from statestore import __version__
 from statestore.cli.cache import cache
+from statestore.cli.claude_code import claude_code
 from statestore.cli.delete import delete
 from statestore.cli.demo import demo
 from statestore.cli.exporting import conexus, export, promptkit, statestore_file
@@ -59,5 +60,5 @@ def main() -> None:
 
 for command in (migrate, import_, export, sessions, show, fork, delete, cache, sweep, retention, report, prices, demo):
     main.add_command(command)
-for command in (statestore_file, promptkit, conexus):
+for command in (statestore_file, promptkit, conexus, claude_code):
     import_.add_command(command)

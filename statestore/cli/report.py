@@ -99,12 +99,12 @@ def _option(argument: str) -> str:
 
 
 def _write_page(database: Database, path: Path, period: dict[str, Any], others: dict[str, Any], formats: bool) -> None:
-    from statestore.reports import page
+    from statestore.reports.page import collect, render
 
     if formats or any(others.values()):
         raise click.UsageError("--html takes --since, --until and --tz only.")
     with database.open() as store:
-        text = page.render(page.collect(store, **period))
+        text = render(collect(store, **period))
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -11,6 +12,7 @@ import pytest
 from statestore import AsyncStateStore, NewEntry
 from tests.support.content import Content, unsound
 from tests.support.engines import async_engine
+from tests.support.portal import Portal
 
 BATCH = 3
 
@@ -35,27 +37,41 @@ async def opened(url: str, world: str) -> AsyncIterator[tuple[AsyncStateStore, C
         await engine.dispose()
 
 
-async def cancel_after(turns: int, work: Coroutine[Any, Any, Any]) -> bool:
-    """Cancel *work* after so many turns of the event loop; whether it was done by then."""
+@dataclass(frozen=True)
+class Moment:
+    """When to cancel: after so many turns of the event loop, or so many seconds."""
+
+    turns: int = 0
+    seconds: float = 0
+
+    async def come(self) -> None:
+        for _ in range(self.turns):
+            await asyncio.sleep(0)
+        if self.seconds:
+            await asyncio.sleep(self.seconds)
+
+
+# At each of the first turns, and then at wider and wider distances.
+MOMENTS = [Moment(turns=n) for n in range(30)] + [Moment(seconds=0.0002 * 1.2**n) for n in range(45)]
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """As `asyncio.run`, in a thread: a task that cannot be cancelled would keep even a timeout from ending the test."""
+    portal = Portal()
+    portal.run(main)
+    portal.close()
+
+
+async def cancel_at(moment: Moment, work: Coroutine[Any, Any, Any]) -> bool:
+    """Cancel *work* when the *moment* has come; whether it was done by then."""
     task = asyncio.ensure_future(work)
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    done = task.done()
+    await moment.come()
     task.cancel()
     try:
         await task
     except asyncio.CancelledError:
-        return done
+        return False
     return True
-
-
-def turns(step: float = 1.3) -> list[int]:
-    """Where to cancel: at each of the first turns, then at wider and wider distances."""
-    points, at = list(range(25)), 25.0
-    while at < 20_000:
-        points.append(int(at))
-        at *= step
-    return points
 
 
 Work = Callable[[AsyncStateStore, int], Coroutine[Any, Any, Any]]
@@ -89,8 +105,8 @@ def test_a_cancelled_append_leaves_all_or_nothing(database_url: str, world: str,
         async with opened(database_url, world) as (store, checked_out):
             await store.sessions.create("s")
             cancelled = completed = 0
-            for n, k in enumerate(turns()):
-                done = await cancel_after(k, work(store, n))
+            for n, moment in enumerate(MOMENTS):
+                done = await cancel_at(moment, work(store, n))
                 cancelled += not done
                 completed += done
                 assert checked_out() == 0
@@ -108,7 +124,7 @@ def test_a_cancelled_append_leaves_all_or_nothing(database_url: str, world: str,
             assert await store.history.count("s") == len(entries) + 6 * BATCH
             assert checked_out() == 0
 
-    asyncio.run(main())
+    run(main())
     assert unsound(content) == []
 
 
@@ -116,10 +132,9 @@ def test_many_cancelled_at_once_leave_all_or_nothing(database_url: str, world: s
     async def main() -> None:
         async with opened(database_url, world) as (store, checked_out):
             await store.sessions.create("s")
-            for k in turns(2):
+            for moment in MOMENTS[::3]:
                 tasks = [asyncio.ensure_future(append(store, n)) for n in range(12)]
-                for _ in range(k):
-                    await asyncio.sleep(0)
+                await moment.come()
                 for task in tasks[::2]:
                     task.cancel()
                 results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -131,7 +146,7 @@ def test_many_cancelled_at_once_leave_all_or_nothing(database_url: str, world: s
             for batch in batches:
                 assert [entry.content for entry in batch] == [[batch[0].content[0], part] for part in range(BATCH)]
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize("work", [append, append_within_a_transaction])
@@ -152,7 +167,7 @@ def test_one_that_waits_for_a_lock_can_be_cancelled(postgres_url: str, world: st
             await work(store, 2)
             assert await store.history.count("s") == BATCH
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_timeout_ends_a_call_that_waits_for_a_lock(postgres_url: str, world: str) -> None:
@@ -167,7 +182,7 @@ def test_a_timeout_ends_a_call_that_waits_for_a_lock(postgres_url: str, world: s
             assert await store.history.count("s") == 0
             assert checked_out() == 0
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_one_that_waits_for_a_connection_can_be_cancelled(database_url: str, world: str) -> None:
@@ -187,7 +202,7 @@ def test_one_that_waits_for_a_connection_can_be_cancelled(database_url: str, wor
             assert await store.history.count("s") % BATCH == 0
             assert checked_out() == 0
 
-    asyncio.run(main())
+    run(main())
 
 
 async def waiting(holder: "psycopg.Connection[Any]", backends: int) -> None:

@@ -183,7 +183,8 @@ def test_nothing_is_held_when_one_stops_following(postgres_url: str, world: str,
 
 @pytest.fixture(scope="module")
 def restartable() -> Iterator[LocalServer]:
-    with start_server(settings={}) as server:
+    # A crash must not lose what was acknowledged: then there would be nothing to hold against.
+    with start_server(settings={"synchronous_commit": "on"}) as server:
         assert isinstance(server, LocalServer)
         yield server
 

@@ -45,6 +45,14 @@ class Content:
         key = ", ".join(column.name for column in metadata.tables[table].primary_key)
         return self.query(f"SELECT * FROM {table} WHERE {condition} ORDER BY {key}", **where)
 
+    def rows_of(self, view: str) -> Rows:
+        """All rows of a view, in no order."""
+        return self.query(f"SELECT * FROM {view}")
+
+    def explain(self, sql: str, params: Mapping[str, Any]) -> Rows:
+        """PostgreSQL's plan for a statement of the store, with its parameters as psycopg spells them."""
+        return [dict(row) for row in self._connection.execute(f"EXPLAIN {sql}", params).fetchall()]
+
     def snapshot(self) -> dict[str, Rows]:
         """Every row of every table."""
         return {table: self.rows(table) for table in metadata.tables}

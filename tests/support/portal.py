@@ -19,7 +19,7 @@ from tests.support.engines import async_engine
 T = TypeVar("T")
 
 # Seconds. A call that hangs fails its test long before pytest-timeout ends the whole run.
-PATIENCE = 60
+PATIENCE = 30
 
 
 class Portal:
@@ -66,6 +66,9 @@ class Blocking:
         if inspect.iscoroutinefunction(found):
             return self._blocking(found)
         return found
+
+    def __repr__(self) -> str:
+        return repr(self._target)
 
     def _blocking(self, method: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

@@ -3,6 +3,7 @@
 `STATESTORE_HYPOTHESIS_PROFILE=long` tries far more.
 """
 
+import contextlib
 import itertools
 import os
 from datetime import UTC, date, datetime, timedelta
@@ -76,12 +77,10 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(session=SESSIONS, user=USERS, agent=st.sampled_from([None, "chat"]), ttl=st.sampled_from([None, 10, 100]))
     def create(self, session: str, user: str | None, agent: str | None, ttl: int | None) -> None:
-        try:
+        with contextlib.suppress(SessionExistsError):
             self.store.sessions.create(
                 session, user_id=user, agent_name=agent, ttl=None if ttl is None else timedelta(seconds=ttl)
             )
-        except SessionExistsError:
-            pass
 
     @rule(session=SESSIONS, entries=BATCHES)
     def append(self, session: str, entries: list[NewEntry]) -> None:
@@ -107,10 +106,8 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(session=SESSIONS, user=USERS)
     def give_away(self, session: str, user: str | None) -> None:
-        try:
+        with contextlib.suppress(SessionNotFoundError):
             self.store.sessions.update(session, user_id=user)
-        except SessionNotFoundError:
-            pass
 
     @rule(session=SESSIONS, how=st.sampled_from(["trim", "pop", "clear", "delete"]), n=st.integers(0, 4))
     def let_go(self, session: str, how: str, n: int) -> None:

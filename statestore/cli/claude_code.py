@@ -1,0 +1,67 @@
+"""`statestore import claude-code`: transcripts of Claude Code as sessions, with what they used."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from statestore.cli.options import Database, examples, json_option, store_options
+from statestore.cli.output import Failure, counted, json_text, visible
+
+_DEFAULT = "~/.claude/projects"
+
+
+@click.command(
+    "claude-code",
+    epilog=examples(
+        "statestore prices sync",
+        "statestore import claude-code --user-id ada",
+        "statestore report usage-by-day --since 30d",
+    ),
+)
+@click.argument("path", type=click.Path(exists=True, path_type=Path), required=False)
+@click.option("--user-id", metavar="USER", help="Whose the new sessions are.")
+@store_options
+@json_option
+def claude_code(database: Database, path: Path | None, user_id: str | None, as_json: bool) -> None:
+    """Import transcripts of Claude Code from PATH: a file, or a folder with all that is below it.
+
+    Without PATH from ~/.claude/projects. Each file is a session, each sub-agent another, forked from it. Messages are
+    kept as they are. A response that is written in several lines counts once, also where a resumed session begins with
+    a copy of another; for that, import the whole folder and not its files one by one.
+
+    Running it again changes nothing, and adds what is new. A line that cannot be read is reported with its file and
+    number, the others go in, and the exit code is 1. Nothing is written to PATH. Costs are computed where prices are
+    known: `statestore prices sync` first, or `statestore prices apply` afterwards.
+    """
+    from statestore import checks
+    from statestore.cli import claude_transcripts as transcripts
+
+    checks.optional_key(user_id, "--user-id")
+    folder = Path(_DEFAULT).expanduser() if path is None else path
+    if not folder.exists():
+        raise Failure(f"there is no {folder}; name the file or the folder to import")
+    found = transcripts.files(folder)
+
+    def report(file: Path, number: int, reason: str) -> None:
+        click.echo(visible(f"{file}:{number}: {reason}"), err=True)
+
+    with (
+        database.open(create=True) as store,
+        click.progressbar(
+            length=len(found), label="importing", file=sys.stderr, width=0, hidden=not sys.stderr.isatty()
+        ) as bar,
+    ):
+        importer = transcripts.Importer(store, user_id=user_id, report=report, progress=lambda _: bar.update(1))
+        totals = importer.run(found)
+    if as_json:
+        click.echo(json_text(asdict(totals)))
+    else:
+        click.echo(
+            f"imported {counted(totals.files, 'file')}: {counted(totals.sessions_new, 'session')} new, "
+            f"{totals.sessions_extended:,} extended, {totals.sessions_unchanged:,} unchanged, "
+            f"{counted(totals.entries_added, 'entry')} added"
+        )
+    if totals.lines_failed:
+        raise Failure(f"{counted(totals.lines_failed, 'line')} could not be imported; see above")

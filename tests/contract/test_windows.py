@@ -1,0 +1,301 @@
+"""The window on a history: whole turns, calls with their results, within a budget, read from the end."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from statestore import InvalidValueError, NewEntry, SessionNotFoundError, StateStore
+from tests.live.trajectories import runs
+from tests.support.clock import MovableClock
+
+Store = Any
+
+
+def user(text: str = "u") -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def said(text: str = "a") -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def called(*ids: str) -> dict[str, Any]:
+    calls = [{"id": one, "type": "function", "function": {"name": "f", "arguments": "{}"}} for one in ids]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
+
+
+def result(of: str, text: str = "r") -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": of, "content": text}
+
+
+SYSTEM = {"role": "system", "content": "s"}
+# 1 system · 2 to 5 a turn with a call · 6 and 7 a turn
+ALL = [1, 2, 3, 4, 5, 6, 7]
+TURNS = [SYSTEM, user(), called("c1"), result("c1"), said(), user(), said()]
+
+
+@pytest.fixture
+def fill(store: Store) -> Callable[..., None]:
+    def fill(*entries: Any) -> None:
+        store.sessions.create("s")
+        store.history.append("s", list(entries))
+
+    return fill
+
+
+def seqs(store: Store, **limits: Any) -> list[int]:
+    return [entry.seq for entry in store.history.window("s", **limits)]
+
+
+def test_without_a_limit_it_is_all_of_the_history(store: Store, fill: Any) -> None:
+    fill(*TURNS)
+    assert store.history.window("s") == store.history.read("s")
+
+
+@pytest.mark.parametrize(
+    ("max_entries", "expected"),
+    [(0, []), (1, [7]), (2, [6, 7]), (3, [6, 7]), (5, [6, 7]), (6, [2, 3, 4, 5, 6, 7]), (7, ALL), (99, ALL)],
+)
+def test_the_newest_whole_turns_that_fit(store: Store, fill: Any, max_entries: int, expected: list[int]) -> None:
+    fill(*TURNS)
+    assert seqs(store, max_entries=max_entries) == expected
+
+
+@pytest.mark.parametrize(("max_entries", "expected"), [(1, [5]), (2, [4, 5][1:]), (3, [3, 4, 5]), (4, [2, 3, 4, 5])])
+def test_of_a_turn_that_does_not_fit_as_much_of_its_end_as_can_be_cut_off(
+    store: Store, fill: Any, max_entries: int, expected: list[int]
+) -> None:
+    fill(*TURNS[:5])
+    assert seqs(store, max_entries=max_entries) == expected
+
+
+def test_nothing_where_not_even_the_last_step_fits(store: Store, fill: Any) -> None:
+    fill(user(), called("a", "b"), result("a"), result("b"))
+    assert seqs(store, max_entries=2) == []
+    assert seqs(store, max_entries=3) == [2, 3, 4]
+
+
+def test_a_result_that_comes_after_the_next_turn_began_stays_with_its_call(store: Store, fill: Any) -> None:
+    fill(user(), called("slow"), user("meanwhile"), said(), result("slow"), said("done"))
+    assert seqs(store, max_entries=4) == [6]
+    assert seqs(store, max_entries=5) == [2, 3, 4, 5, 6]
+    assert seqs(store, max_entries=6) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_call_whose_result_is_still_to_come_is_there(store: Store, fill: Any) -> None:
+    fill(user(), said(), user(), called("pending"))
+    assert seqs(store, max_entries=3) == [3, 4]
+
+
+def test_a_result_whose_call_was_trimmed_is_left_out(store: Store, fill: Any) -> None:
+    fill(*TURNS)
+    store.history.trim("s", keep_last=4)
+    assert seqs(store) == [5, 6, 7]
+
+
+def test_call_ids_that_are_used_again_do_not_confuse(store: Store, fill: Any) -> None:
+    step = [user(), called("call_0"), result("call_0"), said()]
+    fill(*step, *step)
+    assert seqs(store, max_entries=4) == [5, 6, 7, 8]
+    assert seqs(store, max_entries=6) == [5, 6, 7, 8]
+
+
+def test_anthropic_messages_are_kept_together_too(store: Store, fill: Any) -> None:
+    fill(
+        user(),
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "f", "input": {}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "r"}]},
+        said(),
+    )
+    assert seqs(store, max_entries=2) == [4]
+    assert seqs(store, max_entries=3) == [2, 3, 4]
+
+
+def test_calls_that_are_known_by_their_columns_alone(store: Store, fill: Any) -> None:
+    fill(
+        NewEntry("go", role="user"),
+        NewEntry("look", role="assistant", tool_call_id="x"),
+        NewEntry("seen", role="tool", tool_call_id="x"),
+        NewEntry("done", role="assistant"),
+    )
+    assert seqs(store, max_entries=2) == [4]
+    assert seqs(store, max_entries=3) == [2, 3, 4]
+
+
+def test_four_characters_are_taken_for_a_token(store: Store, fill: Any) -> None:
+    fill(user("x" * 400), said("y" * 401), user("é" * 40), said(""))
+    window = store.history.window("s", max_tokens=10)
+    assert ([entry.seq for entry in window], window.tokens) == ([3, 4], 10)
+    assert seqs(store, max_tokens=210) == [3, 4]
+    assert store.history.window("s", max_tokens=211).tokens == 211
+
+
+def test_tool_calls_count_as_tokens(store: Store, fill: Any) -> None:
+    fill(called("c"))
+    assert store.history.window("s", max_tokens=1000).tokens > 10
+
+
+def test_the_callers_tokenizer_counts(store: Store, fill: Any) -> None:
+    fill(user("one two three"), said("four"), user("five six"), said("seven"))
+    assert seqs(store, max_tokens=3, tokenizer=lambda text: len(text.split())) == [3, 4]
+    assert seqs(store, max_tokens=7, tokenizer=lambda text: len(text.split())) == [1, 2, 3, 4]
+
+
+def test_content_that_is_no_message_counts_as_json(store: Store, fill: Any) -> None:
+    fill(NewEntry({"key": "v"}, role="user"), NewEntry("text", role="user"))
+    assert store.history.window("s", max_tokens=99, tokenizer=len).tokens == len('{"key":"v"}') + len("text")
+
+
+def test_both_limits_hold(store: Store, fill: Any) -> None:
+    fill(*[user("x" * 40)] * 10)
+    assert seqs(store, max_entries=5, max_tokens=30) == [8, 9, 10]
+    assert seqs(store, max_entries=2, max_tokens=30) == [9, 10]
+
+
+@pytest.mark.parametrize(
+    ("max_entries", "expected"), [(0, []), (1, [1]), (2, [1, 7]), (3, [1, 6, 7]), (6, [1, 6, 7]), (7, ALL)]
+)
+def test_the_leading_system_message_is_kept_on_request(
+    store: Store, fill: Any, max_entries: int, expected: list[int]
+) -> None:
+    fill(*TURNS)
+    assert seqs(store, max_entries=max_entries, keep_system=True) == expected
+
+
+def test_the_system_message_counts_against_the_tokens(store: Store, fill: Any) -> None:
+    fill({"role": "system", "content": "s" * 40}, user("x" * 40), user("y" * 40))
+    assert seqs(store, max_tokens=20, keep_system=True) == [1, 3]
+    assert seqs(store, max_tokens=10, keep_system=True) == [1]
+    assert seqs(store, max_tokens=9, keep_system=True) == []
+    assert seqs(store, max_tokens=30, keep_system=True) == [1, 2, 3]
+
+
+def test_a_first_entry_that_is_no_system_message_is_not_kept(store: Store, fill: Any) -> None:
+    fill(user(), said(), user(), said())
+    assert seqs(store, max_entries=2, keep_system=True) == [3, 4]
+
+
+def test_summaries_stand_for_what_is_left_out(store: Store, fill: Any) -> None:
+    fill(*[user(), said()] * 5)
+    for start in (1, 3, 5, 7, 9):
+        store.history.add_summary("s", f"from {start}", start_seq=start, end_seq=start + 1)
+    window = store.history.window("s", max_entries=5, include_summaries=True)
+    assert [entry.seq for entry in window] == [7, 8, 9, 10]
+    assert [summary.start_seq for summary in window.summaries] == [1, 3, 5]
+    assert store.history.window("s", max_entries=5).summaries == ()
+    assert store.history.window("s", include_summaries=True).summaries == ()
+
+
+def test_summaries_count_against_the_tokens(store: Store, fill: Any) -> None:
+    fill(*[user("x" * 40)] * 10)
+    store.history.add_summary("s", "z" * 80, start_seq=1, end_seq=5)
+    window = store.history.window("s", max_tokens=50, include_summaries=True)
+    assert ([entry.seq for entry in window], len(window.summaries), window.tokens) == ([8, 9, 10], 1, 50)
+    window = store.history.window("s", max_tokens=100, include_summaries=True)
+    assert (window[0].seq, window.summaries) == (1, ())
+
+
+def test_a_summary_says_itself_how_many_tokens_it_has(store: Store, fill: Any) -> None:
+    fill(*[user("x" * 40)] * 10)
+    store.history.add_summary("s", "z" * 80, start_seq=1, end_seq=5, token_count=1)
+    assert store.history.window("s", max_tokens=51, include_summaries=True).tokens == 51
+
+
+def test_where_not_all_summaries_fit_the_oldest_are_left_out(store: Store, fill: Any) -> None:
+    fill(*[user("x" * 40)] * 4)
+    for start in (1, 2, 3):
+        store.history.add_summary("s", "z" * 40, start_seq=start, end_seq=start)
+    window = store.history.window("s", max_tokens=30, include_summaries=True)
+    assert ([entry.seq for entry in window], [s.start_seq for s in window.summaries]) == ([4], [2, 3])
+
+
+def test_a_fork_has_a_window_on_what_it_sees(store: Store, fill: Any) -> None:
+    fill(*TURNS)
+    store.sessions.fork("s", "f", at_seq=5)
+    store.history.append("f", [user(), said()])
+    window = store.history.window("f", max_entries=6)
+    assert [entry.seq for entry in window] == [2, 3, 4, 5, 6, 7]
+
+
+def test_a_window_keeps_the_session_alive(store: Store, clock: MovableClock) -> None:
+    from datetime import timedelta
+
+    store.sessions.create("s", ttl=timedelta(hours=1))
+    clock.advance(minutes=59)
+    store.history.window("s", max_entries=1)
+    clock.advance(minutes=59)
+    assert store.sessions.exists("s")
+
+
+def test_a_missing_session_has_no_window(store: Store) -> None:
+    with pytest.raises(SessionNotFoundError):
+        store.history.window("missing")
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_entries": -1}, {"max_tokens": -1}, {"max_tokens": 1.5}, {"tokenizer": 4}], ids=str
+)
+def test_limits_that_cannot_be(store: Store, fill: Any, limits: Any) -> None:
+    fill()
+    with pytest.raises(InvalidValueError):
+        store.history.window("s", **limits)
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected", "most"),
+    [
+        ({"max_entries": 20}, 20, 21),
+        ({"max_tokens": 20 * 10}, 20, 64),
+        ({"max_tokens": 500 * 10}, 500, 64 + 128 + 256 + 512),
+        ({"max_entries": 20, "max_tokens": 10**6}, 20, 21),
+        ({"max_entries": 20, "keep_system": True}, 19, 22),
+    ],
+    ids=str,
+)
+def test_a_window_on_ten_thousand_entries_reads_few(
+    open_store: Any, monkeypatch: pytest.MonkeyPatch, limits: Any, expected: int, most: int
+) -> None:
+    from statestore.repositories import entry_rows
+
+    store = open_store()
+    store.sessions.create("s")
+    # One turn each: the window ends exactly where the budget does.
+    store.history.append("s", [SYSTEM, *[user("x" * 40)] * 9_999])
+    read = []
+    build = entry_rows.from_row
+    monkeypatch.setattr(entry_rows, "from_row", lambda *args: read.append(1) or build(*args))
+    window = store.history.window("s", **limits)
+    assert [entry.seq for entry in window][-expected:] == [*range(10_001 - expected, 10_001)]
+    assert len(read) <= most
+
+
+def whole(window: list[Any], history: list[Any]) -> bool:
+    """Whether the window tears nothing apart: what it has of calls and results, it has all of."""
+
+    def calls(entries: list[Any]) -> set[str]:
+        return {call["id"] for e in entries for call in e.content.get("tool_calls") or []}
+
+    def results(entries: list[Any]) -> set[str]:
+        return {e.content["tool_call_id"] for e in entries if e.content["role"] == "tool"}
+
+    return results(window) <= calls(window) and calls(window) & results(history) <= results(window)
+
+
+def test_no_budget_tears_a_call_from_its_result_in_the_real_runs(sqlite_url: str) -> None:
+    with StateStore.open(sqlite_url) as store:
+        for number, run in enumerate(runs()):
+            name = f"run {number}"
+            store.sessions.create(name)
+            history = store.history.append(name, run["messages"])
+            for budget in range(1, len(history) + 1):
+                window = store.history.window(name, max_entries=budget)
+                assert len(window) <= budget
+                assert whole(window, history), (number, budget)
+                assert window == history[len(history) - len(window) :]
+            total = store.history.window(name, max_tokens=10**9).tokens or 0
+            for budget in range(1, total + 2, max(1, total // 40)):
+                window = store.history.window(name, max_tokens=budget)
+                assert (window.tokens or 0) <= budget
+                assert whole(window, history), (number, budget)
+            assert len(store.history.window(name, max_tokens=total)) == len(history)

@@ -1,0 +1,195 @@
+"""`statestore report`, against what Python's own modules make of the same data."""
+
+import csv
+import io
+import json
+import statistics
+from collections import defaultdict
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from click.testing import CliRunner, Result
+
+from statestore import Entry, InvalidValueError, NewEntry, StateStore, Usage
+from statestore.cli import main
+from tests.usage.data import sessions
+from tests.usage.ledger_model import total, used
+
+DATA: dict[str, Any] = {"days": 100, "users": 50, "each_day": 6}
+
+
+def report(url: str, *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["report", *arguments, "--url", url])
+
+
+def table(url: str, *arguments: str) -> list[dict[str, str]]:
+    done = report(url, *arguments, "--csv")
+    assert done.exit_code == 0, done.output
+    return list(csv.DictReader(io.StringIO(done.stdout)))
+
+
+def appended(store: StateStore) -> list[tuple[str, Entry]]:
+    """Everything that is put into the store, as it was returned."""
+    found = []
+    for session_id, attributes, entries in sessions(**DATA):
+        store.sessions.create(session_id, **attributes)
+        found += [(session_id, entry) for entry in store.history.append(session_id, entries)]
+    return found
+
+
+def expected(entries: list[tuple[str, Entry]], zone: Any) -> dict[str, dict[str, Any]]:
+    days: dict[str, list[tuple[str, Entry]]] = defaultdict(list)
+    for session_id, entry in entries:
+        days[entry.created_at.astimezone(zone).date().isoformat()].append((session_id, entry))
+    return {
+        day: total(used(entry) for _, entry in found)
+        | {
+            "sessions": len({session_id for session_id, _ in found}),
+            "timings": sorted(entry.duration / timedelta(milliseconds=1) for _, entry in found if entry.duration),
+        }
+        for day, found in days.items()
+    }
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/New_York"])
+def test_usage_by_day_is_what_csv_and_statistics_make_of_it(database_url: str, zone: str) -> None:
+    with StateStore.open(database_url, durability="normal") as store:
+        entries = appended(store)
+    days = expected(entries, ZoneInfo(zone))
+    rows = table(database_url, "usage-by-day", "--tz", zone)
+    assert [row["day"] for row in rows] == sorted(days)
+    assert len(rows) >= 100
+    for row in rows:
+        day = days[row["day"]]
+        for name in ("sessions", "entries", "turns", "model_calls", "tool_calls", "errors", "unpriced_calls",
+                     "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens",
+                     "reasoning_output_tokens", "content_bytes"):  # fmt: skip
+            assert int(row[name]) == day[name], name
+        assert Decimal(row["cost_usd"] or 0) == day["cost_usd"]
+        assert round(float(row["duration_ms"]) * 1000) == day["microseconds"]
+        assert int(row["timed_entries"]) == len(day["timings"])
+        assert float(row["latency_p50_ms"]) == pytest.approx(statistics.median(day["timings"]), abs=0.001)
+        twentieths = statistics.quantiles(day["timings"], n=20, method="inclusive")
+        assert float(row["latency_p95_ms"]) == pytest.approx(twentieths[18], abs=0.001)
+
+
+def test_the_same_report_comes_out_when_everything_has_been_deleted(database_url: str) -> None:
+    with StateStore.open(database_url, durability="normal") as store:
+        for session_id, attributes, entries in sessions(days=40, users=9, each_day=3):
+            store.sessions.create(session_id, **attributes)
+            store.history.append(session_id, entries)
+        names = ["usage-by-day", "usage-by-session", "usage-by-user", "usage-by-agent", "usage-by-model"]
+        asked = [[name, "--tz", "Asia/Kolkata"] for name in names]
+        before = [kept(table(database_url, *arguments)) for arguments in asked]
+        for session_id, _, _ in sessions(days=40, users=9, each_day=3):
+            store.sessions.delete(session_id)
+        after = [kept(table(database_url, *arguments)) for arguments in asked]
+        for one, other in zip(before, after, strict=True):
+            assert other == one
+
+
+def kept(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Without what needs the entries themselves."""
+    assert rows
+    return [{name: value for name, value in row.items() if not name.startswith(("latency", "timed"))} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("zone", "at", "day"),
+    [
+        ("Asia/Kolkata", datetime(2026, 3, 1, 18, 29, 59, 999_999), "2026-03-01"),
+        ("Asia/Kolkata", datetime(2026, 3, 1, 18, 30), "2026-03-02"),
+        # Until March 8, 2026, 7:00 UTC New York is five hours behind, then four; from November 1, 6:00, five again.
+        ("America/New_York", datetime(2026, 3, 8, 4, 59, 59, 999_999), "2026-03-07"),
+        ("America/New_York", datetime(2026, 3, 8, 5, 0), "2026-03-08"),
+        ("America/New_York", datetime(2026, 3, 9, 3, 59, 59, 999_999), "2026-03-08"),
+        ("America/New_York", datetime(2026, 3, 9, 4, 0), "2026-03-09"),
+        ("America/New_York", datetime(2026, 11, 1, 3, 59, 59), "2026-10-31"),
+        ("America/New_York", datetime(2026, 11, 2, 4, 59, 59), "2026-11-01"),
+        ("America/New_York", datetime(2026, 11, 2, 5, 0), "2026-11-02"),
+        ("UTC", datetime(2026, 3, 1, 23, 59, 59, 999_999), "2026-03-01"),
+    ],
+)
+@pytest.mark.parametrize("deleted", [False, True], ids=["live", "deleted"])
+def test_days_begin_at_midnight_of_the_time_zone(
+    database_url: str, zone: str, at: datetime, day: str, deleted: bool
+) -> None:
+    with StateStore.open(database_url) as store:
+        # Others far away, so that the change of the clocks lies within what there is.
+        times = [datetime(2026, 1, 1, 12), at, datetime(2026, 12, 31, 12)]
+        store.sessions.create("s")
+        store.history.append("s", [NewEntry(0, created_at=moment.replace(tzinfo=UTC)) for moment in times])
+        if deleted:
+            store.sessions.delete("s")
+        found = [row.day.isoformat() for row in store.usage.by_day(tz=zone)]
+        assert found == ["2026-01-01", day, "2026-12-31"]
+        begin = date.fromisoformat(day)
+        only = store.usage.by_day(tz=zone, since=begin, until=begin + timedelta(days=1))
+        assert [(row.day, row.entries) for row in only] == [(begin, 1)]
+
+
+def test_since_and_until_are_cut_to_a_quarter_so_that_deleting_changes_nothing(database_url: str) -> None:
+    noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    with StateStore.open(database_url) as store:
+        store.sessions.create("s")
+        store.history.append("s", [NewEntry(n, created_at=noon + timedelta(minutes=n)) for n in range(60)])
+        period = {"since": noon + timedelta(minutes=20), "until": noon + timedelta(minutes=50)}
+        before = store.usage.totals(**period)
+        assert before.entries == 30  # From 12:15 up to 12:45.
+        store.history.trim("s", keep_last=33)
+        assert store.usage.totals(**period).entries == 30
+
+
+def test_the_formats_say_the_same(database_url: str) -> None:
+    with StateStore.open(database_url) as store:
+        store.sessions.create("s", user_id="=cmd|' /C calc'!A1", agent_name="a\x1b[31m")
+        usage = Usage(input_tokens=1200, output_tokens=3)
+        store.history.append("s", [NewEntry(0, usage=usage, response_model="m", duration=timedelta(seconds=2))])
+    shown = report(database_url, "usage-by-user").stdout
+    assert "1,200" in shown.splitlines()[1]
+    assert shown.splitlines()[0].split()[:2] == ["USER", "SESSIONS"]
+    [record] = json.loads(report(database_url, "usage-by-user", "--json").stdout)
+    assert (record["user_id"], record["cost_usd"], record["latency_p50_ms"]) == ("=cmd|' /C calc'!A1", None, 2000.0)
+    [row] = table(database_url, "usage-by-user")
+    assert list(row) == list(record)
+    assert row["user_id"].startswith("'="), "a spreadsheet would run it"
+    assert "\x1b" not in report(database_url, "usage-by-agent").stdout
+
+
+def test_a_report_of_nothing_still_has_its_columns(database_url: str) -> None:
+    done = report(database_url, "usage-by-day", "--csv")
+    assert done.stdout.startswith("day,sessions,entries,")
+    assert json.loads(report(database_url, "usage-by-day", "--json").stdout) == []
+    empty = report(database_url, "usage-by-day")
+    assert (empty.stdout, empty.exit_code) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["usage-by-day", "--since", "soon"], "neither a date"),
+        (["usage-by-day", "--tz", "Mars/Olympus"], "no time zone"),
+        (["usage-by-day", "--limit", "3"], "takes no --limit"),
+        (["storage-usage", "--user", "ada"], "takes no --user"),
+        (["nonsense"], "is not one of"),
+        ([], "either a report or"),
+        (["usage-by-day", "--csv", "--json"], "exclude each other"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(sqlite_url: str, arguments: list[str], problem: str) -> None:
+    done = report(sqlite_url, *arguments)
+    assert done.exit_code in (1, 2)
+    assert problem in done.stderr
+
+
+def test_reports_refuse_what_they_cannot_use(database_url: str) -> None:
+    with StateStore.open(database_url) as store:
+        for argument, value in {"since": datetime(2026, 1, 1), "until": "yesterday", "tz": "Nowhere/At all"}.items():
+            with pytest.raises(InvalidValueError) as caught:
+                store.usage.by_day(**{argument: value})
+            assert caught.value.argument == argument
+        with pytest.raises(InvalidValueError):
+            store.usage.by_user(limit=-1)
