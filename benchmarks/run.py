@@ -128,7 +128,7 @@ class Run:
                 self._measure("single", database, work, able, rounds=3)
 
     def _memory(self, database: str) -> None:
-        if self._only and self._only not in "memory":
+        if self._only and "memory" not in self._only:
             return
         found: dict[str, dict[str, float]] = {}
         for subject in [s for s in OWN if s.database == database and s.role == "statestore"]:
@@ -240,7 +240,8 @@ class Run:
 
     def _chosen(self, candidates: Sequence[Work], *, part: str = "") -> list[Work]:
         if self._only:
-            return [work for work in candidates if self._only in work.name or self._only in (part or work.group)]
+            wanted = self._only.split(",")
+            return [w for w in candidates if any(name in w.name or name in (part or w.group) for name in wanted)]
         return [work for work in candidates if not self._quick or work.name in works.QUICK]
 
     def _hot_updates(self, url: str) -> None:

@@ -114,7 +114,8 @@ class ThreadedDatabase:
                     await finished(self._workers.run(_leave, context, exc))
                 raise
             else:
-                await self._workers.run(context.__exit__, None, None, None)
+                # To its end, also when cancelled: a commit that was dropped would leave the transaction open.
+                await finished(self._workers.run(context.__exit__, None, None, None))
 
     async def verify(self) -> None:
         await self._workers.run(self.database.verify)

@@ -257,9 +257,7 @@ def test_what_a_turn_costs(connect: Any, traffic: Traffic, change_state: bool) -
 
 @pytest.mark.parametrize("lost", ["request", "reply"])
 @pytest.mark.parametrize("change_state", [False, True])
-def test_a_lost_connection_commits_a_turn_once(
-    proxy: Proxy, connect: Any, content: Content, lost: Any, change_state: bool, world: str
-) -> None:
+def test_a_lost_connection_commits_a_turn_once(proxy: Proxy, connect: Any, lost: Any, change_state: bool) -> None:
     store = connect(proxy.url)
     store.sessions.create("s")
     with entering(store, store.turn("s")) as turn:

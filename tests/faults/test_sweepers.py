@@ -1,0 +1,118 @@
+"""Six sweepers at once, killed at random, over sessions that expire, are used, are forked, and hand over their rows.
+
+`STATESTORE_HYPOTHESIS_PROFILE=long` takes 20,000 sessions.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from statestore import NewEntry, StateStore, Usage
+from tests.support.content import Content, unsound
+
+WORKER = Path(__file__).with_name("sweeping_worker.py")
+LONG = os.environ.get("STATESTORE_HYPOTHESIS_PROFILE") == "long"
+SESSIONS = 20_000 if LONG else 1_500
+SWEEPERS = 6
+TOUCHED = 40
+FIRST, LAST = timedelta(seconds=1), timedelta(seconds=40 if LONG else 6)
+
+
+def start(what: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(WORKER), what, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def fill(store: StateStore, chance: random.Random) -> Counter[str]:
+    """Sessions that expire over a time, of which every tenth has forks; what was used is returned."""
+    used: Counter[str] = Counter()
+    spread = (LAST - FIRST) / SESSIONS
+    for number in range(SESSIONS):
+        name = f"s{number}"
+        with store.transaction() as tx:
+            tx.sessions.create(name, user_id=f"user-{number % 50}", ttl=FIRST + spread * number)
+            entries = [
+                NewEntry(n, role="user", usage=Usage(input_tokens=chance.randrange(1000))) for n in range(number % 7)
+            ]
+            used["entries"] += len(entries)
+            used["input_tokens"] += sum(entry.usage.input_tokens or 0 for entry in entries if entry.usage)
+            tx.history.append(name, entries)
+            if number % 3 == 0:
+                tx.state.set(name, "key", number)
+            if number % 10 == 0 and number % 7:
+                tx.sessions.fork(name, f"fork-{number}")
+                tx.sessions.fork(f"fork-{number}", f"kept-{number}", at_seq=1)
+                tx.sessions.update(f"kept-{number}", ttl=None)
+            tx.cache.set(f"c{number}", number, ttl=FIRST + spread * number)
+    return used
+
+
+@pytest.mark.timeout(900)
+def test_every_row_goes_once_and_nothing_goes_that_is_used(database_url: str, tmp_path: Path) -> None:
+    chance = random.Random(5)
+    touched = [f"touched-{number}" for number in range(TOUCHED)]
+    with StateStore.open(database_url, durability="normal", cache_max_entries=None, lock_timeout=LAST) as store:
+        for name in touched:
+            store.sessions.create(name, ttl=timedelta(seconds=20))
+        used = fill(store, chance)
+        kept = [session.session_id for session in store.sessions.page(limit=10_000).sessions]
+        kept = [name for name in kept if name.startswith("kept-")]
+        expected = {name: store.history.count(name) for name in kept}
+
+        toucher = start("touch", database_url, ",".join(touched))
+        logs = [tmp_path / f"log-{number}" for number in range(SWEEPERS)]
+        sweepers = [start("sweep", database_url, str(log)) for log in logs]
+        killed = 0
+        deadline = time.monotonic() + (LAST.total_seconds() + 60) * 2
+        try:
+            while store.sessions.count() > len(kept) + TOUCHED or store.usage.expiry_backlog():
+                assert time.monotonic() < deadline, store.usage.expiry_backlog()
+                victim = chance.randrange(SWEEPERS)
+                time.sleep(chance.uniform(0.05, 0.4))
+                sweepers[victim].send_signal(signal.SIGKILL)
+                sweepers[victim].communicate()
+                killed += 1
+                sweepers[victim] = start("sweep", database_url, str(logs[victim]))
+        finally:
+            for process in [*sweepers, toucher]:
+                process.kill()
+            outputs = [process.communicate() for process in [*sweepers, toucher]]
+        assert outputs[-1][0] == "", "a session that was in use has been deleted"
+        assert not any("Traceback" in errors for _, errors in outputs), outputs
+        assert killed >= 3
+
+        store.sweep()
+        names = {session.session_id for session in store.sessions.page(limit=10_000).sessions}
+        assert names == {*kept, *touched}
+        assert {name: store.history.count(name) for name in kept} == expected
+        assert all(len(store.history.read(name)) == count for name, count in expected.items())
+        appended = sum(store.history.count(name) for name in touched)
+        totals = store.usage.totals()
+        assert (totals.entries - appended, totals.input_tokens) == (used["entries"], used["input_tokens"])
+
+    content = Content(database_url)
+    assert unsound(content) == []
+    assert content.rows("cache_entries") == []
+    [ledger] = content.query("SELECT sum(expirations) AS n FROM cache_ledger")
+    assert ledger["n"] == SESSIONS, "an expired cache entry was deleted twice, or not at all"
+    content.close()
+    said: Counter[str] = Counter()
+    for log in logs:
+        for line in log.read_text().splitlines() if log.exists() else ():
+            said.update(json.loads(line))
+    forks = sum(1 for number in range(SESSIONS) if number % 10 == 0 and number % 7)
+    # A worker that was killed before it wrote down its last batch has said too little, none has said too much.
+    assert said["expired_sessions"] <= SESSIONS + forks
+    assert said["expired_sessions"] >= (SESSIONS + forks) * 0.5
+    assert said["history_entries"] <= used["entries"]
+    assert said["expired_cache"] <= SESSIONS
