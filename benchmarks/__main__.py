@@ -15,7 +15,7 @@ LATEST = ROOT / "benchmarks" / "results" / "latest.json"
 def main() -> None:
     parser = argparse.ArgumentParser(prog="./run bench", description="What statestore costs beside the raw drivers.")
     parser.add_argument("--quick", action="store_true", help="under two minutes: fewer rounds, no peers, less data")
-    parser.add_argument("--only", metavar="NAME", help="just the work whose name, or part, contains NAME; several with commas")
+    parser.add_argument("--only", metavar="NAME", help="just the work whose name contains NAME; several with commas")
     parser.add_argument("--json", metavar="FILE", type=Path, help=f"where the results go; by default {LATEST.name}")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, help="with the peers, installed if need be")
     parser.add_argument("--page", action="store_true", help="only write docs/performance.md anew")

@@ -17,7 +17,8 @@ import psycopg
 from benchmarks.seed import copy_sqlite, seed
 from tests.postgres import PostgresServer, start_server
 
-# What tests switch off, on again; all else is PostgreSQL's default.
+# What tests switch off, on again; all else is PostgreSQL's default, but for autovacuum: it would come to one subject
+# and not to its twin, and a read's plan may change with the statistics.
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "timezone": "UTC", "autovacuum": "off"}
 
 

@@ -22,7 +22,7 @@ from alembic.util import CommandError
 from sqlalchemy import DDL, Connection, Engine, MetaData, RootTransaction, Table, event, inspect, text
 from sqlalchemy.schema import CreateSchema, DropSchema, DropTable
 
-from statestore import migrate
+from statestore import migrate, migration_targets
 from statestore.errors import InvalidValueError, ReadOnlyError, SchemaError, UnavailableError
 from statestore.schema import DEFAULT_SCHEMA, VERSION_TABLE, metadata
 
@@ -42,7 +42,7 @@ def main() -> None:
     if target is None:
         if config.config_file_name is not None:
             logging.config.fileConfig(config.config_file_name, disable_existing_loggers=False)
-        target = migrate.engine_for(named_url())
+        target = migration_targets.engine_for(named_url())
     if context.is_offline_mode():
         write_sql(target)
     elif isinstance(target, Connection):
@@ -332,7 +332,7 @@ def make_private_file(engine: Engine) -> None:
     """A new file is the owner's alone; SQLite would leave that to the umask. Its log files take after it."""
     if engine.dialect.name != "sqlite" or not is_writing():
         return
-    file = migrate.sqlite_file(engine.url)
+    file = migration_targets.sqlite_file(engine.url)
     if file is None:
         return
     try:

@@ -108,6 +108,8 @@ class _Context:
         """Make another session the current one: id, project root and an empty cache in one assignment."""
         root = session.project_root or self._current.project_root
         self._current = Current(session.session_id, root, session.cwd or root, session)
+        with self._lock:
+            self._untold.append(session.session_id)
 
     def _inherited(self) -> dict[str, Any]:
         """The attributes with which a new session goes on in place of the current one."""
@@ -117,13 +119,11 @@ class _Context:
         attributes = {} if session is None else {name: getattr(session, name) for name in kept}
         return attributes | {"project_root": current.project_root, "cwd": current.cwd}
 
-    def _next_to_tell(self, session_id: str | None = None) -> tuple[str, list[Listener]] | None:
+    def _next_to_tell(self, *, go_on: bool) -> tuple[str, list[Listener]] | None:
         """Whom to tell what next; None where there is nothing, or where somebody else is at it and goes on."""
         with self._lock:
-            if session_id is not None:
-                self._untold.append(session_id)
-                if self._telling:
-                    return None
+            if self._telling and not go_on:
+                return None
             self._telling = bool(self._untold)
             return (self._untold.popleft(), list(self._listeners.values())) if self._telling else None
 
@@ -196,7 +196,7 @@ class SessionContext(_Context):
             else:
                 session = self._store.sessions.create(session_id, **self._inherited())
             self._switched(session)
-        self._tell(session_id)
+        self._tell()
         return session_id
 
     def switch(self, session_id: str, project_root: Path | None = None) -> Session:
@@ -222,11 +222,11 @@ class SessionContext(_Context):
                 self._moved(session)
                 return session
             self._switched(session)
-        self._tell(session_id)
+        self._tell()
         return session
 
-    def _tell(self, session_id: str) -> None:
-        due = self._next_to_tell(session_id)
+    def _tell(self) -> None:
+        due = self._next_to_tell(go_on=False)
         try:
             while due is not None:
                 for listener in due[1]:
@@ -234,7 +234,7 @@ class SessionContext(_Context):
                         listener(due[0])
                     except Exception:
                         _log.exception("a listener failed that was told of a switch to session %r", due[0])
-                due = self._next_to_tell()
+                due = self._next_to_tell(go_on=True)
         except BaseException:
             self._telling = False
             raise
@@ -296,7 +296,7 @@ class AsyncSessionContext(_Context):
             else:
                 session = await self._store.sessions.create(session_id, **self._inherited())
             self._switched(session)
-        await self._tell(session_id)
+        await self._tell()
         return session_id
 
     async def switch(self, session_id: str, project_root: Path | None = None) -> Session:
@@ -313,7 +313,7 @@ class AsyncSessionContext(_Context):
                 self._moved(session)
                 return session
             self._switched(session)
-        await self._tell(session_id)
+        await self._tell()
         return session
 
     async def _start(self) -> None:
@@ -327,8 +327,8 @@ class AsyncSessionContext(_Context):
             changed = await self._store.sessions.update(session.session_id, **unknown)
             self._moved(replace(changed, resumed=session.resumed))
 
-    async def _tell(self, session_id: str) -> None:
-        due = self._next_to_tell(session_id)
+    async def _tell(self) -> None:
+        due = self._next_to_tell(go_on=False)
         try:
             while due is not None:
                 for listener in due[1]:
@@ -338,7 +338,7 @@ class AsyncSessionContext(_Context):
                             await answer
                     except Exception:
                         _log.exception("a listener failed that was told of a switch to session %r", due[0])
-                due = self._next_to_tell()
+                due = self._next_to_tell(go_on=True)
         except BaseException:
             self._telling = False
             raise

@@ -22,37 +22,34 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from sqlalchemy import (
     URL,
     CheckConstraint,
     Connection,
     Dialect,
-    Engine,
     MetaData,
-    NullPool,
     column,
-    create_engine,
     inspect,
-    make_url,
     select,
     table,
 )
-from sqlalchemy import exc as sqlalchemy_errors
 from sqlalchemy.types import TypeEngine
 
 from statestore.errors import (
-    DatabaseError,
     InvalidValueError,
-    ReadOnlyError,
     SchemaAheadError,
     SchemaError,
     SchemaMissingError,
     SchemaOutdatedError,
-    StateStoreError,
-    StorageFullError,
-    UnavailableError,
+)
+from statestore.migration_targets import (
+    Target,
+    checked_target,
+    engine_for,
+    our_errors,
+    reading,
+    shown,
 )
 from statestore.schema import DEFAULT_SCHEMA, HEAD_REVISION, VERSION_TABLE, metadata
 
@@ -60,7 +57,6 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
-Target: TypeAlias = str | URL | Engine | Connection
 Progress: TypeAlias = Callable[[str], None]
 
 LOCK_TIMEOUT = timedelta(seconds=5)
@@ -121,13 +117,13 @@ def downgrade(
     Arguments and errors are those of `upgrade`; a database without a schema raises `SchemaMissingError`.
     """
     if current(target, schema=schema) is None:
-        raise SchemaMissingError(f"{_shown(target)} has no statestore tables", current=None, expected=revision)
+        raise SchemaMissingError(f"{shown(target)} has no statestore tables", current=None, expected=revision)
     _run("downgrade", target, revision, schema, lock_timeout, wait, progress)
 
 
 def current(target: Target, *, schema: str = DEFAULT_SCHEMA) -> str | None:
     """The revision of the schema in the database, or None where there is none."""
-    with _reading(target) as connection:
+    with reading(target) as connection:
         return None if connection is None else _current(connection, schema)
 
 
@@ -142,7 +138,7 @@ def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> None:
     found = current(target, schema=schema)
     if found == HEAD_REVISION:
         return
-    where = _shown(target)
+    where = shown(target)
     facts = {"current": found, "expected": HEAD_REVISION}
     command = f"statestore migrate up --url {shlex.quote(where)}"
     if schema != DEFAULT_SCHEMA:
@@ -164,7 +160,7 @@ def differences(target: Target, *, schema: str = DEFAULT_SCHEMA) -> list[str]:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    with _reading(target) as connection:
+    with reading(target) as connection:
         if connection is None:
             return [f"table {name}: missing" for name in metadata.tables]
         options = alembic_options(connection.dialect, schema)
@@ -230,45 +226,6 @@ def alembic_options(dialect: Dialect, schema: str) -> dict[str, Any]:
     }
 
 
-def engine_for(url: str | URL) -> Engine:
-    """An engine that opens a connection for each use, with a driver that blocks."""
-    url = _parsed(url)
-    if url.get_backend_name() == "sqlite":
-        # The driver begins no transaction by itself: it would do so before some statements only, and too late.
-        return create_engine(
-            url.set(drivername="sqlite"),
-            isolation_level="AUTOCOMMIT",
-            poolclass=NullPool,
-            hide_parameters=True,
-            connect_args={"timeout": 30},
-        )
-    # No prepared statements: a pooler in between may send each transaction to another server process.
-    arguments: dict[str, Any] = {"prepare_threshold": None}
-    if "connect_timeout" not in url.query:
-        arguments["connect_timeout"] = 10
-    if not {"application_name", "fallback_application_name"} & url.query.keys():
-        arguments["fallback_application_name"] = "statestore"
-    try:
-        return create_engine(
-            url.set(drivername="postgresql+psycopg"), poolclass=NullPool, hide_parameters=True, connect_args=arguments
-        )
-    except ModuleNotFoundError as error:
-        if error.name != "psycopg":
-            raise
-        problem = "PostgreSQL needs its driver: pip install 'statestore[postgres]'"
-        raise InvalidValueError("target", problem) from None
-
-
-def sqlite_file(url: URL) -> Path | None:
-    """The file that a SQLite URL names; None for a database in memory."""
-    name = url.database or ""
-    if name.startswith("file:"):
-        parts = urlsplit(name)
-        modes = [*parse_qs(parts.query).get("mode", []), url.query.get("mode")]
-        name = "" if "memory" in modes else unquote(parts.path)
-    return None if name in ("", ":memory:") else Path(name)
-
-
 # Below: how it is done.
 
 # Alembic keeps the migration that is under way in module globals.
@@ -289,8 +246,8 @@ def _run(
 
     config = _config()
     config.attributes.update(schema=schema, lock_timeout=lock_timeout, wait=wait, progress=progress)
-    config.attributes["target"] = engine_for(target) if isinstance(target, str | URL) else _checked(target)
-    with _our_errors(target), _alone(target):
+    config.attributes["target"] = engine_for(target) if isinstance(target, str | URL) else checked_target(target)
+    with our_errors(target), _alone(target):
         try:
             getattr(alembic.command, command)(config, revision)
         except CommandError as error:
@@ -406,101 +363,8 @@ def _plain(default: str | None) -> str | None:
 
 def _ahead(target: Target, found: str) -> SchemaAheadError:
     return SchemaAheadError(
-        f"the schema in {_shown(target)} is at revision {found}, which this version of statestore does not know (it "
+        f"the schema in {shown(target)} is at revision {found}, which this version of statestore does not know (it "
         f"works with {HEAD_REVISION}); install a newer statestore",
         current=found,
         expected=HEAD_REVISION,
     )
-
-
-@contextmanager
-def _reading(target: Target) -> Iterator[Connection | None]:
-    """A connection to read with, left as it was found; None for a SQLite file that does not exist."""
-    with _our_errors(target):
-        if isinstance(target, Connection):
-            untouched = not _checked(target).in_transaction()
-            try:
-                yield target
-            finally:
-                if untouched:
-                    target.rollback()
-        elif isinstance(target, Engine):
-            with _checked(target).connect() as connection:
-                yield connection
-        else:
-            engine = engine_for(target)
-            file = sqlite_file(engine.url) if engine.dialect.name == "sqlite" else None
-            if file is not None and not file.exists():
-                yield None  # connecting would make it
-                return
-            with engine.connect() as connection:
-                yield connection
-
-
-def _checked(target: Any) -> Any:
-    if isinstance(target, Connection | Engine) and target.dialect.name in ("postgresql", "sqlite"):
-        return target
-    raise InvalidValueError("target", "neither a URL nor a (blocking) engine or connection to PostgreSQL or SQLite")
-
-
-def _parsed(url: str | URL) -> URL:
-    try:
-        # Plain SQL tools write postgres://, which SQLAlchemy does not take.
-        parsed = make_url(f"postgresql{url[8:]}" if isinstance(url, str) and url.startswith("postgres://") else url)
-    except (sqlalchemy_errors.ArgumentError, ValueError):
-        raise InvalidValueError("target", "not a database URL; try postgresql://… or sqlite:///path") from None
-    if parsed.get_backend_name() not in ("postgresql", "sqlite"):
-        raise InvalidValueError("target", f"{parsed.get_backend_name()} is not supported; use PostgreSQL or SQLite")
-    return parsed
-
-
-def _shown(target: Target) -> str:
-    """The URL of a target without its secrets."""
-    if isinstance(target, Connection):
-        target = target.engine
-    url = target.url if isinstance(target, Engine) else _parsed(target)
-    # libpq takes a password from the query, too.
-    hidden = {name: "***" for name in url.query if "pass" in name}
-    return url.set(drivername=url.get_backend_name()).update_query_dict(hidden).render_as_string(hide_password=True)
-
-
-@contextmanager
-def _our_errors(target: Target) -> Iterator[None]:
-    """Turn what drivers raise into our errors. They are told apart by code; their own text may hold a row's data."""
-    try:
-        yield
-    except StateStoreError:
-        raise
-    except sqlalchemy_errors.DBAPIError as error:
-        raise _translated(error.orig or error, target) from None
-    except sqlalchemy_errors.TimeoutError:
-        message = f"no free connection to {_shown(target)}: migrations need two of the engine's pool"
-        raise UnavailableError(message) from None
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("sqlite3", "psycopg", "aiosqlite"):
-            raise
-        raise _translated(error, target) from None
-
-
-_KINDS: tuple[tuple[type[DatabaseError], tuple[str, ...]], ...] = (
-    (UnavailableError, ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN")),
-    # Connection, authentication, no such database, serialization, too many clients, lock timeout, cancelled, shutdown.
-    (UnavailableError, ("08", "28", "3D", "40", "53300", "55P03", "57014", "57P")),
-    (ReadOnlyError, ("SQLITE_READONLY", "SQLITE_PERM", "25006", "42501")),
-    (StorageFullError, ("SQLITE_FULL", "53100")),
-)
-
-
-def _translated(error: BaseException, target: Target) -> DatabaseError:
-    code: str | None = getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None)
-    # Only the first line: what follows may quote a row.
-    primary = getattr(getattr(error, "diag", None), "message_primary", None)
-    lines = str(primary or error).strip().splitlines()
-    message = f"{_shown(target)}: {lines[0] if lines else type(error).__name__}" + (f" ({code})" if code else "")
-    for kind, codes in _KINDS:
-        if code is not None and code.startswith(codes):
-            return kind(message, code=code)
-    # Without a server there is no code.
-    if code is None and type(error).__name__ in ("OperationalError", "ConnectionTimeout"):
-        return UnavailableError(message, code=None)
-    return DatabaseError(message, code=code)

@@ -108,12 +108,12 @@ class Baseline:
     """The JSON text and the version of each key."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ConversationState:
-    """A whole session, to look at, to change, and to save. It shares nothing with the store.
+    """A whole session, to look at, to change in place, and to save. It shares nothing with the store.
 
-    Change the lists and mappings in place, the rest with `dataclasses.replace`. `entries` may mix entries that were
-    loaded with new ones: `NewEntry` or plain messages.
+    `entries` may mix entries that were loaded with new ones, `NewEntry` or plain messages. Unlike other values this one
+    is not frozen: it is made to be edited.
     """
 
     session_id: str

@@ -128,6 +128,7 @@ def get_entry(database: Database, key: str, as_json: bool) -> None:
 @click.option("--agent", metavar="AGENT", help="Whose result it is.")
 @click.option("--content-hash", metavar="HASH", help="Of what it was computed from.")
 @store_options
+@json_option
 def set_entry(
     database: Database,
     key: str,
@@ -137,12 +138,13 @@ def set_entry(
     tags: tuple[str, ...],
     agent: str | None,
     content_hash: str | None,
+    as_json: bool,
 ) -> None:
     """Keep VALUE under KEY, in place of what is there; `-` reads it from standard input."""
     data = sys.stdin.buffer.read() if value == "-" else value.encode("utf-8", "surrogateescape")
     with _opened(database, create=True) as store:
         store.cache.set(key, _parsed(data, text), ttl=ttl, tags=tags, agent_name=agent, content_hash=content_hash)
-    click.echo(f"set {visible(key)}")
+    click.echo(json_text({"key": key}) if as_json else f"set {visible(key)}")
 
 
 @cache.command(
@@ -185,7 +187,7 @@ def invalidate(
     _print_removed(removed, "invalidated", as_json)
 
 
-@cache.command()
+@cache.command(epilog=examples("statestore cache clear", "statestore cache clear --namespace tenant-1 --yes --json"))
 @yes_option
 @store_options
 @json_option
@@ -216,7 +218,8 @@ def evict(database: Database, max_entries: int | None, max_bytes: int | None, as
 @_agent
 @_replace
 @store_options
-def export_entries(database: Database, file: str, agent: str | None, replace: bool) -> None:
+@json_option
+def export_entries(database: Database, file: str, agent: str | None, replace: bool, as_json: bool) -> None:
     """Write all entries to FILE, one JSON object in a line; `-` is standard output."""
     from statestore import cache_files
 
@@ -225,7 +228,8 @@ def export_entries(database: Database, file: str, agent: str | None, replace: bo
         for entry in _all(store, agent):
             target.write(cache_files.dump(entry))
             written += 1
-    click.echo(f"exported {counted(written, 'entry')} to {visible(file)}", err=file == "-")
+    done = json_text({"file": file, "entries": written})
+    click.echo(done if as_json else f"exported {counted(written, 'entry')} to {visible(file)}", err=file == "-")
 
 
 @cache.command(

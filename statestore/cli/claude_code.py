@@ -15,9 +15,8 @@ _DEFAULT = "~/.claude/projects"
 @click.command(
     "claude-code",
     epilog=examples(
-        "statestore prices sync",
         "statestore import claude-code --user-id ada",
-        "statestore report usage-by-day --since 30d",
+        "statestore import claude-code ./transcripts --json",
     ),
 )
 @click.argument("path", type=click.Path(exists=True, path_type=Path), required=False)

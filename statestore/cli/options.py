@@ -48,7 +48,7 @@ class Database:
 
     def existing_url(self) -> URL:
         """The URL of a database that is there: looking at one that is not must not make it."""
-        from statestore.migrate import sqlite_file
+        from statestore.migration_targets import sqlite_file
 
         url = self.url()
         file = sqlite_file(url) if url.get_backend_name() == "sqlite" else None

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from statestore.cli.options import Database, examples, json_option, store_options
-from statestore.cli.output import counted, json_text, table
+from statestore.cli.output import counted, json_text, table, visible
 
 _BATCH = 500
 _RATES = ("input_price", "output_price", "cache_read_price", "cache_write_price", "cache_write_1h_price")
@@ -44,7 +44,7 @@ def sync(database: Database, apply_too: bool, as_json: bool) -> None:
         click.echo(f"computed the cost of {counted(priced, 'entry')}")
 
 
-@prices.command()
+@prices.command(epilog=examples("statestore prices apply", "statestore prices apply --namespace tenant-1 --json"))
 @store_options
 @json_option
 def apply(database: Database, as_json: bool) -> None:
@@ -66,7 +66,7 @@ def _apply(store: Any) -> int:
     return priced
 
 
-@prices.command("ls")
+@prices.command("ls", epilog=examples("statestore prices ls", "statestore prices ls --model my-model --json"))
 @click.option("--model", metavar="TEXT", default="", help="Only models with this in their name.")
 @store_options
 @json_option
@@ -93,7 +93,13 @@ def list_(database: Database, model: str, as_json: bool) -> None:
     click.echo("\n".join(table(head, rows)))
 
 
-@prices.command("set")
+@prices.command(
+    "set",
+    epilog=examples(
+        "statestore prices set my-model --input 3 --output 15",
+        "statestore prices set my-model --input 2.5 --output 10 --cache-read 0.25 --provider my-provider",
+    ),
+)
 @click.argument("model")
 @click.option("--input", "input_price", type=float, required=True, metavar="USD", help="Input that is not cached.")
 @click.option("--output", "output_price", type=float, required=True, metavar="USD", help="Reasoning included.")
@@ -101,18 +107,21 @@ def list_(database: Database, model: str, as_json: bool) -> None:
 @click.option("--cache-write", "cache_write_price", type=float, metavar="USD", help="[default: as --input]")
 @click.option("--provider", "provider_name", metavar="NAME", help="Only for calls that name this provider.")
 @store_options
-def set_(database: Database, model: str, **arguments: Any) -> None:
+@json_option
+def set_(database: Database, model: str, as_json: bool, **arguments: Any) -> None:
     """Set the namespace's own price of MODEL, such as one that was negotiated."""
     with database.open() as store:
         store.prices.set(model, **arguments)
+    click.echo(json_text({"model": model, **arguments}) if as_json else f"set the price of {visible(model)}")
 
 
-@prices.command()
+@prices.command(epilog=examples("statestore prices remove my-model", "statestore prices remove my-model --json"))
 @click.argument("model")
 @click.option("--provider", "provider_name", metavar="NAME", help="The price for calls that name this provider.")
 @store_options
-def remove(database: Database, model: str, provider_name: str | None) -> None:
+@json_option
+def remove(database: Database, model: str, provider_name: str | None, as_json: bool) -> None:
     """Remove the namespace's own prices of MODEL."""
     with database.open() as store:
         removed = store.prices.remove(model, provider_name=provider_name)
-    click.echo(f"removed {counted(removed, 'price')}")
+    click.echo(json_text({"removed": removed}) if as_json else f"removed {counted(removed, 'price')}")

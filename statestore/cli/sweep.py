@@ -163,7 +163,8 @@ class _Progress:
 @click.option("--max-idle", type=Duration(), metavar="DURATION", help="Delete sessions not written to for so long.")
 @click.option("--forever", is_flag=True, help="Keep idle sessions.")
 @store_options
-def retention(database: Database, max_idle: timedelta | None, forever: bool) -> None:
+@json_option
+def retention(database: Database, max_idle: timedelta | None, forever: bool, as_json: bool) -> None:
     """Show or set how long a session of the namespace may be idle before a sweep deletes it.
 
     Holds for sessions without a TTL too, and for all processes from their next sweep on.
@@ -174,4 +175,7 @@ def retention(database: Database, max_idle: timedelta | None, forever: bool) -> 
         if forever or max_idle is not None:
             store.set_retention(max_idle)
         kept = store.retention()
+    if as_json:
+        click.echo(json_text({"max_idle_seconds": kept}))
+        return
     click.echo("idle sessions are kept" if kept is None else f"sessions may be idle for {kept}")

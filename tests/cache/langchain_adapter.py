@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.caches import BaseCache
-from langchain_core.load.dump import dumps
-from langchain_core.load.load import loads
 from langchain_core.outputs import Generation
 
 from statestore import AsyncStateStore, StateStore
@@ -19,11 +17,11 @@ class SyncCache(BaseCache):
 
     def lookup(self, prompt: str, llm_string: str) -> Sequence[Generation] | None:
         found = self.cache.get(self.cache.make_key(_AGENT, [prompt, llm_string]))
-        return found and [_loaded(generation) for generation in found]
+        return found and [Generation.model_validate(generation) for generation in found]
 
     def update(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         key = self.cache.make_key(_AGENT, [prompt, llm_string])
-        self.cache.set(key, [dumps(generation) for generation in return_val], agent_name=_AGENT)
+        self.cache.set(key, [generation.model_dump() for generation in return_val], agent_name=_AGENT)
 
     def clear(self, **kwargs: Any) -> None:
         self.cache.invalidate_agent(_AGENT)
@@ -44,16 +42,11 @@ class AsyncCache(BaseCache):
 
     async def alookup(self, prompt: str, llm_string: str) -> Sequence[Generation] | None:
         found = await self.cache.get(self.cache.make_key(_AGENT, [prompt, llm_string]))
-        return found and [_loaded(generation) for generation in found]
+        return found and [Generation.model_validate(generation) for generation in found]
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: Sequence[Generation]) -> None:
         key = self.cache.make_key(_AGENT, [prompt, llm_string])
-        await self.cache.set(key, [dumps(generation) for generation in return_val], agent_name=_AGENT)
+        await self.cache.set(key, [generation.model_dump() for generation in return_val], agent_name=_AGENT)
 
     async def aclear(self, **kwargs: Any) -> None:
         await self.cache.invalidate_agent(_AGENT)
-
-
-def _loaded(text: str) -> Generation:
-    found: Generation = loads(text, allowed_objects=[Generation])
-    return found

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-import pytest_asyncio
 from langchain_tests.integration_tests import AsyncCacheTestSuite, SyncCacheTestSuite
 
 from statestore import AsyncStateStore, StateStore
@@ -17,9 +16,8 @@ class TestSync(SyncCacheTestSuite):
             yield SyncCache(store)
 
 
-@pytest.mark.asyncio
 class TestAsync(AsyncCacheTestSuite):
-    @pytest_asyncio.fixture
+    @pytest.fixture
     async def cache(self, database_url: str) -> AsyncIterator[AsyncCache]:  # type: ignore[override]
         async with await AsyncStateStore.open(database_url) as store:
             yield AsyncCache(store)

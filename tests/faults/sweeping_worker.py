@@ -8,7 +8,6 @@ import json
 import os
 import random
 import sys
-from datetime import timedelta
 
 from statestore import SessionNotFoundError, StateStore, UnavailableError
 
@@ -37,7 +36,6 @@ def sweep(url: str, log: str) -> None:
 def touch(url: str, names: str) -> None:
     with StateStore.open(url, durability="normal") as store:
         sessions = names.split(",")
-        lost = 0
         while True:
             for session_id in random.sample(sessions, len(sessions)):
                 try:
@@ -46,7 +44,6 @@ def touch(url: str, names: str) -> None:
                     else:
                         store.history.append(session_id, [{"role": "user", "content": "still here"}])
                 except SessionNotFoundError:
-                    lost += 1
                     print(f"lost {session_id}", flush=True)
                 except UnavailableError:
                     continue
@@ -54,4 +51,3 @@ def touch(url: str, names: str) -> None:
 
 if __name__ == "__main__":
     {"sweep": sweep, "touch": touch}[sys.argv[1]](*sys.argv[2:])
-    timedelta()

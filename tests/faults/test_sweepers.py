@@ -11,8 +11,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,14 @@ LONG = os.environ.get("STATESTORE_HYPOTHESIS_PROFILE") == "long"
 SESSIONS = 20_000 if LONG else 1_500
 SWEEPERS = 6
 TOUCHED = 40
-FIRST, LAST = timedelta(seconds=1), timedelta(seconds=40 if LONG else 6)
+# The first expires when all have been made.
+FIRST, LAST = (
+    (timedelta(seconds=120), timedelta(seconds=160)) if LONG else (timedelta(seconds=5), timedelta(seconds=11))
+)
+
+
+def time_of(value: Any) -> datetime | None:
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
 def start(what: str, *arguments: str) -> subprocess.Popen[str]:
@@ -33,40 +41,48 @@ def start(what: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def has_forks(number: int) -> bool:
+    return number % 10 == 0 and number % 7 > 0
+
+
 def fill(store: StateStore, chance: random.Random) -> Counter[str]:
     """Sessions that expire over a time, of which every tenth has forks; what was used is returned."""
     used: Counter[str] = Counter()
     spread = (LAST - FIRST) / SESSIONS
-    for number in range(SESSIONS):
-        name = f"s{number}"
+    for start in range(0, SESSIONS, 50):
         with store.transaction() as tx:
-            tx.sessions.create(name, user_id=f"user-{number % 50}", ttl=FIRST + spread * number)
-            entries = [
-                NewEntry(n, role="user", usage=Usage(input_tokens=chance.randrange(1000))) for n in range(number % 7)
-            ]
-            used["entries"] += len(entries)
-            used["input_tokens"] += sum(entry.usage.input_tokens or 0 for entry in entries if entry.usage)
-            tx.history.append(name, entries)
-            if number % 3 == 0:
-                tx.state.set(name, "key", number)
-            if number % 10 == 0 and number % 7:
-                tx.sessions.fork(name, f"fork-{number}")
-                tx.sessions.fork(f"fork-{number}", f"kept-{number}", at_seq=1)
-                tx.sessions.update(f"kept-{number}", ttl=None)
-            tx.cache.set(f"c{number}", number, ttl=FIRST + spread * number)
+            for number in range(start, min(start + 50, SESSIONS)):
+                name, ttl = f"s{number}", FIRST + spread * number
+                tx.sessions.create(name, user_id=f"user-{number % 50}", ttl=ttl)
+                entries = [
+                    NewEntry(n, role="user", usage=Usage(input_tokens=chance.randrange(1000)))
+                    for n in range(number % 7)
+                ]
+                used["entries"] += len(entries)
+                used["input_tokens"] += sum(entry.usage.input_tokens or 0 for entry in entries if entry.usage)
+                tx.history.append(name, entries)
+                if number % 3 == 0:
+                    tx.state.set(name, "key", number)
+                if has_forks(number):
+                    tx.sessions.fork(name, f"fork-{number}")
+                    tx.sessions.fork(f"fork-{number}", f"kept-{number}", at_seq=1)
+                    tx.sessions.update(f"kept-{number}", ttl=None)
+                tx.cache.set(f"c{number}", number, ttl=ttl)
     return used
 
 
 @pytest.mark.timeout(900)
-def test_every_row_goes_once_and_nothing_goes_that_is_used(database_url: str, tmp_path: Path) -> None:
+def test_every_row_goes_once_and_nothing_goes_that_is_used(database_url: str, content: Content, tmp_path: Path) -> None:
     chance = random.Random(5)
     touched = [f"touched-{number}" for number in range(TOUCHED)]
     with StateStore.open(database_url, durability="normal", cache_max_entries=None, lock_timeout=LAST) as store:
-        for name in touched:
-            store.sessions.create(name, ttl=timedelta(seconds=20))
         used = fill(store, chance)
-        kept = [session.session_id for session in store.sessions.page(limit=10_000).sessions]
-        kept = [name for name in kept if name.startswith("kept-")]
+        for name in touched:
+            store.sessions.create(name, ttl=2 * LAST)
+        kept = [f"kept-{number}" for number in range(SESSIONS) if has_forks(number)]
+        ends = sorted(end for row in content.rows("sessions") if (end := time_of(row["expires_at"])) is not None)
+        ends = ends[: len(ends) - TOUCHED]
+        assert ends[0] > datetime.now(UTC), "too slow: some had expired before the sweepers came"
         expected = {name: store.history.count(name) for name in kept}
 
         toucher = start("touch", database_url, ",".join(touched))
@@ -75,7 +91,9 @@ def test_every_row_goes_once_and_nothing_goes_that_is_used(database_url: str, tm
         killed = 0
         deadline = time.monotonic() + (LAST.total_seconds() + 60) * 2
         try:
-            while store.sessions.count() > len(kept) + TOUCHED or store.usage.expiry_backlog():
+            while (alive := store.sessions.count()) > len(kept) + TOUCHED or store.usage.expiry_backlog():
+                now = datetime.now(UTC)
+                assert alive >= len(kept) + TOUCHED + sum(end > now for end in ends), "something went early"
                 assert time.monotonic() < deadline, store.usage.expiry_backlog()
                 victim = chance.randrange(SWEEPERS)
                 time.sleep(chance.uniform(0.05, 0.4))
@@ -92,7 +110,7 @@ def test_every_row_goes_once_and_nothing_goes_that_is_used(database_url: str, tm
         assert killed >= 3
 
         store.sweep()
-        names = {session.session_id for session in store.sessions.page(limit=10_000).sessions}
+        names = {row["session_id"] for row in content.rows("sessions")}
         assert names == {*kept, *touched}
         assert {name: store.history.count(name) for name in kept} == expected
         assert all(len(store.history.read(name)) == count for name, count in expected.items())
@@ -100,17 +118,15 @@ def test_every_row_goes_once_and_nothing_goes_that_is_used(database_url: str, tm
         totals = store.usage.totals()
         assert (totals.entries - appended, totals.input_tokens) == (used["entries"], used["input_tokens"])
 
-    content = Content(database_url)
     assert unsound(content) == []
     assert content.rows("cache_entries") == []
     [ledger] = content.query("SELECT sum(expirations) AS n FROM cache_ledger")
     assert ledger["n"] == SESSIONS, "an expired cache entry was deleted twice, or not at all"
-    content.close()
     said: Counter[str] = Counter()
     for log in logs:
         for line in log.read_text().splitlines() if log.exists() else ():
             said.update(json.loads(line))
-    forks = sum(1 for number in range(SESSIONS) if number % 10 == 0 and number % 7)
+    forks = sum(map(has_forks, range(SESSIONS)))
     # A worker that was killed before it wrote down its last batch has said too little, none has said too much.
     assert said["expired_sessions"] <= SESSIONS + forks
     assert said["expired_sessions"] >= (SESSIONS + forks) * 0.5

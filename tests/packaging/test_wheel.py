@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from statestore.schema import HEAD_REVISION
+
 PROJECT = Path(__file__).parents[2]
 FIRST_MIGRATION = "statestore/_migrations/versions/0001_*.py"
 
@@ -85,4 +87,4 @@ def test_migrates_with_the_migrations_it_carries(installation: Installation) -> 
     url = f"sqlite:///{installation.cwd / 'statestore.db'}"
 
     assert "the packaged migration" in installation.statestore("migrate", "up", "--url", url)
-    assert "0001" in installation.statestore("migrate", "status", "--url", url)
+    assert f"current  {HEAD_REVISION}" in installation.statestore("migrate", "status", "--url", url)

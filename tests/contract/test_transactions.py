@@ -1,0 +1,389 @@
+"""Several operations, one commit; and operations inside a transaction of the caller's."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from statestore import (
+    AsyncStateStore,
+    ConflictError,
+    InvalidValueError,
+    NewEntry,
+    SessionExistsError,
+    SessionNotFoundError,
+    StateStore,
+    StateStoreError,
+    StoreClosedError,
+)
+from tests.support.clock import MovableClock
+from tests.support.content import Content, unsound
+from tests.support.crowd import at_once
+from tests.support.engines import async_engine, sync_engine
+from tests.support.portal import Blocking, Portal
+
+Store = Any
+
+
+class Stop(Exception):
+    """What a caller's own code raises."""
+
+
+def contents(store: Store, session_id: str = "s") -> list[Any]:
+    return [entry.content for entry in store.history.read(session_id)]
+
+
+def test_a_transaction_commits_at_its_end(store: Store, open_store: Callable[..., Store]) -> None:
+    other = open_store()
+    with store.transaction() as tx:
+        tx.sessions.create("s")
+        tx.history.append("s", [NewEntry("a")])
+        tx.state.set("s", "k", 1)
+        assert not other.sessions.exists("s")
+    assert (contents(other), other.state.get("s", "k")) == (["a"], 1)
+
+
+def test_a_transaction_is_undone_by_an_exception(store: Store, content: Content) -> None:
+    store.sessions.create("s")
+    store.history.append("s", [NewEntry("a")])
+    before = content.snapshot()
+    with pytest.raises(Stop), store.transaction() as tx:
+        tx.history.append("s", [NewEntry("b")])
+        tx.state.set("s", "k", 1)
+        tx.sessions.fork("s", "fork")
+        tx.history.pop_last("s")
+        tx.sessions.delete("s")
+        raise Stop
+    assert content.snapshot() == before
+
+
+def test_a_transaction_reads_its_own_writes(store: Store) -> None:
+    with store.transaction() as tx:
+        tx.sessions.create("s")
+        tx.history.append("s", [NewEntry("a")])
+        assert contents(tx) == ["a"]
+        assert tx.state.increment("s", "n") == 1
+        assert tx.state.increment("s", "n") == 2
+        assert tx.state.get_all("s") == {"n": 2}
+        tx.sessions.fork("s", "fork")
+        tx.history.pop_last("s")
+        assert (contents(tx), contents(tx, "fork")) == ([], ["a"])
+        assert tx.sessions.count() == 2
+
+
+def test_a_refusal_within_a_transaction_may_be_handled(store: Store) -> None:
+    with store.transaction() as tx:
+        tx.sessions.create("s")
+        for error, call in (
+            (SessionNotFoundError, lambda: tx.history.append("missing", [NewEntry(1)])),
+            (SessionExistsError, lambda: tx.sessions.create("s")),
+            (ConflictError, lambda: tx.state.set("s", "k", 1, expected_version=7)),
+            (InvalidValueError, lambda: tx.state.set("s", "k", float("nan"))),
+        ):
+            with pytest.raises(error):
+                call()
+        tx.state.set("s", "k", 1)
+    assert store.state.get("s", "k") == 1
+
+
+def test_a_transaction_with_a_failed_statement_is_not_committed(store: Store, content: Content) -> None:
+    """PostgreSQL answers the COMMIT of a failed transaction with a silent ROLLBACK: the caller must be told."""
+    store.sessions.create("s")
+    content.query("ALTER TABLE state_entries RENAME TO hidden")
+    try:
+        with pytest.raises(StateStoreError) as caught, store.transaction() as tx:
+            tx.history.append("s", [NewEntry("a")])
+            with pytest.raises(StateStoreError):
+                tx.state.set("s", "k", 1)
+        assert not isinstance(caught.value, StoreClosedError)
+    finally:
+        content.query("ALTER TABLE hidden RENAME TO state_entries")
+    assert contents(store) == []
+
+
+def test_a_transaction_takes_batches_and_repetitions(store: Store) -> None:
+    with store.transaction() as tx:
+        tx.sessions.create("s")
+        tx.history.append("s", [NewEntry(n, entry_id=f"{n}") for n in range(1100)])
+        tx.history.append("s", [NewEntry(n, entry_id=f"{n}") for n in range(1090, 1110)])
+        tx.history.append("s", [NewEntry(1109), NewEntry(1110)], after_seq=1109)
+        tx.history.append("new", [NewEntry(1)], create=True)
+    assert contents(store) == list(range(1111))
+
+
+def test_a_transaction_excludes_lost_updates(store: Store) -> None:
+    """A counter that is read and then written, the way people do it: on SQLite nobody else writes between."""
+    store.sessions.create("s")
+
+    def add() -> None:
+        for _ in range(10):
+            with store.transaction() as tx:
+                tx.sessions.touch("s")  # Locks the session, on PostgreSQL.
+                tx.state.set("s", "n", tx.state.get("s", "n", 0) + 1)
+
+    at_once(*[add] * 5)
+    assert store.state.get("s", "n") == 50
+
+
+def test_deadlocked_transactions_say_so_and_one_wins(store: Store, content: Content) -> None:
+    if content.is_sqlite:
+        return  # One writer at a time cannot deadlock.
+    for name in ("a", "b"):
+        store.sessions.create(name)
+    gate = threading.Barrier(2)
+
+    def cross(first: str, second: str) -> bool:
+        try:
+            with store.transaction() as tx:
+                tx.state.increment(first, "n")
+                gate.wait()
+                tx.state.increment(second, "n")
+        except StateStoreError as error:
+            assert error.retryable
+            return False
+        return True
+
+    won = at_once(lambda: cross("a", "b"), lambda: cross("b", "a"))
+    assert sorted(won) == [False, True]
+    assert (store.state.get("a", "n"), store.state.get("b", "n")) == (1, 1)
+
+
+class Application:
+    """An application with a table of its own, and an engine of its own."""
+
+    def __init__(self, url: str, world: str, portal: Portal) -> None:
+        self.world, self.portal = world, portal
+        self.engine: Any = sync_engine(url) if world == "sync" else async_engine(url)
+        with self.transaction() as connection:
+            self.execute(connection, "CREATE TABLE orders (name varchar(20) PRIMARY KEY)")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        """A connection whose transaction commits at the end of the block."""
+        if self.world == "sync":
+            with self.engine.begin() as connection:
+                yield connection
+        else:
+            with self.portal.enter(self.engine.begin()) as connection:
+                yield connection
+
+    @contextmanager
+    def connection(self, **options: Any) -> Iterator[Any]:
+        if self.world == "sync":
+            with self.engine.connect().execution_options(**options) as connection:
+                yield connection
+        else:
+            with self.portal.enter(self.engine.connect()) as connection:
+                if options:
+                    self.portal.run(connection.execution_options(**options))
+                yield connection
+
+    def execute(self, connection: Any, sql: str, **params: Any) -> Any:
+        result = connection.execute(text(sql), params)
+        return result if self.world == "sync" else self.portal.run(result)
+
+    def join(self, connection: Any, **kwargs: Any) -> Any:
+        if self.world == "sync":
+            return StateStore.join(connection, **kwargs)
+        return Blocking(self.portal, self.portal.run(AsyncStateStore.join(connection, **kwargs)))
+
+    def finish(self, connection: Any, how: str) -> None:
+        result = getattr(connection, how)()
+        if self.world != "sync":
+            self.portal.run(result)
+
+    def orders(self) -> list[str]:
+        with self.transaction() as connection:
+            return [row[0] for row in self.execute(connection, "SELECT name FROM orders ORDER BY name")]
+
+    def close(self) -> None:
+        if isinstance(self.engine, AsyncEngine):
+            self.portal.run(self.engine.dispose())
+        else:
+            self.engine.dispose()
+
+
+@pytest.fixture
+def application(database_url: str, world: str, portal: Portal) -> Iterator[Application]:
+    application = Application(database_url, world, portal)
+    yield application
+    application.close()
+
+
+WITHOUT_ENGINE = pytest.mark.parametrize("world", ["sync", "async"], indirect=True)
+
+
+@WITHOUT_ENGINE
+def test_agent_state_commits_with_the_applications_own_rows(store: Store, application: Application) -> None:
+    with application.transaction() as connection:
+        application.execute(connection, "INSERT INTO orders VALUES ('book')")
+        joined = application.join(connection)
+        joined.sessions.create("s")
+        joined.history.append("s", [NewEntry("ordered a book")])
+        joined.state.set("s", "orders", 1)
+        joined.sessions.fork("s", "fork")
+        assert contents(joined, "fork") == ["ordered a book"]
+    assert (contents(store), store.state.get("s", "orders"), application.orders()) == (["ordered a book"], 1, ["book"])
+
+
+@WITHOUT_ENGINE
+def test_agent_state_is_undone_with_the_applications_own_rows(application: Application, content: Content) -> None:
+    with pytest.raises(Stop), application.transaction() as connection:
+        joined = application.join(connection)
+        joined.sessions.create("s")
+        joined.history.append("s", [NewEntry("a")])
+        application.execute(connection, "INSERT INTO orders VALUES ('book')")
+        raise Stop
+    assert not any(content.sizes().values())
+    assert application.orders() == []
+
+
+@WITHOUT_ENGINE
+def test_a_connection_without_a_transaction_gets_one(store: Store, application: Application) -> None:
+    with application.connection() as connection:
+        application.join(connection).sessions.create("lost")
+        application.finish(connection, "rollback")
+        application.join(connection).sessions.create("kept")
+        application.finish(connection, "commit")
+    assert (store.sessions.exists("lost"), store.sessions.exists("kept")) == (False, True)
+
+
+@WITHOUT_ENGINE
+def test_a_connection_that_commits_each_statement_is_refused(application: Application, content: Content) -> None:
+    with application.connection(isolation_level="AUTOCOMMIT") as connection:
+        with pytest.raises(InvalidValueError) as caught:
+            application.join(connection).sessions.create("s")
+        assert "AUTOCOMMIT" in str(caught.value)
+    assert not any(content.sizes().values())
+
+
+@WITHOUT_ENGINE
+def test_something_else_than_a_connection_is_refused(application: Application) -> None:
+    for thing in (application.engine, None, "sqlite://"):
+        with pytest.raises(InvalidValueError):
+            application.join(thing)
+
+
+@WITHOUT_ENGINE
+def test_joined_operations_have_the_namespace_and_the_clock(
+    application: Application, open_store: Callable[..., Store], clock: MovableClock
+) -> None:
+    clock.advance(days=3)
+    with application.transaction() as connection:
+        application.join(connection, namespace="ours", clock=clock).sessions.create("s")
+    assert open_store(namespace="ours").sessions.get("s").created_at == clock()
+    assert not open_store().sessions.exists("s")
+
+
+@WITHOUT_ENGINE
+def test_what_is_joined_on_sqlite_loses_no_update(application: Application, store: Store) -> None:
+    """SQLite's default begins a transaction at the first write only, and what was read before may be old by then."""
+    store.sessions.create("s")
+
+    def add() -> None:
+        for _ in range(10):
+            with application.transaction() as connection:
+                joined = application.join(connection)
+                joined.sessions.touch("s")
+                joined.state.set("s", "n", joined.state.get("s", "n", 0) + 1)
+
+    at_once(*[add] * 4)
+    assert store.state.get("s", "n") == 40
+
+
+@WITHOUT_ENGINE
+def test_a_refusal_leaves_the_callers_transaction_alone(application: Application, store: Store) -> None:
+    store.sessions.create("s")
+    with application.transaction() as connection:
+        application.execute(connection, "INSERT INTO orders VALUES ('book')")
+        joined = application.join(connection)
+        with pytest.raises(SessionExistsError):
+            joined.sessions.create("s")
+        with pytest.raises(SessionNotFoundError):
+            joined.history.append("missing", [NewEntry(1)])
+    assert application.orders() == ["book"]
+
+
+def test_an_engine_keeps_its_own_isolation_level(database_url: str) -> None:
+    engine = sync_engine(database_url)
+    with engine.connect() as connection:
+        before = connection.get_isolation_level()
+    with StateStore(engine) as store:
+        store.sessions.create("s")
+        with engine.begin() as connection:
+            assert connection.get_isolation_level() == before
+            connection.execute(text("CREATE TABLE mine (n integer)"))
+            connection.execute(text("INSERT INTO mine VALUES (1)"))
+            connection.rollback()
+        with store.transaction() as tx:
+            tx.state.set("s", "k", 1)
+    with engine.begin() as connection:
+        assert connection.get_isolation_level() == before
+        if engine.dialect.name == "postgresql":
+            driver: Any = connection.connection.driver_connection
+            assert isinstance(driver, psycopg.Connection)
+            assert driver.autocommit is False
+    engine.dispose()
+
+
+def test_a_sound_engine_of_the_callers_serves(database_url: str) -> None:
+    engine = sync_engine(database_url)
+    with StateStore(engine) as store:
+        store.sessions.create("s")
+        at_once(*[lambda: [store.state.increment("s", "n") for _ in range(10)]] * 5)
+        assert store.state.get("s", "n") == 50
+        with pytest.raises(Stop), store.transaction() as tx:
+            tx.state.increment("s", "n")
+            raise Stop
+        assert store.state.get("s", "n") == 50
+    engine.dispose()
+
+
+@pytest.mark.parametrize("missing", ["foreign_keys=ON", "synchronous=FULL", "busy_timeout=30000"])
+@pytest.mark.parametrize("world", ["sync", "async"], indirect=True)
+def test_an_engine_that_would_lose_data_is_refused_with_the_remedy(
+    sqlite_url: str, world: str, portal: Portal, missing: str
+) -> None:
+    unsafe = {"foreign_keys=ON": "foreign_keys=OFF", "synchronous=FULL": "synchronous=NORMAL"}
+    pragma = unsafe.get(missing, "busy_timeout=0")
+    pragmas = tuple({"foreign_keys=ON", "synchronous=FULL", "busy_timeout=30000"} - {missing} | {pragma})
+    engine: Any
+    if world == "sync":
+        engine = sync_engine(sqlite_url, pragmas=pragmas)
+        store: Any = StateStore(engine)
+    else:
+        engine = async_engine(sqlite_url, pragmas=pragmas)
+        store = Blocking(portal, AsyncStateStore(engine))
+    with pytest.raises(InvalidValueError) as caught:
+        store.sessions.create("s")
+    assert missing.partition("=")[0] in str(caught.value)
+    assert "connect" in str(caught.value)
+    if world == "sync":
+        engine.dispose()
+    else:
+        portal.run(engine.dispose())
+    assert unsound(Content(sqlite_url)) == []
+
+
+def test_an_engine_may_ask_for_less_durability(sqlite_url: str) -> None:
+    engine = sync_engine(sqlite_url, pragmas=("foreign_keys=ON", "synchronous=NORMAL", "busy_timeout=5000"))
+    with StateStore(engine, durability="normal") as store:
+        store.sessions.create("s")
+    engine.dispose()
+
+
+def test_something_else_than_an_engine_is_refused(sqlite_url: str) -> None:
+    engine = sync_engine(sqlite_url)
+    for thing in (sqlite_url, None, engine.connect):
+        with pytest.raises(InvalidValueError):
+            StateStore(thing)  # type: ignore[arg-type]
+        with pytest.raises(InvalidValueError):
+            AsyncStateStore(thing)  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError):
+        AsyncStateStore(engine)  # type: ignore[arg-type]
+    engine.dispose()

@@ -1,0 +1,305 @@
+"""What is stored comes back exactly: every JSON value, every id, every fact of an entry."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from statestore import InvalidValueError, NewEntry, StateStore, Usage
+from tests.support.clock import NOON
+from tests.support.content import Content
+
+Store = Any
+
+
+def nested(depth: int) -> Any:
+    value: Any = "bottom"
+    for _ in range(depth):
+        value = [value] if depth % 2 else {"k": value}
+    return value
+
+
+EXACT: dict[str, Any] = {
+    "none": None,
+    "true": True,
+    "zero": 0,
+    "int that looks like a bool": 1,
+    "largest": 2**64 - 1,
+    "beyond signed": 2**63,
+    "smallest": -(2**63),
+    "beyond a double": 2**53 + 1,
+    "float that is whole": 1.0,
+    "negative zero": -0.0,
+    "tenth": 0.1,
+    "large float": 1.7976931348623157e308,
+    "small float": 5e-324,
+    "float with many digits": 0.30000000000000004,
+    "empty text": "",
+    "NUL": "a\0b",
+    "only NUL": "\0",
+    "NUL in a key": {"a\0b": 1},
+    "escapes": '"\\/\b\f\n\r\t\x01\x1f\x7f\u2028\u2029',
+    "what looks like an escape": "\\u0000 \\ud800",
+    "unicode": "zażółć gęślą jaźń 漢字 👩\u200d👩\u200d👧 e\u0301 \u202e \ufeff \uffff \U0010ffff",
+    "not normalised": ["é", "e\u0301"],
+    "empty list": [],
+    "empty object": {},
+    "empty key": {"": 1},
+    "key order": {"z": 1, "a": 2, "m": {"y": 1, "b": 2}, "1": 0, "0": 0},
+    "keys that differ in case": {"a": 1, "A": 2},
+    "depth 200, lists": nested(199),
+    "depth 200": [nested(199)],
+    "depth 200, objects": nested(200),
+    "wide": list(range(5000)),
+    "json in a text": '{"a": [1, 2]}',
+    "percent": "100% %s %(name)s :name $1 ?",
+    "sql": "'; DROP TABLE sessions; --",
+    "large": "x" * (1 << 20),
+    "largest text": "x" * ((16 << 20) - 2),
+}
+
+IDS: dict[str, str] = {
+    "one character": "x",
+    "512 characters": "x" * 512,
+    "512 wide characters": "🦜" * 512,
+    "percent": "%",
+    "underscore": "_",
+    "backslash": "a\\b\\",
+    "single quotes": "it''s 'quoted'",
+    "double quotes": '"quoted"',
+    "newlines": "a\nb\r\n\tc",
+    "spaces around": "  a  ",
+    "space": " ",
+    "slash": "a/b/../c",
+    "colon": "user:42",
+    "sql": "'; DROP TABLE sessions; --",
+    "parameter": ":session_id %(session_id)s $1 {sessions}",
+    "composed": "é",
+    "decomposed": "e\u0301",
+    "upper case": "ABC",
+    "lower case": "abc",
+    "right to left": "\u202eabc\u05d0",
+    "control": "\x01\x7f",
+    "not a character": "\uffff\U0010ffff",
+}
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal in types, key order and the sign of zero too, which == does not tell."""
+    return repr(a) == repr(b)
+
+
+def test_every_json_value_comes_back_exactly(store: Store, subtests: pytest.Subtests) -> None:
+    shallow = {name: value for name, value in EXACT.items() if "large" not in name and "depth" not in name}
+    store.sessions.create("s", metadata=shallow)
+    assert same(store.sessions.get("s").metadata, shallow)
+    for name, value in EXACT.items():
+        with subtests.test(name):
+            [appended] = store.history.append("s", [NewEntry(value, metadata={"k": shallow.get(name)})])
+            read = store.history.get("s", appended.seq)
+            assert same(appended.content, value)
+            assert same(read.content, value)
+            assert read == appended
+            assert same(read.metadata, {"k": shallow.get(name)})
+            assert same(store.state.set("s", name, value).value, value)
+            assert same(store.state.get("s", name), value)
+
+
+def test_every_id_is_kept_verbatim(store: Store, subtests: pytest.Subtests) -> None:
+    for name, key in IDS.items():
+        with subtests.test(name):
+            store.sessions.create(key, user_id=key, agent_name=key, title=key)
+            [entry] = store.history.append(key, [NewEntry(name, entry_id=key, role=key, tool_name=key, agent_name=key)])
+            store.state.set(key, key, name)
+    assert store.sessions.count() == len(IDS)
+    for name, key in IDS.items():
+        with subtests.test(name):
+            session = store.sessions.get(key)
+            assert (session.session_id, session.user_id, session.agent_name, session.title) == (key,) * 4
+            [entry] = store.history.read(key)
+            assert (entry.entry_id, entry.role, entry.tool_name, entry.agent_name) == (key,) * 4
+            assert (entry.session_id, entry.content) == (key, name)
+            assert store.state.get_all(key) == {key: name}
+            assert [found.session_id for found in store.sessions.page(user_id=key).sessions] == [key]
+            assert store.sessions.fork(key).parent_session_id == key
+            assert store.sessions.delete(key) is True
+
+
+def test_ids_of_four_bytes_a_character_are_kept_or_refused(store: Store, content: Content) -> None:
+    """PostgreSQL's indexes take rows of 2,700 bytes, which only such ids together exceed."""
+    wide = "".join(chr(0x20000 + 37 * n % 40_000) for n in range(512))
+    store.sessions.create(wide)
+    store.history.append(wide, [NewEntry(1)])
+    store.state.set(wide, "k", 1)
+    assert [entry.content for entry in store.history.read(wide)] == [1]
+    for call in (
+        lambda: store.state.set(wide, wide, 1),
+        lambda: store.history.append(wide, [NewEntry(2, entry_id=wide)]),
+    ):
+        before = content.snapshot()
+        try:
+            call()
+        except InvalidValueError:
+            assert content.snapshot() == before
+    assert store.history.count(wide) in (1, 2)
+
+
+def test_texts_are_kept_verbatim(store: Store) -> None:
+    text = "".join(chr(n) for n in range(1, 0xD800, 7)) + "🦜\r\n\t' \" \\ %s :x $1"
+    store.sessions.create("s", title=text, instructions=text * 3, project_root=text, cwd=text)
+    found = store.sessions.get("s")
+    assert (found.title, found.instructions, found.project_root, found.cwd) == (text, text * 3, text, text)
+
+
+def test_subclasses_of_json_types_are_stored_as_what_they_are(store: Store) -> None:
+    class Color(StrEnum):
+        RED = "red"
+
+    store.sessions.create("s")
+    store.state.set("s", "k", OrderedDict(b=Color.RED, a=[Color.RED]))
+    assert same(store.state.get("s", "k"), {"b": "red", "a": ["red"]})
+
+
+def test_a_mapping_of_any_kind_is_a_message(store: Store) -> None:
+    store.sessions.create("s")
+    [entry] = store.history.append("s", [MappingProxyType({"role": "user", "content": "Hi"})])
+    assert same(entry.content, {"role": "user", "content": "Hi"})
+
+
+def test_what_is_stored_is_not_what_was_handed_in(store: Store) -> None:
+    message = {"role": "user", "content": ["a"]}
+    store.sessions.create("s")
+    [entry] = store.history.append("s", [message])
+    entry_state = store.state.set("s", "k", message)
+    message["content"].append("b")  # type: ignore[attr-defined]
+    assert entry.content == store.history.get("s", 1).content == {"role": "user", "content": ["a"]}
+    assert store.state.get("s", "k") == {"role": "user", "content": ["a"]}
+    assert entry_state.key == "k"
+
+
+def test_every_fact_of_an_entry_comes_back(store: Store) -> None:
+    store.sessions.create("s")
+    facts: dict[str, Any] = {
+        "role": "assistant",
+        "agent_name": "coder",
+        "usage": Usage(
+            input_tokens=2**40, output_tokens=0, cache_read_input_tokens=3, cache_write_input_tokens=4,
+            reasoning_output_tokens=5,
+        ),
+        "provider_name": "anthropic",
+        "request_model": "claude",
+        "response_model": "claude-1",
+        "cost_usd": Decimal("0.0123456789"),
+        "tool_name": "search",
+        "tool_call_id": "call_1",
+        "duration": timedelta(milliseconds=1234, microseconds=567),
+        "finish_reason": "stop",
+        "error_type": "timeout",
+        "metadata": {"b": 1, "a": 2},
+        "entry_id": "one",
+        "created_at": datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
+    }  # fmt: skip
+    [appended] = store.history.append("s", [NewEntry("ü", **facts)])
+    assert {name: getattr(appended, name) for name in facts} == facts
+    assert appended.content_bytes == len('"ü"'.encode())
+    assert store.history.read("s") == [appended]
+    assert list(appended.metadata) == ["b", "a"]
+
+
+def test_an_entry_without_facts_has_none(store: Store) -> None:
+    store.sessions.create("s")
+    [entry] = store.history.append("s", [NewEntry(None)])
+    assert (entry.role, entry.agent_name, entry.cost_usd, entry.duration, entry.usage) == (None,) * 4 + (Usage(),)
+    assert (entry.metadata, entry.created_at, entry.content_bytes) == ({}, NOON, 4)
+    assert store.history.read("s") == [entry]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (0.1, "0.1"),
+        (0, "0"),
+        (Decimal("0.0000000001"), "0.0000000001"),
+        (1e-11, "0"),
+        (Decimal("1234567.8901234567"), "1234567.8901234567"),
+        (9_999, "9999"),
+    ],
+)
+def test_a_cost_is_kept_to_ten_decimals(store: Store, given: Any, kept: str) -> None:
+    store.sessions.create("s")
+    [appended] = store.history.append("s", [NewEntry(1, cost_usd=given)])
+    [read] = store.history.read("s")
+    assert appended.cost_usd == read.cost_usd == Decimal(kept)
+
+
+def test_a_time_of_another_zone_is_the_same_moment_in_utc(store: Store) -> None:
+    store.sessions.create("s")
+    kolkata = timezone(timedelta(hours=5, minutes=30))
+    [entry] = store.history.append("s", [NewEntry(1, created_at=datetime(2026, 1, 1, 3, tzinfo=kolkata))])
+    assert entry.created_at == datetime(2025, 12, 31, 21, 30, tzinfo=UTC)
+    assert store.history.read("s")[0].created_at.tzinfo is UTC
+
+
+@pytest.mark.parametrize("moment", [datetime.min, datetime.max, datetime(1, 1, 2), datetime(9999, 12, 30)])
+def test_a_time_at_the_end_of_the_calendar_is_kept_or_refused_and_poisons_nothing(
+    store: Store, moment: datetime
+) -> None:
+    store.sessions.create("s")
+    try:
+        [entry] = store.history.append("s", [NewEntry(1, created_at=moment.replace(tzinfo=UTC))])
+    except InvalidValueError:
+        assert store.history.read("s") == []
+    else:
+        assert store.history.read("s") == [entry]
+        assert entry.created_at == moment.replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "duration", [timedelta(0), timedelta(microseconds=1), timedelta(days=400), timedelta(days=36_500)]
+)
+def test_a_duration_is_kept(store: Store, duration: timedelta) -> None:
+    store.sessions.create("s")
+    [appended] = store.history.append("s", [NewEntry(1, duration=duration)])
+    assert appended.duration == duration
+    assert store.history.read("s") == [appended]
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(TEXT, children, max_size=4),
+    max_leaves=20,
+)
+
+
+def test_any_json_value_comes_back(database_url: str) -> None:
+    with StateStore.open(database_url, durability="normal") as store:
+        store.sessions.create("s")
+
+        @settings(max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(value=JSON)
+        def check(value: Any) -> None:
+            [appended] = store.history.append("s", [NewEntry(value)])
+            assert same(appended.content, value)
+            assert same(store.history.read("s", last=1)[0].content, value)
+            store.state.set("s", "k", value)
+            assert same(store.state.get_all("s"), {"k": value})
+
+        check()
+
+
+def test_two_stores_on_one_database_see_the_same(open_store: Callable[..., Store], store: Store) -> None:
+    store.sessions.create("s")
+    [entry] = store.history.append("s", [NewEntry({"a": 1.5})])
+    assert open_store().history.read("s") == [entry]

@@ -1,0 +1,215 @@
+"""Sweeping on a schedule: in a thread, as a task, as a command."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import subprocess
+import sysconfig
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from statestore import AsyncStateStore, InvalidValueError, NewEntry, StateStore, Sweeper, SweepReport
+from tests.postgres import start_server
+from tests.support.clock import MovableClock
+from tests.support.content import Content, unsound
+
+SOON = timedelta(milliseconds=20)
+NOW = timedelta(0)
+HOUR = timedelta(hours=1)
+
+
+class Reports:
+    """Collects the reports of sweeps, and lets a test wait for them."""
+
+    def __init__(self) -> None:
+        self.all: list[SweepReport] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, report: SweepReport) -> None:
+        with self._changed:
+            self.all.append(report)
+            self._changed.notify_all()
+
+    def wait(self, kind: Any, count: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: sum(r[kind].rows for r in self.all) >= count, 30), self.all
+
+
+def expire(url: str, count: int) -> MovableClock:
+    clock = MovableClock()
+    with StateStore.open(url, clock=clock, durability="normal") as store:
+        for start in range(0, count, 100):
+            with store.transaction() as tx:
+                for number in range(start, min(start + 100, count)):
+                    tx.sessions.create(f"s{number}", ttl=HOUR)
+                    tx.history.append(f"s{number}", [NewEntry(n) for n in range(5)])
+    clock.advance(hours=1)
+    return clock
+
+
+def test_a_thread_sweeps_again_and_again(database_url: str) -> None:
+    clock, reports = expire(database_url, 3), Reports()
+    with StateStore.open(database_url, clock=clock) as store:
+        with Sweeper(store, every=SOON, jitter=NOW, on_sweep=reports) as sweeper:
+            reports.wait("expired_sessions", 3)
+            store.sessions.create("later", ttl=HOUR)
+            clock.advance(hours=1)
+            reports.wait("expired_sessions", 4)
+            assert sweeper.running
+        assert not sweeper.running
+        assert store.sweep(dry_run=True).rows == 0
+
+
+def test_a_task_sweeps_again_and_again(database_url: str) -> None:
+    clock, reports = expire(database_url, 3), Reports()
+
+    async def run() -> None:
+        async with await AsyncStateStore.open(database_url, clock=clock) as store:
+            async with Sweeper(store, every=SOON, jitter=NOW, on_sweep=reports) as sweeper:
+                await asyncio.to_thread(reports.wait, "expired_sessions", 3)
+                assert sweeper.running
+            assert not sweeper.running
+            sweeper.start()
+            await sweeper.stop()
+            assert not sweeper.running
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", ["thread", "task"])
+def test_it_stops_within_a_second_in_the_middle_of_a_large_sweep(
+    database_url: str, content: Content, kind: str
+) -> None:
+    clock = expire(database_url, 3000)
+    begun = threading.Event()
+
+    class Noticed(MovableClock):
+        """Says when the sweep has begun: each of its statements asks for the time."""
+
+        def __call__(self) -> Any:
+            begun.set()
+            return clock()
+
+    took = 0.0
+    if kind == "thread":
+        with StateStore.open(database_url, clock=Noticed()) as store:
+            begun.clear()
+            sweeper = Sweeper(store, every=HOUR, jitter=NOW, batch_size=20).start()
+            begun.wait(10)
+            before = time.monotonic()
+            sweeper.stop()
+            took = time.monotonic() - before
+            assert not sweeper.running
+    else:
+
+        async def run() -> float:
+            async with await AsyncStateStore.open(database_url, clock=Noticed()) as store:
+                begun.clear()
+                sweeper = Sweeper(store, every=HOUR, jitter=NOW, batch_size=20).start()
+                await asyncio.to_thread(begun.wait, 10)
+                before = time.monotonic()
+                await sweeper.stop()
+                assert not sweeper.running
+                return time.monotonic() - before
+
+        took = asyncio.run(run())
+    assert took < 1
+    assert content.sizes()["sessions"] > 0, "it had come to its end before it was stopped"
+    assert unsound(content) == []
+    with StateStore.open(database_url, clock=clock) as store:
+        assert store.usage.totals().entries == 15_000
+        store.sweep()
+        assert store.usage.totals().entries == 15_000
+
+
+def test_a_sweep_that_fails_is_logged_and_the_next_one_comes(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """The database is restarted while the sweeper runs."""
+    from statestore.migrate import upgrade
+
+    caplog.set_level(logging.DEBUG, "statestore.sweeper")
+    with start_server(settings={}, directory=None) as server, server.database() as name:
+        url = server.url(name)
+        upgrade(url)
+        clock, reports, errors = expire(url, 2), Reports(), []
+        with (
+            StateStore.open(url, clock=clock, pool_timeout=timedelta(seconds=2)) as store,
+            Sweeper(store, every=SOON, jitter=NOW, on_sweep=reports, on_error=errors.append) as sweeper,
+        ):
+            reports.wait("expired_sessions", 2)
+            server.restart("immediate")
+            store.sessions.create("after", ttl=HOUR)
+            clock.advance(hours=1)
+            reports.wait("expired_sessions", 3)
+            assert sweeper.running
+    assert any("swept" in record.message for record in caplog.records)
+
+
+def test_a_bug_ends_the_sweeper_and_is_raised_when_it_is_stopped(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(report: SweepReport) -> None:
+        raise LookupError("a bug")
+
+    with StateStore.open(sqlite_url) as store:
+        sweeper = Sweeper(store, every=SOON, jitter=NOW, on_sweep=fail).start()
+        assert sweeper._thread is not None
+        sweeper._thread.join(10)
+        assert not sweeper.running
+        with pytest.raises(LookupError):
+            sweeper.stop()
+        sweeper.stop()
+    assert "has ended" in caplog.text
+
+
+def test_it_ends_with_its_store(sqlite_url: str) -> None:
+    with StateStore.open(sqlite_url) as store:
+        sweeper = Sweeper(store, every=SOON, jitter=NOW).start()
+    assert sweeper._thread is not None
+    sweeper._thread.join(10)
+    assert not sweeper.running
+    sweeper.stop()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"every": timedelta(0)}, {"every": None}, {"every": 60}, {"every": SOON, "jitter": -SOON},
+     {"every": SOON, "batch_size": 0}],
+)  # fmt: skip
+def test_arguments_that_make_no_sense_are_refused(sqlite_url: str, arguments: dict[str, Any]) -> None:
+    with StateStore.open(sqlite_url) as store, pytest.raises(InvalidValueError):
+        Sweeper(store, **arguments)
+
+
+def test_a_store_is_needed() -> None:
+    with pytest.raises(InvalidValueError):
+        Sweeper("sqlite://", every=SOON)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_sweeps_until_it_is_stopped(database_url: str, number: signal.Signals) -> None:
+    with StateStore.open(database_url) as store:
+        for n in range(3):
+            store.sessions.create(f"s{n}", ttl=timedelta(microseconds=1))
+    with subprocess.Popen(
+        [Path(sysconfig.get_path("scripts")) / "statestore", "sweep", "--every", "50ms", "--json"],
+        env={**os.environ, "STATESTORE_URL": database_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        before = time.monotonic()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+        took = time.monotonic() - before
+    assert first["kinds"]["expired_sessions"]["rows"] == 3
+    assert (process.returncode, errors) == (0, "")
+    assert took < 3  # A second, and a process has to come to its end.
