@@ -49,7 +49,7 @@ CHOICES = (
 
 def main() -> None:
     only = sys.argv[1] if len(sys.argv) > 1 else ""
-    with Places(quick=True) as places:
+    with Places() as places:
         for choice in CHOICES:
             if only not in choice.title:
                 continue

@@ -15,7 +15,6 @@ STATE_KEYS = 8
 TAG_SIZE = 1_000
 CACHE_SIZE = 100_000
 SWEEP_SIZE = 10_000
-USERS = 100
 
 _VOCABULARY = """
 the a of to and in is that for it as was on with be by at from or an are this not have which had their but has been one

@@ -25,8 +25,7 @@ DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", 
 class Places:
     """Hands out databases that are filled, each to one subject alone. Everything is gone at the end."""
 
-    def __init__(self, *, quick: bool) -> None:
-        self._quick = quick
+    def __init__(self) -> None:
         self._stack = ExitStack()
         self._names = itertools.count()
         self._templates: dict[str, str] = {}
@@ -74,10 +73,10 @@ class Places:
     def _seed(self, database: str) -> str:
         if database == "sqlite":
             path = self.folder / "template.db"
-            seed(f"sqlite:///{path}", quick=self._quick)
+            seed(f"sqlite:///{path}")
             return str(path)
         url = self.empty("postgresql")
-        seed(url, quick=self._quick)
+        seed(url)
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("VACUUM (ANALYZE)")
             connection.execute("CHECKPOINT")

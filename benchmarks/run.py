@@ -46,7 +46,7 @@ class Run:
             if reason is not None:
                 self._absent("the peers", reason)
                 self._peers = False
-        with Places(quick=self._quick) as places:
+        with Places() as places:
             self._places = places
             self._about()
             for database in ("postgresql", "sqlite"):

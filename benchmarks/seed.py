@@ -7,7 +7,7 @@ from benchmarks import data
 from statestore import StateStore, migrate
 
 
-def seed(url: str, *, quick: bool) -> None:
+def seed(url: str) -> None:
     """Fill an empty database, through the public API."""
     if not url.startswith("sqlite"):
         migrate.upgrade(url)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from benchmarks import data
 
 Step = Callable[[Any, int, int], Any]
-"""Does one operation: the subject's handle, which of the concurrent callers this is, the how manieth time it is."""
+"""Does one operation: the subject's handle, which of the concurrent callers this is, and a number that counts up."""
 
 Group = Literal["single", "concurrent", "grown", "cache"]
 

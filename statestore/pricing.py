@@ -103,10 +103,12 @@ def matches(clause: Mapping[str, Any] | None, text: str) -> bool:
 class Rule:
     """A price, and for which names it is meant: of the provider, of the model, of the model where no provider is named.
 
-    `own` says that the price is the namespace's own, which goes before the others.
+    Rules of one *position* are the prices of one model, at different times and for different sizes. `own` says that
+    the price is the namespace's own, which goes before the others.
     """
 
     price: ModelPrice
+    position: int
     own: bool
     model: Mapping[str, Any]
     provider: Mapping[str, Any] | None = None
@@ -156,7 +158,7 @@ class PriceBook:
         for name in dict.fromkeys((model, _COMPACT_DATE.sub(r"-\1-\2-\3", model))):
             found = next((rule for rule in rules if matches(rule.model, name)), None)
             if found is not None:
-                return [rule.price for rule in rules if rule.price.model == found.price.model]
+                return [rule.price for rule in rules if rule.position == found.position]
         return []
 
     def _rules_of(self, model: str, provider_name: str | None) -> list[Rule]:

@@ -75,7 +75,7 @@ def insert(
         rows = _insert_each(link, session_id, batch, columns, *head)
     else:
         update = _UPDATE + (_IF_AT if after_seq is not None else "") + (_IF_NEW if only_new else "")
-        update += (session_rows.HELD if lease_token is not None else "")
+        update += session_rows.HELD if lease_token is not None else ""
         update += (price_rows.UNCHANGED if prices_revision is not None else "") + _RETURNING + _AND_WAKE
         params |= {"entry_ids": [entry.entry_id for entry in batch]} | entry_rows.params(batch, columns)
         rows = sorted(link.all(entry_rows.insert_after_update(len(batch), columns, update), **params))

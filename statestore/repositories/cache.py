@@ -103,9 +103,9 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         checks.optional_key(agent_name, "agent_name")
         if not wanted:
             return {}
-        found = {row[0]: self._hit(row) for row in self._link.all(_GET_MANY, keys=self._list(wanted))}
-        self._notes.pending.count(self._now(), agent_name, "misses", len(wanted) - len(found))
-        return {key: found[key] for key in wanted if key in found}
+        rows = {row[0]: row for row in self._link.all(_GET_MANY, keys=self._list(wanted))}
+        self._notes.pending.count(self._now(), agent_name, "misses", len(wanted) - len(rows))
+        return {key: self._hit(rows[key]) for key in wanted if key in rows}
 
     @reads
     def entry(self, key: str) -> CacheEntry | None:

@@ -23,7 +23,7 @@ COLUMNS = """provider_name, model, CAST(match AS text), valid_from, above_input_
     cache_read_price, cache_write_price, cache_write_1h_price, source"""
 
 _PRICES = Statement(f"""
-    SELECT namespace, {COLUMNS} FROM {{model_prices}} WHERE namespace IN ('', :namespace)
+    SELECT namespace, position, {COLUMNS} FROM {{model_prices}} WHERE namespace IN ('', :namespace)
     ORDER BY namespace DESC, position, valid_from, above_input_tokens""")
 
 
@@ -116,7 +116,12 @@ def from_row(link: Link, row: Row) -> ModelPrice:
 
 
 def _rule(link: Link, row: Row) -> Rule:
-    match = exactjson.loads(row[3])
+    match = exactjson.loads(row[4])
     return Rule(
-        from_row(link, row[1:]), bool(row[0]), match.get("model") or {}, match.get("provider"), match.get("bare")
+        price=from_row(link, row[2:]),
+        position=row[1],
+        own=bool(row[0]),
+        model=match.get("model") or {},
+        provider=match.get("provider"),
+        bare=match.get("bare"),
     )

@@ -23,7 +23,8 @@ ACTIVE = "last_activity_at = {now}, active_hour = {hour}, expires_at = {later:s.
 HELD = " AND s.lease_token = :lease_token AND s.lease_until > {now}"
 
 # Extending on each read would turn every read into a write; a tenth of the TTL is close enough.
-EXTENSION_DUE = "s.expires_at < {later:s.ttl * 9 / 10}"
+# It is selected with each row of a history: the CASE keeps SQLite from computing times for sessions without a TTL.
+EXTENSION_DUE = "(CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < {later:s.ttl * 9 / 10} END)"
 
 _FIND = Statement(f"""
     SELECT {COLUMNS}, {EXTENSION_DUE} FROM {{sessions}} AS s

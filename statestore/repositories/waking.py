@@ -26,4 +26,3 @@ _FOLLOWED = "(SELECT CAST(%s AS text) AS namespace, CAST(%s AS text) AS session_
 # For the connection of who follows, which psycopg serves without our layers: hence the %s.
 LISTEN_TO = f"SELECT {_CHANNEL.format(key=_KEY.format('f'))} FROM {_FOLLOWED}"
 TRY_LOCK = f"SELECT pg_try_advisory_lock_shared({_KEY.format('f')}) FROM {_FOLLOWED}"
-

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import signal
@@ -39,8 +40,8 @@ LOOKING = [
 def test_the_commands_are_those_that_are_promised() -> None:
     assert {" ".join(path) for path in LEAVES} == {
         "migrate up", "migrate down", "migrate status", "migrate check",
-        "import openai-jsonl", "import statestore", "import promptkit", "import conexus", "import claude-code", "export",
-        "sessions", "show", "fork", "delete", "sweep", "retention",
+        "import openai-jsonl", "import statestore", "import promptkit", "import conexus", "import claude-code",
+        "export", "sessions", "show", "fork", "delete", "sweep", "retention",
         "cache stats", "cache ls", "cache get", "cache set", "cache invalidate", "cache clear", "cache evict",
         "cache export", "cache import",
         "report", "prices sync", "prices apply", "prices ls", "prices set", "prices remove", "demo",
@@ -68,6 +69,31 @@ def test_every_command_on_a_database_takes_url_and_json(path: tuple[str, ...]) -
     names = {option for parameter in COMMANDS[path].params for option in parameter.opts}
     assert {"--url", "--json", "--schema"} <= names
     assert ("--namespace" in names) == (path[0] != "migrate")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        (("cache", "set", "k", "1"), {"key": "k"}),
+        (("cache", "export", "{folder}/c.jsonl"), {"file": "{folder}/c.jsonl", "entries": 0}),
+        (("retention", "--max-idle", "90d"), {"max_idle_seconds": 90 * 86400}),
+        (("retention",), {"max_idle_seconds": None}),
+        (("prices", "remove", "m"), {"removed": 0}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_command_that_changes_something_says_so_in_json(
+    arguments: tuple[str, ...], printed: dict[str, object], cli: CommandLine, tmp_path: Path
+) -> None:
+    filled = [argument.replace("{folder}", str(tmp_path)) for argument in arguments]
+    expected = {k: v.replace("{folder}", str(tmp_path)) if isinstance(v, str) else v for k, v in printed.items()}
+    assert json.loads(cli(*filled, "--json").stdout) == expected
+
+
+def test_a_price_that_is_set_is_printed_as_json(cli: CommandLine) -> None:
+    printed = json.loads(cli("prices", "set", "m", "--input", "3", "--output", "15", "--json").stdout)
+    assert (printed["model"], printed["input_price"], printed["cache_read_price"]) == ("m", 3, None)
+    assert [price["model"] for price in json.loads(cli("prices", "ls", "--json").stdout)] == ["m"]
 
 
 @pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("import", "openai-jsonl", "--help")])

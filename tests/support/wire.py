@@ -51,6 +51,8 @@ class Proxy:
         self._threads: list[threading.Thread] = []
         self._fault: tuple[Literal["request", "reply"], str] | None = None
         self.faults_left = 0
+        self.prepared: set[str] = set()
+        """What was prepared under a name, to be run again."""
         self._start(self._accept)
 
     def lose(self, what: Literal["request", "reply"], fragment: str, *, times: int = 1) -> None:
@@ -166,6 +168,8 @@ class _Connection:
         elif kind == b"P":
             name, text, _ = body.split(b"\0", 2)
             self._prepared[name] = text.decode()
+            if name:
+                self._proxy.prepared.add(text.decode())
         elif kind == b"B":
             self._bound = self._prepared[body.split(b"\0", 2)[1]]
         elif kind == b"E":

@@ -67,17 +67,17 @@ def test_an_entry_gets_the_cost_of_its_model(database_url: str) -> None:
     with StateStore.open(database_url) as store:
         assert of(store) is None
         store.prices.set("M", input_price=2, output_price=10, cache_read_price=0.2, cache_write_price=2.5)
-        assert of(store) == Decimal("0.00283")
+        assert of(store) == Decimal("0.00279")
         assert of(store, cost_usd=Decimal("0.5")) == Decimal("0.5")
         assert of(store, "another") is None
-        assert of(store, None, request_model="m") == Decimal("0.00283")
-        assert of(store, "another", request_model="m") == Decimal("0.00283")
+        assert of(store, None, request_model="m") == Decimal("0.00279")
+        assert of(store, "another", request_model="m") == Decimal("0.00279")
         assert of(store, usage=Usage(input_tokens=5)) is None
         read = store.history.read("s")
-        assert [entry.cost_usd for entry in read] == [None, Decimal("0.00283"), Decimal("0.5"), None,
-                                                      Decimal("0.00283"), Decimal("0.00283"), None]  # fmt: skip
+        assert [entry.cost_usd for entry in read] == [None, Decimal("0.00279"), Decimal("0.5"), None,
+                                                      Decimal("0.00279"), Decimal("0.00279"), None]  # fmt: skip
         totals = store.usage.totals()
-        assert (totals.cost_usd, totals.unpriced_calls) == (Decimal("0.50849"), 3)
+        assert (totals.cost_usd, totals.unpriced_calls) == (Decimal("0.50837"), 3)
 
 
 def test_a_new_price_holds_at_once_for_everybody(database_url: str) -> None:
@@ -216,8 +216,8 @@ def test_costs_are_those_of_the_package() -> None:
     """For every model: the package's cost, or none where it says that other things count too."""
     book = PriceBook(
         [
-            Rule(one, False, loads_clause(match["model"]), match["provider"], match["bare"])
-            for one, _, match in taken.rows()
+            Rule(one, position, False, loads_clause(match["model"]), match["provider"], match["bare"])
+            for one, position, match in taken.rows()
         ]
     )
     day = date(2026, 1, 15)
@@ -247,7 +247,8 @@ def test_costs_are_those_of_the_package() -> None:
             assert abs(ours - theirs) <= Decimal("1e-10"), (provider, model, tokens)
             agreed += 1
     assert agreed > 6000
-    assert unknown < agreed * 0.15, "too many models are left out"
+    # Those whose price has no output, or other parts that no entry tells of.
+    assert unknown < agreed * 0.2, "too many models are left out"
 
 
 def loads_clause(clause: Any) -> Any:

@@ -143,7 +143,7 @@ def test_a_sweep_that_fails_is_logged_and_the_next_one_comes(caplog: pytest.LogC
             Sweeper(store, every=SOON, jitter=NOW, on_sweep=reports, on_error=errors.append) as sweeper,
         ):
             reports.wait("expired_sessions", 2)
-            server.restart("immediate")
+            server.restart("fast")
             store.sessions.create("after", ttl=HOUR)
             clock.advance(hours=1)
             reports.wait("expired_sessions", 3)

@@ -1,0 +1,220 @@
+"""Claude Code's transcripts as sessions: what becomes of each kind of line, and that nothing counts twice."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from statestore import NewEntry, StateStore
+from statestore.cli import main
+
+MODEL = "claude-sonnet-4-5-20250929"
+
+
+def used(input: int, output: int, *, read: int = 0, write: int = 0) -> dict[str, Any]:
+    return {
+        "input_tokens": input,
+        "output_tokens": output,
+        "cache_read_input_tokens": read,
+        "cache_creation_input_tokens": write,
+    }
+
+
+class Transcript:
+    """Writes lines as Claude Code does."""
+
+    def __init__(self, path: Path, session: str | None = None) -> None:
+        self.path = path
+        self.session = session or path.stem
+        self.lines: list[Any] = []
+        self._minute = 0
+
+    def user(self, uuid: str, content: Any = "do it", **extra: Any) -> "Transcript":
+        return self._add("user", uuid, {"role": "user", "content": content}, extra)
+
+    def assistant(self, uuid: str, message_id: str, usage: dict[str, Any], **extra: Any) -> "Transcript":
+        block = {"type": "text", "text": uuid}
+        message = {"role": "assistant", "id": message_id, "model": MODEL, "content": [block], "usage": usage}
+        return self._add("assistant", uuid, message, extra)
+
+    def line(self, line: Any) -> "Transcript":
+        self.lines.append(line)
+        return self
+
+    def copy(self, path: Path) -> "Transcript":
+        """A session that was resumed: it begins with the same lines."""
+        other = Transcript(path)
+        other.lines = [{**line, "sessionId": path.stem} for line in self.lines if isinstance(line, dict)]
+        other._minute = self._minute
+        return other
+
+    def write(self) -> "Transcript":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        texts = [line if isinstance(line, str) else json.dumps(line) for line in self.lines]
+        self.path.write_text("".join(f"{text}\n" for text in texts))
+        return self
+
+    def _add(self, kind: str, uuid: str, message: dict[str, Any], extra: dict[str, Any]) -> "Transcript":
+        self._minute += 1
+        parent = next((line.get("uuid") for line in reversed(self.lines) if isinstance(line, dict)), None)
+        at = datetime(2026, 3, 1, 10, tzinfo=UTC) + timedelta(minutes=self._minute)
+        line = {
+            "type": kind,
+            "uuid": uuid,
+            "parentUuid": parent,
+            "sessionId": self.session,
+            "timestamp": at.isoformat().replace("+00:00", "Z"),
+            "cwd": "/home/ada/project",
+            "version": "2.0.1",
+            "gitBranch": "main",
+            "isSidechain": False,
+            "message": message,
+        }
+        self.lines.append({**line, **extra})
+        return self
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "projects" / "-home-ada-project"
+
+
+def run(url: str, path: Path, *arguments: str, code: int = 0) -> Result:
+    done = CliRunner(catch_exceptions=False).invoke(
+        main, ["import", "claude-code", str(path), "--json", *arguments, "--url", url]
+    )
+    assert done.exit_code == code, done.output
+    return done
+
+
+def totals(done: Result) -> dict[str, int]:
+    found: dict[str, int] = json.loads(done.stdout)
+    return found
+
+
+def conversation(folder: Path) -> Transcript:
+    return (
+        Transcript(folder / "one.jsonl")
+        .line({"type": "summary", "summary": "Mend the bug", "leafUuid": "x"})
+        .user("u1")
+        .assistant("a1", "msg_1", used(10, 1, read=100, write=50))
+        .assistant("a2", "msg_1", used(10, 77, read=100, write=50))
+        .user("u2", [{"type": "tool_result", "tool_use_id": "t", "content": "no", "is_error": True}],
+              toolUseResult={"durationMs": 1250})
+        .line({"type": "file-history-snapshot", "messageId": "x"})
+        .assistant("a3", "msg_2", used(5, 6))
+        .write()
+    )  # fmt: skip
+
+
+def test_a_file_is_a_session_and_its_messages_are_kept(database_url: str, folder: Path) -> None:
+    written = conversation(folder)
+    done = totals(run(database_url, folder.parent, "--user-id", "ada"))
+    assert (done["files"], done["sessions_new"], done["entries_added"], done["lines_skipped"]) == (1, 1, 5, 2)
+    with StateStore.open(database_url) as store:
+        session = store.sessions.get("one")
+        assert (session.title, session.user_id, session.agent_name) == ("Mend the bug", "ada", "claude-code")
+        assert (session.project_root, session.cwd) == ("/home/ada/project", "/home/ada/project")
+        entries = store.history.read("one")
+        assert [entry.content for entry in entries] == [line["message"] for line in written.lines if "message" in line]
+        assert [entry.entry_id for entry in entries] == ["u1", "a1", "a2", "u2", "a3"]
+        assert [entry.role for entry in entries] == ["user", "assistant", "assistant", "tool", "assistant"]
+        assert entries[0].created_at == datetime(2026, 3, 1, 10, 1, tzinfo=UTC)
+        assert (entries[3].error_type, entries[3].duration) == ("tool_error", timedelta(milliseconds=1250))
+
+
+def test_lines_that_repeat_a_message_id_count_once_with_the_figures_of_the_last(
+    database_url: str, folder: Path
+) -> None:
+    conversation(folder)
+    run(database_url, folder)
+    with StateStore.open(database_url) as store:
+        found = store.usage.totals()
+        assert (found.model_calls, found.input_tokens, found.output_tokens) == (2, 10 + 100 + 50 + 5, 77 + 6)
+        assert (found.cache_read_input_tokens, found.cache_write_input_tokens) == (100, 50)
+
+
+def test_a_second_import_changes_nothing_and_a_longer_file_adds_to_it(database_url: str, folder: Path) -> None:
+    written = conversation(folder)
+    run(database_url, folder)
+    again = totals(run(database_url, folder))
+    assert (again["sessions_new"], again["sessions_unchanged"], again["entries_added"]) == (0, 1, 0)
+    written.user("u3").assistant("a4", "msg_3", used(1, 1)).write()
+    longer = totals(run(database_url, folder))
+    assert (longer["sessions_extended"], longer["entries_added"]) == (1, 2)
+    with StateStore.open(database_url) as store:
+        assert store.history.count("one") == 7
+        assert store.usage.totals().model_calls == 3
+
+
+def test_an_import_that_was_cut_off_is_completed(database_url: str, folder: Path) -> None:
+    written = conversation(folder)
+    whole = written.lines
+    written.lines = whole[:3]
+    written.write()
+    run(database_url, folder)
+    with StateStore.open(database_url) as store:
+        store.history.append("one", [NewEntry("by hand")])
+    written.lines = whole
+    written.write()
+    assert totals(run(database_url, folder))["entries_added"] == 3
+    with StateStore.open(database_url) as store:
+        ids = [entry.entry_id for entry in store.history.read("one")]
+        assert [name for name in ids if len(name) == 2] == ["u1", "a1", "a2", "u2", "a3"]
+
+
+def test_a_bad_line_is_named_and_does_not_stop_the_others(database_url: str, folder: Path) -> None:
+    written = conversation(folder)
+    written.lines.insert(2, "{broken")
+    written.lines.insert(4, '{"type": "user", "message": {"content": 1}}')
+    written.lines.insert(5, '{"type": "user", "message": {"role": "user", "content": 1180591620717411303424}}')
+    written.write()
+    done = run(database_url, folder, code=1)
+    assert totals(done)["entries_added"] == 5
+    errors = done.stderr.splitlines()
+    assert [line.partition(": ")[0] for line in errors[:3]] == [f"{written.path}:{number}" for number in (3, 5, 6)]
+    assert "3 lines could not be imported" in errors[-1]
+
+
+def test_sub_agents_are_sessions_forked_from_theirs(database_url: str, folder: Path) -> None:
+    main_file = conversation(folder)
+    main_file.user("s1", isSidechain=True).assistant("s2", "msg_s", used(7, 7), isSidechain=True).write()
+    agent = Transcript(folder / "agent-f00.jsonl", session="one")
+    agent.user("g1", agentId="f00").assistant("g2", "msg_g", used(1000, 10), agentId="f00").write()
+    assert totals(run(database_url, folder))["sessions_new"] == 3
+    with StateStore.open(database_url) as store:
+        assert store.history.count("one") == 5
+        lineage = {row.session_id: row for row in store.usage.lineage()}
+        assert set(lineage) == {"one", "one/agent-s1", "one/agent-f00"}
+        for name, tokens in (("one/agent-s1", 7), ("one/agent-f00", 1000)):
+            assert (lineage[name].parent_session_id, lineage[name].entries) == ("one", 2)
+            assert store.sessions.get(name).agent_name == "claude-code/sub-agent"
+            assert store.usage.totals(session_id=name).input_tokens == tokens
+
+
+def test_a_resumed_session_does_not_bill_its_copy_again(database_url: str, folder: Path) -> None:
+    original = conversation(folder)
+    # By its name it would be read first.
+    original.copy(folder / "0-resumed.jsonl").user("u9").assistant("a9", "msg_9", used(2, 3)).write()
+    run(database_url, folder)
+    with StateStore.open(database_url) as store:
+        assert store.history.count("0-resumed") == 7
+        by_session = {row.session_id: row.model_calls for row in store.usage.by_session()}
+        assert by_session == {"one": 2, "0-resumed": 1}
+
+
+def test_costs_are_computed_where_prices_are_known(database_url: str, folder: Path) -> None:
+    Transcript(folder / "one.jsonl").user("u").assistant("a", "msg", used(1000, 100)).write()
+    with StateStore.open(database_url) as store:
+        store.prices.set(MODEL, input_price=3, output_price=15)
+        run(database_url, folder)
+        assert store.usage.totals().cost_usd == Decimal("0.0045")
+
+
+def test_there_is_nothing_to_import_where_there_is_nothing(database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert totals(run(database_url, tmp_path / "empty"))["files"] == 0
