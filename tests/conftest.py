@@ -5,6 +5,7 @@ give a database without the schema. Each test has a database of its own, cloned 
 built once.
 """
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -171,6 +172,35 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.postgresql)
     if fixtures & {"sqlite_url", "empty_sqlite_url"}:
         item.add_marker(pytest.mark.sqlite)
+
+
+# The world of a caller's own AsyncEngine differs in how it waits and fails, not in what operations do. So by default it
+# runs these files only; STATESTORE_HYPOTHESIS_PROFILE=long, the long run, has all.
+ENGINE_FILES = frozenset(
+    {
+        "test_history.py",
+        "test_state.py",
+        "test_transactions.py",
+        "test_connections.py",
+        "test_cancellation.py",
+        "test_close.py",
+    }
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("STATESTORE_HYPOTHESIS_PROFILE") == "long":
+        return
+    left_out = [
+        item
+        for item in items
+        if item.path.name not in ENGINE_FILES
+        and isinstance(item, pytest.Function)
+        and "engine" in getattr(getattr(item, "callspec", None), "params", {}).values()
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -1,6 +1,6 @@
 """The key-value state of a session."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -267,13 +267,13 @@ class StateRepository(Repository):
         return total
 
     def _write(self, session_id: str, texts: Mapping[str, str], ttl: timedelta | None) -> list[StateEntry]:
-        if self._link.dialect.name == "postgresql" and 0 < len(texts) <= _CHUNK:
-            params: dict[str, Any] = {"session_id": session_id, "ttl": ttl}
-            for index, (key, text) in enumerate(texts.items()):
-                params |= {f"key_{index}": key, f"value_{index}": text}
-            rows = self._link.all(_set_many(len(texts)), **params)
-            if not rows:
-                raise session_rows.not_found(self._link, session_id)
+        rows: list[Row] = []
+        if self._link.dialect.name == "postgresql" and texts:
+            if len(texts) > _CHUNK:
+                self._needs_transaction()
+            keys = list(texts)
+            for start in range(0, len(keys), _CHUNK):
+                rows += self._write_together(session_id, {key: texts[key] for key in keys[start : start + _CHUNK]}, ttl)
         else:
             self._needs_transaction()
             session_rows.mark_active(self._link, session_id)
@@ -283,6 +283,15 @@ class StateRepository(Repository):
                 for row in self._link.all(_UPSERT, session_id=session_id, key=key, value=text, ttl=ttl)
             ]
         return [self._entry(row) for row in rows]
+
+    def _write_together(self, session_id: str, texts: Mapping[str, str], ttl: timedelta | None) -> Sequence[Row]:
+        params: dict[str, Any] = {"session_id": session_id, "ttl": ttl}
+        for index, (key, text) in enumerate(texts.items()):
+            params |= {f"key_{index}": key, f"value_{index}": text}
+        rows = self._link.all(_set_many(len(texts)), **params)
+        if not rows:
+            raise session_rows.not_found(self._link, session_id)
+        return rows
 
     def _remove(self, statement: Statement, session_id: str, **params: Any) -> list[Row]:
         if self._link.dialect.name == "sqlite":

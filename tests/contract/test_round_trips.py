@@ -129,37 +129,37 @@ case(
     (4, 1),
 )
 case("sessions.touch", session, lambda store, s: store.sessions.touch(s), ONE, (3, 1))
-case("sessions.fork", history, lambda store, s: store.sessions.fork(s, f"fork of {s}"), transaction(9), (9, 1))
+case("sessions.fork", history, lambda store, s: store.sessions.fork(s, f"fork of {s}"), transaction(11), (9, 1))
 case(
     "sessions.fork, within the history",
     history,
     lambda store, s: store.sessions.fork(s, f"f {s}", at_seq=9),
-    transaction(10),
+    transaction(12),
     (10, 1),
 )
 case(
     "sessions.fork, with state",
     fork_with_state,
     lambda store, s: store.sessions.fork(s, f"fork of {s}"),
-    transaction(9),
+    transaction(11),
     (9, 1),
 )
 case(
     "sessions.fork, of a fork of depth 4",
     deep_fork,
     lambda store, s: store.sessions.fork(s, f"fork of {s}"),
-    Cost(13, 9, 1),
+    Cost(15, 11, 1),
     (13, 1),
 )
 case("sessions.lineage", fork, lambda store, s: store.sessions.lineage(s), Cost(3, 3, 3), (3, 3))
-case("sessions.delete", history, lambda store, s: store.sessions.delete(s), transaction(10), (9, 1))
-case("sessions.delete, with a fork", forked, lambda store, s: store.sessions.delete(s), transaction(12), (11, 1))
+case("sessions.delete", history, lambda store, s: store.sessions.delete(s), transaction(11), (11, 1))
+case("sessions.delete, with a fork", forked, lambda store, s: store.sessions.delete(s), transaction(13), (13, 1))
 case(
     "sessions.delete_user, of one session",
     history,
     lambda store, s: store.sessions.delete_user(f"user of {s}"),
-    transaction(12),
-    (11, 1),
+    transaction(16),
+    (16, 1),
 )
 case("history.append, 1 entry", session, lambda store, s: store.history.append(s, words(1)), ONE, (4, 1))
 case("history.append, 100 entries", session, lambda store, s: store.history.append(s, words(100)), ONE, (103, 1))
@@ -218,10 +218,10 @@ case(
 )
 case("history.get", history, lambda store, s: store.history.get(s, 7), ONE, (1, 1))
 case("history.count", history, lambda store, s: store.history.count(s), ONE, (1, 1))
-case("history.pop_last", history, lambda store, s: store.history.pop_last(s), transaction(11), (10, 1))
-case("history.pop_last, with a fork", forked, lambda store, s: store.history.pop_last(s, 20), transaction(14), (13, 1))
-case("history.trim", history, lambda store, s: store.history.trim(s, keep_last=10), transaction(10), (9, 1))
-case("history.clear", history, lambda store, s: store.history.clear(s), transaction(10), (9, 1))
+case("history.pop_last", history, lambda store, s: store.history.pop_last(s), transaction(12), (12, 1))
+case("history.pop_last, with a fork", forked, lambda store, s: store.history.pop_last(s, 20), transaction(15), (15, 1))
+case("history.trim", history, lambda store, s: store.history.trim(s, keep_last=10), transaction(11), (11, 1))
+case("history.clear", history, lambda store, s: store.history.clear(s), transaction(11), (11, 1))
 case("state.set", session, lambda store, s: store.state.set(s, "a", 1), ONE, (4, 1))
 case(
     "state.set, expected_version",
