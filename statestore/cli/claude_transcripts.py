@@ -330,14 +330,15 @@ def _time(record: Mapping[str, Any]) -> datetime | None:
     return found if found.tzinfo is not None else None
 
 
-def _age(path: Path) -> tuple[str, str, str]:
-    """When a transcript begins and ends, so that a copy comes behind its original."""
+def _age(path: Path) -> tuple[bool, str, str, str]:
+    """When a transcript begins and ends, so that a copy comes behind its original; sub-agents come last."""
+    is_agent = path.stem.startswith("agent-")
     try:
         with path.open("rb") as file:
             head = file.read(_LOOK)
             file.seek(max(0, path.stat().st_size - _LOOK))
             tail = file.read(_LOOK)
     except OSError:
-        return "", "", path.name
+        return is_agent, "", "", path.name
     first, last = _TIMESTAMP.findall(head), _TIMESTAMP.findall(tail)
-    return first[0].decode() if first else "", last[-1].decode() if last else "", path.name
+    return is_agent, first[0].decode() if first else "", last[-1].decode() if last else "", path.name
