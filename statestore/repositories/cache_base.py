@@ -57,7 +57,7 @@ _WRITE_PENDING = Statement(
             last_accessed_at = greatest(e.last_accessed_at, h.at), access_seq = greatest(e.access_seq, h.stamp)
         FROM unnest(CAST(:keys AS text[]), CAST(:versions AS bigint[]), CAST(:hit_counts AS bigint[]),
             CAST(:times AS timestamptz[]), CAST(:stamps AS bigint[])) AS h (key, version, hits, at, stamp)
-        WHERE e.namespace = :namespace AND e.key = h.key AND e.version = h.version)
+        WHERE e.namespace = :namespace AND e.key {KEYS_POSTGRESQL} AND e.key = h.key AND e.version = h.version)
     INSERT INTO {{cache_ledger}} AS l (namespace, day, agent_name, {_COUNTERS})
     SELECT :namespace, c.day, c.agent_name, {", ".join(f"c.{counter}" for counter in CACHE_COUNTERS)}
     FROM unnest(CAST(:days AS date[]), CAST(:agents AS text[]), {_ARRAYS}) AS c (day, agent_name, {_COUNTERS})

@@ -38,9 +38,12 @@ _TIMES = """{now}, {later:CAST(:ttl AS interval)}, {later:CAST(:keep AS interval
 # is then too high, never too low.
 _OLD = "SELECT e.key, e.size_bytes, e.version, coalesce(e.expires_at > {now}, true) AS live FROM {cache_entries} AS e"
 
+# Keys come as arrays: in a join PostgreSQL, as long as it has no statistics of a cache that has just been filled, has
+# compared each of them with all entries.
 _UNTAGGED = """
-    DELETE FROM {cache_tags} AS t USING up
-    WHERE t.namespace = :namespace AND t.key = up.key AND t.version <> up.version"""
+    DELETE FROM {cache_tags} AS t
+    WHERE t.namespace = :namespace AND t.key = ANY (array(SELECT up.key FROM up))
+        AND t.version NOT IN (SELECT up.version FROM up)"""
 _TAGGED = """
     INSERT INTO {cache_tags} (namespace, tag, version, key)
     SELECT :namespace, n.tag, up.version, up.key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
@@ -88,7 +91,7 @@ def _set_postgresql(*, several: bool, absent: bool = False, limited_by: str | No
     return Statement(
         postgresql=f"""
     WITH new AS ({_SEVERAL if several else _ONE}),
-    old AS ({_OLD} JOIN new ON new.key = e.key WHERE e.namespace = :namespace),
+    old AS ({_OLD} WHERE e.namespace = :namespace AND e.key {KEYS_POSTGRESQL if several else "= :key"}),
     {held}
     up AS (
         INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
