@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 import stamina
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, PoolProxiedConnection
 
 from statestore.driver_errors import understand
 from statestore.errors import StateStoreError, StoreClosedError, UnavailableError
@@ -65,6 +65,7 @@ class Database:
         self._verify = verify
         self._verified = False
         self._closed = False
+        self._lost_at = 0.0
         # SQLite lets one writer in at a time. Waiting here wakes up at once; its own busy handler polls.
         self._writer = threading.Lock() if dialect.name == "sqlite" else None
         self._groups = ThreadGroupCommit(self, groups=1 if self._writer else GROUPS)
@@ -164,7 +165,8 @@ class Database:
     def close(self) -> None:
         self._closed = True
         if self._owned:
-            self.engine.dispose()
+            # Not the engine's `dispose`, which takes a new pool: what is in use now comes back to this one.
+            self.engine.pool.dispose()
 
     def _attempt(self, call: Call) -> Any:
         # Written out instead of nested context managers: this is the way of every operation.
@@ -186,7 +188,7 @@ class Database:
             finally:
                 if call.interruptible:
                     call.may_be_cancelled(None)
-                connection.close()
+                self._give_back(connection)
         finally:
             if writer is not None:
                 writer.release()
@@ -202,8 +204,7 @@ class Database:
             connection = self.engine.raw_connection()
             if self.dialect.name == "postgresql":
                 now = time.monotonic()
-                # Only after a pause: asking gives up the interpreter's lock, which other threads then hold.
-                if now - connection.info.get("used_at", now) > _PAUSE and _has_ended(connection.driver_connection):
+                while self._suspect(connection, now) and _has_ended(connection.driver_connection):
                     self._forget(connection)
                     connection = self.engine.raw_connection()
                 connection.info["used_at"] = now
@@ -220,13 +221,27 @@ class Database:
                 ) from None
             raise failure.error from None
 
+    def _suspect(self, connection: PoolProxiedConnection, now: float) -> bool:
+        """Whether to ask a connection if it still stands.
+
+        Only after a pause, or when another one was lost since its last use, in a restart most likely: asking gives up
+        the interpreter's lock, which other threads then hold.
+        """
+        used_at: float = connection.info.get("used_at", now)
+        return used_at < self._lost_at or now - used_at > _PAUSE
+
+    def _give_back(self, connection: Connected) -> None:
+        connection.close()
+        if self._closed and self._owned:
+            self.engine.pool.dispose()
+
     @contextmanager
     def _connected(self) -> Iterator[Connected]:
         connection = self._checkout()
         try:
             yield connection
         finally:
-            connection.close()
+            self._give_back(connection)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -249,9 +264,7 @@ class Database:
         if getattr(connection, "is_valid", True):  # It may have been given up already, when its transaction was.
             connection.invalidate()
         connection.close()
-        if self._owned:
-            # Whatever ended this connection, a restart most likely, has ended its idle neighbours as well.
-            self.engine.dispose()
+        self._lost_at = time.monotonic()
 
 
 _PAUSE = 0.5

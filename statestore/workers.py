@@ -7,6 +7,8 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
+from statestore.errors import StoreClosedError
+
 
 class _Job:
     """A call that waits for a thread, and the future that waits for the call."""
@@ -46,6 +48,7 @@ class Workers:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = 0
+        self._closed = False
         self._lock = threading.Lock()
 
     async def run(self, function: Callable[..., Any], *args: Any, give_up: Callable[[], None] | None = None) -> Any:
@@ -53,6 +56,9 @@ class Workers:
 
         A cancellation takes back what has not begun. What has begun comes to its end before the cancellation is
         passed on, so that nothing is left behind half done; *give_up* is called, in a thread of its own, to hurry it.
+
+        Raises:
+            StoreClosedError: After `close`; *function* was not called.
         """
         job = _Job(asyncio.get_running_loop(), function, args)
         self._enqueue(job)
@@ -70,21 +76,24 @@ class Workers:
             raise
 
     def close(self) -> None:
-        """Let the threads end when they have done what is queued."""
+        """Let the threads end when they have done what is queued, and take nothing more."""
         with self._lock:
+            self._closed = True
             for _ in self._threads:
                 self._jobs.put(None)
             self._threads.clear()
 
     def _enqueue(self, job: _Job) -> None:
         with self._lock:
+            if self._closed:
+                raise StoreClosedError("the store is closed; open another")
             if self._idle == 0 and len(self._threads) < self._size:
                 thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
                 thread.start()
             else:
                 self._idle -= 1
-        self._jobs.put(job)
+            self._jobs.put(job)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
