@@ -20,6 +20,7 @@ from statestore.errors import (
     StorageFullError,
     UnavailableError,
 )
+from statestore.sql import StartOver
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ def understand(exc: BaseException) -> Failure | None:
         )
     if isinstance(exc, sqlite3.Error):
         return _sqlite(exc)
+    if isinstance(exc, StartOver):
+        return Failure(UnavailableError("a session was deleted and made again meanwhile; try again"), transient=True)
     psycopg = sys.modules.get("psycopg")
     if psycopg is not None and isinstance(exc, psycopg.Error):
         return _postgresql(exc.sqlstate, lost=isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError))

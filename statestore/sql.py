@@ -174,6 +174,14 @@ class NeedsTransaction(BaseException):
     """
 
 
+class StartOver(Exception):
+    """Raised by an operation that waited for something and found it changed too much to go on.
+
+    Its transaction is undone and run again, as the loser's of a deadlock; where it is a caller's own, that is up to
+    the caller, who gets an UnavailableError.
+    """
+
+
 class Connected(Protocol):
     """A connection, checked out of a pool."""
 

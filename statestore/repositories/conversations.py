@@ -147,8 +147,8 @@ class ConversationsRepository(Repository):
         """The session's row, locked, and whether it was made for this."""
         created = False
         while True:
-            segments.lock_for_release(self._link, session_id)
-            locked = session_rows.lock_any(self._link, session_id)
+            found = segments.lock_for_release(self._link, session_id)
+            locked = session_rows.lock_any(self._link, session_id) if found else None
             if locked is not None and not locked.expired:
                 return locked, created
             if not create:

@@ -1,9 +1,10 @@
 """Deleting expired and idle sessions: one batch at a time, each in a short transaction of its own.
 
-Several workers may do so at once. A batch takes sessions that nobody else holds (SKIP LOCKED; SQLite has one writer),
-looks again under the lock whether they are due, and is bounded in rows: a session that is larger than a batch goes in
-slices, from its front. What has expired can never be revived, so a slice needs no mark, and a worker that dies leaves
-the rest to the next. Idle sessions are made to expire first, in one update; from then on they are like the others.
+Several workers may do so at once. A batch takes sessions that nobody else holds, and waits for none (SKIP LOCKED;
+SQLite has one writer). It looks again under the lock whether they are due, and is bounded in rows: a session that is
+larger than a batch goes in slices, from its front. What has expired can never be revived, so a slice needs no mark, and
+a worker that dies leaves the rest to the next. Idle sessions are made to expire first, in one update; from then on they
+are like the others.
 """
 
 from collections.abc import Sequence
@@ -47,13 +48,38 @@ _END_IDLE = Statement(
 )
 
 _DUE = """
-    SELECT s.expires_at, s.session_id FROM {sessions} AS s
+    SELECT s.expires_at, s.session_id, s.root_session_id FROM {sessions} AS s
     WHERE s.namespace = :namespace AND s.expires_at <= {now}
         AND (s.expires_at, s.session_id) > (CAST(:after_at AS timestamptz), :after_id)
     ORDER BY s.expires_at, s.session_id LIMIT :limit"""
-_LOCK_DUE = Statement(
-    postgresql=_DUE + " FOR UPDATE OF s SKIP LOCKED", sqlite=_DUE.replace("CAST(:after_at AS timestamptz)", ":after_at")
+_SHARES = """(EXISTS (SELECT 1 FROM {session_segments} AS g
+            WHERE g.namespace = :namespace AND g.owner_session_id = s.session_id)
+        OR EXISTS (SELECT 1 FROM {session_segments} AS g
+            WHERE g.namespace = :namespace AND g.session_id = s.session_id))"""
+# Together with them the locks of their families, where they share entries, and only those that are free: to wait for
+# one could end in a deadlock. The third column says whether they share entries, the last whether they may be taken.
+_FIND_DUE = Statement(
+    postgresql=f"""
+    WITH due AS MATERIALIZED ({_DUE}), found AS MATERIALIZED (
+        SELECT s.expires_at, s.session_id, s.root_session_id, {_SHARES} AS shares FROM due AS s)
+    SELECT s.expires_at, s.session_id, s.shares,
+        CASE WHEN s.shares THEN pg_try_advisory_xact_lock({segments.FAMILY}) ELSE true END
+    FROM found AS s ORDER BY s.expires_at, s.session_id""",
+    sqlite=_DUE.replace("CAST(:after_at AS timestamptz)", ":after_at").replace("s.root_session_id", "1, 1"),
 )
+_LOCK_DUE = Statement(
+    postgresql="""
+    SELECT s.session_id FROM {sessions} AS s
+    WHERE s.namespace = :namespace AND s.session_id {in:session_ids} AND s.expires_at <= {now}
+    FOR UPDATE OF s SKIP LOCKED""",
+    sqlite="""
+    SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id {in:session_ids}""",
+)
+# Which of them share entries with others, and so are let go of under the lock of the family alone.
+_SHARING = Statement(f"""
+    SELECT s.session_id, EXISTS (SELECT 1 FROM {{session_segments}} AS g
+        WHERE g.namespace = :namespace AND g.owner_session_id = s.session_id)
+    FROM {{sessions}} AS s WHERE s.namespace = :namespace AND s.session_id {{in:session_ids}} AND {_SHARES}""")
 
 # What would be deleted with each session. Asked once it is locked, so that nothing is added any more.
 _WEIGH = Statement("""
@@ -68,15 +94,6 @@ _WEIGH = Statement("""
         + coalesce((SELECT sum({bytes:m.content}) FROM {summaries} AS m
             WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0)
     FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id {in:session_ids}""")
-
-_VIEWERS = Statement("""
-    SELECT DISTINCT g.owner_session_id, g.session_id FROM {session_segments} AS g
-    WHERE g.namespace = :namespace AND g.owner_session_id {in:session_ids}""")
-_LOCK_VIEWERS = Statement(
-    postgresql="""
-    SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id {in:session_ids}
-    ORDER BY s.session_id FOR NO KEY UPDATE OF s SKIP LOCKED"""
-)
 
 _DELETE_ENTRIES = Statement(
     postgresql="""
@@ -175,17 +192,17 @@ class ExpiryRepository(ExpiredRows):
         somebody else holds are not asked for again and again.
         """
         place: tuple[Any, ...] = after or (EARLIEST, "")
-        found = self._link.all(_LOCK_DUE, after_at=place[0], after_id=place[1], limit=limit)
+        found = self._link.all(_FIND_DUE, after_at=place[0], after_id=place[1], limit=limit)
         batch = Batch()
         if not found:
             return batch
-        weighed = self._weigh([row[1] for row in found])
-        viewers = self._lock_viewers(list(weighed))
+        ours, viewed = self._take({row[1]: bool(row[2]) for row in found if row[3]})
+        weighed = self._weigh(ours)
         taken: list[_Doomed] = []
         rows = 0
-        for expires_at, session_id in found:
-            doomed = weighed[session_id]
-            if not viewers.get(session_id, True):
+        for expires_at, session_id, *_ in found:
+            doomed = weighed.get(session_id)
+            if doomed is None:
                 batch.left = True
             elif rows + doomed.rows <= limit:
                 taken.append(doomed)
@@ -199,30 +216,29 @@ class ExpiryRepository(ExpiredRows):
             place = (expires_at, session_id)
         else:
             place = place if len(found) == limit else ()
-        self._delete([doomed for doomed in taken if doomed.session_id not in viewers], batch)
+        self._delete([doomed for doomed in taken if doomed.session_id not in viewed], batch)
         for doomed in taken:
-            if doomed.session_id in viewers:
+            if doomed.session_id in viewed:
                 self._release(doomed, batch)
         batch.after = place or None
         return batch
 
+    def _take(self, found: dict[str, bool]) -> tuple[list[str], set[str]]:
+        """Lock those of the sessions that nobody else holds, and tell which of them forks see rows of.
+
+        Args:
+            found: Whether a session shared entries when it was found, and the lock of its family is ours.
+        """
+        ours = [row[0] for row in self._link.all(_LOCK_DUE, session_ids=list(found))]
+        # Asked again once they are locked, when nobody can fork them any more: a fork may have come until then.
+        sharing = {row[0]: bool(row[1]) for row in self._link.all(_SHARING, session_ids=ours)}
+        if self._link.dialect.name == "postgresql":
+            ours = [session_id for session_id in ours if session_id not in sharing or found[session_id]]
+        return ours, {session_id for session_id, viewed in sharing.items() if viewed}
+
     def _weigh(self, session_ids: list[str]) -> dict[str, _Doomed]:
         rows = self._link.all(_WEIGH, session_ids=session_ids, ended=_ENDED)
         return {row[0]: _Doomed(row[0], row[1], row[2], bool(row[3]), *map(int, row[4:8])) for row in rows}
-
-    def _lock_viewers(self, session_ids: list[str]) -> dict[str, bool]:
-        """For each session that forks see rows of, whether these are all locked now: somebody else may hold one.
-
-        There come no more forks: to fork a session takes a lock on its row, which we hold.
-        """
-        forks: dict[str, set[str]] = {}
-        for owner, fork in self._link.all(_VIEWERS, session_ids=session_ids):
-            forks.setdefault(owner, set()).add(fork)
-        every = sorted(set().union(*forks.values()))
-        if not every or self._link.dialect.name == "sqlite":
-            return dict.fromkeys(forks, True)
-        locked = {row[0] for row in self._link.all(_LOCK_VIEWERS, session_ids=every)}
-        return {owner: seen_by <= locked for owner, seen_by in forks.items()}
 
     def _delete(self, doomed: Sequence[_Doomed], batch: Batch) -> None:
         """Delete sessions of which no fork sees anything, all at once."""

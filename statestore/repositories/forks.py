@@ -86,7 +86,9 @@ class ForksRepository(Repository):
         if new_session_id is not None:
             # First, since it may hand entries to the source, which then has them in other pieces.
             session_life.erase_expired(self._link, fork_id)
-        pieces = segments.lock_for_fork(self._link, source_id)
+        if not segments.lock_for_fork(self._link, source_id):
+            raise session_rows.not_found(self._link, source_id)
+        pieces = segments.of(self._link, source_id)
         locked = session_rows.lock(self._link, source_id, share=True)
         source = locked.session
         end = source.next_seq - 1

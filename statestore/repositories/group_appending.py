@@ -117,7 +117,8 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
     """One statement for any number of sessions and entries: each column is one array, so it is prepared once.
 
     The rows of the sessions are locked in the order of their ids first: groups of other processes do the same, and
-    queue instead of deadlocking.
+    queue instead of deadlocking. All of them before any is changed, hence the array: who inserts a session that exists,
+    a fork with its source locked, waits for one that is being changed, but not for one that is only locked.
     """
     kinds = {"entry_id": "text", "role": "text", "content": "text", "content_bytes": "bigint"}
     kinds |= {column: entry_rows.OPTIONAL_COLUMNS[column] for column in columns}
@@ -138,8 +139,9 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
         updated AS (
             UPDATE {{sessions}} AS s
             SET next_seq = s.next_seq + w.count, last_turn = s.last_turn + w.turns, {session_rows.ACTIVE}
-            FROM wanted AS w JOIN locked AS l ON l.session_id = w.session_id
+            FROM wanted AS w
             WHERE s.namespace = :namespace AND s.session_id = w.session_id AND {{live}}
+                AND w.session_id = ANY (array(SELECT l.session_id FROM locked AS l))
             RETURNING s.session_id, s.next_seq - w.count AS first_seq, s.last_turn - w.turns AS base_turn,
                 {waking.wake("s")})
         INSERT INTO {{history_entries}} (namespace, session_id, seq, turn, created_at, {", ".join(names)})

@@ -15,12 +15,13 @@ _DELETE_SUMMARIES = Statement("""
 
 
 def lock(link: Link, session_id: str) -> LockedSession:
-    """Lock the session's row and those of all forks that see its entries, so that entries can be released.
+    """Lock the session's row and its family, so that entries can be released.
 
     Raises:
         SessionNotFoundError: No such session, or it has expired.
     """
-    segments.lock_for_release(link, session_id)
+    if not segments.lock_for_release(link, session_id):
+        raise session_rows.not_found(link, session_id)
     return session_rows.lock(link, session_id)
 
 

@@ -16,21 +16,25 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from statestore.repositories import ledger
-from statestore.sql import Link, Params, Statement
+from statestore.sql import Link, Params, StartOver, Statement
 
 # A family is a root and all that was forked from it, at any depth. Its lock is an advisory one, held until the
 # transaction ends, so it works behind PgBouncer. Row locks would have to be taken on all sessions involved, which are
 # only known once the locks are held: that ends in deadlocks.
-_FAMILY = """
-    SELECT s.root_session_id, {function}(
-        hashtextextended(s.root_session_id, hashtextextended(CAST(:namespace AS text), 7)))
-    FROM {{sessions}} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id"""
+FAMILY = "hashtextextended(s.root_session_id, hashtextextended(CAST(:namespace AS text), 7))"
+_FAMILY = f"""
+    SELECT s.root_session_id, {{function}}({FAMILY})
+    FROM {{{{sessions}}}} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id"""
 _LOCK_FAMILY = Statement(postgresql=_FAMILY.format(function="pg_advisory_xact_lock"))
 _SHARE_FAMILY = Statement(postgresql=_FAMILY.format(function="pg_advisory_xact_lock_shared"))
 
-_ROOT = "SELECT s.root_session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id"
-_LOCK_ROW = Statement(_ROOT + " {lock}")
-_SHARE_ROW = Statement(_ROOT + " {share}")
+# Only as one of that family: the row of a session that has come back in another one must not be locked before its lock.
+_ROW = """
+    SELECT 1 FROM {sessions} AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.root_session_id = :root_session_id"""
+_EXISTS = Statement("SELECT 1 FROM {sessions} WHERE namespace = :namespace AND session_id = :session_id")
+_LOCK_ROW = Statement(_ROW + " {lock}")
+_SHARE_ROW = Statement(_ROW + " {share}")
 
 _OF_SESSION = Statement("""
     SELECT session_id, from_seq, to_seq, owner_session_id FROM {session_segments}
@@ -103,25 +107,33 @@ class Segment:
         }
 
 
-def lock_for_release(link: Link, session_id: str) -> None:
-    """Lock the session's row, and the family against forks and other releases."""
-    _lock(link, session_id, _LOCK_FAMILY, _LOCK_ROW)
+def lock_for_release(link: Link, session_id: str) -> bool:
+    """Lock the session's row, and the family against forks and other releases.
+
+    Returns:
+        Whether there is such a session; if not, none is to be looked for: it would be one that came later, unlocked.
+    """
+    return _lock(link, session_id, _LOCK_FAMILY, _LOCK_ROW)
 
 
-def lock_for_fork(link: Link, session_id: str) -> list[Segment]:
-    """Keep the session's row from changing, and the family from releases; return the session's segments."""
-    _lock(link, session_id, _SHARE_FAMILY, _SHARE_ROW)
-    return of(link, session_id)
+def lock_for_fork(link: Link, session_id: str) -> bool:
+    """Keep the session's row from changing, and the family from releases; returns what `lock_for_release` does."""
+    return _lock(link, session_id, _SHARE_FAMILY, _SHARE_ROW)
 
 
-def _lock(link: Link, session_id: str, family: Statement, row: Statement) -> None:
+def _lock(link: Link, session_id: str, family: Statement, row: Statement) -> bool:
     if link.dialect.name == "sqlite":
-        return
-    while (root := link.one(family, session_id=session_id)) is not None:
-        found = link.one(row, session_id=session_id)
-        # While we waited, the session may have been deleted, and made again as one of another family.
-        if found is None or found[0] == root[0]:
-            return
+        return True  # The one writer, whether or not there is a session.
+    root = link.one(family, session_id=session_id)
+    if root is None:
+        return False
+    if link.one(row, session_id=session_id, root_session_id=root[0]) is not None:
+        return True
+    # While we waited, it was deleted. If it was made again in another family, to wait for that one's lock with this one
+    # held could end in a deadlock.
+    if link.one(_EXISTS, session_id=session_id) is not None:
+        raise StartOver
+    return False
 
 
 def of(link: Link, session_id: str) -> list[Segment]:

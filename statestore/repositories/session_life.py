@@ -50,8 +50,7 @@ def erase_expired(link: Link, session_id: str) -> bool:
     # Looked at without a lock first: the family's has to come before the row's.
     if link.one(_HAS_EXPIRED, session_id=session_id) is None:
         return False
-    segments.lock_for_release(link, session_id)
-    if link.one(_HAS_EXPIRED, session_id=session_id) is None:
+    if not segments.lock_for_release(link, session_id) or link.one(_HAS_EXPIRED, session_id=session_id) is None:
         return False
     erase(link, session_id)
     return True
@@ -63,8 +62,7 @@ def erase(link: Link, session_id: str) -> int | None:
     Returns:
         How many entries were deleted; None where there was no such session, living or expired.
     """
-    segments.lock_for_release(link, session_id)
-    row = link.one(_LAST_SEQ, session_id=session_id)
+    row = link.one(_LAST_SEQ, session_id=session_id) if segments.lock_for_release(link, session_id) else None
     if row is None:
         return None
     deleted = segments.release(link, session_id, 1, row[0])
