@@ -82,14 +82,15 @@ class Removal:
         )
 
 
-# Those that somebody works on at the moment are left out: they are not the least recently used any more.
+# Keys come as an array: in a join PostgreSQL, as long as it has no statistics of a cache that has just been filled, has
+# compared each of them with all entries. Those that somebody works on at the moment are left out: they are not the least recently used any more.
 _EXPIRED = Removal(
     "evictions",
     doomed=f"""
         SELECT x.key FROM {{cache_entries}} AS x
         WHERE x.namespace = :namespace AND x.keep_until <= {{now}} AND NOT x.key {KEYS_POSTGRESQL}
         ORDER BY x.keep_until LIMIT :most FOR UPDATE SKIP LOCKED""",
-    postgresql="USING doomed WHERE e.namespace = :namespace AND e.key = doomed.key",
+    postgresql="WHERE e.namespace = :namespace AND e.key = ANY (array(SELECT doomed.key FROM doomed))",
     sqlite=f"""WHERE e.rowid IN (
         SELECT x.rowid FROM {{cache_entries}} AS x
         WHERE x.namespace = :namespace AND x.keep_until <= {{now}} AND NOT x.key {KEYS_SQLITE}
@@ -101,7 +102,7 @@ _LEAST_RECENTLY_USED = Removal(
         SELECT x.key FROM {{cache_entries}} AS x
         WHERE x.namespace = :namespace AND NOT x.key {KEYS_POSTGRESQL}
         ORDER BY x.last_accessed_at, x.access_seq LIMIT :most FOR UPDATE SKIP LOCKED""",
-    postgresql="USING doomed WHERE e.namespace = :namespace AND e.key = doomed.key",
+    postgresql="WHERE e.namespace = :namespace AND e.key = ANY (array(SELECT doomed.key FROM doomed))",
     sqlite=f"""WHERE e.rowid IN (
         SELECT x.rowid FROM {{cache_entries}} AS x WHERE x.namespace = :namespace AND NOT x.key {KEYS_SQLITE}
         ORDER BY x.last_accessed_at, x.access_seq LIMIT :most)""",

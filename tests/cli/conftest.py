@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from statestore import StateStore
+from tests.support.trajectories import file as trajectory_file
 
 CHECKOUT = Path(__file__).parents[2]
 SCRIPT = Path(sysconfig.get_path("scripts")) / "statestore"
@@ -78,12 +79,9 @@ def empty_cli(empty_database_url: str) -> CommandLine:
 
 
 @pytest.fixture(scope="session")
-def trajectories() -> Path:
-    """200 real runs of an agent, which stay outside the checkout."""
-    path = CHECKOUT.parent / "shared" / "data" / "airline_trajectories.jsonl"
-    if not path.is_file():
-        pytest.fail(f"{path} is missing: the folder shared/ has to stand beside the checkout", pytrace=False)
-    return path
+def trajectories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 runs of an agent: real ones, which stay outside the checkout, or made up where there are none."""
+    return trajectory_file(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from statestore import StateStore
 from statestore.migrate import engine_for
 from tests.cli.conftest import SCRIPT, CommandLine
+from tests.support.trajectories import count_messages
 
 BY_TASK = ("--session-id", "{task_id}-{trial}")
 
@@ -62,7 +63,7 @@ def test_real_runs_come_back_as_they_are_and_a_second_import_changes_nothing(
     cli: CommandLine, trajectories: Path
 ) -> None:
     first = cli("import", "openai-jsonl", str(trajectories), *BY_TASK, "--user-id", "ada", "--agent-name", "airline")
-    assert "200 sessions new, 0 unchanged, 5,308 entries added" in first.stdout
+    assert f"200 sessions new, 0 unchanged, {count_messages(trajectories):,} entries added" in first.stdout
 
     expected = {}
     for one in trajectories.read_text().splitlines():
@@ -73,7 +74,7 @@ def test_real_runs_come_back_as_they_are_and_a_second_import_changes_nothing(
         expected[f"{record['task_id']}-{record['trial']}"] = (attributes, messages)
     with cli.store() as store:
         assert conversations(store) == expected
-    assert sum(len(messages) for _, messages in expected.values()) == 5308
+    assert sum(len(messages) for _, messages in expected.values()) == count_messages(trajectories)
 
     before = rows(cli.url)
     second = cli("import", "openai-jsonl", str(trajectories), *BY_TASK, "--json")
@@ -283,9 +284,9 @@ def test_a_lost_connection_does_not_end_an_import(
 
     monkeypatch.setattr(Importer, "_write_one", failing)
     result = cli("import", "openai-jsonl", str(trajectories))
-    assert "200 sessions new, 0 unchanged, 5,308 entries added" in result.stdout
+    assert f"200 sessions new, 0 unchanged, {count_messages(trajectories):,} entries added" in result.stdout
     with cli.store() as store:
-        assert sum(len(messages) for _, messages in conversations(store).values()) == 5308
+        assert sum(len(messages) for _, messages in conversations(store).values()) == count_messages(trajectories)
 
 
 def test_a_file_that_is_not_there_makes_no_database(tmp_path: Path) -> None:

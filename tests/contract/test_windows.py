@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from statestore import InvalidValueError, NewEntry, SessionNotFoundError, StateStore
-from tests.live.trajectories import runs
 from tests.support.clock import MovableClock
+from tests.support.trajectories import runs
 
 Store = Any
 

@@ -11,8 +11,8 @@ import pytest
 
 from statestore import InvalidValueError, NewEntry, SessionExistsError, SessionNotFoundError, StateStore, Usage
 from statestore.portable import export_sessions, import_sessions
-from tests.live.trajectories import runs
 from tests.support.content import Content, unsound
+from tests.support.trajectories import runs
 
 
 @pytest.fixture

@@ -8,6 +8,21 @@ from typing import Any
 FILE = Path(__file__).parents[3] / "shared" / "data" / "airline_trajectories.jsonl"
 
 
+def file(directory: Path) -> Path:
+    """The runs as a file of JSON Lines, one conversation a line; made in *directory* if they are made up."""
+    if FILE.exists():
+        return FILE
+    made_up = directory / "trajectories.jsonl"
+    made_up.write_text("".join(json.dumps(run) + "\n" for run in runs()))
+    return made_up
+
+
+def count_messages(file: Path) -> int:
+    total = sum(len(json.loads(line)["messages"]) for line in file.read_text().splitlines())
+    assert file != FILE or total == 5308
+    return total
+
+
 def runs() -> list[dict[str, Any]]:
     if FILE.exists():
         return [json.loads(line) for line in FILE.read_text().splitlines()]
