@@ -83,7 +83,8 @@ class Removal:
 
 
 # Keys come as an array: in a join PostgreSQL, as long as it has no statistics of a cache that has just been filled, has
-# compared each of them with all entries. Those that somebody works on at the moment are left out: they are not the least recently used any more.
+# compared each of them with all entries. Those that somebody works on at the moment are left out: they are not the
+# least recently used any more.
 _EXPIRED = Removal(
     "evictions",
     doomed=f"""

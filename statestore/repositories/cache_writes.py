@@ -107,6 +107,27 @@ def _set_postgresql(*, several: bool, absent: bool = False, limited_by: str | No
     )
 
 
+@lru_cache(maxsize=2)
+def _set_one_postgresql(*, tagged: bool) -> Statement:
+    """The most frequent write: one entry, whatever stood there. Half the price of the statement for every case."""
+    tags = """, tagged AS (
+        INSERT INTO {cache_tags} (namespace, tag, version, key)
+        SELECT :namespace, n.tag, :version, :key FROM unnest(CAST(:tags AS text[])) AS n (tag)
+        ON CONFLICT DO NOTHING)"""
+    return Statement(
+        postgresql=f"""
+    WITH old AS MATERIALIZED ({_OLD} WHERE e.namespace = :namespace AND e.key = :key),
+    untagged AS (
+        DELETE FROM {{cache_tags}} AS t WHERE t.namespace = :namespace AND t.key = :key AND t.version <> :version)
+    {tags if tagged else ""}
+    INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
+    VALUES (:namespace, :key, :value, :codec, :size, {_COMMON}, :version, {_TIMES}, :stamp, 0)
+    {_OVERWRITE}
+    RETURNING e.key, true, (SELECT size_bytes FROM old), (SELECT version FROM old), (SELECT live FROM old), NULL,
+        NULL"""
+    )
+
+
 _FIND_OLD = Statement(
     postgresql=f"{_OLD} WHERE e.namespace = :namespace AND e.key {KEYS_POSTGRESQL}",
     sqlite=f"""
@@ -114,6 +135,13 @@ _FIND_OLD = Statement(
     WHERE namespace = :namespace AND key {KEYS_SQLITE}""",
 )
 
+_FIND_OLD_ONE_SQLITE = Statement(
+    sqlite="""
+    SELECT key, size_bytes, version, coalesce(expires_at > {now}, 1) FROM {cache_entries}
+    WHERE namespace = :namespace AND key = :key"""
+)
+
+_UNTAG_ONE_SQLITE = Statement(sqlite="DELETE FROM {cache_tags} WHERE namespace = :namespace AND key = :key")
 _UNTAG_SQLITE = Statement(sqlite=f"DELETE FROM {{cache_tags}} WHERE namespace = :namespace AND key {KEYS_SQLITE}")
 _TAG_SQLITE = Statement(
     sqlite="""
@@ -270,7 +298,10 @@ class CacheWrites(CacheRoom):
             params["room_entries"] = (options.max_entries or _NO_LIMIT) - room.others_entries
             params["room_bytes"] = (options.max_bytes or _NO_LIMIT) - room.others_bytes
             token = self._state.start_count()
-        statement = _set_postgresql(several=len(values) > 1, absent=absent, limited_by=limited_by)
+        if len(values) == 1 and not absent and limited_by is None:
+            statement = _set_one_postgresql(tagged=bool(attributes.tags))
+        else:
+            statement = _set_postgresql(several=len(values) > 1, absent=absent, limited_by=limited_by)
         rows = self._link.all(statement, **params)
         old = {row[0]: (row[2], row[3], row[4]) for row in rows if row[3] is not None}
         counted = next((row[5:7] for row in rows if row[5] is not None), None)
@@ -293,18 +324,23 @@ class CacheWrites(CacheRoom):
                 params |= {f"k{i}": key, f"v{i}": encoded.data, f"c{i}": encoded.codec, f"s{i}": len(encoded.data)}
                 params |= {f"w{i}": version + start + i, f"a{i}": stamp + start + i}
             self._link.run(_set_sqlite(len(part)), **params, **attributes.params())
-        keys = self._list(values)
-        if old:
-            self._link.run(_UNTAG_SQLITE, keys=keys)
+        if old and len(values) == 1:
+            self._link.run(_UNTAG_ONE_SQLITE, key=items[0][0])
+        elif old:
+            self._link.run(_UNTAG_SQLITE, keys=self._list(values))
         if attributes.tags:
-            self._link.run(_TAG_SQLITE, keys=keys, version=version, tags=self._list(attributes.tags))
+            tags = self._list(attributes.tags)
+            self._link.run(_TAG_SQLITE, keys=self._list(values), version=version, tags=tags)
 
     def _version(self) -> int:
         """The same at every try, so that a try whose answer was lost is recognised."""
         return self._once("version", new_version)
 
     def _old(self, values: Mapping[str, Encoded]) -> Old:
-        rows = self._link.all(_FIND_OLD, keys=self._list(values))
+        if len(values) == 1 and not self._postgresql:
+            rows = self._link.all(_FIND_OLD_ONE_SQLITE, key=next(iter(values)))
+        else:
+            rows = self._link.all(_FIND_OLD, keys=self._list(values))
         return {row[0]: (row[1], row[2], bool(row[3])) for row in rows}
 
     def _settle(self, stored: int, old: Old, attributes: Attributes) -> None:
