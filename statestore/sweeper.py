@@ -143,6 +143,7 @@ class Sweeper:
         pause = random.uniform(0, self._jitter)
         while not self._stopping.wait(pause):
             try:
+                self._store.cache.flush()  # What was hit last is to stay.
                 self._report(sweeping.run(self._store._database, self._course()))
             except StoreClosedError:
                 return
@@ -158,6 +159,7 @@ class Sweeper:
         pause = random.uniform(0, self._jitter)
         while not await _waited(self._wake, pause):
             try:
+                await self._store.cache.flush()
                 self._report(await sweeping.run_async(self._store._database, self._course()))
             except StoreClosedError:
                 return

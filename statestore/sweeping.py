@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from statestore import checks
 from statestore.async_database import AsyncRunner
 from statestore.database import Runner
+from statestore.operations.cache import AsyncCache, Cache
 from statestore.repositories.base import Call
 from statestore.repositories.expiry_batch import Batch
 from statestore.repositories.expiry_due import DueRepository
@@ -144,6 +145,7 @@ class Sweeping:
     """What a store can do about what has expired."""
 
     _database: Any
+    cache: Cache
 
     def sweep(
         self,
@@ -170,6 +172,7 @@ class Sweeping:
         Raises:
             DatabaseError: The database failed. What was deleted before stays deleted.
         """
+        self.cache.flush()  # What was hit last is to stay.
         return run(
             self._database,
             sweep(batch_size=batch_size, time_budget=time_budget, dry_run=dry_run, progress=progress),
@@ -211,6 +214,7 @@ class AsyncSweeping:
     """As `Sweeping`, awaited."""
 
     _database: Any
+    cache: AsyncCache
 
     async def sweep(
         self,
@@ -221,6 +225,7 @@ class AsyncSweeping:
         progress: Progress | None = None,
     ) -> SweepReport:
         """Delete what is due. See `StateStore.sweep`."""
+        await self.cache.flush()
         return await run_async(
             self._database,
             sweep(batch_size=batch_size, time_budget=time_budget, dry_run=dry_run, progress=progress),

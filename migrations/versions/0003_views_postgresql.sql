@@ -307,6 +307,7 @@ CREATE VIEW {s}expiry_backlog AS
       FROM {s}store_settings AS p JOIN {s}sessions AS s ON s.namespace = p.namespace
      WHERE p.name = 'max_idle' AND s.active_hour <= now() - p.value * interval '1 microsecond'
        AND s.last_activity_at <= now() - p.value * interval '1 microsecond' AND (s.expires_at IS NULL OR s.expires_at > now())
+       AND (s.lease_until IS NULL OR s.lease_until <= now())
      GROUP BY s.namespace
      UNION ALL
     SELECT namespace, 'expired_state', count(*), min(expires_at), CAST(extract(epoch FROM now() - min(expires_at)) AS double precision)

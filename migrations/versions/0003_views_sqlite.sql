@@ -334,6 +334,7 @@ CREATE VIEW {s}expiry_backlog AS
       FROM {s}store_settings AS p JOIN {s}sessions AS s ON s.namespace = p.namespace
      WHERE p.name = 'max_idle' AND s.active_hour <= strftime('%Y-%m-%dT%H:%M:%f000Z', 'now', printf('-%.3f seconds', p.value / 1e6))
        AND s.last_activity_at <= strftime('%Y-%m-%dT%H:%M:%f000Z', 'now', printf('-%.3f seconds', p.value / 1e6)) AND (s.expires_at IS NULL OR s.expires_at > strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'))
+       AND (s.lease_until IS NULL OR s.lease_until <= strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'))
      GROUP BY s.namespace
      UNION ALL
     SELECT namespace, 'expired_state', count(*), min(expires_at), (julianday('now') - julianday(min(expires_at))) * 86400.0

@@ -21,7 +21,7 @@ from statestore.sql import Row, Statement
 
 # One at a time decides what goes, also among processes; on SQLite there is one writer anyway. The lock ends with the
 # transaction, so it is safe behind a pooler. Plain sets go on meanwhile: those that may still add are reckoned with.
-_ALONE = Statement(
+ALONE = Statement(
     postgresql="SELECT pg_advisory_xact_lock(hashtextextended('statestore.cache:' || CAST(:namespace AS text), 0))"
 )
 
@@ -164,7 +164,7 @@ class CacheRoom(CacheBase):
         """
         options = self._state.options
         if self._postgresql:
-            self._link.all(_ALONE)
+            self._link.all(ALONE)
         held, held_bytes = self._count()
         kept = self._list(keys)
         if replaced is None:
@@ -190,7 +190,7 @@ class CacheRoom(CacheBase):
         """In a transaction: delete all that has expired, and what is over the limits."""
         options = self._state.options
         if self._postgresql:
-            self._link.all(_ALONE)
+            self._link.all(ALONE)
         self._write_pending()
         self._link.run(_DROP_CLAIMS)
         gone = self._remove(_EXPIRED, keys=self._list(()), most=_ALL)

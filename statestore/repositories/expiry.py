@@ -47,6 +47,9 @@ _END_IDLE = Statement(
         ORDER BY s.active_hour LIMIT :limit)""",
 )
 
+# Somebody else has it locked.
+_IDLE_IS_LEFT = Statement(f"SELECT 1 FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {IDLE} LIMIT 1")
+
 _DUE = """
     SELECT s.expires_at, s.session_id, s.root_session_id FROM {sessions} AS s
     WHERE s.namespace = :namespace AND s.expires_at <= {now}
@@ -180,8 +183,12 @@ class ExpiryRepository(ExpiredRows):
         """Make up to *limit* idle sessions expire, whose sweep then is that of other expired ones."""
         batch = Batch()
         since = self._idle_since(max_idle)
-        if since is not None and self._link.run(_END_IDLE, idle_since=since, limit=limit, ended=_ENDED) == limit:
+        if since is None:
+            return batch
+        if self._link.run(_END_IDLE, idle_since=since, limit=limit, ended=_ENDED) == limit:
             batch.after = ()
+        elif self._link.dialect.name == "postgresql":
+            batch.left = self._link.one(_IDLE_IS_LEFT, idle_since=since) is not None
         return batch
 
     @writes

@@ -4,6 +4,7 @@ from typing import Any
 
 from statestore.repositories import ledger
 from statestore.repositories.base import Repository, writes
+from statestore.repositories.cache_room import ALONE
 from statestore.repositories.expiry_batch import Batch
 from statestore.sql import Statement
 
@@ -33,7 +34,8 @@ def _delete_cache(which: str, counter: str, recheck: str) -> Statement:
     WITH due AS (
         SELECT c.key FROM {{cache_entries}} AS c WHERE c.namespace = :namespace AND {which}
         FOR UPDATE OF c SKIP LOCKED), gone AS (
-        DELETE FROM {{cache_entries}} AS c USING due WHERE c.namespace = :namespace AND c.key = due.key {recheck}
+        DELETE FROM {{cache_entries}} AS c
+        WHERE c.namespace = :namespace AND c.key = ANY (array(SELECT due.key FROM due)) {recheck}
         RETURNING coalesce(c.agent_name, '') AS agent_name, c.size_bytes + {{bytes:c.request}} + {{bytes:c.metadata}}
             AS size), noted AS (
         INSERT INTO {{cache_ledger}} AS l (namespace, day, agent_name, {counter})
@@ -56,6 +58,12 @@ def _note(counter: str) -> Statement:
     ON CONFLICT (namespace, day, agent_name) DO UPDATE SET {counter} = l.{counter} + excluded.{counter}"""
     )
 
+
+# Whether something is due that a step has passed by, since somebody else had it locked.
+_STATE_IS_LEFT = Statement("""
+    SELECT 1 FROM {state_entries} AS e WHERE e.namespace = :namespace AND e.expires_at <= {now} LIMIT 1""")
+_CACHE_IS_LEFT = Statement("""
+    SELECT 1 FROM {cache_entries} AS c WHERE c.namespace = :namespace AND c.keep_until <= {now} LIMIT 1""")
 
 _DELETE_EXPIRED_CACHE = _delete_cache(_EXPIRED_CACHE, "expirations", "AND c.keep_until <= {now}")
 _NOTE_EXPIRED = _note("expirations")
@@ -114,7 +122,7 @@ class ExpiredRows(Repository):
         rows = self._link.all(_DELETE_STATE, limit=limit)
         count, size = rows[0] if self._link.dialect.name == "postgresql" else (len(rows), sum(row[0] for row in rows))
         batch.add("expired_state", count, size)
-        batch.after = () if count == limit else None
+        self._end_step(batch, count == limit, _STATE_IS_LEFT)
         return batch
 
     @writes
@@ -123,7 +131,7 @@ class ExpiredRows(Repository):
         batch = Batch()
         count, size = self._delete_cache(_DELETE_EXPIRED_CACHE, _NOTE_EXPIRED, limit)
         batch.add("expired_cache", count, size)
-        batch.after = () if count == limit else None
+        self._end_step(batch, count == limit, _CACHE_IS_LEFT)
         return batch
 
     @writes
@@ -131,11 +139,22 @@ class ExpiredRows(Repository):
         """Delete up to *limit* of the cache entries beyond the cache's limits, those that were used least recently."""
         batch = Batch()
         excess = min(self._excess(), limit)
+        if excess > 0 and self._link.dialect.name == "postgresql":
+            # One at a time, as the cache itself does it: two that count the same excess would delete twice as much.
+            self._link.all(ALONE)
+            excess = min(self._excess(), limit)
         if excess > 0:
             count, size = self._delete_cache(_DELETE_OVERFLOW, _NOTE_OVERFLOW, excess)
             batch.add("cache_overflow", count, size)
             batch.after = () if count == limit else None
         return batch
+
+    def _end_step(self, batch: Batch, more: bool, is_left: Statement) -> None:
+        """Say where the next step goes on, and at the end whether something was passed by."""
+        if more:
+            batch.after = ()
+        elif self._link.dialect.name == "postgresql":
+            batch.left = self._link.one(is_left) is not None
 
     def _excess(self) -> int:
         """How many live cache entries there are beyond the store's limits."""

@@ -74,6 +74,7 @@ BACKLOG = Statement("""
     UNION ALL
     SELECT 'idle_sessions', count(*), min(s.last_activity_at), {now} FROM {sessions} AS s
     WHERE s.namespace = :namespace AND s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since AND {live}
+        AND (s.lease_until IS NULL OR s.lease_until <= {now})
     UNION ALL
     SELECT 'expired_state', count(*), min(e.expires_at), {now} FROM {state_entries} AS e
     WHERE e.namespace = :namespace AND e.expires_at <= {now}
