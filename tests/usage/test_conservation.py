@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sqlalchemy import Engine
 
 from statestore import NewEntry, SessionExistsError, SessionNotFoundError, StateStore, Usage
+from statestore.checks import MAX_TOKENS
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound
 from tests.usage.ledger_model import Expected, of_row, total
@@ -35,7 +36,7 @@ PROFILES = {
 SESSIONS = st.sampled_from(["a", "b", "c", "d"])
 USERS = st.sampled_from(["ada", "bob", None])
 TIMES = st.datetimes(datetime(2026, 3, 7), datetime(2026, 3, 10), timezones=st.just(UTC))
-TOKENS = st.none() | st.integers(0, 10**15)
+TOKENS = st.none() | st.integers(0, MAX_TOKENS)
 ENTRIES = st.builds(
     NewEntry,
     st.integers(0, 1000),
