@@ -272,7 +272,7 @@ cache_tags = Table(
     PrimaryKeyConstraint("namespace", "tag", "version"),
     ForeignKeyConstraint(["namespace", "key"], ["cache_entries.namespace", "cache_entries.key"], ondelete="CASCADE"),
     # The tags of an entry, and their deletion with it.
-    Index(None, "namespace", "key"),
+    Index(None, "key", "namespace"),
 )
 
 CACHE_COUNTERS = (

@@ -6,6 +6,7 @@ What was noted is written here when it is due: behind the call that notices, so 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, event
 
@@ -116,12 +117,27 @@ def cache_transaction(state: CacheState) -> Iterator[CacheState]:
 def joined_cache(connection: Connection, runner: BoundRunner, settings: Settings) -> CacheState:
     """The state for a transaction of the caller's: what is noted in it is written right before its commit."""
     state = CacheState(settings.cache).branch()
+    joined = _joined.get(connection)
+    if joined is None:
+        # Once for each connection: listeners cannot be removed while they are called.
+        joined = _joined[connection] = []
+        event.listen(connection, "commit", _write_joined)
+        event.listen(connection, "rollback", _forget_joined)
+    joined.append((state, runner))
+    return state
 
-    def write(_: Connection) -> None:
+
+_joined: "WeakKeyDictionary[Connection, list[tuple[CacheState, BoundRunner]]]" = WeakKeyDictionary()
+
+
+def _write_joined(connection: Connection) -> None:
+    while joined := _joined[connection]:
+        state, runner = joined.pop()
         if state.has_pending:
             call = Call(CacheCounts, CacheCounts.write_pending)
             call.memo[STATE] = state
             runner.run(call)
 
-    event.listen(connection, "commit", write)
-    return state
+
+def _forget_joined(connection: Connection) -> None:
+    _joined[connection].clear()

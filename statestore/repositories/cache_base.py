@@ -23,6 +23,11 @@ LIVE = "(e.expires_at IS NULL OR e.expires_at > {now})"
 LIVE_RETURNED = "coalesce(expires_at > {now}, 1)"
 TODAY = "CAST({now} AT TIME ZONE 'UTC' AS date)"
 
+# For PostgreSQL, where keys come as an array or from a subquery. A namespace that stands there as a value is looked up
+# in the statistics, and one that they do not know yet is taken to be empty: then any index that begins with it seems as
+# good as the primary key, and each of its entries is compared with all keys.
+NAMESPACE = "(SELECT CAST(:namespace AS text))"
+
 # SQLite has no arrays: a list comes as JSON.
 KEYS_POSTGRESQL = "= ANY(CAST(:keys AS text[]))"
 KEYS_SQLITE = "IN (SELECT value FROM json_each(:keys))"
@@ -48,16 +53,22 @@ _ADDED = ", ".join(f"{counter} = l.{counter} + excluded.{counter}" for counter i
 _ARRAYS = ", ".join(f"CAST(:{counter} AS bigint[])" for counter in CACHE_COUNTERS)
 ADD_TO_LEDGER = f"ON CONFLICT (namespace, day, agent_name) DO UPDATE SET {_ADDED}"
 
-# On PostgreSQL all hits and all counters in one statement. Ledger rows are taken in one order, so that two processes
-# that write theirs do not wait for each other in a circle.
+# On PostgreSQL all hits and all counters in one statement. Entries are locked in one order, together with those that
+# the transaction is about to write, and ledger rows after them in one order, so that two processes that do so do not
+# wait for each other in a circle.
 _WRITE_PENDING = Statement(
     postgresql=f"""
-    WITH hit AS (
+    WITH held AS MATERIALIZED (
+        SELECT e.key FROM {{cache_entries}} AS e
+        WHERE e.namespace = {NAMESPACE} AND e.key = ANY(CAST(:keys AS text[]) || CAST(:wanted AS text[]))
+        ORDER BY e.key FOR NO KEY UPDATE OF e),
+    hit AS (
         UPDATE {{cache_entries}} AS e SET access_count = e.access_count + h.hits,
             last_accessed_at = greatest(e.last_accessed_at, h.at), access_seq = greatest(e.access_seq, h.stamp)
         FROM unnest(CAST(:keys AS text[]), CAST(:versions AS bigint[]), CAST(:hit_counts AS bigint[]),
             CAST(:times AS timestamptz[]), CAST(:stamps AS bigint[])) AS h (key, version, hits, at, stamp)
-        WHERE e.namespace = :namespace AND e.key {KEYS_POSTGRESQL} AND e.key = h.key AND e.version = h.version)
+        WHERE e.namespace = {NAMESPACE} AND e.key = ANY (array(SELECT held.key FROM held))
+            AND e.key = h.key AND e.version = h.version)
     INSERT INTO {{cache_ledger}} AS l (namespace, day, agent_name, {_COUNTERS})
     SELECT :namespace, c.day, c.agent_name, {", ".join(f"c.{counter}" for counter in CACHE_COUNTERS)}
     FROM unnest(CAST(:days AS date[]), CAST(:agents AS text[]), {_ARRAYS}) AS c (day, agent_name, {_COUNTERS})
@@ -115,8 +126,12 @@ class CacheBase(Repository):
             access_count=row[12],
         )
 
-    def _write_pending(self) -> None:
-        """Write what has been noted until now. In a transaction on SQLite; one statement on PostgreSQL."""
+    def _write_pending(self, wanted: Iterable[str] = ()) -> None:
+        """Write what has been noted until now. In a transaction on SQLite; one statement on PostgreSQL.
+
+        Args:
+            wanted: The keys of entries that the transaction is going to write.
+        """
         taken = self._state.take()
         if not taken:
             return
@@ -133,6 +148,7 @@ class CacheBase(Repository):
             hit_counts=[row["hits"] for row in hits],
             times=[row["at"] for row in hits],
             stamps=[row["stamp"] for row in hits],
+            wanted=list(wanted),
             days=[row["day"] for row in counters],
             agents=[row["agent_name"] for row in counters],
             **{counter: [row[counter] for row in counters] for counter in CACHE_COUNTERS},

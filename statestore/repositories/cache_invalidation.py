@@ -5,7 +5,7 @@ from typing import Literal
 
 from statestore import checks
 from statestore.repositories.base import writes_in_one_statement
-from statestore.repositories.cache_base import KEYS_POSTGRESQL
+from statestore.repositories.cache_base import KEYS_POSTGRESQL, NAMESPACE
 from statestore.repositories.cache_base import tags as checked_tags
 from statestore.repositories.cache_room import CacheRoom, Removal
 
@@ -18,11 +18,11 @@ _BY_KEY = Removal(
 # in a join with the tags PostgreSQL reads all entries, once it believes that a hundredth of them have the tag.
 _BY_TAG = Removal(
     "invalidations_tag",
-    postgresql="""
-        WHERE e.namespace = :namespace
-            AND e.key = ANY (array(SELECT t.key FROM {cache_tags} AS t
+    postgresql=f"""
+        WHERE e.namespace = {NAMESPACE}
+            AND e.key = ANY (array(SELECT t.key FROM {{cache_tags}} AS t
                 WHERE t.namespace = :namespace AND t.tag = :tag))
-            AND EXISTS (SELECT 1 FROM {cache_tags} AS x
+            AND EXISTS (SELECT 1 FROM {{cache_tags}} AS x
                 WHERE x.namespace = :namespace AND x.tag = :tag AND x.version = e.version)""",
     sqlite="""
         WHERE e.namespace = :namespace AND (e.key, e.version) IN (
@@ -32,7 +32,7 @@ _BY_TAG = Removal(
 _BY_TAGS = Removal(
     "invalidations_tag",
     postgresql=f"""
-        WHERE e.namespace = :namespace
+        WHERE e.namespace = {NAMESPACE}
             AND e.key = ANY (array(SELECT t.key FROM {{cache_tags}} AS t
                 WHERE t.namespace = :namespace AND t.tag {KEYS_POSTGRESQL}))
             AND (SELECT count(*) FROM {{cache_tags}} AS x

@@ -12,6 +12,7 @@ from statestore.repositories.cache_base import (
     KEYS_POSTGRESQL,
     KEYS_SQLITE,
     LIVE_RETURNED,
+    NAMESPACE,
     TODAY,
     CacheBase,
 )
@@ -57,13 +58,24 @@ class Removal:
 
     On PostgreSQL it stands twice: with its line in the ledger, and without, for transactions of the caller's. These
     would keep everybody else from the ledger's row for as long as they last, so there the counts are only noted.
+
+    Args:
+        counter: The name in the ledger.
+        postgresql: Which entries `e`.
+        sqlite: The same for SQLite.
+        lock: How they are locked. Without any, in the order of their keys, so that two such statements do not wait for
+            each other in a circle.
     """
 
-    def __init__(self, counter: str, *, postgresql: str, sqlite: str, doomed: str = "") -> None:
+    def __init__(
+        self, counter: str, *, postgresql: str, sqlite: str, lock: str = "ORDER BY e.key FOR UPDATE OF e"
+    ) -> None:
         self.counter = counter
         removed = f"""
-            WITH {f"doomed AS ({doomed})," if doomed else ""} removed AS (
-                DELETE FROM {{cache_entries}} AS e {postgresql}
+            WITH doomed AS MATERIALIZED (SELECT e.key FROM {{cache_entries}} AS e {postgresql} {lock}),
+            removed AS (
+                DELETE FROM {{cache_entries}} AS e
+                WHERE e.namespace = {NAMESPACE} AND e.key = ANY (array(SELECT doomed.key FROM doomed))
                 RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > {{now}}) AS live),
             counted AS (
                 SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
@@ -82,16 +94,11 @@ class Removal:
         )
 
 
-# Keys come as an array: in a join PostgreSQL, as long as it has no statistics of a cache that has just been filled, has
-# compared each of them with all entries. Those that somebody works on at the moment are left out: they are not the
-# least recently used any more.
+# Those that somebody works on at the moment are left out: they are not the least recently used any more.
 _EXPIRED = Removal(
     "evictions",
-    doomed=f"""
-        SELECT x.key FROM {{cache_entries}} AS x
-        WHERE x.namespace = :namespace AND x.keep_until <= {{now}} AND NOT x.key {KEYS_POSTGRESQL}
-        ORDER BY x.keep_until LIMIT :most FOR UPDATE SKIP LOCKED""",
-    postgresql="WHERE e.namespace = :namespace AND e.key = ANY (array(SELECT doomed.key FROM doomed))",
+    postgresql=f"WHERE e.namespace = {NAMESPACE} AND e.keep_until <= {{now}} AND NOT e.key {KEYS_POSTGRESQL}",
+    lock="ORDER BY e.keep_until LIMIT :most FOR UPDATE OF e SKIP LOCKED",
     sqlite=f"""WHERE e.rowid IN (
         SELECT x.rowid FROM {{cache_entries}} AS x
         WHERE x.namespace = :namespace AND x.keep_until <= {{now}} AND NOT x.key {KEYS_SQLITE}
@@ -99,11 +106,8 @@ _EXPIRED = Removal(
 )
 _LEAST_RECENTLY_USED = Removal(
     "evictions",
-    doomed=f"""
-        SELECT x.key FROM {{cache_entries}} AS x
-        WHERE x.namespace = :namespace AND NOT x.key {KEYS_POSTGRESQL}
-        ORDER BY x.last_accessed_at, x.access_seq LIMIT :most FOR UPDATE SKIP LOCKED""",
-    postgresql="WHERE e.namespace = :namespace AND e.key = ANY (array(SELECT doomed.key FROM doomed))",
+    postgresql=f"WHERE e.namespace = {NAMESPACE} AND NOT e.key {KEYS_POSTGRESQL}",
+    lock="ORDER BY e.last_accessed_at, e.access_seq LIMIT :most FOR UPDATE OF e SKIP LOCKED",
     sqlite=f"""WHERE e.rowid IN (
         SELECT x.rowid FROM {{cache_entries}} AS x WHERE x.namespace = :namespace AND NOT x.key {KEYS_SQLITE}
         ORDER BY x.last_accessed_at, x.access_seq LIMIT :most)""",
@@ -177,7 +181,7 @@ class CacheRoom(CacheBase):
             too_large = held_bytes + room.others_bytes + size - replaced[1] - options.max_bytes
         if max(too_many, too_large) <= 0:
             return
-        self._write_pending()
+        self._write_pending(keys)
         # With something to spare, so that the next sets find room without another look.
         spare_entries = options.spare_entries if too_many > 0 else 0
         spare_bytes = options.spare_bytes if too_large > 0 else 0

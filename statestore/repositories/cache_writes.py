@@ -14,7 +14,7 @@ from statestore import checks, codec
 from statestore.cache_options import CacheOptions
 from statestore.codec import Encoded
 from statestore.errors import InvalidValueError
-from statestore.repositories.cache_base import KEYS_POSTGRESQL, KEYS_SQLITE, json_or_none
+from statestore.repositories.cache_base import KEYS_POSTGRESQL, KEYS_SQLITE, NAMESPACE, json_or_none
 from statestore.repositories.cache_base import tags as checked_tags
 from statestore.repositories.cache_room import CacheRoom
 from statestore.repositories.cache_state import Room, new_version, stamps
@@ -38,12 +38,14 @@ _TIMES = """{now}, {later:CAST(:ttl AS interval)}, {later:CAST(:keep AS interval
 # is then too high, never too low.
 _OLD = "SELECT e.key, e.size_bytes, e.version, coalesce(e.expires_at > {now}, true) AS live FROM {cache_entries} AS e"
 
-# Keys come as arrays: in a join PostgreSQL, as long as it has no statistics of a cache that has just been filled, has
-# compared each of them with all entries.
+# OFFSET 0 closes the inner query to the planner, which then looks up each key by itself. As long as it has no
+# statistics of a cache that has just been filled, it would rather compare each key with all entries. Tags are never
+# updated, so that they can be named by where they are.
 _UNTAGGED = """
-    DELETE FROM {cache_tags} AS t
-    WHERE t.namespace = :namespace AND t.key = ANY (array(SELECT up.key FROM up))
-        AND t.version NOT IN (SELECT up.version FROM up)"""
+    DELETE FROM {cache_tags} AS t WHERE t.ctid = ANY (array(
+        SELECT x.place FROM up CROSS JOIN LATERAL (
+            SELECT t.ctid AS place FROM {cache_tags} AS t
+            WHERE t.key = up.key AND t.namespace = up.namespace AND t.version <> up.version OFFSET 0) AS x))"""
 _TAGGED = """
     INSERT INTO {cache_tags} (namespace, tag, version, key)
     SELECT :namespace, n.tag, up.version, up.key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
@@ -91,7 +93,8 @@ def _set_postgresql(*, several: bool, absent: bool = False, limited_by: str | No
     return Statement(
         postgresql=f"""
     WITH new AS ({_SEVERAL if several else _ONE}),
-    old AS ({_OLD} WHERE e.namespace = :namespace AND e.key {KEYS_POSTGRESQL if several else "= :key"}),
+    old AS (SELECT e.* FROM new CROSS JOIN LATERAL (
+        {_OLD} WHERE e.key = new.key AND e.namespace = {NAMESPACE} OFFSET 0) AS e),
     {held}
     up AS (
         INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
@@ -99,7 +102,7 @@ def _set_postgresql(*, several: bool, absent: bool = False, limited_by: str | No
             CAST(:version AS bigint) + new.place - 1, {_TIMES}, CAST(:stamp AS bigint) + new.place - 1, 0
         FROM new {_FITS[limited_by] if limited_by else ""} {"ORDER BY new.key" if several else ""}
         {_ONLY_EXPIRED if absent else _OVERWRITE}
-        RETURNING e.key, e.version),
+        RETURNING e.namespace, e.key, e.version),
     untagged AS ({_UNTAGGED}),
     tagged AS ({_TAGGED})
     SELECT new.key, up.key IS NOT NULL, old.size_bytes, old.version, old.live, {count}
@@ -129,7 +132,7 @@ def _set_one_postgresql(*, tagged: bool) -> Statement:
 
 
 _FIND_OLD = Statement(
-    postgresql=f"{_OLD} WHERE e.namespace = :namespace AND e.key {KEYS_POSTGRESQL}",
+    postgresql=f"{_OLD} WHERE e.namespace = {NAMESPACE} AND e.key {KEYS_POSTGRESQL}",
     sqlite=f"""
     SELECT key, size_bytes, version, coalesce(expires_at > {{now}}, 1) FROM {{cache_entries}}
     WHERE namespace = :namespace AND key {KEYS_SQLITE}""",

@@ -4,6 +4,7 @@ from typing import Any
 
 from statestore.repositories import ledger
 from statestore.repositories.base import Repository, writes
+from statestore.repositories.cache_base import NAMESPACE
 from statestore.repositories.cache_room import ALONE
 from statestore.repositories.expiry_batch import Batch
 from statestore.sql import Statement
@@ -32,10 +33,10 @@ def _delete_cache(which: str, counter: str, recheck: str) -> Statement:
     return Statement(
         postgresql=f"""
     WITH due AS (
-        SELECT c.key FROM {{cache_entries}} AS c WHERE c.namespace = :namespace AND {which}
+        SELECT c.key FROM {{cache_entries}} AS c WHERE c.namespace = {NAMESPACE} AND {which}
         FOR UPDATE OF c SKIP LOCKED), gone AS (
         DELETE FROM {{cache_entries}} AS c
-        WHERE c.namespace = :namespace AND c.key = ANY (array(SELECT due.key FROM due)) {recheck}
+        WHERE c.namespace = {NAMESPACE} AND c.key = ANY (array(SELECT due.key FROM due)) {recheck}
         RETURNING coalesce(c.agent_name, '') AS agent_name, c.size_bytes + {{bytes:c.request}} + {{bytes:c.metadata}}
             AS size), noted AS (
         INSERT INTO {{cache_ledger}} AS l (namespace, day, agent_name, {counter})
