@@ -1,12 +1,14 @@
 """Sweeping on a schedule, inside an application: in a thread, or as a task of the event loop."""
 
 import asyncio
+import inspect
 import logging
 import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +24,21 @@ _PATIENCE = 0.9
 # What no session sees is there only where something else has written to the tables, and looking for it reads a little
 # of every session: not each minute.
 _UNSEEN_EVERY = 24 * 3600.0
+
+
+@dataclass(slots=True)
+class _Run:
+    """What lies between a start and the stop that belongs to it."""
+
+    stopping: threading.Event = field(default_factory=threading.Event)
+    thread: threading.Thread | None = None
+    task: asyncio.Task[None] | None = None
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: BaseException | None = None
+
+    @property
+    def over(self) -> bool:
+        return (self.thread is None or not self.thread.is_alive()) and (self.task is None or self.task.done())
 
 
 class Sweeper:
@@ -55,13 +72,20 @@ class Sweeper:
                 tenth of *every*. The first sweep comes after such a time.
             batch_size: As for `StateStore.sweep`.
             time_budget: As for `StateStore.sweep`; what is left is for the next one.
-            on_sweep: Called with the report of each sweep, in the thread or the task that sweeps.
-            on_error: Called with the error of a sweep that the database has failed; it is logged in any case.
+            on_sweep: Called with the report of each sweep, in the thread or the task that sweeps; it may stop the
+                sweeper. With an `AsyncStateStore` it may be a coroutine function, and is awaited.
+            on_error: Called likewise with the error of a sweep that the database has failed; it is logged in any case.
+
+        Raises:
+            InvalidValueError: An argument makes no sense.
         """
         if not isinstance(store, StateStore | AsyncStateStore):
             raise InvalidValueError("store", f"must be a StateStore or an AsyncStateStore, not {type(store).__name__}")
         if checks.ttl(every, "every") is None:
             raise InvalidValueError("every", "must be a timedelta")
+        for name, called in (("on_sweep", on_sweep), ("on_error", on_error)):
+            if isinstance(store, StateStore) and inspect.iscoroutinefunction(called):
+                raise InvalidValueError(name, "is a coroutine function, which a thread cannot await; use a plain one")
         self._store = store
         self._every = every.total_seconds()
         self._jitter = (every / 10 if jitter is None else _not_negative(jitter)).total_seconds()
@@ -69,57 +93,52 @@ class Sweeper:
         self._time_budget = checks.ttl(time_budget, "time_budget")
         self._on_sweep = on_sweep
         self._on_error = on_error
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._wake: asyncio.Event | None = None
+        self._current: _Run | None = None
         self._looked_at: float | None = None
-        self._failure: BaseException | None = None
 
     def start(self) -> Self:
-        """Begin. With an `AsyncStateStore` it needs a running event loop, and runs on that."""
-        if self.running:
+        """Begin. With an `AsyncStateStore` it needs a running event loop, and runs on that.
+
+        Nothing happens where it runs already. Where it was stopped and is still at its last batch, it goes on after it.
+        """
+        before = self._current
+        if before is not None and not before.over and not before.stopping.is_set():
             return self
-        self._stopping.clear()
-        self._failure = None
+        run = _Run()
         if isinstance(self._store, StateStore):
             # A daemon: a process that forgets to stop it may still end. A batch that is cut off is rolled back.
-            self._thread = threading.Thread(target=self._run, name="statestore-sweeper", daemon=True)
-            self._thread.start()
+            run.thread = threading.Thread(target=self._run, args=(run, before), name="statestore-sweeper", daemon=True)
+            self._current = run
+            run.thread.start()
         else:
-            self._wake = asyncio.Event()
-            self._task = asyncio.get_running_loop().create_task(self._run_async(), name="statestore-sweeper")
+            loop = asyncio.get_running_loop()
+            run.task = loop.create_task(self._run_async(run, before), name="statestore-sweeper")
+            self._current = run
         return self
 
     @property
     def running(self) -> bool:
         """Whether it has been started and has not ended."""
-        task, thread = self._task, self._thread
-        return (thread is not None and thread.is_alive()) or (task is not None and not task.done())
+        return self._current is not None and not self._current.over
 
     def stop(self) -> Awaitable[None]:
         """End, within a second: a sweep under way ends with the batch that it is at.
 
         With an `AsyncStateStore`, await what it returns. Raises what has ended the sweeper before, if that was a bug.
+        Called by `on_sweep` or `on_error` it returns at once, and the sweeper ends when they return.
         """
-        self._stopping.set()
-        if self._thread is not None:
-            # A batch that takes longer ends by itself, and is the last one.
-            self._thread.join(_PATIENCE)
-            self._raise_failure()
+        run = self._current
+        if run is None:
             return _Done()
-        if self._wake is not None:
-            self._wake.set()
-        return self._stopped()
-
-    async def _stopped(self) -> None:
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=_PATIENCE)
-            if not self._task.done():
-                self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-        self._raise_failure()
+        run.stopping.set()
+        if run.task is not None:
+            run.wake.set()
+            return _Done() if run.task is _current_task() else _stopped(run)
+        if run.thread is not None and run.thread is not threading.current_thread():
+            # A batch that takes longer ends by itself, and is the last one.
+            run.thread.join(_PATIENCE)
+            _raise_failure(run)
+        return _Done()
 
     def __enter__(self) -> Self:
         if not isinstance(self._store, StateStore):
@@ -139,38 +158,39 @@ class Sweeper:
     ) -> None:
         await self.stop()
 
-    def _run(self) -> None:
+    def _run(self, run: _Run, before: _Run | None) -> None:
+        if before is not None and before.thread is not None:
+            before.thread.join()
         pause = random.uniform(0, self._jitter)
-        while not self._stopping.wait(pause):
+        while not run.stopping.wait(pause):
             try:
-                self._store.cache.flush()  # What was hit last is to stay.
-                self._report(sweeping.run(self._store._database, self._course()))
+                self._report(sweeping.run(self._store._database, self._sweep(run)))
             except StoreClosedError:
                 return
             except StateStoreError as error:
                 self._report_error(error)
             except Exception as bug:
-                self._fail(bug)
+                _fail(run, bug)
                 return
             pause = self._every + random.uniform(0, self._jitter)
 
-    async def _run_async(self) -> None:
-        assert self._wake is not None
+    async def _run_async(self, run: _Run, before: _Run | None) -> None:
+        if before is not None and before.task is not None and not before.task.done():
+            await asyncio.wait({before.task})
         pause = random.uniform(0, self._jitter)
-        while not await _waited(self._wake, pause):
+        while not await _waited(run.wake, pause):
             try:
-                await self._store.cache.flush()
-                self._report(await sweeping.run_async(self._store._database, self._course()))
+                await _awaited(self._report(await sweeping.run_async(self._store._database, self._sweep(run))))
             except StoreClosedError:
                 return
             except StateStoreError as error:
-                self._report_error(error)
+                await _awaited(self._report_error(error))
             except Exception as bug:
-                self._fail(bug)
+                _fail(run, bug)
                 return
             pause = self._every + random.uniform(0, self._jitter)
 
-    def _course(self) -> sweeping.Course:
+    def _sweep(self, run: _Run) -> sweeping.Course:
         now = time.monotonic()
         look = self._looked_at is None or now - self._looked_at >= _UNSEEN_EVERY
         if look:
@@ -181,30 +201,54 @@ class Sweeper:
             dry_run=False,
             progress=None,
             look_for_unseen=look,
-            stopped=self._stopping.is_set,
+            stopped=run.stopping.is_set,
         )
 
-    def _report(self, report: SweepReport) -> None:
+    def _report(self, report: SweepReport) -> object:
         level = logging.INFO if report.rows else logging.DEBUG
         found = ", ".join(f"{swept.rows} {kind}" for kind, swept in report.kinds.items()) or "nothing"
         logger.log(level, "swept %s in %.2f s", found, report.elapsed.total_seconds())
-        if self._on_sweep is not None:
-            self._on_sweep(report)
+        return None if self._on_sweep is None else self._on_sweep(report)
 
-    def _report_error(self, error: StateStoreError) -> None:
+    def _report_error(self, error: StateStoreError) -> object:
         logger.warning("a sweep failed, the next one comes in %.0f s: %s", self._every, error)
-        if self._on_error is not None:
-            self._on_error(error)
+        return None if self._on_error is None else self._on_error(error)
 
-    def _fail(self, bug: BaseException) -> None:
-        """End for good: going on would hide a bug, ours or one in `on_sweep`."""
-        logger.error("the sweeper has ended", exc_info=bug)
-        self._failure = bug
 
-    def _raise_failure(self) -> None:
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+def _fail(run: _Run, bug: BaseException) -> None:
+    """End for good: going on would hide a bug, ours or one in `on_sweep`."""
+    logger.error("the sweeper has ended", exc_info=bug)
+    run.failure = bug
+
+
+def _raise_failure(run: _Run) -> None:
+    failure, run.failure = run.failure, None
+    if failure is not None:
+        raise failure
+
+
+async def _stopped(run: _Run) -> None:
+    task = run.task
+    assert task is not None
+    await asyncio.wait({task}, timeout=_PATIENCE)
+    if not task.done():
+        task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    _raise_failure(run)
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # No event loop runs here.
+        return None
+
+
+async def _awaited(called: object) -> None:
+    """Wait for what a callback has returned, if that is something to wait for."""
+    if inspect.isawaitable(called):
+        await called
 
 
 class _Done:

@@ -28,11 +28,12 @@ def claude_code(database: Database, path: Path | None, user_id: str | None, as_j
 
     Without PATH from ~/.claude/projects. Each file is a session, each sub-agent another, forked from it. Messages are
     kept as they are. A response that is written in several lines counts once, also where a resumed session begins with
-    a copy of another; for that, import the whole folder and not its files one by one.
+    a copy of another, as long as that is there or was imported and not deleted.
 
-    Running it again changes nothing, and adds what is new. A line that cannot be read is reported with its file and
-    number, the others go in, and the exit code is 1. Nothing is written to PATH. Costs are computed where prices are
-    known: `statestore prices sync` first, or `statestore prices apply` afterwards.
+    Running it again changes nothing, and adds what is new. A response at a file's end that has not said why it stopped
+    is left for the next run, unless nobody has written to the file for ten minutes. What cannot be stored is reported
+    with its file and line, the others go in, and the exit code is 1. Nothing is written to PATH. Costs are computed
+    where prices are known: `statestore prices sync` first, or `statestore prices apply` afterwards.
     """
     from statestore import checks
     from statestore.cli import claude_transcripts as transcripts
@@ -57,10 +58,12 @@ def claude_code(database: Database, path: Path | None, user_id: str | None, as_j
     if as_json:
         click.echo(json_text(asdict(totals)))
     else:
+        unfinished = totals.lines_unfinished
+        later = f"; left for the next run: {counted(unfinished, 'line')} of what is still being written"
         click.echo(
             f"imported {counted(totals.files, 'file')}: {counted(totals.sessions_new, 'session')} new, "
             f"{totals.sessions_extended:,} extended, {totals.sessions_unchanged:,} unchanged, "
-            f"{counted(totals.entries_added, 'entry')} added"
+            f"{counted(totals.entries_added, 'entry')} added{later if unfinished else ''}"
         )
     if totals.lines_failed:
         raise Failure(f"{counted(totals.lines_failed, 'line')} could not be imported; see above")

@@ -4,20 +4,25 @@ A line that carries a message is an entry, its message kept as it is. Some of wh
 
 - A response is written in several lines, one for each block of its content, and each repeats its `message.id` and its
   usage. The first of them gets the usage, in the figures of the last.
-- A session that was resumed may begin with a copy of the one before. Files are read in the order of their times, and an
-  id that another file has had already is only counted there.
+- A response that is still being written has figures that are not its last, and what is stored does not change: it
+  stays away until it says why it stopped, or until nobody has written to the file for a while.
+- A session that was resumed may begin with a copy of the one before. Files are read in the order of their times, and
+  what another file of this run has had, or another session in the database by the ids of the lines, only counts there.
 - Lines of a sub-agent stand in a file of their own or, in older transcripts, between those of the session. Each
   sub-agent is a session of its own, forked from its session before the first entry.
 """
 
+import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from statestore import messages
+from statestore import checks, messages
+from statestore.cli import claude_counted
 from statestore.cli.openai_jsonl import LineError, load_line, numbered_lines
 from statestore.errors import ConflictError, InvalidValueError, NotFoundError, SessionExistsError, SessionNotFoundError
 from statestore.values import NewEntry, Usage
@@ -29,6 +34,8 @@ AGENT = "claude-code"
 SUB_AGENT = "claude-code/sub-agent"
 
 _BATCH = 500
+# Longer than a block of a response takes: its line is written when the block is complete.
+_SETTLED = timedelta(minutes=10).total_seconds()
 _REFUSED = (ConflictError, InvalidValueError, NotFoundError)
 _DURATIONS = ("durationMs", "totalDurationMs")
 # What of a line is kept beside its message.
@@ -52,6 +59,7 @@ class Totals:
     entries_added: int = 0
     lines_skipped: int = 0
     lines_failed: int = 0
+    lines_unfinished: int = 0
 
 
 @dataclass(slots=True)
@@ -75,6 +83,11 @@ class Line:
         found = self.message.get("id")
         return found if isinstance(found, str) and found else None
 
+    @property
+    def response(self) -> str | None:
+        """What all lines of a response, and all copies of them, have in common."""
+        return self.message_id or self.uuid
+
 
 @dataclass(slots=True)
 class Transcript:
@@ -83,13 +96,24 @@ class Transcript:
     path: Path
     session_id: str
     parent_id: str | None = None
-    title: str | None = None
+    # When the file was written to, in seconds since 1970.
+    written_at: float = 0
+    title: tuple[str, int] | None = None
     lines: list[Line] = field(default_factory=list)
 
-    def first(self, name: str) -> str | None:
-        """The first text that lines have under a name."""
-        found = (line.record.get(name) for line in self.lines)
-        return next((value for value in found if isinstance(value, str) and value), None)
+    def first(self, name: str) -> tuple[str, int] | None:
+        """The first text that lines have under a name, and the number of its line."""
+        found = ((line.record.get(name), line.number) for line in self.lines)
+        return next(((value, number) for value, number in found if isinstance(value, str) and value), None)
+
+    def finished(self) -> list[Line]:
+        """The lines, up to a response that is still being written."""
+        last = next((line.message_id for line in reversed(self.lines) if line.message_id is not None), None)
+        indexes = [index for index, line in enumerate(self.lines) if line.message_id == last]
+        settled = abs(time.time() - self.written_at) > _SETTLED
+        if last is None or settled or any(self.lines[index].message.get("stop_reason") for index in indexes):
+            return self.lines
+        return self.lines[: indexes[0]]
 
 
 def files(path: Path) -> list[Path]:
@@ -99,9 +123,9 @@ def files(path: Path) -> list[Path]:
 
 def read(path: Path, totals: Totals, report: Report) -> list[Transcript]:
     """What a file holds: its session first, then the sub-agents between its lines."""
-    main = Transcript(path, path.stem)
     lines: list[Line] = []
     with path.open("rb") as file:
+        main = Transcript(path, path.stem, written_at=os.fstat(file.fileno()).st_mtime)
         for number, text in numbered_lines(file):
             if text.isspace():
                 continue
@@ -119,7 +143,7 @@ def read(path: Path, totals: Totals, report: Report) -> list[Transcript]:
                 continue
             totals.lines_skipped += 1
             if record.get("type") == "summary" and isinstance(record.get("summary"), str):
-                main.title = record["summary"]
+                main.title = record["summary"], number
     owners = {line.record.get("sessionId") for line in lines}
     if path.stem.startswith("agent-") and len(owners) == 1 and isinstance(owner := owners.pop(), str) and owner:
         main.session_id, main.parent_id, main.lines = f"{owner}/{path.stem}", owner, lines
@@ -157,7 +181,7 @@ def _split(main: Transcript, lines: Iterable[Line]) -> list[Transcript]:
             chains[line.uuid] = begun
         name = f"agent-{line.agent_id or begun}"
         if name not in split:
-            split[name] = Transcript(main.path, f"{main.session_id}/{name}", main.session_id)
+            split[name] = Transcript(main.path, f"{main.session_id}/{name}", main.session_id, main.written_at)
         split[name].lines.append(line)
     return list(split.values())
 
@@ -203,14 +227,18 @@ class Importer:
         return self.totals
 
     def _write(self, transcript: Transcript) -> None:
-        entries = list(self._entries(transcript))
+        lines = transcript.finished()
+        self.totals.lines_unfinished += len(transcript.lines) - len(lines)
+        if not lines:
+            return
         try:
             stored = self._open(transcript)
-            done = 0 if stored is None else self._stored(transcript.session_id, stored, entries)
+            done = 0 if stored is None else self._stored(transcript.session_id, stored, lines)
         except _REFUSED as error:
-            self._fail(transcript.path, transcript.lines[0].number, str(error))
+            self._fail(transcript.path, 0, str(error))
             return
-        numbered = list(zip(entries, [line.number for line in transcript.lines], strict=True))[done:]
+        entries = self._entries(transcript.session_id, lines, done)
+        numbered = list(zip(entries, [line.number for line in lines[done:]], strict=True))
         added = sum(
             self._append(transcript, numbered[start : start + _BATCH]) for start in range(0, len(numbered), _BATCH)
         )
@@ -228,16 +256,17 @@ class Importer:
         found = sessions.find(transcript.session_id)
         if found is not None:
             return found.next_seq - 1
+        directory = self._storable(transcript, "cwd", transcript.first("cwd"))
         attributes: dict[str, Any] = {
             "user_id": self._user_id,
             "agent_name": AGENT if transcript.parent_id is None else SUB_AGENT,
-            "title": transcript.title,
-            "project_root": transcript.first("cwd"),
-            "cwd": transcript.first("cwd"),
+            "title": self._storable(transcript, "title", transcript.title),
+            "project_root": directory,
+            "cwd": directory,
         }
         metadata = {"source": "claude-code", "file": transcript.path.name}
         for name, key in (("version", "claude_code_version"), ("gitBranch", "git_branch")):
-            if (value := transcript.first(name)) is not None:
+            if (value := self._storable(transcript, name, transcript.first(name), json=True)) is not None:
                 metadata[key] = value
         if transcript.parent_id is not None:
             try:
@@ -252,14 +281,31 @@ class Importer:
             return 0
         return None
 
-    def _stored(self, session_id: str, last: int, entries: list[NewEntry]) -> int:
-        """How many of the entries are there for sure; the others are told apart by their ids."""
-        if not 0 < last <= len(entries):
+    def _storable(
+        self, transcript: Transcript, name: str, found: tuple[str, int] | None, *, json: bool = False
+    ) -> str | None:
+        """What a session's attribute is to be; None, and a report, for text that cannot be stored."""
+        if found is None:
+            return None
+        text, number = found
+        try:
+            if json:
+                checks.metadata({name: text}, name)
+            else:
+                checks.text(text, name)
+            return text
+        except InvalidValueError as error:
+            self._fail(transcript.path, number, str(error))
+            return None
+
+    def _stored(self, session_id: str, last: int, lines: list[Line]) -> int:
+        """How many of the lines are there for sure; the others are told apart by their ids."""
+        if not 0 < last <= len(lines):
             return 0
         newest = self._store.history.read(session_id, last=1)
         if not newest:  # Trimmed away, and counted in the reports as they were.
             return last
-        return last if newest[0].entry_id == entries[last - 1].entry_id else 0
+        return last if newest[0].entry_id == _entry_id(lines[last - 1]) else 0
 
     def _append(self, transcript: Transcript, numbered: list[tuple[NewEntry, int]]) -> int:
         """Append entries, and return how many were new. A line that is refused is left out."""
@@ -274,18 +320,21 @@ class Importer:
             self._fail(transcript.path, numbered[0][1], str(error))
             return 0
 
-    def _entries(self, transcript: Transcript) -> Iterator[NewEntry]:
+    def _entries(self, session_id: str, lines: list[Line], done: int) -> Iterator[NewEntry]:
+        """What is to be appended for the lines from *done* on."""
         final: dict[str, Usage] = {}
-        for line in transcript.lines:
-            if line.message_id is not None and isinstance(line.message.get("usage"), Mapping):
-                final[line.message_id] = messages.usage(line.message)
-        for line in transcript.lines:
+        for line in lines:
+            if line.response is not None and isinstance(line.message.get("usage"), Mapping):
+                final[line.response] = messages.usage(line.message)
+        self._counted.update(line.response for line in lines[:done] if line.response is not None)
+        self._counted |= self._elsewhere(session_id, [line for line in lines[done:] if line.response in final])
+        for line in lines[done:]:
             usage = Usage()
-            if line.message_id is None:
+            if line.response is None:
                 usage = messages.usage(line.message)
-            elif line.message_id not in self._counted:
-                self._counted.add(line.message_id)
-                usage = final.get(line.message_id, usage)
+            elif line.response not in self._counted:
+                self._counted.add(line.response)
+                usage = final.get(line.response, usage)
             if line.message.get("model") == _SYNTHETIC:
                 usage = Usage()
             record = line.record
@@ -296,13 +345,33 @@ class Importer:
                 error_type=_error(record, line.message),
                 duration=_duration(record.get("toolUseResult")),
                 metadata={key: record[key] for key in _KEPT if record.get(key) is not None} or None,
-                entry_id=line.uuid or f"line-{line.number}",
+                entry_id=_entry_id(line),
                 created_at=_time(record),
             )
+
+    def _elsewhere(self, session_id: str, lines: list[Line]) -> set[str]:
+        """The responses of which another session has a line, from an import before this one or from this one."""
+        new = [line for line in lines if line.response not in self._counted]
+        asked = {line.uuid: line.response for line in new if line.uuid is not None and _is_key(line.uuid)}
+        held = claude_counted.elsewhere(self._store, asked, session_id=session_id, agents=(AGENT, SUB_AGENT))
+        return {response for uuid in held if (response := asked[uuid]) is not None}
 
     def _fail(self, path: Path, number: int, reason: str) -> None:
         self.totals.lines_failed += 1
         self._report(path, number, reason)
+
+
+def _is_key(text: str) -> bool:
+    """Whether an entry can have this id; the others are refused, line by line, when they are appended."""
+    try:
+        checks.key(text, "entry_id")
+    except InvalidValueError:
+        return False
+    return True
+
+
+def _entry_id(line: Line) -> str:
+    return line.uuid or f"line-{line.number}"
 
 
 def _error(record: Mapping[str, Any], message: Mapping[str, Any]) -> str | None:

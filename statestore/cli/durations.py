@@ -74,9 +74,12 @@ def moment(value: Any, tz: tzinfo, now: datetime | None = None) -> Any:
     now = datetime.now(UTC) if now is None else now
     if isinstance(value, tuple):
         text, ago = value
-        if text.endswith(("d", "w")):
-            return now.astimezone(tz).date() - ago
-        return now - ago
+        try:
+            return now.astimezone(tz).date() - ago if text.endswith(("d", "w")) else now - ago
+        except OverflowError:
+            raise click.UsageError(
+                f"{text} ago lies before the year 1; leave the option out for all there is"
+            ) from None
     if isinstance(value, datetime) and value.tzinfo is None:
         return value.replace(tzinfo=tz)
     return value

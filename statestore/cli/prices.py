@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from statestore.cli.options import Database, examples, json_option, store_options
-from statestore.cli.output import counted, json_text, table, visible
+from statestore.cli.output import Failure, counted, json_text, table, visible
 
 _BATCH = 500
 _RATES = ("input_price", "output_price", "cache_read_price", "cache_write_price", "cache_write_1h_price")
@@ -121,7 +121,12 @@ def set_(database: Database, model: str, as_json: bool, **arguments: Any) -> Non
 @store_options
 @json_option
 def remove(database: Database, model: str, provider_name: str | None, as_json: bool) -> None:
-    """Remove the namespace's own prices of MODEL."""
+    """Remove the namespace's own prices of MODEL; the exit code is 1 where there are none."""
     with database.open() as store:
         removed = store.prices.remove(model, provider_name=provider_name)
+    if not removed:
+        of = "" if provider_name is None else f" for calls that name provider {provider_name!r}"
+        raise Failure(
+            f"namespace {database.namespace!r} has no price of its own of {model!r}{of}; see: statestore prices ls"
+        )
     click.echo(json_text({"removed": removed}) if as_json else f"removed {counted(removed, 'price')}")

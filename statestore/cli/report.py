@@ -27,7 +27,12 @@ _NAMES = "\n".join(f"  {report.name:<20}{report.summary}" for report in REPORTS.
     ),
 )
 @click.argument("name", type=click.Choice(list(REPORTS)), required=False, metavar="[NAME]")
-@click.option("--html", type=click.Path(dir_okay=False, writable=True), metavar="FILE", help="Write a page instead.")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, writable=True, allow_dash=True),
+    metavar="FILE",
+    help="Write a page instead; - is standard output.",
+)
 @click.option("--since", type=Moment(), metavar="WHEN", help="From then on: 7d, 12h, 2026-01-31.  [default: ever]")
 @click.option("--until", type=Moment(), metavar="WHEN", help="Up to then, and without it.  [default: now]")
 @click.option("--tz", default="UTC", show_default=True, metavar="ZONE", help="Whose days: Europe/Berlin.")
@@ -60,20 +65,25 @@ def report(
     NAME is a report, and a view in the database; --csv and --json have all its columns, under their names there, the
     table those that fit. Days and weeks ago begin at midnight.
     """
+    from statestore import checks
     from statestore.repositories.usage_periods import zone
 
     if (name is None) == (html is None):
         raise click.UsageError("Name either a report or, with --html, a file.")
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other.")
+    for argument, value in narrow.items():
+        # Without a check an empty one, as of a shell variable that is not set, would be no entry's; or everybody's.
+        checks.optional_key(value, _option(argument))
     found = zone(tz)
     period = {"since": moment(since, found), "until": moment(until, found), "tz": tz}
     if name is None:
         assert html is not None
-        _write_page(database, Path(html), period, {"limit": limit, "daily": daily, **narrow}, as_csv or as_json)
+        _write_page(database, html, period, {"limit": limit, "daily": daily or None, **narrow}, as_csv or as_json)
         return
     chosen = REPORTS[name]
-    given = {key: value for key, value in {**period, **narrow, "daily": daily, "limit": limit}.items() if value}
+    asked = {**period, **narrow, "daily": daily or None, "limit": limit}
+    given = {key: value for key, value in asked.items() if value is not None}
     if tz == "UTC":
         del given["tz"]
     for argument in given:
@@ -98,18 +108,21 @@ def _option(argument: str) -> str:
     )
 
 
-def _write_page(database: Database, path: Path, period: dict[str, Any], others: dict[str, Any], formats: bool) -> None:
+def _write_page(database: Database, file: str, period: dict[str, Any], others: dict[str, Any], formats: bool) -> None:
     from statestore.reports.page import collect, render
 
-    if formats or any(others.values()):
+    if formats or any(value is not None for value in others.values()):
         raise click.UsageError("--html takes --since, --until and --tz only.")
     with database.open() as store:
         text = render(collect(store, **period))
+    if file == "-":
+        click.echo(text.encode(), nl=False)
+        return
     try:
-        path.write_text(text, encoding="utf-8")
+        Path(file).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise Failure(f"{path}: {error.strerror}") from None
-    click.echo(f"wrote {path}", err=True)
+        raise Failure(f"{file}: {error.strerror}") from None
+    click.echo(f"wrote {file}", err=True)
 
 
 def _print_csv(chosen: Report, rows: list[dict[str, Any]], *, daily: bool) -> None:

@@ -1,5 +1,6 @@
 """`statestore sweep` and `statestore retention`: delete what has expired, once or again and again."""
 
+import logging
 import signal
 import sys
 import threading
@@ -63,7 +64,8 @@ def sweep(
     Nobody can read any of it before. What it used and cost stays in the reports. Any number of sweeps may run at once,
     and any may be killed at any time.
 
-    With --every it runs until SIGTERM or Ctrl-C, which end it within a second, with exit code 0.
+    With --every it runs until SIGTERM or Ctrl-C, which end it within a second, with exit code 0. Then a sweep that has
+    found nothing says nothing, but for --json, where there is a line for each.
     """
     if every is not None and dry_run:
         raise click.UsageError("--every and --dry-run exclude each other.")
@@ -88,6 +90,12 @@ def _sweep_until_stopped(
     def stop(number: int, frame: FrameType | None) -> None:
         stopped.set()
 
+    def show(report: "SweepReport") -> None:
+        if as_json or report.rows or not report.complete:
+            _print(report, as_json)
+
+    # What is logged is said here already: without a handler, logging itself would print it too.
+    logging.getLogger("statestore.sweeper").addHandler(logging.NullHandler())
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         sweeper = Sweeper(
@@ -96,7 +104,7 @@ def _sweep_until_stopped(
             jitter=timedelta(0),
             batch_size=batch_size,
             time_budget=time_budget,
-            on_sweep=lambda report: _print(report, as_json),
+            on_sweep=show,
             on_error=lambda error: click.echo(f"error: {error}; the next sweep comes as planned", err=True),
         )
         with sweeper:

@@ -11,6 +11,8 @@ from statestore.reports.figures import ticks
 
 HEIGHT = 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 22, 24
+# Of a digit in the font of the axes, at most.
+_DIGIT = 6.8
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 Format = Callable[[float], str]
@@ -127,11 +129,12 @@ class _Frame:
         self._unit = unit
         self._tick = tick
         self._ticks = ticks(highest)
-        self._plot = width - _LEFT - _RIGHT
+        self._left = max(_LEFT, round(max(len(tick(value)) for value in self._ticks) * _DIGIT) + 10)
+        self._plot = width - self._left - _RIGHT
         self.step = self._plot / max(len(axis.labels), 1)
 
     def x(self, index: int) -> float:
-        return _LEFT + (index + 0.5) * self.step
+        return self._left + (index + 0.5) * self.step
 
     def y(self, value: float) -> float:
         return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * value / self._ticks[-1]
@@ -147,13 +150,15 @@ class _Frame:
         grid = []
         for value in self._ticks:
             y = self.y(value)
-            grid.append(f'<line x1="{_LEFT}" x2="{self._width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
-            grid.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(self._tick(value))}</text>')
-        grid.append(f'<text x="{_LEFT - 44}" y="12" class="unit">{escape(self._unit)}</text>')
+            grid.append(f'<line x1="{self._left}" x2="{self._width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
+            grid.append(
+                f'<text x="{self._left - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(self._tick(value))}</text>'
+            )
+        grid.append(f'<text x="8" y="12" class="unit">{escape(self._unit)}</text>')
         count = len(self._axis.labels)
         every = max(1, -(-count * 64 // max(self._plot, 1)))
         for index in range(count - 1, -1, -int(every)):
-            x = min(max(self.x(index), _LEFT + 16), self._width - _RIGHT - 18)
+            x = min(max(self.x(index), self._left + 16), self._width - _RIGHT - 18)
             grid.append(
                 f'<text x="{x:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(self._axis.labels[index])}</text>'
             )

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, tzinfo
-from typing import Any
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from typing import Any, TypeGuard
 
-from statestore.repositories.usage_periods import Moment, zone
+from statestore.repositories.usage_periods import EARLIEST, Moment, zone
 from statestore.store import StateStore
 from statestore.usage_values import (
     AgentUsage,
@@ -22,11 +22,12 @@ from statestore.usage_values import (
 )
 
 _TOP = 10
+_SECOND_DAY = date(1, 1, 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """All reports of a period. `before` is the period of the same length that ends where this one begins."""
+    """All reports of a period. `before` is as long a time as it has lasted so far, and ends where it begins."""
 
     namespace: str
     made_at: datetime
@@ -53,14 +54,14 @@ class Collected:
 def collect(store: StateStore, *, since: Moment = None, until: Moment = None, tz: Any = "UTC") -> Collected:
     """Run all reports of a period; without *since* from the first day on which something was used."""
     found = zone(tz)
-    now = datetime.now(UTC)
+    now = time_now()
     usage = store.usage
     period: dict[str, Any] = {"since": since, "until": until, "tz": tz}
     by_day = usage.by_day(**period)
     first = _day(since, found) or (by_day[0].day if by_day else now.astimezone(found).date())
     last = _last_day(until, found) or max(now.astimezone(found).date(), by_day[-1].day if by_day else first)
     first = min(first, last)
-    before = None if since is None else _before(first, last, since, until, now, tz)
+    before = _before(since, until, now, found, tz)
     return Collected(
         namespace=store.namespace,
         made_at=now.astimezone(found),
@@ -85,13 +86,37 @@ def collect(store: StateStore, *, since: Moment = None, until: Moment = None, tz
     )
 
 
-def _before(first: date, last: date, since: Moment, until: Moment, now: datetime, tz: Any) -> dict[str, Any]:
-    """As many days before the period, or as long a time where it is one of hours."""
-    if isinstance(since, datetime):
-        end = until if isinstance(until, datetime) else now
-        return {"since": since - (end - since), "until": since, "tz": tz}
-    days = last - first + timedelta(days=1)
-    return {"since": first - days, "until": first, "tz": tz}
+def time_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _before(since: Moment, until: Moment, now: datetime, found: tzinfo, tz: Any) -> dict[str, Any] | None:
+    """As long a time before the period: in days where it is whole days, else up to now if it is not over yet.
+
+    None without a beginning, where the period has not begun yet, or where nothing can have been before it.
+    """
+    if since is None:
+        return None
+    try:
+        if _is_day(since) and _is_day(until) and _instant(until, found) <= now:
+            earlier: Moment = since - (until - since)
+        else:
+            start, end = _instant(since, found), min(now, now if until is None else _instant(until, found))
+            if start >= end:
+                return None
+            earlier = start - (end - start)
+    except OverflowError:
+        return None
+    return {"since": earlier, "until": since, "tz": tz}
+
+
+def _is_day(moment: Moment) -> TypeGuard[date]:
+    return moment is not None and not isinstance(moment, datetime)
+
+
+def _instant(moment: datetime | date, tz: tzinfo) -> datetime:
+    at = moment if isinstance(moment, datetime) else datetime.combine(moment, time(), tz)
+    return at.astimezone(UTC)
 
 
 def _users(rows: Sequence[UserUsage]) -> int:
@@ -99,10 +124,15 @@ def _users(rows: Sequence[UserUsage]) -> int:
 
 
 def _day(moment: Moment, tz: tzinfo) -> date | None:
-    return moment.astimezone(tz).date() if isinstance(moment, datetime) else moment
+    if not isinstance(moment, datetime):
+        return moment
+    try:
+        return moment.astimezone(tz).date()
+    except OverflowError:  # The first or the last day there is.
+        return moment.date()
 
 
 def _last_day(until: Moment, tz: tzinfo) -> date | None:
     if isinstance(until, datetime):
-        return (until - timedelta(microseconds=1)).astimezone(tz).date()
-    return None if until is None else until - timedelta(days=1)
+        return _day(max(until, EARLIEST) - timedelta(microseconds=1), tz)
+    return None if until is None else max(until, _SECOND_DAY) - timedelta(days=1)

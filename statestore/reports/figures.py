@@ -7,6 +7,7 @@ from decimal import Decimal
 _SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _MINUTE = 60.0
 NONE = "\u2013"
+UNCHANGED = "unchanged"
 
 
 def whole(value: int) -> str:
@@ -24,7 +25,9 @@ def short(value: float) -> str:
 def _digits(value: float) -> str:
     if value == 0 or abs(value) >= 100:
         return f"{value:.0f}"
-    text = f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
+    # Two places, and more where these would not show the first two digits.
+    places = 1 if abs(value) >= 10 else max(2, 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{places}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
@@ -69,7 +72,18 @@ def change(now: float | None, before: float | None) -> str:
     if now is None or not before:
         return ""
     moved = (now - before) / before
-    return f"{moved * 100:+,.0f} %".replace("-", "\u2212") if abs(moved) < 10 else f"{_digits(now / before)} times"
+    if abs(moved) >= 10:
+        return f"{_digits(now / before)} times"
+    return _signed(f"{moved * 100:+,.0f}", "%")
+
+
+def points(now: float | None, before: float | None) -> str:
+    """How much a share has moved, in points of a percentage: `+1.5 points`."""
+    return "" if now is None or before is None else _signed(f"{(now - before) * 100:+.1f}", "points")
+
+
+def _signed(number: str, unit: str) -> str:
+    return f"{number} {unit}".replace("-", "\u2212") if float(number.replace(",", "")) else UNCHANGED
 
 
 def ticks(highest: float, wanted: int = 4) -> list[float]:

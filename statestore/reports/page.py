@@ -13,9 +13,13 @@ from statestore.usage_values import ModelUsage, UsageTotals
 
 __all__ = ["collect", "render"]
 
+# How much a figure has moved, from what it is now and what it was before.
+Moved = Callable[[float | None, float | None], str]
+
 _MODELS = 6
-# More bars than this are too thin to point at: then a bar is a week.
+# More bars than this are too thin to point at: then a bar is a week, or longer.
 _MOST_BARS = 120
+_YEAR = 366
 _WIDE, _NARROW = 568, 334
 _KINDS = {
     "expired_sessions": "expired sessions",
@@ -52,10 +56,13 @@ def render(found: Collected) -> str:
 def _key_figures(found: Collected) -> str:
     now, before = found.totals, found.before
 
-    def figure(name: str, of: Callable[[UsageTotals], float | None], text: Callable[[Any], str]) -> str:
-        return _figure(name, text(of(now)), "" if before is None else _change(of(now), of(before), text))
+    def figure(
+        name: str, of: Callable[[UsageTotals], float | None], text: Callable[[Any], str], moved: Moved = figures.change
+    ) -> str:
+        return _figure(name, text(of(now)), "" if before is None else _change(of(now), of(before), text, moved))
 
     users = "" if found.users_before is None else _change(found.users, found.users_before, figures.whole)
+    unpriced = "their cost is not known" if now.unpriced_calls else ""
     cells = [
         figure("cost", _cost, figures.money),
         figure("tokens", _tokens, figures.short),
@@ -65,22 +72,26 @@ def _key_figures(found: Collected) -> str:
         _figure("users", figures.whole(found.users), users),
         figure("tool calls", lambda totals: totals.tool_calls, figures.whole),
         figure("errors", lambda totals: totals.errors, figures.whole),
-        figure("prompt cache hits", _cached, figures.percent),
+        figure("prompt cache hits", _cached, figures.percent, figures.points),
         figure("median latency", lambda totals: _seconds(totals.latency_p50), _seconds_text),
-        figure("95th percentile", lambda totals: _seconds(totals.latency_p95), _seconds_text),
+        figure("95th pct. latency", lambda totals: _seconds(totals.latency_p95), _seconds_text),
+        _figure("unpriced calls", figures.whole(now.unpriced_calls), unpriced),
     ]
-    if now.unpriced_calls:
-        cells.append(_figure("unpriced calls", figures.whole(now.unpriced_calls), "their cost is not known"))
     return f'<div class="figures">{"".join(cells)}</div>'
 
 
-def _change(now: float | None, before: float | None, text: Callable[[Any], str]) -> str:
-    moved = figures.change(now, before)
-    return f"{moved}, before {text(before)}" if moved else ""
+def _change(now: float | None, before: float | None, text: Callable[[Any], str], moved: Moved = figures.change) -> str:
+    found = moved(now, before)
+    return f"{found}, before {text(before)}" if found not in ("", figures.UNCHANGED) else found
 
 
 def _figure(name: str, text: str, note: str) -> str:
-    return f'<div class="figure"><span>{name}</span><b>{escape(text)}</b><small>{escape(note)}</small></div>'
+    return f'<div class="figure"><span>{name}</span><b>{escape(text)}</b><small>{_kept_together(note)}</small></div>'
+
+
+def _kept_together(note: str) -> str:
+    """A number and its unit stay on one line."""
+    return escape(note.replace(" %", "\u00a0%"))
 
 
 def _panels(found: Collected) -> Iterable[str]:
@@ -115,17 +126,18 @@ def _panel(title: str, view: str, content: str) -> str:
 
 
 class _Bins:
-    """The bars of the time axis: days, or weeks where there are too many days."""
+    """The bars of the time axis: days, or weeks or longer where there are too many days."""
 
     def __init__(self, first: date, last: date) -> None:
         self._first = first
         days = (last - first).days + 1
-        self._length = 1 if days <= _MOST_BARS else 7 if days <= 7 * _MOST_BARS else 30
-        starts = [first + timedelta(days=day) for day in range(0, days, self._length)]
-        ends = [min(start + timedelta(days=self._length - 1), last) for start in starts]
+        self._length = 1 if days <= _MOST_BARS else 7 if days <= 7 * _MOST_BARS else max(30, -(-days // _MOST_BARS))
+        begins = range(0, days, self._length)
+        starts = [first + timedelta(days=day) for day in begins]
+        ends = [first + timedelta(days=min(day + self._length, days) - 1) for day in begins]
         self.count = len(starts)
         self.axis = Axis(
-            [f"{start:%b} {start.day}" for start in starts],
+            [f"{start:%b} {start.day if days <= _YEAR else start.year}" for start in starts],
             [_days_text(start, end) for start, end in zip(starts, ends, strict=True)],
         )
 
@@ -218,14 +230,16 @@ def _latencies(found: Collected, bins: _Bins) -> str:
                 index = day.index(1.0)
                 values[index] = max(values[index] or 0.0, getattr(row, attribute).total_seconds())
         series.append(Series(name if bins.single else f"{name}, slowest day", values, colour))
+    highest = max(value for one in series for value in one.values if value is not None)
+    unit, scale = ("seconds", 1) if highest >= 1 else ("milliseconds", 1000)
     return (
         _both(
             lambda width: charts.lines(
                 series,
                 bins.axis,
                 width=width,
-                unit="seconds",
-                tick=figures.short,
+                unit=unit,
+                tick=lambda value: figures.short(value * scale),
                 full=lambda value: figures.duration(timedelta(seconds=value)),
                 title="latency by day",
             )
@@ -301,7 +315,7 @@ def _backlog(found: Collected) -> str:
         (_KINDS[row.kind], float(row.due), (figures.whole(row.due), figures.duration(row.overdue)))
         for row in found.backlog
     ]
-    return _table(("kind", "due", "the oldest since"), lines)
+    return _table(("kind", "due", "oldest overdue by"), lines)
 
 
 def _table(head: Sequence[str], lines: Sequence[tuple[str, float, Sequence[str]]], *, less: Sequence[int] = ()) -> str:

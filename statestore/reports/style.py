@@ -17,8 +17,8 @@ main { max-width: 1232px; margin: 0 auto; }
 h1 { font-size: 22px; margin: 0; }
 h2 { font-size: 15px; margin: 0; }
 .when { color: var(--faint); margin: 2px 0 20px; overflow-wrap: anywhere; }
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(180px, 1fr)); gap: 12px;
-  margin-bottom: 16px; }
+/* Twelve figures: each number of columns here divides them, so that no place stays empty. */
+.figures { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 12px; margin-bottom: 16px; }
 .figure { background: var(--panel); border: 1px solid var(--edge); border-radius: 8px; padding: 10px 12px; }
 .figure b { display: block; font-size: 20px; font-weight: 600; line-height: 1.3; }
 .figure span, .figure small { display: block; color: var(--faint); }
@@ -50,7 +50,9 @@ td:first-child { white-space: normal; overflow-wrap: anywhere; }
 .none { color: var(--faint); margin: 24px 0; text-align: center; }
 .note { color: var(--faint); font-size: 12px; margin: 8px 0 0; }
 footer { color: var(--faint); font-size: 12px; margin-top: 20px; }
-@media (max-width: 900px) { .panels { grid-template-columns: minmax(0, 1fr); } }
+@media (max-width: 1180px) { .figures { grid-template-columns: repeat(4, minmax(0, 1fr)); } }
+@media (max-width: 900px) { .panels { grid-template-columns: minmax(0, 1fr); }
+  .figures { grid-template-columns: repeat(3, minmax(0, 1fr)); } }
 @media (max-width: 640px) {
   body { padding: 16px 12px; }
   .panel { padding: 12px; }

@@ -78,7 +78,6 @@ def test_every_command_on_a_database_takes_url_and_json(path: tuple[str, ...]) -
         (("cache", "export", "{folder}/c.jsonl"), {"file": "{folder}/c.jsonl", "entries": 0}),
         (("retention", "--max-idle", "90d"), {"max_idle_seconds": 90 * 86400}),
         (("retention",), {"max_idle_seconds": None}),
-        (("prices", "remove", "m"), {"removed": 0}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -94,6 +93,17 @@ def test_a_price_that_is_set_is_printed_as_json(cli: CommandLine) -> None:
     printed = json.loads(cli("prices", "set", "m", "--input", "3", "--output", "15", "--json").stdout)
     assert (printed["model"], printed["input_price"], printed["cache_read_price"]) == ("m", 3, None)
     assert [price["model"] for price in json.loads(cli("prices", "ls", "--json").stdout)] == ["m"]
+    assert json.loads(cli("prices", "remove", "m", "--json").stdout) == {"removed": 1}
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",), ("--provider", "p")])
+def test_a_price_that_is_not_there_cannot_be_removed(arguments: tuple[str, ...], cli: CommandLine) -> None:
+    cli("prices", "set", "m", "--input", "3", "--output", "15")
+    done = cli("prices", "remove", "m" if "--provider" in arguments else "nope", *arguments, code=1)
+    assert done.stdout == ""
+    assert re.fullmatch(
+        r"error: namespace 'default' has no price of its own of .*: statestore prices ls\n", done.stderr
+    )
 
 
 @pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("import", "openai-jsonl", "--help")])

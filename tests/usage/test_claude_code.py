@@ -1,6 +1,8 @@
 """Claude Code's transcripts as sessions: what becomes of each kind of line, and that nothing counts twice."""
 
 import json
+import os
+import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -36,10 +38,13 @@ class Transcript:
     def user(self, uuid: str, content: Any = "do it", **extra: Any) -> "Transcript":
         return self._add("user", uuid, {"role": "user", "content": content}, extra)
 
-    def assistant(self, uuid: str, message_id: str, usage: dict[str, Any], **extra: Any) -> "Transcript":
+    def assistant(
+        self, uuid: str, message_id: str, usage: dict[str, Any], *, stop: str | None = "end_turn", **extra: Any
+    ) -> "Transcript":
+        """A block of a response; `stop` is None in those before the last."""
         block = {"type": "text", "text": uuid}
         message = {"role": "assistant", "id": message_id, "model": MODEL, "content": [block], "usage": usage}
-        return self._add("assistant", uuid, message, extra)
+        return self._add("assistant", uuid, {**message, "stop_reason": stop}, extra)
 
     def line(self, line: Any) -> "Transcript":
         self.lines.append(line)
@@ -56,6 +61,12 @@ class Transcript:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         texts = [line if isinstance(line, str) else json.dumps(line) for line in self.lines]
         self.path.write_text("".join(f"{text}\n" for text in texts))
+        return self
+
+    def age(self, **ago: float) -> "Transcript":
+        """As if nothing had been written for so long."""
+        at = time.time() - timedelta(**ago).total_seconds()
+        os.utime(self.path, (at, at))
         return self
 
     def _add(self, kind: str, uuid: str, message: dict[str, Any], extra: dict[str, Any]) -> "Transcript":
@@ -218,3 +229,124 @@ def test_costs_are_computed_where_prices_are_known(database_url: str, folder: Pa
 def test_there_is_nothing_to_import_where_there_is_nothing(database_url: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert totals(run(database_url, tmp_path / "empty"))["files"] == 0
+
+
+def test_a_copy_that_is_imported_later_and_alone_is_not_billed_again(database_url: str, folder: Path) -> None:
+    original = conversation(folder)
+    copied = original.copy(folder / "resumed.jsonl").user("u9").assistant("a9", "msg_9", used(2, 3)).write()
+    again = copied.copy(folder / "resumed-again.jsonl").assistant("a10", "msg_10", used(4, 5)).write()
+    run(database_url, original.path)
+    original.path.unlink()
+    for file in (copied.path, again.path, copied.path):
+        run(database_url, file)
+    with StateStore.open(database_url) as store:
+        by_session = {row.session_id: row.model_calls for row in store.usage.by_session()}
+        assert by_session == {"one": 2, "resumed": 1, "resumed-again": 1}
+        assert store.usage.totals().output_tokens == 77 + 6 + 3 + 5
+
+
+def test_it_is_billed_once_whichever_copy_comes_first(database_url: str, folder: Path) -> None:
+    original = conversation(folder)
+    copied = original.copy(folder / "resumed.jsonl").assistant("a9", "msg_9", used(2, 3)).write()
+    run(database_url, copied.path)
+    run(database_url, original.path)
+    run(database_url, folder)
+    with StateStore.open(database_url) as store:
+        assert {row.session_id: row.model_calls for row in store.usage.by_session()} == {"one": 0, "resumed": 3}
+
+
+def test_what_another_agent_or_a_line_without_an_id_has_said_is_no_copy(database_url: str, folder: Path) -> None:
+    with StateStore.open(database_url) as store:
+        store.sessions.create("other", agent_name="another")
+        store.history.append("other", [NewEntry("x", entry_id="a1"), NewEntry("y", entry_id="a3")])
+    conversation(folder)
+    for name in ("two", "three"):
+        nameless = Transcript(folder / f"{name}.jsonl").assistant("", f"msg_{name}", used(1, 1)).write()
+        run(database_url, nameless.path)
+    run(database_url, folder)
+    with StateStore.open(database_url) as store:
+        assert store.usage.totals().model_calls == 4
+
+
+def test_a_session_that_grows_is_looked_up_in_batches(database_url: str, folder: Path) -> None:
+    written = Transcript(folder / "long.jsonl")
+    for number in range(1200):
+        written.assistant(f"a{number}", f"msg_{number}", used(1, 1))
+    written.write()
+    run(database_url, written.path)
+    copied = written.copy(folder / "copy.jsonl").assistant("last", "msg_last", used(1, 1)).write()
+    run(database_url, copied.path)
+    with StateStore.open(database_url) as store:
+        assert {row.session_id: row.model_calls for row in store.usage.by_session()} == {"long": 1200, "copy": 1}
+
+
+def test_a_response_that_is_still_being_written_waits_for_the_next_import(database_url: str, folder: Path) -> None:
+    written = Transcript(folder / "one.jsonl").user("u1").assistant("a1", "msg_1", used(10, 1), stop=None).write()
+    first = totals(run(database_url, folder))
+    assert (first["entries_added"], first["lines_unfinished"]) == (1, 1)
+    written.assistant("a2", "msg_1", used(10, 500)).user("u2").write()
+    second = totals(run(database_url, folder))
+    assert (second["entries_added"], second["lines_unfinished"], second["sessions_extended"]) == (3, 0, 1)
+    with StateStore.open(database_url) as store:
+        found = store.usage.totals()
+        assert (found.model_calls, found.output_tokens) == (1, 500)
+        assert [entry.entry_id for entry in store.history.read("one")] == ["u1", "a1", "a2", "u2"]
+
+
+def test_results_that_come_between_the_lines_of_a_response_wait_with_it(database_url: str, folder: Path) -> None:
+    written = Transcript(folder / "one.jsonl").user("u1").assistant("a1", "msg_1", used(10, 1), stop=None)
+    written.user("u2", [{"type": "tool_result", "tool_use_id": "t", "content": "yes"}]).write()
+    assert totals(run(database_url, folder))["entries_added"] == 1
+    written.assistant("a2", "msg_1", used(10, 500), stop="tool_use").write()
+    run(database_url, folder)
+    with StateStore.open(database_url) as store:
+        assert store.usage.totals().output_tokens == 500
+
+
+def test_a_response_that_was_never_finished_is_imported_once_nobody_writes_any_more(
+    database_url: str, folder: Path
+) -> None:
+    written = Transcript(folder / "one.jsonl").user("u1").assistant("a1", "msg_1", used(10, 7), stop=None).write()
+    assert totals(run(database_url, folder))["entries_added"] == 1
+    assert "still being written" in CliRunner().invoke(
+        main, ["import", "claude-code", str(folder), "--url", database_url]
+    ).stdout  # fmt: skip
+    written.age(hours=1)
+    for added in (1, 0):
+        assert totals(run(database_url, folder))["entries_added"] == added
+    with StateStore.open(database_url) as store:
+        assert store.usage.totals().output_tokens == 7
+
+
+def test_an_attribute_that_cannot_be_stored_is_left_out_and_its_line_named(database_url: str, folder: Path) -> None:
+    written = conversation(folder)
+    written.lines[0]["summary"] = "T\x00itle"
+    for line in written.lines:
+        if "cwd" in line:
+            line |= {"cwd": "/a\x00", "gitBranch": "a\x00b"}
+    written.lines[1]["version"] = "\ud800"
+    written.lines.insert(1, {"type": "file-history-snapshot"})
+    written.write()
+    done = run(database_url, folder, code=1)
+    # The third line's own metadata cannot be stored either.
+    assert (totals(done)["entries_added"], totals(done)["lines_failed"]) == (4, 4)
+    errors = [line.removeprefix(f"{written.path}:") for line in done.stderr.splitlines()]
+    assert [":".join(line.split(":")[:2]) for line in errors[:4]] == [
+        "3: cwd", "1: title", "3: version", "3: entries[0].metadata"
+    ]  # fmt: skip
+    with StateStore.open(database_url) as store:
+        session = store.sessions.get("one")
+        assert (session.title, session.cwd, session.project_root) == (None, None, None)
+        assert session.metadata == {"source": "claude-code", "file": "one.jsonl", "git_branch": "a\x00b"}
+
+
+@pytest.mark.parametrize("uuid", ["a\x00", "\ud800", "x" * 513])
+def test_an_id_that_cannot_be_stored_costs_its_line_only(database_url: str, folder: Path, uuid: str) -> None:
+    written = Transcript(folder / "one.jsonl").user("u1").assistant(uuid, "msg_1", used(1, 1))
+    written.assistant("a2", "msg_2", used(2, 2)).write()
+    for line in written.lines:
+        line["parentUuid"] = None
+    written.write()
+    done = run(database_url, folder, code=1)
+    assert (totals(done)["entries_added"], totals(done)["lines_failed"]) == (2, 1)
+    assert done.stderr.startswith(f"{written.path}:2: ")

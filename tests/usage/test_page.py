@@ -104,15 +104,138 @@ def test_key_figures_come_with_the_change_against_the_time_before(sqlite_url: st
             at = today - timedelta(days=days) + timedelta(hours=1)
             store.history.append("s", [NewEntry(n, role="user", created_at=at) for n in range(count)])
         text = render(collect(store, since=today.date() - timedelta(days=6)))
-    assert "<span>turns</span><b>3</b><small>+50 %, before 2</small>" in text
+    assert "<span>turns</span><b>3</b><small>+50\u00a0%, before 2</small>" in text
 
 
-@pytest.mark.parametrize("period", [{}, {"since": date(2020, 1, 1)}, {"since": date.today(), "tz": "Asia/Kolkata"}])
+@pytest.mark.parametrize(
+    ("days", "until", "before"),
+    [
+        (0, None, 1),
+        (7, None, 1),
+        (7, 0, 2),
+        (7, 1, 1),
+    ],
+)
+def test_the_time_before_is_as_long_as_the_period_has_lasted(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, days: int, until: int | None, before: int
+) -> None:
+    """It is six in the morning; an entry stands three hours before what came before should begin, and one three after.
+
+    Where the period is over, both are in its first day.
+    """
+    today = date(2026, 3, 20)
+    begin = today - timedelta(days=days)
+
+    monkeypatch.setattr("statestore.reports.collected.time_now", lambda: datetime(2026, 3, 20, 6, tzinfo=UTC))
+    with StateStore.open(sqlite_url) as store:
+        store.sessions.create("s")
+        first = datetime.combine(begin, datetime.min.time(), UTC)
+        first -= timedelta(days=days) if until == 0 else timedelta(days=days + 1)
+        times = [first + timedelta(hours=hour) for hour in ((3, 9) if until == 0 else (15, 21))]
+        store.history.append("s", [NewEntry(0, role="user", created_at=at) for at in times])
+        found = collect(store, since=begin, until=None if until is None else today + timedelta(days=until))
+    assert found.before is not None
+    assert found.before.turns == before
+
+
+def test_little_changes_are_none_and_shares_move_in_points(sqlite_url: str) -> None:
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    with StateStore.open(sqlite_url) as store:
+        store.sessions.create("s")
+        for days, cached in ((1, 45), (8, 40)):
+            at = today - timedelta(days=days) + timedelta(hours=1)
+            usage = Usage(input_tokens=100, output_tokens=1, cache_read_input_tokens=cached)
+            store.history.append("s", [NewEntry(0, role="user", usage=usage, created_at=at)])
+        text = render(collect(store, since=today.date() - timedelta(days=6)))
+    assert "<span>turns</span><b>1</b><small>unchanged</small>" in text
+    assert "<span>prompt cache hits</span><b>45.0 %</b><small>+5.0 points, before 40.0\u00a0%</small>" in text
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "text"),
+    [(1001, 1000, "unchanged"), (999, 1000, "unchanged"), (5, 0, ""), (None, 1, ""), (99, 100, "\u22121 %"),
+     (30, 1, "30 times")],
+)  # fmt: skip
+def test_a_change_is_said_in_words(now: Any, before: Any, text: str) -> None:
+    assert figures.change(now, before) == text
+
+
+@pytest.mark.parametrize(("now", "before", "text"), [(0.5, 0.5003, "unchanged"), (0.1, 0.0, "+10.0 points")])
+def test_a_change_of_a_share_is_said_in_points(now: float, before: float, text: str) -> None:
+    assert figures.points(now, before) == text
+
+
+def axis_texts(page: str, chart: str) -> list[tuple[float, str]]:
+    """What stands at the left of a chart, with the place of its end."""
+    svg = re.search(rf'<svg [^>]*aria-label="{chart}">.*?</svg>', page, re.DOTALL)
+    assert svg is not None, chart
+    found = re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="end">([^<]*)<', svg[0])
+    return [(float(x), text) for x, text in found]
+
+
+@pytest.mark.parametrize("milliseconds", [0.02, 3, 700, 20_000])
+def test_the_axis_of_latencies_tells_its_values_apart(sqlite_url: str, milliseconds: float) -> None:
+    with StateStore.open(sqlite_url) as store:
+        store.history.append("s", [NewEntry(0, duration=timedelta(milliseconds=milliseconds))], create=True)
+        page = render(collect(store))
+    texts = [text for _, text in axis_texts(page, "latency by day")]
+    assert len(set(texts)) == len(texts) >= 3
+    assert texts[0] == "0"
+    assert f'class="unit">{"milliseconds" if milliseconds < 1000 else "seconds"}<' in page
+    if milliseconds == 3:
+        assert texts == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("cost", [0.0000013, 0.0007, 12_345_678])
+def test_no_label_of_an_axis_begins_before_the_chart(sqlite_url: str, cost: float) -> None:
+    with StateStore.open(sqlite_url) as store:
+        usage = Usage(input_tokens=1, output_tokens=1)
+        store.history.append("s", [NewEntry(0, usage=usage, response_model="m", cost_usd=cost)], create=True)
+        page = render(collect(store))
+    texts = axis_texts(page, "US dollars by day and model")
+    assert len({text for _, text in texts}) == len(texts)
+    assert all(x >= 6.5 * len(text) for x, text in texts)
+
+
+def test_dates_of_more_than_a_year_are_told_apart(sqlite_url: str) -> None:
+    with StateStore.open(sqlite_url) as store:
+        for at in (datetime(2023, 3, 1, tzinfo=UTC), datetime(2025, 3, 1, tzinfo=UTC)):
+            usage = Usage(input_tokens=1, output_tokens=1)
+            entry = NewEntry(0, usage=usage, response_model="m", created_at=at)
+            store.history.append("s", [entry], create=True)
+        short = render(collect(store, since=date(2023, 2, 1), until=date(2023, 4, 1)))
+        long = render(collect(store, until=date(2025, 4, 1)))
+    assert ">Mar 31</text>" in short
+    assert re.search(r">[A-Z][a-z]{2} 2023</text>.*>[A-Z][a-z]{2} 2025</text>|>[A-Z][a-z]{2} 2025</text>", long)
+    assert not re.search(r">[A-Z][a-z]{2} \d{1,2}</text>", long)
+
+
+def test_what_is_overdue_says_by_how_much(sqlite_url: str) -> None:
+    with StateStore.open(sqlite_url) as store:
+        store.sessions.create("s", ttl=timedelta(microseconds=1))
+        page = render(collect(store))
+    assert "<th>oldest overdue by</th>" in page
+    assert page.count('<div class="figure">') == 12
+    assert "<span>95th pct. latency</span>" in page
+
+
+@pytest.mark.parametrize(
+    "period",
+    [{}, {"since": date(2020, 1, 1)}, {"since": date.today(), "tz": "Asia/Kolkata"},
+     {"since": date.min}, {"until": date.min}, {"since": date.min, "until": date.max},
+     {"since": date.max}, {"since": date.min, "until": date.min, "tz": "America/New_York"},
+     {"since": datetime.min.replace(tzinfo=UTC), "until": datetime.max.replace(tzinfo=UTC), "tz": "Asia/Tokyo"},
+     {"until": datetime.min.replace(tzinfo=UTC), "tz": "America/New_York"}],
+)  # fmt: skip
 def test_a_page_of_nothing_and_of_any_period_can_be_made(sqlite_url: str, period: Any) -> None:
     with StateStore.open(sqlite_url) as store:
-        assert "nothing in this period" in render(collect(store, **period))
+        empty = render(collect(store, **period))
+        assert "nothing in this period" in empty
+        assert len(empty) < 50_000
         fill(store, days=3, users=2, each_day=2)
-        Markup(render(collect(store, **period)))
+        text = render(collect(store, **period))
+    Markup(text)
+    assert len(text) < 400_000
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import statistics
 from collections import defaultdict
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -177,12 +178,24 @@ def test_a_report_of_nothing_still_has_its_columns(database_url: str) -> None:
         (["nonsense"], "is not one of"),
         ([], "either a report or"),
         (["usage-by-day", "--csv", "--json"], "exclude each other"),
+        (["usage-by-day", "--since", "99999999d"], "99999999d ago lies before the year 1"),
+        (["usage-by-day", "--until", "800000d"], "800000d ago lies before the year 1"),
+        (["usage-by-day", "--until", "19200000h"], "19200000h ago lies before the year 1"),
+        (["--html", "-", "--since", "999999w"], "999999w ago lies before the year 1"),
+        *(
+            (["usage-by-user", option, ""], f"{option}: must have 1 to 512 characters")
+            for option in ("--user", "--agent", "--provider", "--model", "--tool", "--session")
+        ),
+        (["--html", "-", "--session", ""], "--session: must have"),
+        (["--html", "-", "--user", "ada"], "takes --since, --until and --tz only"),
     ],
 )
 def test_what_makes_no_sense_is_refused(sqlite_url: str, arguments: list[str], problem: str) -> None:
     done = report(sqlite_url, *arguments)
     assert done.exit_code in (1, 2)
+    assert isinstance(done.exception, SystemExit), "a traceback"
     assert problem in done.stderr
+    assert done.stdout == ""
 
 
 def test_reports_refuse_what_they_cannot_use(database_url: str) -> None:
@@ -193,3 +206,25 @@ def test_reports_refuse_what_they_cannot_use(database_url: str) -> None:
             assert caught.value.argument == argument
         with pytest.raises(InvalidValueError):
             store.usage.by_user(limit=-1)
+
+
+def test_a_page_can_go_to_standard_output(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with StateStore.open(sqlite_url, namespace="größe") as store:
+        store.sessions.create("s")
+    before = set(tmp_path.iterdir())
+    done = report(sqlite_url, "--html", "-", "--namespace", "größe", "--since", "0001-01-01")
+    assert (done.exit_code, done.stderr) == (0, "")
+    text = done.stdout_bytes.decode()
+    assert text.startswith("<!doctype html>")
+    assert text.endswith("</html>\n")
+    assert "größe" in text
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_name_that_is_given_narrows_whatever_it_is(database_url: str) -> None:
+    with StateStore.open(database_url) as store:
+        for user in ("0", "ada"):
+            store.history.append(user, [NewEntry(1)], create=True)
+            store.sessions.update(user, user_id=user)
+    assert [row["user_id"] for row in table(database_url, "usage-by-user", "--user", "0")] == ["0"]

@@ -4,7 +4,9 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sysconfig
 import threading
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from statestore import AsyncStateStore, InvalidValueError, NewEntry, StateStore, Sweeper, SweepReport
+from statestore import AsyncStateStore, DatabaseError, InvalidValueError, NewEntry, StateStore, Sweeper, SweepReport
 from tests.postgres import start_server
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound
@@ -40,6 +42,13 @@ class Reports:
     def wait(self, kind: Any, count: int) -> None:
         with self._changed:
             assert self._changed.wait_for(lambda: sum(r[kind].rows for r in self.all) >= count, 30), self.all
+
+
+def ended(sweeper: Sweeper) -> None:
+    """Wait until the sweeper's thread has come to its end by itself."""
+    assert sweeper._current is not None
+    assert sweeper._current.thread is not None
+    sweeper._current.thread.join(10)
 
 
 def expire(url: str, count: int) -> MovableClock:
@@ -159,8 +168,7 @@ def test_a_bug_ends_the_sweeper_and_is_raised_when_it_is_stopped(
 
     with StateStore.open(sqlite_url) as store:
         sweeper = Sweeper(store, every=SOON, jitter=NOW, on_sweep=fail).start()
-        assert sweeper._thread is not None
-        sweeper._thread.join(10)
+        ended(sweeper)
         assert not sweeper.running
         with pytest.raises(LookupError):
             sweeper.stop()
@@ -168,11 +176,103 @@ def test_a_bug_ends_the_sweeper_and_is_raised_when_it_is_stopped(
     assert "has ended" in caplog.text
 
 
+def test_a_callback_may_stop_the_sweeper(database_url: str) -> None:
+    with StateStore.open(database_url) as store:
+        sweeper = Sweeper(store, every=SOON, jitter=NOW, on_sweep=lambda report: sweeper.stop()).start()
+        ended(sweeper)
+        assert not sweeper.running
+        sweeper.stop()
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_callback_may_stop_the_sweeper_of_an_event_loop(database_url: str, awaited: bool) -> None:
+    reports = []
+    sweeper: Any = None
+
+    async def stop(report: SweepReport) -> None:
+        await asyncio.sleep(0)
+        reports.append(report)
+        await sweeper.stop()
+
+    def stop_at_once(report: SweepReport) -> None:
+        reports.append(report)
+        sweeper.stop()
+
+    async def run() -> None:
+        async with await AsyncStateStore.open(database_url) as store:
+            nonlocal sweeper
+            sweeper = Sweeper(store, every=SOON, jitter=NOW, on_sweep=stop if awaited else stop_at_once).start()
+            assert sweeper._current is not None
+            assert sweeper._current.task is not None
+            await asyncio.wait({sweeper._current.task}, timeout=10)
+            assert not sweeper.running
+            await sweeper.stop()
+
+    asyncio.run(run())
+    assert len(reports) == 1
+
+
+def test_errors_are_awaited_too(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = []
+
+    async def fails(*_: Any) -> None:
+        raise DatabaseError("no database")
+
+    async def note(error: Exception) -> None:
+        await asyncio.sleep(0)
+        errors.append(error)
+        noted.set()
+
+    async def run() -> None:
+        async with await AsyncStateStore.open(sqlite_url) as store:
+            monkeypatch.setattr("statestore.sweeping.run_async", fails)
+            async with Sweeper(store, every=SOON, jitter=NOW, on_error=note):
+                await asyncio.to_thread(noted.wait, 10)
+
+    noted = threading.Event()
+    asyncio.run(run())
+    assert errors
+
+
+@pytest.mark.parametrize("name", ["on_sweep", "on_error"])
+def test_a_thread_takes_no_coroutine_function(sqlite_url: str, name: str) -> None:
+    async def callback(_: object) -> None: ...
+
+    with StateStore.open(sqlite_url) as store, pytest.raises(InvalidValueError) as caught:
+        Sweeper(store, every=SOON, **{name: callback})  # type: ignore[arg-type]
+    assert caught.value.argument == name
+
+
+def test_it_goes_on_when_it_is_started_again_before_it_has_ended(database_url: str) -> None:
+    clock, reports = expire(database_url, 2), Reports()
+    busy, go_on = threading.Event(), threading.Event()
+
+    def hold(report: SweepReport) -> None:
+        busy.set()
+        assert go_on.wait(30)
+        reports(report)
+
+    with StateStore.open(database_url, clock=clock) as store:
+        sweeper = Sweeper(store, every=SOON, jitter=NOW, on_sweep=hold).start()
+        assert busy.wait(30)
+        sweeper.stop()
+        assert sweeper.running, "it is still busy"
+        assert sweeper.start() is sweeper
+        assert not reports.all
+        go_on.set()
+        reports.wait("expired_sessions", 2)
+        store.sessions.create("later", ttl=HOUR)
+        clock.advance(hours=1)
+        reports.wait("expired_sessions", 3)
+        assert sweeper.running
+        sweeper.stop()
+        assert not sweeper.running
+
+
 def test_it_ends_with_its_store(sqlite_url: str) -> None:
     with StateStore.open(sqlite_url) as store:
         sweeper = Sweeper(store, every=SOON, jitter=NOW).start()
-    assert sweeper._thread is not None
-    sweeper._thread.join(10)
+    ended(sweeper)
     assert not sweeper.running
     sweeper.stop()
 
@@ -192,18 +292,22 @@ def test_a_store_is_needed() -> None:
         Sweeper("sqlite://", every=SOON)  # type: ignore[arg-type]
 
 
+def command(url: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [Path(sysconfig.get_path("scripts")) / "statestore", "sweep", *arguments],
+        env={**os.environ, "STATESTORE_URL": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_sweeps_until_it_is_stopped(database_url: str, number: signal.Signals) -> None:
     with StateStore.open(database_url) as store:
         for n in range(3):
             store.sessions.create(f"s{n}", ttl=timedelta(microseconds=1))
-    with subprocess.Popen(
-        [Path(sysconfig.get_path("scripts")) / "statestore", "sweep", "--every", "50ms", "--json"],
-        env={**os.environ, "STATESTORE_URL": database_url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with command(database_url, "--every", "50ms", "--json") as process:
         assert process.stdout is not None
         first = json.loads(process.stdout.readline())
         before = time.monotonic()
@@ -213,3 +317,31 @@ def test_the_command_sweeps_until_it_is_stopped(database_url: str, number: signa
     assert first["kinds"]["expired_sessions"]["rows"] == 3
     assert (process.returncode, errors) == (0, "")
     assert took < 3  # A second, and a process has to come to its end.
+
+
+def test_the_command_says_nothing_where_there_is_nothing_and_each_failure_once(sqlite_url: str) -> None:
+    with command(sqlite_url, "--every", "50ms") as process:
+        with StateStore.open(sqlite_url) as store:
+            store.sessions.create("s", ttl=timedelta(microseconds=1))
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("deleted 1 expired session: ")
+        file = Path(sqlite_url.removeprefix("sqlite:///"))
+        with sqlite3.connect(file) as connection:
+            connection.execute("ALTER TABLE state_entries RENAME TO away")
+        assert process.stderr is not None
+        first, second = process.stderr.readline(), process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+    assert re.fullmatch(r"error: .*; the next sweep comes as planned\n", first)
+    assert first == second
+    assert out == ""
+
+
+def test_the_command_ends_quietly_when_nobody_reads_what_it_says(sqlite_url: str) -> None:
+    with command(sqlite_url, "--every", "20ms", "--json") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(30) == 1
