@@ -13,8 +13,9 @@ from typing import Any, BinaryIO
 import orjson
 
 from statestore.database import Runner
-from statestore.errors import InvalidValueError, SessionExistsError, SessionNotFoundError
+from statestore.errors import DatabaseError, InvalidValueError, SessionExistsError, SessionNotFoundError
 from statestore.repositories.base import Call
+from statestore.repositories.portable_checks import Histories
 from statestore.repositories.portable_rows import TABLES, PortableWork, Record, decode
 from statestore.store import StateStore
 
@@ -54,6 +55,7 @@ def export_sessions(
     *,
     session_ids: Sequence[str] | None = None,
     user_id: str | None = None,
+    expect: Progress = lambda lines: None,
     progress: Progress = lambda lines: None,
 ) -> Totals:
     """Write sessions to *file*, as they are at one moment; expired ones are left out.
@@ -63,31 +65,36 @@ def export_sessions(
         file: Open for writing. It is written from front to end.
         session_ids: Only these; by default all of the store's namespace.
         user_id: Only those of this user.
+        expect: Called once, before the first entry, with about the number of lines that there will be.
         progress: Called with the number of lines that were written since the last call.
 
     Raises:
         SessionNotFoundError: There is no session with one of the ids.
     """
     with store._database.snapshot() as runner:
-        return _Export(runner, store.namespace, file, progress).run(session_ids, user_id)
+        return _Export(runner, store.namespace, file, expect, progress).run(session_ids, user_id)
 
 
 class _Export:
-    def __init__(self, runner: Runner, namespace: str, file: BinaryIO, progress: Progress) -> None:
+    def __init__(self, runner: Runner, namespace: str, file: BinaryIO, expect: Progress, progress: Progress) -> None:
         self._runner = runner
         self._namespace = namespace
         self._file = file
+        self._expect = expect
         self._progress = progress
         self._totals = Totals()
 
     def run(self, session_ids: Sequence[str] | None, user_id: str | None) -> Totals:
         self._line(_HEADER)
         exported: set[str] = set()
+        entries = 0
         for session in self._sessions(session_ids, user_id):
             exported.add(session["session_id"])
+            entries += session["next_seq"] - session["first_seq"]
             self._write("session", [session])
         for missing in sorted(set(session_ids or ()) - exported):
             raise SessionNotFoundError(missing, self._namespace)
+        self._expect(len(exported) + entries)
         everything = session_ids is None and user_id is None
         for session_id in sorted(exported):
             self._history(session_id, exported)
@@ -170,10 +177,13 @@ def import_sessions(
 def insert_records(store: StateStore, records: Iterable[Record], *, replace: bool) -> Totals:
     """Write records, those of sessions first, in one transaction. See `import_sessions`."""
     totals = Totals()
+    histories = Histories()
     with store.transaction() as tx:
         ledger: set[str] = set()
         for batch in _batches(records):
             kind = batch[0].kind
+            for record in batch:
+                histories.add(kind, record.values, record.where)
             sessions = list(dict.fromkeys(record.values.get("session_id", "") for record in batch))
             if kind == "session":
                 for living in tx._runner.run(
@@ -186,8 +196,16 @@ def insert_records(store: StateStore, records: Iterable[Record], *, replace: boo
                         options = {"replace": replace}
                         tx._runner.run(Call(PortableWork, PortableWork.make_room_for_usage, (session_id,), options))
                 ledger.update(sessions)
-            tx._runner.run(Call(PortableWork, PortableWork.insert, (batch,)))
+            try:
+                tx._runner.run(Call(PortableWork, PortableWork.insert, (batch,)))
+            except DatabaseError as error:
+                if type(error) is not DatabaseError:
+                    raise
+                where = batch[0].where if len(batch) == 1 else f"{batch[0].where} to {batch[-1].where}"
+                problem = f"does not go together with the rest, says the database ({error.code}); the file is damaged"
+                raise InvalidValueError(where, problem) from error
             totals.add(kind, len(batch))
+        histories.check()
     return totals
 
 

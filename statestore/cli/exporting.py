@@ -1,6 +1,7 @@
 """`statestore export`, and the imports that bring whole sessions back: from its file, and from other systems' files."""
 
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,7 +15,6 @@ import click
 from statestore.cli.importing import Progress
 from statestore.cli.options import Database, examples, json_option, store_options
 from statestore.cli.output import Failure, counted, json_text, visible
-from statestore.errors import StateStoreError
 
 if TYPE_CHECKING:
     from statestore.cli.foreign import Foreign
@@ -27,31 +27,42 @@ replace_option = click.option("--replace", is_flag=True, help="Overwrite what is
     "export",
     epilog=examples(
         "statestore export backup.jsonl",
+        "statestore export backup.jsonl all --replace",
         "statestore export ada.jsonl --user ada",
         "statestore export - --session user-42 | gzip > user-42.jsonl.gz",
     ),
 )
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@click.argument("which", type=click.Choice(["all"]), required=False, metavar="[all]")
 @click.option("--session", "session_ids", metavar="SESSION", multiple=True, help="Only this one; may be repeated.")
 @click.option("--user", metavar="USER", help="Only this user's.")
 @replace_option
 @store_options
 @json_option
 def export(
-    database: Database, file: str, session_ids: tuple[str, ...], user: str | None, replace: bool, as_json: bool
+    database: Database,
+    file: str,
+    which: str | None,
+    session_ids: tuple[str, ...],
+    user: str | None,
+    replace: bool,
+    as_json: bool,
 ) -> None:
     """Write sessions to FILE, by default all of the namespace; `-` is standard output.
 
     The file has all that belongs to them: history, state, summaries, lineage and usage, as they are at one moment.
     `statestore import statestore FILE` brings them back, into either kind of database, and exported again they give the
-    same file. A FILE that exists is not overwritten without --replace; it is complete or it is not there.
+    same file. A FILE that exists is not overwritten without --replace; it is complete or it is not there. A pipe or a
+    device is written to as it is.
     """
-    if session_ids and user is not None:
-        raise click.UsageError("name either --session or --user")
+    if sum((bool(session_ids), user is not None, which is not None)) > 1:
+        raise click.UsageError("name either --session or --user or all")
     from statestore.portable import export_sessions
 
-    with database.open() as store, written_file(file, replace) as target:
-        totals = export_sessions(store, target, session_ids=session_ids or None, user_id=user)
+    with database.open() as store, written_file(file, replace) as target, Progress("exporting") as bar:
+        totals = export_sessions(
+            store, target, session_ids=session_ids or None, user_id=user, expect=bar.expect, progress=bar.advance
+        )
     if as_json:
         click.echo(json_text({"file": file, **asdict(totals)}), err=file == "-")
         return
@@ -61,18 +72,39 @@ def export(
 
 @contextmanager
 def written_file(file: str, replace: bool) -> Iterator[BinaryIO]:
-    """Standard output, or a file that appears when it is complete. Its owner alone can read it: it is conversations."""
+    """Standard output, a pipe or a device; or a file that appears when it is complete.
+
+    The file's owner alone can read it: it is conversations.
+    """
     if file == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    path = Path(file)
-    if path.exists() and not replace:
-        raise Failure(f"{file} exists; name another file, or overwrite it with --replace")
     try:
-        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        special = not stat.S_ISREG(os.stat(file).st_mode)
+    except FileNotFoundError:
+        special = False
     except OSError as error:
         raise Failure(f"{file}: {error.strerror}") from None
+    try:
+        with _opened(file) if special else _replaced(file, replace) as target:
+            yield target
+    except OSError as error:
+        raise Failure(f"{file}: {error.strerror}") from None
+
+
+def _opened(file: str) -> BinaryIO:
+    """A pipe or a device, which is there to be written to: to put a file in its place would destroy it."""
+    return os.fdopen(os.open(file, os.O_WRONLY), "wb")
+
+
+@contextmanager
+def _replaced(file: str, replace: bool) -> Iterator[BinaryIO]:
+    # Where a link leads to is replaced, not the link.
+    path = Path(os.path.realpath(file))
+    if path.exists() and not replace:
+        raise Failure(f"{file} exists; name another file, or overwrite it with --replace")
+    handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as target:
             yield target
@@ -96,7 +128,7 @@ def statestore_file(database: Database, file: str, replace: bool, as_json: bool)
     """
     from statestore.portable import import_sessions
 
-    with _source(file) as source, database.open(create=True) as store, Progress(source) as bar:
+    with _source(file) as source, database.open(create=True) as store, Progress.reading(source) as bar:
         totals = import_sessions(store, source, replace=replace, progress=bar.advance)
     if as_json:
         click.echo(json_text({"file": file, **asdict(totals)}))
@@ -158,7 +190,7 @@ def _import_each(
 ) -> None:
     """Import sessions one by one: what is wrong with one does not keep the others out."""
     from statestore.cli.foreign import UnreadableError
-    from statestore.errors import ConflictError, InvalidValueError
+    from statestore.errors import ConflictError, DatabaseError, InvalidValueError
     from statestore.portable import insert_records
 
     if not found:
@@ -168,10 +200,12 @@ def _import_each(
         for one in found:
             try:
                 totals = insert_records(store, read(one), replace=replace)
-            except (UnreadableError, InvalidValueError, ConflictError, OSError) as error:
+            except (UnreadableError, InvalidValueError, ConflictError, DatabaseError, OSError) as error:
+                if isinstance(error, DatabaseError) and type(error) is not DatabaseError:
+                    raise  # It is gone, full or read-only, and that would keep the others out as well.
                 failed += 1
                 hint = "; overwrite it with --replace" if isinstance(error, ConflictError) else ""
-                said = error if isinstance(error, StateStoreError | UnreadableError) else error.strerror
+                said = error.strerror if isinstance(error, OSError) else error
                 click.echo(visible(f"{one.name}: {said}{hint}"), err=True)
                 continue
             sessions += totals.sessions

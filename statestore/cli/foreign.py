@@ -5,6 +5,7 @@ reports and windows need is read from it into columns of its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +20,7 @@ from statestore.repositories.portable_rows import Record
 from statestore.values import NewEntry, Usage
 
 _CONVERSATION, _SESSION = "conv-", "session-"
+_MILLISECONDS, _NANOSECONDS = 1000, 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,181 +51,212 @@ def conexus_sessions(path: Path) -> list[Foreign]:
 
 def read_promptkit(conversation: Foreign) -> list[Record]:
     """`state.json`, `messages.jsonl` and `summaries.jsonl` of a conversation."""
-    state_file = conversation.path / "state.json"
-    state = _object(state_file)
-    session_id = _text(state, "id", state_file) or conversation.name.removeprefix(_CONVERSATION)
-    messages = list(_lines(conversation.path / "messages.jsonl"))
-    entries = [_promptkit_entry(message) for message in messages]
-    last_used = _time(state.get("last_accessed_at")) or _modified(state_file)
-    began = min([entry.created_at for entry in entries if entry.created_at is not None] + [last_used])
-    metadata = dict(_mapping(state.get("metadata"), state_file, "metadata"))
+    state = _object(conversation.path / "state.json")
+    session_id = state.text("id") or conversation.name.removeprefix(_CONVERSATION)
+    messages = [*_lines(conversation.path / "messages.jsonl")]
+    entries = [(message.where, _promptkit_entry(message)) for message in messages]
+    last_used = state.time("last_accessed_at") or _modified(conversation.path / "state.json")
     session = {
         "session_id": session_id,
-        "user_id": state.get("user_id") or None,
-        "instructions": state.get("system_prompt") or None,
-        "metadata": metadata,
-        "created_at": began,
+        "user_id": state.text("user_id"),
+        "instructions": state.text("system_prompt"),
+        "metadata": dict(state.object("metadata").values),
+        "created_at": min([entry.created_at for _, entry in entries if entry.created_at is not None] + [last_used]),
         "last_activity_at": last_used,
     }
-    records = _session_records(session, entries, state_file)
-    for index, summary in enumerate(_lines(conversation.path / "summaries.jsonl")):
-        # There a summary stands for the messages from StartTurn up to, not including, EndTurn, counted from 0.
-        where = f"{conversation.path / 'summaries.jsonl'}:{index + 1}"
+    records = _session_records(session, entries, state.where)
+    # A later summary from the same position takes the place of an earlier one.
+    summaries = {}
+    for summary in _lines(conversation.path / "summaries.jsonl"):
+        values = _promptkit_summary(summary, len(messages), last_used)
+        summaries[values["start_seq"]] = Record("summary", {"session_id": session_id, **values}, summary.where)
+    return records + [summaries[start_seq] for start_seq in sorted(summaries)]
+
+
+def _promptkit_summary(summary: "_Object", end: int, written_at: datetime) -> dict[str, Any]:
+    # There a summary stands for the messages from StartTurn up to, not including, EndTurn, counted from 0.
+    with _naming(summary.where):
+        start_seq = checks.count(summary.values.get("StartTurn"), "StartTurn", most=end) + 1
         values = {
-            "session_id": session_id,
-            "start_seq": _whole(summary.get("StartTurn"), where) + 1,
-            "end_seq": _whole(summary.get("EndTurn"), where),
-            "content": checks.text(summary.get("Content"), "Content"),
-            "token_count": summary.get("TokenCount") or None,
-            "created_at": _time(summary.get("CreatedAt")) or last_used,
+            "start_seq": start_seq,
+            "end_seq": checks.count(summary.values.get("EndTurn"), "EndTurn", least=start_seq, most=end),
+            "content": checks.text(summary.values.get("Content"), "Content"),
+            "token_count": checks.optional_count(summary.values.get("TokenCount"), "TokenCount") or None,
+            "created_at": summary.time("CreatedAt") or written_at,
         }
-        records.append(Record("summary", {k: v for k, v in values.items() if v is not None}, where))
-    return records
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _promptkit_entry(message: Mapping[str, Any]) -> NewEntry:
-    cost = message.get("cost_info")
-    cost = cost if isinstance(cost, Mapping) else {}
-    result = message.get("tool_result")
-    result = result if isinstance(result, Mapping) else {}
-    calls = message.get("tool_calls")
+def _promptkit_entry(message: "_Object") -> NewEntry:
+    cost, result = message.object("cost_info"), message.object("tool_result")
+    calls = message.values.get("tool_calls")
     first_call = calls[0] if isinstance(calls, list) and calls and isinstance(calls[0], Mapping) else {}
-    milliseconds = message.get("latency_ms") or result.get("latency_ms")
+    cached = cost.count("cached_tokens")
+    uncached = cost.count("input_tokens")
     return NewEntry(
-        message,
+        message.values,
         usage=Usage(
-            input_tokens=cost.get("input_tokens"),
-            output_tokens=cost.get("output_tokens"),
-            cache_read_input_tokens=cost.get("cached_tokens"),
+            # Those that were read from a cache are counted beside the others there, and among them here.
+            input_tokens=None if uncached is None else uncached + (cached or 0),
+            output_tokens=cost.count("output_tokens"),
+            cache_read_input_tokens=cached,
         )
-        if cost
+        if cost.values
         else None,
-        provider_name=cost.get("provider_name") or None,
-        cost_usd=cost.get("total_cost_usd"),
-        tool_name=result.get("name") or first_call.get("name") or None,
-        tool_call_id=result.get("id") or first_call.get("id") or None,
-        duration=timedelta(milliseconds=milliseconds) if milliseconds else None,
-        error_type=result.get("error_type") or ("error" if result.get("error") else None),
-        created_at=_time(message.get("timestamp")),
+        provider_name=cost.text("provider_name"),
+        cost_usd=cost.values.get("total_cost_usd"),
+        tool_name=result.text("name") or first_call.get("name") or None,
+        tool_call_id=result.text("id") or first_call.get("id") or None,
+        duration=message.duration("latency_ms", a_second=_MILLISECONDS)
+        or result.duration("latency_ms", a_second=_MILLISECONDS),
+        error_type=result.text("error_type") or ("error" if result.values.get("error") else None),
+        created_at=message.time("timestamp"),
     )
 
 
 def read_conexus(saved: Foreign) -> list[Record]:
     """A `session-<id>.json`: each of its interactions becomes an entry that begins a turn."""
     session = _object(saved.path)
-    session_id = _text(session, "ID", saved.path) or saved.path.stem.removeprefix(_SESSION)
-    history = session.get("History") or []
-    if not isinstance(history, list) or not all(isinstance(entry, Mapping) for entry in history):
-        raise UnreadableError(f"{saved.path}: History is no list of interactions")
-    entries = [_conexus_entry(interaction) for interaction in history]
-    last_used = _time(session.get("LastActivity")) or _modified(saved.path)
+    session_id = session.text("ID") or saved.path.stem.removeprefix(_SESSION)
+    history = session.values.get("History") or []
+    if not isinstance(history, list):
+        raise UnreadableError(f"{session.where}: History is no list of interactions")
+    interactions = [_Object.of(one, f"{session.where}: History[{index}]") for index, one in enumerate(history)]
+    entries = [(interaction.where, _conexus_entry(interaction)) for interaction in interactions]
+    last_used = session.time("LastActivity") or _modified(saved.path)
     columns = {
         "session_id": session_id,
-        "user_id": session.get("UserID") or None,
-        "metadata": dict(_mapping(session.get("Metadata"), saved.path, "Metadata")),
-        "created_at": _time(session.get("CreatedAt")) or last_used,
+        "user_id": session.text("UserID"),
+        "metadata": dict(session.object("Metadata").values),
+        "created_at": session.time("CreatedAt") or last_used,
         "last_activity_at": last_used,
     }
-    records = _session_records(columns, entries, saved.path)
-    for key, value in _mapping(session.get("State"), saved.path, "State").items():
-        values = {
-            "session_id": session_id,
-            "key": checks.key(key, "State"),
-            "value": exactjson.dumps(value, f"State[{key!r}]"),
-            "version": 1,
-            "updated_at": last_used,
-        }
-        records.append(Record("state", values, str(saved.path)))
+    records = _session_records(columns, entries, session.where)
+    for key, value in session.object("State").values.items():
+        with _naming(session.where):
+            values = {
+                "session_id": session_id,
+                "key": checks.key(key, "State"),
+                "value": exactjson.dumps(value, f"State[{key!r}]"),
+                "version": 1,
+                "updated_at": last_used,
+            }
+        records.append(Record("state", values, session.where))
     return records
 
 
-def _conexus_entry(interaction: Mapping[str, Any]) -> NewEntry:
-    nanoseconds = interaction.get("Duration")
+def _conexus_entry(interaction: "_Object") -> NewEntry:
     kept = ("UserRequest", "Response", "Escalations")
     return NewEntry(
-        {name: interaction[name] for name in kept if name in interaction},
+        {name: interaction.values[name] for name in kept if name in interaction.values},
         role="user",
-        agent_name=interaction.get("Agent") or None,
-        duration=timedelta(microseconds=nanoseconds / 1000) if nanoseconds else None,
-        created_at=_time(interaction.get("Timestamp")),
+        agent_name=interaction.text("Agent"),
+        duration=interaction.duration("Duration", a_second=_NANOSECONDS),
+        created_at=interaction.time("Timestamp"),
     )
 
 
-def _session_records(session: dict[str, Any], entries: Sequence[NewEntry], file: Path) -> list[Record]:
-    """The rows of a session and of its entries."""
-    session_id = checks.key(session["session_id"], "id")
-    prepared = entry_rows.prepare(entries, max_bytes=exactjson.MAX_BYTES)
-    columns = {
-        **{name: value for name, value in session.items() if value is not None},
-        "user_id": checks.optional_key(session["user_id"], "user_id"),
-        "metadata": checks.metadata(session["metadata"]),
-        "root_session_id": session_id,
-        "next_seq": len(prepared) + 1,
-        "last_turn": prepared[-1].columns["turn"] if prepared else 0,
-    }
-    records = [Record("session", columns, str(file))]
-    for seq, entry in enumerate(prepared, start=1):
-        row = {"created_at": session["last_activity_at"], **entry.columns, "session_id": session_id, "seq": seq}
-        records.append(Record("entry", row, f"{file}: entry {seq}"))
-    return records
+def _session_records(session: dict[str, Any], entries: Sequence[tuple[str, NewEntry]], where: str) -> list[Record]:
+    """The rows of a session and of its entries, which come with where they stand."""
+    rows = []
+    turn = 0
+    for seq, (entry_where, entry) in enumerate(entries, start=1):
+        with _naming(entry_where):
+            [prepared] = entry_rows.prepare([entry], max_bytes=exactjson.MAX_BYTES)
+        turn += prepared.columns["turn"]
+        place = {"session_id": session["session_id"], "seq": seq, "turn": turn}
+        rows.append(
+            Record("entry", {"created_at": session["last_activity_at"], **prepared.columns, **place}, entry_where)
+        )
+    with _naming(where):
+        columns = {
+            **{name: value for name, value in session.items() if value is not None},
+            "session_id": checks.key(session["session_id"], "id"),
+            "user_id": checks.optional_key(session["user_id"], "user_id"),
+            "metadata": checks.metadata(session["metadata"]),
+            "root_session_id": session["session_id"],
+            "next_seq": len(rows) + 1,
+            "last_turn": turn,
+        }
+    return [Record("session", columns, where), *rows]
 
 
-def _object(file: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """A JSON object of a file. What is read from it is there and right, or None, or an error that says where."""
+
+    values: Mapping[str, Any]
+    where: str
+
+    @classmethod
+    def of(cls, value: Any, where: str) -> "_Object":
+        if not isinstance(value, Mapping):
+            raise UnreadableError(f"{where}: no JSON object")
+        return cls(value, where)
+
+    def object(self, name: str) -> "_Object":
+        """The object under *name*; an empty one where there is none."""
+        return _Object.of({} if self.values.get(name) is None else self.values[name], f"{self.where}: {name}")
+
+    def text(self, name: str) -> str | None:
+        with _naming(self.where):
+            return checks.optional_text(self.values.get(name), name) or None
+
+    def count(self, name: str) -> int | None:
+        with _naming(self.where):
+            return checks.optional_count(self.values.get(name), name)
+
+    def duration(self, name: str, *, a_second: int) -> timedelta | None:
+        """A number of units, of which *a_second* make a second; None for zero, which stands for none."""
+        value = self.values.get(name)
+        if not value:
+            return None
+        if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+            raise UnreadableError(f"{self.where}: {name} is no duration")
+        if value / a_second > checks.MAX_TTL.total_seconds():
+            raise UnreadableError(f"{self.where}: {name} is longer than {checks.MAX_TTL.days:,} days")
+        return timedelta(seconds=value / a_second)
+
+    def time(self, name: str) -> datetime | None:
+        """A time as Go writes it; None for Go's zero time, which stands for none."""
+        value = self.values.get(name)
+        if value is None or value == "":
+            return None
+        try:
+            found = datetime.fromisoformat(value)
+            found = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+            return None if found.year == 1 else checks.optional_time(found, name)
+        except (TypeError, ValueError):
+            raise UnreadableError(f"{self.where}: {name} is no time") from None
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Say where in the files a value stands that the store does not accept."""
     try:
-        found = orjson.loads(file.read_bytes())
+        yield
+    except InvalidValueError as error:
+        raise UnreadableError(f"{where}: {str(error).removeprefix('entries[0].')}") from None
+
+
+def _object(file: Path) -> _Object:
+    try:
+        return _Object.of(orjson.loads(file.read_bytes()), str(file))
     except FileNotFoundError:
         raise UnreadableError(f"{file} is missing") from None
     except orjson.JSONDecodeError as error:
         raise UnreadableError(f"{file}: no JSON: {error.msg}") from None
-    if not isinstance(found, dict):
-        raise UnreadableError(f"{file}: no JSON object")
-    return found
 
 
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
+def _lines(file: Path) -> Iterator[_Object]:
     if not file.exists():
         return
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                found = orjson.loads(line)
+                yield _Object.of(orjson.loads(line), f"{file}:{number}")
             except orjson.JSONDecodeError as error:
                 raise UnreadableError(f"{file}:{number}: no JSON: {error.msg}") from None
-            if not isinstance(found, dict):
-                raise UnreadableError(f"{file}:{number}: no JSON object")
-            yield found
-
-
-def _mapping(value: Any, file: Path, name: str) -> Mapping[str, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        raise UnreadableError(f"{file}: {name} is no JSON object")
-    return value or {}
-
-
-def _text(values: Mapping[str, Any], name: str, file: Path) -> str | None:
-    value = values.get(name)
-    if value is not None and not isinstance(value, str):
-        raise UnreadableError(f"{file}: {name} is no text")
-    return value or None
-
-
-def _whole(value: Any, where: str) -> int:
-    try:
-        return checks.count(value, "position")
-    except InvalidValueError as error:
-        raise UnreadableError(f"{where}: {error}") from None
-
-
-def _time(value: Any) -> datetime | None:
-    """A time as Go writes it; None for Go's zero time, which stands for none."""
-    if not isinstance(value, str):
-        return None
-    try:
-        found = datetime.fromisoformat(value)
-    except ValueError:
-        raise UnreadableError(f"{value!r} is no time") from None
-    found = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-    return None if found.year == 1 else found.astimezone(UTC)
 
 
 def _modified(file: Path) -> datetime:

@@ -5,13 +5,16 @@ import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from statestore.cli.openai_jsonl import SessionId
 from statestore.cli.options import Database, examples, json_option, store_options
 from statestore.cli.output import Failure, counted, json_text, visible
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
 
 _REDRAW_SECONDS = 0.1
 
@@ -20,6 +23,10 @@ _REDRAW_SECONDS = 0.1
     name="import",
     epilog=examples(
         "statestore import openai-jsonl conversations.jsonl --user-id ada",
+        "statestore import statestore backup.jsonl",
+        "statestore import promptkit ./conversations",
+        "statestore import conexus ./state",
+        "statestore import claude-code",
     ),
 )
 def import_() -> None:
@@ -75,7 +82,7 @@ def openai_jsonl(
     from statestore.cli.importer import Importer, NotConversationsError
 
     name = "standard input" if file == "-" else os.path.basename(file)
-    with _opened(file) as source, database.open(create=True) as store, Progress(source) as bar:
+    with _opened(file) as source, database.open(create=True) as store, Progress.reading(source) as bar:
         importer = Importer(
             store,
             session_id=session_id,
@@ -115,41 +122,48 @@ def _opened(file: str) -> AbstractContextManager[BinaryIO]:
 
 
 class Progress:
-    """How much of a file was read: a bar on a terminal, nothing elsewhere."""
+    """How much was done of what there is to do: a bar on a terminal, nothing elsewhere."""
 
-    def __init__(self, source: BinaryIO) -> None:
-        try:
-            size = os.fstat(source.fileno()).st_size
-        except OSError:
-            size = 0
-        self._bar = (
-            click.progressbar(length=size, label="importing", file=sys.stderr, width=0) if _shown(size) else None
-        )
+    def __init__(self, label: str, length: int = 0) -> None:
+        self._label = label
+        self._bar: ProgressBar[int] | None = None
         self._pending = 0
         self._drawn = 0.0
+        self.expect(length)
+
+    @classmethod
+    def reading(cls, source: BinaryIO) -> "Progress":
+        """Of the bytes of a file, if it says how many there are."""
+        try:
+            return cls("importing", os.fstat(source.fileno()).st_size)
+        except OSError:
+            return cls("importing")
+
+    def expect(self, length: int) -> None:
+        """Begin, now that it is known how much there is to do."""
+        if length > 0 and sys.stderr.isatty():
+            self._bar = click.progressbar(length=length, label=self._label, file=sys.stderr, width=0)
 
     def __enter__(self) -> "Progress":
-        if self._bar is not None:
-            self._bar.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
-            self._bar.update(self._pending)
-            self._bar.__exit__(None, None, None)
+            self._draw()
+            self._bar.render_finish()
 
     def advance(self, size: int) -> None:
         self._pending += size
         if self._bar is not None and time.monotonic() - self._drawn >= _REDRAW_SECONDS:
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._bar is not None:
             self._bar.update(self._pending)
-            self._pending = 0
-            self._drawn = time.monotonic()
+        self._pending = 0
+        self._drawn = time.monotonic()
 
     def say(self, text: str) -> None:
         """Write a line above the bar."""
         clear = "\r\x1b[K" if self._bar is not None else ""
         click.echo(clear + visible(text), err=True)
-
-
-def _shown(size: int) -> bool:
-    return size > 0 and sys.stderr.isatty()

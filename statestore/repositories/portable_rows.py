@@ -16,6 +16,7 @@ from statestore.repositories import segments, session_life, session_rows
 from statestore.repositories.base import Repository, reads, writes
 from statestore.repositories.segments import Segment
 from statestore.sql import Dialect, Params, Row, Statement, sqlite_time
+from statestore.values import STATUSES
 
 # A record's name in the file, and its table. Sessions come first: all other rows refer to them.
 TABLES: dict[str, Table] = {
@@ -252,7 +253,31 @@ def decode(kind: Any, values: Mapping[str, Any], where: str) -> Record:
     for column in columns.values():
         if not column.nullable and column.server_default is None and decoded.get(column.name) is None:
             raise InvalidValueError(where, f"lacks {column.name!r}")
+    if kind in _FITTING and not _FITTING[kind](decoded):
+        raise InvalidValueError(where, "has values that contradict each other; the file is damaged")
     return Record(kind, decoded, where)
+
+
+# What an append, and the other operations that write such rows, would refuse.
+_RANGES: dict[tuple[str, str], dict[str, int]] = {
+    **{("history_entries", column): {"most": checks.MAX_TOKENS} for column in schema.TOKEN_COLUMNS},
+    ("history_entries", "seq"): {"least": 1},
+    ("history_entries", "usage_folded"): {"most": 1},
+    ("sessions", "first_seq"): {"least": 1},
+    ("sessions", "next_seq"): {"least": 1},
+    ("session_segments", "from_seq"): {"least": 1},
+    ("summaries", "start_seq"): {"least": 1},
+}
+_LARGEST_SUM = 10**20
+_FITTING: dict[str, Callable[[Params], bool]] = {
+    "session": lambda row: (
+        row.get("first_seq", 1) <= row.get("next_seq", 1)
+        and (row.get("parent_session_id") is None) == (row.get("forked_at_seq") is None)
+        and (row.get("ttl") is None) == (row.get("expires_at") is None)
+    ),
+    "segment": lambda row: row["from_seq"] <= row["to_seq"] and row["owner_session_id"] != row["session_id"],
+    "summary": lambda row: row["start_seq"] <= row["end_seq"],
+}
 
 
 def _decoded(column: Column[Any], value: Any) -> Any:
@@ -263,15 +288,23 @@ def _decoded(column: Column[Any], value: Any) -> Any:
         return checks.optional_time(datetime.fromisoformat(value), column.name)
     if isinstance(kind, column_types.Duration):
         return checks.count(value, column.name) * _MICROSECOND
-    if isinstance(kind, column_types.Money | column_types.MoneySum):
-        return Decimal(value) if isinstance(value, str) else _refuse()
+    if isinstance(kind, column_types.Money):
+        return checks.optional_cost(Decimal(value), column.name) if isinstance(value, str) else _refuse()
+    if isinstance(kind, column_types.MoneySum):
+        return _sum(Decimal(value)) if isinstance(value, str) else _refuse()
     if kind.python_type is int:
-        return checks.count(value, column.name)
+        return checks.count(value, column.name, **_RANGES.get((column.table.name, column.name), {}))
     if kind.python_type is float:
-        return float(value) if isinstance(value, float | int) and not isinstance(value, bool) else _refuse()
+        return _sum(float(value)) if isinstance(value, float | int) and not isinstance(value, bool) else _refuse()
+    if column is schema.sessions.c.status:
+        return checks.one_of(value, STATUSES, column.name)
     if isinstance(kind, String) and kind.length is not None:
         return checks.key(value, column.name)
     return checks.text(value, column.name)
+
+
+def _sum(value: Any) -> Any:
+    return value if 0 <= value < _LARGEST_SUM else _refuse()
 
 
 def _refuse() -> Any:

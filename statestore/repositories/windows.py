@@ -4,9 +4,11 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import index
 
 from statestore import checks, messages
 from statestore.errors import InvalidValueError
+from statestore.messages import RESULT_ROLES, Tool
 from statestore.repositories import entry_reads, summaries
 from statestore.repositories.base import Repository, reads
 from statestore.session_values import Window
@@ -43,7 +45,15 @@ class Limits:
         return self
 
     def tokens(self, text: str) -> int:
-        return estimate(text) if self.tokenizer is None else self.tokenizer(text)
+        if self.tokenizer is None:
+            return estimate(text)
+        tokens = self.tokenizer(text)
+        try:
+            return checks.count(index(tokens), "tokenizer")
+        except (TypeError, InvalidValueError):
+            raise InvalidValueError(
+                "tokenizer", f"must return a whole number of tokens, not {type(tokens).__name__}"
+            ) from None
 
 
 class WindowsRepository(Repository):
@@ -63,8 +73,10 @@ class WindowsRepository(Repository):
         """The newest whole turns that fit, oldest first. Extends the session's TTL.
 
         A tool result never comes without its call, nor is a call cut off from its result; a call that has no result
-        yet is returned as it is. Where not even the newest turn fits, as much of its end as does, from a position
-        between two steps of the agent; nothing, where not even that fits. Reads as much as it needs, from the end.
+        yet is returned as it is. A result without an id belongs to the nearest call before it, of its turn and of the
+        tool that it names, that no other result belongs to. Where not even the newest turn fits, as much of its end as
+        does, from a position between two steps of the agent; nothing, where not even that fits. Reads as much as it
+        needs, from the end.
 
         Args:
             session_id: The session.
@@ -79,6 +91,7 @@ class WindowsRepository(Repository):
 
         Raises:
             SessionNotFoundError: No such session, or it has expired.
+            InvalidValueError: A limit is no number of things, or *tokenizer* returned none.
         """
         checks.key(session_id, "session_id")
         limits = Limits(
@@ -117,8 +130,8 @@ def _leading_system(link: Link, session_id: str, before: int | None) -> Entry | 
 class _Scan:
     """Goes back through a history and remembers where it could be cut.
 
-    `_open` holds the calls whose results were seen, but not yet they themselves: while there is one, a cut would tear
-    a result from its call. So nothing need be read beyond what fits.
+    While a result is `_open`, since its call was not seen yet, a cut would tear them apart. So nothing need be read
+    beyond what fits.
     """
 
     def __init__(self, limits: Limits, system: Entry | None, past: Sequence[Summary]) -> None:
@@ -129,7 +142,7 @@ class _Scan:
         self._past_costs = [*accumulate((self._summary_cost(summary) for summary in past), initial=0)]
         self._costs: dict[int, int] = {}
         self._tokens = 0
-        self._open: set[str] = set()
+        self._open = _Results()
         # How many of the newest entries fit, up to a cut between turns, and between steps within a turn.
         self._turns = self._steps = 0
 
@@ -145,8 +158,7 @@ class _Scan:
             return False
         self.entries.append(entry)
         self._tokens += self._cost(entry)
-        self._open -= call_ids(entry)
-        self._open |= result_ids(entry)
+        self._open.take(entry)
         # The newest turn comes before the summaries, these before the other turns.
         left_out = bisect_left(self._past, entry.seq, key=lambda summary: summary.start_seq)
         needed = self._tokens + reserved + self._past_costs[left_out]
@@ -196,17 +208,54 @@ class _Scan:
         return self._limits.tokens(summary.content) if summary.token_count is None else summary.token_count
 
 
-def call_ids(entry: Entry) -> set[str]:
-    """The tool calls that an entry makes."""
-    ids = set(messages.tool_call_ids(entry.content)) if isinstance(entry.content, dict) else set()
-    if entry.tool_call_id is not None and entry.role != "tool" and entry.tool_call_id not in result_ids(entry):
-        ids.add(entry.tool_call_id)
-    return ids
+class _Results:
+    """The results that were seen, but not yet the calls that they answer. Seen from the newest entry to the oldest."""
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        # Answers without an id, by the tool's name where they say it.
+        self._others: list[str | None] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._ids or self._others)
+
+    def take(self, entry: Entry) -> None:
+        """Go back over an entry: find what it calls, then remember what it answers."""
+        calls, results = _tools(entry)
+        for call in reversed(calls):
+            self._find(call)
+        if entry.role == "user" and not results:
+            # They answer calls of their own turn. If these were not found, they are written in a way not known here.
+            self._others.clear()
+        for result in results:
+            if result.call_id is not None:
+                self._ids.add(result.call_id)
+            else:
+                self._others.append(result.name)
+
+    def _find(self, call: Tool) -> None:
+        if call.call_id in self._ids:
+            self._ids.discard(call.call_id)
+        elif call.name in self._others:
+            self._others.remove(call.name)
+        elif None in self._others:
+            self._others.remove(None)
+        elif call.name is None and self._others:
+            self._others.pop()
 
 
-def result_ids(entry: Entry) -> set[str]:
-    """The tool calls that an entry answers."""
-    ids = set(messages.tool_result_ids(entry.content)) if isinstance(entry.content, dict) else set()
-    if entry.tool_call_id is not None and entry.role == "tool":
-        ids.add(entry.tool_call_id)
-    return ids
+def _tools(entry: Entry) -> tuple[list[Tool], list[Tool]]:
+    """The tool calls that an entry makes, and those that it answers: by its content, and by its columns."""
+    calls, results = messages.tools(entry.content) if isinstance(entry.content, dict) else ([], [])
+    known = {tool.call_id for tool in (*calls, *results)}
+    of_columns = Tool(entry.tool_call_id, entry.tool_name)
+    if entry.role in RESULT_ROLES:
+        if entry.tool_call_id is not None and entry.tool_call_id not in known:
+            # What the content says without an id may be the same result.
+            results = [of_columns, *(result for result in results if result.call_id is not None)]
+        return calls, results or [of_columns]
+    if entry.tool_call_id is None:
+        untold = entry.tool_name is not None and not known
+    else:
+        untold = entry.tool_call_id not in known
+    return [*calls, of_columns] if untold else calls, results

@@ -1,7 +1,10 @@
 """`statestore export` and what brings whole sessions in."""
 
 import json
+import os
+import pty
 import stat
+import subprocess
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +14,7 @@ import pytest
 
 from statestore import NewEntry, Usage
 from statestore.values import Summary
-from tests.cli.conftest import CommandLine
+from tests.cli.conftest import SCRIPT, CommandLine
 
 
 @pytest.fixture
@@ -59,6 +62,36 @@ def test_a_file_is_not_overwritten_unless_asked(filled: CommandLine, tmp_path: P
     assert file.read_text() != "mine"
 
 
+def test_where_a_link_leads_to_is_overwritten_and_the_link_stays(filled: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    file, link = tmp_path / "real" / "all.jsonl", tmp_path / "link.jsonl"
+    link.symlink_to(file)
+    filled("export", str(link))
+    whole = file.read_bytes()
+    file.write_text("mine")
+    assert "exists" in filled("export", str(link), code=1).output
+    filled("export", str(link), "--replace")
+    assert (link.is_symlink(), file.read_bytes()) == (True, whole)
+
+
+@pytest.mark.parametrize("options", [[], ["--replace"]], ids=["plain", "replace"])
+@pytest.mark.parametrize("command", [["export"], ["cache", "export"]], ids=" ".join)
+@pytest.mark.parametrize("through", ["pipe", "link"])
+def test_a_pipe_is_written_to_and_stays_one(
+    filled: CommandLine, tmp_path: Path, command: list[str], options: list[str], through: str
+) -> None:
+    with filled.store() as store:
+        store.cache.set("k", 1)
+    file, pipe = tmp_path / "file", tmp_path / "pipe"
+    filled(*command, str(file))
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(pipe)
+    with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        filled(*command, str(tmp_path / through), *options)
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+        assert reader.read() == file.read_bytes()
+
+
 def test_a_failed_export_leaves_no_file(filled: CommandLine, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
@@ -66,8 +99,29 @@ def test_a_failed_export_leaves_no_file(filled: CommandLine, tmp_path: Path) -> 
     assert list(folder.iterdir()) == []
 
 
-def test_session_and_user_exclude_each_other(filled: CommandLine) -> None:
+def test_session_and_user_and_all_exclude_each_other(filled: CommandLine) -> None:
     filled("export", "x", "--session", "a", "--user", "ada", code=2)
+    filled("export", "x", "all", "--user", "ada", code=2)
+    filled("export", "x", "some", code=2)
+
+
+def test_all_is_what_is_exported_by_default(filled: CommandLine, tmp_path: Path) -> None:
+    filled("export", str(tmp_path / "default"))
+    filled("export", str(tmp_path / "all"), "all")
+    assert (tmp_path / "all").read_bytes() == (tmp_path / "default").read_bytes()
+
+
+def test_progress_is_drawn_on_a_terminal_only(filled: CommandLine, tmp_path: Path) -> None:
+    reader, terminal = pty.openpty()
+    command: list[str | Path] = [SCRIPT, "export", tmp_path / "file"]
+    subprocess.run(command, env=filled.environment, stdout=subprocess.PIPE, stderr=terminal, check=True)
+    os.close(terminal)
+    drawn = os.read(reader, 65536)
+    os.close(reader)
+    assert b"exporting" in drawn
+    assert b"100%" in drawn
+    quiet = filled.process("export", tmp_path / "file", "--replace")
+    assert (quiet.returncode, quiet.stderr) == (0, "")
 
 
 def test_export_to_standard_output_prints_nothing_else(filled: CommandLine) -> None:
@@ -146,7 +200,8 @@ def test_a_conversation_of_promptkit(cli: CommandLine, conversations: Path) -> N
         assert [entry.content for entry in entries] == MESSAGES
         assert [entry.turn for entry in entries] == [1, 1, 1, 1]
         call, result = entries[1:3]
-        assert call.usage == Usage(input_tokens=100, output_tokens=20, cache_read_input_tokens=40)
+        # There the cached ones are counted beside the others.
+        assert call.usage == Usage(input_tokens=140, output_tokens=20, cache_read_input_tokens=40)
         assert (call.cost_usd, call.provider_name, call.finish_reason) == (Decimal("0.03"), "openai", "tool_use")
         assert (call.tool_name, call.tool_call_id, call.duration) == ("look", "c1", timedelta(seconds=1.5))
         assert (result.tool_name, result.tool_call_id, result.error_type) == ("look", "c1", "error")
@@ -183,6 +238,105 @@ def test_one_damaged_conversation_does_not_keep_the_others_out(cli: CommandLine,
     output = cli("import", "promptkit", str(conversations), code=1).output
     assert f"conv-bad: {damaged / 'messages.jsonl'}:2: no JSON" in output
     assert "conv-empty: " in output
+    assert "imported 1 session" in output
+
+
+def damaged(folder: Path, name: str, **parts: Any) -> Path:
+    """A conversation beside the good one, of one message and with a summary that is right, but for *parts*."""
+    conversation = folder / f"conv-{name}"
+    conversation.mkdir()
+    summary = {"StartTurn": 0, "EndTurn": 1, "Content": "c"}
+    (conversation / "state.json").write_text(json.dumps({"id": name} | parts.get("state", {})))
+    message = {"role": "user", "content": "hi"} | parts.get("message", {})
+    (conversation / "messages.jsonl").write_text(json.dumps(MESSAGES[0]) + "\n" + json.dumps(message) + "\n")
+    summaries = [summary | one for one in parts.get("summaries", [])]
+    (conversation / "summaries.jsonl").write_text("".join(json.dumps(one) + "\n" for one in summaries))
+    return conversation
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"message": {"latency_ms": "SECRET"}}, "messages.jsonl:2: latency_ms is no duration"),
+        ({"message": {"latency_ms": 1e300}}, "messages.jsonl:2: latency_ms is longer"),
+        ({"message": {"latency_ms": -1}}, "messages.jsonl:2: latency_ms is no duration"),
+        ({"message": {"timestamp": "SECRET"}}, "messages.jsonl:2: timestamp is no time"),
+        ({"message": {"timestamp": 5}}, "messages.jsonl:2: timestamp is no time"),
+        ({"message": {"cost_info": "SECRET"}}, "messages.jsonl:2: cost_info: no JSON object"),
+        ({"message": {"cost_info": {"input_tokens": "SECRET"}}}, "messages.jsonl:2: cost_info: input_tokens: must be"),
+        ({"message": {"cost_info": {"total_cost_usd": "SECRET"}}}, "messages.jsonl:2: cost_usd: must be"),
+        ({"message": {"tool_calls": [{"id": 5}]}}, "messages.jsonl:2: tool_call_id: must be"),
+        ({"state": {"last_accessed_at": "9999-12-31T23:59:59-05:00"}}, "state.json: last_accessed_at is no time"),
+        ({"state": {"user_id": {"SECRET": 1}}}, "state.json: user_id: must be"),
+        ({"state": {"system_prompt": 5}}, "state.json: system_prompt: must be"),
+        ({"state": {"metadata": ["SECRET"]}}, "state.json: metadata: no JSON object"),
+        ({"summaries": [{"StartTurn": 1, "EndTurn": 1}]}, "summaries.jsonl:1: EndTurn: must be"),
+        ({"summaries": [{}, {"EndTurn": 3}]}, "summaries.jsonl:2: EndTurn: must be"),
+        ({"summaries": [{"Content": None}]}, "summaries.jsonl:1: Content: must be"),
+        ({"summaries": [{"TokenCount": "SECRET"}]}, "summaries.jsonl:1: TokenCount: must be"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_conversation_is_named_and_the_others_go_in(
+    sqlite_cli: CommandLine, conversations: Path, parts: dict[str, Any], says: str
+) -> None:
+    conversation = damaged(conversations, "bad", **parts)
+    output = sqlite_cli("import", "promptkit", str(conversations), code=1).output
+    assert f"conv-bad: {conversation}/{says}" in output
+    assert "SECRET" not in output
+    assert "imported 1 session" in output
+
+
+def test_the_last_of_the_summaries_from_one_position_counts(cli: CommandLine, conversations: Path) -> None:
+    damaged(
+        conversations,
+        "twice",
+        summaries=[{"Content": "old"}, {"Content": "new", "EndTurn": 2}, {"StartTurn": 1, "EndTurn": 2}],
+    )
+    cli("import", "promptkit", str(conversations))
+    with cli.store() as store:
+        found = [(one.start_seq, one.end_seq, one.content) for one in store.history.summaries("twice")]
+    assert found == [(1, 2, "new"), (2, 2, "c")]
+
+
+def test_what_the_database_refuses_does_not_keep_the_others_out(
+    cli: CommandLine, conversations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from statestore.cli import foreign
+
+    damaged(conversations, "bad")
+    read = foreign.read_promptkit
+
+    def doubled(one: foreign.Foreign) -> list[Any]:
+        records = read(one)
+        return records + records[-1:] if one.name == "conv-bad" else records
+
+    monkeypatch.setattr(foreign, "read_promptkit", doubled)
+    output = cli("import", "promptkit", str(conversations), code=1).output
+    assert "conv-bad: " in output
+    assert "imported 1 session" in output
+
+
+@pytest.mark.parametrize(
+    ("interaction", "says"),
+    [
+        ({"Duration": "5s"}, "Duration is no duration"),
+        ({"Duration": 1e30}, "Duration is longer"),
+        ({"Timestamp": "SECRET"}, "Timestamp is no time"),
+        ({"Agent": ["SECRET"]}, "Agent: must be"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_session_of_conexus_is_named_and_the_others_go_in(
+    sqlite_cli: CommandLine, tmp_path: Path, interaction: dict[str, Any], says: str
+) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    for name, history in (("bad", [{}, interaction]), ("good", [{}])):
+        (folder / f"session-{name}.json").write_text(json.dumps({"ID": name, "History": history}))
+    output = sqlite_cli("import", "conexus", str(folder), code=1).output
+    assert f"session-bad.json: {folder / 'session-bad.json'}: History[1]: {says}" in output
+    assert "SECRET" not in output
     assert "imported 1 session" in output
 
 

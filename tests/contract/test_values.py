@@ -190,7 +190,7 @@ def test_every_fact_of_an_entry_comes_back(store: Store) -> None:
         "role": "assistant",
         "agent_name": "coder",
         "usage": Usage(
-            input_tokens=2**40, output_tokens=0, cache_read_input_tokens=3, cache_write_input_tokens=4,
+            input_tokens=10**9, output_tokens=0, cache_read_input_tokens=3, cache_write_input_tokens=4,
             reasoning_output_tokens=5,
         ),
         "provider_name": "anthropic",

@@ -1,11 +1,12 @@
 """The window on a history: whole turns, calls with their results, within a budget, read from the end."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from statestore import InvalidValueError, NewEntry, SessionNotFoundError, StateStore
+from statestore import InvalidValueError, NewEntry, SessionNotFoundError
 from tests.support.clock import MovableClock
 from tests.support.trajectories import runs
 
@@ -121,6 +122,111 @@ def test_calls_that_are_known_by_their_columns_alone(store: Store, fill: Any) ->
     )
     assert seqs(store, max_entries=2) == [4]
     assert seqs(store, max_entries=3) == [2, 3, 4]
+
+
+def gemini(role: str, *parts: dict[str, Any]) -> dict[str, Any]:
+    return {"role": role, "parts": [*parts]}
+
+
+OLLAMA: list[Any] = [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}]
+# By shape, the entries of one turn, each of which could be torn if calls and results were not known for what they are.
+SHAPES: dict[str, list[Any]] = {
+    "ollama": [user(), *OLLAMA, {"role": "tool", "tool_name": "f", "content": "r"}, said()],
+    "ollama without names": [user(), *OLLAMA, {"role": "tool", "content": "r"}, said()],
+    "ollama, two calls": [
+        user(),
+        {**OLLAMA[0], "tool_calls": [{"function": {"name": "f"}}, {"function": {"name": "g"}}]},
+        {"role": "tool", "name": "f", "content": "r"},
+        {"role": "tool", "name": "g", "content": "r"},
+        said(),
+    ],
+    "openai's functions": [
+        user(),
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+        {"role": "function", "name": "f", "content": "r"},
+        said(),
+    ],
+    "openai's responses": [
+        user(),
+        {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "f", "arguments": "{}"},
+        {"type": "function_call", "id": "fc_2", "call_id": "c2", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": "r"},
+        {"type": "function_call_output", "call_id": "c2", "output": "r"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a"}]},
+    ],
+    "gemini": [
+        gemini("user", {"text": "u"}),
+        gemini("model", {"functionCall": {"name": "f", "args": {}}}, {"functionCall": {"name": "g", "args": {}}}),
+        gemini("user", {"functionResponse": {"name": "f", "response": {}}}),
+        gemini("user", {"functionResponse": {"name": "g", "response": {}}}),
+        gemini("model", {"text": "a"}),
+    ],
+    "gemini with ids": [
+        gemini("user", {"text": "u"}),
+        gemini("model", {"function_call": {"id": "1", "name": "f", "args": {}}}),
+        gemini("user", {"function_response": {"id": "1", "name": "f", "response": {}}}),
+        gemini("model", {"text": "a"}),
+    ],
+    "columns without ids": [
+        NewEntry("go", role="user"),
+        NewEntry("look", role="assistant", tool_name="f"),
+        NewEntry("seen", role="tool", tool_name="f"),
+        NewEntry("done", role="assistant"),
+    ],
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_calls_and_results_are_kept_together_in_every_shape(store: Store, fill: Any, shape: str) -> None:
+    one, n = SHAPES[shape], len(SHAPES[shape])
+    fill(SYSTEM, *one, *one)
+    assert [entry.turn for entry in store.history.read("s")] == [0, *[1] * n, *[2] * n]
+    for budget in range(2 * n + 2):
+        window = seqs(store, max_entries=budget)
+        # Within the turn a cut may stand before its last message and before its calls, but not between them.
+        sizes = [0, 1, n - 1] if budget < n else [n, 2 * n, 2 * n + 1]
+        assert len(window) == max(size for size in sizes if size <= budget), budget
+
+
+def test_a_call_that_was_never_answered_does_not_answer_for_another(store: Store, fill: Any) -> None:
+    fill(user(), *OLLAMA, user(), *OLLAMA, {"role": "tool", "content": "r"})
+    assert seqs(store, max_entries=1) == []
+    assert seqs(store, max_entries=2) == [4, 5]
+    assert seqs(store, max_entries=4) == [3, 4, 5]
+
+
+def test_a_result_goes_with_the_call_that_it_names(store: Store, fill: Any) -> None:
+    other = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "g"}}]}
+    fill(user(), *OLLAMA, other, {"role": "tool", "tool_name": "f", "content": "r"})
+    assert seqs(store, max_entries=2) == []
+    assert seqs(store, max_entries=3) == [2, 3, 4]
+
+
+def test_results_of_calls_in_an_unknown_shape_stay_in_their_turn(store: Store, fill: Any) -> None:
+    turn = [user(), said("look!"), {"role": "tool", "content": "r"}, said()]
+    fill(*turn, *turn)
+    assert seqs(store, max_entries=7) == [5, 6, 7, 8]
+    assert seqs(store, max_entries=3) == [8]
+
+
+def test_calls_without_ids_are_counted_once(store: Store, fill: Any) -> None:
+    fill(*SHAPES["ollama"], *SHAPES["openai's functions"], *SHAPES["openai's responses"], *SHAPES["gemini with ids"])
+    assert store.sessions.stats("s").tool_invocations == {"f": 5}
+
+
+def test_parts_and_functions_count_as_tokens(store: Store, fill: Any) -> None:
+    fill(gemini("user", {"text": "x" * 40}))
+    assert store.history.window("s", max_tokens=1000).tokens == 10
+    store.history.append("s", [SHAPES["openai's functions"][1], {"role": "tool", "output": "x" * 40}])
+    assert store.history.window("s", max_tokens=1000).tokens > 30
+
+
+@pytest.mark.parametrize("wrong", [None, "3", 1.5, -1], ids=str)
+def test_a_tokenizer_returns_a_number(store: Store, fill: Any, wrong: Any) -> None:
+    fill(user())
+    with pytest.raises(InvalidValueError, match="tokenizer: must return a whole number") as caught:
+        store.history.window("s", max_tokens=10, tokenizer=lambda text: wrong)
+    assert caught.value.argument == "tokenizer"
 
 
 def test_four_characters_are_taken_for_a_token(store: Store, fill: Any) -> None:
@@ -282,20 +388,24 @@ def whole(window: list[Any], history: list[Any]) -> bool:
     return results(window) <= calls(window) and calls(window) & results(history) <= results(window)
 
 
-def test_no_budget_tears_a_call_from_its_result_in_the_real_runs(sqlite_url: str) -> None:
-    with StateStore.open(sqlite_url) as store:
-        for number, run in enumerate(runs()):
-            name = f"run {number}"
-            store.sessions.create(name)
-            history = store.history.append(name, run["messages"])
-            for budget in range(1, len(history) + 1):
-                window = store.history.window(name, max_entries=budget)
-                assert len(window) <= budget
-                assert whole(window, history), (number, budget)
-                assert window == history[len(history) - len(window) :]
-            total = store.history.window(name, max_tokens=10**9).tokens or 0
-            for budget in range(1, total + 2, max(1, total // 40)):
-                window = store.history.window(name, max_tokens=budget)
-                assert (window.tokens or 0) <= budget
-                assert whole(window, history), (number, budget)
-            assert len(store.history.window(name, max_tokens=total)) == len(history)
+# All 200 in the long run.
+RUNS = runs() if os.environ.get("STATESTORE_HYPOTHESIS_PROFILE") == "long" else runs()[::20]
+
+
+def test_no_budget_tears_a_call_from_its_result_in_the_real_runs(open_store: Any) -> None:
+    store = open_store()
+    for number, run in enumerate(RUNS):
+        name = f"run {number}"
+        store.sessions.create(name)
+        history = store.history.append(name, run["messages"])
+        for budget in range(1, len(history) + 1):
+            window = store.history.window(name, max_entries=budget)
+            assert len(window) <= budget
+            assert whole(window, history), (number, budget)
+            assert window == history[len(history) - len(window) :]
+        total = store.history.window(name, max_tokens=10**9).tokens or 0
+        for budget in range(1, total + 2, max(1, total // 40)):
+            window = store.history.window(name, max_tokens=budget)
+            assert (window.tokens or 0) <= budget
+            assert whole(window, history), (number, budget)
+        assert len(store.history.window(name, max_tokens=total)) == len(history)

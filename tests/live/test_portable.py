@@ -52,7 +52,7 @@ def fill(store: StateStore) -> None:
     entry = NewEntry(
         {"role": "assistant", "content": "\x00é", "n": 1e16, "i": 2**63}, agent_name="a", provider_name="openai",
         request_model="m", response_model="m-1", cost_usd=Decimal("0.1234567891"), finish_reason="stop",
-        usage=Usage(input_tokens=3, output_tokens=2**40, cache_read_input_tokens=1), metadata={"b": 1, "a": 2},
+        usage=Usage(input_tokens=3, output_tokens=10**9, cache_read_input_tokens=1), metadata={"b": 1, "a": 2},
         duration=timedelta(milliseconds=1.5), error_type="timeout", tool_name="look", tool_call_id="c1",
     )  # fmt: skip
     store.history.append("s 🙂%_'\"", [*say("a", "b"), entry, NewEntry(None), NewEntry([1, {"x": 0.1}])])
@@ -209,6 +209,92 @@ def test_a_damaged_file_is_refused_and_nothing_written(
     lines = spoil(exported(source).splitlines())
     with pytest.raises(InvalidValueError, match=problem):
         import_sessions(target, io.BytesIO(b"\n".join(lines)))
+    assert target.sessions.count() == 0
+
+
+def changed(kind: str, **values: Any) -> Any:
+    """The file with other values in the last line of a kind; None leaves a value out."""
+
+    def spoil(lines: list[bytes]) -> list[bytes]:
+        number, record = [(n, r) for n, r in enumerate(map(json.loads, lines)) if r["type"] == kind][-1]
+        record |= values
+        lines[number] = json.dumps({name: value for name, value in record.items() if value is not None}).encode()
+        return lines
+
+    return spoil
+
+
+def without(kind: str) -> Any:
+    """The file without the last line of a kind, which its end does not count either."""
+
+    def spoil(lines: list[bytes]) -> list[bytes]:
+        number = [n for n, record in enumerate(map(json.loads, lines)) if record["type"] == kind][-1]
+        return [*lines[:number], *lines[number + 1 : -1], lines[-1].replace(b"9", b"8")]
+
+    return spoil
+
+
+def twice(kind: str) -> Any:
+    def spoil(lines: list[bytes]) -> list[bytes]:
+        number = [n for n, record in enumerate(map(json.loads, lines)) if record["type"] == kind][-1]
+        return [*lines[:number], *lines[number:-1][:1], *lines[number:-1], lines[-1].replace(b"9", b"10")]
+
+    return spoil
+
+
+# header · sessions a and b · of a two entries, state and a summary · of b a segment and an entry · usage · end
+DAMAGES = {
+    "next_seq too low": (changed("session", next_seq=1), "line 3: is a session with"),
+    "next_seq too high": (changed("session", next_seq=9), "line 3: is a session with"),
+    "first_seq too high": (changed("session", first_seq=2), "line 3: is a session with"),
+    "first_seq zero": (changed("session", first_seq=0), "line 3: has a value in 'first_seq'"),
+    "no such status": (changed("session", status="asleep"), "line 3: has a value in 'status'"),
+    "expires without a ttl": (changed("session", expires_at="2999-01-01T00:00:00.000000Z"), "line 3: has values that"),
+    "a parent without a position": (changed("session", forked_at_seq=None), "line 3: has values that"),
+    "an entry lost": (without("entry"), "line 3: is a session with"),
+    "a segment lost": (without("segment"), "line 3: is a session with"),
+    "a segment of what is not there": (changed("segment", to_seq=3), "line 8: names entries that are missing"),
+    "a segment of nobody": (changed("segment", owner_session_id="x"), "line 8: names entries of a session that"),
+    "a segment the wrong way round": (changed("segment", to_seq=0), "line 8: has"),
+    "an entry of nobody": (changed("entry", session_id="x"), "line 9: belongs to a session that"),
+    "an entry elsewhere": (changed("entry", seq=7), "line 3: is a session with"),
+    "an entry at zero": (changed("entry", seq=0), "line 9: has a value in 'seq'"),
+    "cost NaN": (changed("entry", cost_usd="NaN"), "line 9: has a value in 'cost_usd'"),
+    "cost infinite": (changed("entry", cost_usd="Infinity"), "line 9: has a value in 'cost_usd'"),
+    "cost beyond all": (changed("entry", cost_usd="1e300"), "line 9: has a value in 'cost_usd'"),
+    "cost below zero": (changed("entry", cost_usd="-1"), "line 9: has a value in 'cost_usd'"),
+    "tokens beyond all": (changed("entry", input_tokens=2**62), "line 9: has a value in 'input_tokens'"),
+    "a duration below zero": (changed("entry", duration_ms=-1.0), "line 9: has a value in 'duration_ms'"),
+    "usage folded twice": (changed("entry", usage_folded=2), "line 9: has a value in 'usage_folded'"),
+    "a summary the wrong way round": (changed("summary", end_seq=0), "line 7: has values that"),
+    "a sum that is none": (changed("usage", cost_usd="NaN"), "line 10: has a value in 'cost_usd'"),
+    "a session twice": (twice("session"), "line 4: is a session that stands in the file already"),
+    "an entry twice": (twice("entry"), "line 9 to line 10: does not go together"),
+    "a state key twice": (twice("state"), "line 6 to line 7: does not go together"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("replace", [False, True], ids=["new", "replace"])
+def test_lines_that_do_not_fit_together_are_refused_and_named(
+    source: StateStore, target: StateStore, damage: str, replace: bool
+) -> None:
+    spoil, problem = DAMAGES[damage]
+    source.sessions.create("a")
+    source.history.append("a", say("x", "y"))
+    source.sessions.fork("a", "b")
+    source.history.add_summary("a", "x", start_seq=1, end_seq=1)
+    source.state.set("a", "k", 1)
+    source.history.append("b", [NewEntry("z", cost_usd=1, usage=Usage(input_tokens=1), duration=timedelta(seconds=1))])
+    source.history.append("b", [NewEntry("gone", cost_usd=1)])
+    source.history.pop_last("b")
+    lines = exported(source).splitlines()
+    assert [json.loads(line)["type"] for line in lines] == [
+        "header", "session", "session", "entry", "entry", "state", "summary", "segment", "entry", "usage", "end",
+    ]  # fmt: skip
+    with pytest.raises(InvalidValueError) as caught:
+        import_sessions(target, io.BytesIO(b"\n".join(spoil(lines))), replace=replace)
+    assert str(caught.value).startswith(problem)
     assert target.sessions.count() == 0
 
 

@@ -1,0 +1,79 @@
+"""Whether the rows of a file fit together: what no row says alone, and no constraint of the database finds."""
+
+from collections.abc import Sequence
+
+from statestore.errors import InvalidValueError
+from statestore.sql import Params
+
+_DAMAGED = "the file is damaged"
+
+
+class Histories:
+    """That each session has all entries from its first to its last, once, as rows of its own or of another.
+
+    Keeps ranges, not positions: a history of any length is a few.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, tuple[str, int, int]] = {}
+        self._own: dict[str, list[range]] = {}
+        self._shared: dict[str, list[tuple[str, range, str]]] = {}
+
+    def add(self, kind: str, values: Params, where: str) -> None:
+        """Remember a row; sessions come before what belongs to them.
+
+        Raises:
+            InvalidValueError: It cannot stand there.
+        """
+        session_id: str = values["session_id"]
+        if kind == "session":
+            if session_id in self._sessions:
+                raise InvalidValueError(where, f"is a session that stands in the file already; {_DAMAGED}")
+            self._sessions[session_id] = (where, values.get("first_seq", 1), values.get("next_seq", 1))
+        elif kind != "usage" and session_id not in self._sessions:
+            raise InvalidValueError(where, f"belongs to a session that does not stand before it; {_DAMAGED}")
+        if kind == "entry":
+            _extend(self._own.setdefault(session_id, []), values["seq"])
+        elif kind == "segment":
+            if values["owner_session_id"] not in self._sessions:
+                raise InvalidValueError(where, f"names entries of a session that is missing; {_DAMAGED}")
+            rows = range(values["from_seq"], values["to_seq"] + 1)
+            self._shared.setdefault(session_id, []).append((values["owner_session_id"], rows, where))
+
+    def check(self) -> None:
+        """Compare, when all rows were added.
+
+        Raises:
+            InvalidValueError: An entry is missing, or there is one too many.
+        """
+        for session_id, (where, first_seq, next_seq) in self._sessions.items():
+            shared = self._shared.get(session_id, [])
+            for owner, rows, segment_where in shared:
+                if not _holds(self._own.get(owner, []), rows):
+                    raise InvalidValueError(segment_where, f"names entries that are missing; {_DAMAGED}")
+            position = first_seq
+            for rows in sorted(
+                [*self._own.get(session_id, []), *(rows for _, rows, _ in shared)], key=lambda rows: rows.start
+            ):
+                if rows.start != position:
+                    break
+                position = rows.stop
+            else:
+                if position == next_seq:
+                    continue
+            raise InvalidValueError(
+                where,
+                f"is a session with the entries {first_seq} to {next_seq - 1}, but not each of them stands in the file "
+                f"once, from {position} on; {_DAMAGED}",
+            )
+
+
+def _extend(ranges: list[range], seq: int) -> None:
+    if ranges and ranges[-1].stop == seq:
+        ranges[-1] = range(ranges[-1].start, seq + 1)
+    else:
+        ranges.append(range(seq, seq + 1))
+
+
+def _holds(ranges: Sequence[range], wanted: range) -> bool:
+    return any(rows.start <= wanted.start and wanted.stop <= rows.stop for rows in ranges)
