@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import orjson
 
+from statestore import exactjson
 from statestore.errors import InvalidValueError
 from statestore.values import CacheEntry
 
@@ -38,6 +39,9 @@ _FIELDS = frozenset(
         "access_count",
     }
 )
+
+# As far as it goes, if the line was cut off.
+_BEGINNING = re.compile(rb'\{\s*"key"\s*:\s*"')
 
 
 def dump(entry: CacheEntry) -> bytes:
@@ -61,34 +65,39 @@ def dump(entry: CacheEntry) -> bytes:
     return orjson.dumps(record, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
 
 
-def load(lines: Iterable[bytes]) -> Iterator[CacheEntry]:
-    """The entries of a file that `dump` wrote.
+def written_by_dump(data: bytes) -> bool:
+    """Whether a file seems to be one that `dump` wrote, though it may have been cut off anywhere."""
+    first = data.split(b"\n", 1)[0].strip()
+    # A line of ours is a whole object, which begins with the key; Conexus writes one object over many lines.
+    return not first or _BEGINNING.match(first) is not None or (first.endswith(b"}") and b'"codec"' in first)
+
+
+def load(lines: Iterable[bytes]) -> Iterator[tuple[str, CacheEntry]]:
+    """The entries of a file that `dump` wrote, each with where it stands.
 
     Raises:
         InvalidValueError: A line is no entry; the message says which and why.
     """
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            yield _entry(line, f"line {number}")
+            yield f"line {number}", _entry(line, f"line {number}")
 
 
 def _entry(line: bytes, where: str) -> CacheEntry:
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        raise InvalidValueError(where, "is not JSON") from None
+    record = exactjson.read(line, where)
     if not isinstance(record, dict) or not {"key", "codec", "value", "created_at"} <= record.keys() <= _FIELDS:
         raise InvalidValueError(where, "is not a cache entry that 'statestore cache export' wrote")
     created_at = _time(record["created_at"], where)
     if created_at is None:
         raise InvalidValueError(where, "has no created_at")
+    metadata = record.get("metadata")
     return CacheEntry(
         key=record["key"],
         value=_value(record["value"], record["codec"], where),
         agent_name=record.get("agent_name"),
         request=record.get("request"),
         content_hash=record.get("content_hash"),
-        metadata=record.get("metadata") or {},
+        metadata={} if metadata is None else metadata,
         tags=tuple(_list(record.get("tags"), where)),
         size_bytes=0,
         created_at=created_at,
@@ -108,11 +117,11 @@ def _value(value: Any, codec: Any, where: str) -> Any:
             return base64.b64decode(value, validate=True)
         except binascii.Error:
             raise InvalidValueError(where, "holds bytes that are not base64") from None
-    raise InvalidValueError(where, f"holds a value that is not of its codec, {codec!r}")
+    raise InvalidValueError(where, "holds a value that is not of its codec, which is json, str or bytes")
 
 
-def load_conexus(data: bytes, *, ttl: timedelta | None = CONEXUS_TTL) -> list[CacheEntry]:
-    """The entries of Conexus' cache.json, the least recently used first.
+def load_conexus(data: bytes, *, ttl: timedelta | None = CONEXUS_TTL) -> list[tuple[str, CacheEntry]]:
+    """The entries of Conexus' cache.json, the least recently used first, each with where it stands.
 
     Args:
         data: The file.
@@ -121,10 +130,7 @@ def load_conexus(data: bytes, *, ttl: timedelta | None = CONEXUS_TTL) -> list[Ca
     Raises:
         InvalidValueError: The file is something else; the message says where and why.
     """
-    try:
-        found = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        raise InvalidValueError("cache.json", "is not JSON") from None
+    found = exactjson.read(data, "cache.json")
     if isinstance(found, dict) and set(found) == {"entries"}:
         found = found["entries"]
     if isinstance(found, dict):
@@ -133,12 +139,14 @@ def load_conexus(data: bytes, *, ttl: timedelta | None = CONEXUS_TTL) -> list[Ca
         pairs = [(None, one) for one in found]
     else:
         raise InvalidValueError("cache.json", "holds no entries; Conexus saves them as an object by key")
-    entries = [_conexus_entry(key, one, number, ttl) for number, (key, one) in enumerate(pairs, start=1)]
-    return sorted(entries, key=lambda entry: entry.last_accessed_at)
+    entries = [
+        (f"entry {number}", _conexus_entry(key, one, f"entry {number}", ttl))
+        for number, (key, one) in enumerate(pairs, start=1)
+    ]
+    return sorted(entries, key=lambda entry: entry[1].last_accessed_at)
 
 
-def _conexus_entry(key: str | None, given: Any, number: int, ttl: timedelta | None) -> CacheEntry:
-    where = f"entry {number}"
+def _conexus_entry(key: str | None, given: Any, where: str, ttl: timedelta | None) -> CacheEntry:
     if not isinstance(given, Mapping):
         raise InvalidValueError(where, "is no object")
     fields = _plain(given)
@@ -152,10 +160,13 @@ def _conexus_entry(key: str | None, given: Any, number: int, ttl: timedelta | No
         raise InvalidValueError(where, "has no Key, Output or CreatedAt; is it a cache entry of Conexus?")
     expires_at = _time(_first(fields, "expiresat", "expires"), where)
     own_ttl = fields.get("ttl")
-    if expires_at is None and isinstance(own_ttl, int) and own_ttl > 0:
-        expires_at = created_at + timedelta(microseconds=own_ttl // 1000)  # Go counts durations in nanoseconds.
-    elif expires_at is None and ttl is not None:
-        expires_at = created_at + ttl
+    if isinstance(own_ttl, int) and own_ttl > 0:
+        ttl = timedelta(microseconds=own_ttl // 1000)  # Go counts durations in nanoseconds.
+    if expires_at is None and ttl is not None:
+        try:
+            expires_at = created_at + ttl
+        except OverflowError:
+            raise InvalidValueError(where, "expires after the year 9999") from None
     return CacheEntry(
         key=key,
         value=value,
@@ -198,5 +209,5 @@ def _time(value: Any, where: str) -> datetime | None:
         found = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", value))
         found = found.astimezone(UTC) if found.tzinfo is not None else found.replace(tzinfo=UTC)
     except (TypeError, ValueError, OverflowError):
-        raise InvalidValueError(where, f"has a time that is none: {str(value)[:40]!r}") from None
+        raise InvalidValueError(where, "has a time that is not in ISO 8601, as in 2026-01-31T12:00:00Z") from None
     return None if found.year == 1 else found

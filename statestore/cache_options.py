@@ -37,7 +37,7 @@ class CacheOptions:
         if self.default_ttl is None:
             raise InvalidValueError("cache_default_ttl", "must be a timedelta, or NEVER for no end")
         if self.default_ttl is not NEVER:
-            checks.ttl(self.default_ttl, "cache_default_ttl")
+            checks.ttl(self.default_ttl, "cache_default_ttl", hint="use NEVER for no expiry")
         checks.count(self.compress_above, "cache_compress_above")
 
 

@@ -80,16 +80,23 @@ def optional_count(value: Any, argument: str, *, least: int = 0) -> int | None:
     return None if value is None else count(value, argument, least=least)
 
 
-def ttl(value: Any, argument: str = "ttl") -> timedelta | None:
-    """A time to live; None for no end."""
+def ttl(value: Any, argument: str = "ttl", *, hint: str = "use None for no expiry") -> timedelta | None:
+    """A time to live; None for no end, unless *hint* says otherwise."""
     if value is None:
         return None
     if not isinstance(value, timedelta):
         raise InvalidValueError(argument, f"must be a timedelta or None, not {type(value).__name__}")
     if value <= timedelta(0):
-        raise InvalidValueError(argument, "must be longer than zero; use None for no expiry")
+        raise InvalidValueError(argument, f"must be longer than zero; {hint}")
     if value > MAX_TTL:
-        raise InvalidValueError(argument, f"must be at most {MAX_TTL.days:,} days; use None for no expiry")
+        raise InvalidValueError(argument, f"must be at most {MAX_TTL.days:,} days; {hint}")
+    return value
+
+
+def duration(value: Any, argument: str) -> timedelta:
+    """A time that something takes or holds."""
+    if not isinstance(value, timedelta) or not timedelta(0) < value <= MAX_TTL:
+        raise InvalidValueError(argument, f"must be a timedelta longer than zero, and at most {MAX_TTL.days:,} days")
     return value
 
 

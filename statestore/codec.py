@@ -48,6 +48,8 @@ def encode(value: Any, argument: str, *, max_bytes: int, compress_above: int = C
             data = value.encode()
         except UnicodeEncodeError:
             raise InvalidValueError(argument, "holds text with a lone surrogate; it is not valid Unicode") from None
+    elif isinstance(value, bytearray | memoryview):
+        raise InvalidValueError(argument, f"is a {type(value).__name__}; pass bytes, which nobody can change meanwhile")
     else:
         codec, data = "json", exactjson.dumps(value, argument, max_bytes=max_bytes).encode()
     if len(data) > max_bytes:

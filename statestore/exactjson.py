@@ -6,7 +6,8 @@ walking each value in Python, `dumps` reads its own output back and compares: wh
 exact. The comparison runs in C and costs less than a walk over a small chat message.
 """
 
-from typing import Any
+import json
+from typing import Any, NoReturn
 
 import orjson
 
@@ -49,6 +50,49 @@ def encode(value: Any, argument: str, *, max_bytes: int = MAX_BYTES) -> tuple[st
 def loads(text: str | bytes) -> Any:
     """The value of a text that `dumps` made."""
     return orjson.loads(text)
+
+
+def read(data: str | bytes, argument: str) -> Any:
+    """The value of JSON that somebody else wrote, exactly or not at all.
+
+    Not by orjson: it would turn a large integer into a float, and keep the last of two equal keys.
+
+    Raises:
+        InvalidValueError: *data* is not JSON in UTF-8, or not exact; the message tells none of it.
+    """
+    try:
+        text = data.decode() if isinstance(data, bytes) else data
+        return json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)
+    except UnicodeDecodeError:
+        raise InvalidValueError(argument, "is not text in UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise InvalidValueError(argument, f"is not JSON: {error.msg} at character {error.pos}") from None
+    except RecursionError:
+        raise InvalidValueError(argument, f"is nested deeper than {MAX_DEPTH}; flatten it") from None
+    except _Inexact as error:
+        raise InvalidValueError(argument, str(error)) from None
+
+
+class _Inexact(Exception):
+    """What is wrong with JSON that is being read."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _Inexact("has an object with the same key twice")
+    return found
+
+
+def _integer(digits: str) -> int:
+    # Not by its value: Python refuses to read one of thousands of digits.
+    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+        raise _Inexact("holds an integer beyond 64 bits; use a string")
+    return int(digits)
+
+
+def _constant(name: str) -> NoReturn:
+    raise _Inexact("holds NaN or an infinity; use null or a string")
 
 
 def _deeper_than(value: Any, limit: int) -> bool:

@@ -9,16 +9,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
-import orjson
 
+from statestore import exactjson
 from statestore.cli.durations import Duration
 from statestore.cli.exporting import written_file
 from statestore.cli.options import Database, examples, json_option, store_options, yes_option
 from statestore.cli.output import Failure, counted, json_text, shortened, table, time_text, visible
+from statestore.errors import InvalidValueError
 from statestore.values import MISSING, NEVER, CacheEntry, CacheStats, NeverType
 
 if TYPE_CHECKING:
-    from statestore.store import StateStore
+    from statestore.store import StateStore, Transaction
 
 _AT_ONCE = 100
 
@@ -76,8 +77,12 @@ def list_entries(
 ) -> None:
     """List entries by key, without their values."""
     with _opened(database) as store:
-        found = store.cache.entries(agent_name=agent, tag=tag, after=after, limit=limit + 1, values=False)
-    shown, more = found[:limit], len(found) > limit
+        shown = store.cache.entries(agent_name=agent, tag=tag, after=after, limit=limit, values=False)
+        # One more would be too many for a call where the limit is the largest.
+        last = shown[-1].key if len(shown) == limit else None
+        more = last is not None and bool(
+            store.cache.entries(agent_name=agent, tag=tag, after=last, limit=1, values=False)
+        )
     if as_json:
         click.echo(json_text({"entries": [_record(entry) for entry in shown], "more": more}))
         return
@@ -261,7 +266,7 @@ def import_entries(database: Database, file: str, kind: str, ttl: timedelta | Ne
     with _source(file) as source:
         entries = list(_read(source.read(), kind, ttl))
     with _opened(database, create=True) as store, store.transaction() as tx:
-        kept = sum(tx.cache.restore(entry) for entry in entries)
+        kept = sum(_restored(tx, where, entry) for where, entry in entries)
     expired = len(entries) - kept
     if as_json:
         click.echo(json_text({"file": file, "imported": kept, "expired": expired}))
@@ -275,17 +280,22 @@ def _opened(database: Database, *, create: bool = False) -> StateStore:
     return database.open(create=create, cache_max_entries=None)
 
 
-def _read(data: bytes, kind: str, ttl: timedelta | NeverType | None) -> Iterator[CacheEntry]:
+def _read(data: bytes, kind: str, ttl: timedelta | NeverType | None) -> Iterator[tuple[str, CacheEntry]]:
     from statestore import cache_files
 
     if kind == "auto":
-        # A line of ours is a whole object; Conexus writes one object over many lines.
-        first = data.split(b"\n", 1)[0].strip()
-        kind = "statestore" if not first or (first.endswith(b"}") and b'"codec"' in first) else "conexus"
+        kind = "statestore" if cache_files.written_by_dump(data) else "conexus"
     if kind == "statestore":
         return cache_files.load(data.split(b"\n"))
     lives = cache_files.CONEXUS_TTL if ttl is None else None if ttl is NEVER else ttl
     return iter(cache_files.load_conexus(data, ttl=lives))
+
+
+def _restored(tx: Transaction, where: str, entry: CacheEntry) -> bool:
+    try:
+        return tx.cache.restore(entry)
+    except InvalidValueError as error:
+        raise Failure(f"{where}: {error}") from None
 
 
 def _source(file: str) -> BinaryIO:
@@ -309,9 +319,9 @@ def _parsed(data: bytes, text: bool) -> Any:
         except UnicodeDecodeError:
             raise Failure("VALUE is not text in UTF-8") from None
     try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise Failure(f"VALUE is not JSON ({error}); put quotes around text, or add --text") from None
+        return exactjson.read(data, "VALUE")
+    except InvalidValueError as error:
+        raise Failure(f"{error}; for text put quotes around it, or add --text") from None
 
 
 def _print_removed(removed: int, done: str, as_json: bool) -> None:

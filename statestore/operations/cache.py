@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from statestore import cache_keys, checks, single_flight
 from statestore.async_database import AsyncRunner
 from statestore.database import Runner
-from statestore.errors import DatabaseError
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
 from statestore.operations.cache_runner import AsyncCacheRunner, CacheRunner
+from statestore.operations.claims import AsyncClaims, Claims
 from statestore.repositories.base import Call
 from statestore.repositories.cache import CacheRepository
 from statestore.repositories.cache_claims import CacheClaims, Found
@@ -48,6 +48,7 @@ class Cache(Group):
         self._cache_runner = CacheRunner(runner, state)
         super().__init__(self._cache_runner, namespace)
         self._flights: Flights[threading.Event] = Flights(threading.Event)
+        self._claims = Claims(self._call)
 
     def make_key(self, agent_name: str, request: Any, permissions: Any = None) -> str:
         """A key for an agent's answer to a request under some permissions. Asks no database.
@@ -87,15 +88,20 @@ class Cache(Group):
 
         Of all that ask for a missing key at once, threads, tasks and processes, one computes and the others wait for
         its result. If it fails, the exception reaches its own caller alone, nothing is kept, and the next one computes.
-        If its process dies, or it takes longer than *timeout*, another takes over.
+        If its process dies or stands still, another takes over within 5 seconds, or a third of *timeout* if that is
+        less, but not within a second; also if it takes longer than *timeout*.
+
+        An invalidation does not reach what is still being computed: the result is kept, though it may stem from what
+        was before.
 
         In a transaction, the caller computes by itself and nobody waits: what it sets is not to be seen before the
         commit, and nobody can be made to wait for that.
 
         Args:
             key: The key.
-            compute: Takes no arguments and returns a value as for `set`. It runs outside of any transaction. The async
-                store takes a coroutine function, too; a plain function runs on the event loop.
+            compute: Takes no arguments and returns a value as for `set`. No transaction is open while it runs, except
+                within `store.transaction()`. The async store takes a coroutine function, too; a plain function runs on
+                the event loop, and if it holds that up for seconds, others do not wait for it.
             ttl: See `set`, as for the others.
             tags: …
             agent_name: …
@@ -103,12 +109,13 @@ class Cache(Group):
             content_hash: …
             metadata: …
             stale_ttl: For so long after its expiry a value is still served to all but the one that computes it anew,
-                unless a sweep or an eviction has removed it.
+                unless a sweep or an eviction has removed it. That one gets what *compute* raises, too: an error that
+                nobody sees would last as long as the value.
             timeout: How long to wait for another's result, and for how long others leave it to this one.
 
         Raises:
             UnavailableError: Another computes, and was not done in time.
-            InvalidValueError: Among others, *compute* asks for the same key.
+            InvalidValueError: Among others, *compute* asks for the same key, by itself or in a task that it started.
         """
         checks.key(key, "key")
         timeout = single_flight.check(compute, timeout)
@@ -129,7 +136,7 @@ class Cache(Group):
             return single_flight.value_of(self._keep(key, compute(), attributes))  # type: ignore[no-any-return]
         deadline = time.monotonic() + timeout.total_seconds()
         while True:
-            flight, leads = self._flights.join(key, threading.get_ident())
+            flight, leads = self._flights.join(key)
             if leads:
                 with self._flights.leading(key, flight):
                     result = self._lead(key, compute, attributes, found, flight, timeout, deadline)
@@ -154,13 +161,15 @@ class Cache(Group):
     ) -> Found:
         """What is to be served, computed if nobody else does: its own result, another process's, or *stale*."""
         for pause in single_flight.waits():
-            if self._call(CacheClaims.claim, key, flight.token, timeout):
-                try:
+            with self._claims.held(key, flight.token, timeout) as claimed:
+                if claimed:
                     # Whoever had the claim before may have set it since.
                     found = self._look(key, None, None, count=False)
-                    return found or self._keep(key, compute(), attributes)
-                finally:
-                    self._release(key, flight.token)
+                    if found is None:
+                        with self._claims.renewed(key, flight.token, timeout), single_flight.computing(flight):
+                            value = compute()
+                        found = self._keep(key, value, attributes)
+                    return found
             if stale is not None:
                 return stale
             left = deadline - time.monotonic()
@@ -179,12 +188,6 @@ class Cache(Group):
     def _keep(self, key: str, value: Any, attributes: dict[str, Any]) -> Found:
         found: Found = self._call(CacheClaims.keep, key, value, attributes)
         return found
-
-    def _release(self, key: str, token: str) -> None:
-        try:
-            self._call(CacheClaims.release, key, token)
-        except DatabaseError:
-            return  # It ends by itself, and the caller has its value, or an error that says more.
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return self._runner.run(Call(CacheClaims, method, args, kwargs))
@@ -214,6 +217,7 @@ class AsyncCache(AsyncGroup):
         self._cache_runner = AsyncCacheRunner(runner, state)
         super().__init__(self._cache_runner, namespace)
         self._flights: Flights[asyncio.Event] = Flights(asyncio.Event)
+        self._claims = AsyncClaims(self._call)
 
     def make_key(self, agent_name: str, request: Any, permissions: Any = None) -> str:
         """A key for an agent's answer to a request under some permissions. Not a coroutine. See `Cache.make_key`."""
@@ -261,7 +265,7 @@ class AsyncCache(AsyncGroup):
             return single_flight.value_of(kept)  # type: ignore[no-any-return]
         deadline = time.monotonic() + timeout.total_seconds()
         while True:
-            flight, leads = self._flights.join(key, asyncio.current_task())
+            flight, leads = self._flights.join(key)
             if leads:
                 with self._flights.leading(key, flight):
                     result = await self._lead(key, compute, attributes, found, flight, timeout, deadline)
@@ -289,12 +293,15 @@ class AsyncCache(AsyncGroup):
     ) -> Found:
         """As `Cache._lead`."""
         for pause in single_flight.waits():
-            if await self._call(CacheClaims.claim, key, flight.token, timeout):
-                try:
+            async with self._claims.held(key, flight.token, timeout) as claimed:
+                if claimed:
                     found = await self._look(key, None, None, count=False)
-                    return found or await self._keep(key, await _computed(compute), attributes)
-                finally:
-                    await self._release(key, flight.token)
+                    if found is None:
+                        async with self._claims.renewed(key, flight.token, timeout):
+                            with single_flight.computing(flight):
+                                value = await _computed(compute)
+                        found = await self._keep(key, value, attributes)
+                    return found
             if stale is not None:
                 return stale
             left = deadline - time.monotonic()
@@ -317,12 +324,6 @@ class AsyncCache(AsyncGroup):
     async def _keep(self, key: str, value: Any, attributes: dict[str, Any]) -> Found:
         found: Found = await self._call(CacheClaims.keep, key, value, attributes)
         return found
-
-    async def _release(self, key: str, token: str) -> None:
-        try:
-            await self._call(CacheClaims.release, key, token)
-        except DatabaseError:
-            return
 
     async def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return await self._runner.run(Call(CacheClaims, method, args, kwargs))

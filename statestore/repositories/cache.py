@@ -1,7 +1,7 @@
 """The result cache: what a caller reads and writes in it."""
 
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +21,8 @@ from statestore.sql import Row, Statement
 from statestore.values import NEVER, CacheEntry, NeverType
 
 _MAX_PAGE = 10_000
+# More than there can be, and far from where counting on would leave 64 bits.
+_MAX_ACCESSES = 10**15
 
 _FOUND = "e.key, e.value, e.codec, e.agent_name, e.version, {now}"
 
@@ -272,11 +274,22 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         Raises:
             InvalidValueError: The entry cannot be kept. Nothing was written.
         """
+        if not isinstance(entry, CacheEntry):
+            raise InvalidValueError("entry", f"must be a CacheEntry, not {type(entry).__name__}")
         checks.key(entry.key, "key")
         expires_at = checks.optional_time(entry.expires_at, "expires_at")
+        times = {
+            "created_at": _time(entry.created_at, "created_at"),
+            "last_accessed_at": _time(entry.last_accessed_at, "last_accessed_at"),
+        }
+        access_count = checks.count(entry.access_count, "access_count", most=_MAX_ACCESSES)
         now = self._now()
         if expires_at is not None and expires_at <= now:
             return False
+        if expires_at is not None and expires_at - now > checks.MAX_TTL:
+            raise InvalidValueError(
+                "expires_at", f"must be within {checks.MAX_TTL.days:,} days; use None for no expiry"
+            )
         encoded = self._once("value", lambda: self._encode(entry.value))
         attributes = self._attributes(
             ttl=NEVER if expires_at is None else expires_at - now,
@@ -284,17 +297,10 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
             agent_name=entry.agent_name,
             request=entry.request,
             content_hash=entry.content_hash,
-            metadata=entry.metadata or None,
+            metadata=None if entry.metadata == {} else entry.metadata,
         )
         self._write({entry.key: encoded}, attributes)
-        self._link.run(
-            _RESTORE,
-            key=entry.key,
-            created_at=checks.optional_time(entry.created_at, "created_at"),
-            expires_at=expires_at,
-            last_accessed_at=checks.optional_time(entry.last_accessed_at, "last_accessed_at"),
-            access_count=checks.count(entry.access_count, "access_count"),
-        )
+        self._link.run(_RESTORE, key=entry.key, expires_at=expires_at, access_count=access_count, **times)
         return True
 
     def _hit(self, row: Row) -> Any:
@@ -302,6 +308,13 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         value = codec.decode(data, codec_name)
         self._notes.pending.hit(key, version, self._link.dialect.time(now), agent_name)
         return value
+
+
+def _time(value: Any, argument: str) -> datetime:
+    found = checks.optional_time(value, argument)
+    if found is None:
+        raise InvalidValueError(argument, "must be an aware datetime, not None")
+    return found
 
 
 def _keys(keys: Iterable[str]) -> list[str]:

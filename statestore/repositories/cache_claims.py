@@ -1,10 +1,9 @@
-"""Who computes a missing entry: one process at a time, and another one when that has had its time."""
+"""Who computes a missing entry: one process at a time, and another one when that has died or has had its time."""
 
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from statestore import checks
 from statestore.repositories.base import reads, writes_in_one_statement
 from statestore.repositories.cache_base import LIVE
 from statestore.repositories.cache_writes import CacheWrites
@@ -18,9 +17,15 @@ _LOOK = Statement(f"""
 
 _CLAIM = Statement("""
     INSERT INTO {cache_claims} AS c (namespace, key, token, claimed_until)
-    VALUES (:namespace, :key, :token, {later:CAST(:timeout AS interval)})
+    VALUES (:namespace, :key, :token, {later:CAST(:lasts AS interval)})
     ON CONFLICT (namespace, key) DO UPDATE SET token = excluded.token, claimed_until = excluded.claimed_until
     WHERE c.claimed_until <= {now} OR c.token = excluded.token
+    RETURNING token""")
+
+# No claim that was released comes back by it.
+_RENEW = Statement("""
+    UPDATE {cache_claims} SET claimed_until = {later:CAST(:lasts AS interval)}
+    WHERE namespace = :namespace AND key = :key AND token = :token
     RETURNING token""")
 
 _RELEASE = Statement("""
@@ -52,9 +57,14 @@ class CacheClaims(CacheWrites):
         return Found(data, codec_name, not live)
 
     @writes_in_one_statement
-    def claim(self, key: str, token: str, timeout: timedelta) -> bool:
+    def claim(self, key: str, token: str, lasts: timedelta) -> bool:
         """Take it upon oneself to compute a value, for so long; tells whether nobody else has."""
-        return bool(self._link.all(_CLAIM, key=key, token=token, timeout=checks.ttl(timeout, "timeout")))
+        return bool(self._link.all(_CLAIM, key=key, token=token, lasts=lasts))
+
+    @writes_in_one_statement
+    def renew(self, key: str, token: str, lasts: timedelta) -> bool:
+        """Go on, for so long from now; tells whether nobody else has taken over."""
+        return bool(self._link.all(_RENEW, key=key, token=token, lasts=lasts))
 
     @writes_in_one_statement
     def keep(self, key: str, value: Any, attributes: Mapping[str, Any]) -> Found:

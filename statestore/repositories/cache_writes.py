@@ -211,8 +211,8 @@ def checked_attributes(
 ) -> Attributes:
     """The arguments of a write as they are stored."""
     wanted = options.default_ttl if ttl is None else ttl
-    lives = None if wanted is NEVER else checks.ttl(wanted)
-    stale = checks.ttl(stale_ttl, "stale_ttl")
+    lives = None if wanted is NEVER else checks.ttl(wanted, hint="use NEVER for no expiry")
+    stale = checks.ttl(stale_ttl, "stale_ttl", hint="use None for none")
     return Attributes(
         ttl=lives,
         keep=None if lives is None else lives + (stale or timedelta(0)),

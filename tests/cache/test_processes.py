@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -87,6 +88,26 @@ def test_a_process_that_is_killed_while_it_computes_is_replaced(database_url: st
     assert log.read_text() == "k\nk\n"
     with StateStore.open(database_url) as store:
         assert store.cache.get("k") == "k computed"
+
+
+def test_those_that_wait_already_when_a_process_is_killed_get_the_value(
+    database_url: str, world: str, log: Path
+) -> None:
+    orders = {"url": database_url, "world": world, "log": str(log), "keys": ["k"], "timeout": 6}
+    with ExitStack() as stack:
+        first = stack.enter_context(process(**orders, callers=1, seconds=3600))
+        others = [stack.enter_context(process(**orders, callers=5, seconds=0.2)) for _ in range(3)]
+        for one in (first, *others):
+            go(one)
+            while log.read_text() != "k\n":
+                assert first.poll() is None
+        time.sleep(0.5)
+        first.kill()
+        first.wait()
+        began = time.monotonic()
+        assert [result(other) for other in others] == [[{"k": "k computed"}] * 5] * 3
+        assert time.monotonic() - began < 5
+    assert log.read_text() == "k\nk\n"
 
 
 def test_a_process_that_is_killed_loses_its_last_hits_but_no_entry(database_url: str) -> None:

@@ -41,6 +41,9 @@ def conexus_entry(key: str, created_at: str, **fields: Any) -> dict[str, Any]:
     }
 
 
+LINE = '{"key": "other", "codec": "str", "value": "SECRET", "created_at": "2026-01-01T00:00:00Z"}'
+
+
 def test_statistics(filled: CommandLine) -> None:
     lines = [line.split() for line in filled("cache", "stats").stdout.splitlines()]
     assert lines[0][:4] == ["AGENT", "ENTRIES", "BYTES", "HITS"]
@@ -66,6 +69,16 @@ def test_listing(filled: CommandLine) -> None:
     assert len(filled("cache", "ls", "--tag", "u").stdout.splitlines()) == 2
     assert len(filled("cache", "ls", "--agent", "y").stdout.splitlines()) == 2
     assert "no such" in filled("cache", "ls", "--agent", "z").stderr
+
+
+def test_the_longest_listing(cli: CommandLine) -> None:
+    with cli.store(cache_max_entries=None) as store:
+        store.cache.set_many({f"k{n:05}": n for n in range(10_001)})
+    found = cli("cache", "ls", "--limit", "10000", "--json")
+    assert len(json.loads(found.stdout)["entries"]) == 10_000
+    assert json.loads(found.stdout)["more"] is True
+    rest = json.loads(cli("cache", "ls", "--limit", "1", "--after", "k09999", "--json").stdout)
+    assert (len(rest["entries"]), rest["more"]) == (1, False)
 
 
 def test_reading(filled: CommandLine) -> None:
@@ -95,6 +108,21 @@ def test_setting(cli: CommandLine) -> None:
         assert c.expires_at - c.created_at == timedelta(hours=1)
     assert "--text" in cli("cache", "set", "a", "plain", code=1).stderr
     cli("cache", "set", "a", "1", "--ttl", "0s", code=2)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("123456789012345678901234567890", "64 bits"),
+        ('{"a": 1, "a": 2}', "twice"),
+        ("NaN", "NaN"),
+        ("[" * 100_000, "nested"),
+    ],
+)
+def test_what_is_not_exact_json_is_not_set(cli: CommandLine, value: str, message: str) -> None:
+    assert message in cli("cache", "set", "a", "-", input=value, code=1).stderr
+    with cli.store() as store:
+        assert store.cache.entries() == []
 
 
 def test_setting_evicts_nothing(cli: CommandLine) -> None:
@@ -189,16 +217,44 @@ def test_what_has_expired_meanwhile_is_left_out(cli: CommandLine, tmp_path: Path
         ('{"key": "k"}', "line 2: is not a cache entry"),
         ('{"key": "k", "codec": "bytes", "value": "?", "created_at": "2026-01-01T00:00:00Z"}', "base64"),
         ('{"key": "k", "codec": "pickle", "value": "", "created_at": "2026-01-01T00:00:00Z"}', "codec"),
-        ('{"key": "k", "codec": "json", "value": 1, "created_at": "soon"}', "'soon'"),
-        ('{"key": 1, "codec": "json", "value": 1, "created_at": "2026-01-01T00:00:00Z"}', "key"),
+        ('{"key": "k", "codec": "json", "value": 1, "created_at": "soon"}', "line 2: has a time"),
+        ('{"key": 1, "codec": "json", "value": 1, "created_at": "2026-01-01T00:00:00Z"}', "line 2: key"),
+        (LINE.replace('"SECRET"', "1" * 30), "line 2: holds an integer beyond 64 bits"),
+        (LINE.replace('"SECRET"', "1" * 5000), "line 2: holds an integer beyond 64 bits"),
+        (LINE.replace('"SECRET"', "NaN"), "line 2: holds NaN"),
+        (LINE.replace('"str", "value": "SECRET"', '"json", "value": 1e999'), "line 2: value: holds NaN or an infinity"),
+        (
+            LINE.replace('"str", "value": "SECRET"', f'"json", "value": {"[" * 300}{"]" * 300}'),
+            "line 2: value: is nested",
+        ),
+        (LINE.replace('"SECRET"', '{"a": 1, "a": 2}'), "line 2: has an object with the same key twice"),
+        (LINE.replace("str", "SECRET"), "line 2: holds a value that is not of its codec"),
+        (LINE.replace("str", "SECRET" * 500), "line 2: holds a value that is not of its codec"),
+        (LINE[:-1] + ', "expires_at": "SECRET"}', "line 2: has a time"),
+        (LINE[:-1] + ', "expires_at": "2500-01-01T00:00:00Z"}', "line 2: expires_at"),
+        (LINE[:-1] + ', "access_count": 9223372036854775807}', "line 2: access_count"),
+        (LINE[:-1] + ', "metadata": ["SECRET"]}', "line 2: metadata"),
+        (LINE[:-1] + ', "metadata": []}', "line 2: metadata"),
+        (LINE[:-1] + ', "tags": ["SECRET", 1]}', "line 2: tags"),
+        (LINE[:-1] + ', "agent_name": 5}', "line 2: agent_name"),
+        (LINE[:60], "line 2: is not JSON"),
     ],
 )
 def test_a_broken_line_stops_the_import(filled: CommandLine, tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "cache.jsonl"
     good = '{"key": "new", "codec": "json", "value": 1, "created_at": "2026-01-01T00:00:00Z"}'
     file.write_text(f"{good}\n{line}\n")
-    assert message in filled("cache", "import", str(file), code=1).stderr
+    error = filled("cache", "import", str(file), code=1).stderr
+    assert message in error
+    assert "SECRET" not in error
     assert "new" not in keys(filled)
+
+
+def test_an_export_that_was_cut_off_in_its_first_line_is_known(filled: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "cache.jsonl"
+    for length in (15, 30, len(LINE) - 1):
+        file.write_text(LINE[:length])
+        assert "line 1: is not JSON" in filled("cache", "import", str(file), code=1).stderr
 
 
 def test_the_cache_of_conexus_is_imported(cli: CommandLine, tmp_path: Path) -> None:

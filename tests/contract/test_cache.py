@@ -1,6 +1,7 @@
 """What the result cache promises to whoever reads and writes it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -361,6 +362,43 @@ def test_an_entry_is_restored_as_it_was(store: Store, clock: MovableClock) -> No
     clock.advance(seconds=3)
     assert store.cache.restore(entry) is False
     assert store.cache.stats().entries == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "argument"),
+    [
+        ({"created_at": None}, "created_at"),
+        ({"last_accessed_at": None}, "last_accessed_at"),
+        ({"created_at": datetime(2026, 1, 1)}, "created_at"),
+        ({"expires_at": NOON + timedelta(days=40_000)}, "expires_at"),
+        ({"access_count": 2**63 - 1}, "access_count"),
+        ({"access_count": -1}, "access_count"),
+        ({"access_count": None}, "access_count"),
+        ({"metadata": []}, "metadata"),
+        ({"tags": "t"}, "tags"),
+        ({"tags": None}, "tags"),
+        ({"key": ""}, "key"),
+        ({"value": MISSING}, "value"),
+    ],
+)
+def test_an_entry_that_cannot_be_one_is_not_restored(store: Store, changed: dict[str, Any], argument: str) -> None:
+    store.cache.set("k", 1)
+    before = store.cache.entry("k")
+    with pytest.raises(InvalidValueError, match=rf"^{argument}: "):
+        store.cache.restore(replace(before, **changed))
+    assert store.cache.entry("k") == before
+
+
+def test_what_is_no_entry_is_not_restored(store: Store) -> None:
+    for entry in (None, {"key": "k"}, "k"):
+        with pytest.raises(InvalidValueError, match=r"^entry: "):
+            store.cache.restore(entry)
+
+
+def test_bytes_that_may_change_are_no_value(store: Store) -> None:
+    for value in (bytearray(b"x"), memoryview(b"x")):
+        with pytest.raises(InvalidValueError, match=r"^value: .*pass bytes"):
+            store.cache.set("k", value)
 
 
 def test_keys_are_made_of_all_three_and_of_nothing_else(store: Store) -> None:

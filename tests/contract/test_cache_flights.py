@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -204,6 +205,47 @@ def claim(content: Content, clock: MovableClock, *, seconds: int) -> None:
     )
 
 
+def test_a_claim_is_kept_as_long_as_one_computes(
+    open_store: Callable[..., Store], content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("statestore.single_flight._SHORTEST_CLAIM", timedelta(seconds=0.3))
+    monkeypatch.setattr("statestore.single_flight._LONGEST_CLAIM", timedelta(seconds=0.3))
+    one, two = open_store(), open_store()
+    compute = Compute(one, opens=False)
+
+    def later() -> None:
+        compute.begun.wait(30)
+        time.sleep(1)
+        compute.gate.set()
+
+    found = at_once(
+        partial(one.cache.get_or_compute, "k", compute),
+        partial(two.cache.get_or_compute, "k", compute),
+        later,  # type: ignore[arg-type]
+    )
+    assert found[:2] == ["computed"] * 2
+    assert compute.calls == 1
+    assert content.rows("cache_claims") == []
+
+
+def test_a_claim_is_kept_no_longer_than_the_timeout(
+    open_store: Callable[..., Store], content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("statestore.single_flight._SHORTEST_CLAIM", timedelta(seconds=0.3))
+    one, two = open_store(), open_store()
+    slow, quick = Compute(one, "slow", opens=False), Compute(two, "quick")
+
+    def other() -> Any:
+        slow.begun.wait(30)
+        found = two.cache.get_or_compute("k", quick)
+        slow.gate.set()
+        return found
+
+    found = at_once(partial(one.cache.get_or_compute, "k", slow, timeout=timedelta(seconds=1)), other)
+    assert found == ["slow", "quick"]
+    assert content.rows("cache_claims") == []
+
+
 def test_what_came_while_one_waited_is_not_computed_again(store: Store, content: Content, clock: MovableClock) -> None:
     claim(content, clock, seconds=60)
     compute = Compute(store)
@@ -280,6 +322,69 @@ def test_a_computation_that_waits_for_itself_is_refused(store: Store) -> None:
     assert store.cache.get_or_compute("k", Compute(store)) == "computed"
 
 
+def test_a_computation_that_waits_for_itself_in_a_task_or_thread_is_refused(store: Store) -> None:
+    if isinstance(store, StateStore):
+
+        def compute() -> Any:
+            context = copy_context()  # As asyncio.to_thread does.
+            return at_once(lambda: context.run(store.cache.get_or_compute, "k", compute))[0]
+    else:
+
+        async def compute() -> Any:
+            return (await asyncio.gather(store._target.cache.get_or_compute("k", compute)))[0]
+
+    with pytest.raises(InvalidValueError, match="itself"):
+        store.cache.get_or_compute("k", compute)
+
+
+def test_what_a_computation_started_may_ask_when_that_is_over(store: Store) -> None:
+    contexts = []
+
+    def compute() -> int:
+        contexts.append(copy_context())
+        return 1
+
+    store.cache.get_or_compute("k", compute, ttl=timedelta(seconds=1))
+    store.cache.invalidate("k")
+    assert contexts[0].run(store.cache.get_or_compute, "k", compute) == 1
+    assert len(contexts) == 2
+
+
+def test_a_store_that_was_closed_meanwhile_hides_no_error_of_the_computation(open_store: Callable[..., Store]) -> None:
+    store = open_store()
+
+    def compute() -> Any:
+        store.close()
+        raise OSError("mine")
+
+    async def compute_async() -> Any:
+        await store._target.close()
+        raise OSError("mine")
+
+    with pytest.raises(OSError, match="mine"):
+        store.cache.get_or_compute("k", compute if isinstance(store, StateStore) else compute_async)
+
+
+def test_a_refresh_that_fails_says_so_and_the_stale_value_stays(store: Store, clock: MovableClock) -> None:
+    options = {"ttl": timedelta(seconds=10), "stale_ttl": timedelta(seconds=20)}
+    store.cache.get_or_compute("k", Compute(store, "old"), **options)
+    clock.advance(seconds=10)
+    compute = Compute(store, "new", fails=1, opens=False)
+
+    def reader() -> Any:
+        compute.begun.wait(30)
+        found = store.cache.get_or_compute("k", compute, **options)
+        compute.gate.set()
+        return found
+
+    def refresh() -> Any:
+        with pytest.raises(OSError, match="failure 1"):
+            store.cache.get_or_compute("k", compute, **options)
+
+    assert at_once(refresh, reader) == [None, "old"]
+    assert store.cache.get_or_compute("k", compute, **options) == "new"
+
+
 def test_arguments_that_make_no_sense_are_refused_before_anything_is_computed(store: Store) -> None:
     compute = Compute(store)
     for arguments in (
@@ -296,4 +401,8 @@ def test_arguments_that_make_no_sense_are_refused_before_anything_is_computed(st
     ):
         with pytest.raises(InvalidValueError):
             store.cache.get_or_compute("k", **{"compute": compute, **arguments})
+    for timeout in (timedelta(0), timedelta(days=40_000), 5, None):
+        with pytest.raises(InvalidValueError, match=r"^timeout: ") as raised:
+            store.cache.get_or_compute("k", compute, timeout=timeout)
+        assert "None for" not in str(raised.value)
     assert compute.calls == 0

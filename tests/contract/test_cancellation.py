@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -145,6 +146,51 @@ def test_many_cancelled_at_once_leave_all_or_nothing(database_url: str, world: s
             batches = [entries[first : first + BATCH] for first in range(0, len(entries), BATCH)]
             for batch in batches:
                 assert [entry.content for entry in batch] == [[batch[0].content[0], part] for part in range(BATCH)]
+
+    run(main())
+
+
+async def acquire(store: AsyncStateStore, n: int) -> None:
+    await store.sessions.acquire(f"s{n}", owner="cancelled", ttl=timedelta(hours=1))
+
+
+async def work_under_a_lease(store: AsyncStateStore, n: int) -> None:
+    async with store.sessions.acquire(f"s{n}", owner="cancelled", ttl=timedelta(hours=1)):
+        pass
+
+
+@pytest.mark.parametrize("work", [acquire, work_under_a_lease])
+def test_a_lease_that_was_acquired_for_nobody_goes_back(database_url: str, world: str, work: Work) -> None:
+    async def main() -> None:
+        async with opened(database_url, world) as (store, checked_out):
+            cancelled = 0
+            for n, moment in enumerate(MOMENTS[:55]):
+                await store.sessions.create(f"s{n}")
+                if await cancel_at(moment, work(store, n)):
+                    continue
+                cancelled += 1
+                await store.sessions.acquire(f"s{n}", owner="next", ttl=timedelta(hours=1))
+                assert (await store.sessions.get(f"s{n}")).status == "ready"
+            assert cancelled > 5, "nothing was cancelled midway"
+            assert checked_out() == 0
+
+    run(main())
+
+
+def test_a_lease_that_comes_long_after_the_cancellation_goes_back(postgres_url: str, world: str) -> None:
+    async def main() -> None:
+        async with opened(postgres_url, world) as (store, checked_out):
+            await store.sessions.create("s0")
+            with psycopg.connect(postgres_url) as holder:
+                holder.execute("SELECT 1 FROM statestore.sessions FOR UPDATE")
+                task = asyncio.ensure_future(acquire(store, 0))
+                await waiting(holder, 1)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asyncio.wait_for(task, 10)
+            later = await store.sessions.acquire("s0", owner="next", ttl=timedelta(hours=1), wait=timedelta(seconds=10))
+            assert later.owner == "next"
+            assert checked_out() == 0
 
     run(main())
 
