@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from statestore import ids
+from statestore.errors import InvalidValueError
 from statestore.store import AsyncStateStore, StateStore
 from statestore.values import Session
 
@@ -36,8 +37,8 @@ class _Context:
     """What both contexts know and decide; they differ in how they reach the store."""
 
     def __init__(self, session_id: str | None, project_root: Path, cwd: Path | None) -> None:
-        root = os.fspath(project_root)
-        self._wanted_cwd = None if cwd is None else os.fspath(cwd)
+        root = _text(project_root, "project_root")
+        self._wanted_cwd = None if cwd is None else _text(cwd, "cwd")
         self._current = Current(ids.uuid7() if session_id is None else session_id, root, self._wanted_cwd or root)
         self._lock = threading.Lock()
         self._listeners: dict[object, Listener] = {}
@@ -128,6 +129,14 @@ class _Context:
             return (self._untold.popleft(), list(self._listeners.values())) if self._telling else None
 
 
+def _text(path: Any, argument: str) -> str:
+    """A path as it is stored."""
+    found = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(found, str):
+        raise InvalidValueError(argument, f"must be a path of text, a str or os.PathLike, not {type(path).__name__}")
+    return found
+
+
 class SessionContext(_Context):
     """The current session of an agent process. Safe to share between threads.
 
@@ -175,7 +184,7 @@ class SessionContext(_Context):
             SessionNotFoundError: The session was deleted, or has expired.
         """
         with self._switching:
-            self._moved(self._store.sessions.update(self.session_id, cwd=os.fspath(path)))
+            self._moved(self._store.sessions.update(self.session_id, cwd=_text(path, "cwd")))
 
     def regenerate(self, *, as_child: bool = False) -> str:
         """Go on in a new session, with the same project root, directory, user, agent and instructions.
@@ -211,12 +220,13 @@ class SessionContext(_Context):
         Raises:
             SessionNotFoundError: No such session, or it has expired. Nothing changed.
         """
+        root = None if project_root is None else _text(project_root, "project_root")
         with self._switching:
             session = self._store.sessions.get(session_id)
             if session.status == "dead":
                 session = self._store.sessions.open(session_id)
-            if project_root is not None and os.fspath(project_root) != session.project_root:
-                session = self._store.sessions.update(session_id, project_root=os.fspath(project_root))
+            if root is not None and root != session.project_root:
+                session = self._store.sessions.update(session_id, project_root=root)
             before = self._current
             if before.session_id == session_id and before.project_root == (session.project_root or before.project_root):
                 self._moved(session)
@@ -281,7 +291,7 @@ class AsyncSessionContext(_Context):
         """Change the directory, and store it with the session. See `SessionContext.set_cwd`."""
         async with self._switching:
             await self._start()
-            self._moved(await self._store.sessions.update(self.session_id, cwd=os.fspath(path)))
+            self._moved(await self._store.sessions.update(self.session_id, cwd=_text(path, "cwd")))
 
     async def regenerate(self, *, as_child: bool = False) -> str:
         """Go on in a new session. See `SessionContext.regenerate`."""
@@ -301,13 +311,14 @@ class AsyncSessionContext(_Context):
 
     async def switch(self, session_id: str, project_root: Path | None = None) -> Session:
         """Make another session the current one, then tell the listeners. See `SessionContext.switch`."""
+        root = None if project_root is None else _text(project_root, "project_root")
         async with self._switching:
             await self._start()
             session = await self._store.sessions.get(session_id)
             if session.status == "dead":
                 session = await self._store.sessions.open(session_id)
-            if project_root is not None and os.fspath(project_root) != session.project_root:
-                session = await self._store.sessions.update(session_id, project_root=os.fspath(project_root))
+            if root is not None and root != session.project_root:
+                session = await self._store.sessions.update(session_id, project_root=root)
             before = self._current
             if before.session_id == session_id and before.project_root == (session.project_root or before.project_root):
                 self._moved(session)

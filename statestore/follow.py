@@ -20,7 +20,7 @@ from statestore.errors import InvalidValueError, StateStoreError
 from statestore.execution import BoundRunner
 from statestore.repositories import waking
 from statestore.repositories.base import Call
-from statestore.repositories.follows import FollowWork, Seen
+from statestore.repositories.follows import FollowWork, Seen, Start
 from statestore.values import Entry
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
@@ -39,25 +39,33 @@ class _Follower:
         self._session_id = session_id
         self._after = after
         self._timeout = None if checks.ttl(timeout, "timeout") is None else timeout
-        self._position: int | None = None
+        self._start: Start | None = None
+        self._position = 0
+        self._first: Seen | None = None
         self._seen: deque[Seen] = deque(maxlen=_REMEMBERED)
         self._pause = _SHORTEST_PAUSE
         self._since = self._reached = time.monotonic()
 
     def call(self) -> Call:
-        if self._position is None:
+        if self._start is None:
             return Call(FollowWork, FollowWork.start, (self._session_id, self._after))
-        return Call(FollowWork, FollowWork.look, (self._session_id, self._position, tuple(self._seen)))
+        reached = (self._session_id, self._start.created_at, self._position, tuple(self._seen), self._first)
+        return Call(FollowWork, FollowWork.look, reached)
 
     def found(self, result: Any) -> list[Entry] | None:
         """Take the result of `call`; returns what is to be passed on, or None where there is more to ask at once."""
         self._reached = time.monotonic()
-        position, found = result
-        if self._position is None:
-            self._position = position
-            self._seen.extend(found)
+        if isinstance(result, Start):
+            self._start = result
+            self._position = result.position
+            self._seen.extend(result.seen)
+            self._first = next(iter(self._seen), None)
             return None
-        entries: list[Entry] = found
+        position: int
+        entries: list[Entry]
+        position, entries = result
+        if self._first is not None and position < self._first.seq:
+            self._first = None
         while self._seen and self._seen[-1].seq > position:
             self._seen.pop()
         self._position = position
@@ -68,7 +76,9 @@ class _Follower:
 
     def passed_on(self, entry: Entry) -> None:
         self._position = entry.seq
-        self._seen.append(Seen(entry.seq, entry.entry_id))
+        seen = Seen(entry.seq, entry.entry_id)
+        self._seen.append(seen)
+        self._first = self._first or seen
 
     def failed(self, error: StateStoreError) -> None:
         """Raise what does not pass, or has not passed for too long."""

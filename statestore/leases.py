@@ -5,13 +5,13 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Generator, Iterator
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from statestore import checks
-from statestore.async_database import AsyncRunner
+from statestore.async_database import AsyncRunner, finished
 from statestore.database import Runner
 from statestore.errors import ConflictError, StaleLeaseError, StateStoreError
 from statestore.repositories.base import Call
@@ -21,6 +21,8 @@ from statestore.session_values import Lease
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
 # Renewed when a third of it is over, so that two tries may fail.
 _RENEWALS = 3
+# Seconds that a cancelled task waits for the answer of the database, which it may have to give a lease back for.
+_LONGEST_FAREWELL = 0.5
 
 
 class _Held(Lease):
@@ -117,7 +119,7 @@ class HeldLease(_Held):
 
 
 class AsyncHeldLease(_Held):
-    """A lease of an `AsyncStateStore`: `async with await store.sessions.acquire(…) as lease:`. See `HeldLease`."""
+    """A lease of an `AsyncStateStore`: `async with store.sessions.acquire(…) as lease:`. See `HeldLease`."""
 
     __slots__ = ()
     _runner: AsyncRunner
@@ -127,7 +129,7 @@ class AsyncHeldLease(_Held):
             await self._runner.run(self._call(LeaseWork.begin_work))
         except BaseException:
             with contextlib.suppress(StateStoreError):
-                await self._runner.run(self._call(LeaseWork.end_work))
+                await finished(self._runner.run(self._call(LeaseWork.end_work)))
             raise
         stop = asyncio.Event()
         object.__setattr__(self, "_stop", stop)
@@ -137,13 +139,18 @@ class AsyncHeldLease(_Held):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stop.set()
-        await self._worker
+        # To its end, also when cancelled: nobody else would give the lease back.
         if exc is not None:
             with contextlib.suppress(StateStoreError):
-                await self._runner.run(self._call(LeaseWork.end_work))
+                await finished(self._end())
             return
-        self._ended(await self._runner.run(self._call(LeaseWork.end_work)))
+        self._ended(await finished(self._end()))
+
+    async def _end(self) -> bool:
+        self._stop.set()
+        await self._worker
+        held: bool = await self._runner.run(self._call(LeaseWork.end_work))
+        return held
 
     async def _keep(self, stop: asyncio.Event) -> None:
         while True:
@@ -158,6 +165,37 @@ class AsyncHeldLease(_Held):
             except StateStoreError as error:
                 if self._failed(error):
                     return
+
+
+class Acquiring(Coroutine[Any, Any, AsyncHeldLease]):
+    """A lease that is being acquired: await it to have it, or enter it to work under it."""
+
+    __slots__ = ("_acquiring", "_lease")
+
+    def __init__(self, acquiring: Coroutine[Any, Any, AsyncHeldLease]) -> None:
+        self._acquiring = acquiring
+
+    def __await__(self) -> Generator[Any, Any, AsyncHeldLease]:
+        return self._acquiring.__await__()
+
+    # A coroutine, and no mere awaitable, since asyncio.create_task takes nothing else.
+    def send(self, value: Any) -> Any:
+        return self._acquiring.send(value)
+
+    def throw(self, *exc: Any) -> Any:
+        return self._acquiring.throw(*exc)
+
+    def close(self) -> None:
+        self._acquiring.close()
+
+    async def __aenter__(self) -> AsyncHeldLease:
+        self._lease = await self._acquiring
+        return await self._lease.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._lease.__aexit__(kind, exc, traceback)
 
 
 def acquire(runner: Runner, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None) -> HeldLease:
@@ -176,10 +214,35 @@ async def acquire_async(
     """See `Sessions.acquire`."""
     pauses = _pauses(checks.optional_duration(wait, "wait") or timedelta())
     while True:
-        found = await runner.run(_take(session_id, owner, ttl))
+        found = await _taken(runner, _take(session_id, owner, ttl))
         if isinstance(found, Lease):
             return AsyncHeldLease(found, runner)
         await asyncio.sleep(_next(pauses, session_id, found))
+
+
+# Where nobody waits any more for a lease that is on its way: asyncio itself does not hold on to its tasks.
+_unwanted: set["asyncio.Task[None]"] = set()
+
+
+async def _taken(runner: AsyncRunner, call: Call) -> Any:
+    """What taking a lease gives. Cancelled meanwhile, a lease that it got goes back."""
+    taking = asyncio.ensure_future(runner.run(call))
+    try:
+        return await asyncio.shield(taking)
+    except asyncio.CancelledError:
+        giving_back = asyncio.ensure_future(_given_back(runner, taking))
+        _unwanted.add(giving_back)
+        giving_back.add_done_callback(_unwanted.discard)
+        # Behind a lock it may take longer than a cancelled task should; then it goes on without it.
+        await finished(asyncio.wait([giving_back], timeout=_LONGEST_FAREWELL))
+        raise
+
+
+async def _given_back(runner: AsyncRunner, taking: "asyncio.Future[Any]") -> None:
+    with contextlib.suppress(StateStoreError):
+        found = await taking
+        if isinstance(found, Lease):
+            await runner.run(Call(LeasesRepository, LeasesRepository.release, (found,)))
 
 
 def _take(session_id: str, owner: str, ttl: timedelta) -> Call:

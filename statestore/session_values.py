@@ -104,6 +104,9 @@ class Baseline:
     revision: int
     first_seq: int
     next_seq: int
+    created_at: datetime
+    content: str
+    """A digest of the entries and the summaries."""
     state: Mapping[str, tuple[str, int]]
     """The JSON text and the version of each key."""
 
@@ -129,7 +132,7 @@ class ConversationState:
     cwd: str | None = field(default=None, kw_only=True)
     ttl: timedelta | None = field(default=None, kw_only=True)
     session: Session | None = field(default=None, kw_only=True, compare=False)
-    """The session as it was when loaded; None for a conversation that was not."""
+    """The session as it was when loaded, or saved since; None for a conversation that was not loaded."""
     baseline: Baseline | None = field(default=None, kw_only=True, repr=False, compare=False)
 
 

@@ -76,6 +76,7 @@ class Turn:
         self.window: Window = begun.window
         self.state = TurnState(begun.state)
         self.stored: list[Entry] = []
+        self._start = begun.start
         self._entries: list[NewEntry | Mapping[str, Any]] = []
         self._saved = False
 
@@ -107,12 +108,12 @@ class Turn:
         return Unsaved(entries=tuple(self._entries), state_set=self.state.written(), state_deleted=self.state.deleted())
 
     def commit(self, *, create: bool, lease: Lease | None) -> Call | None:
-        """The call that writes all that was collected; None where there is nothing."""
+        """The call that writes all that was collected; None where there is nothing, nor a lease to be checked."""
         unsaved = self.unsaved
         if not (unsaved.entries or unsaved.state_set or unsaved.state_deleted):
-            return None
+            return None if lease is None else Call(TurnWork, TurnWork.check_lease, (lease,))
         options = {
-            "after_seq": 0 if self.session is None else self.session.next_seq - 1,
+            "start": self._start,
             "state": unsaved.state_set,
             "deleted": unsaved.state_deleted,
             "versions": self.state.versions(),
@@ -121,15 +122,15 @@ class Turn:
         }
         return Call(TurnWork, TurnWork.commit, (self.session_id, unsaved.entries), options)
 
-    def committed(self, stored: list[Entry]) -> None:
-        self.stored = stored
+    def committed(self, stored: list[Entry] | None) -> None:
+        self.stored = stored or []
         self._saved = True
 
 
 @contextmanager
 def turn(runner: Runner, session_id: str, limits: Limits, *, create: bool, lease: Lease | None) -> Iterator[Turn]:
     """See `StateStore.turn`."""
-    turn = Turn(session_id, runner.run(_begin(session_id, limits, create)))
+    turn = Turn(session_id, runner.run(_begin(session_id, limits, create, lease)))
     yield turn
     call = turn.commit(create=create, lease=lease)
     if call is not None:
@@ -145,7 +146,7 @@ async def turn_async(
     runner: AsyncRunner, session_id: str, limits: Limits, *, create: bool, lease: Lease | None
 ) -> AsyncIterator[Turn]:
     """See `AsyncStateStore.turn`."""
-    turn = Turn(session_id, await runner.run(_begin(session_id, limits, create)))
+    turn = Turn(session_id, await runner.run(_begin(session_id, limits, create, lease)))
     yield turn
     call = turn.commit(create=create, lease=lease)
     if call is not None:
@@ -156,5 +157,5 @@ async def turn_async(
             raise
 
 
-def _begin(session_id: str, limits: Limits, create: bool) -> Call:
-    return Call(TurnWork, TurnWork.begin, (session_id, limits), {"create": create})
+def _begin(session_id: str, limits: Limits, create: bool, lease: Lease | None) -> Call:
+    return Call(TurnWork, TurnWork.begin, (session_id, limits), {"create": create, "lease": lease})

@@ -27,17 +27,18 @@ class History(Group):
         """Pass on what is appended to a session, as it comes: `for entry in store.history.follow(…)`.
 
         Every entry comes once, in order, whatever happens to the connection meanwhile, also when the database restarts.
-        Ends when the session is gone, with `SessionNotFoundError`, or after *timeout*; or stop iterating. On PostgreSQL
-        it holds a connection of its own, and hears of an append at once; elsewhere, or where `prepared_statements` is
-        off, it looks every 20 to 500 milliseconds. Waiting does not extend the session's TTL.
+        Ends when the session is gone, also where another was made under its id, with `SessionNotFoundError`, or after
+        *timeout*; or stop iterating. On PostgreSQL it holds a connection of its own, and hears of an append at once;
+        elsewhere, or where `prepared_statements` is off, it looks every 20 to 500 milliseconds. Waiting does not extend
+        the session's TTL.
 
         Where entries are popped and others appended in their place, these are passed on as well, as long as they were
         among the latest 256 that were. What is trimmed before it was passed on is not.
 
         Args:
             session_id: The session.
-            after: The position behind which to begin, 0 for the start; by default only what is appended from
-                the first step of the iteration on.
+            after: The position behind which to begin, 0 for the start; it may lie beyond the end. By default only what
+                is appended from the first step of the iteration on.
             timeout: End when nothing has come for so long; by default never.
 
         Raises:
@@ -67,17 +68,18 @@ class AsyncHistory(AsyncGroup):
         """Pass on what is appended to a session, as it comes: `async for entry in store.history.follow(…)`.
 
         Every entry comes once, in order, whatever happens to the connection meanwhile, also when the database restarts.
-        Ends when the session is gone, with `SessionNotFoundError`, or after *timeout*; or stop iterating. On PostgreSQL
-        it holds a connection of its own, and hears of an append at once; elsewhere, or where `prepared_statements` is
-        off, it looks every 20 to 500 milliseconds. Waiting does not extend the session's TTL.
+        Ends when the session is gone, also where another was made under its id, with `SessionNotFoundError`, or after
+        *timeout*; or stop iterating. On PostgreSQL it holds a connection of its own, and hears of an append at once;
+        elsewhere, or where `prepared_statements` is off, it looks every 20 to 500 milliseconds. Waiting does not extend
+        the session's TTL.
 
         Where entries are popped and others appended in their place, these are passed on as well, as long as they were
         among the latest 256 that were. What is trimmed before it was passed on is not.
 
         Args:
             session_id: The session.
-            after: The position behind which to begin, 0 for the start; by default only what is appended from
-                the first step of the iteration on.
+            after: The position behind which to begin, 0 for the start; it may lie beyond the end. By default only what
+                is appended from the first step of the iteration on.
             timeout: End when nothing has come for so long; by default never.
 
         Raises:

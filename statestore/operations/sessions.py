@@ -4,9 +4,10 @@ from datetime import timedelta
 
 from statestore import checks, ids, leases
 from statestore.errors import InvalidValueError
-from statestore.leases import AsyncHeldLease, HeldLease
+from statestore.leases import Acquiring, HeldLease
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
 from statestore.repositories.sessions import SessionsRepository
+from statestore.session_values import ConversationState, Lease, SaveReport
 
 
 class Sessions(Group):
@@ -33,7 +34,14 @@ class Sessions(Group):
     release = operation(SessionsRepository.release)
     stats = operation(SessionsRepository.stats)
     load = operation(SessionsRepository.load)
-    save = operation(SessionsRepository.save)
+    _save = operation(SessionsRepository.save)
+
+    def save(self, conversation: ConversationState, *, create: bool = False, lease: Lease | None = None) -> SaveReport:
+        report = self._save(conversation, create=create, lease=lease)
+        _saved(conversation, report)
+        return report
+
+    save.__doc__ = SessionsRepository.save.__doc__
 
     def acquire(self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None) -> HeldLease:
         """Become the only one who works on a session, across processes and hosts, until the lease runs out.
@@ -83,16 +91,23 @@ class AsyncSessions(AsyncGroup):
     release = async_operation(SessionsRepository.release)
     stats = async_operation(SessionsRepository.stats)
     load = async_operation(SessionsRepository.load)
-    save = async_operation(SessionsRepository.save)
+    _save = async_operation(SessionsRepository.save)
 
-    async def acquire(
-        self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None
-    ) -> AsyncHeldLease:
+    async def save(
+        self, conversation: ConversationState, *, create: bool = False, lease: Lease | None = None
+    ) -> SaveReport:
+        report = await self._save(conversation, create=create, lease=lease)
+        _saved(conversation, report)
+        return report
+
+    save.__doc__ = SessionsRepository.save.__doc__
+
+    def acquire(self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None) -> Acquiring:
         """Become the only one who works on a session, across processes and hosts, until the lease runs out.
 
         Hand the lease to writes as `lease=`: once another may hold the session they are refused. As a context manager
         it renews itself in the background and marks the session busy, then ready:
-        `async with await store.sessions.acquire(…) as lease:`. A lease that is not renewed can be taken over.
+        `async with store.sessions.acquire(…) as lease:`. A lease that is not renewed can be taken over.
 
         Args:
             session_id: The session.
@@ -104,11 +119,22 @@ class AsyncSessions(AsyncGroup):
             SessionNotFoundError: No such session, or it has expired.
             ConflictError: Another holds it, also after waiting. `owner` and `until` say who, and until when.
         """
-        return await leases.acquire_async(self._runner, session_id, owner=owner, ttl=ttl, wait=wait)
+        return Acquiring(leases.acquire_async(self._runner, session_id, owner=owner, ttl=ttl, wait=wait))
 
     def derive_id(self, *parts: str) -> str:
         """A stable id: the same parts give the same id in this namespace, on every host. Not a coroutine."""
         return _derive_id(self._namespace, parts)
+
+
+def _saved(conversation: ConversationState, report: SaveReport) -> None:
+    """Let a conversation that was loaded go on from what was saved. One made by hand goes on replacing what there is.
+
+    Its entries stay as its owner put them there: those that are stored now are known by their content.
+    """
+    if conversation.baseline is not None:
+        conversation.baseline = report.conversation.baseline
+        conversation.session = report.conversation.session
+        conversation.summaries = [*report.conversation.summaries]
 
 
 def _derive_id(namespace: str, parts: tuple[str, ...]) -> str:

@@ -42,13 +42,14 @@ class StoreOperations:
             keep_system: …
             include_summaries: …
             create: Where there is no such session, begin with nothing, and let the commit make it.
-            lease: Commit only while this lease holds.
+            lease: Begin and commit only while this lease holds.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired, and *create* is false.
-            ConflictError: At the end: others have appended since the turn began, or have changed a state key that it
-                changed. Nothing was written; the error's `unsaved` holds what was collected.
-            StaleLeaseError: At the end: *lease* holds no more. Likewise.
+            ConflictError: At the end: others have changed the end of the history since the turn began, or a state key
+                that it changed, or have deleted the session, also where they made it anew. Nothing was written; the
+                error's `unsaved` holds what was collected.
+            StaleLeaseError: *lease* holds no more. At the end likewise, also where nothing was collected.
             InvalidValueError: A value that can never be stored. Nothing was written.
         """
         limits = Limits(

@@ -22,6 +22,8 @@ _AND_WAKE = f", {waking.wake('s')}"
 
 # Outside a transaction an append succeeds only where there is nothing to decide; else it is run again under the lock.
 _IF_AT = " AND s.next_seq - 1 = :after_seq"
+# PostgreSQL's own number of the transaction that wrote the row: unlike the time of the last activity it never repeats.
+_IF_SAME_ROW = " AND CAST(s.xmin AS text) = :row_version"
 _IF_NEW = """ AND s.forked_at_seq IS NULL AND NOT EXISTS (
         SELECT 1 FROM {history_entries} AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
         AND h.entry_id = ANY (:entry_ids))"""
@@ -43,6 +45,7 @@ def insert(
     after_seq: int | None = None,
     only_new: bool = False,
     lease_token: int | None = None,
+    row_version: str | None = None,
 ) -> list[Entry] | None:
     """Append entries that are known to be missing; None where the session, or a condition on it, does not hold.
 
@@ -53,6 +56,7 @@ def insert(
         after_seq: Only where this is the last position.
         only_new: Only where none of the ids is there. PostgreSQL, outside a transaction.
         lease_token: Only while the lease with this token holds.
+        row_version: Only where the session's row was not written since it had this `xmin`. PostgreSQL.
     """
     batch, prices_revision = price_rows.price(link, batch)
     turns = batch[-1].columns["turn"]
@@ -63,6 +67,7 @@ def insert(
         "turns": turns,
         "after_seq": after_seq,
         "lease_token": lease_token,
+        "row_version": row_version,
         "prices_revision": prices_revision,
     }
     rows: Sequence[Row]
@@ -75,6 +80,7 @@ def insert(
         rows = _insert_each(link, session_id, batch, columns, *head)
     else:
         update = _UPDATE + (_IF_AT if after_seq is not None else "") + (_IF_NEW if only_new else "")
+        update += _IF_SAME_ROW if row_version is not None else ""
         update += session_rows.HELD if lease_token is not None else ""
         update += (price_rows.UNCHANGED if prices_revision is not None else "") + _RETURNING + _AND_WAKE
         params |= {"entry_ids": [entry.entry_id for entry in batch]} | entry_rows.params(batch, columns)

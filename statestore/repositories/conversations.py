@@ -1,8 +1,11 @@
 """Whole sessions, out and in."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import orjson
 
 from statestore import checks, exactjson
 from statestore.errors import ConflictError, InvalidValueError
@@ -58,8 +61,10 @@ class ConversationsRepository(Repository):
         others by their content. Forks keep what they see, and what an entry cost is not counted again. State, summaries
         and attributes become those given; what is not given is removed.
 
-        A conversation that was loaded is saved only if nobody else has changed it since. One that was made by hand
-        replaces what there is. State keys that others changed, and that this conversation does not, are left alone.
+        A conversation that was loaded is saved only if nobody else has changed it since; after that it counts as loaded
+        anew, so that it can be changed and saved again. (Where the transaction around it is undone, load it again.) One
+        that was made by hand replaces what there is. State keys that others changed, and that this conversation does
+        not, are left alone. Summaries that were loaded and reach beyond the last entry that is left go.
 
         Args:
             conversation: What the session is to be.
@@ -93,16 +98,18 @@ class ConversationsRepository(Repository):
         if lease is not None:
             session_rows.check_lease(self._link, lease)
         session = locked.session
+        stored = entry_reads.read(self._link, session_id)
+        stored_summaries = summaries.read(self._link, session_id)
         baseline = None if created else conversation.baseline
         if baseline is not None:
-            _check_unchanged(session, baseline)
+            _check_unchanged(session, _digest(stored, stored_summaries), baseline)
         session_rows.mark_active(self._link, session_id)
 
-        plan = _Plan(session, locked.last_turn, entry_reads.read(self._link, session_id), given)
+        plan = _Plan(session, locked.last_turn, stored, given)
         self._store_entries(plan)
         state_set, state_deleted = self._save_state(session_id, texts, baseline)
         self._save_attributes(session, columns)
-        summaries_changed = self._save_summaries(session_id, conversation.summaries, plan.end)
+        summaries_changed = self._save_summaries(session_id, stored_summaries, conversation.summaries, plan.end)
         return SaveReport(
             conversation=self._load(session_id),
             created=created,
@@ -119,13 +126,14 @@ class ConversationsRepository(Repository):
         session = session_rows.find(self._link, session_id)
         if session is None:
             raise session_rows.not_found(self._link, session_id)
-        entries: list[Entry | NewEntry | Mapping[str, Any]] = [*entry_reads.read(self._link, session_id)]
+        entries = entry_reads.read(self._link, session_id)
         state = state_rows.read(self._link, session_id)
+        found = summaries.read(self._link, session_id)
         return ConversationState(
             session_id,
-            entries=entries,
+            entries=[*entries],
             state={key: exactjson.loads(text) for key, (text, _) in state.items()},
-            summaries=summaries.read(self._link, session_id),
+            summaries=found,
             user_id=session.user_id,
             agent_name=session.agent_name,
             title=session.title,
@@ -136,12 +144,20 @@ class ConversationsRepository(Repository):
             ttl=session.ttl,
             session=session,
             baseline=Baseline(
-                revision=session.revision, first_seq=session.first_seq, next_seq=session.next_seq, state=state
+                revision=session.revision,
+                first_seq=session.first_seq,
+                next_seq=session.next_seq,
+                created_at=session.created_at,
+                content=_digest(entries, found),
+                state=state,
             ),
         )
 
     def _columns(self, conversation: ConversationState) -> dict[str, Any]:
-        return {name: session_columns.attribute(self._link, name, getattr(conversation, name)) for name in _ATTRIBUTES}
+        given = {name: getattr(conversation, name) for name in _ATTRIBUTES}
+        if given["metadata"] is None:
+            given["metadata"] = {}
+        return {name: session_columns.attribute(self._link, name, value) for name, value in given.items()}
 
     def _lock(self, session_id: str, columns: Mapping[str, Any], create: bool) -> tuple[LockedSession, bool]:
         """The session's row, locked, and whether it was made for this."""
@@ -197,13 +213,15 @@ class ConversationsRepository(Repository):
             statement = session_rows.update_statement(tuple(changed), False)
             self._link.one(statement, session_id=session.session_id, **changed)
 
-    def _save_summaries(self, session_id: str, given: Sequence[Summary], end: int) -> int:
-        before = {summary.start_seq: summary for summary in summaries.read(self._link, session_id)}
+    def _save_summaries(self, session_id: str, stored: Sequence[Summary], given: Sequence[Summary], end: int) -> int:
+        before = {summary.start_seq: summary for summary in stored}
         after: dict[int, Summary] = {}
         for index, summary in enumerate(given):
             name = f"conversation.summaries[{index}]"
             if not isinstance(summary, Summary):
                 raise InvalidValueError(name, f"must be a Summary, not {type(summary).__name__}")
+            if summary.end_seq > end and before.get(summary.start_seq) == summary:
+                continue  # It goes with what it reached into, as it does when that is popped.
             after[summary.start_seq] = replace(summaries.check(self._link, summary, name, end), session_id=session_id)
         gone = [start_seq for start_seq in before if start_seq not in after]
         changed = [summary for start_seq, summary in after.items() if before.get(start_seq) != summary]
@@ -316,14 +334,31 @@ def _as_new(entry: Entry) -> NewEntry:
     )
 
 
-def _check_unchanged(session: Session, baseline: Baseline) -> None:
+def _digest(entries: Sequence[Entry], found: Sequence[Summary]) -> str:
+    """By which a change is noticed that leaves the positions as they were, such as other entries in the same places."""
+    digest = hashlib.blake2b(digest_size=16)
+    for one in (*entries, *found):
+        digest.update(orjson.dumps(one, default=str))
+    return digest.hexdigest()
+
+
+def _check_unchanged(session: Session, content: str, baseline: Baseline) -> None:
+    changed = f"session {session.session_id!r} was changed by another since it was loaded"
+    if session.created_at != baseline.created_at:
+        raise ConflictError(
+            f"{changed}: it was deleted, and another was made under its id; load it again",
+            session_id=session.session_id,
+        )
     for name in ("revision", "first_seq", "next_seq"):
         expected, actual = getattr(baseline, name), getattr(session, name)
         if expected != actual:
             raise ConflictError(
-                f"session {session.session_id!r} was changed by another since it was loaded: {name} is {actual}, "
-                f"not {expected}; load it again",
+                f"{changed}: {name} is {actual}, not {expected}; load it again",
                 session_id=session.session_id,
                 expected=expected,
                 actual=actual,
             )
+    if content != baseline.content:
+        raise ConflictError(
+            f"{changed}: it holds other entries or summaries; load it again", session_id=session.session_id
+        )

@@ -2,26 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from statestore import checks
-from statestore.repositories import entry_reads, session_rows
+from statestore.repositories import ends, entry_reads, session_rows
 from statestore.repositories.base import Repository, reads
-from statestore.sql import Statement
 from statestore.values import Entry
 
 _AT_ONCE = 500
 REMEMBERED_AT_START = 32
-
-# The end of the history, and whether the entry at the position reached is still the one that was seen there: a popped
-# position is used again. Looking extends no TTL.
-_LOOK = Statement("""
-    SELECT s.next_seq - 1, coalesce(
-        (SELECT h.entry_id FROM {history_entries} AS h
-        WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq = :seq),
-        (SELECT h.entry_id FROM {session_segments} AS g
-        JOIN {history_entries} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id AND h.seq = :seq
-        WHERE g.namespace = :namespace AND g.session_id = :session_id AND :seq BETWEEN g.from_seq AND g.to_seq))
-    FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,41 +21,62 @@ class Seen:
     entry_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The position to go on from, when the session was made, and what stands at the position and shortly before."""
+
+    position: int
+    created_at: datetime
+    seen: Sequence[Seen]
+
+
 class FollowWork(Repository):
     """The steps of `history.follow`; no operations of their own."""
 
     @reads
-    def start(self, session_id: str, after: int | None) -> tuple[int, list[Seen]]:
-        """The position to go on from, and what stands there and shortly before."""
+    def start(self, session_id: str, after: int | None) -> Start:
+        """Where to begin. Of a history that has not come as far yet, nothing was seen."""
         checks.key(session_id, "session_id")
         checks.optional_count(after, "after")
-        row = self._link.one(_LOOK, session_id=session_id, seq=0)
-        if row is None:
+        found = ends.look(self._link, session_id, 0)
+        if found is None:
             raise session_rows.not_found(self._link, session_id)
-        position: int = row[0] if after is None else after
-        entries = entry_reads.read(self._link, session_id, last=REMEMBERED_AT_START, before=position + 1)
-        return position, [Seen(entry.seq, entry.entry_id) for entry in entries]
+        position = found.end if after is None else after
+        entries: list[Entry] = []
+        if position <= found.end:
+            entries = entry_reads.read(self._link, session_id, last=REMEMBERED_AT_START, before=position + 1)
+        return Start(position, found.created_at, [Seen(entry.seq, entry.entry_id) for entry in entries])
 
     @reads
-    def look(self, session_id: str, position: int, seen: Sequence[Seen]) -> tuple[int, list[Entry]]:
+    def look(
+        self, session_id: str, created_at: datetime, position: int, seen: Sequence[Seen], first: Seen | None
+    ) -> tuple[int, list[Entry]]:
         """The entries to be passed on next, and the position that they follow.
 
         *seen* are the latest entries that were passed on, up to *position*. Where they are not what the history holds
-        now, it goes on from the last one that still is.
+        now, it goes on from the last one that still is. *first* is the first entry of all that were seen.
+
+        Raises:
+            SessionNotFoundError: No such session, or another was made under its id since *created_at*.
         """
-        row = self._link.one(_LOOK, session_id=session_id, seq=position)
-        if row is None:
+        found = ends.look(self._link, session_id, position)
+        if found is None or found.created_at != created_at:
             raise session_rows.not_found(self._link, session_id)
-        end, entry_id = row
-        if seen and (end < position or entry_id != seen[-1].entry_id):
-            return self._look_back(session_id, end, seen)
-        if end <= position:
+        if seen and (found.end < position or found.entry_id != seen[-1].entry_id):
+            return self._look_back(session_id, found.end, seen, first)
+        if found.end <= position:
             return position, []
         return position, entry_reads.read(self._link, session_id, after=position, limit=_AT_ONCE)
 
-    def _look_back(self, session_id: str, end: int, seen: Sequence[Seen]) -> tuple[int, list[Entry]]:
+    def _look_back(
+        self, session_id: str, end: int, seen: Sequence[Seen], first: Seen | None
+    ) -> tuple[int, list[Entry]]:
         if end < seen[0].seq:
-            return end, []
+            # Popped as far back as nothing is remembered, or cleared: then even the first is another.
+            found = None if first is None else ends.look(self._link, session_id, first.seq)
+            if first is None or found is None or found.entry_id in (None, first.entry_id):
+                return end, []
+            return first.seq - 1, entry_reads.read(self._link, session_id, after=first.seq - 1, limit=_AT_ONCE)
         known = {(one.seq, one.entry_id) for one in seen}
         entries = entry_reads.read(self._link, session_id, after=seen[0].seq - 1, limit=len(seen) + _AT_ONCE)
         new = next((n for n, entry in enumerate(entries) if (entry.seq, entry.entry_id) not in known), len(entries))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from statestore import checks
-from statestore.errors import InvalidValueError
 from statestore.repositories import lease_checks, lifecycle, session_rows
 from statestore.repositories.base import Repository, writes_in_one_statement, writes_once_in_one_statement
 from statestore.session_values import Lease
@@ -76,7 +75,7 @@ class LeasesRepository(Repository):
             StaleLeaseError: The lease holds no more. Nothing was written.
         """
         token = lease_checks.own_token(lease)
-        ttl = checks.ttl(ttl) or lease.ttl
+        ttl = lease.ttl if ttl is None else checks.duration(ttl, "ttl")
         row = self._link.one(_RENEW, session_id=lease.session_id, lease_token=token, lease_ttl=ttl)
         if row is None:
             session_rows.check_lease(self._link, lease)
@@ -103,8 +102,7 @@ class LeaseWork(Repository):
         """The lease, or who has it."""
         checks.key(session_id, "session_id")
         checks.key(owner, "owner")
-        if checks.ttl(ttl) is None:
-            raise InvalidValueError("ttl", "must be a timedelta: how long the lease holds unless it is renewed")
+        checks.duration(ttl, "ttl")
         row = self._link.one(
             _ACQUIRE, session_id=session_id, owner=owner, lease_ttl=ttl, real_time=time.time_ns() // 1000
         )

@@ -4,7 +4,7 @@ from datetime import timedelta
 from functools import lru_cache
 
 from statestore import checks
-from statestore.errors import InvalidTransitionError, InvalidValueError
+from statestore.errors import InvalidTransitionError
 from statestore.repositories import lease_checks, session_rows
 from statestore.repositories.base import Repository, writes, writes_in_one_statement
 from statestore.session_values import Lease
@@ -103,11 +103,13 @@ class LifecycleRepository(Repository):
 
         Abandoned is a session that is busy, has not been used for *older_than*, and has no lease that still holds.
 
+        Args:
+            older_than: Longer than any session that is at work stays silent.
+
         Returns:
             How many there were.
         """
-        if checks.ttl(older_than, "older_than") is None:
-            raise InvalidValueError("older_than", "must be a timedelta, longer than any busy session stays silent")
+        checks.duration(older_than, "older_than")
         return self._link.run(_REPAIR, older_than=older_than)
 
 

@@ -18,6 +18,7 @@ from statestore import (
 )
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound
+from tests.support.crowd import at_once
 
 Store = Any
 
@@ -218,21 +219,149 @@ def test_summaries_become_what_is_given(store: Store, session: str) -> None:
     assert store.history.summaries(session) == []
 
 
-@pytest.mark.parametrize("change", ["append", "pop", "update"])
+def replace_last(store: Store) -> None:
+    store.history.pop_last("s")
+    store.history.append("s", [said("theirs")])
+
+
+def edit(store: Store, **changes: Any) -> None:
+    conversation = store.sessions.load("s")
+    conversation.entries[1] = replace(conversation.entries[1], **changes)
+    store.sessions.save(conversation)
+
+
+def remake(store: Store) -> None:
+    """The same once more: only the session and the ids of its entries are others."""
+    theirs = store.sessions.load("s")
+    store.sessions.delete("s")
+    theirs.entries = [entry.content for entry in theirs.entries]
+    store.sessions.save(theirs, create=True)
+
+
+CHANGES: dict[str, Any] = {
+    "append": lambda store: store.history.append("s", [said("theirs")]),
+    "pop": lambda store: store.history.pop_last("s"),
+    "update": lambda store: store.sessions.update("s", title="theirs"),
+    "pop and append": replace_last,
+    "edit under the same id": lambda store: edit(store, content=said("theirs")),
+    "other metadata of an entry": lambda store: edit(store, metadata={"theirs": 1}),
+    "another summary": lambda store: store.history.add_summary("s", "theirs", start_seq=3, end_seq=4),
+    "a summary in place of the other": lambda store: store.history.add_summary("s", "theirs", start_seq=1, end_seq=2),
+    "delete and make anew": remake,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_what_others_changed_since_is_not_overwritten(
-    store: Store, session: str, content: Content, change: str
+    store: Store, session: str, content: Content, change: Any
 ) -> None:
     loaded = store.sessions.load(session)
     loaded.entries.append(said("mine"))
-    {
-        "append": lambda: store.history.append(session, [said("theirs")]),
-        "pop": lambda: store.history.pop_last(session),
-        "update": lambda: store.sessions.update(session, title="theirs"),
-    }[change]()
+    change(store)
     before = content.snapshot()
     with pytest.raises(ConflictError):
         store.sessions.save(loaded)
     assert content.snapshot() == before
+
+
+def test_a_session_made_anew_is_another_though_it_looks_the_same(store: Store, clock: MovableClock) -> None:
+    store.sessions.create("s")
+    loaded = store.sessions.load("s")
+    store.sessions.delete("s")
+    clock.advance(seconds=1)
+    store.sessions.create("s")
+    with pytest.raises(ConflictError):
+        store.sessions.save(loaded)
+
+
+def test_nothing_is_lost_of_what_many_change_at_once(store: Store) -> None:
+    store.sessions.create("s")
+    store.history.append("s", [user("0")])
+
+    def count() -> None:
+        for _ in range(5):
+            while True:
+                conversation = store.sessions.load("s")
+                conversation.entries[0] = user(str(int(texts(conversation.entries)[0]) + 1))
+                try:
+                    store.sessions.save(conversation)
+                except ConflictError:
+                    continue
+                break
+
+    at_once(*[count] * 6)
+    assert texts(store.history.read("s")) == ["30"]
+
+
+def test_a_conversation_can_be_saved_again_and_again(store: Store, session: str) -> None:
+    conversation = store.sessions.load(session)
+    for number in range(3):
+        conversation.entries += [user(str(number)), NewEntry(said("x"), cost_usd=1)]
+        conversation.state["n"] = number
+        conversation.title = f"title {number}"
+        report = store.sessions.save(conversation)
+        assert counts(report) == (2, 0, 0, 0)
+        assert conversation.session == store.sessions.get(session)
+    assert texts(store.history.read(session)) == [*"abcde", "0", "x", "1", "x", "2", "x"]
+    conversation.entries.pop()
+    store.history.append(session, [said("theirs")])
+    with pytest.raises(ConflictError):
+        store.sessions.save(conversation)
+
+
+def test_a_save_that_failed_can_be_repeated(store: Store, session: str) -> None:
+    conversation = store.sessions.load(session)
+    conversation.entries.append({"role": "user", "content": float("nan")})
+    with pytest.raises(InvalidValueError):
+        store.sessions.save(conversation)
+    conversation.entries[-1] = user("f")
+    store.sessions.save(conversation)
+    assert texts(store.history.read(session)) == list("abcdef")
+
+
+def test_a_save_that_was_undone_overwrites_nothing_later(store: Store, session: str) -> None:
+    conversation = store.sessions.load(session)
+    conversation.entries.append(user("f"))
+
+    def work() -> None:
+        with store.transaction() as tx:
+            tx.sessions.save(conversation)
+            conversation.entries.append(user("g"))
+            tx.sessions.save(conversation)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    with pytest.raises(ConflictError):
+        store.sessions.save(conversation)
+    assert texts(store.history.read(session)) == list("abcde")
+
+
+def test_one_made_by_hand_goes_on_replacing_what_there_is(store: Store) -> None:
+    conversation = ConversationState("s", entries=[user("mine")])
+    store.sessions.save(conversation, create=True)
+    store.history.append("s", [user("theirs")])
+    assert counts(store.sessions.save(conversation)) == (0, 0, 0, 1)
+
+
+def test_no_metadata_is_empty_metadata(store: Store, session: str) -> None:
+    conversation = store.sessions.load(session)
+    conversation.metadata = None
+    store.sessions.save(conversation)
+    assert store.sessions.get(session).metadata == {}
+    store.sessions.save(ConversationState("new", metadata=None), create=True)  # type: ignore[arg-type]
+    assert store.sessions.get("new").metadata == {}
+
+
+def test_a_summary_goes_with_the_entries_that_it_reaches_into(store: Store, session: str) -> None:
+    store.history.add_summary(session, "c to e", start_seq=3, end_seq=5)
+    conversation = store.sessions.load(session)
+    conversation.entries.pop()
+    assert store.sessions.save(conversation).summaries_changed == 1
+    assert [summary.start_seq for summary in store.history.summaries(session)] == [1]
+    conversation.entries.append(user("other"))
+    assert store.sessions.save(conversation).summaries_changed == 0
+    assert [summary.start_seq for summary in store.history.summaries(session)] == [1]
 
 
 def test_a_state_key_that_both_changed_is_a_conflict(store: Store, session: str) -> None:

@@ -1,5 +1,6 @@
 """Leases: one holder, tokens that only grow, and no write by who has lost it."""
 
+import asyncio
 import pickle
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from statestore import (
 from tests.support.clock import MovableClock
 from tests.support.content import Content
 from tests.support.crowd import at_once
+from tests.support.portal import Blocking
 from tests.support.worlds import entering
 
 Store = Any
@@ -183,6 +185,31 @@ def test_a_write_with_a_stale_lease_changes_nothing(
     assert content.snapshot() == before
 
 
+def test_a_turn_asks_for_its_lease_before_the_work(store: Store, session: str, clock: MovableClock) -> None:
+    stale = plain(store.sessions.acquire(session, owner="a", ttl=TTL))
+    clock.now += TTL
+    for lease, error in ((stale, StaleLeaseError), ("mine", InvalidValueError)):
+        with pytest.raises(error), entering(store, store.turn(session, lease=lease)):
+            pytest.fail("the block must not run")
+
+
+def test_a_turn_that_wrote_nothing_asks_for_its_lease_too(
+    store: Store, session: str, content: Content, clock: MovableClock
+) -> None:
+    lease = store.sessions.acquire(session, owner="a", ttl=TTL)
+    before = content.snapshot()
+    with entering(store, store.turn(session, lease=lease)):
+        pass
+
+    def work() -> None:
+        with entering(store, store.turn(session, lease=lease)):
+            clock.now += TTL
+
+    with pytest.raises(StaleLeaseError):
+        work()
+    assert content.snapshot() == before
+
+
 def test_a_lease_serves_one_session(store: Store, session: str) -> None:
     store.sessions.create("other")
     lease = store.sessions.acquire(session, owner="a", ttl=TTL)
@@ -297,8 +324,38 @@ def test_waiting_gets_the_lease_when_it_is_released(open_store: Any) -> None:
     ids=str,
 )
 def test_arguments_that_cannot_be(store: Store, session: str, arguments: dict[str, Any]) -> None:
-    with pytest.raises(InvalidValueError):
+    with pytest.raises(InvalidValueError) as caught:
         store.sessions.acquire(session, **{"owner": "a", "ttl": TTL, **arguments})
+    assert "no expiry" not in str(caught.value)
+
+
+def test_a_lease_is_not_renewed_for_no_time(store: Store, session: str) -> None:
+    lease = store.sessions.acquire(session, owner="a", ttl=TTL)
+    with pytest.raises(InvalidValueError) as caught:
+        store.sessions.renew(lease, ttl=timedelta(0))
+    assert "no expiry" not in str(caught.value)
+
+
+def test_a_lease_is_awaited_or_entered(store: Store, session: str) -> None:
+    if not isinstance(store, Blocking):
+        pytest.skip("there is nothing to await")
+    sessions = store._target.sessions
+
+    async def work() -> list[str]:
+        async with sessions.acquire(session, owner="a", ttl=TTL) as lease:
+            assert isinstance(lease, Lease)
+            found = [(await sessions.get(session)).status]
+        async with await sessions.acquire(session, owner="a", ttl=TTL):
+            found.append((await sessions.get(session)).status)
+        lease = await asyncio.create_task(sessions.acquire(session, owner="a", ttl=TTL))
+        await sessions.release(lease)
+        with pytest.raises(ZeroDivisionError):
+            async with sessions.acquire(session, owner="a", ttl=TTL):
+                raise ZeroDivisionError
+        return [*found, (await sessions.get(session)).status]
+
+    assert store._portal.run(work()) == ["busy", "busy", "ready"]
+    store.sessions.acquire(session, owner="b", ttl=TTL)
 
 
 def test_a_fork_has_no_lease(store: Store, session: str) -> None:

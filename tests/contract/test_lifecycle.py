@@ -179,5 +179,6 @@ def test_repair_stays_in_its_namespace(open_store: Any, store: Store, clock: Mov
 
 @pytest.mark.parametrize("older_than", [None, timedelta(0), 5])
 def test_how_old_must_be_said(store: Store, older_than: Any) -> None:
-    with pytest.raises(InvalidValueError):
+    with pytest.raises(InvalidValueError) as caught:
         store.sessions.repair_abandoned(older_than=older_than)
+    assert "None for" not in str(caught.value)

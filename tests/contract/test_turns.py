@@ -1,9 +1,11 @@
 """One turn of an agent: it begins with what is there, and ends with one commit or none."""
 
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 from statestore import (
@@ -12,6 +14,7 @@ from statestore import (
     InvalidValueError,
     NewEntry,
     SessionNotFoundError,
+    StateStore,
     StateStoreError,
     UnavailableError,
 )
@@ -173,6 +176,111 @@ def test_who_appended_meanwhile_wins_and_nothing_of_the_turn_is_lost(
     store.history.append(session, error.unsaved.entries)
 
 
+def take_its_place(store: Store) -> None:
+    """Another entry at the last position, in one transaction."""
+    with store.transaction() as tx:
+        tx.history.pop_last("s")
+        tx.history.append("s", [say("theirs")])
+
+
+def remake(store: Store, clock: MovableClock) -> None:
+    store.sessions.delete("s")
+    clock.advance(seconds=1)
+    store.sessions.create("s")
+    store.history.append("s", [say("a"), say("b"), say("c")])
+    store.state.set_many("s", {"k": {"n": [1]}, "other": 1})
+
+
+@pytest.mark.parametrize("options", [{}, {"max_entries": 0}, {"max_entries": 1, "keep_system": True}], ids=str)
+@pytest.mark.parametrize("forked", [False, True])
+@pytest.mark.parametrize("changes", [{}, {"k": 2}], ids=str)
+def test_another_entry_in_the_place_of_the_last_is_a_conflict(
+    store: Store, content: Content, options: dict[str, Any], forked: bool, changes: dict[str, Any]
+) -> None:
+    store.sessions.create("source")
+    store.history.append("source", [{"role": "system", "content": "a"}, say("b"), say("c")])
+    if forked:
+        store.sessions.fork("source", "s")
+    else:
+        store.sessions.create("s")
+        store.history.append("s", [entry.content for entry in store.history.read("source")])
+    states: list[Any] = []
+
+    def change() -> None:
+        take_its_place(store)
+        states.append(content.snapshot())
+
+    def work(turn: Any) -> None:
+        turn.append(say("mine"))
+        turn.state.update(changes)
+
+    error = conflicting(store, change, work, **options)
+    assert (error.unsaved.entries, error.unsaved.state_set) == ((say("mine"),), changes)
+    assert [content.snapshot()] == states
+
+
+def test_a_session_made_anew_meanwhile_is_a_conflict(store: Store, session: str, clock: MovableClock) -> None:
+    error = conflicting(store, lambda: remake(store, clock), lambda turn: turn.append(say("mine")))
+    assert error.unsaved.entries == (say("mine"),)
+    error = conflicting(store, lambda: remake(store, clock), lambda turn: turn.state.update(k=2))
+    assert error.unsaved.state_set == {"k": 2}
+    assert store.state.get(session, "k") == {"n": [1]}
+
+
+def test_a_session_deleted_meanwhile_is_not_made_anew(store: Store, session: str, content: Content) -> None:
+    error = conflicting(
+        store, lambda: store.sessions.delete(session), lambda turn: turn.append(say("mine")), create=True
+    )
+    assert error.unsaved.entries == (say("mine"),)
+    assert not store.sessions.exists(session)
+
+
+def test_a_write_under_way_at_the_end_of_a_turn_is_not_missed(postgres_url: str, connect: Any) -> None:
+    """The turn's commit waits for one that puts another entry in the place of the last."""
+    store = connect(postgres_url)
+    store.sessions.create("s")
+    store.history.append("s", [say("a"), say("b")])
+    done = threading.Event()
+
+    def release(holder: Any) -> None:
+        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        with psycopg.connect(postgres_url, autocommit=True) as admin:
+            while not admin.execute(waits).fetchone() and not done.is_set():
+                pass
+        holder.__exit__(None, None, None)
+
+    def work() -> None:
+        with entering(store, store.turn("s")) as turn:
+            turn.append(say("mine"))
+            holder = other.transaction()
+            tx = holder.__enter__()
+            tx.history.pop_last("s")
+            tx.history.append("s", [say("theirs")])
+            thread = threading.Thread(target=release, args=(holder,))
+            thread.start()
+            threads.append(thread)
+
+    threads: list[threading.Thread] = []
+    with StateStore.open(postgres_url) as other:
+        try:
+            with pytest.raises(ConflictError):
+                work()
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+    assert [entry.content["content"] for entry in store.history.read("s")] == ["a", "theirs"]
+
+
+def test_what_others_do_elsewhere_in_the_session_does_not_disturb(store: Store, session: str) -> None:
+    with entering(store, store.turn(session)) as turn:
+        turn.append(say("mine"))
+        store.sessions.update(session, title="t")
+        store.sessions.touch(session)
+        store.history.trim(session, keep_last=0)
+    assert [entry.seq for entry in turn.stored] == [4]
+
+
 def test_popping_meanwhile_is_a_conflict_too(store: Store, session: str) -> None:
     conflicting(store, lambda: store.history.pop_last(session), lambda turn: turn.append(say("x")))
 
@@ -234,6 +342,19 @@ def test_a_turn_inside_a_transaction(store: Store, session: str) -> None:
         turn.state["k"] = 3
     assert store.history.count(session) == 4
     assert store.state.get(session, "k") == 3
+
+
+def test_a_turn_inside_a_transaction_that_changes_the_session_itself(store: Store, session: str) -> None:
+    def work() -> None:
+        with store.transaction() as tx:
+            tx.sessions.touch(session)
+            with entering(store, tx.turn(session)) as turn:
+                turn.append(say("x"))
+                tx.history.pop_last(session)
+                tx.history.append(session, [say("y")])
+
+    with pytest.raises(ConflictError):
+        work()
 
 
 @pytest.mark.parametrize("change_state", [False, True])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from statestore import AsyncSessionContext, SessionContext, SessionNotFoundError, StateStore
+from statestore import AsyncSessionContext, InvalidValueError, SessionContext, SessionNotFoundError, StateStore
 from tests.support.crowd import at_once
 from tests.support.worlds import session_context
 
@@ -31,6 +31,17 @@ def test_it_makes_a_session(store: Store, context: Any) -> None:
 def test_it_makes_a_session_with_an_id_of_the_caller_s(store: Store) -> None:
     assert session_context(store, "mine", project_root=Path("/project")).session_id == "mine"
     assert store.sessions.get("mine").cwd == "/project"
+
+
+@pytest.mark.parametrize("path", [None, b"/p", 5], ids=str)
+def test_a_path_is_text(store: Store, context: Any, path: Any) -> None:
+    with pytest.raises(InvalidValueError):
+        session_context(store, project_root=path)
+    with pytest.raises(InvalidValueError):
+        context.set_cwd(path)
+    if path is not None:
+        with pytest.raises(InvalidValueError):
+            context.switch(context.session_id, path)
 
 
 def test_the_directory_wanders_and_the_project_root_stays(store: Store, context: Any) -> None:

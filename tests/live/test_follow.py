@@ -118,6 +118,55 @@ def test_a_cleared_history_is_followed_from_its_new_start(store: Store) -> None:
     entries.close()  # type: ignore[attr-defined]
 
 
+def test_nothing_comes_from_before_a_position_that_was_not_reached_yet(store: Store) -> None:
+    store.history.append("s", say("1"))
+    entries = followed(store, after=5, timeout=timedelta(seconds=1))
+    appending = threading.Timer(0.3, lambda: [store.history.append("s", say(str(n))) for n in range(2, 8)])
+    appending.start()
+    assert list(entries) == ["6", "7"]
+    appending.join()
+
+
+def test_it_ends_when_another_session_is_made_under_the_id(store: Store) -> None:
+    store.history.append("s", say(*map(str, range(400))))
+    entries = followed(store, after=0)
+    take(entries, 400)
+    with store.transaction() as tx:
+        tx.sessions.delete("s")
+        tx.sessions.create("s")
+        tx.history.append("s", say("new"))
+    with pytest.raises(SessionNotFoundError):
+        next(entries)
+
+
+def test_a_long_history_that_was_cleared_is_followed_from_its_new_start(store: Store) -> None:
+    store.history.append("s", say(*map(str, range(400))))
+    entries = followed(store, after=0)
+    take(entries, 400)
+    store.history.clear("s")
+    store.history.append("s", say("x", "y"))
+    assert take(entries, 2) == ["x", "y"]
+    store.history.append("s", say("z"))
+    assert take(entries, 1) == ["z"]
+    entries.close()  # type: ignore[attr-defined]
+
+
+def test_popping_far_back_repeats_nothing(store: Store) -> None:
+    store.history.append("s", say(*map(str, range(400))))
+    entries = followed(store, after=0)
+    take(entries, 400)
+    store.history.pop_last("s", 390)
+    assert list(followed(store, after=10, timeout=SOON)) == []
+    result: list[str] = []
+    waiting = threading.Thread(target=lambda: result.extend(take(entries, 1)))
+    waiting.start()
+    waiting.join(1.5)  # It looks at least once a second.
+    store.history.append("s", say("x"))
+    waiting.join()
+    assert result == ["x"]
+    entries.close()  # type: ignore[attr-defined]
+
+
 def test_trimming_what_was_passed_on_repeats_nothing(store: Store) -> None:
     store.history.append("s", say("a", "b", "c"))
     entries = followed(store, after=0)

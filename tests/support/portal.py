@@ -63,7 +63,7 @@ class Blocking:
         found = getattr(self._target, name)
         if isinstance(found, AsyncGroup):
             return Blocking(self._portal, found)
-        if inspect.iscoroutinefunction(found):
+        if inspect.iscoroutinefunction(found) or name == "acquire":  # What this gives can be entered, too.
             return self._blocking(found)
         return found
 
