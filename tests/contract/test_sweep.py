@@ -1,6 +1,7 @@
 """Deleting what is due: what goes, what stays, and what is said about it."""
 
 import itertools
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.support.content import Content, unsound
 Store = Any
 
 HOUR = timedelta(hours=1)
+MANY = 1_000_000 if os.environ.get("STATESTORE_HYPOTHESIS_PROFILE") == "long" else 3_000
 
 
 def say(count: int, **kwargs: Any) -> list[NewEntry]:
@@ -294,6 +296,19 @@ def test_a_sweep_keeps_its_transactions_small(store: Store, clock: MovableClock)
     steps = [after - before for before, after in itertools.pairwise(totals)]
     assert max(steps) <= 25
     assert sum(steps) == 40 + sum(n % 9 for n in range(40)) + 100
+
+
+@pytest.mark.timeout(3600)
+def test_a_sweep_of_many_cache_entries_keeps_its_transactions_short(open_store: Any, clock: MovableClock) -> None:
+    store = open_store(clock=clock, cache_max_entries=None)
+    for start in range(0, MANY, 1000):
+        store.cache.set_many({f"k{n}": 1 for n in range(start, start + 1000)}, ttl=HOUR)
+    clock.advance(hours=1)
+    totals = [0]
+    report = store.sweep(progress=lambda report: totals.append(report.rows))
+    assert (report["expired_cache"].rows, report.complete) == (MANY, True)
+    assert max(after - before for before, after in itertools.pairwise(totals)) == 500
+    assert store.cache.stats().entries == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,26 @@
+import os
+import pty
+import subprocess
+from datetime import timedelta
+
+from tests.cli.conftest import SCRIPT, CommandLine
+
+
+def test_progress_is_drawn_on_a_terminal_only(sqlite_cli: CommandLine) -> None:
+    def expire(count: int) -> None:
+        with sqlite_cli.store(cache_max_entries=None) as store:
+            store.cache.set_many({f"k{n}": n for n in range(count)}, ttl=timedelta(microseconds=1))
+
+    expire(5_000)
+    reader, terminal = pty.openpty()
+    command = [SCRIPT, "sweep", "--batch-size", "1"]  # So that it takes longer than a moment.
+    done = subprocess.run(command, env=sqlite_cli.environment, stdout=subprocess.PIPE, stderr=terminal, check=True)
+    os.close(terminal)
+    drawn = os.read(reader, 65536)
+    os.close(reader)
+    assert b"sweeping: " in drawn
+    assert b"deleted 5,000 expired cache entries" in done.stdout
+
+    expire(100)
+    quiet = sqlite_cli.process("sweep", "--batch-size", "1")
+    assert (quiet.returncode, quiet.stderr) == (0, "")
