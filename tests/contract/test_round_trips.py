@@ -5,14 +5,18 @@ A change here is a change of what callers pay. docs/performance.md quotes this t
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from statestore import NewEntry
+from tests.contract.test_close import OPERATIONS
 from tests.support.wire import Traffic
 
 Store = Any
+
+HOUR = timedelta(hours=1)
 
 # psycopg prepares a statement, in a round trip of its own, when a connection runs it for the sixth time.
 WARM_UP = 8
@@ -239,6 +243,134 @@ case("state.delete", state, lambda store, s: store.state.delete(s, "a"), ONE, (4
 case("state.clear", state, lambda store, s: store.state.clear(s), ONE, (4, 1))
 
 
+def leased(store: Store, s: str) -> None:
+    session(store, s)
+    LEASES[s] = store.sessions.acquire(s, owner="me", ttl=HOUR)
+
+
+LEASES: dict[str, Any] = {}
+
+
+def cached(store: Store, s: str) -> None:
+    store.cache.set(s, 1, tags=[f"tag of {s}"], agent_name=f"agent of {s}", content_hash=f"hash of {s}")
+
+
+def summarized(store: Store, s: str) -> None:
+    history(store, s)
+    store.history.add_summary(s, "in short", start_seq=1, end_seq=10)
+
+
+def loaded(store: Store, s: str) -> None:
+    history(store, s)
+    LOADED[s] = store.sessions.load(s)
+    LOADED[s].entries.append({"role": "user", "content": "more"})
+
+
+LOADED: dict[str, Any] = {}
+
+
+def priced(store: Store, s: str) -> None:
+    store.prices.set(s, input_price=1.0, output_price=2.0)
+
+
+def restored(store: Store, s: str) -> None:
+    cached(store, s)
+    ENTRIES[s] = store.cache.entry(s)
+    store.cache.invalidate(s)
+
+
+ENTRIES: dict[str, Any] = {}
+
+
+case("sessions.acquire", session, lambda store, s: store.sessions.acquire(s, owner="me", ttl=HOUR), ONE, (3, 1))
+case("sessions.renew", leased, lambda store, s: store.sessions.renew(LEASES[s]), ONE, (3, 1))
+case("sessions.release", leased, lambda store, s: store.sessions.release(LEASES[s]), ONE, (3, 1))
+case("sessions.set_status", session, lambda store, s: store.sessions.set_status(s, "busy"), ONE, (3, 1))
+case("sessions.terminate", session, lambda store, s: store.sessions.terminate(s), ONE, (3, 1))
+case(
+    "sessions.repair_abandoned",
+    session,
+    lambda store, s: store.sessions.repair_abandoned(older_than=HOUR),
+    transaction(3),
+    (3, 1),
+)
+case("sessions.stats", history, lambda store, s: store.sessions.stats(s), ONE, (1, 1))
+case("sessions.load", history, lambda store, s: store.sessions.load(s), transaction(6), (6, 1))
+case("sessions.save, one new entry", loaded, lambda store, s: store.sessions.save(LOADED[s]), transaction(13), (12, 1))
+case(
+    "history.append, with a lease",
+    leased,
+    lambda store, s: store.history.append(s, words(1), lease=LEASES[s]),
+    ONE,
+    (4, 1),
+)
+case("history.window", history, lambda store, s: store.history.window(s, max_entries=20), ONE, (1, 1))
+case(
+    "history.add_summary",
+    history,
+    lambda store, s: store.history.add_summary(s, "in short", start_seq=1, end_seq=10),
+    ONE,
+    (4, 1),
+)
+case("history.summaries", summarized, lambda store, s: store.history.summaries(s), ONE, (1, 1))
+case("cache.get, a hit", cached, lambda store, s: store.cache.get(s), ONE, (1, 1))
+case("cache.get, a miss", nothing, lambda store, s: store.cache.get(s), ONE, (1, 1))
+case("cache.get_many", cached, lambda store, s: store.cache.get_many([s, "other"]), ONE, (1, 1))
+case("cache.entry", cached, lambda store, s: store.cache.entry(s), Cost(2, 2, 2), (4, 2))
+case("cache.entries", cached, lambda store, s: store.cache.entries(), Cost(2, 2, 2), (4, 2))
+case("cache.set, new", nothing, lambda store, s: store.cache.set(s, 1), ONE, (4, 1))
+case("cache.set, with tags, again", cached, lambda store, s: store.cache.set(s, 2, tags=["a", "b"]), ONE, (6, 1))
+case(
+    "cache.set_many, 3 keys",
+    nothing,
+    lambda store, s: store.cache.set_many({f"{s} {n}": n for n in range(3)}),
+    ONE,
+    (5, 1),
+)
+case("cache.add", nothing, lambda store, s: store.cache.add(s, 1), ONE, (4, 1))
+case("cache.restore", restored, lambda store, s: store.cache.restore(ENTRIES[s]), transaction(4), (6, 1))
+case("cache.invalidate", cached, lambda store, s: store.cache.invalidate(s), ONE, (4, 1))
+case("cache.invalidate_tag", cached, lambda store, s: store.cache.invalidate_tag(f"tag of {s}"), ONE, (4, 1))
+case(
+    "cache.invalidate_tags", cached, lambda store, s: store.cache.invalidate_tags([f"tag of {s}", "other"]), ONE, (4, 1)
+)
+case("cache.invalidate_agent", cached, lambda store, s: store.cache.invalidate_agent(f"agent of {s}"), ONE, (4, 1))
+case(
+    "cache.invalidate_content_hash",
+    cached,
+    lambda store, s: store.cache.invalidate_content_hash(f"hash of {s}"),
+    ONE,
+    (4, 1),
+)
+case("cache.clear", cached, lambda store, s: store.cache.clear(), ONE, (4, 1))
+case("cache.evict", cached, lambda store, s: store.cache.evict(), transaction(7), (6, 1))
+case("cache.stats", cached, lambda store, s: store.cache.stats(), Cost(3, 3, 3), (5, 3))
+case(
+    "prices.set",
+    nothing,
+    lambda store, s: store.prices.set(s, input_price=1.0, output_price=2.0),
+    transaction(5),
+    (5, 1),
+)
+case("prices.remove", priced, lambda store, s: store.prices.remove(s), transaction(4), (4, 1))
+case("prices.all", priced, lambda store, s: store.prices.all(), ONE, (1, 1))
+case("prices.find", priced, lambda store, s: store.prices.find(s), ONE, (1, 1))
+case("usage.lineage", history, lambda store, s: store.usage.lineage(), ONE, (1, 1))
+case("usage.totals", history, lambda store, s: store.usage.totals(), ONE, (1, 1))
+case("usage.by_day", history, lambda store, s: store.usage.by_day(), ONE, (1, 1))
+case("usage.by_hour", history, lambda store, s: store.usage.by_hour(), ONE, (1, 1))
+case("usage.by_session", history, lambda store, s: store.usage.by_session(), ONE, (1, 1))
+case("usage.by_user", history, lambda store, s: store.usage.by_user(), ONE, (1, 1))
+case("usage.by_agent", history, lambda store, s: store.usage.by_agent(), ONE, (1, 1))
+case("usage.by_model", history, lambda store, s: store.usage.by_model(), ONE, (1, 1))
+case("usage.by_tool", history, lambda store, s: store.usage.by_tool(), ONE, (1, 1))
+case("usage.cache_by_day", cached, lambda store, s: store.usage.cache_by_day(), ONE, (1, 1))
+case("usage.storage", history, lambda store, s: store.usage.storage(), ONE, (1, 1))
+case("usage.expiry_backlog", history, lambda store, s: store.usage.expiry_backlog(), Cost(2, 2, 2), (2, 2))
+case("sweep, nothing due", history, lambda store, s: store.sweep(), Cost(21, 21, 6), (19, 6))
+case("stats", history, lambda store, s: store.stats(), ONE, (1, 1))
+
+
 def measure(store: Store, traffic: Traffic, prepare: Act, act: Act) -> Cost:
     for n in range(WARM_UP):
         prepare(store, f"session {n}")
@@ -254,3 +386,12 @@ def test_an_operation_costs_what_is_written_here(
     prepare, act, postgresql, sqlite = COSTS[name]
     cost = measure(connect(traffic.url), traffic, prepare, act)
     assert cost == (sqlite if database_url.startswith("sqlite") else postgresql), traffic.statements
+
+
+# Steps of what has a public name of its own.
+INTERNAL = {"prices.apply", "prices.replace_shared", "sessions._save"}
+
+
+def test_every_operation_is_counted() -> None:
+    counted = {name.split(",")[0] for name in COSTS}
+    assert {f"{group}.{name}" for group, name in OPERATIONS} - counted == INTERNAL
