@@ -14,7 +14,7 @@ ERASED_SESSION = "erased-"
 """How the random id begins that takes the place of an erased user's session."""
 
 _NAMES = ("user_id", "agent_name", "provider_name", "model", "tool_name")
-_COUNTS = (
+COUNTS = (
     "entries",
     "turns",
     "model_calls",
@@ -29,7 +29,7 @@ _COUNTS = (
     "content_bytes",
 )
 _KEY = f"session_id, bucket_at, {', '.join(_NAMES)}"
-_COLUMNS = f"{_KEY}, {', '.join(_COUNTS)}, duration_ms, cost_usd"
+_COLUMNS = f"{_KEY}, {', '.join(COUNTS)}, duration_ms, cost_usd"
 
 _BUCKET_POSTGRESQL = "date_bin('15 minutes', h.created_at, TIMESTAMPTZ '2000-01-01 00:00:00+00')"
 _BUCKET_SQLITE = "substr(h.created_at, 1, 14) || printf('%02d', substr(h.created_at, 15, 2) / 15 * 15) || ':00.000000Z'"
@@ -58,11 +58,11 @@ def _entries(bucket: str) -> str:
 
 
 # A sum never leaves 64 bits, whatever callers claim to have used.
-_SUMS_POSTGRESQL = ", ".join(f"CAST(least(sum({name}), {2**63 - 1}) AS bigint) AS {name}" for name in _COUNTS) + (
+_SUMS_POSTGRESQL = ", ".join(f"CAST(least(sum({name}), {2**63 - 1}) AS bigint) AS {name}" for name in COUNTS) + (
     ", round(CAST(sum(duration_ms) AS numeric), 3) AS duration_ms, sum(cost_usd) AS cost_usd"
 )
 # Whole dollars and whole ten-billionths of one: a sum of floats would be off in the last digits.
-_SUMS_SQLITE = ", ".join(f"sum({name}) AS {name}" for name in _COUNTS) + (
+_SUMS_SQLITE = ", ".join(f"sum({name}) AS {name}" for name in COUNTS) + (
     ", round(sum(duration_ms), 3) AS duration_ms, round(sum(CAST(cost_usd AS INTEGER))"
     " + sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) / 1e10, 10) AS cost_usd"
 )

@@ -4,29 +4,16 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from statestore.repositories.ledger import COUNTS
 from statestore.sql import Statement
 
-_SUMS = (
-    "entries",
-    "turns",
-    "model_calls",
-    "tool_calls",
-    "errors",
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_write_input_tokens",
-    "reasoning_output_tokens",
-    "unpriced_calls",
-    "content_bytes",
-)
-MEASURES = ("sessions", *_SUMS, "duration_ms", "timed_entries", "latency_p50", "latency_p95", "cost", "cost_fraction")
+MEASURES = ("sessions", *COUNTS, "duration_ms", "timed_entries", "latency_p50", "latency_p95", "cost", "cost_fraction")
 
 # As the views have it; `place` and `timed` are SQLite's way to a percentile.
 _MEASURED_POSTGRESQL = ", ".join(
     (
         "count(DISTINCT session_id) AS sessions",
-        *(f"CAST(coalesce(sum({name}), 0) AS bigint) AS {name}" for name in _SUMS),
+        *(f"CAST(coalesce(sum({name}), 0) AS bigint) AS {name}" for name in COUNTS),
         "coalesce(sum(duration_ms), 0) AS duration_ms, count(latency_ms) AS timed_entries",
         "percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_ms) AS latency_p50",
         "percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms) AS latency_p95",
@@ -36,7 +23,7 @@ _MEASURED_POSTGRESQL = ", ".join(
 _MEASURED_SQLITE = ", ".join(
     (
         "count(DISTINCT session_id) AS sessions",
-        *(f"coalesce(sum({name}), 0) AS {name}" for name in _SUMS),
+        *(f"coalesce(sum({name}), 0) AS {name}" for name in COUNTS),
         "coalesce(sum(duration_ms), 0) AS duration_ms, coalesce(max(timed), 0) AS timed_entries",
         "max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5)"
         " + max(CASE WHEN place = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5) AS latency_p50",
