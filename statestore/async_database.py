@@ -7,7 +7,7 @@ used as it is, through `run_sync`.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from typing import Any, Protocol
 
 import stamina
@@ -51,6 +51,7 @@ class AsyncDatabase(AsyncRunner, Protocol):
     @property
     def url(self) -> str: ...
     def transaction(self) -> AbstractAsyncContextManager[AsyncRunner]: ...
+    def snapshot(self) -> AbstractAsyncContextManager[AsyncRunner]: ...
     async def verify(self) -> None: ...
     async def close(self) -> None: ...
 
@@ -102,20 +103,30 @@ class ThreadedDatabase:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncRunner]:
         """As `Database.transaction`."""
-        async with self._in_turn():
-            context = self.database.transaction()
-            entered: list[BoundRunner] = []
-            try:
-                await self._workers.run(lambda: entered.append(context.__enter__()))
-                interruptible = self.database.dialect.name == "postgresql"
-                yield ThreadedRunner(entered[0], self._workers, interruptible=interruptible)
-            except BaseException as exc:
-                if entered:
-                    await finished(self._workers.run(_leave, context, exc))
-                raise
-            else:
-                # To its end, also when cancelled: a commit that was dropped would leave the transaction open.
-                await finished(self._workers.run(context.__exit__, None, None, None))
+        async with self._in_turn(), self._inside(self.database.transaction()) as runner:
+            yield runner
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncRunner]:
+        """As `Database.snapshot`."""
+        turn = self._in_turn() if self._one_connection else nullcontext()
+        async with turn, self._inside(self.database.snapshot()) as runner:
+            yield runner
+
+    @asynccontextmanager
+    async def _inside(self, context: AbstractContextManager[BoundRunner]) -> AsyncIterator[AsyncRunner]:
+        entered: list[BoundRunner] = []
+        try:
+            await self._workers.run(lambda: entered.append(context.__enter__()))
+            interruptible = self.database.dialect.name == "postgresql"
+            yield ThreadedRunner(entered[0], self._workers, interruptible=interruptible)
+        except BaseException as exc:
+            if entered:
+                await finished(self._workers.run(_leave, context, exc))
+            raise
+        else:
+            # To its end, also when cancelled: a commit that was dropped would leave the transaction open.
+            await finished(self._workers.run(context.__exit__, None, None, None))
 
     async def verify(self) -> None:
         await self._workers.run(self.database.verify)
@@ -173,11 +184,18 @@ class EngineDatabase:
                 yield runner
 
     @asynccontextmanager
-    async def _transaction(self, connection: AsyncConnection) -> AsyncIterator[AsyncRunner]:
+    async def snapshot(self) -> AsyncIterator[AsyncRunner]:
+        """As `Database.snapshot`."""
+        with no_retry():
+            async with self._connect() as connection, self._transaction(connection, snapshot=True) as runner:
+                yield runner
+
+    @asynccontextmanager
+    async def _transaction(self, connection: AsyncConnection, *, snapshot: bool = False) -> AsyncIterator[AsyncRunner]:
         borrowed = await connection.run_sync(Borrowed)
         transaction = Transaction(borrowed, self.dialect)
         with translated():
-            await connection.run_sync(lambda _: transaction.begin())
+            await connection.run_sync(lambda _: transaction.begin(snapshot=snapshot))
         bound = BoundRunner(borrowed, self.dialect, self._settings)
         try:
             yield EngineRunner(connection, bound)

@@ -12,12 +12,12 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from statestore.database import Runner
+from statestore.courses import Course, run, run_async
 from statestore.errors import DatabaseError, InvalidValueError, SessionExistsError, SessionNotFoundError
 from statestore.repositories.base import Call
 from statestore.repositories.portable_checks import Histories
 from statestore.repositories.portable_rows import TABLES, PortableWork, Record, decode
-from statestore.store import StateStore
+from statestore.store import AsyncStateStore, StateStore
 
 FORMAT, VERSION = "statestore", 1
 _BATCH = 500
@@ -71,52 +71,64 @@ def export_sessions(
     Raises:
         SessionNotFoundError: There is no session with one of the ids.
     """
+    course = _Export(store.namespace, file, expect, progress).course(session_ids, user_id)
     with store._database.snapshot() as runner:
-        return _Export(runner, store.namespace, file, expect, progress).run(session_ids, user_id)
+        return run(runner, course)
+
+
+async def export_sessions_async(
+    store: AsyncStateStore,
+    file: BinaryIO,
+    *,
+    session_ids: Sequence[str] | None = None,
+    user_id: str | None = None,
+    expect: Progress = lambda lines: None,
+    progress: Progress = lambda lines: None,
+) -> Totals:
+    """As `export_sessions`, awaited. *file* is written, and *expect* and *progress* are called, in worker threads."""
+    course = _Export(store.namespace, file, expect, progress).course(session_ids, user_id)
+    async with store._database.snapshot() as runner:
+        return await run_async(runner, course, in_thread=True)
 
 
 class _Export:
-    def __init__(self, runner: Runner, namespace: str, file: BinaryIO, expect: Progress, progress: Progress) -> None:
-        self._runner = runner
+    def __init__(self, namespace: str, file: BinaryIO, expect: Progress, progress: Progress) -> None:
         self._namespace = namespace
         self._file = file
         self._expect = expect
         self._progress = progress
         self._totals = Totals()
 
-    def run(self, session_ids: Sequence[str] | None, user_id: str | None) -> Totals:
+    def course(self, session_ids: Sequence[str] | None, user_id: str | None) -> Course[Totals]:
         self._line(_HEADER)
         exported: set[str] = set()
         entries = 0
-        for session in self._sessions(session_ids, user_id):
-            exported.add(session["session_id"])
-            entries += session["next_seq"] - session["first_seq"]
-            self._write("session", [session])
+        options: dict[str, Any] = {"session_ids": session_ids, "user_id": user_id, "after": ""}
+        while page := (yield _call(PortableWork.sessions, **options)):
+            for session in page:
+                exported.add(session["session_id"])
+                entries += session["next_seq"] - session["first_seq"]
+            self._write("session", page)
+            options["after"] = page[-1]["session_id"]
         for missing in sorted(set(session_ids or ()) - exported):
             raise SessionNotFoundError(missing, self._namespace)
         self._expect(len(exported) + entries)
         everything = session_ids is None and user_id is None
         for session_id in sorted(exported):
-            self._history(session_id, exported)
-            self._write("state", self._call(PortableWork.state, session_id))
-            self._write("summary", self._call(PortableWork.summaries, session_id))
+            yield from self._history(session_id, exported)
+            self._write("state", (yield _call(PortableWork.state, session_id)))
+            self._write("summary", (yield _call(PortableWork.summaries, session_id)))
             if not everything:
-                self._write("usage", self._call(PortableWork.usage, session_id))
-        lines = self._call(PortableWork.all_usage, None) if everything else []
+                self._write("usage", (yield _call(PortableWork.usage, session_id)))
+        lines = (yield _call(PortableWork.all_usage, None)) if everything else []
         while lines:
             self._write("usage", lines)
-            lines = self._call(PortableWork.all_usage, lines[-1])
+            lines = yield _call(PortableWork.all_usage, lines[-1])
         self._line({"type": "end", "lines": self._totals.lines})
         return self._totals
 
-    def _sessions(self, session_ids: Sequence[str] | None, user_id: str | None) -> Iterator[dict[str, Any]]:
-        options: dict[str, Any] = {"session_ids": session_ids, "user_id": user_id, "after": ""}
-        while page := self._call(PortableWork.sessions, **options):
-            yield from page
-            options["after"] = page[-1]["session_id"]
-
-    def _history(self, session_id: str, exported: set[str]) -> None:
-        pieces = self._call(PortableWork.pieces, session_id)
+    def _history(self, session_id: str, exported: set[str]) -> Course[None]:
+        pieces = yield _call(PortableWork.pieces, session_id)
         shared = [piece for piece in pieces if piece.owner != session_id and piece.owner in exported]
         for piece in shared:
             line = {
@@ -131,16 +143,13 @@ class _Export:
                 continue
             position = piece.from_seq
             while position <= piece.to_seq:
-                entries = self._call(PortableWork.entries, piece.owner, position, piece.to_seq)
+                entries = yield _call(PortableWork.entries, piece.owner, position, piece.to_seq)
                 if not entries:
                     break
                 position = entries[-1]["seq"] + 1
                 if piece.owner != session_id:
                     entries = [{**entry, "session_id": session_id, "usage_folded": 1} for entry in entries]
                 self._write("entry", entries)
-
-    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._runner.run(Call(PortableWork, method, args, kwargs))
 
     def _write(self, kind: str, rows: Sequence[dict[str, Any]]) -> None:
         for row in rows:
@@ -174,39 +183,58 @@ def import_sessions(
     return insert_records(store, _read(file, progress), replace=replace)
 
 
+async def import_sessions_async(
+    store: AsyncStateStore,
+    file: BinaryIO,
+    *,
+    replace: bool = False,
+    progress: Progress = lambda size: None,
+) -> Totals:
+    """As `import_sessions`, awaited. *file* is read, and *progress* is called, in worker threads."""
+    course = _insert(store.namespace, _read(file, progress), replace=replace)
+    async with store.transaction() as tx:
+        return await run_async(tx._runner, course, in_thread=True)
+
+
 def insert_records(store: StateStore, records: Iterable[Record], *, replace: bool) -> Totals:
     """Write records, those of sessions first, in one transaction. See `import_sessions`."""
+    course = _insert(store.namespace, records, replace=replace)
+    with store.transaction() as tx:
+        return run(tx._runner, course)
+
+
+def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Course[Totals]:
     totals = Totals()
     histories = Histories()
-    with store.transaction() as tx:
-        ledger: set[str] = set()
-        for batch in _batches(records):
-            kind = batch[0].kind
-            for record in batch:
-                histories.add(kind, record.values, record.where)
-            sessions = list(dict.fromkeys(record.values.get("session_id", "") for record in batch))
-            if kind == "session":
-                for living in tx._runner.run(
-                    Call(PortableWork, PortableWork.make_room, (sessions,), {"replace": replace})
-                ):
-                    raise SessionExistsError(living, store.namespace)
-            if kind == "usage":
-                for session_id in sessions:
-                    if session_id not in ledger:
-                        options = {"replace": replace}
-                        tx._runner.run(Call(PortableWork, PortableWork.make_room_for_usage, (session_id,), options))
-                ledger.update(sessions)
-            try:
-                tx._runner.run(Call(PortableWork, PortableWork.insert, (batch,)))
-            except DatabaseError as error:
-                if type(error) is not DatabaseError:
-                    raise
-                where = batch[0].where if len(batch) == 1 else f"{batch[0].where} to {batch[-1].where}"
-                problem = f"does not go together with the rest, says the database ({error.code}); the file is damaged"
-                raise InvalidValueError(where, problem) from error
-            totals.add(kind, len(batch))
-        histories.check()
+    ledger: set[str] = set()
+    for batch in _batches(records):
+        kind = batch[0].kind
+        for record in batch:
+            histories.add(kind, record.values, record.where)
+        sessions = list(dict.fromkeys(record.values.get("session_id", "") for record in batch))
+        if kind == "session":
+            for living in (yield _call(PortableWork.make_room, sessions, replace=replace)):
+                raise SessionExistsError(living, namespace)
+        if kind == "usage":
+            for session_id in sessions:
+                if session_id not in ledger:
+                    yield _call(PortableWork.make_room_for_usage, session_id, replace=replace)
+            ledger.update(sessions)
+        try:
+            yield _call(PortableWork.insert, batch)
+        except DatabaseError as error:
+            if type(error) is not DatabaseError:
+                raise
+            where = batch[0].where if len(batch) == 1 else f"{batch[0].where} to {batch[-1].where}"
+            problem = f"does not go together with the rest, says the database ({error.code}); the file is damaged"
+            raise InvalidValueError(where, problem) from error
+        totals.add(kind, len(batch))
+    histories.check()
     return totals
+
+
+def _call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
+    return Call(PortableWork, method, args, kwargs)
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:

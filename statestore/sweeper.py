@@ -13,7 +13,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from statestore import checks, sweeping
+from statestore import checks, courses, sweeping
 from statestore.errors import InvalidValueError, StateStoreError, StoreClosedError
 from statestore.store import AsyncStateStore, StateStore
 from statestore.usage_values import SweepReport
@@ -164,7 +164,7 @@ class Sweeper:
         pause = random.uniform(0, self._jitter)
         while not run.stopping.wait(pause):
             try:
-                self._report(sweeping.run(self._store._database, self._sweep(run)))
+                self._report(courses.run(self._store._database, self._sweep(run)))
             except StoreClosedError:
                 return
             except StateStoreError as error:
@@ -180,7 +180,7 @@ class Sweeper:
         pause = random.uniform(0, self._jitter)
         while not await _waited(run.wake, pause):
             try:
-                await _awaited(self._report(await sweeping.run_async(self._store._database, self._sweep(run))))
+                await _awaited(self._report(await courses.run_async(self._store._database, self._sweep(run))))
             except StoreClosedError:
                 return
             except StateStoreError as error:
@@ -190,7 +190,7 @@ class Sweeper:
                 return
             pause = self._every + random.uniform(0, self._jitter)
 
-    def _sweep(self, run: _Run) -> sweeping.Course:
+    def _sweep(self, run: _Run) -> courses.Course[SweepReport]:
         now = time.monotonic()
         look = self._looked_at is None or now - self._looked_at >= _UNSEEN_EVERY
         if look:

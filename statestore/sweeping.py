@@ -6,8 +6,7 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 
 from statestore import checks
-from statestore.async_database import AsyncRunner
-from statestore.database import Runner
+from statestore.courses import Course, run, run_async
 from statestore.operations.cache import AsyncCache, Cache
 from statestore.repositories.base import Call
 from statestore.repositories.expiry_batch import Batch
@@ -15,7 +14,6 @@ from statestore.repositories.expiry_due import DueRepository
 from statestore.usage_values import SweepKind, SweepReport, Swept
 
 Progress: TypeAlias = Callable[[SweepReport], None]
-Course: TypeAlias = Generator[Call, Batch, SweepReport]
 
 DEFAULT_BATCH = 500
 
@@ -28,7 +26,7 @@ def sweep(
     progress: Progress | None,
     look_for_unseen: bool = True,
     stopped: Callable[[], bool] = lambda: False,
-) -> Course:
+) -> Course[SweepReport]:
     """Everything that is due."""
     checks.count(batch_size, "batch_size", least=1)
     checks.ttl(time_budget, "time_budget")
@@ -49,7 +47,7 @@ def sweep(
     return tally.report()
 
 
-def inactive(max_inactivity: timedelta) -> Course:
+def inactive(max_inactivity: timedelta) -> Course[SweepReport]:
     """Sessions that have been idle for so long."""
     checks.ttl(max_inactivity, "max_inactivity")
     tally = _Tally()
@@ -58,7 +56,7 @@ def inactive(max_inactivity: timedelta) -> Course:
     return tally.report()
 
 
-def expired() -> Course:
+def expired() -> Course[SweepReport]:
     """Sessions, state keys and cache entries whose time is over."""
     tally = _Tally()
     steps = (DueRepository.sweep_sessions, DueRepository.sweep_state, DueRepository.sweep_cache)
@@ -117,28 +115,6 @@ class _Tally:
 
     def _elapsed(self) -> timedelta:
         return timedelta(seconds=time.monotonic() - self._started)
-
-
-def run(runner: Runner, course: Course) -> SweepReport:
-    """Carry out *course*, each step in a transaction of its own."""
-    try:
-        call = next(course)
-        while True:
-            call = course.send(runner.run(call))
-    except StopIteration as end:
-        report: SweepReport = end.value
-        return report
-
-
-async def run_async(runner: AsyncRunner, course: Course) -> SweepReport:
-    """As `run`, awaited."""
-    try:
-        call = next(course)
-        while True:
-            call = course.send(await runner.run(call))
-    except StopIteration as end:
-        report: SweepReport = end.value
-        return report
 
 
 class Sweeping:

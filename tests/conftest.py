@@ -184,6 +184,7 @@ ENGINE_FILES = frozenset(
         "test_connections.py",
         "test_cancellation.py",
         "test_close.py",
+        "test_portable.py",
     }
 )
 

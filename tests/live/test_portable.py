@@ -1,35 +1,44 @@
 """Export and import: nothing changes on the way from one database to the other and back."""
 
+import asyncio
 import io
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from statestore import InvalidValueError, NewEntry, SessionExistsError, SessionNotFoundError, StateStore, Usage
-from statestore.portable import export_sessions, import_sessions
+from statestore import (
+    AsyncStateStore,
+    InvalidValueError,
+    NewEntry,
+    SessionExistsError,
+    SessionNotFoundError,
+    StateStore,
+    Usage,
+)
+from statestore.portable import export_sessions_async, import_sessions_async
 from tests.support.content import Content, unsound
 from tests.support.trajectories import runs
+from tests.support.worlds import export_sessions, import_sessions
 
 
 @pytest.fixture
-def source(database_url: str) -> Iterator[StateStore]:
-    with StateStore.open(database_url) as store:
-        yield store
+def source(database_url: str, connect: Callable[..., Any]) -> Any:
+    return connect(database_url)
 
 
 @pytest.fixture
-def target(database_url: str, request: pytest.FixtureRequest) -> Iterator[StateStore]:
+def target(database_url: str, connect: Callable[..., Any], request: pytest.FixtureRequest) -> Any:
     """A store on the other database."""
     other = "postgres_url" if database_url.startswith("sqlite") else "sqlite_url"
-    with StateStore.open(request.getfixturevalue(other)) as store:
-        yield store
+    return connect(request.getfixturevalue(other))
 
 
-def exported(store: StateStore, **which: Any) -> bytes:
+def exported(store: Any, **which: Any) -> bytes:
     file = io.BytesIO()
     export_sessions(store, file, **which)
     return file.getvalue()
@@ -43,7 +52,7 @@ def say(*texts: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text} for text in texts]
 
 
-def fill(store: StateStore) -> None:
+def fill(store: Any) -> None:
     """Sessions with all that a session can have."""
     store.sessions.create(
         "s 🙂%_'\"", user_id="ada", agent_name="a", title="t", instructions="be\nkind", metadata={"z": 1, "a": [None]},
@@ -70,7 +79,7 @@ def fill(store: StateStore) -> None:
     store.sessions.delete("gone")
 
 
-def test_a_file_is_the_same_after_a_trip_through_the_other_database(source: StateStore, target: StateStore) -> None:
+def test_a_file_is_the_same_after_a_trip_through_the_other_database(source: Any, target: Any) -> None:
     fill(source)
     first = exported(source)
     import_sessions(target, io.BytesIO(first))
@@ -80,7 +89,7 @@ def test_a_file_is_the_same_after_a_trip_through_the_other_database(source: Stat
     }  # fmt: skip
 
 
-def test_what_was_imported_is_equal_to_what_was_exported(source: StateStore, target: StateStore) -> None:
+def test_what_was_imported_is_equal_to_what_was_exported(source: Any, target: Any) -> None:
     fill(source)
     import_sessions(target, io.BytesIO(exported(source)))
     for name in ("s 🙂%_'\"", "fork", "fork of fork"):
@@ -94,7 +103,7 @@ def test_what_was_imported_is_equal_to_what_was_exported(source: StateStore, tar
     assert target.history.append("fork", say("goes on"))[0].seq == 7
 
 
-def test_the_real_runs_with_forks_and_state_come_back_byte_for_byte(source: StateStore, target: StateStore) -> None:
+def test_the_real_runs_with_forks_and_state_come_back_byte_for_byte(source: Any, target: Any) -> None:
     for run in runs():
         name = f"{run['task_id']}-{run['trial']}"
         if run["trial"] == 0 or not source.sessions.exists(f"{run['task_id']}-0"):
@@ -111,7 +120,7 @@ def test_the_real_runs_with_forks_and_state_come_back_byte_for_byte(source: Stat
     assert exported(target) == first
 
 
-def test_a_shared_entry_stands_in_the_file_once(source: StateStore) -> None:
+def test_a_shared_entry_stands_in_the_file_once(source: Any) -> None:
     source.sessions.create("a")
     source.history.append("a", say("x", "y"))
     source.sessions.fork("a", "b")
@@ -122,9 +131,7 @@ def test_a_shared_entry_stands_in_the_file_once(source: StateStore) -> None:
     ]
 
 
-def test_a_fork_alone_takes_along_what_it_shares_and_bills_nobody_for_it(
-    source: StateStore, target: StateStore
-) -> None:
+def test_a_fork_alone_takes_along_what_it_shares_and_bills_nobody_for_it(source: Any, target: Any) -> None:
     source.sessions.create("a")
     source.history.append("a", [NewEntry("x", usage=Usage(input_tokens=5))])
     source.sessions.fork("a", "b")
@@ -137,20 +144,20 @@ def test_a_fork_alone_takes_along_what_it_shares_and_bills_nobody_for_it(
     assert exported(target, session_ids=["b"]) == file
 
 
-def test_one_may_export_the_sessions_of_a_user(source: StateStore) -> None:
+def test_one_may_export_the_sessions_of_a_user(source: Any) -> None:
     source.sessions.create("a", user_id="ada")
     source.sessions.create("b", user_id="bob")
     assert [session["session_id"] for session in records(exported(source, user_id="ada"), "session")] == ["a"]
 
 
-def test_a_missing_session_cannot_be_exported(source: StateStore) -> None:
+def test_a_missing_session_cannot_be_exported(source: Any) -> None:
     source.sessions.create("a")
     with pytest.raises(SessionNotFoundError) as caught:
         exported(source, session_ids=["a", "missing"])
     assert caught.value.session_id == "missing"
 
 
-def test_more_sessions_and_entries_than_fit_one_step(source: StateStore, target: StateStore) -> None:
+def test_more_sessions_and_entries_than_fit_one_step(source: Any, target: Any) -> None:
     with source.transaction() as tx:
         for n in range(1201):
             tx.sessions.create(f"s{n}")
@@ -161,7 +168,7 @@ def test_more_sessions_and_entries_than_fit_one_step(source: StateStore, target:
     assert exported(target) == first
 
 
-def test_an_existing_session_is_not_overwritten(source: StateStore, database_url: str) -> None:
+def test_an_existing_session_is_not_overwritten(source: Any, database_url: str) -> None:
     fill(source)
     file = exported(source)
     source.history.append("fork", say("later"))
@@ -173,7 +180,7 @@ def test_an_existing_session_is_not_overwritten(source: StateStore, database_url
     content.close()
 
 
-def test_replace_overwrites_and_leaves_the_forks_of_others_alone(source: StateStore, database_url: str) -> None:
+def test_replace_overwrites_and_leaves_the_forks_of_others_alone(source: Any, database_url: str) -> None:
     fill(source)
     file = exported(source)
     source.history.append("fork", say("later"))
@@ -202,9 +209,7 @@ def test_replace_overwrites_and_leaves_the_forks_of_others_alone(source: StateSt
     ],
     ids=["cut off", "a line lost", "header lost", "newer", "no JSON", "unknown type", "wrong value", "empty"],
 )
-def test_a_damaged_file_is_refused_and_nothing_written(
-    source: StateStore, target: StateStore, spoil: Any, problem: str
-) -> None:
+def test_a_damaged_file_is_refused_and_nothing_written(source: Any, target: Any, spoil: Any, problem: str) -> None:
     fill(source)
     lines = spoil(exported(source).splitlines())
     with pytest.raises(InvalidValueError, match=problem):
@@ -277,7 +282,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("replace", [False, True], ids=["new", "replace"])
 def test_lines_that_do_not_fit_together_are_refused_and_named(
-    source: StateStore, target: StateStore, damage: str, replace: bool
+    source: Any, target: Any, damage: str, replace: bool
 ) -> None:
     spoil, problem = DAMAGES[damage]
     source.sessions.create("a")
@@ -298,9 +303,88 @@ def test_lines_that_do_not_fit_together_are_refused_and_named(
     assert target.sessions.count() == 0
 
 
-def test_sessions_go_into_the_namespace_of_the_store(source: StateStore, database_url: str) -> None:
+def test_sessions_go_into_the_namespace_of_the_store(
+    source: Any, database_url: str, connect: Callable[..., Any]
+) -> None:
     fill(source)
     file = exported(source)
-    with StateStore.open(database_url, namespace="copy") as copy:
-        import_sessions(copy, io.BytesIO(file))
-        assert exported(copy) == file
+    copy = connect(database_url, namespace="copy")
+    import_sessions(copy, io.BytesIO(file))
+    assert exported(copy) == file
+
+
+class Watched(io.BytesIO):
+    """A file that does something when the first entry is written to it."""
+
+    def __init__(self, at_first_entry: Callable[[], Any]) -> None:
+        super().__init__()
+        self._at_first_entry = at_first_entry
+        self._seen = False
+
+    def write(self, line: Any) -> int:
+        if not self._seen and b'"type":"entry"' in line:
+            self._seen = True
+            self._at_first_entry()
+        return super().write(line)
+
+
+def test_an_export_is_of_one_moment(source: Any, database_url: str) -> None:
+    fill(source)
+    before = exported(source)
+    with StateStore.open(database_url) as other:
+        file = Watched(lambda: other.history.append("fork of fork", say("during it")))
+        export_sessions(source, file)
+    assert file.getvalue() == before
+    assert source.history.read("fork of fork", last=1)[0].content == say("during it")[0]
+
+
+async def test_the_event_loop_goes_on_while_a_file_is_written(database_url: str) -> None:
+    async with await AsyncStateStore.open(database_url) as store:
+        await store.sessions.create("a")
+        await store.history.append("a", say("x"))
+        meanwhile = threading.Event()
+        asyncio.get_running_loop().call_later(0.01, meanwhile.set)
+        await export_sessions_async(store, Watched(lambda: meanwhile.wait(20)))
+        assert meanwhile.is_set()
+
+
+async def test_a_cancelled_export_gives_its_connection_back(database_url: str) -> None:
+    async with await AsyncStateStore.open(database_url, pool_size=1, pool_timeout=timedelta(seconds=5)) as store:
+        await store.sessions.create("a")
+        await store.history.append("a", say("x"))
+        reached, go_on = threading.Event(), threading.Event()
+
+        def stop_here() -> None:
+            reached.set()
+            assert go_on.wait(20)
+
+        task = asyncio.create_task(export_sessions_async(store, Watched(stop_here)))
+        assert await asyncio.to_thread(reached.wait, 20)
+        task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await store.history.count("a") == 1
+
+
+async def test_a_cancelled_import_writes_nothing(database_url: str, sqlite_url: str) -> None:
+    with StateStore.open(sqlite_url, namespace="source") as source:
+        fill(source)
+        file = exported(source)
+    async with await AsyncStateStore.open(database_url) as store:
+        reached, go_on = threading.Event(), threading.Event()
+
+        def stop_here(size: int) -> None:
+            reached.set()
+            assert go_on.wait(20)
+
+        task = asyncio.create_task(import_sessions_async(store, io.BytesIO(file), progress=stop_here))
+        assert await asyncio.to_thread(reached.wait, 20)
+        task.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await store.sessions.count() == 0
+        await store.sessions.create("a")

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, BinaryIO
 
-from statestore import SessionContext
+from statestore import SessionContext, portable
 from tests.support.portal import Blocking
 
 
@@ -45,3 +45,17 @@ def session_context(store: Any, *args: Any, **kwargs: Any) -> Any:
         return await SessionContext(store._target, *args, **kwargs)  # type: ignore[misc]
 
     return Blocking(store._portal, store._portal.run(open_context()))
+
+
+def export_sessions(store: Any, file: BinaryIO, **which: Any) -> portable.Totals:
+    """Write sessions of *store* to *file*."""
+    if not isinstance(store, Blocking):
+        return portable.export_sessions(store, file, **which)
+    return store._portal.run(portable.export_sessions_async(store._target, file, **which))
+
+
+def import_sessions(store: Any, file: BinaryIO, **how: Any) -> portable.Totals:
+    """Bring the sessions of *file* into *store*."""
+    if not isinstance(store, Blocking):
+        return portable.import_sessions(store, file, **how)
+    return store._portal.run(portable.import_sessions_async(store._target, file, **how))

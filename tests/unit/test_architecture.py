@@ -17,7 +17,7 @@ FLOORS = (
     {"frozen", "ids", "workers", "column_types", "pricing"},
     {"checks", "exactjson", "messages", "codec", "schema", "cache_options", "cache_keys", "sql", "driver_errors"},
     {"repositories", "repositories."},
-    {"genai_prices", "engines", "execution", "database", "async_database", "group_commit"},
+    {"genai_prices", "engines", "execution", "database", "async_database", "group_commit", "courses"},
     {"migration_targets"},
     {"migrate"},
     {"opening"},

@@ -225,7 +225,7 @@ def test_errors_are_awaited_too(sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 
     async def run() -> None:
         async with await AsyncStateStore.open(sqlite_url) as store:
-            monkeypatch.setattr("statestore.sweeping.run_async", fails)
+            monkeypatch.setattr("statestore.courses.run_async", fails)
             async with Sweeper(store, every=SOON, jitter=NOW, on_error=note):
                 await asyncio.to_thread(noted.wait, 10)
 
