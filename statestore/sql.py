@@ -19,6 +19,7 @@ import orjson
 from statestore import exactjson, schema
 from statestore.cache_options import CacheOptions
 from statestore.errors import InvalidValueError
+from statestore.known import Known
 from statestore.pricing import Prices
 
 Params: TypeAlias = dict[str, Any]
@@ -164,6 +165,8 @@ class Settings:
     cache: CacheOptions = field(default_factory=CacheOptions)
     # Not a setting but what is known of the database, shared by all who use the store.
     prices: Prices = field(default_factory=Prices, compare=False)
+    # Sessions that are forks: their histories are read by another statement, which is right for all but slower.
+    forks: Known = field(default_factory=Known, compare=False)
 
 
 class NeedsTransaction(BaseException):

@@ -14,58 +14,66 @@ FAR = 2**61
 # The history of a session is dense, so that a window on it is a range, whichever way it is asked for.
 _FROM = "{greatest}(:after + 1, s.first_seq, {least}(s.next_seq, :before) - :last)"
 _TO = "{least}(s.next_seq, :before, {greatest}(:after + 1, s.first_seq) + :limit) - 1"
-_HEAD = f"s.forked_at_seq IS NOT NULL, {session_rows.EXTENSION_DUE}"
+# What there is to do beyond reading: nothing for most sessions, and then NULL is all that is computed and sent.
+_FORK, _EXTENSION_DUE = 1, 2
+_ALSO = f"""CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
+    THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN {_FORK} ELSE 0 END
+        + CASE WHEN {session_rows.EXTENSION_DUE} THEN {_EXTENSION_DUE} ELSE 0 END END"""
 
 # One round trip, for all sessions that are no forks: the rows of a session are all of its history. On PostgreSQL the
 # rows come from a subquery that is closed to the planner by OFFSET 0, so that the bounds always end up in the index
 # scan; in a plain join it may take them for a filter, and read the whole session. A subquery keeps its order here.
 _READ = Statement(
     postgresql=f"""
-    SELECT {_HEAD}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
+    SELECT {_ALSO}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
         SELECT {entry_rows.COLUMNS} FROM {{history_entries}} AS h
         WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq BETWEEN {_FROM} AND {_TO}
         ORDER BY h.seq OFFSET 0) AS h ON true
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
     sqlite=f"""
-    SELECT {_HEAD}, {entry_rows.COLUMNS} FROM {{sessions}} AS s
+    SELECT {_ALSO}, {entry_rows.COLUMNS} FROM {{sessions}} AS s
     LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
         AND h.seq BETWEEN {_FROM} AND {_TO}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
     ORDER BY h.seq""",
 )
 
-# For a fork. The bounds of the window are inside the join with its segments: each segment reads only its share.
+# For any session, but made for forks. The bounds of the window are inside the join with its segments, so that each
+# segment reads only its share. In no order.
 _READ_FORK = Statement(
     postgresql=f"""
-    SELECT h.* FROM {{sessions}} AS s CROSS JOIN LATERAL (
-        SELECT s.session_id AS owner, {_FROM} AS from_seq, {_TO} AS to_seq
-        UNION ALL
-        SELECT g.owner_session_id, greatest(g.from_seq, {_FROM}), least(g.to_seq, {_TO}) FROM {{session_segments}} AS g
-        WHERE g.namespace = :namespace AND g.session_id = :session_id AND g.from_seq <= {_TO} AND g.to_seq >= {_FROM}
-    ) AS piece CROSS JOIN LATERAL (
-        SELECT {entry_rows.COLUMNS} FROM {{history_entries}} AS h WHERE h.namespace = :namespace
-        AND h.session_id = piece.owner AND h.seq BETWEEN piece.from_seq AND piece.to_seq OFFSET 0) AS h
-    WHERE s.namespace = :namespace AND s.session_id = :session_id""",
+    SELECT {_ALSO}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
+        SELECT h.* FROM (
+            SELECT s.session_id AS owner, {_FROM} AS from_seq, {_TO} AS to_seq
+            UNION ALL
+            SELECT g.owner_session_id, greatest(g.from_seq, {_FROM}), least(g.to_seq, {_TO})
+            FROM {{session_segments}} AS g WHERE g.namespace = :namespace AND g.session_id = :session_id
+                AND g.from_seq <= {_TO} AND g.to_seq >= {_FROM}
+        ) AS piece CROSS JOIN LATERAL (
+            SELECT {entry_rows.COLUMNS} FROM {{history_entries}} AS h WHERE h.namespace = :namespace
+            AND h.session_id = piece.owner AND h.seq BETWEEN piece.from_seq AND piece.to_seq OFFSET 0) AS h
+    ) AS h ON true
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
     sqlite=f"""
-    SELECT {entry_rows.COLUMNS} FROM {{sessions}} AS s
-    JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+    SELECT {_ALSO}, {entry_rows.COLUMNS} FROM {{sessions}} AS s
+    LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
         AND h.seq BETWEEN {_FROM} AND {_TO}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
     UNION ALL
-    SELECT {entry_rows.COLUMNS} FROM {{sessions}} AS s
+    SELECT {_ALSO}, {entry_rows.COLUMNS} FROM {{sessions}} AS s
     JOIN {{session_segments}} AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
     CROSS JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
         AND h.seq BETWEEN max(g.from_seq, {_FROM}) AND min(g.to_seq, {_TO})
-    WHERE s.namespace = :namespace AND s.session_id = :session_id""",
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
 )
 
 _IDS_POSTGRESQL = "h.entry_id = ANY (:entry_ids)"
 _IDS_SQLITE = "h.entry_id IN (SELECT value FROM json_each(:entry_ids))"
 _BY_ID = f"""
-    SELECT {entry_rows.COLUMNS} FROM {{history_entries}} AS h
+    SELECT NULL, {entry_rows.COLUMNS} FROM {{history_entries}} AS h
     WHERE h.namespace = :namespace AND h.session_id = :session_id AND %s
     UNION ALL
-    SELECT {entry_rows.COLUMNS} FROM {{session_segments}} AS g
+    SELECT NULL, {entry_rows.COLUMNS} FROM {{session_segments}} AS g
     JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
         AND h.seq BETWEEN g.from_seq AND g.to_seq
     WHERE g.namespace = :namespace AND g.session_id = :session_id AND %s"""
@@ -94,16 +102,23 @@ def read(
         "before": FAR if before is None else min(before, FAR),
         "limit": FAR if limit is None else min(limit, FAR),
     }
-    rows = link.all(_READ, session_id=session_id, **window)
+    known = session_id in link.settings.forks
+    rows = link.all(_READ_FORK if known else _READ, session_id=session_id, **window)
+    if rows and not known and (rows[0][0] or 0) & _FORK:
+        known = True
+        link.settings.forks.add(session_id)
+        rows = link.all(_READ_FORK, session_id=session_id, **window)
     if not rows:
         raise session_rows.not_found(link, session_id)
-    is_fork, extension_due = rows[0][:2]
-    entries = [row[2:] for row in rows if row[3] is not None]
-    if is_fork:
-        entries = sorted(link.all(_READ_FORK, session_id=session_id, **window), key=lambda row: row[1])
-    if extension_due:
+    also, seq = rows[0][:2]
+    if also and also & _EXTENSION_DUE:
         session_rows.extend(link, session_id)
-    return [entry_rows.from_row(link, session_id, row) for row in entries]
+    # A session without an entry there is a row all the same.
+    if known:
+        rows = sorted((row for row in rows if row[1] is not None), key=lambda row: row[1])
+    elif seq is None:
+        rows = ()
+    return entry_rows.from_rows(link, session_id, rows)
 
 
 def find_by_id(link: Link, session_id: str, entry_ids: Sequence[str]) -> dict[str, Entry]:
@@ -114,4 +129,4 @@ def find_by_id(link: Link, session_id: str, entry_ids: Sequence[str]) -> dict[st
         session_id=session_id,
         entry_ids=orjson.dumps(ids).decode() if link.dialect.name == "sqlite" else ids,
     )
-    return {row[3]: entry_rows.from_row(link, session_id, row) for row in rows}
+    return {entry.entry_id: entry for entry in entry_rows.from_rows(link, session_id, rows)}

@@ -119,6 +119,7 @@ class ForksRepository(Repository):
         segments.insert(self._link, [segment.seen_by(fork_id) for segment in seen])
         self._link.run(_COPY_STATE, session_id=source_id, fork_id=fork_id)
         self._link.run(_COPY_SUMMARIES, session_id=source_id, fork_id=fork_id, at_seq=at_seq)
+        self._link.settings.forks.add(fork_id)
         return fork
 
     @reads

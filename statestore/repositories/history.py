@@ -100,7 +100,7 @@ class HistoryRepository(WindowsRepository, SummariesRepository):
     ) -> list[Entry]:
         """The entries of a session, oldest first; all of them if nothing else is asked for.
 
-        One round trip, or two for a fork at any depth. Extends the session's TTL.
+        One round trip; two where the store meets a fork for the first time, at any depth. Extends the session's TTL.
 
         Args:
             session_id: The session to read.

@@ -369,8 +369,8 @@ def test_a_window_on_ten_thousand_entries_reads_few(
     # One turn each: the window ends exactly where the budget does.
     store.history.append("s", [SYSTEM, *[user("x" * 40)] * 9_999])
     read = []
-    build = entry_rows.from_row
-    monkeypatch.setattr(entry_rows, "from_row", lambda *args: read.append(1) or build(*args))
+    build = entry_rows.from_rows
+    monkeypatch.setattr(entry_rows, "from_rows", lambda link, name, rows: read.extend(rows) or build(link, name, rows))
     window = store.history.window("s", **limits)
     assert [entry.seq for entry in window][-expected:] == [*range(10_001 - expected, 10_001)]
     assert len(read) <= most
