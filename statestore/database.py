@@ -30,6 +30,7 @@ from statestore.group_commit import ThreadGroupCommit
 from statestore.repositories import group_appending
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, Settings
+from statestore.turnstile import ANY_TIME, Ticket, Turnstile
 
 # A library does not print: without a handler of the application's, stamina's warnings would go to standard error.
 logging.getLogger("stamina").addHandler(logging.NullHandler())
@@ -68,6 +69,7 @@ class Database:
         self._lost_at = 0.0
         # SQLite lets one writer in at a time. Waiting here wakes up at once; its own busy handler polls.
         self._writer = threading.Lock() if dialect.name == "sqlite" else None
+        self._turnstile = Turnstile() if dialect.name == "sqlite" else ANY_TIME
         self._groups = ThreadGroupCommit(self, groups=1 if self._writer else GROUPS)
 
     def run(self, call: Call) -> Any:
@@ -124,13 +126,18 @@ class Database:
             return
         with self._writing(), self._connected() as connection:
             transaction = Transaction(connection, self.dialect)
-            transaction.begin()
+            ticket: Ticket = ANY_TIME
             try:
+                ticket = self._turnstile.enter()
+                transaction.begin()
                 work(Link(connection, self.dialect, self.settings, in_transaction=True))
+                ticket.leave()
                 transaction.commit()
             except BaseException as exc:
                 transaction.abandon(exc)
                 raise
+            finally:
+                ticket.leave()
 
     @contextmanager
     def snapshot(self) -> Iterator[BoundRunner]:
@@ -173,13 +180,15 @@ class Database:
         writer = None if call.mode is Mode.READ else self._writer
         if writer is not None and not writer.acquire(timeout=WRITER_TIMEOUT.total_seconds()):
             raise writer_timeout()
+        ticket: Ticket = ANY_TIME
         try:
+            ticket = self._turnstile.enter()
             connection = self._checkout()
             sent = Sent()
             if call.interruptible:
                 call.may_be_cancelled(connection.driver_connection.cancel_safe)  # type: ignore[attr-defined]
             try:
-                return perform(connection, call, self.dialect, self.settings, sent)
+                return perform(connection, call, self.dialect, self.settings, sent, ticket)
             except StateStoreError:
                 raise
             except Exception as exc:
@@ -190,6 +199,7 @@ class Database:
                     call.may_be_cancelled(None)
                 self._give_back(connection)
         finally:
+            ticket.leave()
             if writer is not None:
                 writer.release()
 

@@ -13,6 +13,7 @@ from statestore.driver_errors import Failure, understand
 from statestore.errors import CommitUnknownError, InvalidValueError, StateStoreError, StoreClosedError
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, NeedsTransaction, Settings
+from statestore.turnstile import ANY_TIME, Ticket
 
 
 class Again(Exception):
@@ -83,8 +84,13 @@ class Transaction:
             cursor.close()
 
 
-def perform(connection: Connected, call: Call, dialect: Dialect, settings: Settings, sent: Sent) -> Any:
-    """Run *call* on *connection*, in a transaction where it takes one."""
+def perform(
+    connection: Connected, call: Call, dialect: Dialect, settings: Settings, sent: Sent, ticket: Ticket = ANY_TIME
+) -> Any:
+    """Run *call* on *connection*, in a transaction where it takes one.
+
+    A *ticket* is given back before the commit: that waits for the disk, and others may go on meanwhile.
+    """
     sent.unsettled = False
     if call.mode is Mode.READ or (call.mode.single and dialect.name == "postgresql"):
         sent.unsettled = call.mode is not Mode.READ
@@ -107,6 +113,7 @@ def perform(connection: Connected, call: Call, dialect: Dialect, settings: Setti
     try:
         result = call(Link(connection, dialect, settings, in_transaction=True))
         sent.unsettled = True
+        ticket.leave()
         transaction.commit()
     except BaseException as exc:
         transaction.abandon(exc)

@@ -1,0 +1,93 @@
+"""Threads that take turns, to stay out of each other's way."""
+
+import threading
+import time
+from collections import deque
+from typing import Protocol
+
+_PATIENCE = 0.02
+
+
+class Ticket(Protocol):
+    """Shows that its holder is inside. To leave twice does nothing."""
+
+    def leave(self) -> None: ...
+
+
+class _AnyTime:
+    """A turnstile that is open: everybody may go on at any time."""
+
+    def enter(self) -> Ticket:
+        return self
+
+    def leave(self) -> None:
+        pass
+
+
+ANY_TIME = _AnyTime()
+
+
+class Turnstile:
+    """Lets threads in one after the other, in the order in which they come, except past one that takes long.
+
+    Threads that work with SQLite at the same time fight for the interpreter's lock, which sqlite3 gives up at every
+    step: 32 of them get a third done of what they do one by one. This is for speed alone: nothing may depend on being
+    alone inside. Who has been inside for longer than *patience*, in seconds, is not waited for any more.
+    """
+
+    def __init__(self, patience: float = _PATIENCE) -> None:
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._waiting: deque[_Ticket] = deque()
+        self._inside: _Ticket | None = None
+        self._since = 0.0
+
+    def enter(self) -> Ticket:
+        """Wait for one's turn. What is returned must be left with, whatever happens inside."""
+        ticket = _Ticket(self)
+        with self._lock:
+            if self._inside is None:
+                self._let_in(ticket)
+            else:
+                self._waiting.append(ticket)
+        try:
+            while not ticket.come.acquire(timeout=self._patience):
+                with self._lock:
+                    if time.monotonic() - self._since >= self._patience:
+                        self._next()
+        except BaseException:  # Ctrl-C, most likely.
+            ticket.leave()
+            raise
+        return ticket
+
+    def leave(self, ticket: "_Ticket") -> None:
+        with self._lock:
+            if self._inside is ticket:
+                self._next()
+            elif ticket in self._waiting:
+                self._waiting.remove(ticket)
+
+    def _next(self) -> None:
+        self._inside = None
+        if self._waiting:
+            self._let_in(self._waiting.popleft())
+
+    def _let_in(self, ticket: "_Ticket") -> None:
+        self._inside = ticket
+        self._since = time.monotonic()
+        ticket.come.release()
+
+
+class _Ticket:
+    __slots__ = ("_left", "_turnstile", "come")
+
+    def __init__(self, turnstile: Turnstile) -> None:
+        self._turnstile = turnstile
+        self._left = False
+        self.come = threading.Lock()
+        self.come.acquire()
+
+    def leave(self) -> None:
+        if not self._left:
+            self._left = True
+            self._turnstile.leave(self)
