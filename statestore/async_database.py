@@ -8,12 +8,14 @@ used as it is, through `run_sync`.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any, Protocol
 
 import stamina
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from statestore.database import GROUPS, RETRY, WRITER_TIMEOUT, Database, Verify, writer_timeout
+from statestore import group_calls
+from statestore.database import APPENDS, ONE_WRITER, READS, RETRY, WRITER_TIMEOUT, Database, Verify, writer_timeout
 from statestore.driver_errors import understand
 from statestore.errors import StateStoreError, StoreClosedError
 from statestore.execution import (
@@ -28,8 +30,8 @@ from statestore.execution import (
     translated,
     understood,
 )
-from statestore.group_commit import GroupCommit
-from statestore.repositories import group_appending
+from statestore.grouping import TaskGroups
+from statestore.repositories import group_appending, group_reading
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Dialect, Settings
 from statestore.workers import Workers
@@ -59,17 +61,18 @@ class AsyncDatabase(AsyncRunner, Protocol):
 class ThreadedDatabase:
     """Runs operations on a `Database`, in worker threads."""
 
-    def __init__(self, database: Database, *, threads: int, one_connection: bool, group_commit: bool = True) -> None:
+    def __init__(self, database: Database, *, threads: int, one_connection: bool) -> None:
         self.database = database
         self._workers = Workers(threads, "statestore")
         # SQLite has one writer. Tasks take turns here, so that none of them blocks a thread that another one needs;
         # readers too, where the database is a single connection.
         self._turn = asyncio.Lock() if database.dialect.name == "sqlite" else None
         self._one_connection = one_connection
-        groups = 1 if self._turn else GROUPS
-        self._groups = (
-            GroupCommit(database, self._workers, self._run, self._in_turn, groups=groups) if group_commit else None
-        )
+        commit, read = partial(group_calls.commit, database), partial(group_calls.read, database)
+        limits = ONE_WRITER if self._turn else APPENDS
+        self._appends = TaskGroups(self._run, commit, self._workers, self._in_turn, limits, to_the_end=True)
+        reads = TaskGroups(self._run, read, self._workers, nullcontext, READS, to_the_end=False)
+        self._reads = None if self._turn else reads
 
     @property
     def settings(self) -> Settings:
@@ -84,10 +87,11 @@ class ThreadedDatabase:
         return self.database.closed
 
     async def run(self, call: Call) -> Any:
-        if self._groups is not None:
-            session_id = group_appending.session_of(call)
-            if session_id is not None:
-                return await self._groups.append(call, session_id)
+        session_id = group_appending.session_of(call)
+        if session_id is not None:
+            return await self._appends.run(call, session_id)
+        if self._reads is not None and group_reading.is_small(call):
+            return await self._reads.run(call, call)
         return await self._run(call)
 
     async def _run(self, call: Call) -> Any:

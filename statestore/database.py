@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, Protocol
 
 import stamina
 from sqlalchemy import Connection, Engine, PoolProxiedConnection
 
+from statestore import group_calls
 from statestore.driver_errors import understand
 from statestore.errors import StateStoreError, StoreClosedError, UnavailableError
 from statestore.execution import (
@@ -26,8 +28,8 @@ from statestore.execution import (
     translated,
     understood,
 )
-from statestore.group_commit import ThreadGroupCommit
-from statestore.repositories import group_appending
+from statestore.grouping import Limits, ThreadGroups
+from statestore.repositories import group_appending, group_reading
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, Settings
 from statestore.turnstile import ANY_TIME, Ticket, Turnstile
@@ -45,7 +47,11 @@ RETRY: Any = {
     "wait_jitter": timedelta(milliseconds=20),
 }
 # Two groups of appends under way keep the server busy while the next one fills.
-GROUPS = 2
+APPENDS = Limits(alone=2, groups=2)
+ONE_WRITER = Limits(alone=1, groups=1)
+# Reads cost the client more than the server. A few at a time do not hinder each other, and wait for nobody; many do,
+# and are better off in one group at a time.
+READS = Limits(alone=1, groups=1)
 WRITER_TIMEOUT = timedelta(seconds=30)
 
 
@@ -70,12 +76,17 @@ class Database:
         # SQLite lets one writer in at a time. Waiting here wakes up at once; its own busy handler polls.
         self._writer = threading.Lock() if dialect.name == "sqlite" else None
         self._turnstile = Turnstile() if dialect.name == "sqlite" else ANY_TIME
-        self._groups = ThreadGroupCommit(self, groups=1 if self._writer else GROUPS)
+        self._appends = ThreadGroups(
+            self.run_alone, partial(group_calls.commit, self), ONE_WRITER if self._writer else APPENDS
+        )
+        self._reads = None if self._writer else ThreadGroups(self.run_alone, partial(group_calls.read, self), READS)
 
     def run(self, call: Call) -> Any:
         session_id = group_appending.session_of(call)
         if session_id is not None:
-            return self._groups.append(call, session_id)
+            return self._appends.run(call, session_id)
+        if self._reads is not None and group_reading.is_small(call):
+            return self._reads.run(call, call)
         return self.run_alone(call)
 
     def run_alone(self, call: Call) -> Any:

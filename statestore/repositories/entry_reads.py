@@ -11,12 +11,22 @@ from statestore.values import Entry
 # Beyond every position, and twice it still fits 64 bits.
 FAR = 2**61
 
-# The history of a session is dense, so that a window on it is a range, whichever way it is asked for.
-_FROM = "{greatest}(:after + 1, s.first_seq, {least}(s.next_seq, :before) - :last)"
-_TO = "{least}(s.next_seq, :before, {greatest}(:after + 1, s.first_seq) + :limit) - 1"
+
+def bounds(last: str, after: str, before: str, limit: str) -> tuple[str, str]:
+    """The first and the last position of a window on session `s`, in SQL.
+
+    The history of a session is dense, so that a window is a range, whichever way it is asked for.
+    """
+    start = f"{{greatest}}({after} + 1, s.first_seq, {{least}}(s.next_seq, {before}) - {last})"
+    end = f"{{least}}(s.next_seq, {before}, {{greatest}}({after} + 1, s.first_seq) + {limit}) - 1"
+    return start, end
+
+
+_FROM, _TO = bounds(":last", ":after", ":before", ":limit")
+
 # What there is to do beyond reading: nothing for most sessions, and then NULL is all that is computed and sent.
 _FORK, _EXTENSION_DUE = 1, 2
-_ALSO = f"""CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
+ALSO = f"""CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
     THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN {_FORK} ELSE 0 END
         + CASE WHEN {session_rows.EXTENSION_DUE} THEN {_EXTENSION_DUE} ELSE 0 END END"""
 
@@ -25,13 +35,13 @@ _ALSO = f"""CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
 # scan; in a plain join it may take them for a filter, and read the whole session. A subquery keeps its order here.
 _READ = Statement(
     postgresql=f"""
-    SELECT {_ALSO}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
+    SELECT {ALSO}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
         SELECT {entry_rows.COLUMNS} FROM {{history_entries}} AS h
         WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq BETWEEN {_FROM} AND {_TO}
         ORDER BY h.seq OFFSET 0) AS h ON true
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
     sqlite=f"""
-    SELECT {_ALSO}, {entry_rows.COLUMNS} FROM {{sessions}} AS s
+    SELECT {ALSO}, {entry_rows.COLUMNS} FROM {{sessions}} AS s
     LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
         AND h.seq BETWEEN {_FROM} AND {_TO}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
@@ -42,7 +52,7 @@ _READ = Statement(
 # segment reads only its share. In no order.
 _READ_FORK = Statement(
     postgresql=f"""
-    SELECT {_ALSO}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
+    SELECT {ALSO}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
         SELECT h.* FROM (
             SELECT s.session_id AS owner, {_FROM} AS from_seq, {_TO} AS to_seq
             UNION ALL
@@ -55,12 +65,12 @@ _READ_FORK = Statement(
     ) AS h ON true
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
     sqlite=f"""
-    SELECT {_ALSO}, {entry_rows.COLUMNS} FROM {{sessions}} AS s
+    SELECT {ALSO}, {entry_rows.COLUMNS} FROM {{sessions}} AS s
     LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
         AND h.seq BETWEEN {_FROM} AND {_TO}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
     UNION ALL
-    SELECT {_ALSO}, {entry_rows.COLUMNS} FROM {{sessions}} AS s
+    SELECT {ALSO}, {entry_rows.COLUMNS} FROM {{sessions}} AS s
     JOIN {{session_segments}} AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
     CROSS JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
         AND h.seq BETWEEN max(g.from_seq, {_FROM}) AND min(g.to_seq, {_TO})
@@ -96,12 +106,7 @@ def read(
     Raises:
         SessionNotFoundError: No such session, or it has expired.
     """
-    window = {
-        "last": FAR if last is None else min(last, FAR),
-        "after": min(after or 0, FAR),
-        "before": FAR if before is None else min(before, FAR),
-        "limit": FAR if limit is None else min(limit, FAR),
-    }
+    window = window_of(last, after, before, limit)
     known = session_id in link.settings.forks
     rows = link.all(_READ_FORK if known else _READ, session_id=session_id, **window)
     if rows and not known and (rows[0][0] or 0) & _FORK:
@@ -119,6 +124,16 @@ def read(
     elif seq is None:
         rows = ()
     return entry_rows.from_rows(link, session_id, rows)
+
+
+def window_of(last: int | None, after: int | None, before: int | None, limit: int | None) -> dict[str, int]:
+    """What was asked for, as numbers; no limit is one that nothing reaches."""
+    return {
+        "last": FAR if last is None else min(last, FAR),
+        "after": min(after or 0, FAR),
+        "before": FAR if before is None else min(before, FAR),
+        "limit": FAR if limit is None else min(limit, FAR),
+    }
 
 
 def find_by_id(link: Link, session_id: str, entry_ids: Sequence[str]) -> dict[str, Entry]:

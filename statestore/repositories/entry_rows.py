@@ -251,7 +251,7 @@ def from_rows(link: Link, session_id: str, rows: Sequence[Row]) -> list[Entry]:
 
     One loop, without a call for each row: this is what reading costs in Python.
     """
-    make, loads, time = object.__new__, exactjson.loads, link.dialect.time
+    make, loads, time = object.__new__, exactjson.loads, link.dialect.instant
     entries: list[Entry] = []
     for (_, seq, turn, entry_id, role, agent_name, content, metadata, tokens_in, tokens_out, cache_read, cache_write,
          reasoning, provider_name, request_model, response_model, cost_usd, tool_name, tool_call_id, milliseconds,

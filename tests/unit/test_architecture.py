@@ -17,7 +17,7 @@ FLOORS = (
     {"frozen", "ids", "known", "turnstile", "workers", "column_types", "pricing"},
     {"checks", "exactjson", "messages", "codec", "schema", "cache_options", "cache_keys", "sql", "driver_errors"},
     {"repositories", "repositories."},
-    {"genai_prices", "engines", "execution", "database", "async_database", "group_commit", "courses"},
+    {"genai_prices", "engines", "execution", "database", "async_database", "grouping", "group_calls", "courses"},
     {"migration_targets"},
     {"migrate"},
     {"opening"},

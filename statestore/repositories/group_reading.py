@@ -1,0 +1,86 @@
+"""Reads of several callers, of any sessions, in one statement of PostgreSQL.
+
+Only what is small and simple travels in a group: a few entries of a session that is no fork. What turns out to be more
+is left out of it and read by itself, where it gets its own error.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+
+from statestore import checks
+from statestore.errors import StateStoreError
+from statestore.repositories import entry_reads, entry_rows
+from statestore.repositories.base import Call
+from statestore.repositories.history import HistoryRepository
+from statestore.sql import Link, Statement
+from statestore.values import Entry
+
+# Beyond this a read is large enough to travel alone: the others of its group would wait for it.
+_LARGEST = 100
+_WINDOW = frozenset({"last", "after", "before", "limit"})
+
+_FROM, _TO = entry_reads.bounds("w.last", "w.after", "w.before", "w.most")
+_READ = Statement(
+    postgresql=f"""
+    SELECT w.number, h.*
+    FROM unnest((SELECT CAST(:sessions_array AS text[])), (SELECT CAST(:last_array AS bigint[])),
+        (SELECT CAST(:after_array AS bigint[])), (SELECT CAST(:before_array AS bigint[])),
+        (SELECT CAST(:limit_array AS bigint[])))
+        WITH ORDINALITY AS w (session_id, last, after, before, most, number)
+    JOIN {{sessions}} AS s ON s.namespace = :namespace AND s.session_id = w.session_id AND {{live}}
+        AND coalesce({entry_reads.ALSO}, 0) = 0
+    LEFT JOIN LATERAL (
+        SELECT {entry_rows.COLUMNS} FROM {{history_entries}} AS h
+        WHERE h.namespace = :namespace AND h.session_id = w.session_id AND h.seq BETWEEN {_FROM} AND {_TO}
+        ORDER BY h.seq OFFSET 0) AS h ON true"""
+)
+
+
+@dataclass(slots=True)
+class Grouped:
+    """A read in a group: what is asked for, and what was found."""
+
+    session_id: str
+    window: dict[str, int]
+    found: list[Entry] | None = None
+
+
+def is_small(call: Call) -> bool:
+    """Whether a call is a read that may travel in a group."""
+    if call.method is not HistoryRepository.read or call.attempt > 1 or not call.kwargs.keys() <= _WINDOW:
+        return False
+    most = call.kwargs.get("last", call.kwargs.get("limit"))
+    return type(most) is int and most <= _LARGEST and len(call.args) == 1
+
+
+def prepare(call: Call) -> Grouped | None:
+    """What a call asks for; None where it has to be run by itself after all, be it to get its error."""
+    window = {name: call.kwargs.get(name) for name in ("last", "after", "before", "limit")}
+    if window["last"] is not None and window["limit"] is not None:
+        return None
+    try:
+        session_id = checks.key(call.args[0], "session_id")
+        for name, value in window.items():
+            checks.optional_count(value, name)
+    except StateStoreError:
+        return None
+    return Grouped(session_id, entry_reads.window_of(**window))
+
+
+def read(link: Link, reads: Sequence[Grouped]) -> None:
+    """Read for all whose session lives, is no fork and needs no extension; each gets its entries in `found`."""
+    forks = link.settings.forks
+    plain = [one for one in reads if one.session_id not in forks]
+    rows = link.all(
+        _READ,
+        sessions_array=[one.session_id for one in plain],
+        **{f"{name}_array": [one.window[name] for one in plain] for name in ("last", "after", "before", "limit")},
+    )
+    # PostgreSQL sends them one read after the other, but does not promise it.
+    for number, found in groupby(sorted(rows, key=itemgetter(0)), key=itemgetter(0)):
+        one = plain[number - 1]
+        of_one = list(found)
+        # A session without an entry there is a row all the same.
+        one.found = [] if of_one[0][1] is None else entry_rows.from_rows(link, one.session_id, of_one)
