@@ -158,6 +158,7 @@ class BoundRunner:
             raise StoreClosedError("the transaction has ended; begin another")
         if call.interruptible:
             call.may_be_cancelled(self._connection.driver_connection.cancel_safe)  # type: ignore[attr-defined]
+        self._link.begin_operation()
         try:
             return call(self._link)
         except StateStoreError:

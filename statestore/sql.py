@@ -7,7 +7,7 @@ its `Connection.execute` costs a one-statement operation as much again as the da
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -201,20 +201,31 @@ class Connected(Protocol):
 class Link:
     """A connection, checked out for one operation or one transaction. Never commits."""
 
-    __slots__ = ("_cursor", "dialect", "in_transaction", "settings")
+    __slots__ = ("_common", "_cursor", "_now", "dialect", "in_transaction", "settings")
 
     def __init__(
         self, connection: Connected, dialect: Dialect, settings: Settings, *, in_transaction: bool = False
     ) -> None:
         self._cursor = connection.cursor
+        self._now: datetime | None = None
+        self._common: Params | None = None
         self.dialect = dialect
         self.settings = settings
         self.in_transaction = in_transaction
 
+    def begin_operation(self) -> None:
+        """What follows is another operation, at another time."""
+        self._now = self._common = None
+
     def now(self) -> datetime | None:
-        """The time to hand to statements; None where the server's own clock is used."""
+        """The time of the operation, to hand to statements; None where the server's own clock is used."""
         if self.dialect.server_time:
             return None
+        if self._now is None:
+            self._now = self._read_clock()
+        return self._now
+
+    def _read_clock(self) -> datetime:
         clock = self.settings.clock
         if clock is None:
             return datetime.now(UTC)
@@ -224,20 +235,27 @@ class Link:
         utc: datetime = now.astimezone(UTC)
         return utc
 
-    def _params(self, params: Mapping[str, Any]) -> Params:
-        full: Params = {"namespace": self.settings.namespace, **params}
-        now = self.now()
-        if now is not None and "now" not in full:
-            full["now"] = now
+    def _params(self, params: Params) -> Params:
+        if self._common is None:
+            self._common = self._make_common()
+        full = self._common | params
         if self.dialect.name == "sqlite":
             # Most parameters are text and numbers, which go as they are: this is run for every statement.
-            for name, value in full.items():
+            for name, value in params.items():
                 encode = _SQLITE_ENCODERS.get(type(value))
                 if encode is not None:
                     full[name] = encode(value)
-            if now is not None:
-                full["now_us"] = (now - _EPOCH) // _MICROSECOND
         return full
+
+    def _make_common(self) -> Params:
+        """The parameters of every statement of the operation."""
+        common: Params = {"namespace": self.settings.namespace}
+        now = self.now()
+        if now is not None:
+            common["now"] = self.dialect.encode(now)
+            if self.dialect.name == "sqlite":
+                common["now_us"] = (now - _EPOCH) // _MICROSECOND
+        return common
 
     def all(self, statement: Statement, /, **params: Any) -> Sequence[Row]:
         """Run *statement* and return its rows."""

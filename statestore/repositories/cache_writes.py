@@ -126,8 +126,7 @@ def _set_one_postgresql(*, tagged: bool) -> Statement:
     INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
     VALUES (:namespace, :key, :value, :codec, :size, {_COMMON}, :version, {_TIMES}, :stamp, 0)
     {_OVERWRITE}
-    RETURNING e.key, true, (SELECT size_bytes FROM old), (SELECT version FROM old), (SELECT live FROM old), NULL,
-        NULL"""
+    RETURNING (SELECT size_bytes FROM old), (SELECT version FROM old), (SELECT live FROM old)"""
     )
 
 
@@ -140,8 +139,15 @@ _FIND_OLD = Statement(
 
 _FIND_OLD_ONE_SQLITE = Statement(
     sqlite="""
-    SELECT key, size_bytes, version, coalesce(expires_at > {now}, 1) FROM {cache_entries}
-    WHERE namespace = :namespace AND key = :key"""
+    SELECT e.size_bytes, e.version, coalesce(e.expires_at > {now}, 1),
+        EXISTS (SELECT 1 FROM {cache_tags} AS t WHERE t.namespace = e.namespace AND t.key = e.key)
+    FROM {cache_entries} AS e WHERE e.namespace = :namespace AND e.key = :key"""
+)
+_SET_ONE_SQLITE = Statement(
+    sqlite=f"""
+    INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
+    VALUES (:namespace, :key, :value, :codec, :size, :agent_name, :request, :content_hash, :metadata, :version,
+        {_TIMES}, :stamp, 0) {_OVERWRITE}"""
 )
 
 _UNTAG_ONE_SQLITE = Statement(sqlite="DELETE FROM {cache_tags} WHERE namespace = :namespace AND key = :key")
@@ -248,6 +254,10 @@ class CacheWrites(CacheRoom):
         size = sum(len(encoded.data) for encoded in values.values())
         self._check_fits(values, size)
         room = self._state.book(len(values), size, self._notes)
+        if room.enough and len(values) == 1 and not absent:
+            for key, encoded in values.items():
+                self._write_one(key, encoded, attributes)
+            return True
         if self._postgresql:
             return self._write_postgresql(values, attributes, size, room, absent=absent)
         old = self._old(values)
@@ -260,6 +270,33 @@ class CacheWrites(CacheRoom):
         self._write_sqlite(values, attributes, old)
         self._settle(len(values), old, attributes)
         return True
+
+    def _write_one(self, key: str, encoded: Encoded, attributes: Attributes) -> None:
+        """The most frequent write: one entry, whatever stands there, and there is room for it."""
+        version, tags = self._version(), attributes.tags
+        params = attributes.params() | {
+            "key": key,
+            "value": encoded.data,
+            "codec": encoded.codec,
+            "size": len(encoded.data),
+            "version": version,
+            "stamp": stamps.take(),
+        }
+        if self._postgresql:
+            if tags:
+                params["tags"] = tags
+            found = self._link.one(_set_one_postgresql(tagged=bool(tags)), **params)
+        else:
+            found = self._link.one(_FIND_OLD_ONE_SQLITE, key=key)
+            self._link.run(_SET_ONE_SQLITE, **params)
+            if found is not None and found[3]:
+                self._link.run(_UNTAG_ONE_SQLITE, key=key)
+            if tags:
+                self._link.run(_TAG_SQLITE, keys=self._list([key]), version=version, tags=self._list(tags))
+        old: Old = {}
+        if found is not None and found[1] is not None:
+            old = {key: (found[0], found[1], bool(found[2]))}
+        self._settle(1, old, attributes)
 
     def _write_postgresql(
         self, values: Mapping[str, Encoded], attributes: Attributes, size: int, room: Room, *, absent: bool
@@ -301,10 +338,7 @@ class CacheWrites(CacheRoom):
             params["room_entries"] = (options.max_entries or _NO_LIMIT) - room.others_entries
             params["room_bytes"] = (options.max_bytes or _NO_LIMIT) - room.others_bytes
             token = self._state.start_count()
-        if len(values) == 1 and not absent and limited_by is None:
-            statement = _set_one_postgresql(tagged=bool(attributes.tags))
-        else:
-            statement = _set_postgresql(several=len(values) > 1, absent=absent, limited_by=limited_by)
+        statement = _set_postgresql(several=len(values) > 1, absent=absent, limited_by=limited_by)
         rows = self._link.all(statement, **params)
         old = {row[0]: (row[2], row[3], row[4]) for row in rows if row[3] is not None}
         counted = next((row[5:7] for row in rows if row[5] is not None), None)
@@ -327,9 +361,7 @@ class CacheWrites(CacheRoom):
                 params |= {f"k{i}": key, f"v{i}": encoded.data, f"c{i}": encoded.codec, f"s{i}": len(encoded.data)}
                 params |= {f"w{i}": version + start + i, f"a{i}": stamp + start + i}
             self._link.run(_set_sqlite(len(part)), **params, **attributes.params())
-        if old and len(values) == 1:
-            self._link.run(_UNTAG_ONE_SQLITE, key=items[0][0])
-        elif old:
+        if old:
             self._link.run(_UNTAG_SQLITE, keys=self._list(values))
         if attributes.tags:
             tags = self._list(attributes.tags)
@@ -340,10 +372,7 @@ class CacheWrites(CacheRoom):
         return self._once("version", new_version)
 
     def _old(self, values: Mapping[str, Encoded]) -> Old:
-        if len(values) == 1 and not self._postgresql:
-            rows = self._link.all(_FIND_OLD_ONE_SQLITE, key=next(iter(values)))
-        else:
-            rows = self._link.all(_FIND_OLD, keys=self._list(values))
+        rows = self._link.all(_FIND_OLD, keys=self._list(values))
         return {row[0]: (row[1], row[2], bool(row[3])) for row in rows}
 
     def _settle(self, stored: int, old: Old, attributes: Attributes) -> None:
