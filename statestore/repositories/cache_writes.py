@@ -110,6 +110,10 @@ def _set_postgresql(*, several: bool, absent: bool = False, limited_by: str | No
     )
 
 
+_UNTAGGED_ONE = """
+        DELETE FROM {cache_tags} AS t WHERE t.namespace = :namespace AND t.key = :key AND t.version <> :version"""
+
+
 @lru_cache(maxsize=2)
 def _set_one_postgresql(*, tagged: bool) -> Statement:
     """The most frequent write: one entry, whatever stood there. Half the price of the statement for every case."""
@@ -120,13 +124,34 @@ def _set_one_postgresql(*, tagged: bool) -> Statement:
     return Statement(
         postgresql=f"""
     WITH old AS MATERIALIZED ({_OLD} WHERE e.namespace = :namespace AND e.key = :key),
-    untagged AS (
-        DELETE FROM {{cache_tags}} AS t WHERE t.namespace = :namespace AND t.key = :key AND t.version <> :version)
+    untagged AS ({_UNTAGGED_ONE})
     {tags if tagged else ""}
     INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
     VALUES (:namespace, :key, :value, :codec, :size, {_COMMON}, :version, {_TIMES}, :stamp, 0)
     {_OVERWRITE}
     RETURNING (SELECT size_bytes FROM old), (SELECT version FROM old), (SELECT live FROM old)"""
+    )
+
+
+@lru_cache(maxsize=2)
+def _replace_one_postgresql(*, tagged: bool) -> Statement:
+    """One entry where there is one already, which takes no room: what most sets in a full cache are."""
+    names = [name.strip() for name in _COLUMNS.split(",")[2:]]
+    values = f":value, :codec, :size, {_COMMON}, :version, {_TIMES}, :stamp, 0"
+    tags = """, tagged AS (
+        INSERT INTO {cache_tags} (namespace, tag, version, key)
+        SELECT :namespace, n.tag, :version, :key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
+        ON CONFLICT DO NOTHING)"""
+    return Statement(
+        postgresql=f"""
+    WITH old AS MATERIALIZED ({_OLD} WHERE e.namespace = :namespace AND e.key = :key),
+    untagged AS ({_UNTAGGED_ONE}),
+    up AS (
+        UPDATE {{cache_entries}} AS e SET ({", ".join(names)}) = ROW ({values}) FROM old
+        WHERE e.namespace = :namespace AND e.key = :key
+        RETURNING old.size_bytes, old.version, old.live)
+    {tags if tagged else ""}
+    SELECT size_bytes, version, live FROM up"""
     )
 
 
@@ -254,10 +279,10 @@ class CacheWrites(CacheRoom):
         size = sum(len(encoded.data) for encoded in values.values())
         self._check_fits(values, size)
         room = self._state.book(len(values), size, self._notes)
-        if room.enough and len(values) == 1 and not absent:
-            for key, encoded in values.items():
-                self._write_one(key, encoded, attributes)
-            return True
+        if len(values) == 1 and not absent and (room.enough or self._state.options.max_bytes is None):
+            ((key, encoded),) = values.items()
+            if self._write_one(key, encoded, attributes, may_add=room.enough):
+                return True
         if self._postgresql:
             return self._write_postgresql(values, attributes, size, room, absent=absent)
         old = self._old(values)
@@ -271,8 +296,8 @@ class CacheWrites(CacheRoom):
         self._settle(len(values), old, attributes)
         return True
 
-    def _write_one(self, key: str, encoded: Encoded, attributes: Attributes) -> None:
-        """The most frequent write: one entry, whatever stands there, and there is room for it."""
+    def _write_one(self, key: str, encoded: Encoded, attributes: Attributes, *, may_add: bool) -> bool:
+        """The most frequent writes: one entry, whatever stands there, or only in place of another."""
         version, tags = self._version(), attributes.tags
         params = attributes.params() | {
             "key": key,
@@ -285,18 +310,22 @@ class CacheWrites(CacheRoom):
         if self._postgresql:
             if tags:
                 params["tags"] = tags
-            found = self._link.one(_set_one_postgresql(tagged=bool(tags)), **params)
+            statement = _set_one_postgresql if may_add else _replace_one_postgresql
+            found = self._link.one(statement(tagged=bool(tags)), **params)
+            written = may_add or found is not None
         else:
             found = self._link.one(_FIND_OLD_ONE_SQLITE, key=key)
-            self._link.run(_SET_ONE_SQLITE, **params)
+            written = may_add or found is not None
+            if written:
+                self._link.run(_SET_ONE_SQLITE, **params)
             if found is not None and found[3]:
                 self._link.run(_UNTAG_ONE_SQLITE, key=key)
-            if tags:
+            if written and tags:
                 self._link.run(_TAG_SQLITE, keys=self._list([key]), version=version, tags=self._list(tags))
-        old: Old = {}
-        if found is not None and found[1] is not None:
-            old = {key: (found[0], found[1], bool(found[2]))}
-        self._settle(1, old, attributes)
+        if written:
+            old = {} if found is None or found[1] is None else {key: (found[0], found[1], bool(found[2]))}
+            self._settle(1, old, attributes)
+        return written
 
     def _write_postgresql(
         self, values: Mapping[str, Encoded], attributes: Attributes, size: int, room: Room, *, absent: bool

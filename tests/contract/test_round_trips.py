@@ -404,6 +404,24 @@ def test_a_fork_that_another_store_made_costs_one_statement_more_once(
     assert costs == [2, 1]
 
 
+def test_to_replace_what_a_full_cache_has_costs_no_more_than_to_set(
+    connect: Callable[..., Store], traffic: Traffic, database_url: str
+) -> None:
+    store = connect(traffic.url, cache_max_entries=4)
+    store.cache.set_many({"a": 0, "b": 0, "c": 0, "d": 0}, tags=["t"])
+    for n in range(WARM_UP):
+        traffic.clear()
+        store.cache.set("b", n)
+    on_sqlite = database_url.startswith("sqlite")
+    assert (len(traffic.statements), traffic.transactions) == ((4, 1) if on_sqlite else (1, 1)), traffic.statements
+    store.cache.set("c", 1, tags=["u"])
+    assert store.cache.stats().entries == 4
+    assert store.cache.invalidate_tag("t") == 2
+    assert store.cache.invalidate_tag("u") == 1
+    assert [entry.key for entry in store.cache.entries()] == ["b"]
+    assert store.cache.get("b") == WARM_UP - 1
+
+
 def test_a_session_that_is_made_anew_is_no_fork_any_more(store: Store) -> None:
     fork(store, "s")
     assert len(store.history.read("s")) == 30
