@@ -51,7 +51,7 @@ def encode(value: Any, argument: str, *, max_bytes: int, compress_above: int = C
     elif isinstance(value, bytearray | memoryview):
         raise InvalidValueError(argument, f"is a {type(value).__name__}; pass bytes, which nobody can change meanwhile")
     else:
-        codec, data = "json", exactjson.dumps(value, argument, max_bytes=max_bytes).encode()
+        codec, data = "json", exactjson.encode(value, argument, max_bytes=max_bytes)[0]
     if len(data) > max_bytes:
         raise InvalidValueError(
             argument, f"is {len(data):,} bytes long, more than the limit of {max_bytes:,}; keep large data elsewhere"

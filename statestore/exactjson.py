@@ -22,11 +22,11 @@ _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 def dumps(value: Any, argument: str, *, max_bytes: int = MAX_BYTES) -> str:
     """The JSON text of *value*, key order kept. See `encode`."""
-    return encode(value, argument, max_bytes=max_bytes)[0]
+    return encode(value, argument, max_bytes=max_bytes)[0].decode()
 
 
-def encode(value: Any, argument: str, *, max_bytes: int = MAX_BYTES) -> tuple[str, Any]:
-    """The JSON text of *value*, key order kept, and a copy of *value* that shares nothing with it.
+def encode(value: Any, argument: str, *, max_bytes: int = MAX_BYTES) -> tuple[bytes, Any]:
+    """The JSON of *value* in UTF-8, key order kept, and a copy of *value* that shares nothing with it.
 
     Raises:
         InvalidValueError: *value* is not exact JSON, is nested deeper than 200, or is longer than *max_bytes* in UTF-8.
@@ -44,7 +44,7 @@ def encode(value: Any, argument: str, *, max_bytes: int = MAX_BYTES) -> tuple[st
     copy = orjson.loads(data)
     if copy != value:
         raise InvalidValueError(argument, _why_not(value))
-    return data.decode(), copy
+    return data, copy
 
 
 # The value of a text that `dumps` made. The function itself: a call around it is felt where histories are read.

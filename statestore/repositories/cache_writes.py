@@ -32,6 +32,7 @@ _OVERWRITE = f"ON CONFLICT (namespace, key) DO UPDATE SET {_REPLACED}"
 _ONLY_EXPIRED = f"{_OVERWRITE} WHERE e.expires_at <= {{now}}"
 
 _COMMON = """CAST(:agent_name AS text), CAST(:request AS json), CAST(:content_hash AS text), CAST(:metadata AS json)"""
+_NOTHING = "NULL, NULL, NULL, NULL"
 _TIMES = """{now}, {later:CAST(:ttl AS interval)}, {later:CAST(:keep AS interval)}, {now}"""
 
 # Which rows there were. Read in the statement's own snapshot, so a concurrent set may make it wrong by one; the bound
@@ -114,8 +115,8 @@ _UNTAGGED_ONE = """
         DELETE FROM {cache_tags} AS t WHERE t.namespace = :namespace AND t.key = :key AND t.version <> :version"""
 
 
-@lru_cache(maxsize=2)
-def _set_one_postgresql(*, tagged: bool) -> Statement:
+@lru_cache(maxsize=4)
+def _set_one_postgresql(*, tagged: bool, described: bool) -> Statement:
     """The most frequent write: one entry, whatever stood there. Half the price of the statement for every case."""
     tags = """, tagged AS (
         INSERT INTO {cache_tags} (namespace, tag, version, key)
@@ -127,17 +128,18 @@ def _set_one_postgresql(*, tagged: bool) -> Statement:
     untagged AS ({_UNTAGGED_ONE})
     {tags if tagged else ""}
     INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
-    VALUES (:namespace, :key, :value, :codec, :size, {_COMMON}, :version, {_TIMES}, :stamp, 0)
+    VALUES (:namespace, :key, :value, :codec, :size, {_COMMON if described else _NOTHING}, :version, {_TIMES},
+        :stamp, 0)
     {_OVERWRITE}
     RETURNING (SELECT size_bytes FROM old), (SELECT version FROM old), (SELECT live FROM old)"""
     )
 
 
-@lru_cache(maxsize=2)
-def _replace_one_postgresql(*, tagged: bool) -> Statement:
+@lru_cache(maxsize=4)
+def _replace_one_postgresql(*, tagged: bool, described: bool) -> Statement:
     """One entry where there is one already, which takes no room: what most sets in a full cache are."""
     names = [name.strip() for name in _COLUMNS.split(",")[2:]]
-    values = f":value, :codec, :size, {_COMMON}, :version, {_TIMES}, :stamp, 0"
+    values = f":value, :codec, :size, {_COMMON if described else _NOTHING}, :version, {_TIMES}, :stamp, 0"
     tags = """, tagged AS (
         INSERT INTO {cache_tags} (namespace, tag, version, key)
         SELECT :namespace, n.tag, :version, :key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
@@ -218,9 +220,11 @@ class Attributes:
     metadata: str | None = None
 
     def params(self) -> dict[str, Any]:
+        return {"ttl": self.ttl, "keep": self.keep} | self.description()
+
+    def description(self) -> dict[str, Any]:
+        """What is there for people and for invalidation, and mostly is not."""
         return {
-            "ttl": self.ttl,
-            "keep": self.keep,
             "agent_name": self.agent_name,
             "request": self.request,
             "content_hash": self.content_hash,
@@ -299,25 +303,31 @@ class CacheWrites(CacheRoom):
     def _write_one(self, key: str, encoded: Encoded, attributes: Attributes, *, may_add: bool) -> bool:
         """The most frequent writes: one entry, whatever stands there, or only in place of another."""
         version, tags = self._version(), attributes.tags
-        params = attributes.params() | {
+        params = {
             "key": key,
             "value": encoded.data,
             "codec": encoded.codec,
             "size": len(encoded.data),
             "version": version,
+            "ttl": attributes.ttl,
+            "keep": attributes.keep,
             "stamp": stamps.take(),
         }
+        description = attributes.description()
         if self._postgresql:
+            described = any(value is not None for value in description.values())
+            if described:
+                params |= description
             if tags:
                 params["tags"] = tags
             statement = _set_one_postgresql if may_add else _replace_one_postgresql
-            found = self._link.one(statement(tagged=bool(tags)), **params)
+            found = self._link.one(statement(tagged=bool(tags), described=described), **params)
             written = may_add or found is not None
         else:
             found = self._link.one(_FIND_OLD_ONE_SQLITE, key=key)
             written = may_add or found is not None
             if written:
-                self._link.run(_SET_ONE_SQLITE, **params)
+                self._link.run(_SET_ONE_SQLITE, **params, **description)
             if found is not None and found[3]:
                 self._link.run(_UNTAG_ONE_SQLITE, key=key)
             if written and tags:

@@ -86,7 +86,7 @@ def _prepare(entry: NewEntry | Mapping[str, Any], name: str, turn: int, max_byte
         given, value = {}, entry if isinstance(entry, dict) else dict(entry)
     else:
         raise InvalidValueError(name, f"must be a NewEntry or a message mapping, not {type(entry).__name__}")
-    content, copy = exactjson.encode(value, f"{name}.content", max_bytes=max_bytes)
+    data, copy = exactjson.encode(value, f"{name}.content", max_bytes=max_bytes)
     said: Params = {}
     if isinstance(copy, dict):
         said = messages.columns(copy)
@@ -99,8 +99,8 @@ def _prepare(entry: NewEntry | Mapping[str, Any], name: str, turn: int, max_byte
     if not own_id:
         columns["entry_id"] = ids.uuid7()
     columns["turn"] = turn + (role == "user")
-    columns["content"] = content
-    columns["content_bytes"] = len(content) if content.isascii() else len(content.encode())
+    columns["content"] = data.decode()
+    columns["content_bytes"] = len(data)
     metadata = exactjson.loads(columns["metadata"]) if "metadata" in columns else {}
     return PreparedEntry(columns, copy, metadata, own_id=own_id)
 
