@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from statestore.repositories import entry_rows, price_rows, session_life, session_rows, waking
@@ -35,6 +36,15 @@ _SQLITE = {
     for at in (False, True)
     for leased in (False, True)
 }
+
+
+@lru_cache(maxsize=1024)
+def _postgresql(
+    count: int, columns: tuple[str, ...], *, at: bool, new: bool, same: bool, leased: bool, priced: bool
+) -> Statement:
+    conditions = (_IF_AT, at), (_IF_NEW, new), (_IF_SAME_ROW, same), (session_rows.HELD, leased)
+    wanted = "".join(sql for sql, wanted in (*conditions, (price_rows.UNCHANGED, priced)) if wanted)
+    return entry_rows.insert_after_update(count, columns, _UPDATE + wanted + _RETURNING + _AND_WAKE)
 
 
 def insert(
@@ -79,12 +89,18 @@ def insert(
             return None
         rows = _insert_each(link, session_id, batch, columns, *head)
     else:
-        update = _UPDATE + (_IF_AT if after_seq is not None else "") + (_IF_NEW if only_new else "")
-        update += _IF_SAME_ROW if row_version is not None else ""
-        update += session_rows.HELD if lease_token is not None else ""
-        update += (price_rows.UNCHANGED if prices_revision is not None else "") + _RETURNING + _AND_WAKE
-        params |= {"entry_ids": [entry.entry_id for entry in batch]} | entry_rows.params(batch, columns)
-        rows = sorted(link.all(entry_rows.insert_after_update(len(batch), columns, update), **params))
+        statement = _postgresql(
+            len(batch),
+            columns,
+            at=after_seq is not None,
+            new=only_new,
+            same=row_version is not None,
+            leased=lease_token is not None,
+            priced=prices_revision is not None,
+        )
+        if only_new:
+            params["entry_ids"] = [entry.entry_id for entry in batch]
+        rows = sorted(link.all(statement, **params, **entry_rows.params(batch, columns)))
         if not rows:
             return None
     return [entry_rows.stored(link, session_id, entry, *row) for entry, row in zip(batch, rows, strict=True)]

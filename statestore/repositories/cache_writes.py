@@ -1,210 +1,28 @@
-"""The statements that write entries, and what they cost: on PostgreSQL one, tags included.
-
-A write carries a number, its *version*, and so do its tags. Two sets of one key that run at once may each miss the
-other's tags; the tags that lost then have another version than the entry, and do not count for it.
-"""
+"""Writing entries of the cache within its limits."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 from statestore import checks, codec
 from statestore.cache_options import CacheOptions
 from statestore.codec import Encoded
 from statestore.errors import InvalidValueError
-from statestore.repositories.cache_base import KEYS_POSTGRESQL, KEYS_SQLITE, NAMESPACE, json_or_none
+from statestore.repositories import cache_statements
+from statestore.repositories.cache_base import json_or_none
 from statestore.repositories.cache_base import tags as checked_tags
 from statestore.repositories.cache_room import CacheRoom
 from statestore.repositories.cache_state import Room, new_version, stamps
-from statestore.sql import Statement
 from statestore.values import MISSING, NEVER, NeverType
 
 Old: TypeAlias = Mapping[str, tuple[int, int, bool]]
 """By key: the size and the version of an entry that is replaced, and whether it was live."""
 
-_COLUMNS = """namespace, key, value, codec, size_bytes, agent_name, request, content_hash, metadata, version,
-        created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count"""
-
-_REPLACED = ", ".join(f"{column} = excluded.{column}" for column in (name.strip() for name in _COLUMNS.split(",")[2:]))
-_OVERWRITE = f"ON CONFLICT (namespace, key) DO UPDATE SET {_REPLACED}"
-_ONLY_EXPIRED = f"{_OVERWRITE} WHERE e.expires_at <= {{now}}"
-
-_COMMON = """CAST(:agent_name AS text), CAST(:request AS json), CAST(:content_hash AS text), CAST(:metadata AS json)"""
-_NOTHING = "NULL, NULL, NULL, NULL"
-_TIMES = """{now}, {later:CAST(:ttl AS interval)}, {later:CAST(:keep AS interval)}, {now}"""
-
-# Which rows there were. Read in the statement's own snapshot, so a concurrent set may make it wrong by one; the bound
-# is then too high, never too low.
-_OLD = "SELECT e.key, e.size_bytes, e.version, coalesce(e.expires_at > {now}, true) AS live FROM {cache_entries} AS e"
-
-# OFFSET 0 closes the inner query to the planner, which then looks up each key by itself. As long as it has no
-# statistics of a cache that has just been filled, it would rather compare each key with all entries. Tags are never
-# updated, so that they can be named by where they are.
-_UNTAGGED = """
-    DELETE FROM {cache_tags} AS t WHERE t.ctid = ANY (array(
-        SELECT x.place FROM up CROSS JOIN LATERAL (
-            SELECT t.ctid AS place FROM {cache_tags} AS t
-            WHERE t.key = up.key AND t.namespace = up.namespace AND t.version <> up.version OFFSET 0) AS x))"""
-_TAGGED = """
-    INSERT INTO {cache_tags} (namespace, tag, version, key)
-    SELECT :namespace, n.tag, up.version, up.key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
-    ON CONFLICT DO NOTHING"""
-
-
-# Whether what is new fits beside what is there. Asked only where the bound does not know: while a subquery that nobody
-# asks is not run, one that is asked reads the whole namespace.
-_HELD = {
-    "entries": """SELECT count(*) AS n, 0 AS size FROM {cache_entries} WHERE namespace = :namespace""",
-    "bytes": """SELECT count(*) AS n, coalesce(sum(size_bytes), 0) AS size FROM {cache_entries}
-        WHERE namespace = :namespace""",
-}
-_FITS = {
-    "entries": """
-        WHERE NOT EXISTS (SELECT 1 FROM new LEFT JOIN old ON old.key = new.key WHERE old.key IS NULL)
-            OR (SELECT n FROM held) + (SELECT count(*) FROM new) - (SELECT count(*) FROM old) <= :room_entries""",
-    "bytes": """
-        WHERE (SELECT n FROM held) + (SELECT count(*) FROM new) - (SELECT count(*) FROM old) <= :room_entries
-            AND (SELECT size FROM held) + (SELECT sum(size_bytes) FROM new)
-                - (SELECT coalesce(sum(size_bytes), 0) FROM old) <= :room_bytes""",
-}
-_ONE = """
-    SELECT CAST(:key AS text) AS key, CAST(:value AS bytea) AS value, CAST(:codec AS text) AS codec,
-        CAST(:size AS bigint) AS size_bytes, CAST(1 AS bigint) AS place"""
-_SEVERAL = """
-    SELECT * FROM unnest(CAST(:keys AS text[]), CAST(:data AS bytea[]), CAST(:codecs AS text[]),
-        CAST(:sizes AS bigint[])) WITH ORDINALITY AS n (key, value, codec, size_bytes, place)"""
-
-
-@lru_cache(maxsize=16)
-def _set_postgresql(*, several: bool, absent: bool = False, limited_by: str | None = None) -> Statement:
-    """One statement sets everything, tags included. With *limited_by* it does nothing where there is no room.
-
-    Several are written in the order of their keys, so that two such statements do not wait for each other in a circle.
-    """
-    held = f"held AS ({_HELD[limited_by]})," if limited_by else ""
-    count = "(SELECT n FROM held), (SELECT size FROM held)" if limited_by else "NULL, NULL"
-    if limited_by == "entries":
-        # Not where it only overwrites, which takes no room.
-        count = ", ".join(
-            f"CASE WHEN EXISTS (SELECT 1 FROM up) AND old.key IS NULL THEN (SELECT {column} FROM held) END"
-            for column in ("n", "size")
-        )
-    return Statement(
-        postgresql=f"""
-    WITH new AS ({_SEVERAL if several else _ONE}),
-    old AS (SELECT e.* FROM new CROSS JOIN LATERAL (
-        {_OLD} WHERE e.key = new.key AND e.namespace = {NAMESPACE} OFFSET 0) AS e),
-    {held}
-    up AS (
-        INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
-        SELECT :namespace, new.key, new.value, new.codec, new.size_bytes, {_COMMON},
-            CAST(:version AS bigint) + new.place - 1, {_TIMES}, CAST(:stamp AS bigint) + new.place - 1, 0
-        FROM new {_FITS[limited_by] if limited_by else ""} {"ORDER BY new.key" if several else ""}
-        {_ONLY_EXPIRED if absent else _OVERWRITE}
-        RETURNING e.namespace, e.key, e.version),
-    untagged AS ({_UNTAGGED}),
-    tagged AS ({_TAGGED})
-    SELECT new.key, up.key IS NOT NULL, old.size_bytes, old.version, old.live, {count}
-    FROM new LEFT JOIN up ON up.key = new.key LEFT JOIN old ON old.key = new.key"""
-    )
-
-
-_UNTAGGED_ONE = """
-        DELETE FROM {cache_tags} AS t WHERE t.namespace = :namespace AND t.key = :key AND t.version <> :version"""
-
-
-@lru_cache(maxsize=4)
-def _set_one_postgresql(*, tagged: bool, described: bool) -> Statement:
-    """The most frequent write: one entry, whatever stood there. Half the price of the statement for every case."""
-    tags = """, tagged AS (
-        INSERT INTO {cache_tags} (namespace, tag, version, key)
-        SELECT :namespace, n.tag, :version, :key FROM unnest(CAST(:tags AS text[])) AS n (tag)
-        ON CONFLICT DO NOTHING)"""
-    return Statement(
-        postgresql=f"""
-    WITH old AS MATERIALIZED ({_OLD} WHERE e.namespace = :namespace AND e.key = :key),
-    untagged AS ({_UNTAGGED_ONE})
-    {tags if tagged else ""}
-    INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
-    VALUES (:namespace, :key, :value, :codec, :size, {_COMMON if described else _NOTHING}, :version, {_TIMES},
-        :stamp, 0)
-    {_OVERWRITE}
-    RETURNING (SELECT size_bytes FROM old), (SELECT version FROM old), (SELECT live FROM old)"""
-    )
-
-
-@lru_cache(maxsize=4)
-def _replace_one_postgresql(*, tagged: bool, described: bool) -> Statement:
-    """One entry where there is one already, which takes no room: what most sets in a full cache are."""
-    names = [name.strip() for name in _COLUMNS.split(",")[2:]]
-    values = f":value, :codec, :size, {_COMMON if described else _NOTHING}, :version, {_TIMES}, :stamp, 0"
-    tags = """, tagged AS (
-        INSERT INTO {cache_tags} (namespace, tag, version, key)
-        SELECT :namespace, n.tag, :version, :key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
-        ON CONFLICT DO NOTHING)"""
-    return Statement(
-        postgresql=f"""
-    WITH old AS MATERIALIZED ({_OLD} WHERE e.namespace = :namespace AND e.key = :key),
-    untagged AS ({_UNTAGGED_ONE}),
-    up AS (
-        UPDATE {{cache_entries}} AS e SET ({", ".join(names)}) = ROW ({values}) FROM old
-        WHERE e.namespace = :namespace AND e.key = :key
-        RETURNING old.size_bytes, old.version, old.live)
-    {tags if tagged else ""}
-    SELECT size_bytes, version, live FROM up"""
-    )
-
-
-_FIND_OLD = Statement(
-    postgresql=f"{_OLD} WHERE e.namespace = {NAMESPACE} AND e.key {KEYS_POSTGRESQL}",
-    sqlite=f"""
-    SELECT key, size_bytes, version, coalesce(expires_at > {{now}}, 1) FROM {{cache_entries}}
-    WHERE namespace = :namespace AND key {KEYS_SQLITE}""",
-)
-
-_FIND_OLD_ONE_SQLITE = Statement(
-    sqlite="""
-    SELECT e.size_bytes, e.version, coalesce(e.expires_at > {now}, 1),
-        EXISTS (SELECT 1 FROM {cache_tags} AS t WHERE t.namespace = e.namespace AND t.key = e.key)
-    FROM {cache_entries} AS e WHERE e.namespace = :namespace AND e.key = :key"""
-)
-_SET_ONE_SQLITE = Statement(
-    sqlite=f"""
-    INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
-    VALUES (:namespace, :key, :value, :codec, :size, :agent_name, :request, :content_hash, :metadata, :version,
-        {_TIMES}, :stamp, 0) {_OVERWRITE}"""
-)
-
-_UNTAG_ONE_SQLITE = Statement(sqlite="DELETE FROM {cache_tags} WHERE namespace = :namespace AND key = :key")
-_UNTAG_SQLITE = Statement(sqlite=f"DELETE FROM {{cache_tags}} WHERE namespace = :namespace AND key {KEYS_SQLITE}")
-_TAG_SQLITE = Statement(
-    sqlite="""
-    INSERT INTO {cache_tags} (namespace, tag, version, key)
-    SELECT :namespace, t.value, :version + k.key, k.value FROM json_each(:keys) AS k, json_each(:tags) AS t"""
-)
-
 _NO_LIMIT = 2**62
 
 _NO_ROOM = "no room"
 """Where a call remembers what its try without a transaction has found."""
-
-# SQLite allows 32,766 parameters in a statement, and a row here takes six.
-_ROWS_SQLITE = 5_000
-
-
-@lru_cache(maxsize=64)
-def _set_sqlite(rows: int) -> Statement:
-    values = ", ".join(
-        f"(:namespace, :k{i}, :v{i}, :c{i}, :s{i}, :agent_name, :request, :content_hash, :metadata, :w{i}, {_TIMES},"
-        f" :a{i}, 0)"
-        for i in range(rows)
-    )
-    return Statement(
-        sqlite=f"""
-        INSERT INTO {{cache_entries}} AS e ({_COLUMNS}) VALUES {values} {_OVERWRITE}"""
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,18 +138,19 @@ class CacheWrites(CacheRoom):
                 params |= description
             if tags:
                 params["tags"] = tags
-            statement = _set_one_postgresql if may_add else _replace_one_postgresql
+            statement = cache_statements.set_one_postgresql if may_add else cache_statements.replace_one_postgresql
             found = self._link.one(statement(tagged=bool(tags), described=described), **params)
             written = may_add or found is not None
         else:
-            found = self._link.one(_FIND_OLD_ONE_SQLITE, key=key)
+            found = self._link.one(cache_statements.FIND_OLD_ONE_SQLITE, key=key)
             written = may_add or found is not None
             if written:
-                self._link.run(_SET_ONE_SQLITE, **params, **description)
+                self._link.run(cache_statements.SET_ONE_SQLITE, **params, **description)
             if found is not None and found[3]:
-                self._link.run(_UNTAG_ONE_SQLITE, key=key)
+                self._link.run(cache_statements.UNTAG_ONE_SQLITE, key=key)
             if written and tags:
-                self._link.run(_TAG_SQLITE, keys=self._list([key]), version=version, tags=self._list(tags))
+                keys = self._list([key])
+                self._link.run(cache_statements.TAG_SQLITE, keys=keys, version=version, tags=self._list(tags))
         if written:
             old = {} if found is None or found[1] is None else {key: (found[0], found[1], bool(found[2]))}
             self._settle(1, old, attributes)
@@ -377,7 +196,7 @@ class CacheWrites(CacheRoom):
             params["room_entries"] = (options.max_entries or _NO_LIMIT) - room.others_entries
             params["room_bytes"] = (options.max_bytes or _NO_LIMIT) - room.others_bytes
             token = self._state.start_count()
-        statement = _set_postgresql(several=len(values) > 1, absent=absent, limited_by=limited_by)
+        statement = cache_statements.set_postgresql(several=len(values) > 1, absent=absent, limited_by=limited_by)
         rows = self._link.all(statement, **params)
         old = {row[0]: (row[2], row[3], row[4]) for row in rows if row[3] is not None}
         counted = next((row[5:7] for row in rows if row[5] is not None), None)
@@ -393,25 +212,25 @@ class CacheWrites(CacheRoom):
     def _write_sqlite(self, values: Mapping[str, Encoded], attributes: Attributes, old: Old) -> None:
         version, stamp = self._version(), stamps.take(len(values))
         items = list(values.items())
-        for start in range(0, len(items), _ROWS_SQLITE):
-            part = items[start : start + _ROWS_SQLITE]
+        for start in range(0, len(items), cache_statements.ROWS_SQLITE):
+            part = items[start : start + cache_statements.ROWS_SQLITE]
             params: dict[str, Any] = {}
             for i, (key, encoded) in enumerate(part):
                 params |= {f"k{i}": key, f"v{i}": encoded.data, f"c{i}": encoded.codec, f"s{i}": len(encoded.data)}
                 params |= {f"w{i}": version + start + i, f"a{i}": stamp + start + i}
-            self._link.run(_set_sqlite(len(part)), **params, **attributes.params())
+            self._link.run(cache_statements.set_sqlite(len(part)), **params, **attributes.params())
         if old:
-            self._link.run(_UNTAG_SQLITE, keys=self._list(values))
+            self._link.run(cache_statements.UNTAG_SQLITE, keys=self._list(values))
         if attributes.tags:
             tags = self._list(attributes.tags)
-            self._link.run(_TAG_SQLITE, keys=self._list(values), version=version, tags=tags)
+            self._link.run(cache_statements.TAG_SQLITE, keys=self._list(values), version=version, tags=tags)
 
     def _version(self) -> int:
         """The same at every try, so that a try whose answer was lost is recognised."""
         return self._once("version", new_version)
 
     def _old(self, values: Mapping[str, Encoded]) -> Old:
-        rows = self._link.all(_FIND_OLD, keys=self._list(values))
+        rows = self._link.all(cache_statements.FIND_OLD, keys=self._list(values))
         return {row[0]: (row[1], row[2], bool(row[3])) for row in rows}
 
     def _settle(self, stored: int, old: Old, attributes: Attributes) -> None:

@@ -164,7 +164,6 @@ def params(entries: Sequence[PreparedEntry], columns: Sequence[str]) -> Params:
     }
 
 
-@lru_cache(maxsize=512)
 def insert_after_update(count: int, columns: tuple[str, ...], update: str) -> Statement:
     """Change the session's row and insert *count* entries behind its last one, in one statement of PostgreSQL.
 
