@@ -15,7 +15,7 @@ import stamina
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from statestore import group_calls
-from statestore.database import APPENDS, ONE_WRITER, READS, RETRY, WRITER_TIMEOUT, Database, Verify, writer_timeout
+from statestore.database import RETRY, WRITER_TIMEOUT, Database, Verify, writer_timeout
 from statestore.driver_errors import understand
 from statestore.errors import StateStoreError, StoreClosedError
 from statestore.execution import (
@@ -30,7 +30,7 @@ from statestore.execution import (
     translated,
     understood,
 )
-from statestore.grouping import TaskGroups
+from statestore.grouping import PATIENCE, TaskGroups
 from statestore.repositories import group_appending, group_reading
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Dialect, Settings
@@ -69,9 +69,9 @@ class ThreadedDatabase:
         self._turn = asyncio.Lock() if database.dialect.name == "sqlite" else None
         self._one_connection = one_connection
         commit, read = partial(group_calls.commit, database), partial(group_calls.read, database)
-        limits = ONE_WRITER if self._turn else APPENDS
-        self._appends = TaskGroups(self._run, commit, self._workers, self._in_turn, limits, to_the_end=True)
-        reads = TaskGroups(self._run, read, self._workers, nullcontext, READS, to_the_end=False)
+        patience = None if self._turn else PATIENCE
+        self._appends = TaskGroups(self._run, commit, self._workers, self._in_turn, to_the_end=True, patience=patience)
+        reads = TaskGroups(self._run, read, self._workers, nullcontext, to_the_end=False)
         self._reads = None if self._turn else reads
 
     @property

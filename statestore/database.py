@@ -28,7 +28,7 @@ from statestore.execution import (
     translated,
     understood,
 )
-from statestore.grouping import Limits, ThreadGroups
+from statestore.grouping import PATIENCE, ThreadGroups
 from statestore.repositories import group_appending, group_reading
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, Settings
@@ -46,12 +46,6 @@ RETRY: Any = {
     "wait_initial": timedelta(milliseconds=20),
     "wait_jitter": timedelta(milliseconds=20),
 }
-# Two groups of appends under way keep the server busy while the next one fills.
-APPENDS = Limits(alone=2, groups=2)
-ONE_WRITER = Limits(alone=1, groups=1)
-# Reads cost the client more than the server. A few at a time do not hinder each other, and wait for nobody; many do,
-# and are better off in one group at a time.
-READS = Limits(alone=1, groups=1)
 WRITER_TIMEOUT = timedelta(seconds=30)
 
 
@@ -76,10 +70,10 @@ class Database:
         # SQLite lets one writer in at a time. Waiting here wakes up at once; its own busy handler polls.
         self._writer = threading.Lock() if dialect.name == "sqlite" else None
         self._turnstile = Turnstile() if dialect.name == "sqlite" else ANY_TIME
-        self._appends = ThreadGroups(
-            self.run_alone, partial(group_calls.commit, self), ONE_WRITER if self._writer else APPENDS
-        )
-        self._reads = None if self._writer else ThreadGroups(self.run_alone, partial(group_calls.read, self), READS)
+        # SQLite's only writer cannot be overtaken, and reads are no trouble to it.
+        patience = None if self._writer else PATIENCE
+        self._appends = ThreadGroups(self.run_alone, partial(group_calls.commit, self), patience=patience)
+        self._reads = None if self._writer else ThreadGroups(self.run_alone, partial(group_calls.read, self))
 
     def run(self, call: Call) -> Any:
         session_id = group_appending.session_of(call)

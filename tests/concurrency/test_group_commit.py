@@ -1,12 +1,16 @@
 """Group commit: appends that wait at the same moment travel together, and nobody notices but by the speed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
+import psycopg
 import pytest
 
 from statestore import AsyncStateStore, InvalidValueError, NewEntry, SessionNotFoundError, StateStoreError
+from statestore.grouping import ThreadGroups
 
 Scene = Callable[[AsyncStateStore], Awaitable[None]]
 
@@ -98,3 +102,62 @@ def test_a_cancelled_append_of_a_group_is_stored_or_not_and_the_others_are_store
         assert {n for n in range(60) if n % 3} <= set(kept)
 
     play(database_url, scene)
+
+
+@pytest.mark.parametrize("world", ["sync", "async"])
+def test_a_session_that_somebody_holds_holds_up_no_other(postgres_url: str, connect: Callable[..., Any]) -> None:
+    store = connect(postgres_url)
+    for name in ("held", *(f"s{n}" for n in range(10))):
+        store.sessions.create(name)
+    with ThreadPoolExecutor(30) as pool, psycopg.connect(postgres_url.replace("+psycopg", "")) as other:
+        other.execute("SELECT 1 FROM statestore.sessions WHERE session_id = 'held' FOR UPDATE")
+        stuck = []
+        for n in range(3):
+            stuck.append(pool.submit(store.history.append, "held", [{"n": n}]))
+            # One after the other, whichever way each of them goes.
+            wait(stuck, timeout=0.05)
+        free = [pool.submit(store.history.append, f"s{n % 10}", [{"n": n}]) for n in range(20)]
+        done, late = wait(free, timeout=20)
+        assert not late
+        assert not any(future.done() for future in stuck)
+        other.rollback()
+        assert [future.result(20)[0].seq for future in stuck] == [1, 2, 3]
+    assert [entry.content["n"] for entry in store.history.read("held")] == [0, 1, 2]
+    assert sum(store.history.count(f"s{n}") for n in range(10)) == len(done) == 20
+
+
+class Held:
+    """Calls that come to their end when they are let go."""
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        self.started: list[list[Hashable]] = []
+
+    def alone(self, call: Any) -> Any:
+        self.together([call])
+        return call
+
+    def together(self, calls: Sequence[Any]) -> list[Any]:
+        self.started.append(list(calls))
+        if "stuck" in calls:
+            assert self.free.wait(20)
+        return [(call, None) for call in calls]
+
+
+def test_what_takes_long_is_overtaken_but_not_by_its_own_key_and_not_without_end() -> None:
+    held = Held()
+    groups = ThreadGroups(held.alone, held.together, patience=0.01)
+    with ThreadPoolExecutor(20) as pool:
+        stuck = []
+        for n in range(4):
+            stuck.append(pool.submit(groups.run, "stuck", f"stuck {n}"))
+            assert wait(stuck, timeout=0.1).done == set()
+        assert held.started == [["stuck"]] * 4
+        # Three are overtaken, the fourth is waited for; and a key never goes past itself.
+        late = [pool.submit(groups.run, "late", "free"), pool.submit(groups.run, "late", "stuck 0")]
+        assert wait(late, timeout=0.2).done == set()
+        held.free.set()
+        assert [future.result(20) for future in stuck + late] == ["stuck"] * 4 + ["late"] * 2
+    assert groups.run("again", "stuck 0") == "again"
+    assert groups._turns.busy == set()
+    assert groups._turns._overtaken == 0
