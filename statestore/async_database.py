@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import stamina
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import StaticPool
 
 from statestore import group_calls
 from statestore.database import RETRY, WRITER_TIMEOUT, Database, Verify, writer_timeout
@@ -71,8 +72,7 @@ class ThreadedDatabase:
         commit, read = partial(group_calls.commit, database), partial(group_calls.read, database)
         patience = None if self._turn else PATIENCE
         self._appends = TaskGroups(self._run, commit, self._workers, self._in_turn, to_the_end=True, patience=patience)
-        reads = TaskGroups(self._run, read, self._workers, nullcontext, to_the_end=False)
-        self._reads = None if self._turn else reads
+        self._reads = None if self._turn else TaskGroups(self._run, read, self._workers, nullcontext, to_the_end=False)
 
     @property
     def settings(self) -> Settings:
@@ -90,7 +90,7 @@ class ThreadedDatabase:
         session_id = group_appending.session_of(call)
         if session_id is not None:
             return await self._appends.run(call, session_id)
-        if self._reads is not None and group_reading.is_small(call):
+        if self._reads is not None and group_reading.is_small(call, self.settings.forks):
             return await self._reads.run(call, call)
         return await self._run(call)
 
@@ -190,8 +190,10 @@ class EngineDatabase:
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncRunner]:
         """As `Database.snapshot`."""
+        # Where all share one connection, nobody may begin a transaction within this one.
+        turn = self._writing() if isinstance(self.engine.pool, StaticPool) else nullcontext()
         with no_retry():
-            async with self._connect() as connection, self._transaction(connection, snapshot=True) as runner:
+            async with turn, self._connect() as connection, self._transaction(connection, snapshot=True) as runner:
                 yield runner
 
     @asynccontextmanager

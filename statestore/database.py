@@ -79,7 +79,7 @@ class Database:
         session_id = group_appending.session_of(call)
         if session_id is not None:
             return self._appends.run(call, session_id)
-        if self._reads is not None and group_reading.is_small(call):
+        if self._reads is not None and group_reading.is_small(call, self.settings.forks):
             return self._reads.run(call, call)
         return self.run_alone(call)
 
@@ -129,18 +129,21 @@ class Database:
                     self._discard(connection, exc)
                     raise
             return
-        with self._writing(), self._connected() as connection:
-            transaction = Transaction(connection, self.dialect)
+        with self._writing():
             ticket: Ticket = ANY_TIME
             try:
+                # Before the connection, as everywhere: one of few may be with somebody who waits for his turn.
                 ticket = self._turnstile.enter()
-                transaction.begin()
-                work(Link(connection, self.dialect, self.settings, in_transaction=True))
-                ticket.leave()
-                transaction.commit()
-            except BaseException as exc:
-                transaction.abandon(exc)
-                raise
+                with self._connected() as connection:
+                    transaction = Transaction(connection, self.dialect)
+                    transaction.begin()
+                    try:
+                        work(Link(connection, self.dialect, self.settings, in_transaction=True))
+                        ticket.leave()
+                        transaction.commit()
+                    except BaseException as exc:
+                        transaction.abandon(exc)
+                        raise
             finally:
                 ticket.leave()
 

@@ -36,10 +36,11 @@ _MICROSECOND = timedelta(microseconds=1)
 class Statement:
     """One SQL statement, for both databases or twice, side by side.
 
-    Tokens: a table's name; `{now}`, the time of the statement; `{hour}`, the same cut to the hour; `{later:X}`, now
-    plus the duration X; `{live}`, that session `s` has not expired; `{lock}` and `{share}`, row locks, which SQLite
-    does not need since its write transactions run one at a time; `{least}` and `{greatest}`; `{bytes:X}`, the size of
-    the text or JSON X in UTF-8, 0 for NULL; `{in:x}`, that what stands before is in the list `:x`.
+    Tokens: a table's name; `{now}`, the time of the statement, or of the operation where it is our clock's;
+    `{hour}`, the same cut to the hour; `{later:X}`, now plus the duration X; `{live}`, that session `s` has not
+    expired; `{lock}` and `{share}`, row locks, which SQLite does not need since its write transactions run one at a
+    time; `{least}` and `{greatest}`; `{bytes:X}`, the size of the text or JSON X in UTF-8, 0 for NULL; `{in:x}`,
+    that what stands before is in the list `:x`.
     """
 
     __slots__ = ("_sql",)

@@ -101,7 +101,9 @@ class CacheWrites(CacheRoom):
         size = sum(len(encoded.data) for encoded in values.values())
         self._check_fits(values, size)
         room = self._state.book(len(values), size, self._notes)
-        if len(values) == 1 and not absent and (room.enough or self._state.options.max_bytes is None):
+        # One that its first try has found to be missing is not there to be replaced.
+        may_replace = self._state.options.max_bytes is None and not self._call.memo.get(_NO_ROOM)
+        if len(values) == 1 and not absent and (room.enough or may_replace):
             ((key, encoded),) = values.items()
             if self._write_one(key, encoded, attributes, may_add=room.enough):
                 return True

@@ -168,7 +168,7 @@ def insert_after_update(count: int, columns: tuple[str, ...], update: str) -> St
     """Change the session's row and insert *count* entries behind its last one, in one statement of PostgreSQL.
 
     *update* is a statement that returns `first_seq` and `base_turn`; where it finds no session nothing is inserted.
-    Built for a shape once: for a call each would double the cost of the call.
+    To be kept by who asks for it: built for each call it would double the cost of the call.
     """
     casts = _REQUIRED_COLUMNS | {column: OPTIONAL_COLUMNS[column] for column in columns}
     values = ", ".join(

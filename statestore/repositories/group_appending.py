@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from statestore import checks
-from statestore.errors import StateStoreError
 from statestore.repositories import appending, entry_rows, price_rows, session_rows, waking
 from statestore.repositories.base import Call
 from statestore.repositories.entry_rows import PreparedEntry
@@ -36,7 +35,9 @@ def session_of(call: Call) -> str | None:
     if call.method is not HistoryRepository.append or not call.kwargs.keys() <= _PLAIN or call.attempt > 1:
         return None
     session_id = call.args[0] if call.args else call.kwargs.get("session_id")
-    return session_id if isinstance(session_id, str) else None
+    entries = call.args[1] if len(call.args) > 1 else call.kwargs.get("entries")
+    # What can be gone through only once, or does something when it is, is for its own caller alone.
+    return session_id if isinstance(session_id, str) and isinstance(entries, list | tuple) else None
 
 
 def prepare(call: Call, *, max_bytes: int) -> Grouped | None:
@@ -49,7 +50,7 @@ def prepare(call: Call, *, max_bytes: int) -> Grouped | None:
         session_id = checks.key(arguments["session_id"], "session_id")
         if "batch" not in call.memo:
             call.memo["batch"] = entry_rows.prepare(arguments["entries"], max_bytes=max_bytes)
-    except StateStoreError:
+    except Exception:  # A mapping of the caller's own, for example, may raise anything.
         return None
     batch: list[PreparedEntry] = call.memo["batch"]
     if not 0 < len(batch) <= _LARGEST or any(entry.own_id for entry in batch):
@@ -117,8 +118,9 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
     """One statement for any number of sessions and entries: each column is one array, so it is prepared once.
 
     The rows of the sessions are locked in the order of their ids first: groups of other processes do the same, and
-    queue instead of deadlocking. All of them before any is changed, hence the array: who inserts a session that exists,
-    a fork with its source locked, waits for one that is being changed, but not for one that is only locked.
+    would queue instead of deadlocking. One that somebody holds is left out, and its append goes by itself: while this
+    waited, it would hold all others. All are locked before any is changed, hence the array: who inserts a session that
+    exists, a fork with its source locked, waits for one that is being changed, but not for one that is only locked.
     """
     kinds = {"entry_id": "text", "role": "text", "content": "text", "content_bytes": "bigint"}
     kinds |= {column: entry_rows.OPTIONAL_COLUMNS[column] for column in columns}
@@ -135,7 +137,7 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
                 CAST(:turns_array AS bigint[])) AS w (session_id, count, turns)),
         locked AS MATERIALIZED (
             SELECT s.session_id FROM {{sessions}} AS s JOIN wanted AS w ON s.session_id = w.session_id
-            WHERE s.namespace = :namespace AND {{live}}{unchanged} ORDER BY s.session_id {{lock}}),
+            WHERE s.namespace = :namespace AND {{live}}{unchanged} ORDER BY s.session_id {{lock}} SKIP LOCKED),
         updated AS (
             UPDATE {{sessions}} AS s
             SET next_seq = s.next_seq + w.count, last_turn = s.last_turn + w.turns, {session_rows.ACTIVE}

@@ -11,6 +11,7 @@ from operator import itemgetter
 
 from statestore import checks
 from statestore.errors import StateStoreError
+from statestore.known import Known
 from statestore.repositories import entry_reads, entry_rows
 from statestore.repositories.base import Call
 from statestore.repositories.history import HistoryRepository
@@ -47,12 +48,16 @@ class Grouped:
     found: list[Entry] | None = None
 
 
-def is_small(call: Call) -> bool:
-    """Whether a call is a read that may travel in a group."""
+def is_small(call: Call, forks: Known) -> bool:
+    """Whether a call is a read that may travel in a group; one of *forks* may not."""
     if call.method is not HistoryRepository.read or call.attempt > 1 or not call.kwargs.keys() <= _WINDOW:
         return False
     most = call.kwargs.get("last", call.kwargs.get("limit"))
-    return type(most) is int and most <= _LARGEST and len(call.args) == 1
+    return type(most) is int and most <= _LARGEST and len(call.args) == 1 and not _is_in(call.args[0], forks)
+
+
+def _is_in(session_id: object, forks: Known) -> bool:
+    return isinstance(session_id, str) and session_id in forks
 
 
 def prepare(call: Call) -> Grouped | None:
@@ -71,16 +76,14 @@ def prepare(call: Call) -> Grouped | None:
 
 def read(link: Link, reads: Sequence[Grouped]) -> None:
     """Read for all whose session lives, is no fork and needs no extension; each gets its entries in `found`."""
-    forks = link.settings.forks
-    plain = [one for one in reads if one.session_id not in forks]
     rows = link.all(
         _READ,
-        sessions_array=[one.session_id for one in plain],
-        **{f"{name}_array": [one.window[name] for one in plain] for name in ("last", "after", "before", "limit")},
+        sessions_array=[one.session_id for one in reads],
+        **{f"{name}_array": [one.window[name] for one in reads] for name in ("last", "after", "before", "limit")},
     )
     # PostgreSQL sends them one read after the other, but does not promise it.
     for number, found in groupby(sorted(rows, key=itemgetter(0)), key=itemgetter(0)):
-        one = plain[number - 1]
+        one = reads[number - 1]
         of_one = list(found)
         # A session without an entry there is a row all the same.
         one.found = [] if of_one[0][1] is None else entry_rows.from_rows(link, one.session_id, of_one)

@@ -2,15 +2,30 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
 
-from statestore import AsyncStateStore, InvalidValueError, NewEntry, SessionNotFoundError, StateStoreError
-from statestore.grouping import ThreadGroups
+from statestore import (
+    AsyncStateStore,
+    InvalidValueError,
+    NewEntry,
+    SessionNotFoundError,
+    StateStore,
+    StateStoreError,
+    UnavailableError,
+)
+from statestore.grouping import TaskGroups, ThreadGroups
+from statestore.turnstile import Turnstile
+from statestore.workers import Workers
+from tests.support.crowd import at_once
 
 Scene = Callable[[AsyncStateStore], Awaitable[None]]
 
@@ -134,30 +149,208 @@ class Held:
         self.started: list[list[Hashable]] = []
 
     def alone(self, call: Any) -> Any:
-        self.together([call])
-        return call
+        return self.together([call])[0]
 
     def together(self, calls: Sequence[Any]) -> list[Any]:
         self.started.append(list(calls))
         if "stuck" in calls:
             assert self.free.wait(20)
-        return [(call, None) for call in calls]
+        return list(calls)
 
 
-def test_what_takes_long_is_overtaken_but_not_by_its_own_key_and_not_without_end() -> None:
+def test_what_takes_long_is_overtaken_but_not_by_its_own_key() -> None:
     held = Held()
     groups = ThreadGroups(held.alone, held.together, patience=0.01)
     with ThreadPoolExecutor(20) as pool:
         stuck = []
-        for n in range(4):
+        for n in range(6):
             stuck.append(pool.submit(groups.run, "stuck", f"stuck {n}"))
             assert wait(stuck, timeout=0.1).done == set()
-        assert held.started == [["stuck"]] * 4
-        # Three are overtaken, the fourth is waited for; and a key never goes past itself.
-        late = [pool.submit(groups.run, "late", "free"), pool.submit(groups.run, "late", "stuck 0")]
-        assert wait(late, timeout=0.2).done == set()
+        assert held.started == [["stuck"]] * 6
+        same_key = pool.submit(groups.run, "late", "stuck 0")
+        assert pool.submit(groups.run, "free", "free").result(20) == "free"
+        assert wait([same_key], timeout=0.1).done == set()
         held.free.set()
-        assert [future.result(20) for future in stuck + late] == ["stuck"] * 4 + ["late"] * 2
+        assert [future.result(20) for future in stuck] == ["stuck"] * 6
+        assert same_key.result(20) == "late"
     assert groups.run("again", "stuck 0") == "again"
     assert groups._turns.busy == set()
-    assert groups._turns._overtaken == 0
+
+
+def test_what_is_stuck_behind_a_stuck_group_goes_past_it_too() -> None:
+    async def main() -> None:
+        held = Held()
+        workers = Workers(10, "test")
+
+        async def alone(call: Any) -> Any:
+            return await workers.run(held.alone, call)
+
+        groups = TaskGroups(alone, held.together, workers, nullcontext, to_the_end=True, patience=0.01)
+        stuck = [asyncio.create_task(groups.run("stuck", "a"))]
+        await asyncio.sleep(0.005)
+        stuck += [asyncio.create_task(groups.run("stuck" if n == 5 else n, f"b {n}")) for n in range(64)]
+        free = [asyncio.create_task(groups.run(n, f"c {n}")) for n in range(30)]
+        done, _ = await asyncio.wait(free, timeout=10)
+        assert len(done) == 30
+        assert not any(task.done() for task in stuck)
+        held.free.set()
+        await asyncio.wait_for(asyncio.gather(*stuck), 10)
+        assert groups._turns.busy == set()
+        workers.close()
+
+    asyncio.run(main())
+
+
+def test_what_a_group_leaves_goes_by_itself_and_in_order_within_its_key() -> None:
+    ran: list[Any] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def alone(call: Any) -> Any:
+        if call == "first":
+            begun.set()
+            assert go_on.wait(20)
+        elif call == "fails":
+            raise StateStoreError("no")
+        elif call == "slow":
+            time.sleep(0.2)
+        ran.append(call)
+        return call
+
+    def together(calls: Sequence[Any]) -> list[Any]:
+        return [call if call == "plain" else None for call in calls]
+
+    groups = ThreadGroups(alone, together)
+    with ThreadPoolExecutor(20) as pool:
+        first = pool.submit(groups.run, "first", "first")
+        assert begun.wait(20)
+        calls = [("slow", "k"), ("plain", "p"), ("fails", "k"), ("last", "k"), ("other", "o")]
+        futures = {}
+        for call, key in calls:
+            futures[call] = pool.submit(groups.run, call, key)
+            while len(groups._turns.waiting) < len(futures):
+                time.sleep(0.001)
+        groups._turns.overtake()
+        go_on.set()
+        assert first.result(20) == "first"
+        with pytest.raises(StateStoreError):
+            futures["fails"].result(20)
+        assert [futures[call].result(20) for call in ("slow", "plain", "last", "other")] == [
+            "slow", "plain", "last", "other",
+        ]  # fmt: skip
+    assert ran == ["first", "other", "slow", "last"]
+    assert groups._turns.busy == set()
+
+
+class Interrupted(BaseException):
+    """As Ctrl-C is."""
+
+
+class Numbered:
+    """A call, as far as a group is concerned."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.attempt = 1
+
+
+def test_an_interrupt_is_for_its_own_thread_and_the_others_try_by_themselves() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def alone(call: Numbered) -> str:
+        if call.name == "first":
+            begun.set()
+            assert go_on.wait(20)
+        return f"{call.name} {call.attempt}"
+
+    def together(calls: Sequence[Any]) -> list[Any]:
+        raise Interrupted
+
+    groups = ThreadGroups(alone, together)
+    with ThreadPoolExecutor(20) as pool:
+        first = pool.submit(groups.run, Numbered("first"), "first")  # type: ignore[arg-type]
+        assert begun.wait(20)
+        futures = [pool.submit(groups.run, Numbered(f"n{n}"), n) for n in range(4)]  # type: ignore[arg-type]
+        while len(groups._turns.waiting) < 4:
+            time.sleep(0.001)
+        go_on.set()
+        assert first.result(20) == "first 1"
+        outcomes = [repr(future.exception(20) or future.result()) for future in futures]
+    # One of them led the group, and is interrupted once its own is done.
+    assert outcomes.count("Interrupted()") == 1
+    assert {outcome for outcome in outcomes if outcome != "Interrupted()"} < {repr(f"n{n} 2") for n in range(4)}
+    assert groups._turns.busy == set()
+
+
+@pytest.mark.parametrize("world", ["sync", "async"])
+def test_a_held_session_in_a_group_holds_up_none_of_the_group(postgres_url: str, connect: Callable[..., Any]) -> None:
+    store = connect(postgres_url, lock_timeout=timedelta(seconds=1))
+    names = ["held", *(f"s{n}" for n in range(8))]
+    for name in names:
+        store.sessions.create(name)
+    with ThreadPoolExecutor(40) as pool, psycopg.connect(postgres_url.replace("+psycopg", "")) as other:
+        for turn in range(3):
+            other.execute("SELECT 1 FROM statestore.sessions WHERE session_id = 'held' FOR UPDATE")
+            futures = {name: pool.submit(store.history.append, name, [{"n": turn}]) for name in names}
+            for name in names[1:]:
+                assert futures[name].result(20)[0].seq == turn + 1
+            with pytest.raises(UnavailableError):
+                futures["held"].result(20)
+            other.rollback()
+    assert store.history.count("held") == 0
+
+
+def test_entries_that_can_be_gone_through_once_are_stored_all_or_none(store: Any) -> None:
+    store.sessions.create("s")
+    store.sessions.create("t")
+
+    def spoiled() -> Iterator[Any]:
+        yield {"n": 1}
+        yield {"n": float("nan")}
+        yield {"n": 3}
+
+    def raising() -> Iterator[Any]:
+        yield {"n": 1}
+        raise LookupError
+
+    class Odd(dict[str, Any]):
+        def __iter__(self) -> Iterator[str]:
+            raise LookupError
+
+        keys = values = items = __iter__  # type: ignore[assignment]
+
+    def outcome(session_id: str, entries: Any) -> Any:
+        try:
+            return len(store.history.append(session_id, entries))
+        except (InvalidValueError, LookupError) as error:
+            return type(error)
+
+    for _ in range(5):
+        found = at_once(
+            *(
+                partial(outcome, session_id, entries)
+                for session_id, entries in [
+                    ("t", [{"n": 0}]), ("s", spoiled()), ("t", [{"n": 0}]), ("s", raising()),
+                    ("t", iter([{"n": 0}, {"n": 1}])), ("t", [{"n": 0}]), ("t", (n for n in [{"n": 5}])),
+                ]
+            )
+        )  # fmt: skip
+        assert found == [1, InvalidValueError, 1, LookupError, 2, 1, 1]
+    assert store.history.count("s") == 0
+    assert store.history.count("t") == 30
+
+
+@pytest.mark.timeout(60)
+def test_threads_share_one_connection_to_a_database_in_memory() -> None:
+    with StateStore.open("sqlite://") as store:
+        # Nobody is overtaken: were connection and turn taken in two orders, two threads would wait for each other.
+        database: Any = store._database
+        database._turnstile = Turnstile(patience=3600)
+        for n in range(8):
+            store.sessions.create(f"s{n}")
+
+        def work(session_id: str) -> None:
+            for n in range(1, 26):
+                store.history.append(session_id, [{"n": n}])
+                assert [entry.seq for entry in store.history.read(session_id, last=1)] == [n]
+
+        at_once(*(partial(work, f"s{n}") for n in range(8)))

@@ -15,13 +15,8 @@ from statestore import (
     InvalidValueError,
     NewEntry,
     SessionNotFoundError,
-    UnavailableError,
     Usage,
 )
-from statestore.group_calls import read
-from statestore.repositories.base import Call
-from statestore.repositories.history import HistoryRepository
-from statestore.sql import Link, Settings
 from tests.support.clock import MovableClock
 from tests.support.crowd import at_once
 from tests.support.wire import Traffic
@@ -161,28 +156,3 @@ def test_a_cancelled_read_of_a_group_leaves_at_once_and_the_others_are_served(po
             assert [entry.seq for entry in await task] == [2, 3]
 
     play(postgres_url, scene)
-
-
-class Unreachable:
-    """A database that nobody can reach, and how often somebody tried."""
-
-    settings = Settings()
-    tries = 0
-
-    def run_alone(self, call: Call) -> Any:
-        self.tries += 1
-        raise UnavailableError("not there", code="08006")
-
-    def run_group(self, work: Callable[[Link], None]) -> None:
-        raise UnavailableError("not there", code="08006")
-
-
-def test_when_the_database_is_gone_one_finds_it_out_for_all() -> None:
-    database = Unreachable()
-    results = read(database, [Call(HistoryRepository, HistoryRepository.read, ("s",), {"last": 1}) for _ in range(9)])
-    assert database.tries == 1
-    errors = [error for _, error in results]
-    assert [(type(error), str(error), error.code) for error in errors if isinstance(error, UnavailableError)] == [
-        (UnavailableError, str(errors[0]), "08006")
-    ] * 9
-    assert len({id(error) for error in errors}) == 9

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy import StaticPool
 
 from statestore import (
     AsyncStateStore,
@@ -19,9 +20,11 @@ from statestore import (
     SessionNotFoundError,
     StateStore,
     Usage,
+    migrate,
 )
 from statestore.portable import export_sessions_async, import_sessions_async
 from tests.support.content import Content, unsound
+from tests.support.engines import async_engine
 from tests.support.trajectories import runs
 from tests.support.worlds import export_sessions, import_sessions
 
@@ -388,3 +391,20 @@ async def test_a_cancelled_import_writes_nothing(database_url: str, sqlite_url: 
             await task
         assert await store.sessions.count() == 0
         await store.sessions.create("a")
+
+
+async def test_an_export_from_a_single_connection_of_the_callers_is_disturbed_by_nobody() -> None:
+    engine = async_engine("sqlite://", poolclass=StaticPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(migrate.upgrade)
+    store = AsyncStateStore(engine)
+    for n in range(20):
+        await store.sessions.create(f"s{n}")
+        await store.history.append(f"s{n}", say("x"))
+    file = io.BytesIO()
+    totals, *stored = await asyncio.gather(
+        export_sessions_async(store, file), *(store.history.append(f"s{n}", say("y")) for n in range(20))
+    )
+    assert totals.sessions == 20
+    assert [entries[0].seq for entries in stored] == [2] * 20
+    await engine.dispose()
