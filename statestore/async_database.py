@@ -69,6 +69,8 @@ class ThreadedDatabase:
         # readers too, where the database is a single connection.
         self._turn = asyncio.Lock() if database.dialect.name == "sqlite" else None
         self._one_connection = one_connection
+        # A transaction has its connection, and must not wait for a thread that waits for just that, or for its locks.
+        self._steps = self._workers if self._turn else Workers(threads, "statestore-transaction")
         commit, read = partial(group_calls.commit, database), partial(group_calls.read, database)
         patience = None if self._turn else PATIENCE
         self._appends = TaskGroups(self._run, commit, self._workers, self._in_turn, to_the_end=True, patience=patience)
@@ -123,14 +125,14 @@ class ThreadedDatabase:
         try:
             await self._workers.run(lambda: entered.append(context.__enter__()))
             interruptible = self.database.dialect.name == "postgresql"
-            yield ThreadedRunner(entered[0], self._workers, interruptible=interruptible)
+            yield ThreadedRunner(entered[0], self._steps, interruptible=interruptible)
         except BaseException as exc:
             if entered:
-                await finished(self._workers.run(_leave, context, exc))
+                await finished(self._steps.run(_leave, context, exc))
             raise
         else:
             # To its end, also when cancelled: a commit that was dropped would leave the transaction open.
-            await finished(self._workers.run(context.__exit__, None, None, None))
+            await finished(self._steps.run(context.__exit__, None, None, None))
 
     async def verify(self) -> None:
         await self._workers.run(self.database.verify)
@@ -139,6 +141,7 @@ class ThreadedDatabase:
         if not self.database.closed:
             await finished(self._workers.run(self.database.close))
             self._workers.close()
+            self._steps.close()
 
 
 class EngineDatabase:

@@ -2,7 +2,8 @@
 
 A round trip does not get cheaper by being alone, nor does a commit, nor a thread's hand-over. So a call that finds no
 other under way goes at once, by itself; those that come meanwhile wait for it, and then go as a group, which somebody
-else knows how to carry out. What a group leaves over is run by itself, each for its own caller, who gets its own error.
+else knows how to carry out. (Of tasks that come in crowds also the first waits for the others of its turn of the event
+loop.) What a group leaves over is run by itself, each for its own caller, who gets its own error.
 
 Each call has a key. While one is under way, later ones with its key wait, and go in the order in which they came. The
 others wait no longer than `PATIENCE` for what is under way: past that, as many are under way as there are connections.

@@ -35,8 +35,9 @@ class HistoryRepository(WindowsRepository, SummariesRepository):
         """Append *entries* to the end of a session's history.
 
         All are stored or none. Their positions are consecutive and follow the order given; appends to one session
-        queue behind each other and never interleave. Repeating an append is safe if the entries carry an `entry_id`
-        or *after_seq* is given: what is stored already is returned and not stored again.
+        queue behind each other and never interleave. Those that a store is asked for at the same time, without *lease*
+        or *after_seq*, are stored in the order of the calls. Repeating an append is safe if the entries carry an
+        `entry_id` or *after_seq* is given: what is stored already is returned and not stored again.
 
         Args:
             session_id: The session to append to.

@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -399,3 +401,20 @@ def test_something_else_than_an_engine_is_refused(sqlite_url: str) -> None:
     with pytest.raises(InvalidValueError):
         AsyncStateStore(engine)  # type: ignore[arg-type]
     engine.dispose()
+
+
+@pytest.mark.parametrize("world", ["async", "sync"])
+def test_a_transaction_never_waits_for_those_who_wait_for_it(postgres_url: str, connect: Callable[..., Any]) -> None:
+    store = connect(postgres_url, pool_size=3, pool_timeout=timedelta(seconds=60))
+    store.sessions.create("s")
+    with ThreadPoolExecutor(12) as pool:
+        with store.transaction() as tx:
+            tx.state.set("s", "key", "first")
+            # More than there are connections: they wait for the row, or for a connection.
+            others = [pool.submit(store.state.set, "s", "key", n) for n in range(10)]
+            done, _ = wait(others, timeout=0.3)
+            assert not done
+            tx.state.set("s", "key", "second")
+            assert tx.state.get("s", "key") == "second"
+        assert len(wait(others, timeout=20).done) == 10
+    assert store.state.entry("s", "key").version == 12
