@@ -47,11 +47,14 @@ class Turnstile:
         ticket = _Ticket(self)
         with self._lock:
             if self._inside is None:
-                self._let_in(ticket)
-            else:
-                self._waiting.append(ticket)
+                self._inside = ticket
+                self._since = time.monotonic()
+                return ticket
+            come = ticket.come = threading.Lock()
+            come.acquire()
+            self._waiting.append(ticket)
         try:
-            while not ticket.come.acquire(timeout=self._patience):
+            while not come.acquire(timeout=self._patience):
                 with self._lock:
                     if time.monotonic() - self._since >= self._patience:
                         self._next()
@@ -70,12 +73,10 @@ class Turnstile:
     def _next(self) -> None:
         self._inside = None
         if self._waiting:
-            self._let_in(self._waiting.popleft())
-
-    def _let_in(self, ticket: "_Ticket") -> None:
-        self._inside = ticket
-        self._since = time.monotonic()
-        ticket.come.release()
+            self._inside = ticket = self._waiting.popleft()
+            self._since = time.monotonic()
+            if ticket.come is not None:
+                ticket.come.release()
 
 
 class _Ticket:
@@ -84,8 +85,8 @@ class _Ticket:
     def __init__(self, turnstile: Turnstile) -> None:
         self._turnstile = turnstile
         self._left = False
-        self.come = threading.Lock()
-        self.come.acquire()
+        self.come: threading.Lock | None = None
+        """Held until one's turn has come; for who has to wait for it only."""
 
     def leave(self) -> None:
         if not self._left:

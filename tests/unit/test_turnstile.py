@@ -2,6 +2,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -84,7 +85,9 @@ def test_who_is_interrupted_in_line_blocks_nobody(monkeypatch: pytest.MonkeyPatc
     first = turnstile.enter()
 
     class Interrupted:
-        def acquire(self, timeout: float) -> bool:
+        def acquire(self, timeout: float | None = None) -> bool:
+            if timeout is None:
+                return True
             if come:
                 first.leave()
             raise KeyboardInterrupt
@@ -92,16 +95,9 @@ def test_who_is_interrupted_in_line_blocks_nobody(monkeypatch: pytest.MonkeyPatc
         def release(self) -> None:
             pass
 
-    real = module._Ticket
-
-    class Unlucky(real):  # type: ignore[misc, valid-type]
-        def __init__(self, owner: Turnstile) -> None:
-            super().__init__(owner)
-            self.come = Interrupted()
-
-    monkeypatch.setattr(module, "_Ticket", Unlucky)
-    with pytest.raises(KeyboardInterrupt):
-        turnstile.enter()
-    monkeypatch.setattr(module, "_Ticket", real)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "threading", SimpleNamespace(Lock=Interrupted))
+        with pytest.raises(KeyboardInterrupt):
+            turnstile.enter()
     first.leave()
     turnstile.enter().leave()
