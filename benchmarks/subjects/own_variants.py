@@ -41,12 +41,17 @@ class NoTurnstile(Statestore):
         self.store._database._turnstile = ANY_TIME
 
 
+class Forgetful(Known):
+    def __contains__(self, name: str) -> bool:
+        return False
+
+
 class ForksUnknown(Statestore):
     """Each read asks first whether the session is a fork."""
 
     def open(self, url: str) -> None:
         super().open(url)
-        object.__setattr__(self.store._database.settings, "forks", Known(most=0))
+        object.__setattr__(self.store._database.settings, "forks", Forgetful())
 
 
 class OnAsyncEngine(AsyncStatestore):
