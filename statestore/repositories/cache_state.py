@@ -83,6 +83,9 @@ class Pending:
                 mine[counter] = mine.get(counter, 0) + by
 
 
+_NOTHING: Final = (0, 0)
+
+
 class Notes:
     """What one call has found and done: it counts once the call has succeeded.
 
@@ -245,25 +248,29 @@ class CacheState:
 
     def settle(self, notes: Notes) -> None:
         """The call has succeeded."""
-        root = self._root
         with self._lock:
-            if root._entries is not None:
-                root._entries -= notes.unused
-            spare = (self.options.spare_entries, self.options.spare_bytes)
-            less = (notes.unused + notes.removed[0], notes.removed[1])
-            root._trust = _least(_plus(root._trust, less), spare)
-            if self._parent is None:
-                self._lower(notes.removed, notes.epoch)
-                self._finish(notes)
-            else:
-                self._removed = _plus(self._removed, notes.removed)
-                root._under_way = _minus(root._under_way, (notes.unused, 0))
-                self._booked = _plus(self._booked, _minus(notes.booked, (notes.unused, 0)))
-                notes.booked = (0, 0)
+            if notes.booked != _NOTHING or notes.removed != _NOTHING:
+                self._settle_bound(notes)
             if notes.pending:
                 self._pending.add(notes.pending)
                 if self._since is None:
                     self._since = self._timer()
+
+    def _settle_bound(self, notes: Notes) -> None:
+        root = self._root
+        if root._entries is not None:
+            root._entries -= notes.unused
+        spare = (self.options.spare_entries, self.options.spare_bytes)
+        less = (notes.unused + notes.removed[0], notes.removed[1])
+        root._trust = _least(_plus(root._trust, less), spare)
+        if self._parent is None:
+            self._lower(notes.removed, notes.epoch)
+            self._finish(notes)
+        else:
+            self._removed = _plus(self._removed, notes.removed)
+            root._under_way = _minus(root._under_way, (notes.unused, 0))
+            self._booked = _plus(self._booked, _minus(notes.booked, (notes.unused, 0)))
+            notes.booked = _NOTHING
 
     def fail(self, notes: Notes) -> None:
         """The call has failed, perhaps after it did its work: the bound stays."""
