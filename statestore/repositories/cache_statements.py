@@ -7,7 +7,7 @@ entry, and do not count for it.
 
 from functools import lru_cache
 
-from statestore.repositories.cache_base import KEYS_POSTGRESQL, KEYS_SQLITE, NAMESPACE
+from statestore.repositories.cache_base import KEYS_SQLITE, NAMESPACE
 from statestore.sql import Statement
 
 _COLUMNS = """namespace, key, value, codec, size_bytes, agent_name, request, content_hash, metadata, version,
@@ -143,11 +143,10 @@ def replace_one_postgresql(*, tagged: bool, described: bool) -> Statement:
     )
 
 
-FIND_OLD = Statement(
-    postgresql=f"{_OLD} WHERE e.namespace = {NAMESPACE} AND e.key {KEYS_POSTGRESQL}",
+FIND_OLD_SQLITE = Statement(
     sqlite=f"""
     SELECT key, size_bytes, version, coalesce(expires_at > {{now}}, 1) FROM {{cache_entries}}
-    WHERE namespace = :namespace AND key {KEYS_SQLITE}""",
+    WHERE namespace = :namespace AND key {KEYS_SQLITE}"""
 )
 
 FIND_OLD_ONE_SQLITE = Statement(

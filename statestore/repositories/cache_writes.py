@@ -232,7 +232,7 @@ class CacheWrites(CacheRoom):
         return self._once("version", new_version)
 
     def _old(self, values: Mapping[str, Encoded]) -> Old:
-        rows = self._link.all(cache_statements.FIND_OLD, keys=self._list(values))
+        rows = self._link.all(cache_statements.FIND_OLD_SQLITE, keys=self._list(values))
         return {row[0]: (row[1], row[2], bool(row[3])) for row in rows}
 
     def _settle(self, stored: int, old: Old, attributes: Attributes) -> None:

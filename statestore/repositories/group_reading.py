@@ -20,7 +20,7 @@ from statestore.values import Entry
 
 # Beyond this a read is large enough to travel alone: the others of its group would wait for it.
 _LARGEST = 100
-_WINDOW = frozenset({"last", "after", "before", "limit"})
+_WINDOW = ("last", "after", "before", "limit")
 
 _FROM, _TO = entry_reads.bounds("w.last", "w.after", "w.before", "w.most")
 _READ = Statement(
@@ -50,7 +50,7 @@ class Grouped:
 
 def is_small(call: Call, forks: Known) -> bool:
     """Whether a call is a read that may travel in a group; one of *forks* may not."""
-    if call.method is not HistoryRepository.read or call.attempt > 1 or not call.kwargs.keys() <= _WINDOW:
+    if call.method is not HistoryRepository.read or call.attempt > 1 or not call.kwargs.keys() <= set(_WINDOW):
         return False
     most = call.kwargs.get("last", call.kwargs.get("limit"))
     return type(most) is int and most <= _LARGEST and len(call.args) == 1 and not _is_in(call.args[0], forks)
@@ -62,7 +62,7 @@ def _is_in(session_id: object, forks: Known) -> bool:
 
 def prepare(call: Call) -> Grouped | None:
     """What a call asks for; None where it has to be run by itself after all, be it to get its error."""
-    window = {name: call.kwargs.get(name) for name in ("last", "after", "before", "limit")}
+    window = {name: call.kwargs.get(name) for name in _WINDOW}
     if window["last"] is not None and window["limit"] is not None:
         return None
     try:
@@ -79,7 +79,7 @@ def read(link: Link, reads: Sequence[Grouped]) -> None:
     rows = link.all(
         _READ,
         sessions_array=[one.session_id for one in reads],
-        **{f"{name}_array": [one.window[name] for one in reads] for name in ("last", "after", "before", "limit")},
+        **{f"{name}_array": [one.window[name] for one in reads] for name in _WINDOW},
     )
     # PostgreSQL sends them one read after the other, but does not promise it.
     for number, found in groupby(sorted(rows, key=itemgetter(0)), key=itemgetter(0)):

@@ -282,21 +282,32 @@ def test_an_interrupt_is_for_its_own_thread_and_the_others_try_by_themselves() -
 
 
 @pytest.mark.parametrize("world", ["sync", "async"])
-def test_a_held_session_in_a_group_holds_up_none_of_the_group(postgres_url: str, connect: Callable[..., Any]) -> None:
-    store = connect(postgres_url, lock_timeout=timedelta(seconds=1))
-    names = ["held", *(f"s{n}" for n in range(8))]
+@pytest.mark.parametrize("gives_up", [False, True], ids=["waits", "gives up"])
+def test_a_held_session_in_a_group_holds_up_none_of_the_group(
+    postgres_url: str, connect: Callable[..., Any], gives_up: bool
+) -> None:
+    store = connect(postgres_url, lock_timeout=timedelta(seconds=1) if gives_up else None)
+    # In the middle of the crowd, so that it is not alone.
+    names = [*(f"s{n}" for n in range(6)), "held", *(f"s{n}" for n in range(6, 12))]
     for name in names:
         store.sessions.create(name)
     with ThreadPoolExecutor(40) as pool, psycopg.connect(postgres_url.replace("+psycopg", "")) as other:
-        for turn in range(3):
+        for turn in range(5):
             other.execute("SELECT 1 FROM statestore.sessions WHERE session_id = 'held' FOR UPDATE")
             futures = {name: pool.submit(store.history.append, name, [{"n": turn}]) for name in names}
-            for name in names[1:]:
-                assert futures[name].result(20)[0].seq == turn + 1
-            with pytest.raises(UnavailableError):
-                futures["held"].result(20)
-            other.rollback()
-    assert store.history.count("held") == 0
+            held = futures.pop("held")
+            try:
+                assert not wait(futures.values(), timeout=10).not_done
+                assert all(future.result()[0].seq == turn + 1 for future in futures.values())
+                if gives_up:
+                    with pytest.raises(UnavailableError):
+                        held.result(20)
+                else:
+                    assert not held.done()
+            finally:
+                other.rollback()
+            wait([held], timeout=20)
+    assert store.history.count("held") == (0 if gives_up else 5)
 
 
 def test_entries_that_can_be_gone_through_once_are_stored_all_or_none(store: Any) -> None:
