@@ -205,7 +205,7 @@ class EngineDatabase:
         transaction = Transaction(borrowed, self.dialect)
         with translated():
             await connection.run_sync(lambda _: transaction.begin(snapshot=snapshot))
-        bound = BoundRunner(borrowed, self.dialect, self._settings)
+        bound = BoundRunner(borrowed, self.dialect, self._settings, holds_reads=not snapshot)
         try:
             yield EngineRunner(connection, bound)
             bound.finish()

@@ -154,7 +154,7 @@ class Database:
             transaction = Transaction(connection, self.dialect)
             with translated():
                 transaction.begin(snapshot=True)
-            runner = BoundRunner(connection, self.dialect, self.settings)
+            runner = BoundRunner(connection, self.dialect, self.settings, holds_reads=False)
             try:
                 yield runner
             except BaseException as exc:

@@ -147,9 +147,11 @@ def understood(exc: Exception) -> Failure:
 class BoundRunner:
     """Runs calls inside one transaction, which somebody else ends. Nothing is retried here."""
 
-    def __init__(self, connection: Connected, dialect: Dialect, settings: Settings) -> None:
+    def __init__(
+        self, connection: Connected, dialect: Dialect, settings: Settings, *, holds_reads: bool = True
+    ) -> None:
         self._connection = connection
-        self._link = Link(connection, dialect, settings, in_transaction=True)
+        self._link = Link(connection, dialect, settings, in_transaction=True, holds_reads=holds_reads)
         self._failed: StateStoreError | None = None
         self._ended = False
 

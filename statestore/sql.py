@@ -202,10 +202,16 @@ class Connected(Protocol):
 class Link:
     """A connection, checked out for one operation or one transaction. Never commits."""
 
-    __slots__ = ("_common", "_cursor", "_now", "dialect", "in_transaction", "settings")
+    __slots__ = ("_common", "_cursor", "_now", "dialect", "holds_reads", "in_transaction", "settings")
 
     def __init__(
-        self, connection: Connected, dialect: Dialect, settings: Settings, *, in_transaction: bool = False
+        self,
+        connection: Connected,
+        dialect: Dialect,
+        settings: Settings,
+        *,
+        in_transaction: bool = False,
+        holds_reads: bool = False,
     ) -> None:
         self._cursor = connection.cursor
         self._now: datetime | None = None
@@ -213,6 +219,9 @@ class Link:
         self.dialect = dialect
         self.settings = settings
         self.in_transaction = in_transaction
+        # In a transaction of the caller's on PostgreSQL: what is read must be locked, so that nobody changes it before
+        # the transaction ends. SQLite's single writer gives that by itself.
+        self.holds_reads = holds_reads and dialect.name == "postgresql"
 
     def begin_operation(self) -> None:
         """What follows is another operation, at another time."""
