@@ -11,6 +11,7 @@ The stores are imported at their first use, since they bring SQLAlchemy: a comma
 
 from typing import TYPE_CHECKING, Any
 
+from statestore.deadlines import deadline
 from statestore.errors import (
     CommitUnknownError,
     ConflictError,
@@ -77,8 +78,9 @@ from statestore.values import (
 )
 
 if TYPE_CHECKING:
+    from statestore.async_store import AsyncStateStore, AsyncTransaction
     from statestore.context import AsyncSessionContext, SessionContext
-    from statestore.store import AsyncStateStore, AsyncTransaction, StateStore, Transaction
+    from statestore.store import StateStore, Transaction
     from statestore.sweeper import Sweeper
 
 __version__ = "0.1.0"
@@ -147,6 +149,7 @@ __all__ = [
     "UsageTotals",
     "UserUsage",
     "Window",
+    "deadline",
 ]
 
 _FROM_STORE = frozenset({"AsyncStateStore", "AsyncTransaction", "StateStore", "Transaction"})
@@ -160,9 +163,9 @@ def __getattr__(name: str) -> Any:
 
         return getattr(context, name)
     if name in _FROM_STORE:
-        from statestore import store
+        from statestore import async_store, store
 
-        return getattr(store, name)
+        return getattr(async_store if name.startswith("Async") else store, name)
     if name == "Sweeper":
         from statestore.sweeper import Sweeper
 

@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from statestore import ids
+from statestore.async_store import AsyncStateStore
 from statestore.errors import InvalidValueError
-from statestore.store import AsyncStateStore, StateStore
+from statestore.store import StateStore
 from statestore.values import Session
 
 Path = str | os.PathLike[str]

@@ -1,52 +1,40 @@
 """Where operations meet the database, for threads. `async_database` does the same for event loops."""
 
 import logging
-import select
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol
 
-import stamina
-from sqlalchemy import Connection, Engine, PoolProxiedConnection
+from sqlalchemy import Engine
 
-from statestore import group_calls
-from statestore.driver_errors import understand
-from statestore.errors import StateStoreError, StoreClosedError, UnavailableError
+from statestore import forking, group_calls
+from statestore.connections import Connections
+from statestore.deadlines import ends_at, out_of_time
+from statestore.errors import StateStoreError
 from statestore.execution import (
     Again,
-    Borrowed,
     BoundRunner,
-    Sent,
     Transaction,
     no_retry,
     perform,
     raise_for,
+    settled,
     translated,
-    understood,
 )
-from statestore.grouping import PATIENCE, ThreadGroups
+from statestore.grouping import PATIENCE
 from statestore.repositories import group_appending, group_reading
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, Settings
+from statestore.thread_groups import ThreadGroups
 from statestore.turnstile import ANY_TIME, Ticket, Turnstile
+from statestore.waits import Waits, acquire, retrying, writer_timeout
+from statestore.watchdog import driver_of, watchdog
 
 # A library does not print: without a handler of the application's, stamina's warnings would go to standard error.
 logging.getLogger("stamina").addHandler(logging.NullHandler())
-
-Verify = Callable[[Connection], None]
-
-RETRY: Any = {
-    "on": Again,
-    "attempts": 6,
-    "timeout": timedelta(seconds=20),
-    "wait_initial": timedelta(milliseconds=20),
-    "wait_jitter": timedelta(milliseconds=20),
-}
-WRITER_TIMEOUT = timedelta(seconds=30)
 
 
 class Runner(Protocol):
@@ -58,24 +46,42 @@ class Runner(Protocol):
 class Database:
     """Runs operations on an engine, each in a transaction of its own, and again where that may help."""
 
-    def __init__(self, engine: Engine, dialect: Dialect, settings: Settings, *, owned: bool, verify: Verify) -> None:
-        self.engine = engine if owned else engine.execution_options(isolation_level="AUTOCOMMIT")
+    def __init__(self, connections: Connections, dialect: Dialect, settings: Settings, waits: Waits) -> None:
+        self._connections = connections
         self.dialect = dialect
         self.settings = settings
-        self._owned = owned
-        self._verify = verify
-        self._verified = False
-        self._closed = False
-        self._lost_at = 0.0
+        self.waits = waits
+        self.renew_after_fork()
+        forking.renew_in_child(self)
+
+    def renew_after_fork(self) -> None:
+        """Make the locks and groups of this process. Whoever held the parent's does not exist in a child."""
+        sqlite = self.dialect.name == "sqlite"
         # SQLite lets one writer in at a time. Waiting here wakes up at once; its own busy handler polls.
-        self._writer = threading.Lock() if dialect.name == "sqlite" else None
-        self._turnstile = Turnstile() if dialect.name == "sqlite" else ANY_TIME
+        self._writer = threading.Lock() if sqlite else None
+        self._turnstile = Turnstile() if sqlite else ANY_TIME
         # SQLite's only writer cannot be overtaken, and reads are no trouble to it.
-        patience = None if self._writer else PATIENCE
+        patience = None if sqlite else PATIENCE
         self._appends = ThreadGroups(self.run_alone, partial(group_calls.commit, self), patience=patience)
-        self._reads = None if self._writer else ThreadGroups(self.run_alone, partial(group_calls.read, self))
+        self._reads = None if sqlite else ThreadGroups(self.run_alone, partial(group_calls.read, self))
+
+    @property
+    def engine(self) -> Engine:
+        return self._connections.engine
+
+    @property
+    def closed(self) -> bool:
+        return self._connections.closed
+
+    def verify(self) -> None:
+        """Connect, and check the tables: once."""
+        self._connections.verify()
+
+    def close(self) -> None:
+        self._connections.close()
 
     def run(self, call: Call) -> Any:
+        call.ends_at = ends_at(self.waits.timeout)
         session_id = group_appending.session_of(call)
         if session_id is not None:
             return self._appends.run(call, session_id)
@@ -86,57 +92,101 @@ class Database:
     def run_alone(self, call: Call) -> Any:
         """Run a call that is in no group."""
         try:
+            return self._run_alone(call)
+        except StateStoreError as error:
+            if not call.unsettled:
+                raise
+            unknown = settled(error, call)
+        raise unknown
+
+    def _run_alone(self, call: Call) -> Any:
+        try:
             return self._attempt(call)
         except Again:
             pass
         try:
-            for attempt in stamina.retry_context(**RETRY):
+            for attempt in retrying(call, self.waits):
                 with attempt:
                     call.attempt += 1
                     return self._attempt(call)
         except Again as again:
-            raise again.error from None
-        raise AssertionError("unreachable")
+            error = again.error
+        raise error
 
     @contextmanager
     def transaction(self) -> Iterator[BoundRunner]:
         """One transaction for all that is run through the runner; committed at the end, undone on an exception."""
-        with no_retry(), self._writing(), self._connected() as connection:
+        until = ends_at(self.waits.timeout)
+        with no_retry(), self._writing(until), self._connections.connected(until) as connection:
             transaction = Transaction(connection, self.dialect)
-            with translated():
-                transaction.begin()
-            runner = BoundRunner(connection, self.dialect, self.settings)
-            try:
+            runner = BoundRunner(connection, self.dialect, self.settings, timeout=self.waits.timeout)
+            with translated(), runner.watched():
+                transaction.begin(until=min(until, time.monotonic() + self.waits.lock))
+            with self._undoing(transaction, runner, connection):
                 yield runner
+                runner.check_process()
                 runner.finish()
-                with translated(committing=True):
+                with translated(committing=True), runner.watched():
                     transaction.commit()
-            except BaseException as exc:
-                runner.end()
-                transaction.abandon(exc)
-                raise
 
-    def run_group(self, work: Callable[[Link], None]) -> None:
+    @contextmanager
+    def snapshot(self, *, read_only: bool = False) -> Iterator[BoundRunner]:
+        """A transaction in which everything that is read is of one moment, and in which nothing is written.
+
+        With *read_only* the database sees to that; without, what is read may extend a TTL.
+        """
+        until = ends_at(self.waits.timeout)
+        with no_retry(), self._connections.connected(until) as connection:
+            transaction = Transaction(connection, self.dialect)
+            runner = BoundRunner(
+                connection,
+                self.dialect,
+                self.settings,
+                timeout=self.waits.timeout,
+                holds_reads=False,
+                read_only=read_only,
+            )
+            with translated(), runner.watched():
+                transaction.begin(snapshot=True, read_only=read_only)
+            with self._undoing(transaction, runner, connection):
+                yield runner
+                runner.check_process()
+                runner.end()
+                with translated(), runner.watched():
+                    transaction.commit()
+
+    @contextmanager
+    def _undoing(self, transaction: Transaction, runner: BoundRunner, connection: Connected) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as exc:
+            runner.end()
+            runner.check_process()
+            with runner.watched():
+                transaction.abandon(exc)
+            raise
+        finally:
+            if runner.given_up:
+                self._connections.forget(connection)
+
+    def run_group(self, work: Callable[[Link], None], until: float) -> None:
         """Run *work* for several callers at once: one statement on PostgreSQL, one transaction on SQLite.
 
-        It is tried once. A driver's error comes out as it is, since it is nobody's in particular.
+        It is tried once, *until* then on the monotonic clock. A driver's error comes out as it is, since it is nobody's
+        in particular.
         """
         if self.dialect.name == "postgresql":
-            with self._connected() as connection:
-                try:
-                    work(Link(connection, self.dialect, self.settings))
-                except Exception as exc:
-                    self._discard(connection, exc)
-                    raise
+            with self._connections.connected(until) as connection, self._watched(connection, until):
+                work(Link(connection, self.dialect, self.settings))
             return
-        with self._writing():
+        with self._writing(until):
             ticket: Ticket = ANY_TIME
             try:
                 # Before the connection, as everywhere: one of few may be with somebody who waits for his turn.
                 ticket = self._turnstile.enter()
-                with self._connected() as connection:
+                with self._connections.connected(until) as connection, self._watched(connection, until):
                     transaction = Transaction(connection, self.dialect)
-                    transaction.begin()
+                    transaction.begin(until=min(until, time.monotonic() + self.waits.lock))
                     try:
                         work(Link(connection, self.dialect, self.settings, in_transaction=True))
                         ticket.leave()
@@ -147,161 +197,65 @@ class Database:
             finally:
                 ticket.leave()
 
-    @contextmanager
-    def snapshot(self) -> Iterator[BoundRunner]:
-        """A transaction, not to be written in, in which everything that is read is of one moment."""
-        with no_retry(), self._connected() as connection:
-            transaction = Transaction(connection, self.dialect)
-            with translated():
-                transaction.begin(snapshot=True)
-            runner = BoundRunner(connection, self.dialect, self.settings, holds_reads=False)
-            try:
-                yield runner
-            except BaseException as exc:
-                runner.end()
-                transaction.abandon(exc)
-                raise
-            runner.end()
-            with translated():
-                transaction.commit()
-
-    def verify(self) -> None:
-        """Connect, and check the tables: once."""
-        if self._verified:
-            return
-        with no_retry(), translated(), self.engine.connect() as connection:
-            self._verify(connection)
-        self._verified = True
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    def close(self) -> None:
-        self._closed = True
-        if self._owned:
-            # Not the engine's `dispose`, which takes a new pool: what is in use now comes back to this one.
-            self.engine.pool.dispose()
-
     def _attempt(self, call: Call) -> Any:
         # Written out instead of nested context managers: this is the way of every operation.
         writer = None if call.mode is Mode.READ else self._writer
-        if writer is not None and not writer.acquire(timeout=WRITER_TIMEOUT.total_seconds()):
+        if writer is not None and not acquire(writer, min(call.ends_at, time.monotonic() + self.waits.lock)):
             raise writer_timeout()
         ticket: Ticket = ANY_TIME
         try:
             ticket = self._turnstile.enter()
-            connection = self._checkout()
-            sent = Sent()
-            if call.interruptible:
-                call.may_be_cancelled(connection.driver_connection.cancel_safe)  # type: ignore[attr-defined]
+            slots = self._connections.slots
+            connection = self._connections.take(call.ends_at)
+            given_up = False
             try:
-                return perform(connection, call, self.dialect, self.settings, sent, ticket)
+                watch = call.watch = watchdog.watch(driver_of(connection), call.ends_at)
+                try:
+                    if call.given_up:  # Its caller has left while it waited.
+                        raise out_of_time()
+                    until = call.ends_at if writer is None else min(call.ends_at, time.monotonic() + self.waits.lock)
+                    return perform(connection, call, self.dialect, self.settings, ticket, until)
+                finally:
+                    call.watch = None
+                    given_up = watchdog.end(watch) and self._writer is None
             except StateStoreError:
                 raise
             except Exception as exc:
-                self._discard(connection, exc)
-                raise_for(exc, call, sent)
+                self._connections.discard(connection, exc)
+                raise_for(exc, call)
             finally:
-                if call.interruptible:
-                    call.may_be_cancelled(None)
-                self._give_back(connection)
+                if given_up:
+                    self._connections.forget(connection)
+                self._connections.give_back(connection, slots)
         finally:
             ticket.leave()
             if writer is not None:
                 writer.release()
 
-    def _checkout(self) -> Connected:
-        if self._closed:
-            raise StoreClosedError("the store is closed; open another")
-        if not self._verified:
-            self.verify()
+    @contextmanager
+    def _watched(self, connection: Connected, until: float) -> Iterator[None]:
+        watch = watchdog.watch(driver_of(connection), until)
         try:
-            if not self._owned:
-                return Borrowed(self.engine.connect())
-            connection = self.engine.raw_connection()
-            if self.dialect.name == "postgresql":
-                now = time.monotonic()
-                while self._suspect(connection, now) and _has_ended(connection.driver_connection):
-                    self._forget(connection)
-                    connection = self.engine.raw_connection()
-                connection.info["used_at"] = now
-            return connection
+            try:
+                yield
+            finally:
+                given_up = watchdog.end(watch) and self._writer is None
         except Exception as exc:
-            failure = understood(exc)
-            if failure.lost:
-                url = self.engine.url
-                raise Again(
-                    UnavailableError(
-                        f"PostgreSQL cannot be reached at {url.host or 'the local socket'}, port {url.port or 5432}, "
-                        f"database {url.database!r}; check that it runs and that the address is right"
-                    )
-                ) from None
-            raise failure.error from None
-
-    def _suspect(self, connection: PoolProxiedConnection, now: float) -> bool:
-        """Whether to ask a connection if it still stands.
-
-        Only after a pause, or when another one was lost since its last use, in a restart most likely: asking gives up
-        the interpreter's lock, which other threads then hold.
-        """
-        used_at: float = connection.info.get("used_at", now)
-        return used_at < self._lost_at or now - used_at > _PAUSE
-
-    def _give_back(self, connection: Connected) -> None:
-        connection.close()
-        if self._closed and self._owned:
-            self.engine.pool.dispose()
-
-    @contextmanager
-    def _connected(self) -> Iterator[Connected]:
-        connection = self._checkout()
-        try:
-            yield connection
+            self._connections.discard(connection, exc)
+            raise
         finally:
-            self._give_back(connection)
+            if given_up:
+                self._connections.forget(connection)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        if self._writer is None:
+    def _writing(self, until: float) -> Iterator[None]:
+        writer = self._writer
+        if writer is None:
             yield
             return
-        if not self._writer.acquire(timeout=WRITER_TIMEOUT.total_seconds()):
+        if not acquire(writer, min(until, time.monotonic() + self.waits.lock)):
             raise writer_timeout()
         try:
             yield
         finally:
-            self._writer.release()
-
-    def _discard(self, connection: Connected, exc: Exception) -> None:
-        failure = understand(exc)
-        if failure is not None and failure.lost:
-            self._forget(connection)
-
-    def _forget(self, connection: Connected) -> None:
-        if getattr(connection, "is_valid", True):  # It may have been given up already, when its transaction was.
-            connection.invalidate()
-        connection.close()
-        self._lost_at = time.monotonic()
-
-
-_PAUSE = 0.5
-
-
-def _has_ended(driver: Any) -> bool:
-    """Whether the server has said something on an idle connection, which can only be its end.
-
-    A write that is sent on a dead connection is a write of which nobody knows whether it was done.
-    """
-    if driver.closed:
-        return True
-    poll = select.poll()
-    poll.register(driver.pgconn.socket, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def writer_timeout() -> UnavailableError:
-    return UnavailableError(
-        "another transaction of this store held SQLite's only writer for too long; end it first, "
-        "and do not call the store from within it but through what transaction() gave you"
-    )
+            writer.release()

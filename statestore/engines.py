@@ -30,6 +30,8 @@ class Options:
     lock_timeout: timedelta | None = None
     statement_timeout: timedelta | None = None
     prepared_statements: bool = True
+    timeout: float = 30.0
+    retry_for: float = 15.0
 
 
 def parse(url: str | URL | None) -> URL:
@@ -57,6 +59,12 @@ def is_memory(url: URL) -> bool:
         return False
     database = url.database or ""
     return database in ("", ":memory:", "file::memory:") or url.query.get("mode") == "memory"
+
+
+def size_of(url: URL, options: Options) -> int:
+    """How many connections an engine of ours has at most."""
+    # An in-memory database is its only connection: callers take turns on it.
+    return 1 if is_memory(url) else options.pool_size
 
 
 def make(url: URL, options: Options) -> Engine:
@@ -114,8 +122,8 @@ def _arguments(url: URL, options: Options) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         arguments["connect_args"] = {"check_same_thread": False}
         if is_memory(url):
-            # The database is its only connection: callers take turns on it, and it is never closed before the store.
-            arguments |= {"pool_size": 1}
+            # It is never closed before the store.
+            arguments |= {"pool_size": size_of(url, options)}
         return arguments
     connect: dict[str, Any] = {"prepare_threshold": 5 if options.prepared_statements else None}
     if "application_name" not in url.query:

@@ -3,17 +3,23 @@
 All of it is blocking style; `database` calls it directly, `async_database` in a thread or through a greenlet.
 """
 
+import math
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from sqlalchemy import Connection
 
+from statestore import forking
+from statestore.deadlines import ends_at, out_of_time
 from statestore.driver_errors import Failure, understand
-from statestore.errors import CommitUnknownError, InvalidValueError, StateStoreError, StoreClosedError
+from statestore.errors import CommitUnknownError, InvalidValueError, ReadOnlyError, StateStoreError, StoreClosedError
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, NeedsTransaction, Settings
 from statestore.turnstile import ANY_TIME, Ticket
+from statestore.watchdog import Watch, driver_of, watchdog
 
 
 class Again(Exception):
@@ -24,22 +30,14 @@ class Again(Exception):
         self.error = error
 
 
-class Sent:
-    """Whether the database may have done what it did not answer to."""
-
-    __slots__ = ("unsettled",)
-
-    def __init__(self) -> None:
-        self.unsettled = False
-
-
 class Borrowed:
     """A SQLAlchemy connection as a `Connected`. Engines of our own use the pool's connection, at half the cost."""
 
-    __slots__ = ("close", "connection", "cursor", "invalidate")
+    __slots__ = ("close", "connection", "cursor", "driver_connection", "invalidate")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.driver_connection = connection.connection.driver_connection
         self.cursor = connection.connection.cursor
         self.invalidate = connection.invalidate
         self.close = connection.close
@@ -52,13 +50,35 @@ class Transaction:
         self._connection = connection
         self._dialect = dialect
 
-    def begin(self, *, snapshot: bool = False) -> None:
-        """Begin; with *snapshot* all that is read is of one moment."""
+    def begin(
+        self, *, snapshot: bool = False, read_only: bool = False, until: float = math.inf, call: Call | None = None
+    ) -> None:
+        """Begin; with *snapshot* all that is read is of one moment.
+
+        SQLite's writer is waited for *until* then, on the monotonic clock, or until *call* is given up.
+        """
         if self._dialect.name == "sqlite":
-            # A deferred transaction that reads, and then wants to write, may find that another has written since.
-            self._execute("BEGIN" if snapshot else "BEGIN IMMEDIATE")
+            if snapshot:
+                self._execute("BEGIN")
+            else:
+                self._begin_writing(until, call)
         else:
-            self._execute("BEGIN ISOLATION LEVEL REPEATABLE READ" if snapshot else "BEGIN")
+            level = " ISOLATION LEVEL REPEATABLE READ" if snapshot else ""
+            self._execute(f"BEGIN{level}{' READ ONLY' if read_only else ''}")
+
+    def _begin_writing(self, until: float, call: Call | None) -> None:
+        # A deferred transaction that reads, and then wants to write, may find that another has written since. SQLite's
+        # own wait cannot be interrupted, so it is a short one, again and again.
+        while True:
+            try:
+                return self._execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as exc:
+                if not (exc.sqlite_errorname or "").startswith("SQLITE_BUSY"):
+                    raise
+                if time.monotonic() >= until or (call is not None and call.given_up):
+                    failure = understood(exc)
+                    break
+        raise failure.error
 
     def commit(self) -> None:
         self._execute("COMMIT")
@@ -85,15 +105,21 @@ class Transaction:
 
 
 def perform(
-    connection: Connected, call: Call, dialect: Dialect, settings: Settings, sent: Sent, ticket: Ticket = ANY_TIME
+    connection: Connected,
+    call: Call,
+    dialect: Dialect,
+    settings: Settings,
+    ticket: Ticket = ANY_TIME,
+    until: float = math.inf,
 ) -> Any:
     """Run *call* on *connection*, in a transaction where it takes one.
 
-    A *ticket* is given back before the commit: that waits for the disk, and others may go on meanwhile.
+    A *ticket* is given back before the commit: that waits for the disk, and others may go on meanwhile. *until* is how
+    long SQLite's writer is waited for.
     """
-    sent.unsettled = False
+    call.sent = False
     if call.mode is Mode.READ or (call.mode.single and dialect.name == "postgresql"):
-        sent.unsettled = call.mode is not Mode.READ
+        call.sent = call.mode is not Mode.READ
         try:
             return call(Link(connection, dialect, settings))
         except NeedsTransaction:
@@ -107,12 +133,12 @@ def perform(
             if dialect.name == "postgresql":
                 connection.invalidate()
             raise
-    sent.unsettled = False
+    call.sent = False
     transaction = Transaction(connection, dialect)
-    transaction.begin(snapshot=call.mode is Mode.SNAPSHOT)
+    transaction.begin(snapshot=call.mode is Mode.SNAPSHOT, until=until, call=call)
     try:
         result = call(Link(connection, dialect, settings, in_transaction=True))
-        sent.unsettled = True
+        call.sent = call.mode is not Mode.SNAPSHOT
         ticket.leave()
         transaction.commit()
     except BaseException as exc:
@@ -121,20 +147,39 @@ def perform(
     return result
 
 
-def raise_for(exc: Exception, call: Call, sent: Sent) -> NoReturn:
-    """Turn a driver's error into ours, or into `Again` where a second try is safe and may help."""
+def raise_for(exc: Exception, call: Call) -> NoReturn:
+    """Turn a driver's error into ours, or into `Again` where a second try is safe and may help.
+
+    What may have been done stays so until an attempt finds out: see `settled`.
+    """
     failure = understand(exc)
     if failure is None:
         raise exc
-    if failure.lost and sent.unsettled and not call.repeatable:
-        raise CommitUnknownError(
-            "the connection was lost while the write was under way, so it may or may not have been done; "
-            "read before you repeat it",
-            code=getattr(failure.error, "code", None),
-        ) from None
+    if failure.lost and call.sent:
+        call.unsettled = True
+    if call.unsettled and not call.repeatable:
+        raise commit_unknown(failure.error) from None
+    if call.given_up or time.monotonic() >= call.ends_at:
+        raise out_of_time() from None
     if failure.transient or failure.lost:
         raise Again(failure.error) from None
     raise failure.error from None
+
+
+def settled(error: StateStoreError, call: Call) -> StateStoreError:
+    """The error that *call* ends with: one that says nothing was written only if that is certain."""
+    if not call.unsettled or isinstance(error, CommitUnknownError):
+        return error
+    return commit_unknown(error)
+
+
+def commit_unknown(error: StateStoreError) -> CommitUnknownError:
+    """That a write may have been done, where *error* is what came of finding out."""
+    return CommitUnknownError(
+        "the connection was lost while the write was under way, so it may or may not have been done "
+        f"({type(error).__name__} since); read before you repeat it",
+        code=getattr(error, "code", None),
+    )
 
 
 def understood(exc: Exception) -> Failure:
@@ -148,29 +193,82 @@ class BoundRunner:
     """Runs calls inside one transaction, which somebody else ends. Nothing is retried here."""
 
     def __init__(
-        self, connection: Connected, dialect: Dialect, settings: Settings, *, holds_reads: bool = True
+        self,
+        connection: Connected,
+        dialect: Dialect,
+        settings: Settings,
+        *,
+        timeout: float = math.inf,
+        holds_reads: bool = True,
+        read_only: bool = False,
     ) -> None:
+        """*timeout*: how long each call may take, in seconds. *read_only*: no call may write."""
         self._connection = connection
         self._link = Link(connection, dialect, settings, in_transaction=True, holds_reads=holds_reads)
+        self._timeout = timeout
+        self._read_only = read_only
+        self._generation = forking.generation()
         self._failed: StateStoreError | None = None
         self._ended = False
+        self._watch: Watch | None = None
 
     def run(self, call: Call) -> Any:
+        self.check_process()
         if self._ended:
             raise StoreClosedError("the transaction has ended; begin another")
-        if call.interruptible:
-            call.may_be_cancelled(self._connection.driver_connection.cancel_safe)  # type: ignore[attr-defined]
+        if self._read_only and call.mode not in (Mode.READ, Mode.SNAPSHOT):
+            raise ReadOnlyError("the transaction was begun with read_only=True, and nothing was written; begin another")
         self._link.begin_operation()
+        call.ends_at = ends_at(self._timeout)
+        with self._watched(call):
+            try:
+                return call(self._link)
+            except StateStoreError:
+                raise
+            except Exception as exc:
+                error = understood(exc).error
+                late = call.given_up or time.monotonic() >= call.ends_at
+                self._failed = out_of_time() if late else error
+                raise self._failed from None
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Bound what the transaction does besides calls: its commit, and its rollback."""
+        with self._watched(None):
+            yield
+
+    @contextmanager
+    def _watched(self, call: Call | None) -> Iterator[None]:
+        due = ends_at(self._timeout) if call is None else call.ends_at
+        if due == math.inf and call is None:
+            yield
+            return
+        watch = self._watch = watchdog.watch(driver_of(self._connection), due)
+        if call is not None:
+            call.watch = watch
         try:
-            return call(self._link)
-        except StateStoreError:
-            raise
-        except Exception as exc:
-            self._failed = understood(exc).error
-            raise self._failed from None
+            yield
         finally:
-            if call.interruptible:
-                call.may_be_cancelled(None)
+            self._watch = None
+            if call is not None:
+                call.watch = None
+            if watchdog.end(watch) and self._link.dialect.name == "postgresql":
+                self.given_up = True
+
+    given_up = False
+    """Whether the connection is not to be used again after the transaction."""
+
+    def hurry(self) -> None:
+        """Somebody waits no longer for what is under way."""
+        watch = self._watch
+        if watch is not None:
+            watchdog.hurry(watch)
+
+    def check_process(self) -> None:
+        if self._generation != forking.generation():
+            raise StoreClosedError(
+                "the transaction was begun before this process was forked, and belongs to the parent; begin another"
+            )
 
     def finish(self) -> None:
         """Nothing more is to come; a failure is raised again.

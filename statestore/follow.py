@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from statestore import checks
-from statestore.async_database import AsyncRunner, ThreadedDatabase
+from statestore.async_database import AsyncRunner
 from statestore.database import Database, Runner
 from statestore.driver_errors import understand
 from statestore.errors import InvalidValueError, StateStoreError
@@ -21,6 +21,7 @@ from statestore.execution import BoundRunner
 from statestore.repositories import waking
 from statestore.repositories.base import Call
 from statestore.repositories.follows import FollowWork, Seen, Start
+from statestore.threaded_database import ThreadedDatabase
 from statestore.values import Entry
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5

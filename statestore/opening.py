@@ -1,14 +1,18 @@
 """What a store checks of its arguments, and of the database on its first connection."""
 
+import math
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from statestore import checks, engines, migrate
 from statestore.cache_options import CacheOptions
+from statestore.connections import Connections
+from statestore.deadlines import in_seconds
 from statestore.engines import Options
 from statestore.errors import InvalidValueError, SchemaMissingError
 from statestore.sql import Clock, Dialect, Settings
+from statestore.waits import Waits
 
 
 class Verify:
@@ -44,9 +48,28 @@ def make_settings(namespace: str, clock: Clock | None, max_value_bytes: int, cac
 def make_options(**values: Any) -> Options:
     checks.key(values["schema"], "schema")
     checks.one_of(values["durability"], ("full", "normal"), "durability")
-    checks.count(values["pool_size"], "pool_size", least=1)
+    checks.count(values.get("pool_size", 1), "pool_size", least=1)
     for name in ("pool_timeout", "lock_timeout", "statement_timeout"):
-        checks.ttl(values[name], name)
-    if values["pool_timeout"] is None:
+        checks.ttl(values.get(name), name)
+    if values.get("pool_timeout", 1) is None:
         raise InvalidValueError("pool_timeout", "must be a timedelta; how long to wait for a free connection")
+    for name in ("timeout", "retry_for"):
+        values[name] = in_seconds(values[name], name)
     return Options(**values)
+
+
+def connections_of(engine: Engine, dialect: Dialect, options: Options, *, owned: bool) -> Connections:
+    return Connections(
+        engine,
+        dialect,
+        owned=owned,
+        verify=Verify(dialect, options, owned=owned),
+        waits=waits_of(options),
+        size=engines.size_of(engine.url, options) if owned else None,
+        lasts=not engines.is_memory(engine.url),
+    )
+
+
+def waits_of(options: Options) -> Waits:
+    lock = math.inf if options.lock_timeout is None else options.lock_timeout.total_seconds()
+    return Waits(options.timeout, options.retry_for, options.pool_timeout.total_seconds(), lock)

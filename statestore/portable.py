@@ -12,12 +12,13 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from statestore.async_store import AsyncStateStore
 from statestore.courses import Course, run, run_async
 from statestore.errors import DatabaseError, InvalidValueError, SessionExistsError, SessionNotFoundError
 from statestore.repositories.base import Call
 from statestore.repositories.portable_checks import Histories
 from statestore.repositories.portable_rows import TABLES, PortableWork, Record, decode
-from statestore.store import AsyncStateStore, StateStore
+from statestore.store import StateStore
 
 FORMAT, VERSION = "statestore", 1
 _BATCH = 500

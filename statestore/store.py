@@ -1,35 +1,36 @@
-"""`StateStore` and `AsyncStateStore`: the same operations, called or awaited."""
+"""`StateStore`: the operations, called. `async_store` has the same, awaited."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from sqlalchemy import URL, Connection, Engine
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from statestore import codec, engines, exactjson, execution
-from statestore.async_database import AsyncDatabase, AsyncRunner, EngineDatabase, EngineRunner, ThreadedDatabase
 from statestore.cache_options import CacheOptions
 from statestore.database import Database, Runner
 from statestore.engines import Durability, Options
-from statestore.errors import InvalidValueError, StoreClosedError
-from statestore.opening import Verify, make_options, make_settings
-from statestore.operations.cache import AsyncCache, Cache
+from statestore.errors import InvalidValueError, StoreClosedError, UnavailableError
+from statestore.opening import connections_of, make_options, make_settings, waits_of
+from statestore.operations.cache import Cache
 from statestore.operations.cache_runner import cache_transaction, joined_cache
-from statestore.operations.history import AsyncHistory, History
-from statestore.operations.prices import AsyncPrices, Prices
-from statestore.operations.sessions import AsyncSessions, Sessions
-from statestore.operations.state import AsyncState, State
-from statestore.operations.store import AsyncStoreOperations, StoreOperations
-from statestore.operations.usage import AsyncUsage, Usage
+from statestore.operations.history import History
+from statestore.operations.prices import Prices
+from statestore.operations.sessions import Sessions
+from statestore.operations.state import State
+from statestore.operations.store import StoreOperations
+from statestore.operations.usage import Usage
 from statestore.repositories.cache_state import CacheState
 from statestore.schema import DEFAULT_SCHEMA
 from statestore.sql import Clock, Settings
-from statestore.sweeping import AsyncSweeping, Sweeping
+from statestore.sweeping import Sweeping
 from statestore.values import NeverType
+from statestore.waits import pauses
+
+R = TypeVar("R")
 
 
 class Transaction(StoreOperations):
@@ -43,19 +44,6 @@ class Transaction(StoreOperations):
         self.cache = Cache(runner, namespace, cache)
         self.usage = Usage(runner, namespace)
         self.prices = Prices(runner, namespace)
-
-
-class AsyncTransaction(AsyncStoreOperations):
-    """As `Transaction`, awaited."""
-
-    def __init__(self, runner: AsyncRunner, namespace: str, cache: CacheState) -> None:
-        self._runner = runner
-        self.sessions = AsyncSessions(runner, namespace)
-        self.history = AsyncHistory(runner, namespace)
-        self.state = AsyncState(runner, namespace)
-        self.cache = AsyncCache(runner, namespace, cache)
-        self.usage = AsyncUsage(runner, namespace)
-        self.prices = AsyncPrices(runner, namespace)
 
 
 class StateStore(Sweeping, Transaction):
@@ -84,6 +72,8 @@ class StateStore(Sweeping, Transaction):
         cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
         cache_compress_above: int = codec.COMPRESS_ABOVE,
         content_hash_invalidation: bool = True,
+        timeout: float | timedelta = 30,
+        retry_for: float | timedelta = 15,
     ) -> None:
         """Use *engine*. Its database must have the tables; see `statestore.migrate`.
 
@@ -100,11 +90,13 @@ class StateStore(Sweeping, Transaction):
             content_hash_invalidation=content_hash_invalidation,
         )
         settings = make_settings(namespace, clock, max_value_bytes, cache)
-        self._start(engine, settings, Options(schema=schema, durability=durability))
+        options = make_options(schema=schema, durability=durability, timeout=timeout, retry_for=retry_for)
+        self._start(engine, settings, options)
 
     def _start(self, engine: Engine, settings: Settings, options: Options, *, owned: bool = False) -> None:
         dialect = engines.dialect_of(engine, options.schema, server_time=settings.clock is None)
-        self._database = Database(engine, dialect, settings, owned=owned, verify=Verify(dialect, options, owned=owned))
+        connections = connections_of(engine, dialect, options, owned=owned)
+        self._database = Database(connections, dialect, settings, waits_of(options))
         self._cache_state = CacheState(settings.cache)
         super().__init__(self._database, settings.namespace, self._cache_state)
 
@@ -128,6 +120,8 @@ class StateStore(Sweeping, Transaction):
         lock_timeout: timedelta | None = None,
         statement_timeout: timedelta | None = None,
         prepared_statements: bool = True,
+        timeout: float | timedelta = 30,
+        retry_for: float | timedelta = 15,
     ) -> Self:
         """Connect to a database.
 
@@ -152,6 +146,10 @@ class StateStore(Sweeping, Transaction):
             lock_timeout: How long to wait for a lock. PostgreSQL: by default its own setting. SQLite: 10 seconds.
             statement_timeout: How long a statement on PostgreSQL may run; by default its own setting.
             prepared_statements: Switch off behind PgBouncer in transaction mode.
+            timeout: How long a call may take as a whole, in seconds or as a timedelta: waiting for a connection, for
+                locks and for the network, and all its tries. `statestore.deadline` narrows it.
+            retry_for: How long a store that has been connected tries again when the database goes away, restarts or
+                undoes its work, in seconds or as a timedelta.
 
         Raises:
             InvalidValueError: The URL or another argument cannot be used.
@@ -174,6 +172,8 @@ class StateStore(Sweeping, Transaction):
             lock_timeout=lock_timeout,
             statement_timeout=statement_timeout,
             prepared_statements=prepared_statements,
+            timeout=timeout,
+            retry_for=retry_for,
         )
         parsed = engines.parse(url)
         store = cls.__new__(cls)
@@ -223,17 +223,48 @@ class StateStore(Sweeping, Transaction):
         return self._database.settings.namespace
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self, *, read_only: bool = False) -> Iterator[Transaction]:
         """Several operations, one commit: `with store.transaction() as tx: tx.history.append(…)`.
 
-        An exception undoes all of it. Nothing in it is retried. On SQLite it holds the only writer: call nothing else
-        of the store meanwhile that writes.
+        An exception undoes all of it. Nothing in it is retried; `run_transaction` does that. What it has read of
+        sessions, their history and state, and of the cache, nobody else changes before it ends, so that it can be
+        written anew without losing an update; lists, counts and reports are not held that way. On SQLite it holds the
+        only writer: call nothing else of the store meanwhile that writes.
+
+        Args:
+            read_only: Take no locks, and see all of one moment. Operations that write raise `ReadOnlyError`.
 
         Raises:
+            UnavailableError: The transaction was undone, for a deadlock for example. Nothing was written.
             CommitUnknownError: The connection was lost during the commit, which may or may not have happened.
         """
-        with cache_transaction(self._cache_state) as cache, self._database.transaction() as runner:
+        begin = self._database.snapshot(read_only=True) if read_only else self._database.transaction()
+        with cache_transaction(self._cache_state) as cache, begin as runner:
             yield Transaction(runner, self.namespace, cache)
+
+    def run_transaction(self, work: Callable[[Transaction], R]) -> R:
+        """Run *work* in a transaction, and again where the database undid it: `store.run_transaction(move)`.
+
+        *work* is called with the transaction, perhaps several times: it must do nothing but what can be undone with
+        it. Deadlocks and lost connections are tried again for as long as the store's `retry_for` says, within the
+        deadline around the call.
+
+        Args:
+            work: What to do in the transaction. What it returns is returned; what it raises undoes the transaction.
+
+        Raises:
+            UnavailableError: The transaction was undone each time. Nothing was written.
+            CommitUnknownError: As for `transaction`; that is not tried again.
+        """
+        for pause in pauses(self._database.waits):
+            try:
+                with self.transaction() as tx:
+                    return work(tx)
+            except UnavailableError:
+                if pause is None:
+                    raise
+                time.sleep(pause)
+        raise AssertionError("unreachable")
 
     def close(self) -> None:
         """Close the connections. Every operation raises `StoreClosedError` from now on. May be called twice."""
@@ -253,159 +284,3 @@ class StateStore(Sweeping, Transaction):
 
     def __repr__(self) -> str:
         return f"<StateStore {self._database.engine.url!r} namespace={self.namespace!r}>"
-
-
-class AsyncStateStore(AsyncSweeping, AsyncTransaction):
-    """As `StateStore`, awaited. Safe to share between the tasks of one event loop."""
-
-    _database: AsyncDatabase
-
-    def __init__(
-        self,
-        engine: AsyncEngine,
-        *,
-        namespace: str = "default",
-        clock: Clock | None = None,
-        durability: Durability = "full",
-        schema: str = DEFAULT_SCHEMA,
-        max_value_bytes: int = exactjson.MAX_BYTES,
-        cache_max_entries: int | None = 1000,
-        cache_max_bytes: int | None = None,
-        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
-        cache_compress_above: int = codec.COMPRESS_ABOVE,
-        content_hash_invalidation: bool = True,
-    ) -> None:
-        """Use *engine*. See `StateStore`."""
-        if not isinstance(engine, AsyncEngine):
-            raise InvalidValueError("engine", f"must be an AsyncEngine, not {type(engine).__name__}")
-        cache = CacheOptions(
-            max_entries=cache_max_entries,
-            max_bytes=cache_max_bytes,
-            default_ttl=cache_default_ttl,
-            compress_above=cache_compress_above,
-            content_hash_invalidation=content_hash_invalidation,
-        )
-        settings = make_settings(namespace, clock, max_value_bytes, cache)
-        dialect = engines.dialect_of(engine.sync_engine, schema, server_time=clock is None)
-        verify = Verify(dialect, Options(schema=schema, durability=durability), owned=False)
-        self._start(EngineDatabase(engine, dialect, settings, verify=verify))
-
-    def _start(self, database: AsyncDatabase) -> None:
-        self._database = database
-        self._cache_state = CacheState(database.settings.cache)
-        super().__init__(database, database.settings.namespace, self._cache_state)
-
-    @classmethod
-    async def open(
-        cls,
-        url: str | URL | None = None,
-        *,
-        namespace: str = "default",
-        clock: Clock | None = None,
-        durability: Durability = "full",
-        schema: str = DEFAULT_SCHEMA,
-        max_value_bytes: int = exactjson.MAX_BYTES,
-        cache_max_entries: int | None = 1000,
-        cache_max_bytes: int | None = None,
-        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
-        cache_compress_above: int = codec.COMPRESS_ABOVE,
-        content_hash_invalidation: bool = True,
-        pool_size: int = 10,
-        pool_timeout: timedelta = timedelta(seconds=30),
-        lock_timeout: timedelta | None = None,
-        statement_timeout: timedelta | None = None,
-        prepared_statements: bool = True,
-    ) -> Self:
-        """Connect to a database. See `StateStore.open`."""
-        cache = CacheOptions(
-            max_entries=cache_max_entries,
-            max_bytes=cache_max_bytes,
-            default_ttl=cache_default_ttl,
-            compress_above=cache_compress_above,
-            content_hash_invalidation=content_hash_invalidation,
-        )
-        settings = make_settings(namespace, clock, max_value_bytes, cache)
-        options = make_options(
-            schema=schema,
-            durability=durability,
-            pool_size=pool_size,
-            pool_timeout=pool_timeout,
-            lock_timeout=lock_timeout,
-            statement_timeout=statement_timeout,
-            prepared_statements=prepared_statements,
-        )
-        parsed = engines.parse(url)
-        store = cls.__new__(cls)
-        engine = engines.make(parsed, options)
-        dialect = engines.dialect_of(engine, schema, server_time=clock is None)
-        sync = Database(engine, dialect, settings, owned=True, verify=Verify(dialect, options, owned=True))
-        # One thread serves SQLite best: more of them only wait for each other.
-        threads = 1 if dialect.name == "sqlite" else pool_size
-        store._start(ThreadedDatabase(sync, threads=threads, one_connection=engines.is_memory(parsed)))
-        try:
-            await store._database.verify()
-        except BaseException:
-            await asyncio.shield(store.close())
-            raise
-        return store
-
-    @classmethod
-    async def join(
-        cls,
-        connection: AsyncConnection,
-        *,
-        namespace: str = "default",
-        clock: Clock | None = None,
-        schema: str = DEFAULT_SCHEMA,
-        max_value_bytes: int = exactjson.MAX_BYTES,
-        cache_max_entries: int | None = 1000,
-        cache_max_bytes: int | None = None,
-        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
-        cache_compress_above: int = codec.COMPRESS_ABOVE,
-        content_hash_invalidation: bool = True,
-    ) -> AsyncTransaction:
-        """The operations inside the caller's own transaction. See `StateStore.join`."""
-        if not isinstance(connection, AsyncConnection):
-            raise InvalidValueError("connection", f"must be an AsyncConnection, not {type(connection).__name__}")
-        cache = CacheOptions(
-            max_entries=cache_max_entries,
-            max_bytes=cache_max_bytes,
-            default_ttl=cache_default_ttl,
-            compress_above=cache_compress_above,
-            content_hash_invalidation=content_hash_invalidation,
-        )
-        settings = make_settings(namespace, clock, max_value_bytes, cache)
-        dialect = engines.dialect_of(connection.engine.sync_engine, schema, server_time=clock is None)
-        bound = await connection.run_sync(execution.join, dialect, settings)
-        state = await connection.run_sync(joined_cache, bound, settings)
-        return AsyncTransaction(EngineRunner(connection, bound), settings.namespace, state)
-
-    @property
-    def namespace(self) -> str:
-        return self._database.settings.namespace
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncTransaction]:
-        """Several operations, one commit. See `StateStore.transaction`."""
-        with cache_transaction(self._cache_state) as cache:
-            async with self._database.transaction() as runner:
-                yield AsyncTransaction(runner, self.namespace, cache)
-
-    async def close(self) -> None:
-        """Close the connections. Every operation raises `StoreClosedError` from now on. May be called twice."""
-        if not self._database.closed:
-            await self.cache.flush()
-        await self._database.close()
-
-    async def __aenter__(self) -> Self:
-        if self._database.closed:
-            raise StoreClosedError("the store is closed; open another")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    def __repr__(self) -> str:
-        return f"<AsyncStateStore {self._database.url} namespace={self.namespace!r}>"

@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from statestore import checks, courses, sweeping
+from statestore.async_store import AsyncStateStore
 from statestore.errors import InvalidValueError, StateStoreError, StoreClosedError
-from statestore.store import AsyncStateStore, StateStore
+from statestore.store import StateStore
 from statestore.usage_values import SweepReport
 
 logger = logging.getLogger("statestore.sweeper")

@@ -1,12 +1,15 @@
 """A few threads that run blocking calls for event loops."""
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
+from statestore.deadlines import GRACE, out_of_time
 from statestore.errors import StoreClosedError
 
 
@@ -51,17 +54,35 @@ class Workers:
         self._closed = False
         self._lock = threading.Lock()
 
-    async def run(self, function: Callable[..., Any], *args: Any, give_up: Callable[[], None] | None = None) -> Any:
+    async def run(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        give_up: Callable[[], None] | None = None,
+        until: float = math.inf,
+        late: Callable[[bool], Exception] = out_of_time,
+    ) -> Any:
         """Run *function* in a thread.
 
-        A cancellation takes back what has not begun. What has begun comes to its end before the cancellation is
-        passed on, so that nothing is left behind half done; *give_up* is called, in a thread of its own, to hurry it.
+        A cancellation takes back what has not begun. What has begun is given up: *give_up* is called, once, and then
+        the call has a moment to come to its end, so that nothing is left behind half done. In either case the
+        cancellation is passed on within half a second.
+
+        Args:
+            function: What to run.
+            args: Its arguments.
+            give_up: Hurries what has begun; must not block.
+            until: When the call has to have ended, on the monotonic clock. It sees to that itself; this is for when it
+                does not, or has not begun.
+            late: Makes the error to raise then; it is told whether *function* has begun.
 
         Raises:
             StoreClosedError: After `close`; *function* was not called.
         """
-        job = _Job(asyncio.get_running_loop(), function, args)
+        loop = asyncio.get_running_loop()
+        job = _Job(loop, function, args)
         self._enqueue(job)
+        timer = None if until == math.inf else loop.call_later(until - time.monotonic() + GRACE, _expire, job, late)
         try:
             return await asyncio.shield(job.future)
         except asyncio.CancelledError:
@@ -69,11 +90,14 @@ class Workers:
                 job.future.cancel()
                 raise
             if give_up is not None and not job.future.done():
-                threading.Thread(target=give_up, daemon=True).start()
-            await _until_done(job.future)
-            if not job.future.cancelled():
+                give_up()
+            await until_done(job.future, GRACE * 1.5)
+            if job.future.done() and not job.future.cancelled():
                 job.future.exception()  # It is nobody's any more.
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def close(self) -> None:
         """Let the threads end when they have done what is queued, and take nothing more."""
@@ -104,17 +128,26 @@ class Workers:
 
 
 def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
-    if future.cancelled():
+    if future.done():
         return
-    if error is not None:
-        future.set_exception(error)
-    else:
+    if error is None:
         future.set_result(result)
+        return
+    future.set_exception(error)
 
 
-async def _until_done(future: "asyncio.Future[Any]") -> None:
-    while not future.done():
+def _expire(job: _Job, late: Callable[[bool], Exception]) -> None:
+    """The time of a job is over. It may have ended by itself, a little late, which tells more."""
+    begun = not job.claimed.acquire(blocking=False)
+    if not job.future.done():
+        job.future.set_exception(late(begun))
+
+
+async def until_done(future: "asyncio.Future[Any]", seconds: float) -> None:
+    """Wait for *future*, for at most so many *seconds*, whatever else is cancelled meanwhile."""
+    until = time.monotonic() + seconds
+    while not future.done() and (left := until - time.monotonic()) > 0:
         try:
-            await asyncio.wait([future])
+            await asyncio.wait([future], timeout=left)
         except asyncio.CancelledError:
             continue  # Already being passed on.

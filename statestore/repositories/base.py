@@ -1,6 +1,6 @@
 """What all repositories share: how an operation is declared, and the row of the session that it works on."""
 
-import threading
+import math
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -89,17 +89,19 @@ class Call:
     """One call of an operation: what was asked, and what must stay the same if it has to be tried again."""
 
     __slots__ = (
-        "_busy",
-        "_cancel",
         "args",
         "attempt",
-        "interruptible",
+        "ends_at",
+        "given_up",
         "kwargs",
         "memo",
         "method",
         "mode",
         "repeatable",
         "repository",
+        "sent",
+        "unsettled",
+        "watch",
     )
 
     def __init__(
@@ -120,21 +122,16 @@ class Call:
         self.kwargs = kwargs or {}
         self.memo: dict[str, Any] = {}
         self.attempt = 1
-        # Set by who may want to call `cancel`.
-        self.interruptible = False
-        self._cancel: Callable[[], None] | None = None
-        self._busy = threading.Lock()
-
-    def may_be_cancelled(self, by: Callable[[], None] | None) -> None:
-        """Say how to interrupt the call on the connection that it has now; None when it has none any more."""
-        with self._busy:  # So that nothing is interrupted on a connection that has gone on to somebody else.
-            self._cancel = by
-
-    def cancel(self) -> None:
-        """Interrupt the call if it is on a connection, from another thread."""
-        with self._busy:
-            if self._cancel is not None:
-                self._cancel()
+        self.ends_at = math.inf
+        """When it has to have ended, on the monotonic clock."""
+        self.sent = False
+        """Whether this attempt has sent what the database may do without answering."""
+        self.unsettled = False
+        """Whether an attempt may have been done, and none has found out since."""
+        self.given_up = False
+        """Whether its caller has left, and it is not to begin anything more."""
+        self.watch: Any = None
+        """The use of a connection that it has now."""
 
     def __call__(self, link: Link) -> Any:
         return self.method(self.repository(link, self), *self.args, **self.kwargs)

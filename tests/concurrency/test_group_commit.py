@@ -1,6 +1,7 @@
 """Group commit: appends that wait at the same moment travel together, and nobody notices but by the speed."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
@@ -22,7 +23,9 @@ from statestore import (
     StateStoreError,
     UnavailableError,
 )
-from statestore.grouping import TaskGroups, ThreadGroups
+from statestore.repositories.base import Mode
+from statestore.task_groups import TaskGroups
+from statestore.thread_groups import ThreadGroups
 from statestore.turnstile import Turnstile
 from statestore.workers import Workers
 from tests.support.crowd import at_once
@@ -141,6 +144,15 @@ def test_a_session_that_somebody_holds_holds_up_no_other(postgres_url: str, conn
     assert sum(store.history.count(f"s{n}") for n in range(10)) == len(done) == 20
 
 
+class Named(str):
+    """A call, as far as a group is concerned."""
+
+    attempt = 1
+    ends_at = math.inf
+    mode = Mode.WRITE
+    unsettled = given_up = False
+
+
 class Held:
     """Calls that come to their end when they are let go."""
 
@@ -151,7 +163,7 @@ class Held:
     def alone(self, call: Any) -> Any:
         return self.together([call])[0]
 
-    def together(self, calls: Sequence[Any]) -> list[Any]:
+    def together(self, calls: Sequence[Any], until: float = math.inf) -> list[Any]:
         self.started.append(list(calls))
         if "stuck" in calls:
             assert self.free.wait(20)
@@ -164,17 +176,17 @@ def test_what_takes_long_is_overtaken_but_not_by_its_own_key() -> None:
     with ThreadPoolExecutor(20) as pool:
         stuck = []
         for n in range(6):
-            stuck.append(pool.submit(groups.run, "stuck", f"stuck {n}"))
+            stuck.append(pool.submit(groups.run, Named("stuck"), f"stuck {n}"))
             assert wait(stuck, timeout=0.1).done == set()
         assert held.started == [["stuck"]] * 6
-        same_key = pool.submit(groups.run, "late", "stuck 0")
-        assert pool.submit(groups.run, "free", "free").result(20) == "free"
+        same_key = pool.submit(groups.run, Named("late"), "stuck 0")
+        assert pool.submit(groups.run, Named("free"), "free").result(20) == "free"
         assert wait([same_key], timeout=0.1).done == set()
         held.free.set()
         assert [future.result(20) for future in stuck] == ["stuck"] * 6
         assert same_key.result(20) == "late"
-    assert groups.run("again", "stuck 0") == "again"
-    assert groups._turns.busy == set()
+    assert groups.run(Named("again"), "stuck 0") == "again"
+    assert groups._turns._busy == {}
 
 
 def test_what_is_stuck_behind_a_stuck_group_goes_past_it_too() -> None:
@@ -185,17 +197,17 @@ def test_what_is_stuck_behind_a_stuck_group_goes_past_it_too() -> None:
         async def alone(call: Any) -> Any:
             return await workers.run(held.alone, call)
 
-        groups = TaskGroups(alone, held.together, workers, nullcontext, to_the_end=True, patience=0.01)
-        stuck = [asyncio.create_task(groups.run("stuck", "a"))]
+        groups = TaskGroups(alone, held.together, workers, lambda until: nullcontext(), to_the_end=True, patience=0.01)
+        stuck = [asyncio.create_task(groups.run(Named("stuck"), "a"))]
         await asyncio.sleep(0.005)
-        stuck += [asyncio.create_task(groups.run("stuck" if n == 5 else n, f"b {n}")) for n in range(64)]
-        free = [asyncio.create_task(groups.run(n, f"c {n}")) for n in range(30)]
+        stuck += [asyncio.create_task(groups.run(Named("stuck" if n == 5 else n), f"b {n}")) for n in range(64)]
+        free = [asyncio.create_task(groups.run(Named(n), f"c {n}")) for n in range(30)]
         done, _ = await asyncio.wait(free, timeout=10)
         assert len(done) == 30
         assert not any(task.done() for task in stuck)
         held.free.set()
         await asyncio.wait_for(asyncio.gather(*stuck), 10)
-        assert groups._turns.busy == set()
+        assert groups._turns._busy == {}
         workers.close()
 
     asyncio.run(main())
@@ -216,17 +228,17 @@ def test_what_a_group_leaves_goes_by_itself_and_in_order_within_its_key() -> Non
         ran.append(call)
         return call
 
-    def together(calls: Sequence[Any]) -> list[Any]:
+    def together(calls: Sequence[Any], until: float) -> list[Any]:
         return [call if call == "plain" else None for call in calls]
 
     groups = ThreadGroups(alone, together)
     with ThreadPoolExecutor(20) as pool:
-        first = pool.submit(groups.run, "first", "first")
+        first = pool.submit(groups.run, Named("first"), "first")
         assert begun.wait(20)
         calls = [("slow", "k"), ("plain", "p"), ("fails", "k"), ("last", "k"), ("other", "o")]
         futures = {}
         for call, key in calls:
-            futures[call] = pool.submit(groups.run, call, key)
+            futures[call] = pool.submit(groups.run, Named(call), key)
             while len(groups._turns.waiting) < len(futures):
                 time.sleep(0.001)
         groups._turns.overtake()
@@ -238,38 +250,30 @@ def test_what_a_group_leaves_goes_by_itself_and_in_order_within_its_key() -> Non
             "slow", "plain", "last", "other",
         ]  # fmt: skip
     assert ran == ["first", "other", "slow", "last"]
-    assert groups._turns.busy == set()
+    assert groups._turns._busy == {}
 
 
 class Interrupted(BaseException):
     """As Ctrl-C is."""
 
 
-class Numbered:
-    """A call, as far as a group is concerned."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.attempt = 1
-
-
 def test_an_interrupt_is_for_its_own_thread_and_the_others_try_by_themselves() -> None:
     begun, go_on = threading.Event(), threading.Event()
 
-    def alone(call: Numbered) -> str:
-        if call.name == "first":
+    def alone(call: Named) -> str:
+        if call == "first":
             begun.set()
             assert go_on.wait(20)
-        return f"{call.name} {call.attempt}"
+        return f"{call} {call.attempt}"
 
-    def together(calls: Sequence[Any]) -> list[Any]:
+    def together(calls: Sequence[Any], until: float) -> list[Any]:
         raise Interrupted
 
     groups = ThreadGroups(alone, together)
     with ThreadPoolExecutor(20) as pool:
-        first = pool.submit(groups.run, Numbered("first"), "first")  # type: ignore[arg-type]
+        first = pool.submit(groups.run, Named("first"), "first")  # type: ignore[arg-type]
         assert begun.wait(20)
-        futures = [pool.submit(groups.run, Numbered(f"n{n}"), n) for n in range(4)]  # type: ignore[arg-type]
+        futures = [pool.submit(groups.run, Named(f"n{n}"), n) for n in range(4)]  # type: ignore[arg-type]
         while len(groups._turns.waiting) < 4:
             time.sleep(0.001)
         go_on.set()
@@ -278,7 +282,7 @@ def test_an_interrupt_is_for_its_own_thread_and_the_others_try_by_themselves() -
     # One of them led the group, and is interrupted once its own is done.
     assert outcomes.count("Interrupted()") == 1
     assert {outcome for outcome in outcomes if outcome != "Interrupted()"} < {repr(f"n{n} 2") for n in range(4)}
-    assert groups._turns.busy == set()
+    assert groups._turns._busy == {}
 
 
 @pytest.mark.parametrize("world", ["sync", "async"])

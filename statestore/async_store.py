@@ -1,0 +1,227 @@
+"""`AsyncStateStore`: the operations of `StateStore`, awaited."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from types import TracebackType
+from typing import Self, TypeVar
+
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from statestore import codec, engines, exactjson, execution
+from statestore.async_database import AsyncDatabase, AsyncRunner
+from statestore.cache_options import CacheOptions
+from statestore.database import Database
+from statestore.engine_database import EngineDatabase, EngineRunner
+from statestore.engines import Durability
+from statestore.errors import InvalidValueError, StoreClosedError, UnavailableError
+from statestore.opening import Verify, connections_of, make_options, make_settings, waits_of
+from statestore.operations.cache import AsyncCache
+from statestore.operations.cache_runner import cache_transaction, joined_cache
+from statestore.operations.history import AsyncHistory
+from statestore.operations.prices import AsyncPrices
+from statestore.operations.sessions import AsyncSessions
+from statestore.operations.state import AsyncState
+from statestore.operations.store import AsyncStoreOperations
+from statestore.operations.usage import AsyncUsage
+from statestore.repositories.cache_state import CacheState
+from statestore.schema import DEFAULT_SCHEMA
+from statestore.sql import Clock
+from statestore.sweeping import AsyncSweeping
+from statestore.threaded_database import ThreadedDatabase
+from statestore.values import NeverType
+from statestore.waits import pauses
+
+R = TypeVar("R")
+
+
+class AsyncTransaction(AsyncStoreOperations):
+    """As `Transaction`, awaited."""
+
+    def __init__(self, runner: AsyncRunner, namespace: str, cache: CacheState) -> None:
+        self._runner = runner
+        self.sessions = AsyncSessions(runner, namespace)
+        self.history = AsyncHistory(runner, namespace)
+        self.state = AsyncState(runner, namespace)
+        self.cache = AsyncCache(runner, namespace, cache)
+        self.usage = AsyncUsage(runner, namespace)
+        self.prices = AsyncPrices(runner, namespace)
+
+
+class AsyncStateStore(AsyncSweeping, AsyncTransaction):
+    """As `StateStore`, awaited. Safe to share between the tasks of one event loop."""
+
+    _database: AsyncDatabase
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        namespace: str = "default",
+        clock: Clock | None = None,
+        durability: Durability = "full",
+        schema: str = DEFAULT_SCHEMA,
+        max_value_bytes: int = exactjson.MAX_BYTES,
+        cache_max_entries: int | None = 1000,
+        cache_max_bytes: int | None = None,
+        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
+        cache_compress_above: int = codec.COMPRESS_ABOVE,
+        content_hash_invalidation: bool = True,
+        timeout: float | timedelta = 30,
+        retry_for: float | timedelta = 15,
+    ) -> None:
+        """Use *engine*. See `StateStore`."""
+        if not isinstance(engine, AsyncEngine):
+            raise InvalidValueError("engine", f"must be an AsyncEngine, not {type(engine).__name__}")
+        cache = CacheOptions(
+            max_entries=cache_max_entries,
+            max_bytes=cache_max_bytes,
+            default_ttl=cache_default_ttl,
+            compress_above=cache_compress_above,
+            content_hash_invalidation=content_hash_invalidation,
+        )
+        settings = make_settings(namespace, clock, max_value_bytes, cache)
+        dialect = engines.dialect_of(engine.sync_engine, schema, server_time=clock is None)
+        options = make_options(schema=schema, durability=durability, timeout=timeout, retry_for=retry_for)
+        verify = Verify(dialect, options, owned=False)
+        self._start(EngineDatabase(engine, dialect, settings, verify=verify, waits=waits_of(options)))
+
+    def _start(self, database: AsyncDatabase) -> None:
+        self._database = database
+        self._cache_state = CacheState(database.settings.cache)
+        super().__init__(database, database.settings.namespace, self._cache_state)
+
+    @classmethod
+    async def open(
+        cls,
+        url: str | URL | None = None,
+        *,
+        namespace: str = "default",
+        clock: Clock | None = None,
+        durability: Durability = "full",
+        schema: str = DEFAULT_SCHEMA,
+        max_value_bytes: int = exactjson.MAX_BYTES,
+        cache_max_entries: int | None = 1000,
+        cache_max_bytes: int | None = None,
+        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
+        cache_compress_above: int = codec.COMPRESS_ABOVE,
+        content_hash_invalidation: bool = True,
+        pool_size: int = 10,
+        pool_timeout: timedelta = timedelta(seconds=30),
+        lock_timeout: timedelta | None = None,
+        statement_timeout: timedelta | None = None,
+        prepared_statements: bool = True,
+        timeout: float | timedelta = 30,
+        retry_for: float | timedelta = 15,
+    ) -> Self:
+        """Connect to a database. See `StateStore.open`."""
+        cache = CacheOptions(
+            max_entries=cache_max_entries,
+            max_bytes=cache_max_bytes,
+            default_ttl=cache_default_ttl,
+            compress_above=cache_compress_above,
+            content_hash_invalidation=content_hash_invalidation,
+        )
+        settings = make_settings(namespace, clock, max_value_bytes, cache)
+        options = make_options(
+            schema=schema,
+            durability=durability,
+            pool_size=pool_size,
+            pool_timeout=pool_timeout,
+            lock_timeout=lock_timeout,
+            statement_timeout=statement_timeout,
+            prepared_statements=prepared_statements,
+            timeout=timeout,
+            retry_for=retry_for,
+        )
+        parsed = engines.parse(url)
+        store = cls.__new__(cls)
+        engine = engines.make(parsed, options)
+        dialect = engines.dialect_of(engine, schema, server_time=clock is None)
+        connections = connections_of(engine, dialect, options, owned=True)
+        sync = Database(connections, dialect, settings, waits_of(options))
+        # One thread serves SQLite best: more of them only wait for each other.
+        threads = 1 if dialect.name == "sqlite" else pool_size
+        store._start(ThreadedDatabase(sync, threads=threads, one_connection=engines.is_memory(parsed)))
+        try:
+            await store._database.verify()
+        except BaseException:
+            await asyncio.shield(store.close())
+            raise
+        return store
+
+    @classmethod
+    async def join(
+        cls,
+        connection: AsyncConnection,
+        *,
+        namespace: str = "default",
+        clock: Clock | None = None,
+        schema: str = DEFAULT_SCHEMA,
+        max_value_bytes: int = exactjson.MAX_BYTES,
+        cache_max_entries: int | None = 1000,
+        cache_max_bytes: int | None = None,
+        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
+        cache_compress_above: int = codec.COMPRESS_ABOVE,
+        content_hash_invalidation: bool = True,
+    ) -> AsyncTransaction:
+        """The operations inside the caller's own transaction. See `StateStore.join`."""
+        if not isinstance(connection, AsyncConnection):
+            raise InvalidValueError("connection", f"must be an AsyncConnection, not {type(connection).__name__}")
+        cache = CacheOptions(
+            max_entries=cache_max_entries,
+            max_bytes=cache_max_bytes,
+            default_ttl=cache_default_ttl,
+            compress_above=cache_compress_above,
+            content_hash_invalidation=content_hash_invalidation,
+        )
+        settings = make_settings(namespace, clock, max_value_bytes, cache)
+        dialect = engines.dialect_of(connection.engine.sync_engine, schema, server_time=clock is None)
+        bound = await connection.run_sync(execution.join, dialect, settings)
+        state = await connection.run_sync(joined_cache, bound, settings)
+        return AsyncTransaction(EngineRunner(connection, bound), settings.namespace, state)
+
+    @property
+    def namespace(self) -> str:
+        return self._database.settings.namespace
+
+    @asynccontextmanager
+    async def transaction(self, *, read_only: bool = False) -> AsyncIterator[AsyncTransaction]:
+        """Several operations, one commit. See `StateStore.transaction`."""
+        begin = self._database.snapshot(read_only=True) if read_only else self._database.transaction()
+        with cache_transaction(self._cache_state) as cache:
+            async with begin as runner:
+                yield AsyncTransaction(runner, self.namespace, cache)
+
+    async def run_transaction(self, work: Callable[[AsyncTransaction], Awaitable[R]]) -> R:
+        """Run *work* in a transaction, and again where the database undid it. See `StateStore.run_transaction`."""
+        for pause in pauses(self._database.waits):
+            try:
+                async with self.transaction() as tx:
+                    return await work(tx)
+            except UnavailableError:
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        """Close the connections. Every operation raises `StoreClosedError` from now on. May be called twice."""
+        if not self._database.closed:
+            await self.cache.flush()
+        await self._database.close()
+
+    async def __aenter__(self) -> Self:
+        if self._database.closed:
+            raise StoreClosedError("the store is closed; open another")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncStateStore {self._database.url} namespace={self.namespace!r}>"

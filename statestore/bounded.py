@@ -1,0 +1,59 @@
+"""Blocking work that nobody can interrupt, such as connecting: left to itself when its time is over."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from statestore.deadlines import out_of_time
+
+R = TypeVar("R")
+
+
+def run_until(work: Callable[[], R], until: float, late: Callable[[R], Any]) -> R:
+    """Run *work* in a thread of its own and wait for it *until* then, on the monotonic clock.
+
+    What it returns after that is handed to *late*, to be put away.
+
+    Raises:
+        UnavailableError: Its time was over.
+    """
+    job = _Job(work, late)
+    threading.Thread(target=job.run, name="statestore-connecting", daemon=True).start()
+    job.done.acquire(timeout=min(max(0.0, until - time.monotonic()), 1e6))
+    result: R = job.take()
+    return result
+
+
+class _Job:
+    def __init__(self, work: Callable[[], Any], late: Callable[[Any], Any]) -> None:
+        self._work = work
+        self._late = late
+        self._lock = threading.Lock()
+        self._left = False
+        self._ended = False
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+
+    def run(self) -> None:
+        try:
+            self._result = self._work()
+        except BaseException as exc:
+            self._error = exc
+        with self._lock:
+            self._ended = True
+            left = self._left
+        self.done.release()
+        if left and self._error is None:
+            self._late(self._result)
+
+    def take(self) -> Any:
+        with self._lock:
+            if not self._ended:
+                self._left = True
+                raise out_of_time()
+        if self._error is not None:
+            raise self._error
+        return self._result

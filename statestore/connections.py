@@ -1,0 +1,276 @@
+"""The connections of a store: taken until a deadline, given back, and renewed in a process that was forked."""
+
+import os
+import select
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
+
+from statestore import forking
+from statestore.bounded import run_until
+from statestore.deadlines import ends_at
+from statestore.driver_errors import understand
+from statestore.errors import StateStoreError, StoreClosedError, UnavailableError
+from statestore.execution import Again, Borrowed, no_retry, translated, understood
+from statestore.slots import Slots
+from statestore.sql import Connected, Dialect
+from statestore.waits import Waits, no_connection
+
+Verify = Callable[[Connection], None]
+C = TypeVar("C", bound=Connected)
+
+
+class Connections:
+    """The connections of one engine, our own or a caller's."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        dialect: Dialect,
+        *,
+        owned: bool,
+        verify: Verify,
+        waits: Waits,
+        size: int | None = None,
+        lasts: bool = True,
+    ) -> None:
+        """*size*: how many there are at most, if the engine is our own. *lasts*: other processes find the database."""
+        self.engine = engine if owned else engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._dialect = dialect
+        self._owned = owned
+        self._verify = verify
+        self._waits = waits
+        self._size = size
+        self._lasts = lasts
+        self._verified = False
+        self._closed = False
+        self._lost_at = 0.0
+        self.slots = None if size is None else Slots(size)
+        # The SQLite file that a fork found in use.
+        self._unusable: str | None = None
+        self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
+        if owned and dialect.name == "postgresql":
+            event.listen(engine, "connect", lambda driver, record: self._opened.add(driver))
+        forking.renew_in_child(self)
+
+    def verify(self) -> None:
+        """Connect, and check the tables: once. Nothing is tried again: an address where nobody answers is said at once.
+
+        Raises:
+            UnavailableError: The database cannot be reached, or not in time.
+        """
+        if not self._verified:
+            self._verify_until(ends_at(self._waits.timeout))
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        self._closed = True
+        if self._owned:
+            # Not the engine's `dispose`, which takes a new pool: what is in use now comes back to this one.
+            self.engine.pool.dispose()
+
+    @contextmanager
+    def connected(self, until: float) -> Iterator[Connected]:
+        generation, slots = forking.generation(), self.slots
+        connection = self.take(until)
+        try:
+            yield connection
+        finally:
+            if generation == forking.generation():
+                self.give_back(connection, slots)
+            else:
+                forking.keep(connection)
+
+    def take(self, until: float) -> Connected:
+        """A connection, to be given back; there is one before *until*, or an error."""
+        self._check_usable()
+        if not self._verified:
+            self._verify_until(until)
+        slots = self.slots
+        if slots is not None and not slots.take(min(until, time.monotonic() + self._waits.pool)):
+            raise no_connection()
+        try:
+            if not self._owned:
+                return self._connect(lambda: Borrowed(self.engine.connect()), until)
+            connection = self._connect(self.engine.raw_connection, until)
+            if self._dialect.name == "postgresql":
+                now = time.monotonic()
+                while self._suspect(connection, now) and _has_ended(connection.driver_connection):
+                    self.forget(connection)
+                    connection = self._connect(self.engine.raw_connection, until)
+                connection.info["used_at"] = now
+            return connection
+        except BaseException as exc:
+            if slots is not None:
+                slots.give_back()
+            if isinstance(exc, StateStoreError) or not isinstance(exc, Exception):
+                raise
+            failure = understood(exc)
+            if failure.lost:
+                url = self.engine.url
+                raise Again(
+                    UnavailableError(
+                        f"PostgreSQL cannot be reached at {url.host or 'the local socket'}, port {url.port or 5432}, "
+                        f"database {url.database!r}; check that it runs and that the address is right"
+                    )
+                ) from None
+            raise failure.error from None
+
+    def _connect(self, connect: Callable[[], C], until: float) -> C:
+        """What *connect* takes out of the pool. A pool that has nothing to give at once is waited for *until* then."""
+        idle: Callable[[], int] = getattr(self.engine.pool, "checkedin", int)
+        if self._dialect.name == "sqlite" or idle() > 0:
+            return connect()
+        return run_until(connect, until, _close)
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise StoreClosedError("the store is closed; open another")
+        if self._unusable is None and not self._verified and self._dialect.name == "sqlite":
+            path = str(self.engine.url.database)
+            self._unusable = path if os.path.realpath(path) in _unusable_files else None
+        if self._unusable is not None:
+            raise StoreClosedError(
+                f"the SQLite database {self._unusable!r} was in use when this process was forked, or is in memory, "
+                "so the child cannot use it; fork while no transaction is open, and keep the database in a file"
+            )
+
+    def _verify_until(self, until: float) -> None:
+        def connect() -> None:
+            with self.engine.connect() as connection:
+                self._verify(connection)
+
+        self._check_usable()
+        slots = self.slots
+        if slots is not None and not slots.take(until):
+            raise no_connection()
+        try:
+            with no_retry(), translated():
+                if self._dialect.name == "sqlite":
+                    connect()
+                else:
+                    run_until(connect, until, lambda _: None)
+        finally:
+            if slots is not None:
+                slots.give_back()
+        self._verified = True
+
+    def _suspect(self, connection: PoolProxiedConnection, now: float) -> bool:
+        """Whether to ask a connection if it still stands.
+
+        Only after a pause, or when another one was lost since its last use, in a restart most likely: asking gives up
+        the interpreter's lock, which other threads then hold.
+        """
+        used_at: float = connection.info.get("used_at", now)
+        return used_at < self._lost_at or now - used_at > _PAUSE
+
+    def give_back(self, connection: Connected, slots: Slots | None) -> None:
+        connection.close()
+        if slots is not None:
+            slots.give_back()
+        if self._closed and self._owned:
+            self.engine.pool.dispose()
+
+    def discard(self, connection: Connected, exc: Exception) -> None:
+        failure = understand(exc)
+        if failure is not None and failure.lost:
+            self.forget(connection)
+
+    def forget(self, connection: Connected) -> None:
+        if getattr(connection, "is_valid", True):  # It may have been given up already, when its transaction was.
+            connection.invalidate()
+        connection.close()
+        self._lost_at = time.monotonic()
+
+    def rest(self, until: float) -> None:
+        """Before a fork: let go of a SQLite file, since what is open at a fork can be used in neither process."""
+        if self._dialect.name != "sqlite" or not self._lasts:
+            return
+        slots = self.slots
+        self._rested = True
+        if slots is not None:
+            for _ in range(slots.size):
+                if not slots.take(until):
+                    break
+                self._resting += 1
+        self.engine.pool.dispose()
+        # SQLAlchemy's pools count what is checked out; those that do not are of one thread each.
+        in_use = getattr(self.engine.pool, "checkedout", int)()
+        if in_use or (slots is not None and self._resting < slots.size):
+            self._unusable_in_child = str(self.engine.url.database)
+
+    _resting = 0
+    _rested = False
+    _unusable_in_child: str | None = None
+
+    def go_on(self) -> None:
+        """After a fork, in the parent."""
+        self._rested, self._unusable_in_child = False, None
+        if self.slots is not None:
+            for _ in range(self._resting):
+                self.slots.give_back()
+        self._resting = 0
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: connections, locks and groups of its own. The parent's are left alone."""
+        for driver in list(self._opened):
+            forking.let_go(driver)
+        forking.keep(self.engine.pool, self.slots)
+        # Whoever forks without Python, as some servers do, runs no hooks before it.
+        if self._dialect.name == "sqlite" and (self._unusable_in_child is not None or not self._rested):
+            self._unusable = str(self.engine.url.database)
+            _unusable_files.add(os.path.realpath(self._unusable))
+        self._resting, self._rested, self._unusable_in_child = 0, False, None
+        if not self._lasts:
+            return
+        self.engine.dispose(close=False)
+        self._opened = weakref.WeakSet()
+        self._lost_at = 0.0
+        self.slots = None if self._size is None else Slots(self._size)
+
+
+def _close(connection: Connected) -> None:
+    connection.close()
+
+
+_PAUSE = 0.5
+
+
+def _has_ended(driver: Any) -> bool:
+    """Whether the server has said something on an idle connection, which can only be its end.
+
+    A write that is sent on a dead connection is a write of which nobody knows whether it was done.
+    """
+    if driver.closed:
+        return True
+    poll = select.poll()
+    poll.register(driver.pgconn.socket, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+# SQLite keeps its locks by process and file, and believes in those that it had before the fork.
+_unusable_files: set[str] = set()
+
+# How long a fork waits for other threads to let go of SQLite files, in seconds.
+_REST = 2.0
+
+
+def _rest() -> None:
+    until = time.monotonic() + _REST
+    for database in forking.living(Connections):
+        database.rest(until)
+
+
+def _go_on() -> None:
+    for database in forking.living(Connections):
+        database.go_on()
+
+
+forking.register(before=_rest, in_parent=_go_on)

@@ -1,0 +1,252 @@
+"""Operations of an event loop on an `AsyncEngine` of the caller's."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from functools import partial
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import StaticPool
+
+from statestore import forking
+from statestore.async_database import AsyncRunner, finished, forked, give_up, taking_turn
+from statestore.connections import Verify
+from statestore.deadlines import GRACE, ends_at, out_of_time
+from statestore.driver_errors import understand
+from statestore.errors import StateStoreError, StoreClosedError
+from statestore.execution import (
+    Again,
+    Borrowed,
+    BoundRunner,
+    Transaction,
+    no_retry,
+    perform,
+    raise_for,
+    settled,
+    translated,
+    understood,
+)
+from statestore.repositories.base import Call, Mode
+from statestore.sql import Dialect, Settings
+from statestore.waits import Waits, retrying
+from statestore.watchdog import driver_of, watchdog
+from statestore.workers import until_done
+
+
+class EngineDatabase:
+    """Runs operations on an `AsyncEngine` of the caller's."""
+
+    def __init__(
+        self, engine: AsyncEngine, dialect: Dialect, settings: Settings, *, verify: Verify, waits: Waits
+    ) -> None:
+        self.engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.dialect = dialect
+        self._waits = waits
+        self._settings = settings
+        self._verify = verify
+        self._verified = False
+        self._closed = False
+        self._generation = forking.generation()
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._writer = asyncio.Lock() if dialect.name == "sqlite" else None
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    @property
+    def waits(self) -> Waits:
+        return self._waits
+
+    @property
+    def url(self) -> str:
+        return repr(self.engine.url)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    async def run(self, call: Call) -> Any:
+        call.ends_at = ends_at(self._waits.timeout)
+        try:
+            return await self._run(call)
+        except StateStoreError as error:
+            if not call.unsettled:
+                raise
+            unknown = settled(error, call)
+        raise unknown
+
+    async def _run(self, call: Call) -> Any:
+        try:
+            return await self._attempt(call)
+        except Again:
+            pass
+        try:
+            async for attempt in retrying(call, self._waits):
+                with attempt:
+                    call.attempt += 1
+                    return await self._attempt(call)
+        except Again as again:
+            error = again.error
+        raise error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncRunner]:
+        """As `Database.transaction`."""
+        until = ends_at(self._waits.timeout)
+        with no_retry():
+            async with (
+                self._writing(until),
+                self._connect(until) as connection,
+                self._transaction(connection, until) as runner,
+            ):
+                yield runner
+
+    @asynccontextmanager
+    async def snapshot(self, *, read_only: bool = False) -> AsyncIterator[AsyncRunner]:
+        """As `Database.snapshot`."""
+        until = ends_at(self._waits.timeout)
+        # Where all share one connection, nobody may begin a transaction within this one.
+        turn = self._writing(until) if isinstance(self.engine.pool, StaticPool) else nullcontext()
+        with no_retry():
+            async with (
+                turn,
+                self._connect(until) as connection,
+                self._transaction(connection, until, snapshot=True, read_only=read_only) as runner,
+            ):
+                yield runner
+
+    @asynccontextmanager
+    async def _transaction(
+        self, connection: AsyncConnection, until: float, *, snapshot: bool = False, read_only: bool = False
+    ) -> AsyncIterator[AsyncRunner]:
+        assert connection.sync_connection is not None
+        borrowed = Borrowed(connection.sync_connection)
+        transaction = Transaction(borrowed, self.dialect)
+        bound = BoundRunner(
+            borrowed,
+            self.dialect,
+            self._settings,
+            timeout=self._waits.timeout,
+            holds_reads=not snapshot,
+            read_only=read_only,
+        )
+        lock_until = min(until, time.monotonic() + self._waits.lock)
+        with translated(), bound.watched():
+            await connection.run_sync(
+                lambda _: transaction.begin(snapshot=snapshot, read_only=read_only, until=lock_until)
+            )
+        try:
+            yield EngineRunner(connection, bound)
+            bound.check_process()
+            bound.finish()
+            with translated(committing=True), bound.watched():
+                await finished(connection.run_sync(lambda _: transaction.commit()), hurry=bound.hurry)
+        except BaseException as exc:
+            cause = exc
+            bound.end()
+            bound.check_process()
+            with bound.watched():
+                await finished(connection.run_sync(lambda _: transaction.abandon(cause)), hurry=bound.hurry)
+            raise
+        finally:
+            if bound.given_up:
+                await connection.invalidate()
+
+    async def verify(self) -> None:
+        with no_retry(), translated():
+            async with self._connect(ends_at(self._waits.timeout)):
+                pass
+
+    async def close(self) -> None:
+        self._closed = True
+
+    async def _attempt(self, call: Call) -> Any:
+        async with self._writing(call.ends_at, call), self._connect(call.ends_at) as connection:
+            assert connection.sync_connection is not None
+            borrowed = Borrowed(connection.sync_connection)
+            watch = call.watch = watchdog.watch(driver_of(borrowed), call.ends_at)
+            until = min(call.ends_at, time.monotonic() + self._waits.lock)
+            given_up = False
+            try:
+                try:
+                    work = connection.run_sync(
+                        lambda _: perform(borrowed, call, self.dialect, self._settings, until=until)
+                    )
+                    # Not cancelled in the middle: psycopg would wait for the server then, for as long as it takes.
+                    return await finished(work, hurry=partial(give_up, call))
+                finally:
+                    call.watch = None
+                    given_up = watchdog.end(watch) and self.dialect.name == "postgresql"
+            except StateStoreError:
+                raise
+            except Exception as exc:
+                failure = understand(exc)
+                if failure is not None and failure.lost:
+                    await connection.invalidate()
+                raise_for(exc, call)
+            finally:
+                if given_up and not connection.invalidated:
+                    await connection.invalidate()
+
+    @asynccontextmanager
+    async def _connect(self, until: float) -> AsyncIterator[AsyncConnection]:
+        if self._generation != forking.generation():
+            raise forked()
+        if self._closed:
+            raise StoreClosedError("the store is closed; open another")
+        try:
+            async with asyncio.timeout(None if until == math.inf else max(0.0, until - time.monotonic())):
+                connection = await self._checked_out()
+        except TimeoutError:
+            raise out_of_time() from None
+        except Exception as exc:
+            failure = understood(exc)
+            raise (Again(failure.error) if failure.lost and self._verified else failure.error) from None
+        try:
+            if not self._verified:
+                await connection.run_sync(self._verify)
+                self._verified = True
+            yield connection
+        finally:
+            # To its end, also when cancelled: a connection that stays out is lost to the pool.
+            await finished(connection.close())
+
+    async def _checked_out(self) -> AsyncConnection:
+        # Cancelled while a driver opens it, SQLAlchemy would lose the connection: it stays counted as taken.
+        connecting = asyncio.ensure_future(self.engine.connect())
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            giving_back = asyncio.ensure_future(_close_when_open(connecting))
+            self._tasks.add(giving_back)
+            giving_back.add_done_callback(self._tasks.discard)
+            # Opening takes milliseconds; waiting for a place in the pool may take longer than a cancelled task should.
+            await until_done(giving_back, GRACE)
+            raise
+
+    def _writing(self, until: float, call: Call | None = None) -> AbstractAsyncContextManager[None]:
+        if self._writer is None or (call is not None and call.mode is Mode.READ):
+            return nullcontext()
+        return taking_turn(self._writer, until)
+
+
+class EngineRunner:
+    """A `BoundRunner`, on an `AsyncConnection`."""
+
+    def __init__(self, connection: AsyncConnection, bound: BoundRunner) -> None:
+        self._connection = connection
+        self._bound = bound
+
+    async def run(self, call: Call) -> Any:
+        self._bound.check_process()
+        work = self._connection.run_sync(lambda _: self._bound.run(call))
+        return await finished(work, hurry=partial(give_up, call))
+
+
+async def _close_when_open(connecting: "asyncio.Future[AsyncConnection]") -> None:
+    with suppress(Exception):
+        await (await connecting).close()
