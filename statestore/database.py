@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from statestore.execution import (
     Transaction,
     no_retry,
     perform,
+    raise_again,
     raise_for,
     settled,
     translated,
@@ -105,7 +106,7 @@ class Database:
         except Again:
             pass
         try:
-            for attempt in retrying(call, self.waits):
+            for attempt in retrying(call.ends_at, self.waits):
                 with attempt:
                     call.attempt += 1
                     return self._attempt(call)
@@ -117,17 +118,12 @@ class Database:
     def transaction(self) -> Iterator[BoundRunner]:
         """One transaction for all that is run through the runner; committed at the end, undone on an exception."""
         until = ends_at(self.waits.timeout)
-        with no_retry(), self._writing(until), self._connections.connected(until) as connection:
-            transaction = Transaction(connection, self.dialect)
-            runner = BoundRunner(connection, self.dialect, self.settings, timeout=self.waits.timeout)
-            with translated(), runner.watched():
-                transaction.begin(until=min(until, time.monotonic() + self.waits.lock))
-            with self._undoing(transaction, runner, connection):
-                yield runner
-                runner.check_process()
-                runner.finish()
-                with translated(committing=True), runner.watched():
-                    transaction.commit()
+        with self._writing(until), self._begun(until) as (transaction, runner):
+            yield runner
+            runner.check_process()
+            runner.finish()
+            with translated(committing=True), runner.watched():
+                transaction.commit()
 
     @contextmanager
     def snapshot(self, *, read_only: bool = False) -> Iterator[BoundRunner]:
@@ -135,30 +131,23 @@ class Database:
 
         With *read_only* the database sees to that; without, what is read may extend a TTL.
         """
-        until = ends_at(self.waits.timeout)
-        with no_retry(), self._connections.connected(until) as connection:
-            transaction = Transaction(connection, self.dialect)
-            runner = BoundRunner(
-                connection,
-                self.dialect,
-                self.settings,
-                timeout=self.waits.timeout,
-                holds_reads=False,
-                read_only=read_only,
-            )
+        with self._begun(ends_at(self.waits.timeout), snapshot=True, read_only=read_only) as (transaction, runner):
+            yield runner
+            runner.check_process()
+            runner.end()
             with translated(), runner.watched():
-                transaction.begin(snapshot=True, read_only=read_only)
-            with self._undoing(transaction, runner, connection):
-                yield runner
-                runner.check_process()
-                runner.end()
-                with translated(), runner.watched():
-                    transaction.commit()
+                transaction.commit()
 
     @contextmanager
-    def _undoing(self, transaction: Transaction, runner: BoundRunner, connection: Connected) -> Iterator[None]:
+    def _begun(
+        self, until: float, *, snapshot: bool = False, read_only: bool = False
+    ) -> Iterator[tuple[Transaction, BoundRunner]]:
+        """A transaction that has begun; undone on an exception."""
+        generation, slots = forking.generation(), self._connections.slots
+        with no_retry():
+            connection, transaction, runner = self._begin(until, snapshot, read_only)
         try:
-            yield
+            yield transaction, runner
         except BaseException as exc:
             runner.end()
             runner.check_process()
@@ -166,8 +155,47 @@ class Database:
                 transaction.abandon(exc)
             raise
         finally:
-            if runner.given_up:
-                self._connections.forget(connection)
+            if generation != forking.generation():
+                forking.keep(connection)
+            else:
+                if runner.given_up:
+                    self._connections.forget(connection)
+                self._connections.give_back(connection, slots)
+
+    def _begin(self, until: float, snapshot: bool, read_only: bool) -> tuple[Connected, Transaction, BoundRunner]:
+        # Nothing can have been done before it began, so that may be tried again on another connection.
+        with suppress(Again):
+            return self._begin_once(until, snapshot, read_only)
+        for attempt in retrying(until, self.waits):
+            with attempt:
+                return self._begin_once(until, snapshot, read_only)
+        raise AssertionError("unreachable")
+
+    def _begin_once(self, until: float, snapshot: bool, read_only: bool) -> tuple[Connected, Transaction, BoundRunner]:
+        slots = self._connections.slots
+        connection = self._connections.take(until)
+        transaction = Transaction(connection, self.dialect)
+        runner = BoundRunner(
+            connection,
+            self.dialect,
+            self.settings,
+            timeout=self.waits.timeout,
+            holds_reads=not snapshot,
+            read_only=read_only,
+        )
+        try:
+            with runner.watched():
+                transaction.begin(
+                    snapshot=snapshot, read_only=read_only, until=min(until, time.monotonic() + self.waits.lock)
+                )
+        except BaseException as exc:
+            if isinstance(exc, Exception):
+                self._connections.discard(connection, exc)
+            self._connections.give_back(connection, slots)
+            if not isinstance(exc, Exception):
+                raise
+            raise_again(exc, until)
+        return connection, transaction, runner
 
     def run_group(self, work: Callable[[Link], None], until: float) -> None:
         """Run *work* for several callers at once: one statement on PostgreSQL, one transaction on SQLite.

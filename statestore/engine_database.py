@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from statestore.execution import (
     Transaction,
     no_retry,
     perform,
+    raise_again,
     raise_for,
     settled,
     translated,
@@ -85,7 +86,7 @@ class EngineDatabase:
         except Again:
             pass
         try:
-            async for attempt in retrying(call, self._waits):
+            async for attempt in retrying(call.ends_at, self._waits):
                 with attempt:
                     call.attempt += 1
                     return await self._attempt(call)
@@ -97,13 +98,12 @@ class EngineDatabase:
     async def transaction(self) -> AsyncIterator[AsyncRunner]:
         """As `Database.transaction`."""
         until = ends_at(self._waits.timeout)
-        with no_retry():
-            async with (
-                self._writing(until),
-                self._connect(until) as connection,
-                self._transaction(connection, until) as runner,
-            ):
-                yield runner
+        async with self._writing(until), self._begun(until) as (connection, transaction, bound):
+            yield EngineRunner(connection, bound)
+            bound.check_process()
+            bound.finish()
+            with translated(committing=True), bound.watched():
+                await finished(connection.run_sync(lambda _: transaction.commit()), hurry=bound.hurry)
 
     @asynccontextmanager
     async def snapshot(self, *, read_only: bool = False) -> AsyncIterator[AsyncRunner]:
@@ -111,50 +111,73 @@ class EngineDatabase:
         until = ends_at(self._waits.timeout)
         # Where all share one connection, nobody may begin a transaction within this one.
         turn = self._writing(until) if isinstance(self.engine.pool, StaticPool) else nullcontext()
-        with no_retry():
-            async with (
-                turn,
-                self._connect(until) as connection,
-                self._transaction(connection, until, snapshot=True, read_only=read_only) as runner,
-            ):
-                yield runner
-
-    @asynccontextmanager
-    async def _transaction(
-        self, connection: AsyncConnection, until: float, *, snapshot: bool = False, read_only: bool = False
-    ) -> AsyncIterator[AsyncRunner]:
-        assert connection.sync_connection is not None
-        borrowed = Borrowed(connection.sync_connection)
-        transaction = Transaction(borrowed, self.dialect)
-        bound = BoundRunner(
-            borrowed,
-            self.dialect,
-            self._settings,
-            timeout=self._waits.timeout,
-            holds_reads=not snapshot,
-            read_only=read_only,
-        )
-        lock_until = min(until, time.monotonic() + self._waits.lock)
-        with translated(), bound.watched():
-            await connection.run_sync(
-                lambda _: transaction.begin(snapshot=snapshot, read_only=read_only, until=lock_until)
-            )
-        try:
+        async with turn, self._begun(until, snapshot=True, read_only=read_only) as (connection, transaction, bound):
             yield EngineRunner(connection, bound)
             bound.check_process()
             bound.finish()
-            with translated(committing=True), bound.watched():
+            with translated(), bound.watched():
                 await finished(connection.run_sync(lambda _: transaction.commit()), hurry=bound.hurry)
-        except BaseException as exc:
-            cause = exc
-            bound.end()
-            bound.check_process()
-            with bound.watched():
-                await finished(connection.run_sync(lambda _: transaction.abandon(cause)), hurry=bound.hurry)
-            raise
-        finally:
-            if bound.given_up:
-                await connection.invalidate()
+
+    @asynccontextmanager
+    async def _begun(
+        self, until: float, *, snapshot: bool = False, read_only: bool = False
+    ) -> AsyncIterator[tuple[AsyncConnection, Transaction, BoundRunner]]:
+        with no_retry():
+            stack, connection, transaction, bound = await self._begin(until, snapshot, read_only)
+        async with stack:
+            try:
+                yield connection, transaction, bound
+            except BaseException as exc:
+                cause = exc
+                bound.end()
+                bound.check_process()
+                with bound.watched():
+                    await finished(connection.run_sync(lambda _: transaction.abandon(cause)), hurry=bound.hurry)
+                raise
+            finally:
+                if bound.given_up:
+                    await connection.invalidate()
+
+    async def _begin(
+        self, until: float, snapshot: bool, read_only: bool
+    ) -> tuple[AsyncExitStack, AsyncConnection, Transaction, BoundRunner]:
+        # As `Database._begin`.
+        with suppress(Again):
+            return await self._begin_once(until, snapshot, read_only)
+        async for attempt in retrying(until, self._waits):
+            with attempt:
+                return await self._begin_once(until, snapshot, read_only)
+        raise AssertionError("unreachable")
+
+    async def _begin_once(
+        self, until: float, snapshot: bool, read_only: bool
+    ) -> tuple[AsyncExitStack, AsyncConnection, Transaction, BoundRunner]:
+        async with AsyncExitStack() as stack:
+            connection = await stack.enter_async_context(self._connect(until))
+            assert connection.sync_connection is not None
+            borrowed = Borrowed(connection.sync_connection)
+            transaction = Transaction(borrowed, self.dialect)
+            bound = BoundRunner(
+                borrowed,
+                self.dialect,
+                self._settings,
+                timeout=self._waits.timeout,
+                holds_reads=not snapshot,
+                read_only=read_only,
+            )
+            lock_until = min(until, time.monotonic() + self._waits.lock)
+            try:
+                with bound.watched():
+                    await connection.run_sync(
+                        lambda _: transaction.begin(snapshot=snapshot, read_only=read_only, until=lock_until)
+                    )
+            except Exception as exc:
+                failure = understand(exc)
+                if failure is not None and failure.lost:
+                    await connection.invalidate()
+                raise_again(exc, until)
+            return stack.pop_all(), connection, transaction, bound
+        raise AssertionError("unreachable")
 
     async def verify(self) -> None:
         with no_retry(), translated():

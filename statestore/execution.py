@@ -166,6 +166,16 @@ def raise_for(exc: Exception, call: Call) -> NoReturn:
     raise failure.error from None
 
 
+def raise_again(exc: Exception, until: float) -> NoReturn:
+    """As `raise_for`, for what cannot have done anything."""
+    if isinstance(exc, StateStoreError | Again):
+        raise exc
+    failure = understood(exc)
+    if time.monotonic() >= until:
+        raise out_of_time() from None
+    raise (Again(failure.error) if failure.lost else failure.error) from None
+
+
 def settled(error: StateStoreError, call: Call) -> StateStoreError:
     """The error that *call* ends with: one that says nothing was written only if that is certain."""
     if not call.unsettled or isinstance(error, CommitUnknownError):

@@ -12,7 +12,6 @@ import stamina
 from statestore.deadlines import ends_at
 from statestore.errors import UnavailableError
 from statestore.execution import Again
-from statestore.repositories.base import Call
 
 
 class Waits(NamedTuple):
@@ -25,12 +24,12 @@ class Waits(NamedTuple):
     """For SQLite's writer; PostgreSQL has a setting of its own."""
 
 
-def retrying(call: Call, waits: Waits) -> Any:
-    """Further tries of a call, until `retry_for` or the call's own time is over."""
+def retrying(until: float, waits: Waits) -> Any:
+    """Further tries, for `retry_for` seconds, or *until* then on the monotonic clock if that comes first."""
     return stamina.retry_context(
         on=Again,
         attempts=None,
-        timeout=max(0.001, min(waits.retry_for, call.ends_at - time.monotonic())),
+        timeout=max(0.001, min(waits.retry_for, until - time.monotonic())),
         wait_initial=0.02,
         # Not longer, so that a call is not late by more than that.
         wait_max=0.25,

@@ -214,8 +214,16 @@ def test_a_transaction_whose_commit_was_lost_is_in_doubt(there: Store, proxy: Pr
     assert contents(there) == ["first", "x"]
 
 
-@pytest.mark.parametrize("fragment", ["BEGIN", "history_entries"])
-def test_a_transaction_that_was_cut_off_is_undone_and_not_repeated(there: Store, proxy: Proxy, fragment: str) -> None:
+@pytest.mark.parametrize("what", ["query", "reply"])
+def test_a_transaction_that_could_not_begin_begins_on_another_connection(there: Store, proxy: Proxy, what: str) -> None:
+    for n in range(3):
+        proxy.lose(what, "BEGIN")
+        with there.transaction() as tx:
+            tx.history.append("s", [NewEntry(n)])
+    assert contents(there) == ["first", 0, 1, 2]
+
+
+def test_a_transaction_that_was_cut_off_is_undone_and_not_repeated(there: Store, proxy: Proxy) -> None:
     times = []
 
     def work() -> None:
@@ -223,7 +231,7 @@ def test_a_transaction_that_was_cut_off_is_undone_and_not_repeated(there: Store,
         with there.transaction() as tx:
             tx.history.append("s", [NewEntry("x")])
 
-    proxy.lose("reply", fragment)
+    proxy.lose("reply", "history_entries")
     with pytest.raises(UnavailableError):
         work()
     assert contents(there) == ["first"]
