@@ -4,14 +4,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import URL, Engine, QueuePool, create_engine, event, make_url
 from sqlalchemy import exc as sqlalchemy_errors
 
-from statestore import schema
-from statestore.errors import InvalidValueError, UnavailableError
+from statestore import schema, sqlite_files
+from statestore.errors import InvalidValueError
 from statestore.sql import Dialect, DialectName, Row
 
 Durability = Literal["full", "normal"]
@@ -53,10 +52,7 @@ def parse(url: str | URL | None) -> URL:
 
 def is_memory(url: URL) -> bool:
     """Whether the URL means a SQLite database that lives in memory."""
-    if url.get_backend_name() != "sqlite":
-        return False
-    database = url.database or ""
-    return database in ("", ":memory:", "file::memory:") or url.query.get("mode") == "memory"
+    return url.get_backend_name() == "sqlite" and sqlite_files.path_of(url) is None
 
 
 def make(url: URL, options: Options) -> Engine:
@@ -133,9 +129,7 @@ def _arguments(url: URL, options: Options) -> dict[str, Any]:
 def _prepare(engine: Engine, url: URL, options: Options) -> None:
     if url.get_backend_name() != "sqlite":
         return
-    # A `file:` URI says itself how the file is to be opened.
-    if not is_memory(url) and not str(url.database).startswith("file:"):
-        _create_private(Path(str(url.database)))
+    sqlite_files.make_private(url)
 
     lock_timeout = options.lock_timeout or _SQLITE_LOCK_TIMEOUT
     pragmas = (
@@ -156,16 +150,3 @@ def _prepare(engine: Engine, url: URL, options: Options) -> None:
         if cursor.fetchone()[0] not in ("wal", "memory"):
             cursor.execute("PRAGMA journal_mode = WAL")
         cursor.close()
-
-
-def _create_private(path: Path) -> None:
-    """Make the file, readable by its owner alone: it will hold conversations."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    except PermissionError:
-        if not path.exists():
-            raise UnavailableError(
-                f"the SQLite file {path} cannot be made; check the rights on its directory"
-            ) from None
-    except OSError:
-        raise UnavailableError(f"the SQLite file {path} cannot be made; check that its directory exists") from None
