@@ -22,6 +22,7 @@ from statestore.execution import (
     BoundRunner,
     Sent,
     Transaction,
+    local_timeouts,
     no_retry,
     perform,
     raise_for,
@@ -124,7 +125,17 @@ class Database:
         if self.dialect.name == "postgresql":
             with self._connected() as connection:
                 try:
-                    work(Link(connection, self.dialect, self.settings))
+                    if local_timeouts(connection):
+                        transaction = Transaction(connection, self.dialect)
+                        transaction.begin()
+                        try:
+                            work(Link(connection, self.dialect, self.settings))
+                            transaction.commit()
+                        except BaseException as exc:
+                            transaction.abandon(exc)
+                            raise
+                    else:
+                        work(Link(connection, self.dialect, self.settings))
                 except Exception as exc:
                     self._discard(connection, exc)
                     raise

@@ -1,5 +1,6 @@
 """From a URL to an engine with the settings that keep each database from losing data."""
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +10,16 @@ from typing import Any, Literal
 from sqlalchemy import URL, Engine, QueuePool, create_engine, event, make_url
 from sqlalchemy import exc as sqlalchemy_errors
 
-from statestore import schema, sqlite_files
+from statestore import pooler, schema, sqlite_files
 from statestore.errors import InvalidValueError
 from statestore.sql import Dialect, DialectName, Row
 
 Durability = Literal["full", "normal"]
 DEFAULT_URL = "sqlite:///statestore.db"
 _SQLITE_LOCK_TIMEOUT = timedelta(seconds=10)
+
+# A peer that is gone without a word is noticed in half a minute, not in the two hours of most systems.
+_NETWORK = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,8 @@ class Options:
     pool_timeout: timedelta = timedelta(seconds=30)
     lock_timeout: timedelta | None = None
     statement_timeout: timedelta | None = None
-    prepared_statements: bool = True
+    prepared_statements: bool | None = None
+    timeout: timedelta = timedelta(seconds=30)
 
 
 def parse(url: str | URL | None) -> URL:
@@ -113,22 +118,32 @@ def _arguments(url: URL, options: Options) -> dict[str, Any]:
             # The database is its only connection: callers take turns on it, and it is never closed before the store.
             arguments |= {"pool_size": 1}
         return arguments
-    connect: dict[str, Any] = {"prepare_threshold": 5 if options.prepared_statements else None}
+    # What is to be found out is found out before anything is prepared.
+    connect: dict[str, Any] = {"prepare_threshold": pooler.PREPARE_THRESHOLD if options.prepared_statements else None}
+    connect |= {name: value for name, value in _NETWORK.items() if name not in url.query}
     if "application_name" not in url.query:
         connect["application_name"] = "statestore"
     if "connect_timeout" not in url.query:
-        connect["connect_timeout"] = 10
-    # At the start of the connection, since SET would leak to other clients of a pooler.
-    timeouts = {"lock_timeout": options.lock_timeout, "statement_timeout": options.statement_timeout}
-    flags = [f"-c {name}={int(value.total_seconds() * 1000)}" for name, value in timeouts.items() if value is not None]
-    if flags and "options" not in url.query:
-        connect["options"] = " ".join(flags)
+        connect["connect_timeout"] = max(2, min(10, math.floor(options.timeout.total_seconds())))
     return arguments | {"connect_args": connect}
 
 
 def _prepare(engine: Engine, url: URL, options: Options) -> None:
-    if url.get_backend_name() != "sqlite":
-        return
+    if url.get_backend_name() == "postgresql":
+        _prepare_postgresql(engine, options)
+    else:
+        _prepare_sqlite(engine, url, options)
+
+
+def _prepare_postgresql(engine: Engine, options: Options) -> None:
+    timeouts = {"lock_timeout": options.lock_timeout, "statement_timeout": options.statement_timeout}
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, record: Any) -> None:
+        pooler.set_up(connection, record.info, prepared=options.prepared_statements, timeouts=timeouts)
+
+
+def _prepare_sqlite(engine: Engine, url: URL, options: Options) -> None:
     sqlite_files.make_private(url)
 
     lock_timeout = options.lock_timeout or _SQLITE_LOCK_TIMEOUT

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from sqlalchemy import Connection
 
+from statestore import pooler
 from statestore.driver_errors import Failure, understand
 from statestore.errors import CommitUnknownError, InvalidValueError, StateStoreError, StoreClosedError
 from statestore.repositories.base import Call, Mode
@@ -39,6 +40,8 @@ class Borrowed:
     __slots__ = ("close", "connection", "cursor", "invalidate")
 
     def __init__(self, connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            pooler.protect(connection.connection)
         self.connection = connection
         self.cursor = connection.connection.cursor
         self.invalidate = connection.invalidate
@@ -58,7 +61,12 @@ class Transaction:
             # A deferred transaction that reads, and then wants to write, may find that another has written since.
             self._execute("BEGIN" if snapshot else "BEGIN IMMEDIATE")
         else:
-            self._execute("BEGIN ISOLATION LEVEL REPEATABLE READ" if snapshot else "BEGIN")
+            begin = "BEGIN ISOLATION LEVEL REPEATABLE READ" if snapshot else "BEGIN"
+            timeouts = local_timeouts(self._connection)
+            if timeouts:
+                self._execute(begin + timeouts, prepare=False)  # Several statements cannot be prepared as one.
+            else:
+                self._execute(begin)
 
     def commit(self) -> None:
         self._execute("COMMIT")
@@ -76,12 +84,21 @@ class Transaction:
         # Interrupted in the middle of an exchange with the server: what comes next on this connection is uncertain.
         self._connection.invalidate()
 
-    def _execute(self, sql: str) -> None:
+    def _execute(self, sql: str, **options: bool) -> None:
         cursor = self._connection.cursor()
         try:
-            cursor.execute(sql)
+            cursor.execute(sql, **options)
         finally:
             cursor.close()
+
+
+def local_timeouts(connection: Connected) -> str:
+    """What a transaction on *connection* is to begin with; empty unless timeouts were asked for behind a pooler.
+
+    A single statement has to have a transaction there.
+    """
+    found: str = getattr(connection, "info", {}).get(pooler.LOCAL_TIMEOUTS, "")
+    return found
 
 
 def perform(
@@ -92,7 +109,9 @@ def perform(
     A *ticket* is given back before the commit: that waits for the disk, and others may go on meanwhile.
     """
     sent.unsettled = False
-    if call.mode is Mode.READ or (call.mode.single and dialect.name == "postgresql"):
+    if (call.mode is Mode.READ or (call.mode.single and dialect.name == "postgresql")) and not local_timeouts(
+        connection
+    ):
         sent.unsettled = call.mode is not Mode.READ
         try:
             return call(Link(connection, dialect, settings))

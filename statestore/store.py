@@ -127,7 +127,7 @@ class StateStore(Sweeping, Transaction):
         pool_timeout: timedelta = timedelta(seconds=30),
         lock_timeout: timedelta | None = None,
         statement_timeout: timedelta | None = None,
-        prepared_statements: bool = True,
+        prepared_statements: bool | None = None,
     ) -> Self:
         """Connect to a database.
 
@@ -151,7 +151,8 @@ class StateStore(Sweeping, Transaction):
             pool_timeout: How long to wait for one of them.
             lock_timeout: How long to wait for a lock. PostgreSQL: by default its own setting. SQLite: 10 seconds.
             statement_timeout: How long a statement on PostgreSQL may run; by default its own setting.
-            prepared_statements: Switch off behind PgBouncer in transaction mode.
+            prepared_statements: Whether frequent statements are prepared on PostgreSQL. By default a store finds out
+                by itself: with a pooler in between, such as PgBouncer, they are not.
 
         Raises:
             InvalidValueError: The URL or another argument cannot be used.
@@ -314,7 +315,7 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
         pool_timeout: timedelta = timedelta(seconds=30),
         lock_timeout: timedelta | None = None,
         statement_timeout: timedelta | None = None,
-        prepared_statements: bool = True,
+        prepared_statements: bool | None = None,
     ) -> Self:
         """Connect to a database. See `StateStore.open`."""
         cache = CacheOptions(
