@@ -5,7 +5,6 @@ Both ways lead through here. `statestore.migrate` hands over a target; the `alem
     alembic -x url=postgresql://… [-x schema=statestore] upgrade head [--sql]      (or STATESTORE_URL)
 """
 
-import errno
 import hashlib
 import logging.config
 import os
@@ -22,8 +21,8 @@ from alembic.util import CommandError
 from sqlalchemy import DDL, Connection, Engine, MetaData, RootTransaction, Table, event, inspect, text
 from sqlalchemy.schema import CreateSchema, DropSchema, DropTable
 
-from statestore import migrate, migration_targets
-from statestore.errors import InvalidValueError, ReadOnlyError, SchemaError, UnavailableError
+from statestore import migrate, migration_targets, sqlite_files
+from statestore.errors import InvalidValueError, SchemaError, UnavailableError
 from statestore.schema import DEFAULT_SCHEMA, VERSION_TABLE, metadata
 
 config = context.config
@@ -50,7 +49,8 @@ def main() -> None:
     elif target.dialect.name == "postgresql" and is_writing():
         migrate_postgresql(target)
     else:
-        make_private_file(target)
+        if target.dialect.name == "sqlite" and is_writing():
+            sqlite_files.make_private(target.url)
         with target.connect() as connection:
             migrate_connection(connection)
 
@@ -326,20 +326,6 @@ def remove_traces(connection: Connection) -> None:
 
 
 # SQLite's file
-
-
-def make_private_file(engine: Engine) -> None:
-    """A new file is the owner's alone; SQLite would leave that to the umask. Its log files take after it."""
-    if engine.dialect.name != "sqlite" or not is_writing():
-        return
-    file = migration_targets.sqlite_file(engine.url)
-    if file is None:
-        return
-    try:
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
-    except OSError as error:
-        kind = ReadOnlyError if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else UnavailableError
-        raise kind(f"{file}: {error.strerror}; give a path that can be written", code=None) from None
 
 
 def pragma(connection: Connection, statement: str) -> Any:

@@ -112,7 +112,7 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
         pool_timeout: timedelta = timedelta(seconds=30),
         lock_timeout: timedelta | None = None,
         statement_timeout: timedelta | None = None,
-        prepared_statements: bool = True,
+        prepared_statements: bool | None = None,
         timeout: float | timedelta = 30,
         retry_for: float | timedelta = 15,
     ) -> Self:

@@ -18,6 +18,7 @@ from statestore.execution import (
     Again,
     BoundRunner,
     Transaction,
+    local_timeouts,
     no_retry,
     perform,
     raise_again,
@@ -205,7 +206,10 @@ class Database:
         """
         if self.dialect.name == "postgresql":
             with self._connections.connected(until) as connection, self._watched(connection, until):
-                work(Link(connection, self.dialect, self.settings))
+                if local_timeouts(connection):
+                    self._in_transaction(connection, work, until)
+                else:
+                    work(Link(connection, self.dialect, self.settings))
             return
         with self._writing(until):
             ticket: Ticket = ANY_TIME
@@ -213,17 +217,22 @@ class Database:
                 # Before the connection, as everywhere: one of few may be with somebody who waits for his turn.
                 ticket = self._turnstile.enter()
                 with self._connections.connected(until) as connection, self._watched(connection, until):
-                    transaction = Transaction(connection, self.dialect)
-                    transaction.begin(until=min(until, time.monotonic() + self.waits.lock))
-                    try:
-                        work(Link(connection, self.dialect, self.settings, in_transaction=True))
-                        ticket.leave()
-                        transaction.commit()
-                    except BaseException as exc:
-                        transaction.abandon(exc)
-                        raise
+                    self._in_transaction(connection, work, until, ticket)
             finally:
                 ticket.leave()
+
+    def _in_transaction(
+        self, connection: Connected, work: Callable[[Link], None], until: float, ticket: Ticket = ANY_TIME
+    ) -> None:
+        transaction = Transaction(connection, self.dialect)
+        transaction.begin(until=min(until, time.monotonic() + self.waits.lock))
+        try:
+            work(Link(connection, self.dialect, self.settings, in_transaction=True))
+            ticket.leave()
+            transaction.commit()
+        except BaseException as exc:
+            transaction.abandon(exc)
+            raise
 
     def _attempt(self, call: Call) -> Any:
         # Written out instead of nested context managers: this is the way of every operation.

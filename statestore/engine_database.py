@@ -154,8 +154,7 @@ class EngineDatabase:
     ) -> tuple[AsyncExitStack, AsyncConnection, Transaction, BoundRunner]:
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self._connect(until))
-            assert connection.sync_connection is not None
-            borrowed = Borrowed(connection.sync_connection)
+            borrowed = await connection.run_sync(Borrowed)
             transaction = Transaction(borrowed, self.dialect)
             bound = BoundRunner(
                 borrowed,
@@ -190,14 +189,14 @@ class EngineDatabase:
     async def _attempt(self, call: Call) -> Any:
         async with self._writing(call.ends_at, call), self._connect(call.ends_at) as connection:
             assert connection.sync_connection is not None
-            borrowed = Borrowed(connection.sync_connection)
-            watch = call.watch = watchdog.watch(driver_of(borrowed), call.ends_at)
+            driver = driver_of(connection.sync_connection.connection)
+            watch = call.watch = watchdog.watch(driver, call.ends_at)
             until = min(call.ends_at, time.monotonic() + self._waits.lock)
             given_up = False
             try:
                 try:
                     work = connection.run_sync(
-                        lambda _: perform(borrowed, call, self.dialect, self._settings, until=until)
+                        lambda sync: perform(Borrowed(sync), call, self.dialect, self._settings, until=until)
                     )
                     # Not cancelled in the middle: psycopg would wait for the server then, for as long as it takes.
                     return await finished(work, hurry=partial(give_up, call))

@@ -1,22 +1,26 @@
 """From a URL to an engine with the settings that keep each database from losing data."""
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import URL, Engine, QueuePool, create_engine, event, make_url
 from sqlalchemy import exc as sqlalchemy_errors
 
-from statestore import schema
-from statestore.errors import InvalidValueError, UnavailableError
+from statestore import pooler, schema, sqlite_files
+from statestore.errors import InvalidValueError
 from statestore.sql import Dialect, DialectName, Row
 
 Durability = Literal["full", "normal"]
 DEFAULT_URL = "sqlite:///statestore.db"
-_SQLITE_LOCK_TIMEOUT = timedelta(seconds=10)
+# Milliseconds.
+_SQLITE_WAIT = 250
+
+# A peer that is gone without a word is noticed in half a minute, not in the two hours of most systems.
+_NETWORK = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +33,7 @@ class Options:
     pool_timeout: timedelta = timedelta(seconds=30)
     lock_timeout: timedelta | None = None
     statement_timeout: timedelta | None = None
-    prepared_statements: bool = True
+    prepared_statements: bool | None = None
     timeout: float = 30.0
     retry_for: float = 15.0
 
@@ -55,10 +59,7 @@ def parse(url: str | URL | None) -> URL:
 
 def is_memory(url: URL) -> bool:
     """Whether the URL means a SQLite database that lives in memory."""
-    if url.get_backend_name() != "sqlite":
-        return False
-    database = url.database or ""
-    return database in ("", ":memory:", "file::memory:") or url.query.get("mode") == "memory"
+    return url.get_backend_name() == "sqlite" and sqlite_files.path_of(url) is None
 
 
 def size_of(url: URL, options: Options) -> int:
@@ -125,29 +126,36 @@ def _arguments(url: URL, options: Options) -> dict[str, Any]:
             # It is never closed before the store.
             arguments |= {"pool_size": size_of(url, options)}
         return arguments
-    connect: dict[str, Any] = {"prepare_threshold": 5 if options.prepared_statements else None}
+    # What is to be found out is found out before anything is prepared.
+    connect: dict[str, Any] = {"prepare_threshold": pooler.PREPARE_THRESHOLD if options.prepared_statements else None}
+    connect |= {name: value for name, value in _NETWORK.items() if name not in url.query}
     if "application_name" not in url.query:
         connect["application_name"] = "statestore"
     if "connect_timeout" not in url.query:
-        connect["connect_timeout"] = 10
-    # At the start of the connection, since SET would leak to other clients of a pooler.
-    timeouts = {"lock_timeout": options.lock_timeout, "statement_timeout": options.statement_timeout}
-    flags = [f"-c {name}={int(value.total_seconds() * 1000)}" for name, value in timeouts.items() if value is not None]
-    if flags and "options" not in url.query:
-        connect["options"] = " ".join(flags)
+        connect["connect_timeout"] = max(2, min(10, math.floor(options.timeout)))
     return arguments | {"connect_args": connect}
 
 
 def _prepare(engine: Engine, url: URL, options: Options) -> None:
-    if url.get_backend_name() != "sqlite":
-        return
-    # A `file:` URI says itself how the file is to be opened.
-    if not is_memory(url) and not str(url.database).startswith("file:"):
-        _create_private(Path(str(url.database)))
+    if url.get_backend_name() == "postgresql":
+        _prepare_postgresql(engine, options)
+    else:
+        _prepare_sqlite(engine, url, options)
 
-    lock_timeout = options.lock_timeout or _SQLITE_LOCK_TIMEOUT
+
+def _prepare_postgresql(engine: Engine, options: Options) -> None:
+    timeouts = {"lock_timeout": options.lock_timeout, "statement_timeout": options.statement_timeout}
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, record: Any) -> None:
+        pooler.set_up(connection, record.info, prepared=options.prepared_statements, timeouts=timeouts)
+
+
+def _prepare_sqlite(engine: Engine, url: URL, options: Options) -> None:
+    sqlite_files.make_private(url)
+
     pragmas = (
-        f"busy_timeout = {max(1, int(lock_timeout.total_seconds() * 1000))}",
+        f"busy_timeout = {max(1, int(options.timeout * 1000))}",
         "foreign_keys = ON",
         # NORMAL loses commits that were acknowledged when the power fails; FULL lost none.
         f"synchronous = {options.durability.upper()}",
@@ -163,17 +171,6 @@ def _prepare(engine: Engine, url: URL, options: Options) -> None:
         cursor.execute("PRAGMA journal_mode")
         if cursor.fetchone()[0] not in ("wal", "memory"):
             cursor.execute("PRAGMA journal_mode = WAL")
+        # SQLite's own wait cannot be interrupted, so that it is short from now on: who waits for the writer asks again.
+        cursor.execute(f"PRAGMA busy_timeout = {_SQLITE_WAIT}")
         cursor.close()
-
-
-def _create_private(path: Path) -> None:
-    """Make the file, readable by its owner alone: it will hold conversations."""
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    except PermissionError:
-        if not path.exists():
-            raise UnavailableError(
-                f"the SQLite file {path} cannot be made; check the rights on its directory"
-            ) from None
-    except OSError:
-        raise UnavailableError(f"the SQLite file {path} cannot be made; check that its directory exists") from None

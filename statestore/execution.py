@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from sqlalchemy import Connection
 
-from statestore import forking
+from statestore import forking, pooler
 from statestore.deadlines import ends_at, out_of_time
 from statestore.driver_errors import Failure, understand
 from statestore.errors import CommitUnknownError, InvalidValueError, ReadOnlyError, StateStoreError, StoreClosedError
@@ -36,6 +36,8 @@ class Borrowed:
     __slots__ = ("close", "connection", "cursor", "driver_connection", "invalidate")
 
     def __init__(self, connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            pooler.protect(connection.connection)
         self.connection = connection
         self.driver_connection = connection.connection.driver_connection
         self.cursor = connection.connection.cursor
@@ -64,7 +66,12 @@ class Transaction:
                 self._begin_writing(until, call)
         else:
             level = " ISOLATION LEVEL REPEATABLE READ" if snapshot else ""
-            self._execute(f"BEGIN{level}{' READ ONLY' if read_only else ''}")
+            begin = f"BEGIN{level}{' READ ONLY' if read_only else ''}"
+            timeouts = local_timeouts(self._connection)
+            if timeouts:
+                self._execute(begin + timeouts, prepare=False)  # Several statements cannot be prepared as one.
+            else:
+                self._execute(begin)
 
     def _begin_writing(self, until: float, call: Call | None) -> None:
         # A deferred transaction that reads, and then wants to write, may find that another has written since. SQLite's
@@ -96,12 +103,21 @@ class Transaction:
         # Interrupted in the middle of an exchange with the server: what comes next on this connection is uncertain.
         self._connection.invalidate()
 
-    def _execute(self, sql: str) -> None:
+    def _execute(self, sql: str, **options: bool) -> None:
         cursor = self._connection.cursor()
         try:
-            cursor.execute(sql)
+            cursor.execute(sql, **options)
         finally:
             cursor.close()
+
+
+def local_timeouts(connection: Connected) -> str:
+    """What a transaction on *connection* is to begin with; empty unless timeouts were asked for behind a pooler.
+
+    A single statement has to have a transaction there.
+    """
+    found: str = getattr(connection, "info", {}).get(pooler.LOCAL_TIMEOUTS, "")
+    return found
 
 
 def perform(
@@ -118,7 +134,8 @@ def perform(
     long SQLite's writer is waited for.
     """
     call.sent = False
-    if call.mode is Mode.READ or (call.mode.single and dialect.name == "postgresql"):
+    single = call.mode is Mode.READ or (call.mode.single and dialect.name == "postgresql")
+    if single and not local_timeouts(connection):
         call.sent = call.mode is not Mode.READ
         try:
             return call(Link(connection, dialect, settings))
@@ -138,7 +155,7 @@ def perform(
     transaction.begin(snapshot=call.mode is Mode.SNAPSHOT, until=until, call=call)
     try:
         result = call(Link(connection, dialect, settings, in_transaction=True))
-        call.sent = call.mode is not Mode.SNAPSHOT
+        call.sent = call.mode not in (Mode.READ, Mode.SNAPSHOT)
         ticket.leave()
         transaction.commit()
     except BaseException as exc:

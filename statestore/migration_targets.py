@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, make_url
 from sqlalchemy import exc as sqlalchemy_errors
 
+from statestore import sqlite_files
 from statestore.errors import (
     DatabaseError,
     InvalidValueError,
@@ -50,16 +49,6 @@ def engine_for(url: str | URL) -> Engine:
         raise InvalidValueError("target", problem) from None
 
 
-def sqlite_file(url: URL) -> Path | None:
-    """The file that a SQLite URL names; None for a database in memory."""
-    name = url.database or ""
-    if name.startswith("file:"):
-        parts = urlsplit(name)
-        modes = [*parse_qs(parts.query).get("mode", []), url.query.get("mode")]
-        name = "" if "memory" in modes else unquote(parts.path)
-    return None if name in ("", ":memory:") else Path(name)
-
-
 @contextmanager
 def reading(target: Target) -> Iterator[Connection | None]:
     """A connection to read with, left as it was found; None for a SQLite file that does not exist."""
@@ -76,7 +65,7 @@ def reading(target: Target) -> Iterator[Connection | None]:
                 yield connection
         else:
             engine = engine_for(target)
-            file = sqlite_file(engine.url) if engine.dialect.name == "sqlite" else None
+            file = sqlite_files.path_of(engine.url) if engine.dialect.name == "sqlite" else None
             if file is not None and not file.exists():
                 yield None  # connecting would make it
                 return

@@ -119,7 +119,7 @@ class StateStore(Sweeping, Transaction):
         pool_timeout: timedelta = timedelta(seconds=30),
         lock_timeout: timedelta | None = None,
         statement_timeout: timedelta | None = None,
-        prepared_statements: bool = True,
+        prepared_statements: bool | None = None,
         timeout: float | timedelta = 30,
         retry_for: float | timedelta = 15,
     ) -> Self:
@@ -143,9 +143,11 @@ class StateStore(Sweeping, Transaction):
             content_hash_invalidation: False makes `cache.invalidate_content_hash` do nothing.
             pool_size: How many connections at most.
             pool_timeout: How long to wait for one of them.
-            lock_timeout: How long to wait for a lock. PostgreSQL: by default its own setting. SQLite: 10 seconds.
+            lock_timeout: How long to wait for a lock. PostgreSQL: by default its own setting. SQLite: by default as
+                long as the call may take.
             statement_timeout: How long a statement on PostgreSQL may run; by default its own setting.
-            prepared_statements: Switch off behind PgBouncer in transaction mode.
+            prepared_statements: Whether frequent statements are prepared on PostgreSQL. By default a store finds out
+                by itself: with a pooler in between, such as PgBouncer, they are not.
             timeout: How long a call may take as a whole, in seconds or as a timedelta: waiting for a connection, for
                 locks and for the network, and all its tries. `statestore.deadline` narrows it.
             retry_for: How long a store that has been connected tries again when the database goes away, restarts or

@@ -19,6 +19,8 @@ import pytest
 from tests.postgres import PostgresServer, start_server
 from tests.support.clock import MovableClock
 from tests.support.content import Content
+from tests.support.pgbouncer import PgBouncer
+from tests.support.pgbouncer import program as pgbouncer_program
 from tests.support.portal import BlockingStore, Portal
 from tests.support.wire import Proxy, Traffic, traced_sqlite
 
@@ -96,13 +98,25 @@ def portal() -> Iterator[Portal]:
     portal.close()
 
 
-@pytest.fixture(params=["sync", "async", "engine"])
+@pytest.fixture(scope="session")
+def pgbouncer(postgres: PostgresServer) -> Iterator[PgBouncer]:
+    if pgbouncer_program() is None:
+        pytest.skip("PgBouncer is not installed")
+    with PgBouncer(postgres) as pgbouncer:
+        yield pgbouncer
+
+
+POOLED = "pgbouncer-"
+
+
+@pytest.fixture(params=["sync", "async", "engine", f"{POOLED}sync", f"{POOLED}async"])
 def world(request: pytest.FixtureRequest) -> str:
     """Which store a test runs on: `StateStore`, `AsyncStateStore`, or the latter on an engine of the caller's.
 
-    It calls all of them in the same, blocking way; see `tests.support.portal`.
+    It calls all of them in the same, blocking way; see `tests.support.portal`. The first two also run with PgBouncer in
+    between; they do not differ in anything else.
     """
-    return str(request.param)
+    return str(request.param).removeprefix(POOLED)
 
 
 @pytest.fixture
@@ -110,9 +124,13 @@ def connect(request: pytest.FixtureRequest, world: str) -> Iterator[Callable[...
     """`StateStore.open(url, …)` in the test's world. What it opened is closed after the test."""
     from statestore import StateStore
 
+    pooler: PgBouncer | None = request.getfixturevalue("pgbouncer") if is_pooled(request.node) else None
     with ExitStack() as stack:
 
         def connect(url: str, **kwargs: Any) -> Any:
+            if pooler is not None and str(url).startswith("postgresql"):
+                stack.callback(pooler.hang_up, url)
+                url = pooler.url(url)
             if world == "sync":
                 store: Any = StateStore.open(url, **kwargs)
             elif world == "async":
@@ -182,6 +200,7 @@ ENGINE_FILES = frozenset(
         "test_state.py",
         "test_transactions.py",
         "test_connections.py",
+        "test_poolers.py",
         "test_cancellation.py",
         "test_close.py",
         "test_portable.py",
@@ -189,16 +208,43 @@ ENGINE_FILES = frozenset(
 )
 
 
+# Likewise for a pooler in between: by default these files, all of the contract with `--pgbouncer` and in the long run.
+POOLED_FILES = frozenset({"test_history.py", "test_state.py", "test_cache.py", "test_transactions.py"})
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pgbouncer", action="store_true", help="run the whole contract through PgBouncer, too")
+
+
+def parameters(item: pytest.Item) -> dict[str, Any]:
+    found: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    return found
+
+
+def is_pooled(item: pytest.Item) -> bool:
+    return str(parameters(item).get("world", "")).startswith(POOLED)
+
+
+def has_no_pooler(item: pytest.Item) -> bool:
+    """Whether a pooler makes no difference to a test: on SQLite, and where it reads what goes over the wire."""
+    fixtures = set(getattr(item, "fixturenames", ()))
+    database = parameters(item).get("database_url") or parameters(item).get("empty_database_url")
+    on_postgresql = "postgres" in fixtures if database is None else database == "postgresql"
+    return not on_postgresql or bool(fixtures & {"proxy", "traffic"})
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if os.environ.get("STATESTORE_HYPOTHESIS_PROFILE") == "long":
-        return
-    left_out = [
-        item
-        for item in items
-        if item.path.name not in ENGINE_FILES
-        and isinstance(item, pytest.Function)
-        and "engine" in getattr(getattr(item, "callspec", None), "params", {}).values()
-    ]
+    long = os.environ.get("STATESTORE_HYPOTHESIS_PROFILE") == "long"
+    whole_contract = long or config.getoption("--pgbouncer")
+
+    def is_left_out(item: pytest.Item) -> bool:
+        if is_pooled(item):
+            wanted = item.path.parent.name == "contract" if whole_contract else item.path.name in POOLED_FILES
+            return has_no_pooler(item) or not wanted
+        on_engine = isinstance(item, pytest.Function) and "engine" in parameters(item).values()
+        return on_engine and not long and item.path.name not in ENGINE_FILES
+
+    left_out = [item for item in items if is_left_out(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]

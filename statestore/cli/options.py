@@ -48,10 +48,10 @@ class Database:
 
     def existing_url(self) -> URL:
         """The URL of a database that is there: looking at one that is not must not make it."""
-        from statestore.migration_targets import sqlite_file
+        from statestore import sqlite_files
 
         url = self.url()
-        file = sqlite_file(url) if url.get_backend_name() == "sqlite" else None
+        file = sqlite_files.path_of(url) if url.get_backend_name() == "sqlite" else None
         if file is not None and not file.exists():
             default = "" if self.given_url else ", the default since neither --url nor STATESTORE_URL is given"
             raise Failure(

@@ -214,7 +214,7 @@ def test_a_transaction_whose_commit_was_lost_is_in_doubt(there: Store, proxy: Pr
     assert contents(there) == ["first", "x"]
 
 
-@pytest.mark.parametrize("what", ["query", "reply"])
+@pytest.mark.parametrize("what", ["request", "reply"])
 def test_a_transaction_that_could_not_begin_begins_on_another_connection(there: Store, proxy: Proxy, what: str) -> None:
     for n in range(3):
         proxy.lose(what, "BEGIN")
@@ -473,7 +473,7 @@ def test_a_file_is_used_with_the_settings_that_lose_nothing(
         }
     finally:
         connection.close()
-    expected = {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 10_000, "secure_delete": 1}
+    expected = {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 250, "secure_delete": 1}
     assert found == expected | {"synchronous": synchronous}
 
 

@@ -14,7 +14,19 @@ MAX_LINES = 420
 # From the ground up; see DESIGN.md, "The house". A name with a dot at its end stands for all modules below it.
 FLOORS = (
     {"errors", "values", "session_values", "usage_values", "cache_values"},
-    {"frozen", "ids", "known", "turnstile", "column_types", "pricing", "forking", "deadlines", "slots"},
+    {
+        "frozen",
+        "ids",
+        "known",
+        "turnstile",
+        "column_types",
+        "pricing",
+        "forking",
+        "deadlines",
+        "slots",
+        "sqlite_files",
+        "pooler",
+    },
     {"workers", "bounded", "watchdog"},
     {"checks", "exactjson", "messages", "codec", "schema", "cache_options", "cache_keys", "sql", "driver_errors"},
     {"repositories", "repositories."},

@@ -1,0 +1,66 @@
+"""A pooler between a store and PostgreSQL: how it shows itself, and what is different behind one.
+
+In transaction mode PgBouncer hands a connection of the server to another client after each transaction. A statement
+that was prepared under a name may then be somebody else's, or nobody's, and a setting of the session is somebody
+else's too. A pooler shows itself by the process id in the connection's key data, which it makes up.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+PREPARE_THRESHOLD = 5
+"""How often psycopg runs a statement before it prepares it, unless told otherwise."""
+
+LOCAL_TIMEOUTS = "statestore_local_timeouts"
+"""In the `info` of a pooled connection: SQL that a transaction begins with, where its session keeps no settings."""
+
+_PROTECTED = "statestore_protected"
+
+Timeouts = Mapping[str, timedelta | None]
+
+
+def set_up(connection: Any, info: dict[str, Any], *, prepared: bool | None, timeouts: Timeouts) -> None:
+    """Prepare a new psycopg connection, in one round trip; in none where nothing depends on the answer.
+
+    Args:
+        connection: One that commits each statement.
+        info: The pool's notes on the connection.
+        prepared: Whether statements are to be prepared; None to find out.
+        timeouts: Settings of the session by their names; those that are None stay as they are.
+    """
+    given = {name: round(value.total_seconds() * 1000) for name, value in timeouts.items() if value is not None}
+    if prepared is not None and not given:
+        return
+    behind_one = _ask(connection.cursor(), connection.info.backend_pid, given)
+    if prepared is None:
+        connection.prepare_threshold = None if behind_one else PREPARE_THRESHOLD
+    if behind_one and given:
+        info[LOCAL_TIMEOUTS] = "".join(f"; SET LOCAL {name} = {value}" for name, value in given.items())
+
+
+def protect(pooled: Any) -> None:
+    """Prepare no statements on a connection of the caller's engine that has a pooler in between. Asked once each.
+
+    An engine that was told how to prepare, by a `prepare_threshold` other than psycopg's own, is left to that.
+    """
+    if _PROTECTED in pooled.info:
+        return
+    driver = pooled.driver_connection
+    if driver.prepare_threshold == PREPARE_THRESHOLD and _ask(pooled.cursor(), driver.info.backend_pid, {}):
+        driver.prepare_threshold = None
+    pooled.info[_PROTECTED] = True
+
+
+def _ask(cursor: Any, process: int, settings: Mapping[str, int]) -> bool:
+    """Whether there is a pooler in between. The settings are made where there is none, for the whole session.
+
+    They are not sent when the connection is made: PgBouncer refuses `options`, and a URL may have some of its own.
+    """
+    direct = f"pg_backend_pid() = {process}"
+    made = [f"CASE WHEN {direct} THEN set_config('{name}', '{value}', false) END" for name, value in settings.items()]
+    try:
+        cursor.execute(f"SELECT {', '.join([direct, *made])}")
+        return not cursor.fetchone()[0]
+    finally:
+        cursor.close()
