@@ -15,9 +15,9 @@ import stamina
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import StaticPool
 
-from statestore import group_calls
+from statestore import group_calls, hosts
 from statestore.database import RETRY, WRITER_TIMEOUT, Database, Verify, writer_timeout
-from statestore.driver_errors import understand
+from statestore.driver_errors import raise_alone, understand
 from statestore.errors import StateStoreError, StoreClosedError
 from statestore.execution import (
     Again,
@@ -82,7 +82,7 @@ class ThreadedDatabase:
 
     @property
     def url(self) -> str:
-        return repr(self.database.engine.url)
+        return hosts.shown(self.database.engine.url)
 
     @property
     def closed(self) -> bool:
@@ -163,7 +163,7 @@ class EngineDatabase:
 
     @property
     def url(self) -> str:
-        return repr(self.engine.url)
+        return hosts.shown(self.engine.url)
 
     @property
     def closed(self) -> bool:
@@ -180,7 +180,7 @@ class EngineDatabase:
                     call.attempt += 1
                     return await self._attempt(call)
         except Again as again:
-            raise again.error from None
+            raise_alone(again.error)
         raise AssertionError("unreachable")
 
     @asynccontextmanager
@@ -250,7 +250,7 @@ class EngineDatabase:
             connection = await self._checked_out()
         except Exception as exc:
             failure = understood(exc)
-            raise (Again(failure.error) if failure.lost else failure.error) from None
+            raise_alone(Again(failure.error) if failure.lost else failure.error)
         try:
             if not self._verified:
                 await connection.run_sync(self._verify)

@@ -14,7 +14,7 @@ import stamina
 from sqlalchemy import Connection, Engine, PoolProxiedConnection
 
 from statestore import group_calls
-from statestore.driver_errors import understand
+from statestore.driver_errors import raise_alone, understand
 from statestore.errors import StateStoreError, StoreClosedError, UnavailableError
 from statestore.execution import (
     Again,
@@ -33,6 +33,7 @@ from statestore.grouping import PATIENCE, ThreadGroups
 from statestore.repositories import group_appending, group_reading
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, Settings
+from statestore.sqlite_files import FILE, SqliteFile
 from statestore.turnstile import ANY_TIME, Ticket, Turnstile
 
 # A library does not print: without a handler of the application's, stamina's warnings would go to standard error.
@@ -70,6 +71,7 @@ class Database:
         self._lost_at = 0.0
         # SQLite lets one writer in at a time. Waiting here wakes up at once; its own busy handler polls.
         self._writer = threading.Lock() if dialect.name == "sqlite" else None
+        self._file: SqliteFile | None = engine.get_execution_options().get(FILE)
         self._turnstile = Turnstile() if dialect.name == "sqlite" else ANY_TIME
         # SQLite's only writer cannot be overtaken, and reads are no trouble to it.
         patience = None if self._writer else PATIENCE
@@ -96,7 +98,7 @@ class Database:
                     call.attempt += 1
                     return self._attempt(call)
         except Again as again:
-            raise again.error from None
+            raise_alone(again.error)
         raise AssertionError("unreachable")
 
     @contextmanager
@@ -227,6 +229,8 @@ class Database:
             raise StoreClosedError("the store is closed; open another")
         if not self._verified:
             self.verify()
+        if self._file is not None:
+            self._file.glance()
         try:
             if not self._owned:
                 return Borrowed(self.engine.connect())
@@ -240,15 +244,7 @@ class Database:
             return connection
         except Exception as exc:
             failure = understood(exc)
-            if failure.lost:
-                url = self.engine.url
-                raise Again(
-                    UnavailableError(
-                        f"PostgreSQL cannot be reached at {url.host or 'the local socket'}, port {url.port or 5432}, "
-                        f"database {url.database!r}; check that it runs and that the address is right"
-                    )
-                ) from None
-            raise failure.error from None
+            raise_alone(Again(failure.error) if failure.lost else failure.error)
 
     def _suspect(self, connection: PoolProxiedConnection, now: float) -> bool:
         """Whether to ask a connection if it still stands.

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 from sqlalchemy import Connection
 
-from statestore import pooler
-from statestore.driver_errors import Failure, understand
+from statestore import pooler, sqlite_files
+from statestore.driver_errors import Failure, raise_alone, understand
 from statestore.errors import CommitUnknownError, InvalidValueError, StateStoreError, StoreClosedError
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, NeedsTransaction, Settings
@@ -58,6 +58,10 @@ class Transaction:
     def begin(self, *, snapshot: bool = False) -> None:
         """Begin; with *snapshot* all that is read is of one moment."""
         if self._dialect.name == "sqlite":
+            if not snapshot:
+                file = getattr(self._connection, "info", {}).get(sqlite_files.FILE)
+                if file is not None:
+                    file.check()
             # A deferred transaction that reads, and then wants to write, may find that another has written since.
             self._execute("BEGIN" if snapshot else "BEGIN IMMEDIATE")
         else:
@@ -146,14 +150,16 @@ def raise_for(exc: Exception, call: Call, sent: Sent) -> NoReturn:
     if failure is None:
         raise exc
     if failure.lost and sent.unsettled and not call.repeatable:
-        raise CommitUnknownError(
-            "the connection was lost while the write was under way, so it may or may not have been done; "
-            "read before you repeat it",
-            code=getattr(failure.error, "code", None),
-        ) from None
+        raise_alone(
+            CommitUnknownError(
+                "the connection was lost while the write was under way, so it may or may not have been done; "
+                "read before you repeat it",
+                code=getattr(failure.error, "code", None),
+            )
+        )
     if failure.transient or failure.lost:
-        raise Again(failure.error) from None
-    raise failure.error from None
+        raise_alone(Again(failure.error))
+    raise_alone(failure.error)
 
 
 def understood(exc: Exception) -> Failure:
@@ -186,7 +192,7 @@ class BoundRunner:
             raise
         except Exception as exc:
             self._failed = understood(exc).error
-            raise self._failed from None
+            raise_alone(self._failed)
         finally:
             if call.interruptible:
                 call.may_be_cancelled(None)
@@ -231,7 +237,7 @@ def no_retry() -> Iterator[None]:
     try:
         yield
     except Again as again:
-        raise again.error from None
+        raise_alone(again.error)
 
 
 @contextmanager
@@ -243,9 +249,11 @@ def translated(*, committing: bool = False) -> Iterator[None]:
     except Exception as exc:
         failure = understood(exc)
         if committing and failure.lost:
-            raise CommitUnknownError(
-                "the connection was lost while the transaction was committed, so it may or may not have been done; "
-                "read before you repeat it",
-                code=getattr(failure.error, "code", None),
-            ) from None
-        raise failure.error from None
+            raise_alone(
+                CommitUnknownError(
+                    "the connection was lost while the transaction was committed, so it may or may not have been done; "
+                    "read before you repeat it",
+                    code=getattr(failure.error, "code", None),
+                )
+            )
+        raise_alone(failure.error)

@@ -1,6 +1,7 @@
 """`StateStore` and `AsyncStateStore`: the same operations, called or awaited."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -10,7 +11,7 @@ from typing import Self
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from statestore import codec, engines, exactjson, execution
+from statestore import codec, engines, exactjson, execution, hosts
 from statestore.async_database import AsyncDatabase, AsyncRunner, EngineDatabase, EngineRunner, ThreadedDatabase
 from statestore.cache_options import CacheOptions
 from statestore.database import Database, Runner
@@ -91,7 +92,9 @@ class StateStore(Sweeping, Transaction):
         `InvalidValueError` where its settings would lose data.
         """
         if not isinstance(engine, Engine):
-            raise InvalidValueError("engine", f"must be an Engine, not {type(engine).__name__}")
+            raise InvalidValueError(
+                "engine", f"must be an Engine, not {type(engine).__name__}; StateStore.open takes a URL"
+            )
         cache = CacheOptions(
             max_entries=cache_max_entries,
             max_bytes=cache_max_bytes,
@@ -111,7 +114,7 @@ class StateStore(Sweeping, Transaction):
     @classmethod
     def open(
         cls,
-        url: str | URL | None = None,
+        url: str | URL | os.PathLike[str] | None = None,
         *,
         namespace: str = "default",
         clock: Clock | None = None,
@@ -253,7 +256,7 @@ class StateStore(Sweeping, Transaction):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<StateStore {self._database.engine.url!r} namespace={self.namespace!r}>"
+        return f"<StateStore {hosts.shown(self._database.engine.url)} namespace={self.namespace!r}>"
 
 
 class AsyncStateStore(AsyncSweeping, AsyncTransaction):
@@ -278,7 +281,9 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
     ) -> None:
         """Use *engine*. See `StateStore`."""
         if not isinstance(engine, AsyncEngine):
-            raise InvalidValueError("engine", f"must be an AsyncEngine, not {type(engine).__name__}")
+            raise InvalidValueError(
+                "engine", f"must be an AsyncEngine, not {type(engine).__name__}; AsyncStateStore.open takes a URL"
+            )
         cache = CacheOptions(
             max_entries=cache_max_entries,
             max_bytes=cache_max_bytes,
@@ -299,7 +304,7 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
     @classmethod
     async def open(
         cls,
-        url: str | URL | None = None,
+        url: str | URL | os.PathLike[str] | None = None,
         *,
         namespace: str = "default",
         clock: Clock | None = None,
