@@ -1,6 +1,7 @@
 """`AsyncStateStore`: the operations of `StateStore`, awaited."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -74,7 +75,9 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
     ) -> None:
         """Use *engine*. See `StateStore`."""
         if not isinstance(engine, AsyncEngine):
-            raise InvalidValueError("engine", f"must be an AsyncEngine, not {type(engine).__name__}")
+            raise InvalidValueError(
+                "engine", f"must be an AsyncEngine, not {type(engine).__name__}; AsyncStateStore.open takes a URL"
+            )
         cache = CacheOptions(
             max_entries=cache_max_entries,
             max_bytes=cache_max_bytes,
@@ -96,7 +99,7 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
     @classmethod
     async def open(
         cls,
-        url: str | URL | None = None,
+        url: str | URL | os.PathLike[str] | None = None,
         *,
         namespace: str = "default",
         clock: Clock | None = None,

@@ -13,11 +13,12 @@ from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
 from statestore import forking
 from statestore.bounded import run_until
 from statestore.deadlines import ends_at
-from statestore.driver_errors import understand
-from statestore.errors import StateStoreError, StoreClosedError, UnavailableError
+from statestore.driver_errors import raise_alone, understand
+from statestore.errors import StateStoreError, StoreClosedError
 from statestore.execution import Again, Borrowed, no_retry, translated, understood
 from statestore.slots import Slots
 from statestore.sql import Connected, Dialect
+from statestore.sqlite_files import FILE, SqliteFile
 from statestore.waits import Waits, no_connection
 
 Verify = Callable[[Connection], None]
@@ -46,6 +47,7 @@ class Connections:
         self._waits = waits
         self._size = size
         self._lasts = lasts
+        self._file: SqliteFile | None = engine.get_execution_options().get(FILE)
         self._verified = False
         self._closed = False
         self._lost_at = 0.0
@@ -93,6 +95,8 @@ class Connections:
         self._check_usable()
         if not self._verified:
             self._verify_until(until)
+        if self._file is not None:
+            self._file.glance()
         slots = self.slots
         if slots is not None and not slots.take(min(until, time.monotonic() + self._waits.pool)):
             raise no_connection()
@@ -113,15 +117,7 @@ class Connections:
             if isinstance(exc, StateStoreError) or not isinstance(exc, Exception):
                 raise
             failure = understood(exc)
-            if failure.lost:
-                url = self.engine.url
-                raise Again(
-                    UnavailableError(
-                        f"PostgreSQL cannot be reached at {url.host or 'the local socket'}, port {url.port or 5432}, "
-                        f"database {url.database!r}; check that it runs and that the address is right"
-                    )
-                ) from None
-            raise failure.error from None
+            raise_alone(Again(failure.error) if failure.lost else failure.error)
 
     def _connect(self, connect: Callable[[], C], until: float) -> C:
         """What *connect* takes out of the pool. A pool that has nothing to give at once is waited for *until* then."""

@@ -11,11 +11,11 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import StaticPool
 
-from statestore import forking
+from statestore import forking, hosts
 from statestore.async_database import AsyncRunner, finished, forked, give_up, taking_turn
 from statestore.connections import Verify
 from statestore.deadlines import GRACE, ends_at, out_of_time
-from statestore.driver_errors import understand
+from statestore.driver_errors import raise_alone, understand
 from statestore.errors import StateStoreError, StoreClosedError
 from statestore.execution import (
     Again,
@@ -64,7 +64,7 @@ class EngineDatabase:
 
     @property
     def url(self) -> str:
-        return repr(self.engine.url)
+        return hosts.shown(self.engine.url)
 
     @property
     def closed(self) -> bool:
@@ -224,10 +224,10 @@ class EngineDatabase:
             async with asyncio.timeout(None if until == math.inf else max(0.0, until - time.monotonic())):
                 connection = await self._checked_out()
         except TimeoutError:
-            raise out_of_time() from None
+            raise_alone(out_of_time())
         except Exception as exc:
             failure = understood(exc)
-            raise (Again(failure.error) if failure.lost and self._verified else failure.error) from None
+            raise_alone(Again(failure.error) if failure.lost and self._verified else failure.error)
         try:
             if not self._verified:
                 await connection.run_sync(self._verify)

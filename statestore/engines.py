@@ -2,15 +2,19 @@
 
 import math
 import os
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import URL, Engine, QueuePool, create_engine, event, make_url
-from sqlalchemy import exc as sqlalchemy_errors
+from sqlalchemy import URL, Engine, QueuePool, create_engine, event
 
-from statestore import pooler, schema, sqlite_files
+from statestore import hosts, pooler, schema, sqlite_files
+from statestore.connection_errors import not_connected
+from statestore.driver_errors import raise_alone, understand
 from statestore.errors import InvalidValueError
 from statestore.sql import Dialect, DialectName, Row
 
@@ -38,15 +42,10 @@ class Options:
     retry_for: float = 15.0
 
 
-def parse(url: str | URL | None) -> URL:
+def parse(url: hosts.Address | None) -> URL:
     """The URL, or the one from STATESTORE_URL, or a file in the current directory."""
     given = url if url is not None else os.environ.get("STATESTORE_URL") or DEFAULT_URL
-    try:
-        parsed = make_url(given)
-    except (sqlalchemy_errors.ArgumentError, ValueError):
-        raise InvalidValueError(
-            "url", "cannot be read; it looks like postgresql://user@host/database or sqlite:///path/to/file.db"
-        ) from None
+    parsed = hosts.parse(given, "url")
     kind = {"postgres": "postgresql"}.get(parsed.get_backend_name(), parsed.get_backend_name())
     driver = parsed.drivername.partition("+")[2]
     allowed = {"postgresql": ("", "psycopg"), "sqlite": ("", "pysqlite", "aiosqlite")}.get(kind)
@@ -72,6 +71,8 @@ def make(url: URL, options: Options) -> Engine:
     """An engine with our settings. SQLite: a file that does not exist is made."""
     driver = {"postgresql": "postgresql+psycopg", "sqlite": "sqlite+pysqlite"}[url.get_backend_name()]
     try:
+        if url.get_backend_name() == "postgresql":
+            hosts.check_options(url)
         engine = create_engine(url.set(drivername=driver), **_arguments(url, options))
     except ModuleNotFoundError:
         raise InvalidValueError("url", "PostgreSQL needs psycopg 3: pip install 'statestore[postgres]'") from None
@@ -144,6 +145,13 @@ def _prepare(engine: Engine, url: URL, options: Options) -> None:
 
 
 def _prepare_postgresql(engine: Engine, options: Options) -> None:
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _: Any, arguments: Any, keywords: Any) -> Any:
+        try:
+            return dialect.connect(*arguments, **keywords)
+        except dialect.dbapi.Error as exc:
+            raise_alone(not_connected(exc, engine.url))
+
     timeouts = {"lock_timeout": options.lock_timeout, "statement_timeout": options.statement_timeout}
 
     @event.listens_for(engine, "connect")
@@ -153,6 +161,9 @@ def _prepare_postgresql(engine: Engine, options: Options) -> None:
 
 def _prepare_sqlite(engine: Engine, url: URL, options: Options) -> None:
     sqlite_files.make_private(url)
+    path = sqlite_files.path_of(url)
+    if path is not None:
+        _watch(engine, path)
 
     pragmas = (
         f"busy_timeout = {max(1, int(options.timeout * 1000))}",
@@ -161,16 +172,49 @@ def _prepare_sqlite(engine: Engine, url: URL, options: Options) -> None:
         f"synchronous = {options.durability.upper()}",
         # What was deleted for privacy is overwritten, not only unlinked.
         "secure_delete = ON",
+        f"journal_size_limit = {sqlite_files.LOG_LIMIT}",
+        # Of use in a new file only, before it is written to: space can be given back a little at a time.
+        "auto_vacuum = INCREMENTAL",
     )
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, record: Any) -> None:
         cursor = connection.cursor()
-        for pragma in pragmas:
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.execute("PRAGMA journal_mode")
-        if cursor.fetchone()[0] not in ("wal", "memory"):
-            cursor.execute("PRAGMA journal_mode = WAL")
+        with _naming(path):
+            for pragma in pragmas:
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.execute("PRAGMA journal_mode")
+            if cursor.fetchone()[0] not in ("wal", "memory"):
+                cursor.execute("PRAGMA journal_mode = WAL")
         # SQLite's own wait cannot be interrupted, so that it is short from now on: who waits for the writer asks again.
         cursor.execute(f"PRAGMA busy_timeout = {_SQLITE_WAIT}")
         cursor.close()
+
+
+def _watch(engine: Engine, path: Path) -> None:
+    """Let whoever uses a connection find out that its file is no longer there; see `SqliteFile`."""
+    file = sqlite_files.SqliteFile(path)
+    engine.update_execution_options(**{sqlite_files.FILE: file})
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _: Any, arguments: Any, keywords: Any) -> Any:
+        file.check()
+        with _naming(path):
+            return dialect.connect(*arguments, **keywords)
+
+    @event.listens_for(engine, "connect")
+    def keep(_: Any, record: Any) -> None:
+        record.info[sqlite_files.FILE] = file
+
+
+@contextmanager
+def _naming(path: Path | None) -> Iterator[None]:
+    """Errors of the block say which file they are about."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        failure = understand(exc)
+        assert failure is not None
+        error = failure.error
+        where = "" if path is None else f"{path}: "
+        raise_alone(type(error)(f"{where}{error}", code=getattr(error, "code", None)))

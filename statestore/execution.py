@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 from sqlalchemy import Connection
 
-from statestore import forking, pooler
+from statestore import forking, pooler, sqlite_files
 from statestore.deadlines import ends_at, out_of_time
-from statestore.driver_errors import Failure, understand
+from statestore.driver_errors import Failure, raise_alone, understand
 from statestore.errors import CommitUnknownError, InvalidValueError, ReadOnlyError, StateStoreError, StoreClosedError
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, NeedsTransaction, Settings
@@ -63,6 +63,9 @@ class Transaction:
             if snapshot:
                 self._execute("BEGIN")
             else:
+                file = getattr(self._connection, "info", {}).get(sqlite_files.FILE)
+                if file is not None:
+                    file.check()
                 self._begin_writing(until, call)
         else:
             level = " ISOLATION LEVEL REPEATABLE READ" if snapshot else ""
@@ -175,12 +178,12 @@ def raise_for(exc: Exception, call: Call) -> NoReturn:
     if failure.lost and call.sent:
         call.unsettled = True
     if call.unsettled and not call.repeatable:
-        raise commit_unknown(failure.error) from None
+        raise_alone(commit_unknown(failure.error))
     if call.given_up or time.monotonic() >= call.ends_at:
-        raise out_of_time() from None
+        raise_alone(out_of_time())
     if failure.transient or failure.lost:
-        raise Again(failure.error) from None
-    raise failure.error from None
+        raise_alone(Again(failure.error))
+    raise_alone(failure.error)
 
 
 def raise_again(exc: Exception, until: float) -> NoReturn:
@@ -189,8 +192,8 @@ def raise_again(exc: Exception, until: float) -> NoReturn:
         raise exc
     failure = understood(exc)
     if time.monotonic() >= until:
-        raise out_of_time() from None
-    raise (Again(failure.error) if failure.lost else failure.error) from None
+        raise_alone(out_of_time())
+    raise_alone(Again(failure.error) if failure.lost else failure.error)
 
 
 def settled(error: StateStoreError, call: Call) -> StateStoreError:
@@ -256,7 +259,7 @@ class BoundRunner:
                 error = understood(exc).error
                 late = call.given_up or time.monotonic() >= call.ends_at
                 self._failed = out_of_time() if late else error
-                raise self._failed from None
+                raise_alone(self._failed)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -337,7 +340,7 @@ def no_retry() -> Iterator[None]:
     try:
         yield
     except Again as again:
-        raise again.error from None
+        raise_alone(again.error)
 
 
 @contextmanager
@@ -349,9 +352,11 @@ def translated(*, committing: bool = False) -> Iterator[None]:
     except Exception as exc:
         failure = understood(exc)
         if committing and failure.lost:
-            raise CommitUnknownError(
-                "the connection was lost while the transaction was committed, so it may or may not have been done; "
-                "read before you repeat it",
-                code=getattr(failure.error, "code", None),
-            ) from None
-        raise failure.error from None
+            raise_alone(
+                CommitUnknownError(
+                    "the connection was lost while the transaction was committed, so it may or may not have been done; "
+                    "read before you repeat it",
+                    code=getattr(failure.error, "code", None),
+                )
+            )
+        raise_alone(failure.error)

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy import exc as sqlalchemy_errors
 
-from statestore import sqlite_files
+from statestore import hosts, sqlite_files
+from statestore.driver_errors import raise_alone
 from statestore.errors import (
     DatabaseError,
     InvalidValueError,
@@ -25,13 +26,16 @@ def engine_for(url: str | URL) -> Engine:
     url = parsed_url(url)
     if url.get_backend_name() == "sqlite":
         # The driver begins no transaction by itself: it would do so before some statements only, and too late.
-        return create_engine(
+        engine = create_engine(
             url.set(drivername="sqlite"),
             isolation_level="AUTOCOMMIT",
             poolclass=NullPool,
             hide_parameters=True,
             connect_args={"timeout": 30},
         )
+        # Before the first table is made, so that the file can give space back; see `engines`.
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA auto_vacuum = INCREMENTAL"))
+        return engine
     # No prepared statements: a pooler in between may send each transaction to another server process.
     arguments: dict[str, Any] = {"prepare_threshold": None}
     if "connect_timeout" not in url.query:
@@ -80,11 +84,9 @@ def checked_target(target: Any) -> Any:
 
 
 def parsed_url(url: str | URL) -> URL:
-    try:
-        # Plain SQL tools write postgres://, which SQLAlchemy does not take.
-        parsed = make_url(f"postgresql{url[8:]}" if isinstance(url, str) and url.startswith("postgres://") else url)
-    except (sqlalchemy_errors.ArgumentError, ValueError):
-        raise InvalidValueError("target", "not a database URL; try postgresql://… or sqlite:///path") from None
+    # Plain SQL tools write postgres://, which SQLAlchemy does not take.
+    plain = f"postgresql{url[8:]}" if isinstance(url, str) and url.startswith("postgres://") else url
+    parsed = hosts.parse(plain, "target")
     if parsed.get_backend_name() not in ("postgresql", "sqlite"):
         raise InvalidValueError("target", f"{parsed.get_backend_name()} is not supported; use PostgreSQL or SQLite")
     return parsed
@@ -95,9 +97,7 @@ def shown(target: Target) -> str:
     if isinstance(target, Connection):
         target = target.engine
     url = target.url if isinstance(target, Engine) else parsed_url(target)
-    # libpq takes a password from the query, too.
-    hidden = {name: "***" for name in url.query if "pass" in name}
-    return url.set(drivername=url.get_backend_name()).update_query_dict(hidden).render_as_string(hide_password=True)
+    return hosts.shown(url.set(drivername=url.get_backend_name()))
 
 
 @contextmanager
@@ -108,14 +108,14 @@ def our_errors(target: Target) -> Iterator[None]:
     except StateStoreError:
         raise
     except sqlalchemy_errors.DBAPIError as error:
-        raise _translated(error.orig or error, target) from None
+        raise_alone(_translated(error.orig or error, target))
     except sqlalchemy_errors.TimeoutError:
         message = f"no free connection to {shown(target)}: migrations need two of the engine's pool"
         raise UnavailableError(message) from None
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("sqlite3", "psycopg", "aiosqlite"):
             raise
-        raise _translated(error, target) from None
+        raise_alone(_translated(error, target))
 
 
 _KINDS: tuple[tuple[type[DatabaseError], tuple[str, ...]], ...] = (

@@ -6,17 +6,102 @@ file when any descriptor of it is closed: SQLite would go on believing in its lo
 
 import errno
 import os
+import sqlite3
 import stat
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from sqlalchemy import URL
 
 from statestore.errors import DatabaseError, ReadOnlyError, StorageFullError, UnavailableError
 
+# A checkpoint leaves the log as long as it has ever been, unless told how much to keep: four times what SQLite lets it
+# grow to while nobody reads.
+LOG_LIMIT = 16 << 20
+_CHECKPOINT_PATIENCE = 100
+
+FILE = "statestore_file"
+"""Where a `SqliteFile` is kept: in the options of its engine, to be glanced at, and in the `info` of each of its pooled
+connections, to be checked before a write. Not in a listener to the pool, which costs more than the look itself."""
+
+_GLANCE = 0.05
 _TRUE = frozenset({"true", "yes", "on", "y", "t", "1"})
+
+
+class SqliteFile:
+    """The file of an engine, which is to stay the one that was opened first.
+
+    SQLite notices neither that a file was deleted nor that another was put in its place: what is written then goes to
+    a file without a name, and a connection made anew goes to another database than those before it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Relative to where the process is now; SQLAlchemy keeps it so, too.
+        self._name = os.path.abspath(path)
+        self._identity: tuple[int, int] | None = None
+        self._checked_at = 0.0
+
+    def glance(self) -> None:
+        """As `check`, but now and then only: it takes as long as a tenth of a small read."""
+        now = time.monotonic()
+        if now - self._checked_at > _GLANCE:
+            self._checked_at = now
+            self.check()
+
+    def check(self) -> None:
+        """Make sure that the file is the one that was checked first. Opens nothing.
+
+        Raises:
+            DatabaseError: It is not. Nothing was written.
+        """
+        try:
+            found = os.stat(self._name)
+        except FileNotFoundError:
+            if self._identity is not None:
+                raise self._changed("was deleted or moved away") from None
+            return
+        identity = found.st_dev, found.st_ino
+        if self._identity is None:
+            self._identity = identity
+        elif self._identity != identity:
+            raise self._changed("was replaced by another file")
+
+    def _changed(self, what: str) -> DatabaseError:
+        return DatabaseError(
+            f"the SQLite file {self.path} {what} while the store was open; nothing was written, "
+            "put it back or close the store, and open it again"
+        )
+
+
+def checkpoint(connection: Any) -> bool:
+    """Write the log back into the database and empty it, so that it neither grows nor keeps what was deleted.
+
+    Best effort: it waits for nobody longer than a tenth of a second. Not to be called in a transaction.
+
+    Args:
+        connection: A connection of sqlite3's, or of a pool.
+
+    Returns:
+        Whether the log is empty now. Another's transaction, one that only reads included, may keep it from being so.
+    """
+    cursor = connection.cursor()
+    try:
+        [patience] = cursor.execute("PRAGMA busy_timeout").fetchone()
+        cursor.execute(f"PRAGMA busy_timeout = {min(patience, _CHECKPOINT_PATIENCE)}")
+        try:
+            busy, _, _ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return not busy
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout = {patience}")
+    finally:
+        cursor.close()
 
 
 def path_of(url: URL) -> Path | None:

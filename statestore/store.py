@@ -1,5 +1,6 @@
 """`StateStore`: the operations, called. `async_store` has the same, awaited."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Self, TypeVar
 
 from sqlalchemy import URL, Connection, Engine
 
-from statestore import codec, engines, exactjson, execution
+from statestore import codec, engines, exactjson, execution, hosts
 from statestore.cache_options import CacheOptions
 from statestore.database import Database, Runner
 from statestore.engines import Durability, Options
@@ -81,7 +82,9 @@ class StateStore(Sweeping, Transaction):
         `InvalidValueError` where its settings would lose data.
         """
         if not isinstance(engine, Engine):
-            raise InvalidValueError("engine", f"must be an Engine, not {type(engine).__name__}")
+            raise InvalidValueError(
+                "engine", f"must be an Engine, not {type(engine).__name__}; StateStore.open takes a URL"
+            )
         cache = CacheOptions(
             max_entries=cache_max_entries,
             max_bytes=cache_max_bytes,
@@ -103,7 +106,7 @@ class StateStore(Sweeping, Transaction):
     @classmethod
     def open(
         cls,
-        url: str | URL | None = None,
+        url: str | URL | os.PathLike[str] | None = None,
         *,
         namespace: str = "default",
         clock: Clock | None = None,
@@ -285,4 +288,4 @@ class StateStore(Sweeping, Transaction):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<StateStore {self._database.engine.url!r} namespace={self.namespace!r}>"
+        return f"<StateStore {hosts.shown(self._database.engine.url)} namespace={self.namespace!r}>"

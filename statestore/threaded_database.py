@@ -8,7 +8,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from statestore import forking, group_calls
+from statestore import forking, group_calls, hosts
 from statestore.async_database import AsyncRunner, finished, forked, give_up, taking_turn
 from statestore.database import Database
 from statestore.deadlines import ends_at, out_of_time
@@ -56,7 +56,7 @@ class ThreadedDatabase:
 
     @property
     def url(self) -> str:
-        return repr(self.database.engine.url)
+        return hosts.shown(self.database.engine.url)
 
     @property
     def closed(self) -> bool:

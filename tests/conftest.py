@@ -200,6 +200,7 @@ ENGINE_FILES = frozenset(
         "test_state.py",
         "test_transactions.py",
         "test_connections.py",
+        "test_connection_errors.py",
         "test_poolers.py",
         "test_cancellation.py",
         "test_close.py",

@@ -48,7 +48,7 @@ class Database:
 
     def existing_url(self) -> URL:
         """The URL of a database that is there: looking at one that is not must not make it."""
-        from statestore import sqlite_files
+        from statestore import hosts, sqlite_files
 
         url = self.url()
         file = sqlite_files.path_of(url) if url.get_backend_name() == "sqlite" else None
@@ -56,7 +56,7 @@ class Database:
             default = "" if self.given_url else ", the default since neither --url nor STATESTORE_URL is given"
             raise Failure(
                 f"there is no SQLite file {str(file)!r}{default}; check the path, or make the database with: "
-                f"statestore migrate up --url {shlex.quote(url.render_as_string())}"
+                f"statestore migrate up --url {shlex.quote(hosts.shown(url))}"
             )
         return url
 
