@@ -56,9 +56,6 @@ class Copy:
     ) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def source(self, module: Path) -> str:
-        return (self._root / module).read_text()
-
     def baseline(self, tests: Sequence[str]) -> Outcome:
         """The tests on what is not changed: those that fail then would notice everything."""
         key = tuple(tests)
@@ -70,11 +67,12 @@ class Copy:
         """The tests on the copy with *module* changed. What takes too long counts as noticed."""
         limit = max(LEAST_SECONDS, TIMES_AS_LONG * self.baseline(tests).seconds)
         path = self._folder / module
+        before = path.read_text()
         path.write_text(changed)
         try:
             return self._test(tests, limit)
         finally:
-            path.write_text(self.source(module))
+            path.write_text(before)
 
     def _test(self, tests: Sequence[str], limit: float) -> Outcome:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly"]
