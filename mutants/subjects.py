@@ -92,9 +92,10 @@ def _fits(name: str, pattern: str) -> bool:
 def floors() -> tuple[str, ...]:
     """The modules outside `repositories` that carry promises: transactions, retries, threads, groups, connections."""
     return (
-        "async_database", "bounded", "connection_errors", "connections", "courses", "database", "deadlines", "driver_errors",
-        "engine_database", "engines", "execution", "forking", "group_calls", "grouping", "hosts", "pooler", "slots",
-        "sqlite_files", "task_groups", "thread_groups", "threaded_database", "turnstile", "waits", "watchdog", "workers",
+        "async_database", "bounded", "connection_errors", "connections", "courses", "database", "deadlines",
+        "driver_errors", "engine_database", "engines", "execution", "forking", "group_calls", "grouping", "hosts",
+        "pooler", "slots", "sqlite_files", "task_groups", "thread_groups", "threaded_database", "turnstile", "waits",
+        "watchdog", "workers",
     )  # fmt: skip
 
 
