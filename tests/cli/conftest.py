@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
 
 from statestore import StateStore
+from tests.support.command_line import Ran, invoke
 from tests.support.trajectories import file as trajectory_file
 
 CHECKOUT = Path(__file__).parents[2]
@@ -29,11 +29,8 @@ class CommandLine:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "STATESTORE_URL": self.url}
 
-    def __call__(self, *arguments: str, code: int = 0, **options: Any) -> Result:
-        from statestore.cli import main
-
-        # A bug must not pass for an exit code of 1.
-        result = CliRunner(catch_exceptions=False).invoke(main, arguments, env={"STATESTORE_URL": self.url}, **options)
+    def __call__(self, *arguments: str, code: int = 0, **options: Any) -> Ran:
+        result = invoke(*arguments, env={"STATESTORE_URL": self.url}, **options)
         assert result.exit_code == code, result.output
         return result
 

@@ -330,14 +330,10 @@ def test_a_statement_that_takes_too_long_is_ended(connect: Callable[..., Store],
 def test_a_locked_file_is_waited_for_and_then_reported(connect: Callable[..., Store], sqlite_url: str) -> None:
     store = connect(sqlite_url, lock_timeout=timedelta(milliseconds=20))
     store.sessions.create("s")
-    content = Content(sqlite_url)
-    content.query("BEGIN IMMEDIATE")
-    try:
+    with Content(sqlite_url) as content:
+        content.query("BEGIN IMMEDIATE")
         with pytest.raises(UnavailableError) as caught:
             store.history.append("s", [NewEntry(1)])
-    finally:
-        content.query("ROLLBACK")
-        content.close()
     assert caught.value.code is not None
     assert caught.value.code.startswith("SQLITE_BUSY")
     assert caught.value.retryable
@@ -528,6 +524,5 @@ def test_the_url_may_come_from_the_environment(
     monkeypatch.chdir(elsewhere)
     connect(None).sessions.create("elsewhere")  # type: ignore[arg-type]
     for url, name in ((sqlite_url, "s"), (f"sqlite:///{elsewhere / 'statestore.db'}", "elsewhere")):
-        content = Content(url)
-        assert [row["session_id"] for row in content.rows("sessions")] == [name]
-        content.close()
+        with Content(url) as content:
+            assert [row["session_id"] for row in content.rows("sessions")] == [name]

@@ -381,7 +381,8 @@ def test_an_engine_that_would_lose_data_is_refused_with_the_remedy(
         engine.dispose()
     else:
         portal.run(engine.dispose())
-    assert unsound(Content(sqlite_url)) == []
+    with Content(sqlite_url) as content:
+        assert unsound(content) == []
 
 
 def test_an_engine_may_ask_for_less_durability(sqlite_url: str) -> None:

@@ -175,12 +175,11 @@ def test_an_existing_session_is_not_overwritten(source: Any, database_url: str) 
     fill(source)
     file = exported(source)
     source.history.append("fork", say("later"))
-    content = Content(database_url)
-    before = content.snapshot()
-    with pytest.raises(SessionExistsError):
-        import_sessions(source, io.BytesIO(file))
-    assert content.snapshot() == before
-    content.close()
+    with Content(database_url) as content:
+        before = content.snapshot()
+        with pytest.raises(SessionExistsError):
+            import_sessions(source, io.BytesIO(file))
+        assert content.snapshot() == before
 
 
 def test_replace_overwrites_and_leaves_the_forks_of_others_alone(source: Any, database_url: str) -> None:
@@ -192,9 +191,8 @@ def test_replace_overwrites_and_leaves_the_forks_of_others_alone(source: Any, da
     import_sessions(source, io.BytesIO(file), replace=True)
     assert [entry.content for entry in source.history.read("another")] == [entry.content for entry in seen]
     source.sessions.delete("another")
-    content = Content(database_url)
-    assert unsound(content) == []
-    content.close()
+    with Content(database_url) as content:
+        assert unsound(content) == []
     assert records(exported(source), "entry") == records(file, "entry")
 
 

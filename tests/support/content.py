@@ -3,7 +3,7 @@
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from psycopg.rows import dict_row
@@ -18,7 +18,7 @@ SESSION_TABLES = ("sessions", "session_segments", "history_entries", "summaries"
 
 
 class Content:
-    """The tables of a database, over a connection of their own that commits each statement."""
+    """The tables of a database, over a connection of their own that commits each statement. It has to be closed."""
 
     def __init__(self, url: str) -> None:
         parsed = make_url(url)
@@ -31,6 +31,12 @@ class Content:
             self._connection = psycopg.connect(
                 url, autocommit=True, row_factory=dict_row, options="-c search_path=statestore"
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def query(self, sql: str, **params: Any) -> Rows:
         """Run *sql* with `:named` parameters."""

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from statestore import NewEntry, StateStore
-from statestore.cli import main
+from tests.support.command_line import Ran, invoke
 
 MODEL = "claude-sonnet-4-5-20250929"
 
@@ -94,15 +93,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "projects" / "-home-ada-project"
 
 
-def run(url: str, path: Path, *arguments: str, code: int = 0) -> Result:
-    done = CliRunner(catch_exceptions=False).invoke(
-        main, ["import", "claude-code", str(path), "--json", *arguments, "--url", url]
-    )
+def run(url: str, path: Path, *arguments: str, code: int = 0) -> Ran:
+    done = invoke("import", "claude-code", str(path), "--json", *arguments, "--url", url)
     assert done.exit_code == code, done.output
     return done
 
 
-def totals(done: Result) -> dict[str, int]:
+def totals(done: Ran) -> dict[str, int]:
     found: dict[str, int] = json.loads(done.stdout)
     return found
 
@@ -308,9 +305,7 @@ def test_a_response_that_was_never_finished_is_imported_once_nobody_writes_any_m
 ) -> None:
     written = Transcript(folder / "one.jsonl").user("u1").assistant("a1", "msg_1", used(10, 7), stop=None).write()
     assert totals(run(database_url, folder))["entries_added"] == 1
-    assert "still being written" in CliRunner().invoke(
-        main, ["import", "claude-code", str(folder), "--url", database_url]
-    ).stdout  # fmt: skip
+    assert "still being written" in invoke("import", "claude-code", str(folder), "--url", database_url).stdout
     written.age(hours=1)
     for added in (1, 0):
         assert totals(run(database_url, folder))["entries_added"] == added

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from statestore import NewEntry, StateStore, Usage
-from statestore.cli import main
 from statestore.reports import figures
 from statestore.reports.page import collect, render
 from tests.support import chromium
+from tests.support.command_line import invoke
 from tests.usage.data import fill
 
 LONG = os.environ.get("STATESTORE_HYPOTHESIS_PROFILE") == "long"
@@ -272,7 +271,7 @@ def test_a_browser_shows_the_page_without_a_complaint(
     request.getfixturevalue("sqlite_url" if empty else "used")
     url = request.getfixturevalue("sqlite_url")
     file = tmp_path / "report.html"
-    done = CliRunner().invoke(main, ["report", "--html", str(file), "--since", "14d", "--url", url])
+    done = invoke("report", "--html", str(file), "--since", "14d", "--url", url)
     assert done.exit_code == 0, done.output
     with chromium.browser(executable, tmp_path / "profile") as page:
         page.open(f"file://{file}")

@@ -12,18 +12,17 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from click.testing import CliRunner, Result
 
 from statestore import Entry, InvalidValueError, NewEntry, StateStore, Usage
-from statestore.cli import main
+from tests.support.command_line import Ran, invoke
 from tests.usage.data import sessions
 from tests.usage.ledger_model import total, used
 
 DATA: dict[str, Any] = {"days": 100, "users": 50, "each_day": 6}
 
 
-def report(url: str, *arguments: str) -> Result:
-    return CliRunner().invoke(main, ["report", *arguments, "--url", url])
+def report(url: str, *arguments: str) -> Ran:
+    return invoke("report", *arguments, "--url", url)
 
 
 def table(url: str, *arguments: str) -> list[dict[str, str]]:
@@ -193,7 +192,6 @@ def test_a_report_of_nothing_still_has_its_columns(database_url: str) -> None:
 def test_what_makes_no_sense_is_refused(sqlite_url: str, arguments: list[str], problem: str) -> None:
     done = report(sqlite_url, *arguments)
     assert done.exit_code in (1, 2)
-    assert isinstance(done.exception, SystemExit), "a traceback"
     assert problem in done.stderr
     assert done.stdout == ""
 

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sysconfig
 import threading
-import time
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def ended(sweeper: Sweeper) -> None:
     """Wait until the sweeper's thread has come to its end by itself."""
     assert sweeper._current is not None
     assert sweeper._current.thread is not None
-    sweeper._current.thread.join(10)
+    sweeper._current.thread.join(60)
 
 
 def expire(url: str, count: int) -> MovableClock:
@@ -93,49 +93,52 @@ def test_a_task_sweeps_again_and_again(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["thread", "task"])
-def test_it_stops_within_a_second_in_the_middle_of_a_large_sweep(
-    database_url: str, content: Content, kind: str
-) -> None:
-    clock = expire(database_url, 3000)
-    begun = threading.Event()
+def test_it_stops_with_the_batch_that_it_is_at(database_url: str, content: Content, kind: str) -> None:
+    clock = expire(database_url, 1000)
 
-    class Noticed(MovableClock):
-        """Says when the sweep has begun: each of its statements asks for the time."""
+    class Held(MovableClock):
+        """Holds the sweep in its third batch until it has been told to stop: its statements ask for the time."""
+
+        def __init__(self) -> None:
+            self.sweeper: Sweeper | None = None
+            self.reached = threading.Event()
+            self.left = 0
 
         def __call__(self) -> Any:
-            begun.set()
+            if self.sweeper is not None and not self.reached.is_set() and content.sizes()["sessions"] <= 960:
+                self.left = content.sizes()["sessions"]
+                self.reached.set()
+                assert self.sweeper._current is not None
+                assert self.sweeper._current.stopping.wait(60)
             return clock()
 
-    took = 0.0
+    held = Held()
     if kind == "thread":
-        with StateStore.open(database_url, clock=Noticed()) as store:
-            begun.clear()
-            sweeper = Sweeper(store, every=HOUR, jitter=NOW, batch_size=20).start()
-            begun.wait(10)
-            before = time.monotonic()
-            sweeper.stop()
-            took = time.monotonic() - before
-            assert not sweeper.running
+        with StateStore.open(database_url, clock=held) as store:
+            held.sweeper = Sweeper(store, every=HOUR, jitter=NOW, batch_size=20)
+            held.sweeper.start()
+            assert held.reached.wait(60)
+            held.sweeper.stop()
+            ended(held.sweeper)
+            assert not held.sweeper.running
     else:
 
-        async def run() -> float:
-            async with await AsyncStateStore.open(database_url, clock=Noticed()) as store:
-                begun.clear()
-                sweeper = Sweeper(store, every=HOUR, jitter=NOW, batch_size=20).start()
-                await asyncio.to_thread(begun.wait, 10)
-                before = time.monotonic()
-                await sweeper.stop()
-                assert not sweeper.running
-                return time.monotonic() - before
+        async def run() -> None:
+            async with await AsyncStateStore.open(database_url, clock=held) as store:
+                held.sweeper = Sweeper(store, every=HOUR, jitter=NOW, batch_size=20)
+                held.sweeper.start()
+                assert await asyncio.to_thread(held.reached.wait, 60)
+                await held.sweeper.stop()
+                assert not held.sweeper.running
 
-        took = asyncio.run(run())
-    assert took < 1
+        asyncio.run(run())
+    assert held.left - content.sizes()["sessions"] <= 20, "it did more than the batch that it was at"
     assert content.sizes()["sessions"] > 0, "it had come to its end before it was stopped"
     assert unsound(content) == []
     with StateStore.open(database_url, clock=clock) as store:
-        assert store.usage.totals().entries == 15_000
+        assert store.usage.totals().entries == 5_000
         store.sweep()
-        assert store.usage.totals().entries == 15_000
+        assert store.usage.totals().entries == 5_000
 
 
 def test_a_sweep_that_fails_is_logged_and_the_next_one_comes(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
@@ -310,13 +313,10 @@ def test_the_command_sweeps_until_it_is_stopped(database_url: str, number: signa
     with command(database_url, "--every", "50ms", "--json") as process:
         assert process.stdout is not None
         first = json.loads(process.stdout.readline())
-        before = time.monotonic()
         process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
-        took = time.monotonic() - before
+        _, errors = process.communicate(timeout=60)
     assert first["kinds"]["expired_sessions"]["rows"] == 3
     assert (process.returncode, errors) == (0, "")
-    assert took < 3  # A second, and a process has to come to its end.
 
 
 def test_the_command_says_nothing_where_there_is_nothing_and_each_failure_once(sqlite_url: str) -> None:
@@ -326,7 +326,7 @@ def test_the_command_says_nothing_where_there_is_nothing_and_each_failure_once(s
         assert process.stdout is not None
         assert process.stdout.readline().startswith("deleted 1 expired session: ")
         file = Path(sqlite_url.removeprefix("sqlite:///"))
-        with sqlite3.connect(file) as connection:
+        with closing(sqlite3.connect(file, isolation_level=None)) as connection:
             connection.execute("ALTER TABLE state_entries RENAME TO away")
         assert process.stderr is not None
         first, second = process.stderr.readline(), process.stderr.readline()

@@ -75,10 +75,8 @@ def without_latencies(row: dict[str, Any]) -> str:
 def both(sqlite_url: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Content, Content]]:
     for url in (sqlite_url, postgres_url):
         populate(url, monkeypatch)
-    contents = Content(sqlite_url), Content(postgres_url)
-    yield contents
-    for content in contents:
-        content.close()
+    with Content(sqlite_url) as sqlite, Content(postgres_url) as postgresql:
+        yield sqlite, postgresql
 
 
 def test_every_view_has_the_same_columns_and_rows_on_both_databases(both: tuple[Content, Content]) -> None:
@@ -93,17 +91,16 @@ def test_every_view_has_the_same_columns_and_rows_on_both_databases(both: tuple[
 def test_the_store_reports_what_the_view_says(sqlite_url: str, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     populate(sqlite_url, monkeypatch)
     report = REPORTS[name]
-    content = Content(sqlite_url)
     with StateStore.open(sqlite_url) as store:
         daily = "daily" in report.arguments
         rows = getattr(store.usage, report.method)(**({"daily": True} if daily else {}))
     said = [{key: comparable(key, value) for key, value in row.items()} for row in records(report, rows, daily=daily)]
-    view = [
-        {key: value for key, value in row.items() if key in said[0]}
-        for row in shown(content, report.view)
-        if row["namespace"] == "default"
-    ]
-    content.close()
+    with Content(sqlite_url) as content:
+        view = [
+            {key: value for key, value in row.items() if key in said[0]}
+            for row in shown(content, report.view)
+            if row["namespace"] == "default"
+        ]
     assert said
     seen = [{key: row[key] for key in said[0]} for row in view]
     for ours, theirs in zip(*(sorted(rows, key=without_latencies) for rows in (said, seen)), strict=True):
@@ -123,7 +120,7 @@ def test_every_view_is_documented_in_its_file_with_its_columns() -> None:
             assert f"\n-- {view}: " in text
 
 
-def test_a_report_of_a_period_finds_it_in_the_indexes(database_url: str) -> None:
+def test_a_report_of_a_period_finds_it_in_the_indexes(database_url: str, content: Content) -> None:
     """The plan is asked for, with enough rows for a planner to care."""
     with StateStore.open(database_url, durability="normal") as store:
         fill(store, days=60, users=5, each_day=12)
@@ -132,7 +129,6 @@ def test_a_report_of_a_period_finds_it_in_the_indexes(database_url: str) -> None
         statement = usage_sql.measured(("local_day",), (), 0, "local_day", False, False)
         sql = store._database.dialect.render(statement)
         since, until = datetime(2026, 2, 20, tzinfo=UTC), datetime(2026, 2, 21, tzinfo=UTC)
-        content = Content(database_url)
         if content.is_sqlite:
             params = {"namespace": "default", "since": since.isoformat(), "until": until.isoformat(), "offset_0": "+0"}
             plan = "\n".join(row["detail"] for row in content.query(f"EXPLAIN QUERY PLAN {sql}", **params))
@@ -149,6 +145,5 @@ def test_a_report_of_a_period_finds_it_in_the_indexes(database_url: str) -> None
             offset = timedelta(0)
             params = {"namespace": "default", "since": since, "until": until, "offset_0": offset}
             plan = "\n".join(str(row["QUERY PLAN"]) for row in content.explain(sql, params))
-        content.close()
     assert "ix_history_entries_namespace_created_at" in plan
     assert "ix_usage_ledger_namespace_bucket_at" in plan

@@ -1,0 +1,120 @@
+"""A copy of the checkout in a temporary folder, in which one file at a time is changed and tested."""
+
+import difflib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+# Enough for a database of one's own, whatever else runs on the machine.
+LEAST_SECONDS = 120
+TIMES_AS_LONG = 6
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of the tests ended."""
+
+    passed: bool
+    seconds: float
+    by: str
+
+
+class Copy:
+    """The checkout's files without its history; the checkout itself is only read."""
+
+    def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
+        self._root = root
+        self._folder = Path(tempfile.mkdtemp(prefix="statestore-mutants-"))
+        self._environment = {**environment, "PYTHONPATH": str(self._folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        self._baselines: dict[tuple[str, ...], Outcome] = {}
+
+    def __enter__(self) -> Self:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=self._root, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        for name in filter(None, listed.stdout.split("\0")):
+            if (self._root / name).is_file():
+                (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self._root / name, self._folder / name)
+        where = self._run([sys.executable, "-c", "import statestore; print(statestore.__file__)"], LEAST_SECONDS)
+        if not where.by.startswith(str(self._folder)):
+            raise RuntimeError(f"the tests would use {where.by}, not the copy")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def baseline(self, tests: Sequence[str]) -> Outcome:
+        """The tests on what is not changed: those that fail then would notice everything."""
+        key = tuple(tests)
+        if key not in self._baselines:
+            self._baselines[key] = self._test(tests, 3600)
+        return self._baselines[key]
+
+    def trial(self, module: Path, changed: str, tests: Sequence[str]) -> Outcome:
+        """The tests on the copy with *module* changed. What takes too long counts as noticed."""
+        limit = max(LEAST_SECONDS, TIMES_AS_LONG * self.baseline(tests).seconds)
+        path = self._folder / module
+        before = path.read_text()
+        path.write_text(changed)
+        try:
+            return self._test(tests, limit)
+        finally:
+            path.write_text(before)
+
+    def _test(self, tests: Sequence[str], limit: float) -> Outcome:
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", "-p", "no:randomly"]
+        return self._run([*command, *tests], limit)
+
+    def _run(self, command: Sequence[str], limit: float) -> Outcome:
+        begun = time.monotonic()
+        with subprocess.Popen(
+            command, cwd=self._folder, env=self._environment, text=True, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ) as process:  # fmt: skip
+            try:
+                output, _ = process.communicate(timeout=limit)
+            except subprocess.TimeoutExpired:
+                output = None
+            finally:
+                _end(process)
+        seconds = time.monotonic() - begun
+        if output is None:
+            return Outcome(False, seconds, f"no end within {limit:.0f} s")
+        return Outcome(process.returncode == 0, seconds, _said(output))
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """The tests and all that they have started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+def _said(output: str) -> str:
+    """Which test failed, or the last that was said."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    failed = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    return (failed or lines or [""])[0 if failed else -1][:160]
+
+
+def difference(module: Path, before: str, after: str) -> str:
+    return "".join(
+        difflib.unified_diff(
+            before.splitlines(keepends=True), after.splitlines(keepends=True), str(module), str(module), n=1
+        )
+    )

@@ -1,0 +1,69 @@
+"""`./run mutants` changes what it says, and knows the tests of all that it changes."""
+
+from pathlib import Path
+
+import pytest
+
+from mutants import operators, subjects
+from tests.unit.test_architecture import FLOORS, MODULES, PACKAGE, floor
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_all_that_carries_promises_is_changed() -> None:
+    lowest, highest = (
+        next(number for number, names in enumerate(FLOORS) if name in names) for name in ("repositories.", "courses")
+    )
+    carrying = {MODULES[module] for module in MODULES if lowest <= floor(module) <= highest}
+    assert carrying - {PACKAGE / "genai_prices.py"} <= {ROOT / path for path in subjects.modules(ROOT)}
+
+
+@pytest.mark.parametrize("module", subjects.modules(ROOT), ids=str)
+def test_every_module_has_tests_that_are_there(module: Path) -> None:
+    tests = subjects.tests_of(module, ROOT)
+    assert tests or module.name == "__init__.py"
+    assert all((ROOT / test).exists() for test in tests)
+
+
+SOURCE = '''"""Docstring: WHERE a AND b > 1."""
+
+FIND = Statement("SELECT n FROM {t} WHERE id = :id AND owner = :owner AND n > :n {lock}")
+
+
+@writes_once
+def take(self, n: int) -> int:
+    """SELECT this > that."""
+    checks.count(n, "ä")
+    if n < 3 and not self.over:
+        raise ValueError(f"{n < 3}")
+    return n - 1
+'''
+
+
+def test_each_kind_of_change_is_made_once_at_its_place() -> None:
+    made = {one.of(SOURCE) for one in operators.mutations(SOURCE)}
+    expected = [
+        (" AND owner = :owner", ""),
+        (" AND n > :n", ""),
+        ("n > :n", "n >= :n"),
+        (" {lock}", ""),
+        ("@writes_once", "@writes"),
+        ('checks.count(n, "ä")', "pass"),
+        ("if n < 3 and", "if (n <= 3) and"),
+        ("n < 3 and not self.over", "(n < 3 or not self.over)"),
+        ("not self.over", "(self.over)"),
+        ("if n < 3", "if n < (4)"),
+        ('raise ValueError(f"{n < 3}")', "pass"),
+        ("return n - 1", "return (n + 1)"),
+        ("return n - 1", "return n - (2)"),
+    ]
+    assert made == {SOURCE.replace(before, after, 1) for before, after in expected}
+    assert all(map(operators.readable, made))
+
+
+def test_the_same_place_is_not_changed_twice_in_the_same_way() -> None:
+    for module in subjects.modules(ROOT):
+        source = (ROOT / module).read_text()
+        found = [one.of(source) for one in operators.mutations(source)]
+        assert len(found) == len(set(found)), module
+        assert source not in found, module
