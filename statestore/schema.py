@@ -102,8 +102,6 @@ sessions = Table(
         postgresql_where=text("expires_at IS NOT NULL"),
         sqlite_where=text("expires_at IS NOT NULL"),
     ),
-    # Room on each page for heap-only updates, which every append makes.
-    postgresql_with={"fillfactor": "70"},
 )
 
 session_segments = Table(
