@@ -22,7 +22,7 @@ from alembic.util import CommandError
 from sqlalchemy import DDL, Connection, Engine, MetaData, RootTransaction, Table, event, inspect, text
 from sqlalchemy.schema import CreateSchema, DropSchema, DropTable
 
-from statestore import migrate, migration_targets
+from statestore import migrate, migration_targets, schema_comparison
 from statestore.errors import InvalidValueError, ReadOnlyError, SchemaError, UnavailableError
 from statestore.schema import DEFAULT_SCHEMA, VERSION_TABLE, metadata
 
@@ -148,7 +148,7 @@ def write_sql(target: Engine | Connection) -> None:
         dialect_opts={"paramstyle": "named"},
         transactional_ddl=True,
         transaction_per_migration=on_postgresql,
-        **migrate.alembic_options(target.dialect, schema),
+        **schema_comparison.alembic_options(target.dialect, schema),
     )
     if not on_postgresql:
         context.execute("PRAGMA foreign_keys = OFF")
@@ -168,7 +168,7 @@ def write_sql(target: Engine | Connection) -> None:
 
 
 def run(connection: Connection, **options: Any) -> None:
-    options |= migrate.alembic_options(connection.dialect, schema)
+    options |= schema_comparison.alembic_options(connection.dialect, schema)
     context.configure(connection=connection, transactional_ddl=True, on_version_apply=report, **options)
     migration = context.get_context()
     before = migration.get_current_heads()

@@ -6,13 +6,14 @@ A *target* says which database: a URL, an engine, or a connection. What happens 
   that lets one migrator in at a time. On SQLite all migrations are one transaction.
 - A connection that is in no transaction, or whose driver commits each statement: all migrations are one transaction,
   which is committed. A migration that has to leave it, for CREATE INDEX CONCURRENTLY, needs a URL or an engine.
-- A connection in a transaction: the migrations join it and the caller commits. On SQLite its `PRAGMA foreign_keys` has
-  to be off, since it cannot be switched inside a transaction, and on it would delete rows while tables are rebuilt.
+- A connection in a transaction: the migrations join it and the caller commits. So it is inside a migration of the
+  application's own Alembic, with `op.get_bind()`; see `include_object` for its env.py. On SQLite the connection's
+  `PRAGMA foreign_keys` has to be off: it cannot be switched inside a transaction, and on it would delete rows while
+  tables are rebuilt.
 
 Alembic is imported where it is needed, not with this module: a store that only checks its schema does without.
 """
 
-import re
 import shlex
 import threading
 import time
@@ -23,19 +24,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import (
-    URL,
-    CheckConstraint,
-    Connection,
-    Dialect,
-    MetaData,
-    column,
-    inspect,
-    select,
-    table,
-)
-from sqlalchemy.types import TypeEngine
+from sqlalchemy import URL, Connection, column, inspect, select, table
 
+from statestore import schema_comparison
 from statestore.errors import (
     InvalidValueError,
     SchemaAheadError,
@@ -157,20 +148,26 @@ def differences(target: Target, *, schema: str = DEFAULT_SCHEMA) -> list[str]:
     Compares tables, columns with types, nullability and defaults, indexes, foreign keys, and the names of checks.
     Tables that are not statestore's are not looked at.
     """
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
     with reading(target) as connection:
         if connection is None:
             return [f"table {name}: missing" for name in metadata.tables]
-        options = alembic_options(connection.dialect, schema)
-        context = MigrationContext.configure(connection, opts=options)
-        found = [
-            line
-            for change in compare_metadata(context, options["target_metadata"])
-            for line in _lines(change, connection.dialect)
-        ]
-        return [*found, *_check_differences(connection, schema)]
+        return schema_comparison.differences(connection, schema)
+
+
+def include_object(item: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
+    """Keep `alembic revision --autogenerate` of an application from dropping our tables.
+
+    For its env.py:
+
+        context.configure(..., include_object=statestore.migrate.include_object)
+
+    False for the tables that migrations of statestore made, in whatever schema, and true for everything else. A table
+    of the application's own that is named as one of ours is told from it by its key. Alembic does not look at views.
+    If the application has an `include_object` already, both have to agree:
+
+        include_object=lambda *found: mine(*found) and statestore.migrate.include_object(*found)
+    """
+    return not (kind == "table" and reflected and compare_to is None and schema_comparison.is_ours(item))
 
 
 def history() -> list[Revision]:
@@ -190,40 +187,6 @@ def script_location() -> Path:
     if (checkout / "alembic.ini").is_file() and (checkout / "migrations" / "env.py").is_file():
         return checkout / "migrations"
     return package / "_migrations"
-
-
-# What env.py shares with this module.
-
-
-def alembic_options(dialect: Dialect, schema: str) -> dict[str, Any]:
-    """How Alembic is to look at the database: at our tables only, in their schema, and with our eyes for defaults."""
-    on_postgresql = dialect.name == "postgresql"
-    # Alembic calls the connection's default schema None, also when it is asked for by name.
-    default = getattr(dialect, "default_schema_name", None)
-    reflected = schema if on_postgresql and schema != default else None
-    tables = metadata
-    if reflected is not None:
-        tables = MetaData(naming_convention=metadata.naming_convention)
-        for model in metadata.sorted_tables:
-            model.to_metadata(tables, schema=reflected)
-
-    def is_ours(name: str | None, kind: str, parents: Any) -> bool:
-        if kind == "schema":
-            return name == reflected
-        return kind != "table" or name in metadata.tables
-
-    return {
-        "target_metadata": tables,
-        "version_table": VERSION_TABLE,
-        "version_table_schema": schema if on_postgresql else None,
-        "include_schemas": on_postgresql,
-        "include_name": is_ours,
-        "compare_type": True,
-        "compare_server_default": _defaults_differ,
-        # Comments are for those who read the tables in the database; the migrations hold them, the code does not.
-        "autogenerate_plugins": ["alembic.autogenerate.*", "~alembic.autogenerate.comments"],
-        "render_as_batch": not on_postgresql,
-    }
 
 
 # Below: how it is done.
@@ -247,7 +210,7 @@ def _run(
     config = _config()
     config.attributes.update(schema=schema, lock_timeout=lock_timeout, wait=wait, progress=progress)
     config.attributes["target"] = engine_for(target) if isinstance(target, str | URL) else checked_target(target)
-    with our_errors(target), _alone(target):
+    with our_errors(target), _alone(target), _outer_alembic_kept():
         try:
             getattr(alembic.command, command)(config, revision)
         except CommandError as error:
@@ -269,6 +232,25 @@ def _alone(target: Target) -> Iterator[None]:
         yield
     finally:
         _one_at_a_time.release()
+
+
+@contextmanager
+def _outer_alembic_kept() -> Iterator[None]:
+    """Give an Alembic that called us back what it had.
+
+    It keeps what is under way in the globals of these two modules, sets them for each run, and deletes them behind it:
+    a migration or an env.py of the application's, which called us, would find `op` and `context` empty from then on.
+    """
+    from alembic import context, op
+
+    before = [(vars(module), dict(vars(module))) for module in (context, op)]
+    try:
+        yield
+    finally:
+        for names, kept in before:
+            for name in names.keys() - kept.keys():
+                del names[name]
+            names.update(kept)
 
 
 def pause(connection: Connection, seconds: float) -> None:
@@ -307,58 +289,6 @@ def _current(connection: Connection, schema: str) -> str | None:
     if len(found) > 1:
         raise SchemaError(f"{VERSION_TABLE} holds several revisions, {', '.join(found)}; leave the one that is right")
     return found[0] if found else None
-
-
-def _lines(change: Any, dialect: Dialect) -> Iterator[str]:
-    """A change that Alembic would make to the database, as what is wrong with the database."""
-    if isinstance(change, list):  # all changes of one column
-        for single in change:
-            yield from _lines(single, dialect)
-        return
-    kind, *details = change
-    action, _, what = kind.partition("_")
-    if action == "modify":
-        _, owner, name, _, found, expected = details
-        yield f"column {owner}.{name}: {what} is {_brief(found, dialect)}, not {_brief(expected, dialect)}"
-        return
-    item = details[-1]
-    owner = details[-2] if what == "column" else getattr(getattr(item, "table", None), "name", None)
-    name = item.name if owner is None or what == "table" else f"{owner}.{item.name}"
-    yield f"{what} {name}: {'missing' if action == 'add' else 'not expected'}"
-
-
-def _brief(value: Any, dialect: Dialect) -> str:
-    if isinstance(value, TypeEngine):
-        return value.compile(dialect)
-    default = getattr(value, "arg", value)
-    return str(getattr(default, "text", default))
-
-
-def _check_differences(connection: Connection, schema: str) -> Iterator[str]:
-    """The checks, which Alembic does not look at: by name, since databases rewrite the conditions."""
-    inspector = inspect(connection)
-    where = schema if connection.dialect.name == "postgresql" else None
-    for name, model in metadata.tables.items():
-        if not inspector.has_table(name, schema=where):
-            continue
-        found = {check["name"] for check in inspector.get_check_constraints(name, schema=where)}
-        expected = {check.name for check in model.constraints if isinstance(check, CheckConstraint)}
-        yield from (f"check {name}.{check}: missing" for check in sorted(map(str, expected - found)))
-        yield from (f"check {name}.{check}: not expected" for check in sorted(map(str, found - expected)))
-
-
-_CAST = re.compile(r"::[a-z ]+$")
-
-
-def _defaults_differ(
-    context: Any, found_column: Any, expected_column: Any, found: str | None, _: Any, expected: str | None
-) -> bool:
-    """As text and without PostgreSQL's casts: Alembic would compare on the server, where `json` has no equality."""
-    return _plain(found) != _plain(expected)
-
-
-def _plain(default: str | None) -> str | None:
-    return None if default is None else _CAST.sub("", default).strip("()'")
 
 
 def _ahead(target: Target, found: str) -> SchemaAheadError:
