@@ -22,13 +22,13 @@ from alembic.util import CommandError
 from sqlalchemy import DDL, Connection, Engine, MetaData, RootTransaction, Table, event, inspect, text
 from sqlalchemy.schema import CreateSchema, DropSchema, DropTable
 
-from statestore import migrate, migration_targets, schema_comparison
+from statestore import checks, migrate, migration_targets, schema_comparison
 from statestore.errors import InvalidValueError, ReadOnlyError, SchemaError, UnavailableError
 from statestore.schema import DEFAULT_SCHEMA, VERSION_TABLE, metadata
 
 config = context.config
 arguments = context.get_x_argument(as_dictionary=True)
-schema: str = config.attributes.get("schema") or arguments.get("schema") or DEFAULT_SCHEMA
+schema = checks.schema_name(config.attributes.get("schema") or arguments.get("schema") or DEFAULT_SCHEMA)
 lock_timeout: timedelta = config.attributes.get("lock_timeout", migrate.LOCK_TIMEOUT)
 wait: timedelta = config.attributes.get("wait", migrate.WAIT)
 progress: migrate.Progress | None = config.attributes.get("progress")

@@ -24,13 +24,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import URL, Connection, column, inspect, select, table
+from sqlalchemy import URL, Connection
 
-from statestore import schema_comparison
+from statestore import checks, schema_comparison, schema_revision
 from statestore.errors import (
     InvalidValueError,
-    SchemaAheadError,
-    SchemaError,
     SchemaMissingError,
     SchemaOutdatedError,
 )
@@ -42,7 +40,8 @@ from statestore.migration_targets import (
     reading,
     shown,
 )
-from statestore.schema import DEFAULT_SCHEMA, HEAD_REVISION, VERSION_TABLE, metadata
+from statestore.schema import DEFAULT_SCHEMA, metadata
+from statestore.schema_revision import SchemaRevision
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -87,7 +86,8 @@ def upgrade(
         progress: Called with a line of text after each migration.
 
     Raises:
-        SchemaAheadError: The schema was made by a newer version of statestore.
+        SchemaAheadError: A newer version of statestore made the schema, and this one may not use it. Where it may,
+            there is nothing to do.
         InvalidValueError: There is no such revision, or the target cannot be used.
         UnavailableError: The database cannot be reached or stayed busy. Earlier migrations may have been applied.
     """
@@ -114,44 +114,63 @@ def downgrade(
 
 def current(target: Target, *, schema: str = DEFAULT_SCHEMA) -> str | None:
     """The revision of the schema in the database, or None where there is none."""
+    found = read(target, schema=schema)
+    return None if found is None else found.revision
+
+
+def read(target: Target, *, schema: str = DEFAULT_SCHEMA) -> SchemaRevision | None:
+    """The revision of the schema and the oldest code that may use it, or None where there is no schema."""
+    checks.schema_name(schema)
     with reading(target) as connection:
-        return None if connection is None else _current(connection, schema)
+        return None if connection is None else schema_revision.read(connection, schema)
 
 
 def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> None:
-    """Make sure that the database has the schema that this version of statestore works with.
+    """Make sure that the database has a schema that this version of statestore works with.
+
+    That is its own, or a newer one whose migrations have only added to it, and say so.
 
     Raises:
         SchemaMissingError: There is none.
         SchemaOutdatedError: It is older.
-        SchemaAheadError: It is newer.
+        SchemaAheadError: It is newer, and not for this version any more.
     """
-    found = current(target, schema=schema)
-    if found == HEAD_REVISION:
+    found = read(target, schema=schema)
+    if found is not None and found.is_usable:
         return
     where = shown(target)
-    facts = {"current": found, "expected": HEAD_REVISION}
+    head = schema_revision.head()
+    facts = {"current": None if found is None else found.revision, "expected": head}
     command = f"statestore migrate up --url {shlex.quote(where)}"
     if schema != DEFAULT_SCHEMA:
         command += f" --schema {shlex.quote(schema)}"
     if found is None:
         raise SchemaMissingError(f"{where} has no statestore tables; make them with: {command}", **facts)
-    if any(known.revision == found for known in history()):
-        message = f"the schema in {where} is at revision {found}, this version works with {HEAD_REVISION}"
-        raise SchemaOutdatedError(f"{message}; bring it up with: {command}", **facts)
-    raise _ahead(target, found)
+    if any(known.revision == found.revision for known in history()):
+        raise SchemaOutdatedError(
+            f"the schema in {where} is at revision {found.revision}, this version works with {head}; bring the schema "
+            f"up before this version is deployed, with: {command}",
+            **facts,
+        )
+    raise schema_revision.ahead(where, found)
 
 
 def differences(target: Target, *, schema: str = DEFAULT_SCHEMA) -> list[str]:
     """In what the tables in the database differ from those that the code works with, a line each.
 
     Compares tables, columns with types, nullability and defaults, indexes, foreign keys, and the names of checks.
-    Tables that are not statestore's are not looked at.
+    Tables that are not statestore's are not looked at; nor is what a newer schema, if this version may use it, has
+    in addition.
     """
+    checks.schema_name(schema)
     with reading(target) as connection:
         if connection is None:
             return [f"table {name}: missing" for name in metadata.tables]
-        return schema_comparison.differences(connection, schema)
+        found = schema_revision.read(connection, schema)
+        lines = schema_comparison.differences(connection, schema)
+        if found is not None and found.is_newer and found.is_usable:
+            return [line for line in lines if not line.endswith(": not expected")]
+        return lines
 
 
 def include_object(item: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
@@ -207,6 +226,7 @@ def _run(
     import alembic.command
     from alembic.util import CommandError
 
+    checks.schema_name(schema)
     config = _config()
     config.attributes.update(schema=schema, lock_timeout=lock_timeout, wait=wait, progress=progress)
     config.attributes["target"] = engine_for(target) if isinstance(target, str | URL) else checked_target(target)
@@ -214,9 +234,11 @@ def _run(
         try:
             getattr(alembic.command, command)(config, revision)
         except CommandError as error:
-            found = current(target, schema=schema)
-            if found is not None and all(known.revision != found for known in history()):
-                raise _ahead(target, found) from None
+            found = read(target, schema=schema)
+            if found is not None and all(known.revision != found.revision for known in history()):
+                if command == "upgrade" and found.is_usable:
+                    return  # Somebody newer has been here.
+                raise schema_revision.ahead(shown(target), found) from None
             raise InvalidValueError("revision", f"{revision!r}: {error}") from None
 
 
@@ -278,23 +300,3 @@ def _scripts() -> "ScriptDirectory":
     from alembic.script import ScriptDirectory
 
     return ScriptDirectory.from_config(_config())
-
-
-def _current(connection: Connection, schema: str) -> str | None:
-    where = schema if connection.dialect.name == "postgresql" else None
-    if not inspect(connection).has_table(VERSION_TABLE, schema=where):
-        return None
-    versions = table(VERSION_TABLE, column("version_num"), schema=where)
-    found: list[str] = list(connection.execute(select(versions)).scalars())
-    if len(found) > 1:
-        raise SchemaError(f"{VERSION_TABLE} holds several revisions, {', '.join(found)}; leave the one that is right")
-    return found[0] if found else None
-
-
-def _ahead(target: Target, found: str) -> SchemaAheadError:
-    return SchemaAheadError(
-        f"the schema in {shown(target)} is at revision {found}, which this version of statestore does not know (it "
-        f"works with {HEAD_REVISION}); install a newer statestore",
-        current=found,
-        expected=HEAD_REVISION,
-    )

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import make_url
 
-from statestore import errors, migrate
+from statestore import errors, migrate, schema
 from statestore.schema import HEAD_REVISION, VERSION_TABLE
 from tests.migrations import conftest
 from tests.migrations.conftest import AddMigration
@@ -30,7 +30,7 @@ def test_an_old_schema_names_the_command(
     database_url: str, add_migration: AddMigration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     revision = add_migration(conftest.ADD_COLUMN)
-    monkeypatch.setattr(migrate, "HEAD_REVISION", revision)
+    monkeypatch.setattr(schema, "HEAD_REVISION", revision)
     with pytest.raises(errors.SchemaOutdatedError, match="statestore migrate up --url") as raised:
         migrate.check(database_url)
     assert (raised.value.current, raised.value.expected) == (HEAD_REVISION, revision)

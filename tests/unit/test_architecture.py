@@ -18,7 +18,7 @@ FLOORS = (
     {"checks", "exactjson", "messages", "codec", "schema", "cache_options", "cache_keys", "sql", "driver_errors"},
     {"repositories", "repositories."},
     {"genai_prices", "engines", "execution", "database", "async_database", "grouping", "group_calls", "courses"},
-    {"migration_targets", "schema_comparison"},
+    {"migration_targets", "schema_comparison", "schema_revision"},
     {"migrate"},
     {"opening"},
     {"follow", "cache_files", "operations", "operations.", "turn", "leases", "single_flight", "sweeping"},
