@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import CheckConstraint, Connection, Dialect, MetaData, Table, inspect
+from sqlalchemy.sql import quoted_name
 from sqlalchemy.types import TypeEngine
 
 from statestore.schema import VERSION_TABLE, metadata
@@ -55,7 +56,8 @@ def alembic_options(dialect: Dialect, schema: str) -> dict[str, Any]:
     return {
         "target_metadata": tables,
         "version_table": VERSION_TABLE,
-        "version_table_schema": schema if on_postgresql else None,
+        # What is no `quoted_name` Alembic takes apart at its dots.
+        "version_table_schema": quoted_name(schema, None) if on_postgresql else None,
         "include_schemas": on_postgresql,
         "include_name": is_looked_at,
         "compare_type": True,

@@ -16,8 +16,10 @@ SECRET = "hunter2"
 
 
 def stamp(url: str, revision: str) -> None:
+    """Say that migrations of a day to come led there, and that code of this day may not use it any more."""
     with connected(url) as connection:
-        connection.exec_driver_sql(f"UPDATE {prefix(url)}{VERSION_TABLE} SET version_num = '{revision}'")
+        values = f"version_num = '{revision}', oldest_code = '{revision}'"
+        connection.exec_driver_sql(f"UPDATE {prefix(url)}{VERSION_TABLE} SET {values}")
 
 
 def test_a_missing_schema_names_the_command(empty_database_url: str) -> None:
@@ -60,7 +62,8 @@ def test_an_unknown_revision_is_refused(database_url: str) -> None:
 
 def test_several_revisions_at_once_are_reported(database_url: str) -> None:
     with connected(database_url) as connection:
-        connection.exec_driver_sql(f"INSERT INTO {prefix(database_url)}{VERSION_TABLE} VALUES ('0000')")
+        statement = f"INSERT INTO {prefix(database_url)}{VERSION_TABLE} (version_num) VALUES ('0000')"
+        connection.exec_driver_sql(statement)
     with pytest.raises(errors.SchemaError, match="several revisions"):
         migrate.check(database_url)
 
