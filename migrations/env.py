@@ -18,19 +18,35 @@ from typing import Any
 
 from alembic import context
 from alembic.util import CommandError
-from sqlalchemy import DDL, Connection, Engine, MetaData, RootTransaction, Table, event, inspect, text
+from sqlalchemy import (
+    DDL,
+    Connection,
+    Engine,
+    MetaData,
+    RootTransaction,
+    Table,
+    column,
+    event,
+    inspect,
+    literal_column,
+    table,
+    text,
+)
 from sqlalchemy.schema import CreateSchema, DropSchema, DropTable
 
-from statestore import migrate, migration_targets, sqlite_files
+from statestore import checks, migrate, migration_targets, schema_comparison, sqlite_files
 from statestore.errors import InvalidValueError, SchemaError, UnavailableError
 from statestore.schema import DEFAULT_SCHEMA, VERSION_TABLE, metadata
 
 config = context.config
 arguments = context.get_x_argument(as_dictionary=True)
-schema: str = config.attributes.get("schema") or arguments.get("schema") or DEFAULT_SCHEMA
+schema = checks.schema_name(config.attributes.get("schema") or arguments.get("schema") or DEFAULT_SCHEMA)
 lock_timeout: timedelta = config.attributes.get("lock_timeout", migrate.LOCK_TIMEOUT)
 wait: timedelta = config.attributes.get("wait", migrate.WAIT)
 progress: migrate.Progress | None = config.attributes.get("progress")
+
+# Revisions whose version table has no room for it.
+BEFORE_THE_MARK = {"0001", "0002", "0003"}
 
 # By its comment a schema is known as one that statestore made, and may drop.
 SCHEMA_COMMENT = "Made by statestore, which drops it with its last table"
@@ -148,7 +164,8 @@ def write_sql(target: Engine | Connection) -> None:
         dialect_opts={"paramstyle": "named"},
         transactional_ddl=True,
         transaction_per_migration=on_postgresql,
-        **migrate.alembic_options(target.dialect, schema),
+        on_version_apply=mark,
+        **schema_comparison.alembic_options(target.dialect, schema),
     )
     if not on_postgresql:
         context.execute("PRAGMA foreign_keys = OFF")
@@ -168,14 +185,22 @@ def write_sql(target: Engine | Connection) -> None:
 
 
 def run(connection: Connection, **options: Any) -> None:
-    options |= migrate.alembic_options(connection.dialect, schema)
-    context.configure(connection=connection, transactional_ddl=True, on_version_apply=report, **options)
+    options |= schema_comparison.alembic_options(connection.dialect, schema)
+    context.configure(connection=connection, transactional_ddl=True, on_version_apply=(mark, report), **options)
     migration = context.get_context()
     before = migration.get_current_heads()
     with context.begin_transaction():
         context.run_migrations()
     if before and not migration.get_current_heads():
         remove_traces(connection)
+
+
+def mark(ctx: Any, step: Any, heads: set[str], run_args: Any) -> None:
+    """Say, beside the revision, what the migration that led to it says of older code; see script.py.mako."""
+    for head in heads - BEFORE_THE_MARK:
+        versions = table(VERSION_TABLE, column("oldest_code"), schema=ctx.version_table_schema)
+        oldest_code = getattr(context.script.get_revision(head).module, "oldest_code", head)
+        ctx.execute(versions.update().values(oldest_code=literal_column(f"'{oldest_code}'")))
 
 
 def report(ctx: Any, step: Any, heads: Any, run_args: Any) -> None:
@@ -356,9 +381,9 @@ def try_write_ahead_log(connection: Connection) -> bool:
 
 
 def check_foreign_keys(connection: Connection) -> None:
-    for table in metadata.tables.keys() & inspect(connection).get_table_names():
-        if driver_execute(connection, f"PRAGMA foreign_key_check({table})"):
-            raise SchemaError(f"the migration would leave rows in {table} without their parent; nothing was changed")
+    for name in metadata.tables.keys() & inspect(connection).get_table_names():
+        if driver_execute(connection, f"PRAGMA foreign_key_check({name})"):
+            raise SchemaError(f"the migration would leave rows in {name} without their parent; nothing was changed")
 
 
 main()

@@ -7,6 +7,10 @@ The policy, for every migration; delete it here once you have followed it:
 - Tables are named with `schema=schema`, never found through the search path.
 - Additive first. What the previous release reads or writes stays until a later release: old and new processes run
   side by side while a deployment rolls out. A new column is nullable or has a constant default.
+- `oldest_code` below is the oldest revision whose code may use the result; env.py writes it beside the revision, and
+  code refuses a newer schema that is not for it any more. As it is generated it says that no older code may. Where
+  the migration only adds something that older code need not know, take the value of the migration before; where it
+  takes away what code since revision NNNN no longer uses, NNNN.
 - An index on a table that has rows, on PostgreSQL, is built without stopping the writers:
 
       with op.get_context().autocommit_block():
@@ -32,6 +36,8 @@ revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
+
+oldest_code = ${repr(up_revision)}
 
 
 def upgrade() -> None:

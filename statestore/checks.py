@@ -9,6 +9,7 @@ from statestore import exactjson
 from statestore.errors import InvalidValueError
 
 MAX_KEY_LENGTH = 512
+MAX_SCHEMA_BYTES = 63
 MAX_INTEGER = 2**63 - 1
 # More than any call uses, and so little that sums of thousands of the largest still fit 64 bits.
 MAX_TOKENS = 10**9  # Of one entry. The sum over every entry that a table can hold stays within 64 bits.
@@ -35,6 +36,19 @@ def key(value: Any, argument: str) -> str:
 
 def optional_key(value: Any, argument: str) -> str | None:
     return None if value is None else key(value, argument)
+
+
+def schema_name(value: Any, argument: str = "schema") -> str:
+    """The name of a schema of PostgreSQL, which cuts longer ones, so that two would be one."""
+    key(value, argument)
+    if len(value.encode()) > MAX_SCHEMA_BYTES:
+        problem = f"must have at most {MAX_SCHEMA_BYTES} bytes in UTF-8, has {len(value.encode())}"
+        raise InvalidValueError(argument, f"{problem}; PostgreSQL takes no longer names")
+    if value.startswith("pg_"):
+        raise InvalidValueError(argument, "must not begin with pg_, which PostgreSQL keeps for itself")
+    if "$statestore$" in value:
+        raise InvalidValueError(argument, "must not contain $statestore$, which migrations use as a quotation mark")
+    return str(value)
 
 
 def optional_text(value: Any, argument: str, *, max_bytes: int = exactjson.MAX_BYTES) -> str | None:

@@ -160,7 +160,12 @@ class SchemaOutdatedError(SchemaError):
 
 
 class SchemaAheadError(SchemaError):
-    """The tables were made by a newer version."""
+    """The tables were made by a newer version, and this one may not use them any more.
+
+    `oldest_code` is the revision that a version has to know to use them, where they say so.
+    """
+
+    oldest_code: str | None = None
 
 
 class StoreClosedError(StateStoreError):

@@ -6,13 +6,14 @@ A *target* says which database: a URL, an engine, or a connection. What happens 
   that lets one migrator in at a time. On SQLite all migrations are one transaction.
 - A connection that is in no transaction, or whose driver commits each statement: all migrations are one transaction,
   which is committed. A migration that has to leave it, for CREATE INDEX CONCURRENTLY, needs a URL or an engine.
-- A connection in a transaction: the migrations join it and the caller commits. On SQLite its `PRAGMA foreign_keys` has
-  to be off, since it cannot be switched inside a transaction, and on it would delete rows while tables are rebuilt.
+- A connection in a transaction: the migrations join it and the caller commits. So it is inside a migration of the
+  application's own Alembic, with `op.get_bind()`; see `include_object` for its env.py. On SQLite the connection's
+  `PRAGMA foreign_keys` has to be off: it cannot be switched inside a transaction, and on it would delete rows while
+  tables are rebuilt.
 
 Alembic is imported where it is needed, not with this module: a store that only checks its schema does without.
 """
 
-import re
 import shlex
 import threading
 import time
@@ -23,23 +24,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import (
-    URL,
-    CheckConstraint,
-    Connection,
-    Dialect,
-    MetaData,
-    column,
-    inspect,
-    select,
-    table,
-)
-from sqlalchemy.types import TypeEngine
+from sqlalchemy import URL, Connection
 
+from statestore import checks, schema_comparison, schema_revision
 from statestore.errors import (
     InvalidValueError,
-    SchemaAheadError,
-    SchemaError,
     SchemaMissingError,
     SchemaOutdatedError,
 )
@@ -51,7 +40,8 @@ from statestore.migration_targets import (
     reading,
     shown,
 )
-from statestore.schema import DEFAULT_SCHEMA, HEAD_REVISION, VERSION_TABLE, metadata
+from statestore.schema import DEFAULT_SCHEMA, metadata
+from statestore.schema_revision import SchemaRevision
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -96,7 +86,8 @@ def upgrade(
         progress: Called with a line of text after each migration.
 
     Raises:
-        SchemaAheadError: The schema was made by a newer version of statestore.
+        SchemaAheadError: A newer version of statestore made the schema, and this one may not use it. Where it may,
+            there is nothing to do.
         InvalidValueError: There is no such revision, or the target cannot be used.
         UnavailableError: The database cannot be reached or stayed busy. Earlier migrations may have been applied.
     """
@@ -123,54 +114,79 @@ def downgrade(
 
 def current(target: Target, *, schema: str = DEFAULT_SCHEMA) -> str | None:
     """The revision of the schema in the database, or None where there is none."""
+    found = read(target, schema=schema)
+    return None if found is None else found.revision
+
+
+def read(target: Target, *, schema: str = DEFAULT_SCHEMA) -> SchemaRevision | None:
+    """The revision of the schema and the oldest code that may use it, or None where there is no schema."""
+    checks.schema_name(schema)
     with reading(target) as connection:
-        return None if connection is None else _current(connection, schema)
+        return None if connection is None else schema_revision.read(connection, schema)
 
 
 def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> None:
-    """Make sure that the database has the schema that this version of statestore works with.
+    """Make sure that the database has a schema that this version of statestore works with.
+
+    That is its own, or a newer one whose migrations have only added to it, and say so.
 
     Raises:
         SchemaMissingError: There is none.
         SchemaOutdatedError: It is older.
-        SchemaAheadError: It is newer.
+        SchemaAheadError: It is newer, and not for this version any more.
     """
-    found = current(target, schema=schema)
-    if found == HEAD_REVISION:
+    found = read(target, schema=schema)
+    if found is not None and found.is_usable:
         return
     where = shown(target)
-    facts = {"current": found, "expected": HEAD_REVISION}
+    head = schema_revision.head()
+    facts = {"current": None if found is None else found.revision, "expected": head}
     command = f"statestore migrate up --url {shlex.quote(where)}"
     if schema != DEFAULT_SCHEMA:
         command += f" --schema {shlex.quote(schema)}"
     if found is None:
         raise SchemaMissingError(f"{where} has no statestore tables; make them with: {command}", **facts)
-    if any(known.revision == found for known in history()):
-        message = f"the schema in {where} is at revision {found}, this version works with {HEAD_REVISION}"
-        raise SchemaOutdatedError(f"{message}; bring it up with: {command}", **facts)
-    raise _ahead(target, found)
+    if any(known.revision == found.revision for known in history()):
+        raise SchemaOutdatedError(
+            f"the schema in {where} is at revision {found.revision}, this version works with {head}; bring the schema "
+            f"up before this version is deployed, with: {command}",
+            **facts,
+        )
+    raise schema_revision.ahead(where, found)
 
 
 def differences(target: Target, *, schema: str = DEFAULT_SCHEMA) -> list[str]:
     """In what the tables in the database differ from those that the code works with, a line each.
 
     Compares tables, columns with types, nullability and defaults, indexes, foreign keys, and the names of checks.
-    Tables that are not statestore's are not looked at.
+    Tables that are not statestore's are not looked at; nor is what a newer schema, if this version may use it, has
+    in addition.
     """
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
+    checks.schema_name(schema)
     with reading(target) as connection:
         if connection is None:
             return [f"table {name}: missing" for name in metadata.tables]
-        options = alembic_options(connection.dialect, schema)
-        context = MigrationContext.configure(connection, opts=options)
-        found = [
-            line
-            for change in compare_metadata(context, options["target_metadata"])
-            for line in _lines(change, connection.dialect)
-        ]
-        return [*found, *_check_differences(connection, schema)]
+        found = schema_revision.read(connection, schema)
+        lines = schema_comparison.differences(connection, schema)
+        if found is not None and found.is_newer and found.is_usable:
+            return [line for line in lines if not line.endswith(": not expected")]
+        return lines
+
+
+def include_object(item: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
+    """Keep `alembic revision --autogenerate` of an application from dropping our tables.
+
+    For its env.py:
+
+        context.configure(..., include_object=statestore.migrate.include_object)
+
+    False for the tables that migrations of statestore made, in whatever schema, and true for everything else. A table
+    of the application's own that is named as one of ours is told from it by its key. Alembic does not look at views.
+    If the application has an `include_object` already, both have to agree:
+
+        include_object=lambda *found: mine(*found) and statestore.migrate.include_object(*found)
+    """
+    return not (kind == "table" and reflected and compare_to is None and schema_comparison.is_ours(item))
 
 
 def history() -> list[Revision]:
@@ -192,40 +208,6 @@ def script_location() -> Path:
     return package / "_migrations"
 
 
-# What env.py shares with this module.
-
-
-def alembic_options(dialect: Dialect, schema: str) -> dict[str, Any]:
-    """How Alembic is to look at the database: at our tables only, in their schema, and with our eyes for defaults."""
-    on_postgresql = dialect.name == "postgresql"
-    # Alembic calls the connection's default schema None, also when it is asked for by name.
-    default = getattr(dialect, "default_schema_name", None)
-    reflected = schema if on_postgresql and schema != default else None
-    tables = metadata
-    if reflected is not None:
-        tables = MetaData(naming_convention=metadata.naming_convention)
-        for model in metadata.sorted_tables:
-            model.to_metadata(tables, schema=reflected)
-
-    def is_ours(name: str | None, kind: str, parents: Any) -> bool:
-        if kind == "schema":
-            return name == reflected
-        return kind != "table" or name in metadata.tables
-
-    return {
-        "target_metadata": tables,
-        "version_table": VERSION_TABLE,
-        "version_table_schema": schema if on_postgresql else None,
-        "include_schemas": on_postgresql,
-        "include_name": is_ours,
-        "compare_type": True,
-        "compare_server_default": _defaults_differ,
-        # Comments are for those who read the tables in the database; the migrations hold them, the code does not.
-        "autogenerate_plugins": ["alembic.autogenerate.*", "~alembic.autogenerate.comments"],
-        "render_as_batch": not on_postgresql,
-    }
-
-
 # Below: how it is done.
 
 # Alembic keeps the migration that is under way in module globals.
@@ -244,16 +226,19 @@ def _run(
     import alembic.command
     from alembic.util import CommandError
 
+    checks.schema_name(schema)
     config = _config()
     config.attributes.update(schema=schema, lock_timeout=lock_timeout, wait=wait, progress=progress)
     config.attributes["target"] = engine_for(target) if isinstance(target, str | URL) else checked_target(target)
-    with our_errors(target), _alone(target):
+    with our_errors(target), _alone(target), _outer_alembic_kept():
         try:
             getattr(alembic.command, command)(config, revision)
         except CommandError as error:
-            found = current(target, schema=schema)
-            if found is not None and all(known.revision != found for known in history()):
-                raise _ahead(target, found) from None
+            found = read(target, schema=schema)
+            if found is not None and all(known.revision != found.revision for known in history()):
+                if command == "upgrade" and found.is_usable:
+                    return  # Somebody newer has been here.
+                raise schema_revision.ahead(shown(target), found) from None
             raise InvalidValueError("revision", f"{revision!r}: {error}") from None
 
 
@@ -269,6 +254,25 @@ def _alone(target: Target) -> Iterator[None]:
         yield
     finally:
         _one_at_a_time.release()
+
+
+@contextmanager
+def _outer_alembic_kept() -> Iterator[None]:
+    """Give an Alembic that called us back what it had.
+
+    It keeps what is under way in the globals of these two modules, sets them for each run, and deletes them behind it:
+    a migration or an env.py of the application's, which called us, would find `op` and `context` empty from then on.
+    """
+    from alembic import context, op
+
+    before = [(vars(module), dict(vars(module))) for module in (context, op)]
+    try:
+        yield
+    finally:
+        for names, kept in before:
+            for name in names.keys() - kept.keys():
+                del names[name]
+            names.update(kept)
 
 
 def pause(connection: Connection, seconds: float) -> None:
@@ -296,75 +300,3 @@ def _scripts() -> "ScriptDirectory":
     from alembic.script import ScriptDirectory
 
     return ScriptDirectory.from_config(_config())
-
-
-def _current(connection: Connection, schema: str) -> str | None:
-    where = schema if connection.dialect.name == "postgresql" else None
-    if not inspect(connection).has_table(VERSION_TABLE, schema=where):
-        return None
-    versions = table(VERSION_TABLE, column("version_num"), schema=where)
-    found: list[str] = list(connection.execute(select(versions)).scalars())
-    if len(found) > 1:
-        raise SchemaError(f"{VERSION_TABLE} holds several revisions, {', '.join(found)}; leave the one that is right")
-    return found[0] if found else None
-
-
-def _lines(change: Any, dialect: Dialect) -> Iterator[str]:
-    """A change that Alembic would make to the database, as what is wrong with the database."""
-    if isinstance(change, list):  # all changes of one column
-        for single in change:
-            yield from _lines(single, dialect)
-        return
-    kind, *details = change
-    action, _, what = kind.partition("_")
-    if action == "modify":
-        _, owner, name, _, found, expected = details
-        yield f"column {owner}.{name}: {what} is {_brief(found, dialect)}, not {_brief(expected, dialect)}"
-        return
-    item = details[-1]
-    owner = details[-2] if what == "column" else getattr(getattr(item, "table", None), "name", None)
-    name = item.name if owner is None or what == "table" else f"{owner}.{item.name}"
-    yield f"{what} {name}: {'missing' if action == 'add' else 'not expected'}"
-
-
-def _brief(value: Any, dialect: Dialect) -> str:
-    if isinstance(value, TypeEngine):
-        return value.compile(dialect)
-    default = getattr(value, "arg", value)
-    return str(getattr(default, "text", default))
-
-
-def _check_differences(connection: Connection, schema: str) -> Iterator[str]:
-    """The checks, which Alembic does not look at: by name, since databases rewrite the conditions."""
-    inspector = inspect(connection)
-    where = schema if connection.dialect.name == "postgresql" else None
-    for name, model in metadata.tables.items():
-        if not inspector.has_table(name, schema=where):
-            continue
-        found = {check["name"] for check in inspector.get_check_constraints(name, schema=where)}
-        expected = {check.name for check in model.constraints if isinstance(check, CheckConstraint)}
-        yield from (f"check {name}.{check}: missing" for check in sorted(map(str, expected - found)))
-        yield from (f"check {name}.{check}: not expected" for check in sorted(map(str, found - expected)))
-
-
-_CAST = re.compile(r"::[a-z ]+$")
-
-
-def _defaults_differ(
-    context: Any, found_column: Any, expected_column: Any, found: str | None, _: Any, expected: str | None
-) -> bool:
-    """As text and without PostgreSQL's casts: Alembic would compare on the server, where `json` has no equality."""
-    return _plain(found) != _plain(expected)
-
-
-def _plain(default: str | None) -> str | None:
-    return None if default is None else _CAST.sub("", default).strip("()'")
-
-
-def _ahead(target: Target, found: str) -> SchemaAheadError:
-    return SchemaAheadError(
-        f"the schema in {shown(target)} is at revision {found}, which this version of statestore does not know (it "
-        f"works with {HEAD_REVISION}); install a newer statestore",
-        current=found,
-        expected=HEAD_REVISION,
-    )

@@ -46,7 +46,7 @@ def make_settings(namespace: str, clock: Clock | None, max_value_bytes: int, cac
 
 
 def make_options(**values: Any) -> Options:
-    checks.key(values["schema"], "schema")
+    checks.schema_name(values["schema"])
     checks.one_of(values["durability"], ("full", "normal"), "durability")
     checks.count(values.get("pool_size", 1), "pool_size", least=1)
     for name in ("pool_timeout", "lock_timeout", "statement_timeout"):

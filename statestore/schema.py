@@ -29,7 +29,7 @@ DEFAULT_SCHEMA = "statestore"
 """Where the tables live on PostgreSQL. SQLite has no schemas; there they live in the file itself."""
 
 VERSION_TABLE = "statestore_alembic_version"
-HEAD_REVISION = "0003"
+HEAD_REVISION = "0004"
 """The revision that this version of the package works with; a test holds it against migrations/versions."""
 
 metadata = MetaData(
@@ -102,8 +102,6 @@ sessions = Table(
         postgresql_where=text("expires_at IS NOT NULL"),
         sqlite_where=text("expires_at IS NOT NULL"),
     ),
-    # Room on each page for heap-only updates, which every append makes.
-    postgresql_with={"fillfactor": "70"},
 )
 
 session_segments = Table(

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import orjson
 
-from statestore import exactjson, schema
+from statestore import checks, exactjson, schema
 from statestore.cache_options import CacheOptions
 from statestore.errors import InvalidValueError
 from statestore.known import Known
@@ -29,6 +29,8 @@ Clock: TypeAlias = Callable[[], datetime]
 DialectName: TypeAlias = Literal["postgresql", "sqlite"]
 
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
+# Where the schema's name goes, which is put in last: it may hold whatever looks like a token or a parameter.
+_SCHEMA = "\0"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -56,11 +58,12 @@ class Statement:
         sql = re.sub(r"\{bytes:([^}]*)\}", dialect.size, sql)
         sql = re.sub(r"\{in:(\w+)\}", dialect.member, sql)
         if dialect.name == "sqlite":
-            return sql
+            return sql.replace(_SCHEMA, "")
         # Arrays travel in binary: as text they take twice as long.
-        return _PARAMETER.sub(
+        sql = _PARAMETER.sub(
             lambda match: f"%({match[1]}){'b' if match[1].endswith('_array') else 's'}", sql.replace("%", "%%")
         )
+        return sql.replace(_SCHEMA, dialect.schema_prefix)
 
 
 class Dialect:
@@ -72,7 +75,9 @@ class Dialect:
         self.name = name
         # PostgreSQL's clock serves all hosts alike; a clock handed in replaces it, and SQLite has only ours.
         self.server_time = server_time and name == "postgresql"
-        self.tokens = self._tokens(schema_name)
+        # As psycopg takes it, for which a single % begins a parameter.
+        self.schema_prefix = '"' + checks.schema_name(schema_name).replace('"', '""').replace("%", "%%") + '".'
+        self.tokens = self._tokens()
         # As `time`, for a column that is never empty: without a call in Python, since every entry has one.
         self.instant: Callable[[Any], datetime] = (
             methodcaller("astimezone", UTC) if name == "postgresql" else datetime.fromisoformat
@@ -86,10 +91,8 @@ class Dialect:
     def _render(self, statement: Statement) -> str:
         return statement.render(self)
 
-    def _tokens(self, schema_name: str) -> dict[str, str]:
-        quoted = '"' + schema_name.replace('"', '""') + '".'
-        prefix = quoted if self.name == "postgresql" else ""
-        tokens = {f"{{{name}}}": prefix + name for name in (*schema.metadata.tables, *schema.VIEWS)}
+    def _tokens(self) -> dict[str, str]:
+        tokens = {f"{{{name}}}": _SCHEMA + name for name in (*schema.metadata.tables, *schema.VIEWS)}
         if self.name == "sqlite":
             now = ":now"
             tokens |= {"{hour}": "substr(:now, 1, 13) || ':00:00.000000Z'", "{lock}": "", "{share}": ""}

@@ -68,9 +68,9 @@ def upgrade() -> None:
         sa.CheckConstraint("(ttl IS NULL) = (expires_at IS NULL)", name=op.f("ck_sessions_ttl")),
         schema=schema,
         comment="Conversations of agents, one row each",
-        # Room on each page for heap-only updates, which every append makes.
-        postgresql_with={"fillfactor": "70", **VACUUM_EARLY},
     )
+    # Room on each page for heap-only updates, which every append makes.
+    set_storage("sessions", {"fillfactor": "70", **VACUUM_EARLY})
     create_index("sessions", "user_id", "namespace", "active_hour")
     create_index("sessions", "active_hour", "namespace")
     create_index("sessions", "created_at", "namespace")
@@ -146,8 +146,8 @@ def upgrade() -> None:
         sa.CheckConstraint("seq >= 1", name=op.f("ck_history_entries_seq")),
         schema=schema,
         comment="What was said and done in a session, with what it used. A fork shares the rows of its source",
-        postgresql_with=VACUUM_EARLY,
     )
+    set_storage("history_entries", VACUUM_EARLY)
     op.create_index(
         op.f("uq_history_entries_entry_id"),
         "history_entries",
@@ -196,8 +196,8 @@ def upgrade() -> None:
         ),
         schema=schema,
         comment="What a session remembers by key",
-        postgresql_with=VACUUM_EARLY,
     )
+    set_storage("state_entries", VACUUM_EARLY)
     create_index("state_entries", "namespace", "expires_at", where="expires_at IS NOT NULL")
 
     if op.get_context().dialect.name == "postgresql":
@@ -221,6 +221,14 @@ def create_index(table: str, *columns: str, where: str | None = None) -> None:
         postgresql_where=condition,
         sqlite_where=condition,
     )
+
+
+def set_storage(table: str, parameters: dict[str, str]) -> None:
+    """Set storage parameters on PostgreSQL. SQLAlchemy takes them with CREATE TABLE from 2.1 on only."""
+    if op.get_context().dialect.name == "postgresql":
+        schema = (op.get_context().version_table_schema or "").replace('"', '""')
+        values = ", ".join(f"{name} = '{value}'" for name, value in parameters.items())
+        op.execute(sa.DDL(f'ALTER TABLE "{schema}".{table} SET ({values})'.replace("%", "%%")))
 
 
 def compress() -> None:

@@ -61,8 +61,8 @@ def upgrade() -> None:
         ),
         schema=schema,
         comment="Results that are kept for a while",
-        postgresql_with=VACUUM_EARLY,
     )
+    set_storage("cache_entries", VACUUM_EARLY)
     create_index("cache_entries", "namespace", "last_accessed_at", "access_seq")
     create_index("cache_entries", "namespace", "keep_until", where="keep_until IS NOT NULL")
     create_index("cache_entries", "namespace", "agent_name", where="agent_name IS NOT NULL")
@@ -87,8 +87,8 @@ def upgrade() -> None:
         ),
         schema=schema,
         comment="By what an entry can be invalidated",
-        postgresql_with=VACUUM_EARLY,
     )
+    set_storage("cache_tags", VACUUM_EARLY)
     create_index("cache_tags", "key", "namespace")
 
     op.create_table(
@@ -111,8 +111,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("namespace", "key", name=op.f("pk_cache_claims")),
         schema=schema,
         comment="Who computes a missing entry at the moment, so that others wait for it",
-        postgresql_with=VACUUM_EARLY,
     )
+    set_storage("cache_claims", VACUUM_EARLY)
 
     if op.get_context().dialect.name == "postgresql":
         # What is worth compressing was compressed before it came here.
@@ -138,3 +138,11 @@ def create_index(table: str, *columns: str, where: str | None = None) -> None:
         postgresql_where=condition,
         sqlite_where=condition,
     )
+
+
+def set_storage(table: str, parameters: dict[str, str]) -> None:
+    """Set storage parameters on PostgreSQL. SQLAlchemy takes them with CREATE TABLE from 2.1 on only."""
+    if op.get_context().dialect.name == "postgresql":
+        schema = (op.get_context().version_table_schema or "").replace('"', '""')
+        values = ", ".join(f"{name} = '{value}'" for name, value in parameters.items())
+        op.execute(sa.DDL(f'ALTER TABLE "{schema}".{table} SET ({values})'.replace("%", "%%")))

@@ -81,15 +81,18 @@ def status(database: Database, as_json: bool) -> None:
     from statestore import migrate
     from statestore.schema import HEAD_REVISION
 
-    current = migrate.current(database.existing_url(), schema=database.schema)
+    found = migrate.read(database.existing_url(), schema=database.schema)
+    current = None if found is None else found.revision
     known = migrate.history()
     revisions = [revision.revision for revision in known]
     ahead = current is not None and current not in revisions
+    usable = found is not None and found.is_usable
     pending = [] if ahead else known[revisions.index(current) + 1 if current in revisions else 0 :]
     if as_json:
-        click.echo(json_text({"current": current, "head": HEAD_REVISION, "ahead": ahead, "pending": pending}))
+        facts = {"current": current, "head": HEAD_REVISION, "ahead": ahead, "usable": usable, "pending": pending}
+        click.echo(json_text(facts))
         return
-    note = "  (unknown to this version of statestore: a newer one made it)" if ahead else ""
+    note = f"  (newer than this version of statestore, which may {'' if usable else 'not '}use it)" if ahead else ""
     click.echo(f"current  {visible(current or 'none')}{note}")
     click.echo(f"head     {HEAD_REVISION}")
     for index, revision in enumerate(pending):
@@ -109,25 +112,28 @@ def status(database: Database, as_json: bool) -> None:
 def check(database: Database, as_json: bool) -> None:
     """Compare the tables with those that this version works with; exit with 1 if they differ.
 
-    Compares tables, columns, indexes, foreign keys and checks. Other tables in the database are not looked at.
+    Compares tables, columns, indexes, foreign keys and checks. Other tables in the database are not looked at. A newer
+    schema that this version may use is in order, whatever it has in addition.
     """
     from statestore import migrate
     from statestore.schema import HEAD_REVISION
 
     url = database.existing_url()
     migrate.check(url, schema=database.schema)
+    revision = migrate.current(url, schema=database.schema)
     differences = migrate.differences(url, schema=database.schema)
     if as_json:
-        click.echo(json_text({"revision": HEAD_REVISION, "differences": differences}))
+        click.echo(json_text({"revision": revision, "differences": differences}))
     for difference in [] if as_json else differences:
         click.echo(visible(difference))
     if differences:
         raise Failure(
-            f"the tables say revision {HEAD_REVISION} but differ from it; undo what was changed by hand, "
+            f"the tables say revision {revision} but differ from it; undo what was changed by hand, "
             "or restore them from a backup"
         )
     if not as_json:
-        click.echo(f"the tables are those of revision {HEAD_REVISION}")
+        newer = "" if revision == HEAD_REVISION else f", which this version may use; it works with {HEAD_REVISION}"
+        click.echo(f"the tables are those of revision {visible(str(revision))}{newer}")
 
 
 def _tell_revision(revision: str | None, as_json: bool) -> None:

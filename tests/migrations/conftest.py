@@ -39,6 +39,30 @@ def downgrade():
         batch.drop_column("colour")
 """
 
+ADD_MORE = """
+def upgrade():
+    schema = op.get_context().version_table_schema
+    op.create_table("more", sa.Column("id", sa.Integer(), primary_key=True), schema=schema)
+    op.add_column("sessions", sa.Column("mood", sa.Text()), schema=schema)
+    op.create_index("ix_mood", "sessions", ["mood"], schema=schema)
+
+
+def downgrade():
+    schema = op.get_context().version_table_schema
+    op.drop_index("ix_mood", "sessions", schema=schema)
+    op.drop_column("sessions", "mood", schema=schema)
+    op.drop_table("more", schema=schema)
+"""
+
+NOTHING = """
+def upgrade():
+    pass
+
+
+def downgrade():
+    pass
+"""
+
 ADD_INDEX_CONCURRENTLY = """
 def upgrade():
     schema = op.get_context().version_table_schema

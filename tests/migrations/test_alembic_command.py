@@ -150,6 +150,7 @@ def test_a_new_migration_starts_from_the_template(checkout: Path) -> None:
     path = checkout / "migrations" / "versions" / f"{NEXT}_add_something.py"
     module = ast.parse(path.read_text())
     assert (ast.get_docstring(module) or "").startswith("Add something.")
+    assert f"\noldest_code = '{NEXT}'\n" in path.read_text()
     assert "CONCURRENTLY" not in path.read_text().partition('"""\n')[2].partition("def ")[2]
     assert "statestore" not in {
         node.module for node in ast.walk(module) if isinstance(node, ast.ImportFrom) and node.module

@@ -11,17 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from statestore.schema import HEAD_REVISION
+from statestore import migrate
+from statestore.schema import HEAD_REVISION, VERSION_TABLE
+from tests.migrations import conftest
+from tests.migrations.databases import prefix, rows
 
 PROJECT = Path(__file__).parents[2]
 FIRST_MIGRATION = "statestore/_migrations/versions/0001_*.py"
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, code: int = 0) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "STATESTORE_"))}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + (done.stderr if code else "")
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Installation:
     def python(self, code: str) -> str:
         return run(self.root / "bin" / "python", "-c", code, cwd=self.cwd)
 
-    def statestore(self, *arguments: str) -> str:
-        return run(self.root / "bin" / "statestore", *arguments, cwd=self.cwd)
+    def statestore(self, *arguments: str, code: int = 0) -> str:
+        return run(self.root / "bin" / "statestore", *arguments, cwd=self.cwd, code=code)
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +91,46 @@ def test_migrates_with_the_migrations_it_carries(installation: Installation) -> 
 
     assert "the packaged migration" in installation.statestore("migrate", "up", "--url", url)
     assert f"current  {HEAD_REVISION}" in installation.statestore("migrate", "status", "--url", url)
+
+
+# The release after this one, whose migrations the wheel, which is the old release from then on, does not know.
+scripts, add_migration = conftest.scripts, conftest.add_migration
+APPEND = """
+from statestore import StateStore
+with StateStore.open({url!r}) as store:
+    store.history.append("s", [{{"role": "user", "content": "Hi"}}], create=True)
+    print(store.history.count("s"))
+"""
+
+
+def test_an_old_release_goes_on_with_a_newer_schema_as_long_as_that_only_has_more(
+    database_url: str, installation: Installation, add_migration: conftest.AddMigration
+) -> None:
+    url = database_url
+    assert installation.python(APPEND.format(url=url)) == "1\n"
+
+    additive = add_migration(f'\noldest_code = "{HEAD_REVISION}"\n' + conftest.ADD_MORE)
+    migrate.upgrade(url)
+    assert installation.python(APPEND.format(url=url)) == "2\n"
+    assert f"revision {additive}" in installation.statestore("migrate", "up", "--url", url)
+    assert f"revision {additive}, which this version may use" in installation.statestore(
+        "migrate", "check", "--url", url
+    )
+
+    breaking = add_migration(conftest.ADD_COLUMN)
+    migrate.upgrade(url)
+    assert rows(url, f"SELECT oldest_code FROM {prefix(url)}{VERSION_TABLE}") == [(breaking,)]
+    for command in (("migrate", "check"), ("migrate", "up"), ("sessions",)):
+        said = installation.statestore(*command, "--url", url, code=1)
+        assert f"knows revision {breaking} or a later one; this version knows {HEAD_REVISION}" in said
+        assert "First install a newer statestore here" in said
+    migrate.downgrade(url, additive)
+    assert installation.python(APPEND.format(url=url)) == "3\n"
+
+
+def test_a_new_release_says_what_to_do_with_an_older_schema(
+    empty_database_url: str, installation: Installation
+) -> None:
+    migrate.upgrade(empty_database_url, "0003")
+    said = installation.statestore("sessions", "--url", empty_database_url, code=1)
+    assert "bring the schema up before this version is deployed, with: statestore migrate up" in said

@@ -32,7 +32,7 @@ FLOORS = (
     {"genai_prices", "engines", "execution", "waits", "connections"},
     {"grouping", "thread_groups", "task_groups", "group_calls", "database"},
     {"async_database", "threaded_database", "engine_database", "courses"},
-    {"migration_targets"},
+    {"migration_targets", "schema_comparison", "schema_revision"},
     {"migrate"},
     {"opening"},
     {"follow", "cache_files", "operations", "operations.", "turn", "leases", "single_flight", "sweeping"},

@@ -1,0 +1,69 @@
+"""Which revision the schema in a database has, and whether this version of the package may use it.
+
+The version table says both in one row: `version_num`, which is Alembic's, and `oldest_code`, the oldest revision whose
+code may use the schema as it is now. Migrations that only add something leave it where it is, so processes of the
+release before go on, and can be restarted, while a deployment rolls out. Schemas up to revision 0003 have no such
+column, and the code of that time refuses every schema but its own.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, inspect, literal_column, select, table
+
+from statestore import schema
+from statestore.errors import SchemaAheadError, SchemaError
+from statestore.schema import VERSION_TABLE
+
+
+def head() -> str:
+    """The revision that this version works with."""
+    return schema.HEAD_REVISION
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaRevision:
+    """The revision of a schema, and of the oldest code that may use it; None where it does not say."""
+
+    revision: str
+    oldest_code: str | None
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a later version of statestore made it."""
+        return self.revision.isdecimal() and int(self.revision) > int(head())
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether this version may work with it: it is its own, or a newer one that says so."""
+        if self.revision == head():
+            return True
+        oldest = self.oldest_code or ""
+        return self.is_newer and oldest.isdecimal() and int(oldest) <= int(head())
+
+
+def read(connection: Connection, schema_name: str) -> SchemaRevision | None:
+    """What the database says; None where it has no schema."""
+    where = schema_name if connection.dialect.name == "postgresql" else None
+    if not inspect(connection).has_table(VERSION_TABLE, schema=where):
+        return None
+    # All columns, since older schemas have one less: no round trip more to find out which.
+    versions: Select[Any] = select(literal_column("*")).select_from(table(VERSION_TABLE, schema=where))
+    found: list[dict[str, Any]] = [dict(row) for row in connection.execute(versions).mappings()]
+    if len(found) > 1:
+        several = ", ".join(row["version_num"] for row in found)
+        raise SchemaError(f"{VERSION_TABLE} holds several revisions, {several}; leave the one that is right")
+    return SchemaRevision(found[0]["version_num"], found[0].get("oldest_code")) if found else None
+
+
+def ahead(where: str, found: SchemaRevision) -> SchemaAheadError:
+    """That the schema is too new, and what to deploy before it can be used from here."""
+    needed = found.oldest_code or found.revision
+    return SchemaAheadError(
+        f"the schema in {where} is at revision {found.revision}, which can be used by a statestore that knows revision "
+        f"{needed} or a later one; this version knows {head()}. First install a newer statestore here: "
+        "pip install --upgrade statestore",
+        current=found.revision,
+        expected=head(),
+        oldest_code=found.oldest_code,
+    )
