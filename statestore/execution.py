@@ -36,11 +36,12 @@ class Sent:
 class Borrowed:
     """A SQLAlchemy connection as a `Connected`. Engines of our own use the pool's connection, at half the cost."""
 
-    __slots__ = ("close", "connection", "cursor", "invalidate")
+    __slots__ = ("close", "connection", "cursor", "driver_connection", "invalidate")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.cursor = connection.connection.cursor
+        self.driver_connection = connection.connection.driver_connection
         self.invalidate = connection.invalidate
         self.close = connection.close
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from statestore import checks, exactjson
 from statestore.errors import ConflictError, EntryNotFoundError, InvalidValueError, SessionNotFoundError
-from statestore.repositories import appending, entry_reads, entry_rows, lease_checks, ranges, session_rows
+from statestore.repositories import appending, entry_reads, entry_rows, holding, lease_checks, ranges, session_rows
 from statestore.repositories.base import reads, writes, writes_in_one_statement, writes_once
 from statestore.repositories.entry_rows import PreparedEntry
 from statestore.repositories.summaries import SummariesRepository
@@ -151,10 +151,10 @@ class HistoryRepository(WindowsRepository, SummariesRepository):
             SessionNotFoundError: No such session, or it has expired.
         """
         checks.key(session_id, "session_id")
-        row = self._link.one(_COUNT, session_id=session_id)
-        if row is None:
+        rows = holding.read(self._link, _COUNT, session_id=session_id)
+        if not rows:
             raise session_rows.not_found(self._link, session_id)
-        entries: int = row[0]
+        entries: int = rows[0][0]
         return entries
 
     @writes_once
