@@ -100,12 +100,15 @@ class EntryNotFoundError(NotFoundError):
 class ConflictError(StateStoreError):
     """What the caller assumed no longer holds: another writer came first. Read again, then decide.
 
-    `expected` and `actual` hold the version, revision or position where there is one. `unsaved` holds what a turn had
-    collected and could not commit.
+    `expected` and `actual` hold the version, revision or position where there is one. `entry_id` is that of an entry
+    that is stored already, and `field` the name of what differs in it. `unsaved` holds what a turn had collected and
+    could not commit.
     """
 
     expected: int | None = None
     actual: int | None = None
+    entry_id: str | None = None
+    field: str | None = None
     unsaved: Any = None
 
 

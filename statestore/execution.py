@@ -41,6 +41,7 @@ class Borrowed:
         self.connection = connection
         self.driver_connection = connection.connection.driver_connection
         self.cursor = connection.connection.cursor
+        self.driver_connection = connection.connection.driver_connection
         self.invalidate = connection.invalidate
         self.close = connection.close
 

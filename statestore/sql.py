@@ -40,15 +40,21 @@ class Statement:
 
     Tokens: a table's name; `{now}`, the time of the statement, or of the operation where it is our clock's;
     `{hour}`, the same cut to the hour; `{later:X}`, now plus the duration X; `{live}`, that session `s` has not
-    expired; `{lock}` and `{share}`, row locks, which SQLite does not need since its write transactions run one at a
-    time; `{least}` and `{greatest}`; `{bytes:X}`, the size of the text or JSON X in UTF-8, 0 for NULL; `{in:x}`,
-    that what stands before is in the list `:x`.
+    expired; `{writable}`, that this transaction may change sessions, as far as the database tells; `{lock}` and
+    `{share}`, row locks, which SQLite does not need since its write transactions run one at a time; `{least}` and
+    `{greatest}`; `{bytes:X}`, the size of the text or JSON X in UTF-8, 0 for NULL; `{in:x}`, that what stands before
+    is in the list `:x`.
     """
 
     __slots__ = ("_sql",)
 
     def __init__(self, sql: str = "", *, postgresql: str = "", sqlite: str = "") -> None:
         self._sql = {"postgresql": postgresql or sql, "sqlite": sqlite or sql}
+
+    @property
+    def postgresql(self) -> str:
+        """Its SQL for PostgreSQL, with tokens, to make another statement of."""
+        return self._sql["postgresql"]
 
     def render(self, dialect: "Dialect") -> str:
         sql = self._sql[dialect.name]
@@ -96,13 +102,18 @@ class Dialect:
         if self.name == "sqlite":
             now = ":now"
             tokens |= {"{hour}": "substr(:now, 1, 13) || ':00:00.000000Z'", "{lock}": "", "{share}": ""}
-            tokens |= {"{least}": "min", "{greatest}": "max"}
+            tokens |= {"{least}": "min", "{greatest}": "max", "{writable}": "true"}
         else:
             now = "statement_timestamp()" if self.server_time else "CAST(:now AS timestamptz)"
             tokens |= {"{hour}": f"date_trunc('hour', {now}, 'UTC')"}
             # Not FOR UPDATE: that would also stop the foreign key checks of rows that refer to the locked one.
             tokens |= {"{lock}": "FOR NO KEY UPDATE OF s", "{share}": "FOR SHARE OF s"}
             tokens |= {"{least}": "least", "{greatest}": "greatest"}
+            sessions = tokens["{sessions}"].replace("'", "''")
+            tokens["{writable}"] = (
+                "(current_setting('transaction_read_only') = 'off'"
+                f" AND has_any_column_privilege('{sessions}', 'update'))"
+            )
         return tokens | {"{now}": now, "{live}": f"(s.expires_at IS NULL OR s.expires_at > {now})"}
 
     def _later_postgresql(self, match: re.Match[str]) -> str:
@@ -202,6 +213,17 @@ class Connected(Protocol):
     def close(self) -> None: ...
 
 
+def _is_read_only(connection: Any) -> bool:
+    """Whether PostgreSQL allows no writes on a connection, as far as it says so without being asked."""
+    driver = connection.driver_connection
+    status = driver.info.parameter_status
+    if status("in_hot_standby") == "on":
+        return True
+    if driver.read_only is not None:
+        return bool(driver.read_only)
+    return bool(status("default_transaction_read_only") == "on")
+
+
 class Link:
     """A connection, checked out for one operation or one transaction. Never commits."""
 
@@ -223,8 +245,9 @@ class Link:
         self.settings = settings
         self.in_transaction = in_transaction
         # In a transaction of the caller's on PostgreSQL: what is read must be locked, so that nobody changes it before
-        # the transaction ends. SQLite's single writer gives that by itself.
-        self.holds_reads = holds_reads and dialect.name == "postgresql"
+        # the transaction ends. SQLite's single writer gives that by itself, and where nothing can be written, nothing
+        # can be lost either.
+        self.holds_reads = holds_reads and dialect.name == "postgresql" and not _is_read_only(connection)
 
     def begin_operation(self) -> None:
         """What follows is another operation, at another time."""

@@ -11,9 +11,11 @@ from statestore import checks, exactjson
 from statestore.errors import ConflictError, InvalidValueError
 from statestore.repositories import (
     appending,
+    entry_differences,
     entry_reads,
     entry_rows,
     lease_checks,
+    price_rows,
     ranges,
     segments,
     session_columns,
@@ -27,12 +29,17 @@ from statestore.repositories.entry_rows import PreparedEntry
 from statestore.repositories.session_rows import LockedSession
 from statestore.session_values import Baseline, ConversationState, Lease, SaveReport
 from statestore.sql import Statement
-from statestore.values import Entry, NewEntry, Session, Summary
+from statestore.values import Entry, NewEntry, Session, Summary, Usage
 
 _ATTRIBUTES = ("user_id", "agent_name", "title", "instructions", "metadata", "project_root", "cwd", "ttl")
 
-# An entry that is stored anew is not billed anew: its usage went into the ledger when its first row was released, or
-# is with the session that it was forked from.
+# An entry that is stored anew is not billed anew. If its row was the session's own and is not in the ledger yet, it
+# never gets there, and the new row is billed in its place: that one says what the entry used by now.
+_DO_NOT_BILL = Statement("""
+    UPDATE {history_entries} SET usage_folded = 1
+    WHERE namespace = :namespace AND session_id = :session_id AND seq {in:seqs} AND usage_folded = 0
+    RETURNING seq""")
+# What it used is in the ledger, or with the session that it was forked from.
 _MARK_FOLDED = Statement("""
     UPDATE {history_entries} SET usage_folded = 1
     WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq""")
@@ -58,8 +65,10 @@ class ConversationsRepository(Repository):
 
         Entries that are new at the end are appended, those missing at the front are trimmed, those that differ are
         replaced, and what is missing at the end is dropped. Entries that were loaded are known by their `entry_id`,
-        others by their content. Forks keep what they see, and what an entry cost is not counted again. State, summaries
-        and attributes become those given; what is not given is removed.
+        others by their content; those with the same content differ if their usage, metadata, tool name or another
+        field does, but for a cost or time that is not given. A plain message is its content alone. Forks keep what they
+        see. What an entry used is counted once: usage that it gets only now is, and what was counted is not again.
+        State, summaries and attributes become those given; what is not given is removed.
 
         A conversation that was loaded is saved only if nobody else has changed it since; after that it counts as loaded
         anew, so that it can be changed and saved again. (Where the transaction around it is undone, load it again.) One
@@ -173,16 +182,22 @@ class ConversationsRepository(Repository):
 
     def _store_entries(self, plan: "_Plan") -> None:
         link, session_id = self._link, plan.session.session_id
+        restored = [plan.known[entry_id] for entry_id in plan.new_ids() if entry_id in plan.known]
+        unbilled: set[int] = set()
+        if restored:
+            seqs = [entry.seq for entry in restored]
+            unbilled = {row[0] for row in link.all(_DO_NOT_BILL, session_id=session_id, seqs=seqs)}
         for from_seq, to_seq in plan.released():
             segments.release(link, session_id, from_seq, to_seq)
         if plan.rewritten:
-            shape = entry_rows.shape([entry for _, _, entry in plan.rewritten])
+            priced, _ = price_rows.price(link, [entry for _, _, entry in plan.rewritten])
+            shape = entry_rows.shape(priced)
             now = link.now() or session_rows.now(link)
             rows = [
                 dict.fromkeys(shape)
                 | entry.columns
                 | {"seq": seq, "turn": turn, "created_at": entry.columns.get("created_at", now)}
-                for seq, turn, entry in plan.rewritten
+                for (seq, turn, _), entry in zip(plan.rewritten, priced, strict=True)
             ]
             link.many(entry_rows.insert_one(shape), rows, session_id=session_id)
         if plan.range_changed:
@@ -190,9 +205,16 @@ class ConversationsRepository(Repository):
                 link, session_id, first_seq=plan.first_seq, next_seq=plan.kept_end + 1, last_turn=plan.last_turn
             )
         added = appending.insert_all(link, session_id, plan.added)
-        known = [seq for seq, _, entry in plan.rewritten if entry.entry_id in plan.known]
-        known += [entry.seq for entry in added if entry.entry_id in plan.known]
-        link.many(_MARK_FOLDED, [{"seq": seq} for seq in known], session_id=session_id)
+        stored = [(seq, entry) for seq, _, entry in plan.rewritten]
+        stored += [(entry.seq, given) for entry, given in zip(added, plan.added, strict=True)]
+        counted = [
+            {"seq": seq}
+            for seq, entry in stored
+            if (old := plan.known.get(entry.entry_id)) is not None
+            and old.seq not in unbilled
+            and (_reports_usage(old) or not entry_rows.reports_usage(entry))
+        ]
+        link.many(_MARK_FOLDED, counted, session_id=session_id)
 
     def _save_state(
         self, session_id: str, texts: Mapping[str, str], baseline: Baseline | None
@@ -235,14 +257,14 @@ class _Plan:
     Attributes:
         rewritten: Position, turn and entry of what is stored anew at a position that exists.
         added: What comes behind the last position that is kept.
-        known: The ids that were stored before.
+        known: The entries that were stored before, by their ids.
     """
 
     def __init__(
         self, session: Session, last_turn: int, stored: Sequence[Entry], given: Sequence[tuple[PreparedEntry, Any]]
     ) -> None:
         self.session = session
-        self.known = {entry.entry_id for entry in stored}
+        self.known = {entry.entry_id: entry for entry in stored}
         self.trimmed = _dropped_in_front(stored, given)
         self.first_seq = session.first_seq + self.trimmed
         kept = stored[self.trimmed :]
@@ -256,17 +278,29 @@ class _Plan:
         turn = kept[0].turn - (kept[0].role == "user") if kept else last_turn
         for old, (entry, original) in zip(kept, given, strict=False):
             turn += entry.columns["role"] == "user"
-            equal = original == old if isinstance(original, Entry) else _same(entry, old) and _same_content(entry, old)
+            same = _same(entry, old)
+            equal = original == old if isinstance(original, Entry) else same and _equal(entry, old)
             if equal and turn == old.turn:
                 continue
             self.replaced += not equal
-            if equal and entry.entry_id != old.entry_id:
-                entry = replace(entry, columns=entry.columns | {"entry_id": old.entry_id, "created_at": old.created_at})
-            self.rewritten.append((old.seq, turn, entry))
+            if same and not entry.own_id:
+                entry = replace(entry, columns=entry.columns | {"entry_id": old.entry_id})
+            self.rewritten.append((old.seq, turn, self._dated(entry)))
         self.last_turn = turn
-        self.added = [entry for entry, _ in given[overlap:]]
+        self.added = [self._dated(entry) for entry, _ in given[overlap:]]
         # Appending says so itself.
         self.range_changed = self.trimmed > 0 or self.removed > 0 or turn != last_turn
+
+    def _dated(self, entry: PreparedEntry) -> PreparedEntry:
+        """The entry with the time at which it happened, if it was stored before and does not say otherwise."""
+        old = self.known.get(entry.entry_id)
+        if old is None or "created_at" in entry.columns:
+            return entry
+        return replace(entry, columns=entry.columns | {"created_at": old.created_at})
+
+    def new_ids(self) -> list[str]:
+        """The ids of all that is stored anew."""
+        return [entry.entry_id for _, _, entry in self.rewritten] + [entry.entry_id for entry in self.added]
 
     def released(self) -> list[tuple[int, int]]:
         """The ranges whose rows the session lets go of."""
@@ -295,12 +329,16 @@ def _same(given: PreparedEntry, stored: Entry) -> bool:
     """Whether an entry that is given is the one that is stored, edited perhaps."""
     if given.own_id:
         return given.entry_id == stored.entry_id
-    return given.columns["role"] == stored.role and _same_content(given, stored)
+    return given.columns["role"] == stored.role and entry_differences.has_same_content(stored, given)
 
 
-def _same_content(given: PreparedEntry, stored: Entry) -> bool:
-    same: bool = given.columns["content"] == exactjson.dumps(stored.content, "content")
-    return same
+def _equal(given: PreparedEntry, stored: Entry) -> bool:
+    """Whether it was not edited, either."""
+    return entry_differences.has_same_content(stored, given) and entry_differences.beside_content(stored, given) is None
+
+
+def _reports_usage(entry: Entry) -> bool:
+    return entry.usage != Usage() or entry.cost_usd is not None
 
 
 def _prepare(

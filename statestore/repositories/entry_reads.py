@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from statestore.repositories import entry_rows, session_rows
+from statestore.repositories import entry_rows, holding, session_rows
 from statestore.sql import Link, Statement
 from statestore.values import Entry
 
@@ -108,11 +108,11 @@ def read(
     """
     window = window_of(last, after, before, limit)
     known = session_id in link.settings.forks
-    rows = link.all(_READ_FORK if known else _READ, session_id=session_id, **window)
+    rows = holding.read(link, _READ_FORK if known else _READ, session_id=session_id, **window)
     if rows and not known and (rows[0][0] or 0) & _FORK:
         known = True
         link.settings.forks.add(session_id)
-        rows = link.all(_READ_FORK, session_id=session_id, **window)
+        rows = holding.read(link, _READ_FORK, session_id=session_id, **window)
     if not rows:
         raise session_rows.not_found(link, session_id)
     also, seq = rows[0][:2]

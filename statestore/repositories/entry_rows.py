@@ -49,11 +49,16 @@ COLUMNS = """h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS 
 
 @dataclass(frozen=True, slots=True)
 class PreparedEntry:
-    """An entry that has passed every check. `columns` are as stored, but `turn` counts from the batch's start."""
+    """An entry that has passed every check. `columns` are as stored, but `turn` counts from the batch's start.
+
+    `given` are the columns that the caller named, beside those that were read from the content; None for a plain
+    message, which says nothing of what stands beside it.
+    """
 
     columns: Params
     content: Any
     metadata: dict[str, Any]
+    given: Params | None
     own_id: bool
 
     @property
@@ -80,20 +85,22 @@ def prepare(entries: Sequence[NewEntry | Mapping[str, Any]], *, max_bytes: int) 
 
 
 def _prepare(entry: NewEntry | Mapping[str, Any], name: str, turn: int, max_bytes: int) -> PreparedEntry:
+    given: Params | None = None
     if isinstance(entry, NewEntry):
         given, value = _given(entry, name, max_bytes), entry.content
     elif isinstance(entry, Mapping):
-        given, value = {}, entry if isinstance(entry, dict) else dict(entry)
+        value = entry if isinstance(entry, dict) else dict(entry)
     else:
         raise InvalidValueError(name, f"must be a NewEntry or a message mapping, not {type(entry).__name__}")
     data, copy = exactjson.encode(value, f"{name}.content", max_bytes=max_bytes)
     said: Params = {}
     if isinstance(copy, dict):
         said = messages.columns(copy)
-        if "usage" in copy and "usage" not in given:
-            given |= _usage_columns(messages.usage(copy), name)
-    given.pop("usage", None)
-    columns = said | given
+        if "usage" in copy and (given is None or "usage" not in given):
+            said |= _usage_columns(messages.usage(copy), name)
+    if given is not None:
+        given.pop("usage", None)
+    columns = said if given is None else said | given
     role = columns.setdefault("role", None)
     own_id = "entry_id" in columns
     if not own_id:
@@ -102,7 +109,7 @@ def _prepare(entry: NewEntry | Mapping[str, Any], name: str, turn: int, max_byte
     columns["content"] = data.decode()
     columns["content_bytes"] = len(data)
     metadata = exactjson.loads(columns["metadata"]) if "metadata" in columns else {}
-    return PreparedEntry(columns, copy, metadata, own_id=own_id)
+    return PreparedEntry(columns, copy, metadata, given, own_id=own_id)
 
 
 _NAMES = (
@@ -147,6 +154,11 @@ def _usage_columns(usage: Usage, name: str) -> Params:
         for field in _TOKENS
         if (tokens := getattr(usage, field)) is not None
     }
+
+
+def reports_usage(entry: PreparedEntry) -> bool:
+    """Whether there is something to be billed."""
+    return any(entry.columns.get(name) is not None for name in (*_TOKENS, "cost_usd"))
 
 
 def shape(entries: Sequence[PreparedEntry]) -> tuple[str, ...]:

@@ -3,9 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from statestore import checks, exactjson
+from statestore import checks
 from statestore.errors import ConflictError, EntryNotFoundError, InvalidValueError, SessionNotFoundError
-from statestore.repositories import appending, entry_reads, entry_rows, lease_checks, ranges, session_rows
+from statestore.repositories import (
+    appending,
+    entry_differences,
+    entry_reads,
+    entry_rows,
+    holding,
+    lease_checks,
+    ranges,
+    session_rows,
+)
 from statestore.repositories.base import reads, writes, writes_in_one_statement, writes_once
 from statestore.repositories.entry_rows import PreparedEntry
 from statestore.repositories.summaries import SummariesRepository
@@ -54,8 +63,9 @@ class HistoryRepository(WindowsRepository, SummariesRepository):
 
         Raises:
             SessionNotFoundError: No such session, or it has expired, and *create* is false. Nothing was written.
-            ConflictError: *after_seq* lies behind the end; or other content stands at a position or under an
-                `entry_id` that is stored already. Nothing was written.
+            ConflictError: *after_seq* lies behind the end; or what stands at a position or under an `entry_id` that
+                is stored already differs from the entry given: its content, or, for a `NewEntry`, its usage, metadata,
+                tool name or any other field, but for a cost or time that was not given. Nothing was written.
             StaleLeaseError: *lease* holds no more. Nothing was written.
             InvalidValueError: A payload is not exact JSON or is too large. Nothing was written.
         """
@@ -151,10 +161,10 @@ class HistoryRepository(WindowsRepository, SummariesRepository):
             SessionNotFoundError: No such session, or it has expired.
         """
         checks.key(session_id, "session_id")
-        row = self._link.one(_COUNT, session_id=session_id)
-        if row is None:
+        rows = holding.read(self._link, _COUNT, session_id=session_id)
+        if not rows:
             raise session_rows.not_found(self._link, session_id)
-        entries: int = row[0]
+        entries: int = rows[0][0]
         return entries
 
     @writes_once
@@ -240,12 +250,8 @@ class HistoryRepository(WindowsRepository, SummariesRepository):
             ):
                 present[entry.seq - after_seq - 1] = entry
         for index, found in present.items():
-            if found is not None and not _same_content(found, batch[index]):
-                raise ConflictError(
-                    f"entries[{index}]: session {session.session_id!r} holds another content at position {found.seq}",
-                    session_id=session.session_id,
-                    actual=found.seq,
-                )
+            if found is not None:
+                _check_same(session.session_id, index, found, batch[index])
         return present
 
 
@@ -259,6 +265,17 @@ def _gap(session_id: str, after_seq: int, end: int) -> ConflictError:
     )
 
 
-def _same_content(stored: Entry, given: PreparedEntry) -> bool:
-    same: bool = exactjson.dumps(stored.content, "content") == given.columns["content"]
-    return same
+def _check_same(session_id: str, index: int, stored: Entry, given: PreparedEntry) -> None:
+    same = entry_differences.has_same_content(stored, given)
+    field = entry_differences.beside_content(stored, given) if same else "content"
+    if field is None:
+        return
+    under = f" under entry_id {given.entry_id!r}," if given.entry_id == stored.entry_id else ""
+    raise ConflictError(
+        f"entries[{index}]: session {session_id!r} holds an entry with another {field}{under} at position "
+        f"{stored.seq}; give the entry as it was stored, or append it under another entry_id",
+        session_id=session_id,
+        entry_id=stored.entry_id,
+        field=field,
+        actual=stored.seq,
+    )

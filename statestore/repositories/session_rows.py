@@ -6,7 +6,9 @@ from functools import lru_cache
 from typing import Any
 
 from statestore import exactjson
-from statestore.errors import SessionNotFoundError, StaleLeaseError
+from statestore.driver_errors import understand
+from statestore.errors import ReadOnlyError, SessionNotFoundError, StaleLeaseError
+from statestore.repositories import holding
 from statestore.session_values import Lease
 from statestore.sql import Link, Row, Statement
 from statestore.values import Session
@@ -24,11 +26,14 @@ HELD = " AND s.lease_token = :lease_token AND s.lease_until > {now}"
 
 # Extending on each read would turn every read into a write; a tenth of the TTL is close enough.
 # It is selected with each row of a history: the CASE keeps SQLite from computing times for sessions without a TTL.
-EXTENSION_DUE = "(CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < {later:s.ttl * 9 / 10} END)"
+# Where nothing can be written, on a standby for example, nothing is due: PostgreSQL says so itself, since a statement
+# that fails would end the caller's transaction.
+EXTENSION_DUE = "(CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < {later:s.ttl * 9 / 10} AND {writable} END)"
 
 _FIND = Statement(f"""
     SELECT {COLUMNS}, {EXTENSION_DUE} FROM {{sessions}} AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""")
+_FIND_HELD = Statement(_FIND.postgresql + " {lock}")
 
 _LOOK = f"""
     SELECT {COLUMNS}, last_turn, NOT {{live}} FROM {{sessions}} AS s
@@ -137,12 +142,22 @@ def not_found(link: Link, session_id: str) -> SessionNotFoundError:
 
 
 def find(link: Link, session_id: str, *, resumed: bool = False) -> Session | None:
-    """The living session, extended where that is due."""
-    row = link.one(_FIND, session_id=session_id)
+    """The living session, extended where that is due, and held where the link asks for it.
+
+    Args:
+        link: The connection.
+        session_id: The session.
+        resumed: What the session says of itself. Who asks with it makes a session that is missing, which holds it.
+    """
+    row = link.one(_FIND_HELD if link.holds_reads else _FIND, session_id=session_id)
+    if row is None and link.holds_reads and not resumed:
+        holding.hold_absence(link, session_id)
+        row = link.one(_FIND_HELD, session_id=session_id)
     if row is None:
         return None
     if row[-1]:
-        row = link.one(_EXTEND, session_id=session_id) or row
+        extended = extend(link, session_id)
+        row = row if extended is None else extended
     return from_row(link, row, resumed=resumed)
 
 
@@ -171,9 +186,16 @@ def now(link: Link) -> datetime:
     return found
 
 
-def extend(link: Link, session_id: str) -> None:
-    """Move the end of a session with a TTL away from now."""
-    link.all(_EXTEND, session_id=session_id)
+def extend(link: Link, session_id: str) -> Row | None:
+    """Move the end of a session with a TTL away from now, where that can be written, and return its row."""
+    try:
+        return link.one(_EXTEND, session_id=session_id)
+    except Exception as exc:
+        # SQLite does not tell beforehand, and goes on after a statement that failed.
+        failure = understand(exc) if link.dialect.name == "sqlite" else None
+        if failure is None or not isinstance(failure.error, ReadOnlyError):
+            raise
+        return None
 
 
 def mark_active(link: Link, session_id: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from statestore import checks, ids
 from statestore.errors import ConflictError, InvalidValueError, SessionExistsError
-from statestore.repositories import ledger, session_columns, session_life, session_rows
+from statestore.repositories import holding, ledger, session_columns, session_life, session_rows
 from statestore.repositories.base import reads, writes, writes_in_one_statement, writes_once_in_one_statement
 from statestore.repositories.conversations import ConversationsRepository
 from statestore.repositories.forks import ForksRepository
@@ -147,7 +147,7 @@ class SessionsRepository(
     @reads
     def exists(self, session_id: str) -> bool:
         """Whether there is such a session. Does not extend its TTL."""
-        return self._link.one(_EXISTS, session_id=checks.key(session_id, "session_id")) is not None
+        return bool(holding.read(self._link, _EXISTS, session_id=checks.key(session_id, "session_id")))
 
     @writes_once_in_one_statement
     def update(

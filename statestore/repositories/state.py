@@ -7,7 +7,7 @@ from typing import Any
 
 from statestore import checks, exactjson
 from statestore.errors import ConflictError, InvalidValueError, StateKeyNotFoundError
-from statestore.repositories import session_rows
+from statestore.repositories import holding, session_rows
 from statestore.repositories.base import Repository, reads, writes_in_one_statement, writes_once
 from statestore.sql import Row, Statement
 from statestore.values import MISSING, StateEntry
@@ -195,7 +195,7 @@ class StateRepository(Repository):
             SessionNotFoundError: No such session, or it has expired.
         """
         checks.key(session_id, "session_id")
-        rows = self._link.all(_GET_ALL, session_id=session_id)
+        rows = holding.read(self._link, _GET_ALL, session_id=session_id)
         self._opened(session_id, rows)
         return {row[1]: exactjson.loads(row[2]) for row in rows if row[1] is not None}
 
@@ -305,7 +305,7 @@ class StateRepository(Repository):
     def _find(self, session_id: str, key: str) -> StateEntry | None:
         checks.key(session_id, "session_id")
         checks.key(key, "key")
-        rows = self._link.all(_GET, session_id=session_id, key=key)
+        rows = holding.read(self._link, _GET, session_id=session_id, key=key)
         self._opened(session_id, rows)
         return None if rows[0][1] is None else self._entry(rows[0][1:])
 

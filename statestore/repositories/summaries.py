@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from statestore import checks
 from statestore.errors import InvalidValueError
-from statestore.repositories import session_rows
+from statestore.repositories import holding, session_rows
 from statestore.repositories.base import Repository, reads, writes_in_one_statement
 from statestore.sql import Link, Row, Statement
 from statestore.values import Summary
@@ -101,7 +101,7 @@ class SummariesRepository(Repository):
 
 def read(link: Link, session_id: str) -> list[Summary]:
     """All summaries of a living session; extends its TTL where that is due."""
-    rows = link.all(_READ, session_id=session_id)
+    rows = holding.read(link, _READ, session_id=session_id)
     if not rows:
         raise session_rows.not_found(link, session_id)
     if rows[0][0]:

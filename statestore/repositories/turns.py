@@ -12,6 +12,7 @@ from statestore.repositories import (
     ends,
     entry_reads,
     entry_rows,
+    holding,
     lease_checks,
     session_rows,
     state_rows,
@@ -70,7 +71,8 @@ class TurnWork(Repository):
         """
         checks.key(session_id, "session_id")
         token = lease_checks.token(lease, session_id)
-        row = self._link.one(_FIND, session_id=session_id)
+        rows = holding.read(self._link, _FIND, session_id=session_id)
+        row = rows[0] if rows else None
         if row is None:
             if create:
                 return Begun(window=Window(tokens=None if limits.max_tokens is None else 0))

@@ -476,6 +476,109 @@ def test_what_was_spent_is_not_counted_again(store: Store, content: Content, for
     assert unsound(content) == []
 
 
+def billed(store: Store) -> tuple[int, int, Decimal]:
+    totals = store.usage.totals()
+    return (totals.entries, totals.input_tokens, totals.cost_usd or Decimal(0))
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"usage": Usage(input_tokens=7)},
+        {"metadata": {"k": 1}},
+        {"tool_name": "t"},
+        {"agent_name": "planner"},
+        {"response_model": "m"},
+        {"cost_usd": Decimal("0.5")},
+        {"duration": timedelta(seconds=1)},
+        {"finish_reason": "stop"},
+        {"error_type": "timeout"},
+    ],
+)
+@pytest.mark.parametrize("known_by", ["id", "content", "loading"])
+def test_what_stands_beside_the_content_is_saved(store: Store, beside: dict[str, Any], known_by: str) -> None:
+    store.sessions.create("s")
+    first, other = store.history.append("s", [NewEntry("a", role="user", entry_id="one"), NewEntry("b")])
+    store.history.append("s", [user("c")])
+    conversation = store.sessions.load("s")
+    if known_by == "loading":
+        conversation.entries[0] = replace(first, **beside)
+    else:
+        entry_id = "one" if known_by == "id" else None
+        conversation.entries[0] = NewEntry("a", role="user", entry_id=entry_id, **beside)
+    report = store.sessions.save(conversation)
+    assert counts(report) == (0, 0, 1, 0)
+    stored, *rest = store.history.read("s")
+    [name] = beside
+    assert getattr(stored, name) == beside[name]
+    assert (stored.entry_id, stored.seq, stored.created_at) == ("one", 1, first.created_at)
+    assert rest[0] == other
+    # Once more, and there is nothing left to do.
+    conversation = store.sessions.load("s")
+    conversation.entries[0] = NewEntry("a", role="user", **beside)
+    assert counts(store.sessions.save(conversation)) == (0, 0, 0, 0)
+
+
+def test_what_the_store_fills_in_is_nothing_to_be_saved(store: Store) -> None:
+    store.prices.set("m", input_price=1, output_price=1)
+    usage = Usage(input_tokens=10, output_tokens=5)
+    given = NewEntry("a", role="user", response_model="m", usage=usage)
+    store.sessions.save(ConversationState("s", entries=[given]), create=True)
+    [first] = store.history.read("s")
+    assert first.cost_usd is not None
+    assert counts(store.sessions.save(ConversationState("s", entries=[given]))) == (0, 0, 0, 0)
+    assert store.history.read("s") == [first]
+
+
+def test_a_plain_message_leaves_what_stands_beside_it_alone(store: Store) -> None:
+    store.sessions.create("s")
+    stored = store.history.append("s", [NewEntry(user("a"), usage=Usage(input_tokens=7), metadata={"k": 1})])
+    assert counts(store.sessions.save(ConversationState("s", entries=[user("a")]))) == (0, 0, 0, 0)
+    assert store.history.read("s") == stored
+
+
+@pytest.mark.parametrize("seen", ["by nobody", "by a fork", "by a fork that it came from"])
+@pytest.mark.parametrize("known_by", ["id", "content", "loading"])
+def test_usage_that_comes_with_a_save_is_billed_once(store: Store, seen: str, known_by: str) -> None:
+    store.prices.set("m", input_price=1_000_000, output_price=0)
+    store.sessions.create("s")
+    store.history.append("s", [user("a"), NewEntry("b", response_model="m", entry_id="one"), user("c")])
+    name = "s"
+    if seen != "by nobody":
+        store.sessions.fork("s", "fork")
+        name = "s" if seen == "by a fork" else "fork"
+    entries = billed(store)[0]
+    usage = Usage(input_tokens=100, output_tokens=1)
+    for _ in range(2):
+        conversation = store.sessions.load(name)
+        if known_by == "loading":
+            conversation.entries[1] = replace(conversation.entries[1], usage=usage)
+        else:
+            entry_id = "one" if known_by == "id" else None
+            conversation.entries[1] = NewEntry("b", response_model="m", usage=usage, entry_id=entry_id)
+        store.sessions.save(conversation)
+        # Only a fork that stores an entry of its own in place of one that it shared has an entry more.
+        more = seen == "by a fork that it came from"
+        assert billed(store) == (entries + more, 100, Decimal(100))
+    store.history.clear(name)
+    assert billed(store) == (entries + more, 100, Decimal(100))
+    store.sessions.delete("s")
+    store.sessions.delete("fork")
+    assert billed(store) == (entries + more, 100, Decimal(100))
+
+
+def test_usage_that_a_save_changes_is_billed_as_it_is_now(store: Store) -> None:
+    store.sessions.create("s")
+    store.history.append("s", [user("a"), NewEntry("b", usage=Usage(input_tokens=100)), user("c")])
+    for tokens in (150, 40):
+        conversation = store.sessions.load("s")
+        conversation.entries[1] = replace(conversation.entries[1], usage=Usage(input_tokens=tokens))
+        store.sessions.save(conversation)
+        assert billed(store)[:2] == (3, tokens)
+    store.sessions.delete("s")
+    assert billed(store)[:2] == (3, 40)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -1,10 +1,13 @@
 """Appending again: by `entry_id`, or by the position that the entries are to follow, nothing is stored twice."""
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from statestore import ConflictError, InvalidValueError, NewEntry
+from statestore import ConflictError, InvalidValueError, NewEntry, Usage
 from tests.support.content import Content
 
 Store = Any
@@ -83,6 +86,82 @@ def test_a_number_of_another_type_is_another_content(store: Store, first: Any, s
     store.history.append("s", [NewEntry(first, entry_id="one")])
     with pytest.raises(ConflictError):
         store.history.append("s", [NewEntry(second, entry_id="one")])
+
+
+FULL = NewEntry(
+    {"role": "assistant", "content": "a"},
+    role="assistant",
+    agent_name="planner",
+    usage=Usage(input_tokens=10, output_tokens=5, cache_read_input_tokens=3),
+    provider_name="p",
+    request_model="m",
+    response_model="m-1",
+    cost_usd=Decimal("123456789.1234567890"),
+    tool_name="t",
+    tool_call_id="c",
+    duration=timedelta(milliseconds=1, microseconds=7),
+    finish_reason="stop",
+    error_type="timeout",
+    metadata={"k": 1, "l": [1, {"m": None}]},
+    entry_id="one",
+    created_at=datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
+)
+BESIDE: dict[str, list[Any]] = {
+    "role": ["user", None],
+    "agent_name": ["other", None],
+    "usage": [Usage(input_tokens=10, output_tokens=6, cache_read_input_tokens=3), Usage(input_tokens=10), None],
+    "provider_name": ["other", None],
+    "request_model": ["other", None],
+    "response_model": ["other", None],
+    "cost_usd": [1],
+    "tool_name": ["other", None],
+    "tool_call_id": ["other", None],
+    "duration": [timedelta(milliseconds=1), None],
+    "finish_reason": ["length", None],
+    "error_type": ["other", None],
+    "metadata": [{"k": 1}, {"k": True, "l": [1, {"m": None}]}, None],
+    "created_at": [datetime(2026, 1, 2, tzinfo=UTC)],
+}
+OTHERS = [(name, value) for name, values in BESIDE.items() for value in values]
+
+
+def test_an_entry_with_all_that_can_be_said_of_it_is_stored_once(store: Store) -> None:
+    store.history.append("s", [FULL])
+    assert store.history.append("s", [FULL]) == store.history.read("s")
+    assert store.history.append("s", [FULL], after_seq=0) == store.history.read("s")
+    # What the store fills in by itself is no difference, nor is the order of metadata's keys.
+    silent = replace(FULL, cost_usd=None, created_at=None, metadata={"l": [1, {"m": None}], "k": 1})
+    assert store.history.append("s", [silent]) == store.history.read("s")
+    assert store.history.count("s") == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [other for other in OTHERS if other != ("role", None)])
+def test_what_stands_beside_the_content_belongs_to_the_entry(
+    store: Store, content: Content, name: str, value: Any
+) -> None:
+    store.history.append("s", [FULL])
+    before = content.snapshot()
+    with pytest.raises(ConflictError, match="under entry_id 'one', at position 1") as caught:
+        store.history.append("s", [NewEntry("new"), replace(FULL, **{name: value})])
+    assert (caught.value.actual, caught.value.entry_id) == (1, "one")
+    assert caught.value.field.partition(".")[0] == name
+    with pytest.raises(ConflictError, match="position 1"):
+        store.history.append("s", [replace(FULL, entry_id=None, **{name: value})], after_seq=0)
+    assert content.snapshot() == before
+
+
+def test_a_cost_that_the_store_computed_is_no_difference(store: Store) -> None:
+    store.prices.set("m", input_price=1, output_price=2)
+    entry = NewEntry("a", response_model="m", usage=Usage(input_tokens=10, output_tokens=5), entry_id="one")
+    [first] = store.history.append("s", [entry])
+    assert first.cost_usd is not None
+    assert store.history.append("s", [entry]) == [first]
+
+
+def test_a_plain_message_says_nothing_but_its_content(store: Store) -> None:
+    message = {"role": "user", "content": "a"}
+    [first] = store.history.append("s", [NewEntry(message, agent_name="planner", metadata={"k": 1})])
+    assert store.history.append("s", [message], after_seq=0) == [first]
 
 
 def test_an_id_may_stand_in_two_sessions(store: Store) -> None:
