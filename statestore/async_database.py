@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import StaticPool
 
 from statestore import group_calls
-from statestore.database import RETRY, WRITER_TIMEOUT, Database, Verify, writer_timeout
+from statestore.database import RETRY, Database, Verify, writer_patience, writer_timeout
 from statestore.driver_errors import understand
 from statestore.errors import StateStoreError, StoreClosedError
 from statestore.execution import (
@@ -100,7 +100,7 @@ class ThreadedDatabase:
         if self._turn is None or (call.mode is Mode.READ and not self._one_connection):
             call.interruptible = self.database.dialect.name == "postgresql"
             return await self._workers.run(self.database.run_alone, call, give_up=call.cancel)
-        async with _taking_turn(self._turn):
+        async with _taking_turn(self._turn, call):
             return await self._workers.run(self.database.run_alone, call)
 
     def _in_turn(self) -> AbstractAsyncContextManager[None]:
@@ -172,8 +172,9 @@ class EngineDatabase:
     async def run(self, call: Call) -> Any:
         try:
             return await self._attempt(call)
-        except Again:
-            pass
+        except Again as again:
+            if call.patience is not None:
+                raise again.error from None
         try:
             async for attempt in stamina.retry_context(**RETRY):
                 with attempt:
@@ -276,7 +277,7 @@ class EngineDatabase:
     def _writing(self, call: Call | None = None) -> AbstractAsyncContextManager[None]:
         if self._writer is None or (call is not None and call.mode is Mode.READ):
             return nullcontext()
-        return _taking_turn(self._writer)
+        return _taking_turn(self._writer, call)
 
 
 class ThreadedRunner:
@@ -318,9 +319,9 @@ async def _close_when_open(connecting: "asyncio.Future[AsyncConnection]") -> Non
 
 
 @asynccontextmanager
-async def _taking_turn(lock: asyncio.Lock) -> AsyncIterator[None]:
+async def _taking_turn(lock: asyncio.Lock, call: Call | None = None) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(WRITER_TIMEOUT.total_seconds()):
+        async with asyncio.timeout(writer_patience(call)):
             await lock.acquire()
     except TimeoutError:
         raise writer_timeout() from None

@@ -87,8 +87,9 @@ class Database:
         """Run a call that is in no group."""
         try:
             return self._attempt(call)
-        except Again:
-            pass
+        except Again as again:
+            if call.patience is not None:
+                raise again.error from None
         try:
             for attempt in stamina.retry_context(**RETRY):
                 with attempt:
@@ -186,7 +187,7 @@ class Database:
     def _attempt(self, call: Call) -> Any:
         # Written out instead of nested context managers: this is the way of every operation.
         writer = None if call.mode is Mode.READ else self._writer
-        if writer is not None and not writer.acquire(timeout=WRITER_TIMEOUT.total_seconds()):
+        if writer is not None and not writer.acquire(timeout=writer_patience(call)):
             raise writer_timeout()
         ticket: Ticket = ANY_TIME
         try:
@@ -298,6 +299,10 @@ def _has_ended(driver: Any) -> bool:
     poll = select.poll()
     poll.register(driver.pgconn.socket, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def writer_patience(call: Call | None) -> float:
+    return WRITER_TIMEOUT.total_seconds() if call is None or call.patience is None else call.patience
 
 
 def writer_timeout() -> UnavailableError:

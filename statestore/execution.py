@@ -52,8 +52,19 @@ class Transaction:
         self._connection = connection
         self._dialect = dialect
 
-    def begin(self, *, snapshot: bool = False) -> None:
-        """Begin; with *snapshot* all that is read is of one moment."""
+    def begin(self, *, snapshot: bool = False, patience: float | None = None) -> None:
+        """Begin; with *snapshot* all that is read is of one moment. *patience*: seconds to wait for SQLite's writer."""
+        if patience is not None and self._dialect.name == "sqlite":
+            cursor = self._connection.cursor()
+            cursor.execute("PRAGMA busy_timeout")
+            (usual,) = cursor.fetchone()
+            cursor.close()
+            self._execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
+            try:
+                self._execute("BEGIN IMMEDIATE")
+            finally:
+                self._execute(f"PRAGMA busy_timeout = {usual}")
+            return
         if self._dialect.name == "sqlite":
             # A deferred transaction that reads, and then wants to write, may find that another has written since.
             self._execute("BEGIN" if snapshot else "BEGIN IMMEDIATE")
@@ -109,7 +120,7 @@ def perform(
             raise
     sent.unsettled = False
     transaction = Transaction(connection, dialect)
-    transaction.begin(snapshot=call.mode is Mode.SNAPSHOT)
+    transaction.begin(snapshot=call.mode is Mode.SNAPSHOT, patience=call.patience)
     try:
         result = call(Link(connection, dialect, settings, in_transaction=True))
         sent.unsettled = True

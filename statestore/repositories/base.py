@@ -98,6 +98,7 @@ class Call:
         "memo",
         "method",
         "mode",
+        "patience",
         "repeatable",
         "repository",
     )
@@ -120,6 +121,8 @@ class Call:
         self.kwargs = kwargs or {}
         self.memo: dict[str, Any] = {}
         self.attempt = 1
+        # Seconds to wait for SQLite's writer, and then to give up without another try; None for as long as any write.
+        self.patience: float | None = None
         # Set by who may want to call `cancel`.
         self.interruptible = False
         self._cancel: Callable[[], None] | None = None
