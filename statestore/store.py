@@ -105,7 +105,7 @@ class StateStore(Sweeping, Transaction):
     def _start(self, engine: Engine, settings: Settings, options: Options, *, owned: bool = False) -> None:
         dialect = engines.dialect_of(engine, options.schema, server_time=settings.clock is None)
         self._database = Database(engine, dialect, settings, owned=owned, verify=Verify(dialect, options, owned=owned))
-        self._cache_state = CacheState(settings.cache)
+        self._cache_state = CacheState(settings.cache, max_value_bytes=settings.max_value_bytes)
         super().__init__(self._database, settings.namespace, self._cache_state)
 
     @classmethod
@@ -292,7 +292,7 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
 
     def _start(self, database: AsyncDatabase) -> None:
         self._database = database
-        self._cache_state = CacheState(database.settings.cache)
+        self._cache_state = CacheState(database.settings.cache, max_value_bytes=database.settings.max_value_bytes)
         super().__init__(database, database.settings.namespace, self._cache_state)
 
     @classmethod
