@@ -5,6 +5,7 @@ here can run code that somebody put into the database, as pickle would.
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +19,9 @@ else:
 
 COMPRESS_ABOVE: Final = 4096
 _ZSTD = "+zstd"
+
+# The window is memory that the frame itself asks for, before a byte of it is read. `encode` needs 2 MiB of it.
+_OPTIONS: Final[Mapping[int, int]] = {zstd.DecompressionParameter.window_log_max: 24}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +67,21 @@ def encode(value: Any, argument: str, *, max_bytes: int, compress_above: int = C
     return Encoded(data, codec)
 
 
-def decode(data: bytes, codec: str) -> Any:
+def decode(data: bytes, codec: str, *, max_bytes: int = exactjson.MAX_BYTES) -> Any:
     """The value that `encode` was given.
 
+    Args:
+        data: Its bytes.
+        codec: How they were made.
+        max_bytes: The largest value that the reader's own store may write. What is larger than that, and than any store
+            writes by default, is not decompressed: a few kilobytes can become a gigabyte.
+
     Raises:
-        DatabaseError: The codec is unknown, or the bytes are not what it says.
+        DatabaseError: The codec is unknown, the bytes are not what it says, or they are too many.
     """
     kind = codec.removesuffix(_ZSTD)
     try:
-        plain = zstd.decompress(data) if kind != codec else bytes(data)
+        plain = _plain(data, codec, max_bytes)
         if kind == "json":
             return exactjson.loads(plain)
         if kind == "str":
@@ -83,3 +93,30 @@ def decode(data: bytes, codec: str) -> Any:
     raise DatabaseError(
         f"a cached value has the codec {codec!r}, which a newer version of statestore must have written"
     )
+
+
+def same(one: Encoded, other: Encoded) -> bool:
+    """Whether two are of one value, however each was compressed; false if one of them is damaged."""
+    if one.codec.removesuffix(_ZSTD) != other.codec.removesuffix(_ZSTD):
+        return False
+    try:
+        most = max(exactjson.MAX_BYTES, len(one.data), len(other.data))
+        return _plain(one.data, one.codec, most) == _plain(other.data, other.codec, most)
+    except (zstd.ZstdError, ValueError, DatabaseError):
+        return False
+
+
+def _plain(data: bytes, codec: str, max_bytes: int) -> bytes:
+    return _decompress(data, max(max_bytes, exactjson.MAX_BYTES)) if codec.endswith(_ZSTD) else bytes(data)
+
+
+def _decompress(data: bytes, most: int) -> bytes:
+    decompressor = zstd.ZstdDecompressor(options=_OPTIONS)
+    plain = decompressor.decompress(data, max_length=most + 1)
+    if len(plain) > most:
+        raise DatabaseError(
+            f"a cached value is larger than {most:,} bytes when decompressed; invalidate it, or raise max_value_bytes"
+        )
+    if not decompressor.eof or decompressor.unused_data:
+        raise ValueError("not one whole frame")
+    return plain

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 from statestore import forking, group_calls
 from statestore.connections import Connections
 from statestore.deadlines import ends_at, out_of_time
+from statestore.driver_errors import raise_alone
 from statestore.errors import StateStoreError
 from statestore.execution import (
     Again,
@@ -32,7 +33,7 @@ from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, Settings
 from statestore.thread_groups import ThreadGroups
 from statestore.turnstile import ANY_TIME, Ticket, Turnstile
-from statestore.waits import Waits, acquire, retrying, writer_timeout
+from statestore.waits import Waits, acquire, retrying, writer_timeout, writer_until
 from statestore.watchdog import driver_of, watchdog
 
 # A library does not print: without a handler of the application's, stamina's warnings would go to standard error.
@@ -104,8 +105,9 @@ class Database:
     def _run_alone(self, call: Call) -> Any:
         try:
             return self._attempt(call)
-        except Again:
-            pass
+        except Again as again:
+            if call.patience is not None:
+                raise_alone(again.error)
         try:
             for attempt in retrying(call.ends_at, self.waits):
                 with attempt:
@@ -237,7 +239,7 @@ class Database:
     def _attempt(self, call: Call) -> Any:
         # Written out instead of nested context managers: this is the way of every operation.
         writer = None if call.mode is Mode.READ else self._writer
-        if writer is not None and not acquire(writer, min(call.ends_at, time.monotonic() + self.waits.lock)):
+        if writer is not None and not acquire(writer, writer_until(call, self.waits)):
             raise writer_timeout()
         ticket: Ticket = ANY_TIME
         try:
@@ -250,7 +252,7 @@ class Database:
                 try:
                     if call.given_up:  # Its caller has left while it waited.
                         raise out_of_time()
-                    until = call.ends_at if writer is None else min(call.ends_at, time.monotonic() + self.waits.lock)
+                    until = call.ends_at if writer is None else writer_until(call, self.waits)
                     return perform(connection, call, self.dialect, self.settings, ticket, until)
                 finally:
                     call.watch = None

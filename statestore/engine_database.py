@@ -32,7 +32,7 @@ from statestore.execution import (
 )
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Dialect, Settings
-from statestore.waits import Waits, retrying
+from statestore.waits import Waits, retrying, writer_until
 from statestore.watchdog import driver_of, watchdog
 from statestore.workers import until_done
 
@@ -83,8 +83,9 @@ class EngineDatabase:
     async def _run(self, call: Call) -> Any:
         try:
             return await self._attempt(call)
-        except Again:
-            pass
+        except Again as again:
+            if call.patience is not None:
+                raise_alone(again.error)
         try:
             async for attempt in retrying(call.ends_at, self._waits):
                 with attempt:
@@ -187,11 +188,11 @@ class EngineDatabase:
         self._closed = True
 
     async def _attempt(self, call: Call) -> Any:
-        async with self._writing(call.ends_at, call), self._connect(call.ends_at) as connection:
+        async with self._writing(writer_until(call, self._waits), call), self._connect(call.ends_at) as connection:
             assert connection.sync_connection is not None
             driver = driver_of(connection.sync_connection.connection)
             watch = call.watch = watchdog.watch(driver, call.ends_at)
-            until = min(call.ends_at, time.monotonic() + self._waits.lock)
+            until = writer_until(call, self._waits)
             given_up = False
             try:
                 try:

@@ -20,7 +20,7 @@ from statestore.repositories import group_appending, group_reading
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Settings
 from statestore.task_groups import TaskGroups
-from statestore.waits import Waits
+from statestore.waits import Waits, writer_until
 from statestore.workers import Workers
 
 
@@ -75,7 +75,7 @@ class ThreadedDatabase:
     async def _run(self, call: Call) -> Any:
         if self._turn is None or (call.mode is Mode.READ and not self._one_connection):
             return await self._work(call)
-        async with taking_turn(self._turn, call.ends_at):
+        async with taking_turn(self._turn, writer_until(call, self.waits)):
             return await self._work(call)
 
     async def _work(self, call: Call) -> Any:

@@ -97,6 +97,7 @@ class Call:
         "memo",
         "method",
         "mode",
+        "patience",
         "repeatable",
         "repository",
         "sent",
@@ -122,6 +123,8 @@ class Call:
         self.kwargs = kwargs or {}
         self.memo: dict[str, Any] = {}
         self.attempt = 1
+        # Seconds to wait for SQLite's writer, and then to give up without another try; None for as long as any write.
+        self.patience: float | None = None
         self.ends_at = math.inf
         """When it has to have ended, on the monotonic clock."""
         self.sent = False

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from statestore import checks, codec
+from statestore.codec import Encoded
 from statestore.errors import InvalidValueError
 from statestore.repositories.base import reads, writes, writes_in_one_statement
 from statestore.repositories.cache_base import (
@@ -14,6 +15,7 @@ from statestore.repositories.cache_base import (
     LIVE,
     entry_columns,
 )
+from statestore.repositories.cache_holding import HELD
 from statestore.repositories.cache_invalidation import CacheInvalidation
 from statestore.repositories.cache_statistics import CacheStatistics
 from statestore.repositories.cache_writes import CacheWrites
@@ -26,8 +28,9 @@ _MAX_ACCESSES = 10**15
 
 _FOUND = "e.key, e.value, e.codec, e.agent_name, e.version, {now}"
 
-_GET = Statement(f"""
-    SELECT {_FOUND} FROM {{cache_entries}} AS e WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}""")
+_GET_SQL = f"""
+    SELECT {_FOUND} FROM {{cache_entries}} AS e WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}"""
+_GET, _GET_HELD = Statement(_GET_SQL), Statement(f"{_GET_SQL} {HELD}")
 
 _GET_MANY = Statement(
     postgresql=f"""
@@ -38,23 +41,26 @@ _GET_MANY = Statement(
     WHERE e.namespace = :namespace AND e.key {KEYS_SQLITE} AND {LIVE}""",
 )
 
-_ENTRY = Statement(
-    **{
-        dialect: f"""
+_ENTRY_SQL = {
+    dialect: f"""
     SELECT {entry_columns(dialect)} FROM {{cache_entries}} AS e
     WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}"""
-        for dialect in ("postgresql", "sqlite")
-    }
-)
+    for dialect in ("postgresql", "sqlite")
+}
+_ENTRY, _ENTRY_HELD = Statement(**_ENTRY_SQL), Statement(postgresql=f"{_ENTRY_SQL['postgresql']} {HELD}")
+
+_STANDING = Statement(f"""
+    SELECT e.value, e.codec, e.created_at, e.last_accessed_at, e.access_count FROM {{cache_entries}} AS e
+    WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}""")
 
 _RESTORE = Statement("""
-    UPDATE {cache_entries} SET created_at = :created_at, expires_at = :expires_at, keep_until = :expires_at,
+    UPDATE {cache_entries} SET created_at = :created_at, expires_at = :expires_at, keep_until = :keep_until,
         last_accessed_at = :last_accessed_at, access_count = :access_count
     WHERE namespace = :namespace AND key = :key""")
 
 
 @lru_cache(maxsize=32)
-def _page(*, values: bool, agent: bool, tag: bool, after: bool) -> Statement:
+def _page(*, values: bool, agent: bool, tag: bool, after: bool, held: bool) -> Statement:
     """In the order of the keys, each page found in the index."""
     where = ["e.namespace = :namespace", LIVE]
     if agent:
@@ -64,7 +70,7 @@ def _page(*, values: bool, agent: bool, tag: bool, after: bool) -> Statement:
             AND x.version = e.version AND x.tag = :tag)""")
     if after:
         where.append("e.key > :after")
-    tail = f"FROM {{cache_entries}} AS e WHERE {' AND '.join(where)} ORDER BY e.key LIMIT :limit"
+    tail = f"FROM {{cache_entries}} AS e WHERE {' AND '.join(where)} ORDER BY e.key LIMIT :limit {HELD if held else ''}"
     return Statement(
         postgresql=f"SELECT {entry_columns('postgresql', values=values)} {tail}",
         sqlite=f"SELECT {entry_columns('sqlite', values=values)} {tail}",
@@ -88,11 +94,11 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         """
         checks.key(key, "key")
         checks.optional_key(agent_name, "agent_name")
-        rows = self._link.all(_GET, key=key)
-        if not rows:
+        row = self._read_one(_GET, _GET_HELD, key)
+        if row is None:
             self._notes.pending.count(self._now(), agent_name, "misses")
             return default
-        return self._hit(rows[0])
+        return self._hit(row)
 
     @reads
     def get_many(self, keys: Iterable[str], *, agent_name: str | None = None) -> dict[str, Any]:
@@ -105,6 +111,8 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         checks.optional_key(agent_name, "agent_name")
         if not wanted:
             return {}
+        if self._link.holds_reads:
+            self._hold(wanted)
         rows = {row[0]: row for row in self._link.all(_GET_MANY, keys=self._list(wanted))}
         self._notes.pending.count(self._now(), agent_name, "misses", len(wanted) - len(rows))
         return {key: self._hit(rows[key]) for key in wanted if key in rows}
@@ -112,7 +120,7 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
     @reads
     def entry(self, key: str) -> CacheEntry | None:
         """A key's value with what is known of it, or None. Counts as no access."""
-        row = self._link.one(_ENTRY, key=checks.key(key, "key"))
+        row = self._read_one(_ENTRY, _ENTRY_HELD, checks.key(key, "key"))
         return None if row is None else self._entry(row)
 
     @reads
@@ -141,7 +149,11 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
             raise InvalidValueError("limit", f"must be at most {_MAX_PAGE:,}; go on with after=")
         given = {"agent_name": agent_name, "tag": tag, "after": after}
         statement = _page(
-            values=bool(values), agent=agent_name is not None, tag=tag is not None, after=after is not None
+            values=bool(values),
+            agent=agent_name is not None,
+            tag=tag is not None,
+            after=after is not None,
+            held=self._link.holds_reads,
         )
         params = {name: value for name, value in given.items() if value is not None}
         return [self._entry(row) for row in self._link.all(statement, limit=limit, **params)]
@@ -266,10 +278,11 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
     def restore(self, entry: CacheEntry) -> bool:
         """Keep an entry as it was read or saved elsewhere, with its times and its number of accesses.
 
-        It replaces one of the same key.
+        It replaces one of the same key that was set before it, and never one that was set since: what others have
+        written meanwhile stays. What was invalidated meanwhile comes back.
 
         Returns:
-            Whether it was kept; one that has expired is not.
+            Whether it was kept; one that has expired is not, nor one whose key has been set anew.
 
         Raises:
             InvalidValueError: The entry cannot be kept. Nothing was written.
@@ -278,10 +291,8 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
             raise InvalidValueError("entry", f"must be a CacheEntry, not {type(entry).__name__}")
         checks.key(entry.key, "key")
         expires_at = checks.optional_time(entry.expires_at, "expires_at")
-        times = {
-            "created_at": _time(entry.created_at, "created_at"),
-            "last_accessed_at": _time(entry.last_accessed_at, "last_accessed_at"),
-        }
+        created_at = _time(entry.created_at, "created_at")
+        last_accessed_at = _time(entry.last_accessed_at, "last_accessed_at")
         access_count = checks.count(entry.access_count, "access_count", most=_MAX_ACCESSES)
         now = self._now()
         if expires_at is not None and expires_at <= now:
@@ -298,14 +309,34 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
             request=entry.request,
             content_hash=entry.content_hash,
             metadata=None if entry.metadata == {} else entry.metadata,
+            stale_ttl=entry.stale_ttl,
         )
+        self._hold([entry.key])
+        standing = self._link.one(_STANDING, key=entry.key)
+        if standing is not None:
+            time = self._link.dialect.time
+            set_at = time(standing[2])
+            same = set_at == created_at and codec.same(Encoded(standing[0], standing[1]), encoded)
+            if not same and set_at >= created_at:
+                return False
+            if same:  # The hits that it has had since are not taken back.
+                last_accessed_at = max(last_accessed_at, time(standing[3]))
+                access_count = max(access_count, standing[4])
         self._write({entry.key: encoded}, attributes)
-        self._link.run(_RESTORE, key=entry.key, expires_at=expires_at, access_count=access_count, **times)
+        self._link.run(
+            _RESTORE,
+            key=entry.key,
+            created_at=created_at,
+            expires_at=expires_at,
+            keep_until=None if expires_at is None else expires_at + (entry.stale_ttl or timedelta(0)),
+            last_accessed_at=last_accessed_at,
+            access_count=access_count,
+        )
         return True
 
     def _hit(self, row: Row) -> Any:
         key, data, codec_name, agent_name, version, now = row
-        value = codec.decode(data, codec_name)
+        value = self._decode(data, codec_name)
         self._notes.pending.hit(key, version, self._link.dialect.time(now), agent_name)
         return value
 
