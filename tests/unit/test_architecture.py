@@ -17,6 +17,7 @@ FLOORS = (
     {"frozen", "ids", "known", "turnstile", "column_types", "pricing", "forking", "deadlines", "slots"},
     {"workers", "bounded", "watchdog"},
     {"checks", "exactjson", "messages", "codec", "schema", "cache_options", "cache_keys", "sql", "driver_errors"},
+    {"json_files"},
     {"repositories", "repositories."},
     {"genai_prices", "engines", "execution", "waits", "connections"},
     {"grouping", "thread_groups", "task_groups", "group_calls", "database"},
