@@ -156,7 +156,9 @@ def promptkit(database: Database, path: Path, replace: bool, as_json: bool) -> N
     """Import the conversations of PromptKit's file store from PATH, the folder that holds `conv-ID` folders.
 
     Messages are kept as they are; tokens, costs, tools and times are read from them. The system prompt becomes the
-    session's instructions. Nothing is written to PATH. A conversation that is there already is reported and left alone,
+    session's instructions; its named lists and its token count become keys of its state, `promptkit.list.NAME` and
+    `promptkit.token_count`. Messages that were trimmed behind a summary leave their positions free. Nothing is written
+    to PATH. A conversation that is there already is reported and left alone,
     unless --replace lets it be overwritten.
     """
     from statestore.cli import foreign

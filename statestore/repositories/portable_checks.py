@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from statestore.errors import InvalidValueError
 from statestore.sql import Params
 
+# Far beyond any history, and so little that no position computed from it leaves 64 bits.
+MAX_POSITION = 10**12
 _DAMAGED = "the file is damaged"
 
 
