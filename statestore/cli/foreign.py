@@ -15,7 +15,7 @@ from statestore import checks, exactjson, json_files
 from statestore.errors import InvalidValueError
 from statestore.repositories import entry_rows
 from statestore.repositories.portable_checks import MAX_POSITION
-from statestore.repositories.portable_rows import Record
+from statestore.repositories.portable_values import Record
 from statestore.values import NewEntry, Usage
 
 # What has a place in a session. Anything else is kept in its state, under the system's name: nothing is lost.
