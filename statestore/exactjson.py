@@ -61,7 +61,9 @@ def read(data: str | bytes, argument: str) -> Any:
     """
     try:
         text = data.decode() if isinstance(data, bytes) else data
-        return json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)
+        return json.loads(
+            text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
+        )
     except UnicodeDecodeError:
         raise InvalidValueError(argument, "is not text in UTF-8") from None
     except json.JSONDecodeError as error:
@@ -88,6 +90,13 @@ def _integer(digits: str) -> int:
     if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
         raise _Inexact("holds an integer beyond 64 bits; use a string")
     return int(digits)
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise _Inexact("holds a number that is too large; use a string")
+    return value
 
 
 def _constant(name: str) -> NoReturn:

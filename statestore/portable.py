@@ -6,25 +6,34 @@ what the usage ledger knows. A fork stays a fork: entries that it shares with an
 once. Those that it shares with a session that is not in the file become its own, marked so that they bill nobody again.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields
 from typing import Any, BinaryIO
 
 import orjson
 
-from statestore.async_store import AsyncStateStore
+from statestore.async_database import finished
+from statestore.async_store import AsyncStateStore, AsyncTransaction
 from statestore.courses import Course, run, run_async
-from statestore.errors import DatabaseError, InvalidValueError, SessionExistsError, SessionNotFoundError
+from statestore.errors import (
+    ConflictError,
+    DatabaseError,
+    InvalidValueError,
+    SessionExistsError,
+    SessionNotFoundError,
+)
+from statestore.portable_files import FORMAT, VERSION, Part, Progress, Survey
+from statestore.repositories import portable_ledger
 from statestore.repositories.base import Call
 from statestore.repositories.portable_checks import Histories
-from statestore.repositories.portable_rows import TABLES, PortableWork, Record, decode
-from statestore.store import StateStore
+from statestore.repositories.portable_rows import PortableWork
+from statestore.repositories.portable_values import TABLES, Record
+from statestore.store import StateStore, Transaction
 
-FORMAT, VERSION = "statestore", 1
 _BATCH = 500
 _HEADER = {"type": "header", "format": FORMAT, "version": VERSION}
-
-Progress = Callable[[int], None]
 
 
 @dataclass(slots=True)
@@ -41,6 +50,10 @@ class Totals:
     def add(self, kind: str, count: int) -> None:
         name = _TOTALS[kind]
         setattr(self, name, getattr(self, name) + count)
+
+    def include(self, other: "Totals") -> None:
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
     @property
     def lines(self) -> int:
@@ -169,19 +182,37 @@ def import_sessions(
     replace: bool = False,
     progress: Progress = lambda size: None,
 ) -> Totals:
-    """Bring the sessions of an exported *file* into the store's namespace: all or none.
+    """Bring the sessions of an exported *file* into the store's namespace.
+
+    All or none, in one transaction. With *replace* in short ones, each of which puts some sessions in the place of
+    those that are there, so that nobody waits long; the same import again completes one that was cut off.
 
     Args:
         store: Where to.
-        file: Open for reading. It is read from front to end.
-        replace: Overwrite sessions that are there already. Forks of theirs keep what they see.
+        file: Open for reading. It is read twice: looked over as a whole, before anything is written, and brought in.
+        replace: Overwrite sessions that are there already. Forks of theirs keep what they see, and what was recorded as
+            used and is not in the file stays recorded.
         progress: Called with the number of bytes that were read since the last call.
 
     Raises:
         SessionExistsError: A session is there already, and *replace* is false. Nothing was written.
-        InvalidValueError: The file is none of `export_sessions`, is damaged, or ends too early. Nothing was written.
+        InvalidValueError: The file is none of `export_sessions`, is damaged, or ends too early. Nothing was written,
+            unless the sessions do not go together with others that are there already.
     """
-    return insert_records(store, _read(file, progress), replace=replace)
+    totals = Totals()
+    with closing(Survey(file, progress)) as survey:
+        if replace:
+            for part in survey.parts():
+
+                def bring(tx: Transaction, part: Part = part) -> Totals:
+                    return run(tx._runner, _insert(store.namespace, part.records(), replace=True))
+
+                totals.include(store.run_transaction(bring))
+        else:
+            with store.transaction() as tx:
+                for part in survey.parts():
+                    totals.include(run(tx._runner, _insert(store.namespace, part.records(), replace=False)))
+    return totals
 
 
 async def import_sessions_async(
@@ -192,35 +223,60 @@ async def import_sessions_async(
     progress: Progress = lambda size: None,
 ) -> Totals:
     """As `import_sessions`, awaited. *file* is read, and *progress* is called, in worker threads."""
-    course = _insert(store.namespace, _read(file, progress), replace=replace)
-    async with store.transaction() as tx:
-        return await run_async(tx._runner, course, in_thread=True)
+    totals = Totals()
+    with closing(await finished(asyncio.to_thread(Survey, file, progress))) as survey:
+        if replace:
+            for part in survey.parts():
+
+                async def bring(tx: AsyncTransaction, part: Part = part) -> Totals:
+                    course = _insert(store.namespace, part.records(), replace=True)
+                    return await run_async(tx._runner, course, in_thread=True)
+
+                totals.include(await store.run_transaction(bring))
+        else:
+            async with store.transaction() as tx:
+                for part in survey.parts():
+                    course = _insert(store.namespace, part.records(), replace=False)
+                    totals.include(await run_async(tx._runner, course, in_thread=True))
+    return totals
 
 
-def insert_records(store: StateStore, records: Iterable[Record], *, replace: bool) -> Totals:
+def insert_records(store: StateStore, records: Sequence[Record], *, replace: bool) -> Totals:
     """Write records, those of sessions first, in one transaction. See `import_sessions`."""
-    course = _insert(store.namespace, records, replace=replace)
+    histories = Histories()
+    for record in records:
+        histories.add(record.kind, record.values, record.where)
+    histories.check()
     with store.transaction() as tx:
-        return run(tx._runner, course)
+        return run(tx._runner, _insert(store.namespace, records, replace=replace))
 
 
 def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Course[Totals]:
+    """Put records that were checked into the tables; with *replace* in the place of what is there."""
     totals = Totals()
-    histories = Histories()
-    ledger: set[str] = set()
+    sessions: dict[str, str] = {}
+    forks: list[str] = []
+    taken: dict[str, list[portable_ledger.Line]] = {}
+    looked_up: set[str] = set()
     for batch in _batches(records):
         kind = batch[0].kind
-        for record in batch:
-            histories.add(kind, record.values, record.where)
-        sessions = list(dict.fromkeys(record.values.get("session_id", "") for record in batch))
+        ids = list(dict.fromkeys(record.values["session_id"] for record in batch))
         if kind == "session":
-            for living in (yield _call(PortableWork.make_room, sessions, replace=replace)):
+            for living in (yield _call(PortableWork.make_room, ids, replace=replace)):
                 raise SessionExistsError(living, namespace)
-        if kind == "usage":
-            for session_id in sessions:
-                if session_id not in ledger:
-                    yield _call(PortableWork.make_room_for_usage, session_id, replace=replace)
-            ledger.update(sessions)
+            sessions |= {record.values["session_id"]: record.where for record in batch}
+            forks += [r.values["session_id"] for r in batch if r.values.get("parent_session_id") is not None]
+        if replace and kind in ("session", "usage"):
+            taken |= yield _call(PortableWork.take_usage, [one for one in ids if one not in taken])
+        elif kind == "usage":
+            recorded = yield _call(PortableWork.find_usage, [one for one in ids if one not in looked_up])
+            if recorded is not None:
+                raise ConflictError(
+                    f"the usage ledger has lines of session {recorded!r} already; replace them, or import into an "
+                    "empty namespace",
+                    session_id=recorded,
+                )
+            looked_up.update(ids)
         try:
             yield _call(PortableWork.insert, batch)
         except DatabaseError as error:
@@ -230,7 +286,11 @@ def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Cour
             problem = f"does not go together with the rest, says the database ({error.code}); the file is damaged"
             raise InvalidValueError(where, problem) from error
         totals.add(kind, len(batch))
-    histories.check()
+    for session_id, lines in taken.items():
+        if lines:
+            yield _call(PortableWork.keep_usage, session_id, lines, entries=session_id in sessions)
+    if forks and (found := (yield _call(PortableWork.own_ancestor, forks))) is not None:
+        raise InvalidValueError(sessions[found], "is a session that is forked from itself, over others that are there")
     return totals
 
 
@@ -247,42 +307,3 @@ def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
         batch.append(record)
     if batch:
         yield batch
-
-
-def _read(file: BinaryIO, progress: Progress) -> Iterator[Record]:
-    count = 0
-    ended = False
-    for number, line in enumerate(file, start=1):
-        progress(len(line))
-        where = f"line {number}"
-        try:
-            values = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            raise InvalidValueError(where, "is not JSON; the file is damaged, or none of statestore's") from None
-        if not isinstance(values, dict):
-            raise InvalidValueError(where, "is not a JSON object; the file is none of statestore's")
-        kind = values.pop("type", None)
-        if number == 1:
-            _check_header(kind, values)
-        elif ended:
-            raise InvalidValueError(where, "stands behind the end; the file is damaged")
-        elif kind == "end":
-            ended = True
-            if values.get("lines") != count:
-                raise InvalidValueError(
-                    where, f"ends {values.get('lines')} lines, but there are {count}; some are missing"
-                )
-        else:
-            count += 1
-            yield decode(kind, values, where)
-    if not ended:
-        raise InvalidValueError("file", "ends too early; it was cut off, or is none of statestore's")
-
-
-def _check_header(kind: Any, values: dict[str, Any]) -> None:
-    if kind != "header" or values.get("format") != FORMAT:
-        raise InvalidValueError("line 1", "is no header of a statestore export")
-    if values.get("version") != VERSION:
-        raise InvalidValueError(
-            "line 1", f"says version {values.get('version')}, but this statestore reads version {VERSION}; upgrade it"
-        )

@@ -33,25 +33,27 @@ def claude_code(database: Database, path: Path | None, user_id: str | None, as_j
     kept as they are. A response that is written in several lines counts once, also where a resumed session begins with
     a copy of another, as long as that is there or was imported and not deleted.
 
-    Running it again changes nothing, and adds what is new. A response at a file's end that has not said why it stopped
-    is left for the next run, unless nobody has written to the file for ten minutes. What cannot be stored is reported
-    with its file and line, the others go in, and the exit code is 1. Nothing is written to PATH. Costs are computed
-    where prices are known: `statestore prices sync` first, or `statestore prices apply` afterwards.
+    Running it again changes nothing, and adds what is new. A file's last line is left for the next run if it is not
+    complete, or belongs to a response that has not said why it stopped, unless nobody has written to the file for ten
+    minutes. What cannot be stored is reported with its file and line, the others go in, and the exit code is 1. Nothing
+    is written to PATH. Costs are computed where prices are known: `statestore prices sync` first, or `statestore prices
+    apply` afterwards.
     """
     from statestore import checks
-    from statestore.cli import claude_transcripts as transcripts
+    from statestore.cli import claude_lines
+    from statestore.cli.claude_transcripts import Importer
 
     checks.optional_key(user_id, "--user-id")
     folder = Path(_DEFAULT).expanduser() if path is None else path
     if not folder.exists():
         raise Failure(f"there is no {folder}; name the file or the folder to import")
-    found = transcripts.files(folder)
+    found = claude_lines.files(folder)
 
     def report(file: Path, number: int, reason: str) -> None:
         click.echo(visible(f"{file}:{number}: {reason}"), err=True)
 
     with database.open(create=True) as store, _progress(len(found)) as advance:
-        importer = transcripts.Importer(store, user_id=user_id, report=report, progress=advance)
+        importer = Importer(store, user_id=user_id, report=report, progress=advance)
         totals = importer.run(found)
     if as_json:
         click.echo(json_text(asdict(totals)))

@@ -4,28 +4,27 @@ A line that carries a message is an entry, its message kept as it is. Some of wh
 
 - A response is written in several lines, one for each block of its content, and each repeats its `message.id` and its
   usage. The first of them gets the usage, in the figures of the last.
-- A response that is still being written has figures that are not its last, and what is stored does not change: it
-  stays away until it says why it stopped, or until nobody has written to the file for a while.
+- A response that is still being written has figures that are not its last, and what is stored does not change: its
+  newest line waits until the response says why it stopped, or until nobody has written to the file for a while. What
+  the lines before it leave out it then brings. If lines of others stand behind it, it does not wait: the figures so far
+  are stored, and a later line of the response gets what has come on top of them.
 - A session that was resumed may begin with a copy of the one before. Files are read in the order of their times, and
   what another file of this run has had, or another session in the database by the ids of the lines, only counts there.
 - Lines of a sub-agent stand in a file of their own or, in older transcripts, between those of the session. Each
   sub-agent is a session of its own, forked from its session before the first entry.
 """
 
-import os
-import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from statestore import checks, messages
 from statestore.cli import claude_counted
-from statestore.cli.openai_jsonl import LineError, load_line, numbered_lines
+from statestore.cli.claude_lines import Line, Report, Totals, Transcript, age, read
 from statestore.errors import ConflictError, InvalidValueError, NotFoundError, SessionExistsError, SessionNotFoundError
-from statestore.values import NewEntry, Usage
+from statestore.values import Entry, NewEntry, Usage
 
 if TYPE_CHECKING:
     from statestore.store import StateStore
@@ -34,160 +33,12 @@ AGENT = "claude-code"
 SUB_AGENT = "claude-code/sub-agent"
 
 _BATCH = 500
-# Longer than a block of a response takes: its line is written when the block is complete.
-_SETTLED = timedelta(minutes=10).total_seconds()
 _REFUSED = (ConflictError, InvalidValueError, NotFoundError)
 _DURATIONS = ("durationMs", "totalDurationMs")
 # What of a line is kept beside its message.
 _KEPT = ("requestId", "parentUuid", "cwd", "gitBranch", "version", "agentId", "isMeta")
 # Said by the program itself, in the name of no model.
 _SYNTHETIC = "<synthetic>"
-_TIMESTAMP = re.compile(rb'"timestamp"\s*:\s*"([^"]+)"')
-_LOOK = 1 << 16
-
-Report = Callable[[Path, int, str], None]
-
-
-@dataclass(slots=True)
-class Totals:
-    """What an import has done."""
-
-    files: int = 0
-    sessions_new: int = 0
-    sessions_extended: int = 0
-    sessions_unchanged: int = 0
-    entries_added: int = 0
-    lines_skipped: int = 0
-    lines_failed: int = 0
-    lines_unfinished: int = 0
-
-
-@dataclass(slots=True)
-class Line:
-    """A line that carries a message."""
-
-    number: int
-    uuid: str | None
-    parent: str | None
-    agent_id: str | None
-    sidechain: bool
-    record: Mapping[str, Any]
-
-    @property
-    def message(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.record["message"]
-        return found
-
-    @property
-    def message_id(self) -> str | None:
-        found = self.message.get("id")
-        return found if isinstance(found, str) and found else None
-
-    @property
-    def response(self) -> str | None:
-        """What all lines of a response, and all copies of them, have in common."""
-        return self.message_id or self.uuid
-
-
-@dataclass(slots=True)
-class Transcript:
-    """One session: a file, or what a sub-agent has written into the file of another."""
-
-    path: Path
-    session_id: str
-    parent_id: str | None = None
-    # When the file was written to, in seconds since 1970.
-    written_at: float = 0
-    title: tuple[str, int] | None = None
-    lines: list[Line] = field(default_factory=list)
-
-    def first(self, name: str) -> tuple[str, int] | None:
-        """The first text that lines have under a name, and the number of its line."""
-        found = ((line.record.get(name), line.number) for line in self.lines)
-        return next(((value, number) for value, number in found if isinstance(value, str) and value), None)
-
-    def finished(self) -> list[Line]:
-        """The lines, up to a response that is still being written."""
-        last = next((line.message_id for line in reversed(self.lines) if line.message_id is not None), None)
-        indexes = [index for index, line in enumerate(self.lines) if line.message_id == last]
-        settled = abs(time.time() - self.written_at) > _SETTLED
-        if last is None or settled or any(self.lines[index].message.get("stop_reason") for index in indexes):
-            return self.lines
-        return self.lines[: indexes[0]]
-
-
-def files(path: Path) -> list[Path]:
-    """The transcripts at *path*: a file, or all below a folder."""
-    return [path] if path.is_file() else sorted(found for found in path.rglob("*.jsonl") if found.is_file())
-
-
-def read(path: Path, totals: Totals, report: Report) -> list[Transcript]:
-    """What a file holds: its session first, then the sub-agents between its lines."""
-    lines: list[Line] = []
-    with path.open("rb") as file:
-        main = Transcript(path, path.stem, written_at=os.fstat(file.fileno()).st_mtime)
-        for number, text in numbered_lines(file):
-            if text.isspace():
-                continue
-            try:
-                record = load_line(text)
-                if not isinstance(record, dict):
-                    raise LineError("not a JSON object")
-                line = _line(number, record)
-            except LineError as error:
-                totals.lines_failed += 1
-                report(path, number, str(error))
-                continue
-            if line is not None:
-                lines.append(line)
-                continue
-            totals.lines_skipped += 1
-            if record.get("type") == "summary" and isinstance(record.get("summary"), str):
-                main.title = record["summary"], number
-    owners = {line.record.get("sessionId") for line in lines}
-    if path.stem.startswith("agent-") and len(owners) == 1 and isinstance(owner := owners.pop(), str) and owner:
-        main.session_id, main.parent_id, main.lines = f"{owner}/{path.stem}", owner, lines
-        return [main]
-    return [main, *_split(main, lines)]
-
-
-def _line(number: int, record: dict[str, Any]) -> Line | None:
-    """A line's message; None for a line of another kind."""
-    message = record.get("message")
-    if record.get("type") not in ("user", "assistant") or not isinstance(message, dict):
-        return None
-    if not isinstance(message.get("role"), str):
-        raise LineError("a message without a role")
-    return Line(
-        number,
-        _text(record.get("uuid")),
-        _text(record.get("parentUuid")),
-        _text(record.get("agentId")),
-        record.get("isSidechain") is True,
-        record,
-    )
-
-
-def _split(main: Transcript, lines: Iterable[Line]) -> list[Transcript]:
-    """Give the session its lines, and each sub-agent its own: known by its id, or by the line it began with."""
-    chains: dict[str, str] = {}
-    split: dict[str, Transcript] = {}
-    for line in lines:
-        if not line.sidechain:
-            main.lines.append(line)
-            continue
-        begun = chains.get(line.parent or "", line.uuid or str(line.number))
-        if line.uuid is not None:
-            chains[line.uuid] = begun
-        name = f"agent-{line.agent_id or begun}"
-        if name not in split:
-            split[name] = Transcript(main.path, f"{main.session_id}/{name}", main.session_id, main.written_at)
-        split[name].lines.append(line)
-    return list(split.values())
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
 
 
 class Importer:
@@ -213,7 +64,7 @@ class Importer:
 
     def run(self, paths: Iterable[Path]) -> Totals:
         """Import the files, the earliest first, sub-agents behind the session that they belong to."""
-        for path in sorted(paths, key=_age):
+        for path in sorted(paths, key=age):
             self.totals.files += 1
             try:
                 found = read(path, self.totals, self._report)
@@ -227,23 +78,24 @@ class Importer:
         return self.totals
 
     def _write(self, transcript: Transcript) -> None:
-        lines = transcript.finished()
+        lines, waiting = transcript.finished()
         self.totals.lines_unfinished += len(transcript.lines) - len(lines)
         if not lines:
             return
         try:
-            stored = self._open(transcript)
-            done = 0 if stored is None else self._stored(transcript.session_id, stored, lines)
+            last = self._open(transcript)
+            known = {} if not last else self._known(transcript.session_id, last, lines)
         except _REFUSED as error:
             self._fail(transcript.path, 0, str(error))
             return
-        entries = self._entries(transcript.session_id, lines, done)
-        numbered = list(zip(entries, [line.number for line in lines[done:]], strict=True))
+        new = [line for line in lines if _entry_id(line) not in known]
+        entries = self._entries(transcript.session_id, lines, new, known, waiting)
+        numbered = list(zip(entries, [line.number for line in new], strict=True))
         added = sum(
             self._append(transcript, numbered[start : start + _BATCH]) for start in range(0, len(numbered), _BATCH)
         )
         self.totals.entries_added += added
-        if stored is None:
+        if last is None:
             self.totals.sessions_new += 1
         elif added:
             self.totals.sessions_extended += 1
@@ -298,14 +150,26 @@ class Importer:
             self._fail(transcript.path, number, str(error))
             return None
 
-    def _stored(self, session_id: str, last: int, lines: list[Line]) -> int:
-        """How many of the lines are there for sure; the others are told apart by their ids."""
-        if not 0 < last <= len(lines):
-            return 0
-        newest = self._store.history.read(session_id, last=1)
-        if not newest:  # Trimmed away, and counted in the reports as they were.
-            return last
-        return last if newest[0].entry_id == _entry_id(lines[last - 1]) else 0
+    def _known(self, session_id: str, last: int, lines: list[Line]) -> dict[str, Usage | None]:
+        """What is stored already: by the entry's id what it used, or None if nobody looked.
+
+        If the newest entry is the line of its position, all before it are taken to be theirs, and only those of its
+        response are looked at: nothing else can go on behind them.
+        """
+        history = self._store.history
+        if last <= len(lines):
+            newest = history.read(session_id, last=1)
+            if not newest or newest[0].entry_id == _entry_id(lines[last - 1]):  # None: trimmed away, and counted.
+                known: dict[str, Usage | None] = dict.fromkeys(_entry_id(line) for line in lines[:last])
+                going_on = {line.response for line in lines[last:]}
+                first = next((n for n, line in enumerate(lines[:last]) if line.response in going_on), last)
+                return known | {entry.entry_id: entry.usage for entry in self._entries_after(session_id, first, last)}
+        return {entry.entry_id: entry.usage for entry in self._entries_after(session_id, 0, last)}
+
+    def _entries_after(self, session_id: str, position: int, last: int) -> Iterator[Entry]:
+        while position < last and (page := self._store.history.read(session_id, after=position, limit=_BATCH)):
+            yield from page
+            position = page[-1].seq
 
     def _append(self, transcript: Transcript, numbered: list[tuple[NewEntry, int]]) -> int:
         """Append entries, and return how many were new. A line that is refused is left out."""
@@ -320,21 +184,23 @@ class Importer:
             self._fail(transcript.path, numbered[0][1], str(error))
             return 0
 
-    def _entries(self, session_id: str, lines: list[Line], done: int) -> Iterator[NewEntry]:
-        """What is to be appended for the lines from *done* on."""
-        final: dict[str, Usage] = {}
-        for line in lines:
-            if line.response is not None and isinstance(line.message.get("usage"), Mapping):
-                final[line.response] = messages.usage(line.message)
-        self._counted.update(line.response for line in lines[:done] if line.response is not None)
-        self._counted |= self._elsewhere(session_id, [line for line in lines[done:] if line.response in final])
-        for line in lines[done:]:
+    def _entries(
+        self,
+        session_id: str,
+        lines: list[Line],
+        new: list[Line],
+        known: Mapping[str, Usage | None],
+        waiting: str | None,
+    ) -> Iterator[NewEntry]:
+        """What is to be appended for the *new* ones of the lines. The response that is *waiting* is not counted yet."""
+        due = self._due(session_id, lines, new, known)
+        for line in new:
             usage = Usage()
             if line.response is None:
                 usage = messages.usage(line.message)
-            elif line.response not in self._counted:
+            elif line.response != waiting:
+                usage = due.pop(line.response, usage)
                 self._counted.add(line.response)
-                usage = final.get(line.response, usage)
             if line.message.get("model") == _SYNTHETIC:
                 usage = Usage()
             record = line.record
@@ -349,6 +215,32 @@ class Importer:
                 created_at=_time(record),
             )
 
+    def _due(
+        self, session_id: str, lines: list[Line], new: list[Line], known: Mapping[str, Usage | None]
+    ) -> dict[str, Usage]:
+        """What is still to be counted of the responses of the *new* lines."""
+        final: dict[str, Usage] = {}
+        for line in lines:
+            if line.response is not None and isinstance(line.message.get("usage"), Mapping):
+                final[line.response] = messages.usage(line.message)
+        due = {line.response: final[line.response] for line in new if line.response in final}
+        counted: dict[str, Usage] = {}
+        for line in lines:
+            if line.response in due and (entry_id := _entry_id(line)) in known:
+                used = known[entry_id]
+                if used is None:  # It is not there any more to be asked.
+                    counted[line.response] = final[line.response]
+                elif used != Usage():
+                    counted[line.response] = _sum(counted.get(line.response, Usage()), used)
+        uncounted = [line for line in lines if line.response in due and line.response not in counted]
+        others = self._counted | self._elsewhere(session_id, uncounted)
+        self._counted.update(line.response for line in lines if line.response is not None and _entry_id(line) in known)
+        return {
+            response: _rest(usage, counted[response]) if response in counted else usage
+            for response, usage in due.items()
+            if response in counted or response not in others
+        }
+
     def _elsewhere(self, session_id: str, lines: list[Line]) -> set[str]:
         """The responses of which another session has a line, from an import before this one or from this one."""
         new = [line for line in lines if line.response not in self._counted]
@@ -359,6 +251,23 @@ class Importer:
     def _fail(self, path: Path, number: int, reason: str) -> None:
         self.totals.lines_failed += 1
         self._report(path, number, reason)
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    return _combined(one, other, lambda a, b: a + b)
+
+
+def _rest(whole: Usage, part: Usage) -> Usage:
+    """What *whole* has beyond *part*."""
+    return _combined(whole, part, lambda a, b: max(a - b, 0) or None)
+
+
+def _combined(one: Usage, other: Usage, combine: Callable[[int, int], int | None]) -> Usage:
+    found = {}
+    for name in (field.name for field in fields(Usage)):
+        a, b = getattr(one, name), getattr(other, name)
+        found[name] = None if a is None and b is None else combine(a or 0, b or 0)
+    return Usage(**found)
 
 
 def _is_key(text: str) -> bool:
@@ -397,17 +306,3 @@ def _time(record: Mapping[str, Any]) -> datetime | None:
     except (KeyError, TypeError, ValueError):
         return None
     return found if found.tzinfo is not None else None
-
-
-def _age(path: Path) -> tuple[bool, str, str, str]:
-    """When a transcript begins and ends, so that a copy comes behind its original; sub-agents come last."""
-    is_agent = path.stem.startswith("agent-")
-    try:
-        with path.open("rb") as file:
-            head = file.read(_LOOK)
-            file.seek(max(0, path.stat().st_size - _LOOK))
-            tail = file.read(_LOOK)
-    except OSError:
-        return is_agent, "", "", path.name
-    first, last = _TIMESTAMP.findall(head), _TIMESTAMP.findall(tail)
-    return is_agent, first[0].decode() if first else "", last[-1].decode() if last else "", path.name

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from statestore import migrate
+from statestore import json_files, migrate
 from statestore.cli.importer import Importer, NotConversationsError, Totals
 from statestore.cli.narration import Narrator, milliseconds
-from statestore.cli.openai_jsonl import Conversation, LineError, SessionId, numbered_lines, parse
+from statestore.cli.openai_jsonl import Conversation, LineError, SessionId, parse
 from statestore.cli.output import Failure, counted, visible
 from statestore.store import StateStore
 from statestore.values import Entry, Session
@@ -118,7 +118,7 @@ def _compare(store: StateStore, file: str) -> tuple[int, int]:
     """How many messages of the file are in the store as they stand there, and how many are not."""
     equal = different = 0
     with open(file, "rb") as lines:
-        for conversation in _conversations(numbered_lines(lines)):
+        for conversation in _conversations(json_files.lines(lines)):
             stored = _texts(store.history.read(conversation.session_id))
             for said, kept in itertools.zip_longest(map(json.dumps, conversation.messages), stored):
                 equal += said == kept

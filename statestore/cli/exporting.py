@@ -18,7 +18,7 @@ from statestore.cli.output import Failure, counted, json_text, visible
 
 if TYPE_CHECKING:
     from statestore.cli.foreign import Foreign
-    from statestore.repositories.portable_rows import Record
+    from statestore.repositories.portable_values import Record
 
 replace_option = click.option("--replace", is_flag=True, help="Overwrite what is there already.")
 
@@ -124,12 +124,22 @@ def _replaced(file: str, replace: bool) -> Iterator[BinaryIO]:
 def statestore_file(database: Database, file: str, replace: bool, as_json: bool) -> None:
     """Import the sessions of a FILE that `statestore export` wrote; `-` is standard input.
 
-    All of them or none. A session that is there already stops the import, unless --replace lets it be overwritten.
+    The whole file is checked before anything is written. All of its sessions or none: one that is there already stops
+    the import. With --replace they are overwritten, a few at a time, so that nobody waits long; what was recorded as
+    used stays so. Run again it completes an import that was cut off.
     """
+    from statestore.errors import InvalidValueError
     from statestore.portable import import_sessions
 
-    with _source(file) as source, database.open(create=True) as store, Progress.reading(source) as bar:
-        totals = import_sessions(store, source, replace=replace, progress=bar.advance)
+    with _source(file) as source, database.open(create=True) as store, Progress.reading(source, times=2) as bar:
+        try:
+            totals = import_sessions(store, source, replace=replace, progress=bar.advance)
+        except InvalidValueError as error:
+            raise Failure(f"{file}: {error}") from None
+        except KeyboardInterrupt:
+            if replace:
+                bar.say("stopped; what was replaced stays so, and the same command completes it")
+            raise
     if as_json:
         click.echo(json_text({"file": file, **asdict(totals)}))
     else:
@@ -156,7 +166,9 @@ def promptkit(database: Database, path: Path, replace: bool, as_json: bool) -> N
     """Import the conversations of PromptKit's file store from PATH, the folder that holds `conv-ID` folders.
 
     Messages are kept as they are; tokens, costs, tools and times are read from them. The system prompt becomes the
-    session's instructions. Nothing is written to PATH. A conversation that is there already is reported and left alone,
+    session's instructions; its named lists and its token count become keys of its state, `promptkit.list.NAME` and
+    `promptkit.token_count`. Messages that were trimmed behind a summary leave their positions free. Nothing is written
+    to PATH. A conversation that is there already is reported and left alone,
     unless --replace lets it be overwritten.
     """
     from statestore.cli import foreign

@@ -11,14 +11,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from statestore import checks, exactjson
+from statestore import checks, exactjson, json_files
 from statestore.errors import InvalidValueError
 from statestore.repositories import entry_rows
-from statestore.repositories.portable_rows import Record
+from statestore.repositories.portable_checks import MAX_POSITION
+from statestore.repositories.portable_values import Record
 from statestore.values import NewEntry, Usage
 
+# What has a place in a session. Anything else is kept in its state, under the system's name: nothing is lost.
+_PLACED = frozenset({"id", "user_id", "system_prompt", "metadata", "last_accessed_at"})
+_PLACED_CONEXUS = frozenset({"ID", "UserID", "History", "Metadata", "State", "CreatedAt", "LastActivity"})
+_PLACED_OF_INTERACTION = frozenset({"Agent", "Duration", "Timestamp"})
 _CONVERSATION, _SESSION = "conv-", "session-"
 _MILLISECONDS, _NANOSECONDS = 1000, 10**9
 
@@ -50,7 +53,11 @@ def conexus_sessions(path: Path) -> list[Foreign]:
 
 
 def read_promptkit(conversation: Foreign) -> list[Record]:
-    """`state.json`, `messages.jsonl` and `summaries.jsonl` of a conversation."""
+    """`state.json`, `messages.jsonl`, `summaries.jsonl` and `lists/NAME.jsonl` of a conversation.
+
+    Of a conversation that was trimmed only the last messages are there, while its summaries count from its beginning:
+    then the messages stand behind the furthest summary, at the positions that it leaves them.
+    """
     state = _object(conversation.path / "state.json")
     session_id = state.text("id") or conversation.name.removeprefix(_CONVERSATION)
     messages = [*_lines(conversation.path / "messages.jsonl")]
@@ -64,22 +71,50 @@ def read_promptkit(conversation: Foreign) -> list[Record]:
         "created_at": min([entry.created_at for _, entry in entries if entry.created_at is not None] + [last_used]),
         "last_activity_at": last_used,
     }
-    records = _session_records(session, entries, state.where)
     # A later summary from the same position takes the place of an earlier one.
     summaries = {}
+    summarized = 0
     for summary in _lines(conversation.path / "summaries.jsonl"):
-        values = _promptkit_summary(summary, len(messages), last_used)
+        values = _promptkit_summary(summary, last_used)
         summaries[values["start_seq"]] = Record("summary", {"session_id": session_id, **values}, summary.where)
-    return records + [summaries[start_seq] for start_seq in sorted(summaries)]
+        summarized = max(summarized, values["end_seq"])
+    trimmed = summarized if summarized > len(entries) else 0
+    records = _session_records(session, entries, state.where, first_seq=trimmed + 1)
+    records += [summaries[start_seq] for start_seq in sorted(summaries)]
+    kept = {f"promptkit.{name}": (value, state.where) for name, value in state.values.items() if name not in _PLACED}
+    for file in sorted((conversation.path / "lists").rglob("*.jsonl")):
+        name = file.relative_to(conversation.path / "lists").with_suffix("").as_posix()
+        kept[f"promptkit.list.{name}"] = _promptkit_list(file), str(file)
+    return records + [_state_record(session_id, key, value, last_used, where) for key, (value, where) in kept.items()]
 
 
-def _promptkit_summary(summary: "_Object", end: int, written_at: datetime) -> dict[str, Any]:
+def _promptkit_list(file: Path) -> list[Any]:
+    """The items of a list: they are bytes there, kept as JSON if all of them are, and otherwise as text."""
+    with file.open("rb") as opened:
+        items = [(f"{file}:{number}", line.rstrip(b"\n")) for number, line in json_files.lines(opened)]
+    try:
+        found = [json_files.parse(item, where) for where, item in items]
+        for one in found:
+            exactjson.dumps(one, "item")
+        return found
+    except InvalidValueError:
+        pass
+    texts = []
+    for where, item in items:
+        try:
+            texts.append(item.decode())
+        except UnicodeDecodeError:
+            raise UnreadableError(f"{where}: is not text in UTF-8") from None
+    return texts
+
+
+def _promptkit_summary(summary: "_Object", written_at: datetime) -> dict[str, Any]:
     # There a summary stands for the messages from StartTurn up to, not including, EndTurn, counted from 0.
     with _naming(summary.where):
-        start_seq = checks.count(summary.values.get("StartTurn"), "StartTurn", most=end) + 1
+        start_seq = checks.count(summary.values.get("StartTurn"), "StartTurn", most=MAX_POSITION - 1) + 1
         values = {
             "start_seq": start_seq,
-            "end_seq": checks.count(summary.values.get("EndTurn"), "EndTurn", least=start_seq, most=end),
+            "end_seq": checks.count(summary.values.get("EndTurn"), "EndTurn", least=start_seq, most=MAX_POSITION),
             "content": checks.text(summary.values.get("Content"), "Content"),
             "token_count": checks.optional_count(summary.values.get("TokenCount"), "TokenCount") or None,
             "created_at": summary.time("CreatedAt") or written_at,
@@ -132,23 +167,30 @@ def read_conexus(saved: Foreign) -> list[Record]:
         "last_activity_at": last_used,
     }
     records = _session_records(columns, entries, session.where)
-    for key, value in session.object("State").values.items():
-        with _naming(session.where):
-            values = {
-                "session_id": session_id,
-                "key": checks.key(key, "State"),
-                "value": exactjson.dumps(value, f"State[{key!r}]"),
-                "version": 1,
-                "updated_at": last_used,
-            }
-        records.append(Record("state", values, session.where))
-    return records
+    others = {f"conexus.{name}": value for name, value in session.values.items() if name not in _PLACED_CONEXUS}
+    state = {**others, **session.object("State").values}
+    if len(state) < len(others) + len(session.object("State").values):
+        raise UnreadableError(f"{session.where}: State has a key that begins with 'conexus.', which is taken")
+    return records + [
+        _state_record(session_id, key, value, last_used, f"{session.where}: State") for key, value in state.items()
+    ]
+
+
+def _state_record(session_id: str, key: str, value: Any, updated_at: datetime, where: str) -> Record:
+    with _naming(where):
+        values = {
+            "session_id": session_id,
+            "key": checks.key(key, "the key"),
+            "value": exactjson.dumps(value, "the value"),
+            "version": 1,
+            "updated_at": updated_at,
+        }
+    return Record("state", values, where)
 
 
 def _conexus_entry(interaction: "_Object") -> NewEntry:
-    kept = ("UserRequest", "Response", "Escalations")
     return NewEntry(
-        {name: interaction.values[name] for name in kept if name in interaction.values},
+        {name: value for name, value in interaction.values.items() if name not in _PLACED_OF_INTERACTION},
         role="user",
         agent_name=interaction.text("Agent"),
         duration=interaction.duration("Duration", a_second=_NANOSECONDS),
@@ -156,11 +198,13 @@ def _conexus_entry(interaction: "_Object") -> NewEntry:
     )
 
 
-def _session_records(session: dict[str, Any], entries: Sequence[tuple[str, NewEntry]], where: str) -> list[Record]:
+def _session_records(
+    session: dict[str, Any], entries: Sequence[tuple[str, NewEntry]], where: str, *, first_seq: int = 1
+) -> list[Record]:
     """The rows of a session and of its entries, which come with where they stand."""
     rows = []
     turn = 0
-    for seq, (entry_where, entry) in enumerate(entries, start=1):
+    for seq, (entry_where, entry) in enumerate(entries, start=first_seq):
         with _naming(entry_where):
             [prepared] = entry_rows.prepare([entry], max_bytes=exactjson.MAX_BYTES)
         turn += prepared.columns["turn"]
@@ -175,7 +219,8 @@ def _session_records(session: dict[str, Any], entries: Sequence[tuple[str, NewEn
             "user_id": checks.optional_key(session["user_id"], "user_id"),
             "metadata": checks.metadata(session["metadata"]),
             "root_session_id": session["session_id"],
-            "next_seq": len(rows) + 1,
+            "first_seq": first_seq,
+            "next_seq": first_seq + len(rows),
             "last_turn": turn,
         }
     return [Record("session", columns, where), *rows]
@@ -241,22 +286,26 @@ def _naming(where: str) -> Iterator[None]:
 
 def _object(file: Path) -> _Object:
     try:
-        return _Object.of(orjson.loads(file.read_bytes()), str(file))
+        with file.open("rb") as opened:
+            return _Object.of(_parsed(json_files.whole(opened), str(file)), str(file))
     except FileNotFoundError:
         raise UnreadableError(f"{file} is missing") from None
-    except orjson.JSONDecodeError as error:
-        raise UnreadableError(f"{file}: no JSON: {error.msg}") from None
 
 
 def _lines(file: Path) -> Iterator[_Object]:
     if not file.exists():
         return
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield _Object.of(orjson.loads(line), f"{file}:{number}")
-            except orjson.JSONDecodeError as error:
-                raise UnreadableError(f"{file}:{number}: no JSON: {error.msg}") from None
+    with file.open("rb") as opened:
+        for number, line in json_files.lines(opened):
+            where = f"{file}:{number}"
+            yield _Object.of(_parsed(line, where), where)
+
+
+def _parsed(data: bytes, where: str) -> Any:
+    try:
+        return json_files.parse(data, where)
+    except InvalidValueError as error:
+        raise UnreadableError(str(error)) from None
 
 
 def _modified(file: Path) -> datetime:

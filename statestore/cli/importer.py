@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
-from statestore.cli.openai_jsonl import Conversation, LineError, SessionId, numbered_lines, parse
+from statestore import json_files
+from statestore.cli.openai_jsonl import Conversation, LineError, SessionId, parse
 from statestore.errors import (
     CommitUnknownError,
     ConflictError,
@@ -107,7 +108,7 @@ class Importer:
         return self.totals
 
     def _conversations(self, file: BinaryIO) -> Iterator[Conversation]:
-        for number, line in numbered_lines(file):
+        for number, line in json_files.lines(file):
             self._progress(len(line))
             if line.isspace():
                 continue

@@ -132,10 +132,10 @@ class Progress:
         self.expect(length)
 
     @classmethod
-    def reading(cls, source: BinaryIO) -> "Progress":
-        """Of the bytes of a file, if it says how many there are."""
+    def reading(cls, source: BinaryIO, *, times: int = 1) -> "Progress":
+        """Of the bytes of a file that is read so many times, if it says how many there are."""
         try:
-            return cls("importing", os.fstat(source.fileno()).st_size)
+            return cls("importing", times * os.fstat(source.fileno()).st_size)
         except OSError:
             return cls("importing")
 

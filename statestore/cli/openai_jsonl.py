@@ -7,14 +7,11 @@ number that would change or text that is not Unicode is an error, not a guess.
 import hashlib
 import json
 import string
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
-# A line is held in memory, so it must end somewhere.
-MAX_LINE_BYTES = 256 * 1024 * 1024
-
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+from statestore import json_files
+from statestore.errors import InvalidValueError
 
 
 class LineError(Exception):
@@ -67,17 +64,6 @@ def _value(record: dict[str, Any], field: str) -> str:
     return str(value)
 
 
-def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The lines of *file*, from 1. One that is too long comes cut, longer than `MAX_LINE_BYTES` by a byte."""
-    number = 0
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        rest = line
-        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE_BYTES + 1)
-        yield number, line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
-
-
 def parse(number: int, line: bytes, session_id: SessionId) -> Conversation:
     """The conversation on a line.
 
@@ -102,23 +88,7 @@ def parse(number: int, line: bytes, session_id: SessionId) -> Conversation:
 
 
 def load_line(line: bytes) -> Any:
-    if len(line) > MAX_LINE_BYTES:
-        raise LineError(f"longer than {MAX_LINE_BYTES:,} bytes")
     try:
-        # Not orjson: it would turn a large integer into a float, and keep the last of two equal keys.
-        return json.loads(line.decode(), object_pairs_hook=_object)
-    except UnicodeDecodeError:
-        raise LineError("not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise LineError(f"not JSON: {error.msg} at column {error.colno}") from None
-    except RecursionError:
-        raise LineError("nested too deeply") from None
-    except ValueError:  # An integer of more digits than Python takes.
-        raise LineError("holds a number that is too long") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise LineError("an object has the same key twice")
-    return found
+        return json_files.parse(line, "line")
+    except InvalidValueError as error:
+        raise LineError(str(error).removeprefix("line: ")) from None

@@ -6,9 +6,9 @@ so the ledger grows with the time in which a session was used and not with how o
 """
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from statestore.sql import Link, Statement
+from statestore.sql import Link, Row, Statement
 
 ERASED_SESSION = "erased-"
 """How the random id begins that takes the place of an erased user's session."""
@@ -29,7 +29,8 @@ COUNTS = (
     "content_bytes",
 )
 _KEY = f"session_id, bucket_at, {', '.join(_NAMES)}"
-_COLUMNS = f"{_KEY}, {', '.join(COUNTS)}, duration_ms, cost_usd"
+COLUMNS = ("session_id", "bucket_at", *_NAMES, *COUNTS, "duration_ms", "cost_usd")
+_COLUMNS = ", ".join(COLUMNS)
 
 _BUCKET_POSTGRESQL = "date_bin('15 minutes', h.created_at, TIMESTAMPTZ '2000-01-01 00:00:00+00')"
 _BUCKET_SQLITE = "substr(h.created_at, 1, 14) || printf('%02d', substr(h.created_at, 15, 2) / 15 * 15) || ':00.000000Z'"
@@ -123,6 +124,13 @@ _FOLD_SESSIONS_SQLITE = _fold_sqlite(
     "l.session_id IN (SELECT value FROM json_each(:session_ids))",
 )
 
+_UNFOLDED = Statement(
+    postgresql=f"SELECT {_KEY}, {_SUMS_POSTGRESQL} FROM ({_entries(_BUCKET_POSTGRESQL)} h.session_id = :session_id)"
+    f" AS lines GROUP BY {_KEY}",
+    sqlite=f"SELECT {_KEY}, {_SUMS_SQLITE} FROM ({_entries(_BUCKET_SQLITE)} h.session_id = :session_id)"
+    f" GROUP BY {_KEY}",
+)
+
 _SESSIONS_OF_USER = Statement(
     "SELECT DISTINCT session_id FROM {usage_ledger} WHERE namespace = :namespace AND user_id = :user_id"
 )
@@ -147,6 +155,11 @@ def fold_sessions(link: Link, session_ids: Iterable[str]) -> None:
     ids = list(session_ids)
     for statement in (_FOLD_SESSIONS,) if link.dialect.name == "postgresql" else _FOLD_SESSIONS_SQLITE:
         link.run(statement, session_ids=ids)
+
+
+def unfolded(link: Link, session_id: str) -> Sequence[Row]:
+    """What a session's own entries used that is not in the ledger yet, as lines of `COLUMNS`."""
+    return link.all(_UNFOLDED, session_id=session_id)
 
 
 def forget_user(link: Link, user_id: str, session_ids: Iterable[str] = ()) -> None:

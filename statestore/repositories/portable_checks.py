@@ -3,8 +3,16 @@
 from collections.abc import Sequence
 
 from statestore.errors import InvalidValueError
+from statestore.repositories import ledger
 from statestore.sql import Params
 
+# Far beyond any history, and so little that no position computed from it leaves 64 bits.
+MAX_POSITION = 10**12
+# Of a line of the ledger, which is a quarter of an hour of one session: a million of the largest entries, and thousands
+# of such lines still have a sum of 64 bits.
+MAX_SUM = 10**15
+# Of all lines of a file together.
+MAX_FILE_SUM = 10**18
 _DAMAGED = "the file is damaged"
 
 
@@ -18,6 +26,9 @@ class Histories:
         self._sessions: dict[str, tuple[str, int, int]] = {}
         self._own: dict[str, list[range]] = {}
         self._shared: dict[str, list[tuple[str, range, str]]] = {}
+        self._roots: dict[str, str] = {}
+        self._parents: dict[str, str] = {}
+        self._sums: dict[str, int] = {}
 
     def add(self, kind: str, values: Params, where: str) -> None:
         """Remember a row; sessions come before what belongs to them.
@@ -30,15 +41,42 @@ class Histories:
             if session_id in self._sessions:
                 raise InvalidValueError(where, f"is a session that stands in the file already; {_DAMAGED}")
             self._sessions[session_id] = (where, values.get("first_seq", 1), values.get("next_seq", 1))
+            self._roots[session_id] = values["root_session_id"]
+            if values.get("parent_session_id") is not None:
+                self._parents[session_id] = values["parent_session_id"]
         elif kind != "usage" and session_id not in self._sessions:
             raise InvalidValueError(where, f"belongs to a session that does not stand before it; {_DAMAGED}")
-        if kind == "entry":
+        if kind == "usage":
+            self._add_up(values, where)
+        elif kind == "entry":
             _extend(self._own.setdefault(session_id, []), values["seq"])
         elif kind == "segment":
             if values["owner_session_id"] not in self._sessions:
                 raise InvalidValueError(where, f"names entries of a session that is missing; {_DAMAGED}")
+            if self._roots[values["owner_session_id"]] != self._roots[session_id]:
+                raise InvalidValueError(where, f"names entries of a session of another family; {_DAMAGED}")
             rows = range(values["from_seq"], values["to_seq"] + 1)
             self._shared.setdefault(session_id, []).append((values["owner_session_id"], rows, where))
+
+    def _add_up(self, line: Params, where: str) -> None:
+        for name in ledger.COUNTS:
+            self._sums[name] = self._sums.get(name, 0) + line[name]
+            if self._sums[name] > MAX_FILE_SUM:
+                raise InvalidValueError(where, f"brings the sum of {name!r} beyond what can be added up; {_DAMAGED}")
+
+    def _check_lineage(self) -> None:
+        """That nobody is forked from himself, over however many others."""
+        done: set[str] = set()
+        for session_id in self._parents:
+            path: set[str] = set()
+            at: str | None = session_id
+            while at is not None and at not in done:
+                if at in path:
+                    where = self._sessions[at][0]
+                    raise InvalidValueError(where, f"is a session that is forked from itself; {_DAMAGED}")
+                path.add(at)
+                at = self._parents.get(at)
+            done |= path
 
     def check(self) -> None:
         """Compare, when all rows were added.
@@ -46,6 +84,7 @@ class Histories:
         Raises:
             InvalidValueError: An entry is missing, or there is one too many.
         """
+        self._check_lineage()
         for session_id, (where, first_seq, next_seq) in self._sessions.items():
             shared = self._shared.get(session_id, [])
             for owner, rows, segment_where in shared:

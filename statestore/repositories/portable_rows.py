@@ -1,41 +1,21 @@
 """Rows as they stand, out of the tables and into them, in values that are the same for both databases."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-import orjson
-from sqlalchemy import Column, String, Table
+from sqlalchemy import Table
 
-from statestore import checks, column_types, exactjson, schema
-from statestore.errors import ConflictError, InvalidValueError
-from statestore.repositories import segments, session_life, session_rows
+from statestore import column_types, schema
+from statestore.repositories import portable_ledger, segments, session_life, session_rows
 from statestore.repositories.base import Repository, reads, writes
+from statestore.repositories.portable_values import TABLES, Record, carried, encode
 from statestore.repositories.segments import Segment
-from statestore.sql import Dialect, Params, Row, Statement, sqlite_time
-from statestore.values import STATUSES
+from statestore.sql import Params, Statement
 
-# A record's name in the file, and its table. Sessions come first: all other rows refer to them.
-TABLES: dict[str, Table] = {
-    "session": schema.sessions,
-    "segment": schema.session_segments,
-    "entry": schema.history_entries,
-    "state": schema.state_entries,
-    "summary": schema.summaries,
-    "usage": schema.usage_ledger,
-}
-# The namespace is that of the store; a lease does not survive the journey; the hour follows from the time.
-_NOT_CARRIED = ("namespace", "lease_owner", "lease_token", "lease_until", "active_hour")
 _SESSIONS_AT_ONCE = 500
 _ROWS_AT_ONCE = 500
-_MICROSECOND = timedelta(microseconds=1)
-
-
-def _carried(table: Table) -> list[Column[Any]]:
-    return [column for column in table.columns if column.name not in _NOT_CARRIED]
 
 
 def _select(table: Table, where: str) -> Statement:
@@ -44,7 +24,7 @@ def _select(table: Table, where: str) -> Statement:
 
     def head(json: str) -> str:
         exact = column_types.ExactJson
-        columns = [json % c.name if isinstance(c.type, exact) else f"t.{c.name}" for c in _carried(table)]
+        columns = [json % c.name if isinstance(c.type, exact) else f"t.{c.name}" for c in carried(table)]
         return "SELECT " + ", ".join(columns)
 
     return Statement(postgresql=head("CAST(t.%s AS text)") + tail, sqlite=head("t.%s") + tail)
@@ -72,11 +52,20 @@ _RANGE = Statement("""
     SELECT s.first_seq, s.next_seq - 1 FROM {sessions} AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id""")
 
-_DELETE_USAGE = Statement("DELETE FROM {usage_ledger} WHERE namespace = :namespace AND session_id = :session_id")
-
 _FIND_USAGE = Statement(
     "SELECT 1 FROM {usage_ledger} WHERE namespace = :namespace AND session_id = :session_id LIMIT 1"
 )
+
+# Ends whatever the rows say: a pair that was found already is not looked at again.
+_OWN_ANCESTOR = Statement("""
+    WITH RECURSIVE above (session_id, ancestor) AS (
+        SELECT s.session_id, s.parent_session_id FROM {sessions} AS s
+        WHERE s.namespace = :namespace AND s.session_id {in:session_ids} AND s.parent_session_id IS NOT NULL
+        UNION
+        SELECT a.session_id, s.parent_session_id FROM above AS a
+        JOIN {sessions} AS s ON s.namespace = :namespace AND s.session_id = a.ancestor
+        WHERE s.parent_session_id IS NOT NULL)
+    SELECT session_id FROM above WHERE session_id = ancestor LIMIT 1""")
 
 
 @lru_cache(maxsize=64)
@@ -85,15 +74,6 @@ def _insert(kind: str, columns: tuple[str, ...]) -> Statement:
     names = ["namespace", *columns] + (["active_hour"] if kind == "session" else [])
     values = [f":{name}" for name in names]
     return Statement(f"INSERT INTO {{{table.name}}} ({', '.join(names)}) VALUES ({', '.join(values)})")
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A row on its way into the store: values as `decode` gives them, and where it comes from, for messages."""
-
-    kind: str
-    values: Params
-    where: str
 
 
 class PortableWork(Repository):
@@ -109,7 +89,7 @@ class PortableWork(Repository):
             rows = [*self._link.all(_SESSIONS_OF_USER, after=after, user_id=user_id, limit=_SESSIONS_AT_ONCE)]
         else:
             rows = [*self._link.all(_SESSIONS, after=after, limit=_SESSIONS_AT_ONCE)]
-        return [self._values("session", row) for row in rows]
+        return [encode(self._link.dialect, "session", row) for row in rows]
 
     @reads
     def pieces(self, session_id: str) -> list[Segment]:
@@ -121,23 +101,23 @@ class PortableWork(Repository):
     def entries(self, owner: str, from_seq: int, to_seq: int) -> list[dict[str, Any]]:
         """Rows of an owner; a part of them at a time."""
         rows = self._link.all(_ENTRIES, session_id=owner, from_seq=from_seq, to_seq=to_seq, limit=_ROWS_AT_ONCE)
-        return [self._values("entry", row) for row in rows]
+        return [encode(self._link.dialect, "entry", row) for row in rows]
 
     @reads
     def state(self, session_id: str) -> list[dict[str, Any]]:
         rows = self._link.all(_STATE, session_id=session_id, limit=_EVERYTHING)
-        return [self._values("state", row) for row in rows]
+        return [encode(self._link.dialect, "state", row) for row in rows]
 
     @reads
     def summaries(self, session_id: str) -> list[dict[str, Any]]:
         rows = self._link.all(_SUMMARIES, session_id=session_id, limit=_EVERYTHING)
-        return [self._values("summary", row) for row in rows]
+        return [encode(self._link.dialect, "summary", row) for row in rows]
 
     @reads
     def usage(self, session_id: str) -> list[dict[str, Any]]:
         """A session's lines of the ledger."""
         rows = self._link.all(_USAGE, session_id=session_id, limit=_EVERYTHING)
-        return [self._values("usage", row) for row in rows]
+        return [encode(self._link.dialect, "usage", row) for row in rows]
 
     @reads
     def all_usage(self, after: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -148,7 +128,7 @@ class PortableWork(Repository):
             at = after["bucket_at"]
             position = {"after_id": after["session_id"], "after_at": at, "after_line": after["line"]}
         rows = self._link.all(statement, limit=_ROWS_AT_ONCE, **position)
-        return [self._values("usage", row) for row in rows]
+        return [encode(self._link.dialect, "usage", row) for row in rows]
 
     @writes
     def make_room(self, session_ids: Sequence[str], *, replace: bool) -> list[str]:
@@ -164,8 +144,6 @@ class PortableWork(Repository):
                 living.append(session_id)
             elif found is not None:
                 session_life.erase(self._link, session_id)
-            if replace:
-                self._link.run(_DELETE_USAGE, session_id=session_id)
         return living
 
     @writes
@@ -181,131 +159,26 @@ class PortableWork(Repository):
             self._link.many(_insert(kind, shape), rows)
 
     @writes
-    def make_room_for_usage(self, session_id: str, *, replace: bool) -> None:
-        """Make sure that the ledger has no lines of a session.
+    def find_usage(self, session_ids: Sequence[str]) -> str | None:
+        """One of the sessions of which the ledger has lines."""
+        return next((one for one in session_ids if self._link.one(_FIND_USAGE, session_id=one) is not None), None)
 
-        Raises:
-            ConflictError: It has, and they are not to be replaced.
-        """
-        if replace:
-            self._link.run(_DELETE_USAGE, session_id=session_id)
-        elif self._link.one(_FIND_USAGE, session_id=session_id) is not None:
-            raise ConflictError(
-                f"the usage ledger has lines of session {session_id!r} already; replace them, or import into an "
-                "empty namespace",
-                session_id=session_id,
-            )
+    @writes
+    def take_usage(self, session_ids: Sequence[str]) -> dict[str, list[portable_ledger.Line]]:
+        """Take lines out of the ledger, for `keep_usage`."""
+        return {session_id: portable_ledger.take(self._link, session_id) for session_id in session_ids}
 
-    def _values(self, kind: str, row: Row) -> dict[str, Any]:
-        dialect = self._link.dialect
-        return {
-            str(column.name): _encoder(column)(dialect, value)
-            for column, value in zip(_carried(TABLES[kind]), row, strict=True)
-            if value is not None
-        }
+    @writes
+    def keep_usage(self, session_id: str, taken: Sequence[portable_ledger.Line], *, entries: bool) -> None:
+        """See `portable_ledger.keep`."""
+        portable_ledger.keep(self._link, session_id, taken, entries=entries)
+
+    @reads
+    def own_ancestor(self, session_ids: Sequence[str]) -> str | None:
+        """One of the sessions that is forked from itself, over however many others."""
+        row = self._link.one(_OWN_ANCESTOR, session_ids=list(session_ids))
+        return None if row is None else row[0]
 
 
 def _hour(value: datetime) -> datetime:
     return value.replace(minute=0, second=0, microsecond=0)
-
-
-def _encoder(column: Column[Any]) -> Callable[[Dialect, Any], Any]:
-    """From a column's value to what stands in the file."""
-    return _ENCODERS.get(type(column.type), _as_it_is)
-
-
-def _as_it_is(dialect: Dialect, value: Any) -> Any:
-    return value
-
-
-def _money(dialect: Dialect, value: Any) -> str:
-    text = format(Decimal(dialect.money(value) or 0), "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-_ENCODERS: dict[type[Any], Callable[[Dialect, Any], Any]] = {
-    column_types.ExactJson: lambda dialect, value: orjson.Fragment(value),
-    column_types.UtcTime: lambda dialect, value: sqlite_time(dialect.time(value)),
-    column_types.Duration: lambda dialect, value: (dialect.duration(value) or timedelta()) // _MICROSECOND,
-    column_types.Money: _money,
-    column_types.MoneySum: _money,
-}
-
-
-def decode(kind: Any, values: Mapping[str, Any], where: str) -> Record:
-    """A record from what stands in the file.
-
-    Raises:
-        InvalidValueError: It is none.
-    """
-    table = TABLES.get(kind) if isinstance(kind, str) else None
-    if table is None:
-        raise InvalidValueError(where, f"is of an unknown type {kind!r}; was it written by a newer version?")
-    columns = {str(column.name): column for column in _carried(table)}
-    decoded: Params = {}
-    for name, value in values.items():
-        if name not in columns:
-            raise InvalidValueError(where, f"has an unknown field {name!r}; was it written by a newer version?")
-        try:
-            decoded[name] = _decoded(columns[name], value)
-        except (ValueError, TypeError, OverflowError, InvalidOperation):
-            raise InvalidValueError(where, f"has a value in {name!r} that does not belong there") from None
-    for column in columns.values():
-        if not column.nullable and column.server_default is None and decoded.get(column.name) is None:
-            raise InvalidValueError(where, f"lacks {column.name!r}")
-    if kind in _FITTING and not _FITTING[kind](decoded):
-        raise InvalidValueError(where, "has values that contradict each other; the file is damaged")
-    return Record(kind, decoded, where)
-
-
-# What an append, and the other operations that write such rows, would refuse.
-_RANGES: dict[tuple[str, str], dict[str, int]] = {
-    **{("history_entries", column): {"most": checks.MAX_TOKENS} for column in schema.TOKEN_COLUMNS},
-    ("history_entries", "seq"): {"least": 1},
-    ("history_entries", "usage_folded"): {"most": 1},
-    ("sessions", "first_seq"): {"least": 1},
-    ("sessions", "next_seq"): {"least": 1},
-    ("session_segments", "from_seq"): {"least": 1},
-    ("summaries", "start_seq"): {"least": 1},
-}
-_LARGEST_SUM = 10**20
-_FITTING: dict[str, Callable[[Params], bool]] = {
-    "session": lambda row: (
-        row.get("first_seq", 1) <= row.get("next_seq", 1)
-        and (row.get("parent_session_id") is None) == (row.get("forked_at_seq") is None)
-        and (row.get("ttl") is None) == (row.get("expires_at") is None)
-    ),
-    "segment": lambda row: row["from_seq"] <= row["to_seq"] and row["owner_session_id"] != row["session_id"],
-    "summary": lambda row: row["start_seq"] <= row["end_seq"],
-}
-
-
-def _decoded(column: Column[Any], value: Any) -> Any:
-    kind = column.type
-    if isinstance(kind, column_types.ExactJson):
-        return exactjson.dumps(value, column.name)
-    if isinstance(kind, column_types.UtcTime):
-        return checks.optional_time(datetime.fromisoformat(value), column.name)
-    if isinstance(kind, column_types.Duration):
-        return checks.count(value, column.name) * _MICROSECOND
-    if isinstance(kind, column_types.Money):
-        return checks.optional_cost(Decimal(value), column.name) if isinstance(value, str) else _refuse()
-    if isinstance(kind, column_types.MoneySum):
-        return _sum(Decimal(value)) if isinstance(value, str) else _refuse()
-    if kind.python_type is int:
-        return checks.count(value, column.name, **_RANGES.get((column.table.name, column.name), {}))
-    if kind.python_type is float:
-        return _sum(float(value)) if isinstance(value, float | int) and not isinstance(value, bool) else _refuse()
-    if column is schema.sessions.c.status:
-        return checks.one_of(value, STATUSES, column.name)
-    if isinstance(kind, String) and kind.length is not None:
-        return checks.key(value, column.name)
-    return checks.text(value, column.name)
-
-
-def _sum(value: Any) -> Any:
-    return value if 0 <= value < _LARGEST_SUM else _refuse()
-
-
-def _refuse() -> Any:
-    raise TypeError

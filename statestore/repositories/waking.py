@@ -7,8 +7,10 @@ the look, 1.23 with a notification, and 2.7 where eight writers notify. The lock
 expression: nothing is left on a pooled connection, and a transaction over many sessions does not fill the lock table.
 """
 
-# The database computes the key, so that it is the same for all that take part.
-_KEY = "hashtextextended({0}.namespace || '/' || {0}.session_id, 0)"
+# The database computes the key, so that it is the same for all that take part. The namespace is hashed into the seed:
+# joined into one text, `acme` and `prod/1` would share their lock with `acme/prod` and `1`. The innermost number tells
+# this kind of lock from the families' (7, see `segments`) and from the cache's.
+_KEY = "hashtextextended({0}.session_id, hashtextextended({0}.namespace, 11))"
 _CHANNEL = "'statestore_' || to_hex({key})"
 
 

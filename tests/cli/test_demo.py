@@ -95,7 +95,7 @@ def test_a_short_file_with_a_bad_line_is_replayed(sqlite_cli: CommandLine, tmp_p
     file.write_text("oops\n" + json.dumps({"messages": [{"role": "user", "content": "Hi"}]}) + "\n")
     done = sqlite_cli("demo", str(file), "--path", str(tmp_path / "d.db"))
     assert "1 of 1 messages are equal" in done.stdout
-    assert f"{file}:1: not JSON" in done.stderr
+    assert f"{file}:1: is not JSON" in done.stderr
 
 
 def test_an_existing_file_is_not_touched(sqlite_cli: CommandLine, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_import_leaves_existing_sessions_alone_unless_asked(filled: CommandLine,
 def test_import_says_what_is_wrong_with_a_file(cli: CommandLine, tmp_path: Path) -> None:
     file = tmp_path / "other.jsonl"
     file.write_text('{"messages": []}\n')
-    assert "line 1: is no header" in cli("import", "statestore", str(file), code=1).output
+    assert f"{file}: line 1: is no header" in cli("import", "statestore", str(file), code=1).output
 
 
 MESSAGES: list[dict[str, Any]] = [
@@ -236,7 +236,7 @@ def test_one_damaged_conversation_does_not_keep_the_others_out(cli: CommandLine,
     (damaged / "messages.jsonl").write_text('{"role": "user"}\n{"ro')
     (conversations / "conv-empty").mkdir()
     output = cli("import", "promptkit", str(conversations), code=1).output
-    assert f"conv-bad: {damaged / 'messages.jsonl'}:2: no JSON" in output
+    assert f"conv-bad: {damaged / 'messages.jsonl'}:2: is not JSON" in output
     assert "conv-empty: " in output
     assert "imported 1 session" in output
 
@@ -271,7 +271,8 @@ def damaged(folder: Path, name: str, **parts: Any) -> Path:
         ({"state": {"system_prompt": 5}}, "state.json: system_prompt: must be"),
         ({"state": {"metadata": ["SECRET"]}}, "state.json: metadata: no JSON object"),
         ({"summaries": [{"StartTurn": 1, "EndTurn": 1}]}, "summaries.jsonl:1: EndTurn: must be"),
-        ({"summaries": [{}, {"EndTurn": 3}]}, "summaries.jsonl:2: EndTurn: must be"),
+        ({"summaries": [{}, {"EndTurn": 2**63}]}, "summaries.jsonl:2: EndTurn: must be"),
+        ({"summaries": [{"StartTurn": 10**12, "EndTurn": 10**12}]}, "summaries.jsonl:1: StartTurn: must be"),
         ({"summaries": [{"Content": None}]}, "summaries.jsonl:1: Content: must be"),
         ({"summaries": [{"TokenCount": "SECRET"}]}, "summaries.jsonl:1: TokenCount: must be"),
     ],
@@ -285,6 +286,90 @@ def test_what_is_wrong_with_a_conversation_is_named_and_the_others_go_in(
     assert f"conv-bad: {conversation}/{says}" in output
     assert "SECRET" not in output
     assert "imported 1 session" in output
+
+
+def trimmed(folder: Path) -> Path:
+    """As PromptKit's documentation trims: what a summary stands for is cut off, and the rest goes on."""
+    conversation = folder / "conv-trimmed"
+    (conversation / "lists" / "nested").mkdir(parents=True)
+    (conversation / "state.json").write_text(json.dumps({"id": "trimmed", "token_count": 812, "later": {"b": [1]}}))
+    messages = [{"role": role, "content": str(n)} for n, role in enumerate(["user", "assistant", "user"])]
+    (conversation / "messages.jsonl").write_text("".join(json.dumps(message) + "\n" for message in messages))
+    summaries = [
+        {"StartTurn": 0, "EndTurn": 20, "Content": "first", "TokenCount": 5},
+        {"StartTurn": 20, "EndTurn": 40, "Content": "second", "TokenCount": 7},
+    ]
+    (conversation / "summaries.jsonl").write_text("".join(json.dumps(one) + "\n" for one in summaries))
+    (conversation / "lists" / "facts.jsonl").write_text('{"z":1,"a":[null]}\n"two"\n3\n')
+    (conversation / "lists" / "nested" / "plain.jsonl").write_text('{"z":1}\nnot JSON\n\n')
+    return conversation
+
+
+def test_a_conversation_of_promptkit_that_was_trimmed(cli: CommandLine, tmp_path: Path) -> None:
+    cli("import", "promptkit", str(trimmed(tmp_path)))
+    with cli.store() as store:
+        assert [(entry.seq, entry.content["content"]) for entry in store.history.read("trimmed")] == [
+            (41, "0"), (42, "1"), (43, "2"),
+        ]  # fmt: skip
+        found = [
+            (one.start_seq, one.end_seq, one.content, one.token_count) for one in store.history.summaries("trimmed")
+        ]
+        assert found == [(1, 20, "first", 5), (21, 40, "second", 7)]
+        state = store.state.get_all("trimmed")
+        assert json.dumps(state["promptkit.list.facts"]) == '[{"z": 1, "a": [null]}, "two", 3]'
+        assert state["promptkit.list.nested/plain"] == ['{"z":1}', "not JSON", ""]
+        assert (state["promptkit.token_count"], state["promptkit.later"]) == (812, {"b": [1]})
+        window = store.history.window("trimmed", max_entries=2, include_summaries=True)
+        assert [summary.content for summary in window.summaries] == ["first", "second"]
+        assert store.history.append("trimmed", [{"role": "user", "content": "on"}])[0].seq == 44
+        store.history.trim("trimmed", keep_last=1)
+
+
+def test_a_list_of_promptkit_that_cannot_be_kept_is_named(cli: CommandLine, tmp_path: Path) -> None:
+    file = trimmed(tmp_path) / "lists" / "facts.jsonl"
+    file.write_bytes(b'"one"\n\xff\n')
+    assert f"{file}:2: is not text in UTF-8" in cli("import", "promptkit", str(tmp_path), code=1).stderr
+    file.write_text('"' + "x" * (16 * 1024 * 1024) + '"\n')
+    assert f"{file}: the value: is" in cli("import", "promptkit", str(tmp_path), code=1).stderr
+
+
+INEXACT = {
+    "a large integer": '{"k": 1000000000000000000000000000000}',
+    "a key twice": '{"k": 1, "k": 2}',
+    "NaN": '{"k": NaN}',
+    "a large float": '{"k": 1e999}',
+    "half a character": '{"k": "\\ud800"}',
+    "deep": '{"k": ' + "[" * 500 + "]" * 500 + "}",
+}
+
+
+@pytest.mark.parametrize("inexact", INEXACT)
+@pytest.mark.parametrize("system", ["promptkit", "promptkit message", "promptkit list", "conexus"])
+def test_what_would_change_is_refused_and_the_others_go_in(
+    sqlite_cli: CommandLine, conversations: Path, system: str, inexact: str
+) -> None:
+    text = INEXACT[inexact]
+    if system == "conexus":
+        bad = conversations / "session-bad.json"
+        bad.write_text('{"ID": "bad", "Metadata": ' + text + "}")
+        (conversations / "session-good.json").write_text('{"ID": "good"}')
+    elif system == "promptkit":
+        bad = conversations / "conv-bad" / "state.json"
+        bad.parent.mkdir()
+        bad.write_text('{"id": "bad", "metadata": ' + text + "}")
+    elif system == "promptkit message":
+        bad = damaged(conversations, "bad") / "messages.jsonl"
+        bad.write_text('{"role": "user", "content": "Hi"}\n{"role": "user", "content": ' + text + "}\n")
+    else:
+        (bad := damaged(conversations, "bad") / "lists" / "l.jsonl").parent.mkdir()
+        bad.write_text(text + "\n")
+        sqlite_cli("import", "promptkit", str(conversations))
+        with sqlite_cli.store() as store:  # Its items are bytes, not JSON.
+            assert store.state.get("bad", "promptkit.list.l") == [text]
+        return
+    done = sqlite_cli("import", system.partition(" ")[0], str(conversations), code=1)
+    assert str(bad) in done.stderr
+    assert "imported 1 session" in done.stdout
 
 
 def test_the_last_of_the_summaries_from_one_position_counts(cli: CommandLine, conversations: Path) -> None:

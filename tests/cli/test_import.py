@@ -175,13 +175,13 @@ BAD_LINES = {
     "not a JSON object": "[1]\n",
     "no list under 'messages'": '{"messages": "hi"}\n',
     "messages[1] is not an object with a 'role'": '{"messages": [{"role": "user"}, {"content": "hi"}]}\n',
-    "not UTF-8": b'{"messages": [], "x": "\xff"}\n',
+    "not text in UTF-8": b'{"messages": [], "x": "\xff"}\n',
     "the same key twice": '{"messages": [], "x": 1, "x": 2}\n',
     "NaN or an infinity": '{"messages": [{"role": "user", "content": NaN}]}\n',
     "beyond 64 bits": '{"messages": [{"role": "user", "content": 123456789012345678901234567890}]}\n',
     "not valid Unicode": '{"messages": [{"role": "user", "content": "\\ud800"}]}\n',
     "nested": '{"messages": [], "x": ' + "[" * 500 + "]" * 500 + "}\n",
-    "number that is too long": '{"messages": [], "x": ' + "9" * 5000 + "}\n",
+    "an integer beyond 64 bits": '{"messages": [], "x": ' + "9" * 5000 + "}\n",
 }
 
 
@@ -235,10 +235,10 @@ def test_a_file_of_something_else_is_not_read_to_its_end(sqlite_cli: CommandLine
 def test_a_line_that_is_too_long_is_left_out(
     sqlite_cli: CommandLine, write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("statestore.cli.openai_jsonl.MAX_LINE_BYTES", 100)
+    monkeypatch.setattr("statestore.json_files.MAX_BYTES", 100)
     file = write(line("one"), line("x" * 350), line("two"))
     result = sqlite_cli("import", "openai-jsonl", file, code=1)
-    assert f"{file}:2: longer than 100 bytes" in result.stderr
+    assert f"{file}:2: is longer than 100 bytes" in result.stderr
     assert "2 sessions new" in result.stdout
 
 

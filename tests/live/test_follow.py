@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from statestore import InvalidValueError, SessionNotFoundError, StateStore, StateStoreError, migrate
+from statestore.repositories import waking
 from tests.conftest import POSTGRESQL, SQLITE
 from tests.postgres import LocalServer, start_server
 from tests.support.portal import BlockingStore, Portal
@@ -228,6 +229,42 @@ def test_nothing_is_held_when_one_stops_following(postgres_url: str, world: str,
             if admin.execute(locks).fetchone() == (0,):
                 return
         pytest.fail("the follower's lock is still held")
+
+
+# The first name of each pair is followed; the second must not be taken for it.
+ALIKE = [(("acme", "prod/1"), ("acme/prod", "1")), (("a", "b/c"), ("a/b", "c")), (("a/", "b"), ("a", "/b"))]
+
+
+@pytest.mark.parametrize(("followed_name", "other"), ALIKE)
+def test_sessions_of_other_namespaces_wake_nobody(
+    postgres_url: str, followed_name: tuple[str, str], other: tuple[str, str]
+) -> None:
+    with (
+        StateStore.open(postgres_url, namespace=other[0]) as others,
+        psycopg.connect(postgres_url, autocommit=True) as ear,
+    ):
+        others.sessions.create(other[1])
+        channel = ear.execute(waking.LISTEN_TO, followed_name).fetchone()[0]  # type: ignore[index]
+        ear.execute(f'LISTEN "{channel}"')
+        assert ear.execute(waking.TRY_LOCK, followed_name).fetchone() == (True,)
+        others.history.append(other[1], say("not for you"))
+        assert list(ear.notifies(timeout=0.2)) == []
+        with StateStore.open(postgres_url, namespace=followed_name[0]) as own:
+            own.sessions.create(followed_name[1])
+            own.history.append(followed_name[1], say("for you"))
+        assert len(list(ear.notifies(timeout=20, stop_after=1))) == 1
+
+
+def test_a_follower_does_not_hold_the_lock_of_a_cache(postgres_url: str) -> None:
+    with (
+        psycopg.connect(postgres_url, autocommit=True) as follower,
+        StateStore.open(postgres_url, namespace="a/b", cache_max_entries=1, lock_timeout=timedelta(seconds=1)) as store,
+    ):
+        # Joined by a slash it is what the cache of namespace a/b locks.
+        assert follower.execute(waking.TRY_LOCK, ("statestore.cache:a", "b")).fetchone() == (True,)
+        for key in ("k", "l"):
+            store.cache.set(key, 1)
+        assert store.cache.stats().entries == 1
 
 
 @pytest.fixture(scope="module")

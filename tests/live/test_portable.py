@@ -272,10 +272,10 @@ DAMAGES = {
     "tokens beyond all": (changed("entry", input_tokens=2**62), "line 9: has a value in 'input_tokens'"),
     "a duration below zero": (changed("entry", duration_ms=-1.0), "line 9: has a value in 'duration_ms'"),
     "usage folded twice": (changed("entry", usage_folded=2), "line 9: has a value in 'usage_folded'"),
-    "a summary the wrong way round": (changed("summary", end_seq=0), "line 7: has values that"),
+    "a summary the wrong way round": (changed("summary", end_seq=0), "line 7: has a value in 'end_seq'"),
     "a sum that is none": (changed("usage", cost_usd="NaN"), "line 10: has a value in 'cost_usd'"),
     "a session twice": (twice("session"), "line 4: is a session that stands in the file already"),
-    "an entry twice": (twice("entry"), "line 9 to line 10: does not go together"),
+    "an entry twice": (twice("entry"), "line 3: is a session with"),
     "a state key twice": (twice("state"), "line 6 to line 7: does not go together"),
 }
 

@@ -28,6 +28,7 @@ FLOORS = (
     {"connection_errors", "hosts", "pooler", "sqlite_files"},
     {"workers", "bounded", "watchdog"},
     {"checks", "exactjson", "messages", "codec", "schema", "cache_options", "cache_keys", "sql", "driver_errors"},
+    {"json_files"},
     {"repositories", "repositories."},
     {"genai_prices", "engines", "execution", "waits", "connections"},
     {"grouping", "thread_groups", "task_groups", "group_calls", "database"},
@@ -36,7 +37,7 @@ FLOORS = (
     {"migrate"},
     {"opening"},
     {"follow", "cache_files", "operations", "operations.", "turn", "leases", "single_flight", "sweeping"},
-    {"", "store", "async_store", "sweeper", "context", "portable"},
+    {"", "store", "async_store", "sweeper", "context", "portable", "portable_files"},
     {"reports", "reports."},
     {"cli", "cli.", "adapters", "adapters.", "__main__"},
 )

@@ -290,14 +290,73 @@ def test_a_response_that_is_still_being_written_waits_for_the_next_import(databa
         assert [entry.entry_id for entry in store.history.read("one")] == ["u1", "a1", "a2", "u2"]
 
 
-def test_results_that_come_between_the_lines_of_a_response_wait_with_it(database_url: str, folder: Path) -> None:
+def test_a_response_with_lines_of_others_behind_it_does_not_wait(database_url: str, folder: Path) -> None:
     written = Transcript(folder / "one.jsonl").user("u1").assistant("a1", "msg_1", used(10, 1), stop=None)
     written.user("u2", [{"type": "tool_result", "tool_use_id": "t", "content": "yes"}]).write()
-    assert totals(run(database_url, folder))["entries_added"] == 1
+    assert totals(run(database_url, folder))["entries_added"] == 3
     written.assistant("a2", "msg_1", used(10, 500), stop="tool_use").write()
-    run(database_url, folder)
+    copied = written.copy(folder / "resumed.jsonl").write()
+    for _ in range(2):
+        run(database_url, written.path)
+        run(database_url, copied.path)
+        with StateStore.open(database_url) as store:
+            found = store.usage.totals()
+            assert (found.input_tokens, found.output_tokens) == (10, 500)
+            assert [entry.usage.output_tokens for entry in store.history.read("one")] == [None, 1, None, 499]
+            assert store.usage.totals(session_id="resumed").output_tokens == 0
+
+
+def test_of_a_response_that_is_still_being_written_only_the_newest_line_waits(database_url: str, folder: Path) -> None:
+    written = Transcript(folder / "one.jsonl").user("u1")
+    for number in range(3):
+        written.assistant(f"a{number}", "msg_1", used(10, number), stop=None).write()
+        assert totals(run(database_url, folder))["lines_unfinished"] == 1
     with StateStore.open(database_url) as store:
-        assert store.usage.totals().output_tokens == 500
+        assert [entry.entry_id for entry in store.history.read("one")] == ["u1", "a0", "a1"]
+        assert store.usage.totals().model_calls == 0
+        store.history.append("one", [NewEntry("by hand")])
+    written.assistant("a3", "msg_1", used(10, 500)).write()
+    for _ in range(2):
+        run(database_url, folder)
+    with StateStore.open(database_url) as store:
+        assert (store.usage.totals().model_calls, store.usage.totals().output_tokens) == (1, 500)
+        assert store.history.count("one") == 6
+
+
+@pytest.mark.parametrize("cut", [1, 40, -2])
+def test_a_last_line_that_is_not_complete_waits_and_those_before_it_do_not(
+    database_url: str, folder: Path, cut: int
+) -> None:
+    written = conversation(folder)
+    written.user("u3", "the one that is written").write()
+    whole = written.path.read_bytes()
+    end = whole.rstrip(b"\n").rindex(b"\n") + 1
+    written.path.write_bytes(whole[: end + cut] if cut > 0 else whole[:cut])
+    first = totals(run(database_url, folder))
+    assert (first["entries_added"], first["lines_unfinished"], first["lines_failed"]) == (5, 1, 0)
+    # It was not written to any more: then it is damaged.
+    written.age(hours=1)
+    assert totals(run(database_url, folder, code=1))["lines_failed"] == 1
+    written.path.write_bytes(whole)
+    assert totals(run(database_url, folder))["entries_added"] == 1
+    with StateStore.open(database_url) as store:
+        assert [entry.entry_id for entry in store.history.read("one")] == ["u1", "a1", "a2", "u2", "a3", "u3"]
+
+
+def test_one_bad_byte_costs_its_line_only_wherever_it_stands(sqlite_url: str, folder: Path) -> None:
+    conversation(folder)
+    good = Transcript(folder / "two.jsonl").user("v1").assistant("b1", "msg_b", used(1, 1)).write()
+    whole = good.path.read_bytes()
+    ends = [whole.index(b"\n"), len(whole) - 1]
+    at = [whole.index(b'"timestamp": "') + 15, whole.rindex(b'"timestamp": "') + 15, *range(0, len(whole), 29)]
+    for number, position in enumerate(at):
+        if position in ends:
+            continue
+        good.path.write_bytes(whole[:position] + b"\xff" + whole[position + 1 :])
+        done = run(sqlite_url, folder, "--namespace", f"n{number}", code=1)
+        assert (totals(done)["entries_added"], totals(done)["lines_failed"]) == (6, 1)
+        line = 1 if position < ends[0] else 2
+        assert done.stderr.splitlines()[0] == f"{good.path}:{line}: is not text in UTF-8"
 
 
 def test_a_response_that_was_never_finished_is_imported_once_nobody_writes_any_more(

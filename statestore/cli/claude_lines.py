@@ -1,0 +1,186 @@
+"""Reading Claude Code's transcripts: files, the lines in them that carry a message, and whose these are."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from statestore import json_files
+from statestore.cli.openai_jsonl import LineError, load_line
+
+# Longer than a block of a response takes: its line is written when the block is complete.
+_SETTLED = timedelta(minutes=10).total_seconds()
+_TIMESTAMP = re.compile(rb'"timestamp"\s*:\s*"([^"]+)"')
+_LOOK = 1 << 16
+
+Report = Callable[[Path, int, str], None]
+
+
+@dataclass(slots=True)
+class Totals:
+    """What an import has done."""
+
+    files: int = 0
+    sessions_new: int = 0
+    sessions_extended: int = 0
+    sessions_unchanged: int = 0
+    entries_added: int = 0
+    lines_skipped: int = 0
+    lines_failed: int = 0
+    lines_unfinished: int = 0
+
+
+@dataclass(slots=True)
+class Line:
+    """A line that carries a message."""
+
+    number: int
+    uuid: str | None
+    parent: str | None
+    agent_id: str | None
+    sidechain: bool
+    record: Mapping[str, Any]
+
+    @property
+    def message(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.record["message"]
+        return found
+
+    @property
+    def message_id(self) -> str | None:
+        found = self.message.get("id")
+        return found if isinstance(found, str) and found else None
+
+    @property
+    def response(self) -> str | None:
+        """What all lines of a response, and all copies of them, have in common."""
+        return self.message_id or self.uuid
+
+
+@dataclass(slots=True)
+class Transcript:
+    """One session: a file, or what a sub-agent has written into the file of another."""
+
+    path: Path
+    session_id: str
+    parent_id: str | None = None
+    # When the file was written to, in seconds since 1970.
+    written_at: float = 0
+    title: tuple[str, int] | None = None
+    lines: list[Line] = field(default_factory=list)
+
+    def first(self, name: str) -> tuple[str, int] | None:
+        """The first text that lines have under a name, and the number of its line."""
+        found = ((line.record.get(name), line.number) for line in self.lines)
+        return next(((value, number) for value, number in found if isinstance(value, str) and value), None)
+
+    def finished(self) -> tuple[list[Line], str | None]:
+        """The lines but for one that waits, and the response that it belongs to."""
+        last = self.lines[-1].message_id
+        if last is None or _settled(self.written_at):
+            return self.lines, None
+        if any(line.message.get("stop_reason") for line in self.lines if line.message_id == last):
+            return self.lines, None
+        return self.lines[:-1], last
+
+
+def files(path: Path) -> list[Path]:
+    """The transcripts at *path*: a file, or all below a folder."""
+    return [path] if path.is_file() else sorted(found for found in path.rglob("*.jsonl") if found.is_file())
+
+
+def read(path: Path, totals: Totals, report: Report) -> list[Transcript]:
+    """What a file holds: its session first, then the sub-agents between its lines."""
+    lines: list[Line] = []
+    with path.open("rb") as file:
+        main = Transcript(path, path.stem, written_at=os.fstat(file.fileno()).st_mtime)
+        for number, text in json_files.lines(file):
+            if text.isspace():
+                continue
+            try:
+                record = load_line(text)
+                if not isinstance(record, dict):
+                    raise LineError("not a JSON object")
+                line = _line(number, record)
+            except LineError as error:
+                if not text.endswith(b"\n") and not _settled(main.written_at):
+                    totals.lines_unfinished += 1
+                    continue
+                totals.lines_failed += 1
+                report(path, number, str(error))
+                continue
+            if line is not None:
+                lines.append(line)
+                continue
+            totals.lines_skipped += 1
+            if record.get("type") == "summary" and isinstance(record.get("summary"), str):
+                main.title = record["summary"], number
+    owners = {line.record.get("sessionId") for line in lines}
+    if path.stem.startswith("agent-") and len(owners) == 1 and isinstance(owner := owners.pop(), str) and owner:
+        main.session_id, main.parent_id, main.lines = f"{owner}/{path.stem}", owner, lines
+        return [main]
+    return [main, *_split(main, lines)]
+
+
+def _settled(written_at: float) -> bool:
+    """Whether nobody has written to a file for so long that what is there is all."""
+    return abs(time.time() - written_at) > _SETTLED
+
+
+def _line(number: int, record: dict[str, Any]) -> Line | None:
+    """A line's message; None for a line of another kind."""
+    message = record.get("message")
+    if record.get("type") not in ("user", "assistant") or not isinstance(message, dict):
+        return None
+    if not isinstance(message.get("role"), str):
+        raise LineError("a message without a role")
+    return Line(
+        number,
+        _text(record.get("uuid")),
+        _text(record.get("parentUuid")),
+        _text(record.get("agentId")),
+        record.get("isSidechain") is True,
+        record,
+    )
+
+
+def _split(main: Transcript, lines: Iterable[Line]) -> list[Transcript]:
+    """Give the session its lines, and each sub-agent its own: known by its id, or by the line it began with."""
+    chains: dict[str, str] = {}
+    split: dict[str, Transcript] = {}
+    for line in lines:
+        if not line.sidechain:
+            main.lines.append(line)
+            continue
+        begun = chains.get(line.parent or "", line.uuid or str(line.number))
+        if line.uuid is not None:
+            chains[line.uuid] = begun
+        name = f"agent-{line.agent_id or begun}"
+        if name not in split:
+            split[name] = Transcript(main.path, f"{main.session_id}/{name}", main.session_id, main.written_at)
+        split[name].lines.append(line)
+    return list(split.values())
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def age(path: Path) -> tuple[bool, str, str, str]:
+    """When a transcript begins and ends, so that a copy comes behind its original; sub-agents come last."""
+    is_agent = path.stem.startswith("agent-")
+    try:
+        with path.open("rb") as file:
+            head = file.read(_LOOK)
+            file.seek(max(0, path.stat().st_size - _LOOK))
+            tail = file.read(_LOOK)
+    except OSError:
+        return is_agent, "", "", path.name
+    first, last = _TIMESTAMP.findall(head), _TIMESTAMP.findall(tail)
+    # Bytes that are no text are the reader's to report.
+    begun, ended = (found[at].decode(errors="replace") if found else "" for found, at in ((first, 0), (last, -1)))
+    return is_agent, begun, ended, path.name
