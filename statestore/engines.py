@@ -173,8 +173,6 @@ def _prepare_sqlite(engine: Engine, url: URL, options: Options) -> None:
         # What was deleted for privacy is overwritten, not only unlinked.
         "secure_delete = ON",
         f"journal_size_limit = {sqlite_files.LOG_LIMIT}",
-        # Of use in a new file only, before it is written to: space can be given back a little at a time.
-        "auto_vacuum = INCREMENTAL",
     )
 
     @event.listens_for(engine, "connect")
@@ -183,6 +181,11 @@ def _prepare_sqlite(engine: Engine, url: URL, options: Options) -> None:
         with _naming(path):
             for pragma in pragmas:
                 cursor.execute(f"PRAGMA {pragma}")
+            cursor.execute("PRAGMA page_count")
+            if cursor.fetchone()[0] == 0:
+                # Space can be given back a little at a time then. On a file that was written to, this would wait for
+                # whoever writes to it, and change nothing.
+                cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
             cursor.execute("PRAGMA journal_mode")
             if cursor.fetchone()[0] not in ("wal", "memory"):
                 cursor.execute("PRAGMA journal_mode = WAL")
