@@ -78,6 +78,15 @@ def test_a_released_lease_is_free_at_once(store: Store, session: str) -> None:
     assert store.sessions.acquire(session, owner="b", ttl=TTL).token > first.token
 
 
+def test_the_lease_of_a_session_that_has_expired_holds_no_more(store: Store, clock: MovableClock) -> None:
+    store.sessions.create("short", ttl=TTL / 2)
+    lease = store.sessions.acquire("short", owner="a", ttl=TTL)
+    clock.now += TTL / 2
+    with pytest.raises((StaleLeaseError, SessionNotFoundError)):
+        store.sessions.renew(lease)
+    assert store.sessions.release(lease) is False
+
+
 def test_tokens_grow_however_fast_leases_change_hands(store: Store, session: str) -> None:
     tokens = []
     for _ in range(20):
