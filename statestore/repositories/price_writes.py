@@ -36,6 +36,9 @@ _REMOVE = Statement("""
 _CHANGED = Statement("""
     INSERT INTO {store_settings} AS p (namespace, name, value) VALUES (:owner, 'prices', 1)
     ON CONFLICT (namespace, name) DO UPDATE SET value = p.value + 1""")
+_HOLD = Statement("""
+    INSERT INTO {store_settings} AS p (namespace, name, value) VALUES (:namespace, 'prices', 0)
+    ON CONFLICT (namespace, name) DO UPDATE SET value = p.value""")
 
 
 def by_hand(
@@ -64,6 +67,15 @@ def changed(link: Link, owner: str) -> None:
     Before anything else is done: who changes prices at the same time waits here.
     """
     link.run(_CHANGED, owner=owner)
+
+
+def hold(link: Link) -> None:
+    """Keep the namespace's own prices, and what is missing among them, as they are, where the link asks for it.
+
+    Those for everybody may change meanwhile: no namespace's transaction makes their owner wait.
+    """
+    if link.holds_reads:
+        link.run(_HOLD)
 
 
 def put(link: Link, owner: str, price: ModelPrice) -> None:

@@ -58,11 +58,13 @@ class PricesRepository(Repository):
             price_writes.day(day, "day")
         else:
             day = (self._link.now() or datetime.now(UTC)).date()
+        price_writes.hold(self._link)
         return price_rows.load(self._link).find(model, provider_name, day, input_tokens)
 
     @reads
     def all(self) -> list[ModelPrice]:
         """All prices, the namespace's own first."""
+        price_writes.hold(self._link)
         return [rule.price for rule in price_rows.rules(self._link)]
 
     @writes
