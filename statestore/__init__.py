@@ -80,6 +80,7 @@ from statestore.values import (
 if TYPE_CHECKING:
     from statestore.async_store import AsyncStateStore, AsyncTransaction
     from statestore.context import AsyncSessionContext, SessionContext
+    from statestore.shared_prices import prices_of
     from statestore.store import StateStore, Transaction
     from statestore.sweeper import Sweeper
 
@@ -150,6 +151,7 @@ __all__ = [
     "UserUsage",
     "Window",
     "deadline",
+    "prices_of",
 ]
 
 _FROM_STORE = frozenset({"AsyncStateStore", "AsyncTransaction", "StateStore", "Transaction"})
@@ -166,6 +168,10 @@ def __getattr__(name: str) -> Any:
         from statestore import async_store, store
 
         return getattr(async_store if name.startswith("Async") else store, name)
+    if name == "prices_of":
+        from statestore.shared_prices import prices_of
+
+        return prices_of
     if name == "Sweeper":
         from statestore.sweeper import Sweeper
 

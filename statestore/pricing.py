@@ -5,13 +5,20 @@ none is given; a model by the first of its provider's rules that matches; a rate
 how much input the call has, in which case it holds for all of its tokens.
 """
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from functools import lru_cache
+from typing import Any, Self
 
+from statestore.price_patterns import Matcher, PatternError, compile_clause
+
+MAX_COST = Decimal(10) ** 10
+"""Less than this a price is, and the cost of a call: the columns hold no more."""
+_log = logging.getLogger("statestore")
 _MILLION = Decimal(1_000_000)
 _STEP = Decimal("1e-10")
 _COMPACT_DATE = re.compile(r"-(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")
@@ -58,7 +65,7 @@ class Consumption:
 
 
 def cost(price: ModelPrice, used: Consumption) -> Decimal | None:
-    """What the call costs; None where a price that it takes is missing, or its figures contradict each other."""
+    """What the call costs; None where a price that it takes is missing, or its figures make no sense together."""
     plain = used.input - used.cache_read - used.cache_write
     if plain < 0 or used.cache_write_1h > used.cache_write:
         return None
@@ -75,28 +82,12 @@ def cost(price: ModelPrice, used: Consumption) -> Decimal | None:
         if tokens and rate is None:
             return None
         total += tokens * (rate or 0)
-    return (total / _MILLION).quantize(_STEP)
+    total /= _MILLION
+    return total.quantize(_STEP) if total < MAX_COST else None
 
 
 def _either(price: Decimal | None, other: Decimal | None) -> Decimal | None:
     return other if price is None else price
-
-
-def matches(clause: Mapping[str, Any] | None, text: str) -> bool:
-    """Whether a clause of `genai-prices` says yes to a name in lower case."""
-    if not clause:
-        return False
-    [(kind, value)] = clause.items()
-    if kind in ("or", "and"):
-        return (any if kind == "or" else all)(matches(part, text) for part in value)
-    if kind == "regex":
-        return re.search(value, text) is not None
-    value = value.lower()
-    if kind == "equals":
-        return bool(text == value)
-    if kind == "starts_with":
-        return text.startswith(value)
-    return text.endswith(value) if kind == "ends_with" else kind == "contains" and value in text
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +95,41 @@ class Rule:
     """A price, and for which names it is meant: of the provider, of the model, of the model where no provider is named.
 
     Rules of one *position* are the prices of one model, at different times and for different sizes. `own` says that
-    the price is the namespace's own, which goes before the others.
+    the price is the namespace's own, which goes before the others. Those that were set by hand for everybody have
+    positions below zero.
     """
 
     price: ModelPrice
     position: int
     own: bool
-    model: Mapping[str, Any]
-    provider: Mapping[str, Any] | None = None
-    bare: Mapping[str, Any] | None = None
+    model: Matcher
+    provider: Matcher
+    bare: Matcher
+
+    @classmethod
+    def of(cls, price: ModelPrice, position: int, match: Any, *, own: bool = False) -> Self:
+        """The rule of a price, and what it matches as it is stored: a clause each for `model`, `provider`, `bare`.
+
+        Raises:
+            PatternError: What it matches cannot be used.
+        """
+        if not isinstance(match, Mapping) or match.keys() - {"model", "provider", "bare"}:
+            raise PatternError("what it matches must be a mapping of model, provider and bare to clauses")
+        clauses = (compile_clause(match.get(name)) for name in ("model", "provider", "bare"))
+        return cls(price, position, own, *clauses)
+
+    @property
+    def by_hand(self) -> bool:
+        return self.own or self.position < 0
+
+
+@lru_cache(maxsize=1000)
+def leave_out(namespace: str, position: object, problem: str) -> None:
+    """Say, once, that a price in the database cannot be used: whoever appends cannot help it."""
+    whose = f"namespace {namespace!r}" if namespace else "all namespaces"
+    _log.warning(
+        "price %r of %s cannot be used and is left out: %s; set or sync the prices anew", position, whose, problem
+    )
 
 
 class PriceBook:
@@ -121,9 +138,10 @@ class PriceBook:
     def __init__(self, rules: Sequence[Rule] = ()) -> None:
         """Take rules in the order in which they are to be tried."""
         self._own = [rule for rule in rules if rule.own]
+        self._by_hand = [rule for rule in rules if rule.by_hand and not rule.own]
         self._providers: dict[str, list[Rule]] = {}
         for rule in rules:
-            if not rule.own:
+            if not rule.by_hand:
                 self._providers.setdefault(rule.price.provider_name or "", []).append(rule)
         self._found: dict[tuple[str | None, str], list[ModelPrice]] = {}
 
@@ -146,17 +164,13 @@ class PriceBook:
         return max(tiers, key=lambda price: price.above_input_tokens, default=None)
 
     def _prices(self, model: str, provider_name: str | None) -> list[ModelPrice]:
-        own = [
-            rule
-            for rule in self._own
-            if rule.price.provider_name in (None, provider_name) and matches(rule.model, model)
-        ]
-        if own:
-            named = [rule.price for rule in own if rule.price.provider_name is not None]
-            return named or [rule.price for rule in own]
+        for by_hand in (self._own, self._by_hand):
+            meant = [r.price for r in by_hand if r.price.provider_name in (None, provider_name) and r.model(model)]
+            if meant:
+                return [price for price in meant if price.provider_name is not None] or meant
         rules = self._rules_of(model, provider_name)
         for name in dict.fromkeys((model, _COMPACT_DATE.sub(r"-\1-\2-\3", model))):
-            found = next((rule for rule in rules if matches(rule.model, name)), None)
+            found = next((rule for rule in rules if rule.model(name)), None)
             if found is not None:
                 return [rule.price for rule in rules if rule.position == found.position]
         return []
@@ -167,8 +181,7 @@ class PriceBook:
             if name in self._providers:
                 return self._providers[name]
         for rules in self._providers.values():
-            clause, text = (rules[0].bare, model) if provider_name is None else (rules[0].provider, name)
-            if matches(clause, text):
+            if rules[0].bare(model) if provider_name is None else rules[0].provider(name):
                 return rules
         return []
 

@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import sqlalchemy
 from sqlalchemy import CheckConstraint, Connection, Dialect, MetaData, Table, inspect
 from sqlalchemy.sql import quoted_name
 from sqlalchemy.types import TypeEngine
 
+from statestore.errors import InvalidValueError
 from statestore.schema import VERSION_TABLE, metadata
 
 
@@ -16,6 +18,9 @@ def differences(connection: Connection, schema: str) -> list[str]:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
+    if '"' in schema and connection.dialect.name == "postgresql" and sqlalchemy.__version__.startswith("2.0."):
+        problem = "SQLAlchemy before 2.1 cannot read foreign keys in a schema with a quotation mark in its name"
+        raise InvalidValueError("schema", f"{problem}; compare with a later version")
     options = alembic_options(connection.dialect, schema)
     context = MigrationContext.configure(connection, opts=options)
     found = [

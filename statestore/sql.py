@@ -30,7 +30,7 @@ DialectName: TypeAlias = Literal["postgresql", "sqlite"]
 
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 # Where the schema's name goes, which is put in last: it may hold whatever looks like a token or a parameter.
-_SCHEMA = "\0"
+_SCHEMA, _SCHEMA_IN_TEXT = "\0", "\1"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -69,7 +69,8 @@ class Statement:
         sql = _PARAMETER.sub(
             lambda match: f"%({match[1]}){'b' if match[1].endswith('_array') else 's'}", sql.replace("%", "%%")
         )
-        return sql.replace(_SCHEMA, dialect.schema_prefix)
+        prefixes = {_SCHEMA: dialect.schema_prefix, _SCHEMA_IN_TEXT: dialect.schema_prefix.replace("'", "''")}
+        return re.sub(f"[{_SCHEMA}{_SCHEMA_IN_TEXT}]", lambda match: prefixes[match[0]], sql)
 
 
 class Dialect:
@@ -109,10 +110,9 @@ class Dialect:
             # Not FOR UPDATE: that would also stop the foreign key checks of rows that refer to the locked one.
             tokens |= {"{lock}": "FOR NO KEY UPDATE OF s", "{share}": "FOR SHARE OF s"}
             tokens |= {"{least}": "least", "{greatest}": "greatest"}
-            sessions = tokens["{sessions}"].replace("'", "''")
             tokens["{writable}"] = (
                 "(current_setting('transaction_read_only') = 'off'"
-                f" AND has_any_column_privilege('{sessions}', 'update'))"
+                f" AND has_any_column_privilege('{_SCHEMA_IN_TEXT}sessions', 'update'))"
             )
         return tokens | {"{now}": now, "{live}": f"(s.expires_at IS NULL OR s.expires_at > {now})"}
 

@@ -27,14 +27,15 @@ def prices() -> None:
 def sync(database: Database, apply_too: bool, as_json: bool) -> None:
     """Take over the prices of the package genai-prices, for all namespaces.
 
-    They replace those of an earlier sync. A namespace's own prices stay, and go before them. To get newer prices,
+    They replace those of an earlier sync. Prices that were set stay, and go before them. To get newer prices,
     upgrade the package; it comes with: pip install 'statestore[prices]'
     """
     from statestore import genai_prices
+    from statestore.shared_prices import prices_through
 
     rows = genai_prices.rows()
     with database.open() as store:
-        taken = store.prices.replace_shared(rows)
+        taken = prices_through(store).replace(rows)
         priced = _apply(store) if apply_too else None
     if as_json:
         click.echo(json_text({"prices": taken, "source": rows[0][0].source, "entries_priced": priced}))
@@ -106,27 +107,36 @@ def list_(database: Database, model: str, as_json: bool) -> None:
 @click.option("--cache-read", "cache_read_price", type=float, metavar="USD", help="[default: as --input]")
 @click.option("--cache-write", "cache_write_price", type=float, metavar="USD", help="[default: as --input]")
 @click.option("--provider", "provider_name", metavar="NAME", help="Only for calls that name this provider.")
+@click.option("--shared", is_flag=True, help="For all namespaces of the database, not for one.")
 @store_options
 @json_option
-def set_(database: Database, model: str, as_json: bool, **arguments: Any) -> None:
+def set_(database: Database, model: str, shared: bool, as_json: bool, **arguments: Any) -> None:
     """Set the namespace's own price of MODEL, such as one that was negotiated."""
     with database.open() as store:
-        store.prices.set(model, **arguments)
+        _prices(store, shared).set(model, **arguments)
     click.echo(json_text({"model": model, **arguments}) if as_json else f"set the price of {visible(model)}")
 
 
 @prices.command(epilog=examples("statestore prices remove my-model", "statestore prices remove my-model --json"))
 @click.argument("model")
 @click.option("--provider", "provider_name", metavar="NAME", help="The price for calls that name this provider.")
+@click.option("--shared", is_flag=True, help="For all namespaces of the database, not for one.")
 @store_options
 @json_option
-def remove(database: Database, model: str, provider_name: str | None, as_json: bool) -> None:
+def remove(database: Database, model: str, provider_name: str | None, shared: bool, as_json: bool) -> None:
     """Remove the namespace's own prices of MODEL; the exit code is 1 where there are none."""
     with database.open() as store:
-        removed = store.prices.remove(model, provider_name=provider_name)
+        removed = _prices(store, shared).remove(model, provider_name=provider_name)
     if not removed:
-        of = "" if provider_name is None else f" for calls that name provider {provider_name!r}"
-        raise Failure(
-            f"namespace {database.namespace!r} has no price of its own of {model!r}{of}; see: statestore prices ls"
-        )
+        named = "" if provider_name is None else f" for calls that name provider {provider_name!r}"
+        problem = f"namespace {database.namespace!r} has no price of its own of {model!r}{named}"
+        if shared:
+            problem = f"no price of {model!r}{named} was set for all namespaces"
+        raise Failure(f"{problem}; see: statestore prices ls")
     click.echo(json_text({"removed": removed}) if as_json else f"removed {counted(removed, 'price')}")
+
+
+def _prices(store: Any, shared: bool) -> Any:
+    from statestore.shared_prices import prices_through
+
+    return prices_through(store) if shared else store.prices

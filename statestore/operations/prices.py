@@ -2,6 +2,7 @@
 
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
 from statestore.repositories.prices import PricesRepository
+from statestore.repositories.shared_prices import SharedPricesRepository
 
 
 class Prices(Group):
@@ -11,7 +12,6 @@ class Prices(Group):
     all = operation(PricesRepository.all)
     set = operation(PricesRepository.set)
     remove = operation(PricesRepository.remove)
-    replace_shared = operation(PricesRepository.replace_shared)
     apply = operation(PricesRepository.apply)
 
 
@@ -22,5 +22,26 @@ class AsyncPrices(AsyncGroup):
     all = async_operation(PricesRepository.all)
     set = async_operation(PricesRepository.set)
     remove = async_operation(PricesRepository.remove)
-    replace_shared = async_operation(PricesRepository.replace_shared)
     apply = async_operation(PricesRepository.apply)
+
+
+class SharedPrices(Group):
+    """Prices that hold for all namespaces of a database; see `statestore.prices_of`."""
+
+    repository = SharedPricesRepository
+
+    all = operation(SharedPricesRepository.all)
+    set = operation(SharedPricesRepository.set)
+    remove = operation(SharedPricesRepository.remove)
+    replace = operation(SharedPricesRepository.replace)
+
+
+class AsyncSharedPrices(AsyncGroup):
+    """As `SharedPrices`, awaited."""
+
+    repository = SharedPricesRepository
+
+    all = async_operation(SharedPricesRepository.all)
+    set = async_operation(SharedPricesRepository.set)
+    remove = async_operation(SharedPricesRepository.remove)
+    replace = async_operation(SharedPricesRepository.replace)

@@ -7,8 +7,10 @@ from decimal import Decimal
 from typing import Any
 
 from statestore import exactjson, messages
-from statestore.pricing import Consumption, ModelPrice, PriceBook, Rule, cost
+from statestore.price_patterns import PatternError
+from statestore.pricing import MAX_COST, Consumption, ModelPrice, PriceBook, Rule, cost, leave_out
 from statestore.repositories.entry_rows import PreparedEntry
+from statestore.schema import PRICE_COLUMNS
 from statestore.sql import Link, Row, Statement
 
 REVISION = """(SELECT coalesce(sum(p.value), 0) FROM {store_settings} AS p
@@ -19,12 +21,16 @@ UNCHANGED = f" AND {REVISION} = :prices_revision"
 
 _REVISION = Statement(f"SELECT {REVISION}")
 
-COLUMNS = """provider_name, model, CAST(match AS text), valid_from, above_input_tokens, input_price, output_price,
-    cache_read_price, cache_write_price, cache_write_1h_price, source"""
-
-_PRICES = Statement(f"""
-    SELECT namespace, position, {COLUMNS} FROM {{model_prices}} WHERE namespace IN ('', :namespace)
-    ORDER BY namespace DESC, position, valid_from, above_input_tokens""")
+# The day as text: PostgreSQL holds days that Python does not, and one of them would spoil the whole answer.
+_SELECT = """
+    SELECT namespace, position, provider_name, model, CAST(match AS text), {day}, above_input_tokens, input_price,
+        output_price, cache_read_price, cache_write_price, cache_write_1h_price, source
+    FROM {{model_prices}} WHERE namespace IN ('', {own})
+    ORDER BY namespace DESC, position, valid_from, above_input_tokens"""
+_DAY = {"postgresql": "to_char(valid_from, 'YYYY-MM-DD')", "sqlite": "CAST(valid_from AS text)"}
+_PRICES, _SHARED_PRICES = (
+    Statement(**{name: _SELECT.format(day=day, own=own) for name, day in _DAY.items()}) for own in (":namespace", "''")
+)
 
 
 def price(link: Link, batch: Sequence[PreparedEntry]) -> tuple[Sequence[PreparedEntry], int | None]:
@@ -48,7 +54,21 @@ def price(link: Link, batch: Sequence[PreparedEntry]) -> tuple[Sequence[Prepared
 
 def load(link: Link) -> PriceBook:
     """All prices, as the namespace sees them."""
-    return PriceBook([_rule(link, row) for row in link.all(_PRICES)])
+    return PriceBook(rules(link))
+
+
+def rules(link: Link, *, shared_only: bool = False) -> list[Rule]:
+    """All prices that the namespace sees, or those for everybody. What cannot be used is left out, with a warning.
+
+    A row that is bad must not stop those who append, and who can do nothing about it.
+    """
+    found = []
+    for row in link.all(_SHARED_PRICES if shared_only else _PRICES):
+        try:
+            found.append(_rule(link, row))
+        except (ValueError, TypeError, ArithmeticError) as error:  # Anything may stand in a column of SQLite.
+            leave_out(str(row[0]), row[1], str(error) if isinstance(error, PatternError) else "a value cannot be read")
+    return found
 
 
 def _refresh(link: Link) -> None:
@@ -97,31 +117,25 @@ def cost_of(columns: Mapping[str, Any], content: Any, book: PriceBook, today: da
     return None
 
 
-def from_row(link: Link, row: Row) -> ModelPrice:
-    """A price from `COLUMNS`."""
-    money = link.dialect.money
-    valid_from = row[3]
-    return ModelPrice(
-        provider_name=row[0] or None,
-        model=row[1],
-        valid_from=date.fromisoformat(valid_from) if isinstance(valid_from, str) else valid_from,
-        above_input_tokens=row[4],
-        input_price=money(row[5]),
-        output_price=money(row[6]),
-        cache_read_price=money(row[7]),
-        cache_write_price=money(row[8]),
-        cache_write_1h_price=money(row[9]),
-        source=row[10],
-    )
-
-
 def _rule(link: Link, row: Row) -> Rule:
-    match = exactjson.loads(row[4])
-    return Rule(
-        price=from_row(link, row[2:]),
-        position=row[1],
-        own=bool(row[0]),
-        model=match.get("model") or {},
-        provider=match.get("provider"),
-        bare=match.get("bare"),
+    namespace, position, provider_name, model, match, day, above, *rates, source = row
+    money = link.dialect.money
+    numbers = [None if rate is None else _sane(money(rate)) for rate in rates]
+    if not (isinstance(position, int) and isinstance(above, int) and above >= 0 and isinstance(model, str)):
+        raise ValueError
+    price = ModelPrice(
+        provider_name=provider_name or None,
+        model=model,
+        valid_from=date.fromisoformat(day),
+        above_input_tokens=above,
+        source=source,
+        **dict(zip(PRICE_COLUMNS, numbers, strict=True)),
     )
+    return Rule.of(price, position, exactjson.loads(match), own=bool(namespace))
+
+
+def _sane(rate: Any) -> Decimal:
+    found = Decimal(rate)
+    if not (found.is_finite() and 0 <= found < MAX_COST):
+        raise ValueError
+    return found

@@ -1,44 +1,15 @@
-"""Prices of models: looked up, set by hand, and taken over from elsewhere."""
+"""Prices of models, as a namespace sees them: looked up, set by hand, and applied to what is there."""
 
-from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any
 
 from statestore import checks, exactjson
 from statestore.errors import InvalidValueError
 from statestore.pricing import ModelPrice
-from statestore.repositories import price_rows
+from statestore.repositories import price_rows, price_writes
 from statestore.repositories.base import Repository, reads, writes
-from statestore.schema import PRICE_COLUMNS
-from statestore.sql import Params, Statement
-
-Match: TypeAlias = Mapping[str, Any]
-
-SHARED = ""
-"""The namespace of prices that hold for all."""
-
-_ALL = Statement(f"""
-    SELECT {price_rows.COLUMNS} FROM {{model_prices}} WHERE namespace IN ('', :namespace)
-    ORDER BY namespace DESC, position, valid_from, above_input_tokens""")
-_NEXT_POSITION = Statement("""
-    SELECT coalesce(max(position), 0) + 1,
-        max(CASE WHEN model = :model AND provider_name = :provider_name THEN position END)
-    FROM {model_prices} WHERE namespace = :namespace""")
-_UPSERT = Statement(f"""
-    INSERT INTO {{model_prices}} (namespace, position, provider_name, model, match, valid_from, above_input_tokens,
-        {", ".join(PRICE_COLUMNS)}, source, updated_at)
-    VALUES (:owner, :position, :provider_name, :model, :match, :valid_from, :above_input_tokens,
-        {", ".join(f":{name}" for name in PRICE_COLUMNS)}, :source, {{now}})
-    ON CONFLICT (namespace, position, valid_from, above_input_tokens) DO UPDATE SET
-        {", ".join(f"{name} = excluded.{name}" for name in PRICE_COLUMNS)}, source = excluded.source,
-        updated_at = excluded.updated_at""")
-_REMOVE = Statement("""
-    DELETE FROM {model_prices} WHERE namespace = :namespace AND model = :model AND provider_name = :provider_name""")
-_CLEAR_SHARED = Statement("DELETE FROM {model_prices} WHERE namespace = ''")
-_CHANGED = Statement("""
-    INSERT INTO {store_settings} AS p (namespace, name, value) VALUES (:owner, 'prices', 1)
-    ON CONFLICT (namespace, name) DO UPDATE SET value = p.value + 1""")
+from statestore.sql import Statement
 
 _UNPRICED = Statement("""
     SELECT h.session_id, h.seq, CAST(h.content AS text), h.created_at, h.provider_name, h.request_model,
@@ -83,13 +54,18 @@ class PricesRepository(Repository):
         checks.key(model, "model")
         checks.optional_key(provider_name, "provider_name")
         checks.count(input_tokens, "input_tokens")
-        day = (self._link.now() or datetime.now(UTC)).date() if day is None else day
+        if day is not None:
+            price_writes.day(day, "day")
+        else:
+            day = (self._link.now() or datetime.now(UTC)).date()
+        price_writes.hold(self._link)
         return price_rows.load(self._link).find(model, provider_name, day, input_tokens)
 
     @reads
     def all(self) -> list[ModelPrice]:
         """All prices, the namespace's own first."""
-        return [price_rows.from_row(self._link, row) for row in self._link.all(_ALL)]
+        price_writes.hold(self._link)
+        return [rule.price for rule in price_rows.rules(self._link)]
 
     @writes
     def set(
@@ -101,7 +77,7 @@ class PricesRepository(Repository):
         cache_read_price: Decimal | float | None = None,
         cache_write_price: Decimal | float | None = None,
         provider_name: str | None = None,
-        valid_from: date = date(1970, 1, 1),
+        valid_from: date = price_writes.ALWAYS,
         above_input_tokens: int = 0,
     ) -> ModelPrice:
         """Set a price of the namespace's own, such as one that was negotiated. Entries appended later cost this.
@@ -116,29 +92,17 @@ class PricesRepository(Repository):
             valid_from: The UTC day from which it holds, until a later one of the same model.
             above_input_tokens: Only for calls with more input than this.
         """
-        checks.key(model, "model")
-        checks.optional_key(provider_name, "provider_name")
-        checks.count(above_input_tokens, "above_input_tokens")
-        if isinstance(valid_from, datetime):
-            raise InvalidValueError("valid_from", "must be a date")
-        price = ModelPrice(
-            provider_name=provider_name,
-            model=model,
-            valid_from=valid_from,
-            above_input_tokens=above_input_tokens,
-            input_price=checks.optional_cost(input_price, "input_price"),
-            output_price=checks.optional_cost(output_price, "output_price"),
-            cache_read_price=checks.optional_cost(cache_read_price, "cache_read_price"),
-            cache_write_price=checks.optional_cost(cache_write_price, "cache_write_price"),
-            source="set by hand",
+        price = price_writes.by_hand(
+            model,
+            provider_name,
+            valid_from,
+            above_input_tokens,
+            input_price=input_price,
+            output_price=output_price,
+            cache_read_price=cache_read_price,
+            cache_write_price=cache_write_price,
         )
-        # First: whoever sets a price at the same time waits here.
-        self._changed(self._link.settings.namespace)
-        row = self._link.one(_NEXT_POSITION, model=model, provider_name=provider_name or "")
-        assert row is not None
-        position = row[0] if row[1] is None else row[1]
-        params = self._params(price, {"model": {"equals": model}}, position)
-        self._link.run(_UPSERT, owner=self._link.settings.namespace, **params)
+        price_writes.put(self._link, self._link.settings.namespace, price)
         return price
 
     @writes
@@ -148,31 +112,25 @@ class PricesRepository(Repository):
         Returns:
             How many there were.
         """
-        checks.key(model, "model")
-        checks.optional_key(provider_name, "provider_name")
-        self._changed(self._link.settings.namespace)
-        return self._link.run(_REMOVE, model=model, provider_name=provider_name or "")
-
-    @writes
-    def replace_shared(self, prices: Iterable[tuple[ModelPrice, int, Match]]) -> int:
-        """Put *prices*, with their position and what they match, in place of those that hold for all namespaces.
-
-        Returns:
-            How many there are now.
-        """
-        rows = self._once("rows", lambda: [self._params(price, match, place) for price, place, match in prices])
-        self._changed(SHARED)
-        self._link.run(_CLEAR_SHARED)
-        self._link.many(_UPSERT, rows, owner=SHARED)
-        return len(rows)
+        return price_writes.remove(self._link, self._link.settings.namespace, model, provider_name)
 
     @writes
     def apply(self, limit: int, after: tuple[str, int] = ("", 0)) -> tuple[int, int, tuple[str, int] | None]:
-        """Compute the cost of up to *limit* live entries that have none.
+        """Compute the cost of up to *limit* live entries of the namespace that have none.
+
+        Args:
+            limit: At least 1.
+            after: Where to go on, as the call before returned it.
 
         Returns:
             How many were looked at, how many of them got a cost, and where to go on; None at the end.
         """
+        checks.count(limit, "limit", least=1)
+        place: Any = after
+        if not (isinstance(place, tuple) and len(place) == 2):
+            raise InvalidValueError("after", "must be what the call before returned: a session's id and a position")
+        checks.text(place[0], "after")
+        checks.count(place[1], "after")
         rows = self._link.all(_UNPRICED, limit=limit, after_id=after[0], after_seq=after[1])
         book = price_rows.load(self._link)
         priced = []
@@ -184,20 +142,3 @@ class PricesRepository(Repository):
                 priced.append({"session_id": row[0], "seq": row[1], "cost_usd": found})
         self._link.many(_SET_COST, priced)
         return len(rows), len(priced), (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
-
-    def _changed(self, owner: str) -> None:
-        """Say that prices have changed, to all processes that have read them."""
-        self._link.run(_CHANGED, owner=owner)
-
-    def _params(self, price: ModelPrice, match: Match, position: int) -> Params:
-        sqlite = self._link.dialect.name == "sqlite"
-        return {
-            "position": position,
-            "provider_name": price.provider_name or "",
-            "model": price.model,
-            "match": exactjson.dumps(dict(match), "match"),
-            "valid_from": price.valid_from.isoformat() if sqlite else price.valid_from,
-            "above_input_tokens": price.above_input_tokens,
-            **{name: getattr(price, name) for name in PRICE_COLUMNS},
-            "source": price.source,
-        }

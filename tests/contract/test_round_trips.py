@@ -433,7 +433,7 @@ def test_a_session_that_is_made_anew_is_no_fork_any_more(store: Store) -> None:
 
 
 # Steps of what has a public name of its own.
-INTERNAL = {"prices.apply", "prices.replace_shared", "sessions._save"}
+INTERNAL = {"prices.apply", "sessions._save"}
 
 
 def test_every_operation_is_counted() -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from sqlalchemy import Connection, inspect
 from sqlalchemy.schema import CreateSchema
 
-from statestore import migrate
+from statestore import errors, migrate
 from statestore.schema import HEAD_REVISION, VERSION_TABLE, metadata
 from tests.migrations.databases import connected, prefix, reads_quotes, rows, structure
 
@@ -155,7 +156,11 @@ def test_the_schema_can_have_any_name(empty_postgres_url: str, schema: str) -> N
     url = empty_postgres_url
     migrate.upgrade(url, schema=schema)
     migrate.check(url, schema=schema)
-    assert migrate.differences(url, schema=schema) == []
+    if '"' in schema and sqlalchemy.__version__.startswith("2.0."):
+        with pytest.raises(errors.InvalidValueError, match="quotation mark"):
+            migrate.differences(url, schema=schema)
+    else:
+        assert migrate.differences(url, schema=schema) == []
     if schema != "public":
         assert migrate.current(url) is None
     migrate.upgrade(url, schema="second")

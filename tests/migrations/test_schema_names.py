@@ -14,6 +14,7 @@ ODD = [
     ":namespace",
     "in{now}to{sessions}",
     "it's",
+    "it's :word {sessions} 5%s \1",
     "50%s %(namespace)s %",
     'a "b" c',
     "back\\slash",

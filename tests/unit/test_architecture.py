@@ -20,6 +20,7 @@ FLOORS = (
         "known",
         "turnstile",
         "column_types",
+        "price_patterns",
         "pricing",
         "forking",
         "deadlines",
@@ -37,7 +38,7 @@ FLOORS = (
     {"migrate"},
     {"opening"},
     {"follow", "cache_files", "operations", "operations.", "turn", "leases", "single_flight", "sweeping"},
-    {"", "store", "async_store", "sweeper", "context", "portable", "portable_files"},
+    {"", "store", "async_store", "sweeper", "context", "portable", "portable_files", "shared_prices"},
     {"reports", "reports."},
     {"cli", "cli.", "adapters", "adapters.", "__main__"},
 )

@@ -17,6 +17,7 @@ from statestore import AsyncStateStore, AsyncTransaction, StateStore, Transactio
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
 from statestore.operations.cache import AsyncCache, Cache
 from statestore.operations.history import AsyncHistory, History
+from statestore.operations.prices import AsyncSharedPrices, SharedPrices
 from statestore.operations.sessions import AsyncSessions, Sessions
 from statestore.operations.state import AsyncState, State
 from statestore.repositories.base import mode_of
@@ -28,6 +29,7 @@ PAIRS = [
     (History, AsyncHistory),
     (State, AsyncState),
     (Cache, AsyncCache),
+    (SharedPrices, AsyncSharedPrices),
     (StateStore, AsyncStateStore),
     (Transaction, AsyncTransaction),
 ]

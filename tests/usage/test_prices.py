@@ -13,7 +13,9 @@ from genai_prices.data_snapshot import get_snapshot
 from statestore import InvalidValueError, ModelPrice, NewEntry, StateStore, Usage
 from statestore import genai_prices as taken
 from statestore.exactjson import loads
-from statestore.pricing import Consumption, PriceBook, Rule, cost, matches
+from statestore.price_patterns import compile_clause
+from statestore.pricing import Consumption, PriceBook, Rule, cost
+from statestore.shared_prices import prices_through
 from tests.support.command_line import invoke
 
 USAGE = Usage(input_tokens=1000, output_tokens=100, cache_read_input_tokens=200, cache_write_input_tokens=300)
@@ -115,7 +117,7 @@ def test_a_message_is_priced_by_what_it_says(database_url: str) -> None:
             cache_write_1h_price=Decimal(3),
         )
         match = {"model": {"equals": "claude"}, "bare": {"contains": "claude"}}
-        store.prices.replace_shared([(rates, 1, match)])
+        prices_through(store).replace([(rates, 1, match)])
         [entry] = store.history.append("s", [message], create=True)
     assert entry.cost_usd == (10 + 1 + 40 * 2 + 60 * 3) / Decimal(10**6)
 
@@ -138,7 +140,7 @@ def test_the_namespace_s_own_price_goes_first(database_url: str) -> None:
         provider_name="p", model="m", valid_from=date(1970, 1, 1), input_price=Decimal(9), output_price=Decimal(0)
     )
     with StateStore.open(database_url) as store, StateStore.open(database_url, namespace="other") as other:
-        store.prices.replace_shared([(shared, 1, {"model": {"equals": "m"}, "bare": {"equals": "m"}})])
+        prices_through(store).replace([(shared, 1, {"model": {"equals": "m"}, "bare": {"equals": "m"}})])
         store.prices.set("m", input_price=1, output_price=0)
         assert (of(store), of(other)) == (Decimal("0.001"), Decimal("0.009"))
         assert of(store, provider_name="p") == Decimal("0.001")
@@ -188,7 +190,7 @@ def test_prices_that_cannot_be_are_refused(database_url: str) -> None:
     ],
 )
 def test_clauses_match_as_they_say(clause: Any, name: str, yes: bool) -> None:
-    assert matches(clause, name) is yes
+    assert compile_clause(clause)(name) is yes
 
 
 def names() -> list[tuple[str | None, str]]:
@@ -213,12 +215,7 @@ def names() -> list[tuple[str | None, str]]:
 
 def test_costs_are_those_of_the_package() -> None:
     """For every model: the package's cost, or none where it says that other things count too."""
-    book = PriceBook(
-        [
-            Rule(one, position, False, loads_clause(match["model"]), match["provider"], match["bare"])
-            for one, position, match in taken.rows()
-        ]
-    )
+    book = PriceBook([Rule.of(one, position, loads_clause(match)) for one, position, match in taken.rows()])
     day = date(2026, 1, 15)
     at = datetime(2026, 1, 15, 12, tzinfo=UTC)
     agreed = unknown = 0

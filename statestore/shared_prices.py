@@ -1,0 +1,38 @@
+"""The way to the prices that hold for a whole database, for whoever owns it."""
+
+from typing import overload
+
+from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from statestore.async_store import AsyncStateStore
+from statestore.errors import InvalidValueError
+from statestore.operations.prices import AsyncSharedPrices, SharedPrices
+from statestore.schema import DEFAULT_SCHEMA
+from statestore.store import StateStore
+
+
+@overload
+def prices_of(engine: Engine, *, schema: str = ...) -> SharedPrices: ...
+@overload
+def prices_of(engine: AsyncEngine, *, schema: str = ...) -> AsyncSharedPrices: ...
+def prices_of(engine: Engine | AsyncEngine, *, schema: str = DEFAULT_SCHEMA) -> SharedPrices | AsyncSharedPrices:
+    """The prices that hold for all namespaces of a database, to read and to write.
+
+    They are the business of the database's owner, not of a tenant: no store leads here. A namespace's own prices,
+    which `store.prices.set` sets, go before them.
+
+    Args:
+        engine: The owner's, to a database that has the tables. With an `AsyncEngine` the operations are awaited.
+        schema: The PostgreSQL schema of the tables.
+    """
+    if isinstance(engine, AsyncEngine):
+        return AsyncSharedPrices(AsyncStateStore(engine, schema=schema)._database, "")
+    if not isinstance(engine, Engine):
+        raise InvalidValueError("engine", f"must be an Engine or an AsyncEngine, not {type(engine).__name__}")
+    return SharedPrices(StateStore(engine, schema=schema)._database, "")
+
+
+def prices_through(store: StateStore) -> SharedPrices:
+    """The same through a store that is open already, for the command line, which has asked for the whole database."""
+    return SharedPrices(store._database, "")
