@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from statestore.errors import InvalidValueError
+from statestore.errors import DatabaseError, InvalidValueError
 
 MAX_DEPTH = 200
 MAX_BYTES = 16 * 1024 * 1024
@@ -49,6 +49,28 @@ def encode(value: Any, argument: str, *, max_bytes: int = MAX_BYTES) -> tuple[by
 
 # The value of a text that `dumps` made. The function itself: a call around it is felt where histories are read.
 loads = orjson.loads
+
+
+def stored(data: str | bytes, table: str, place: str, **facts: Any) -> Any:
+    """The value of a text in the database that `dumps` made once.
+
+    Raises:
+        DatabaseError: It is not JSON any more. The error says where it stands, and holds nothing of it.
+    """
+    try:
+        return loads(data)
+    except orjson.JSONDecodeError:
+        pass  # Not raised from here: the error would hold this one, and this one holds the text.
+    raise damaged(table, place, **facts)
+
+
+def damaged(table: str, place: str, **facts: Any) -> DatabaseError:
+    """What to raise where a text in the database is not JSON any more."""
+    return DatabaseError(
+        f"a row of {table} is damaged: what it holds at {place} is not JSON; restore it from a backup, or remove it",
+        table=table,
+        **facts,
+    )
 
 
 def read(data: str | bytes, argument: str) -> Any:

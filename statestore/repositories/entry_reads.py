@@ -22,7 +22,8 @@ def bounds(last: str, after: str, before: str, limit: str) -> tuple[str, str]:
     return start, end
 
 
-_FROM, _TO = bounds(":last", ":after", ":before", ":limit")
+# psycopg sends a number in the smallest type that holds it, and 2**31 - 1 plus one is none of that type.
+_FROM, _TO = bounds(*(f"CAST(:{name} AS bigint)" for name in ("last", "after", "before", "limit")))
 
 # What there is to do beyond reading: nothing for most sessions, and then NULL is all that is computed and sent.
 _FORK, _EXTENSION_DUE = 1, 2
