@@ -21,7 +21,7 @@ FLOORS = (
     {"migration_targets"},
     {"migrate"},
     {"opening"},
-    {"follow", "cache_files", "operations", "operations.", "turn", "leases", "single_flight", "sweeping"},
+    {"follow", "iterating", "cache_files", "operations", "operations.", "turn", "leases", "single_flight", "sweeping"},
     {"", "store", "sweeper", "context", "portable"},
     {"reports", "reports."},
     {"cli", "cli.", "adapters", "adapters.", "__main__"},
