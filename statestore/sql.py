@@ -7,7 +7,7 @@ its `Connection.execute` costs a one-statement operation as much again as the da
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -300,6 +300,22 @@ class Link:
             cursor.execute(self.dialect.render(statement), self._params(params))
             rows: Sequence[Row] = cursor.fetchall()
             return rows
+        finally:
+            cursor.close()
+
+    def pages(self, statement: Statement, size: int, /, **params: Any) -> Generator[Sequence[Row], None, None]:
+        """Run *statement* and go through its rows, so many at a time: rows take more memory than what they hold.
+
+        There is at least one page, which may be empty. To be gone through to the end, or closed.
+        """
+        cursor = self._cursor()
+        try:
+            cursor.execute(self.dialect.render(statement), self._params(params))
+            while True:
+                rows: Sequence[Row] = cursor.fetchmany(size)
+                yield rows
+                if len(rows) < size:
+                    return
         finally:
             cursor.close()
 

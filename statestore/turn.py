@@ -9,7 +9,7 @@ from statestore import checks, exactjson
 from statestore.async_database import AsyncRunner
 from statestore.database import Runner
 from statestore.errors import ConflictError
-from statestore.repositories import entry_rows
+from statestore.repositories import entry_rows, state_rows
 from statestore.repositories.base import Call
 from statestore.repositories.turns import Begun, TurnWork
 from statestore.repositories.windows import Limits
@@ -20,9 +20,9 @@ from statestore.values import Entry, NewEntry, Session
 class TurnState(MutableMapping[str, Any]):
     """The state of the session as a mapping; what is changed in it, in values too, is written when the turn ends."""
 
-    def __init__(self, stored: Mapping[str, tuple[str, int]]) -> None:
+    def __init__(self, session_id: str, stored: Mapping[str, tuple[str, int]]) -> None:
         self._stored = stored
-        self._values = {key: exactjson.loads(text) for key, (text, _) in stored.items()}
+        self._values = {key: state_rows.value(session_id, key, text) for key, (text, _) in stored.items()}
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key]
@@ -74,7 +74,7 @@ class Turn:
         self.session_id = session_id
         self.session: Session | None = begun.session
         self.window: Window = begun.window
-        self.state = TurnState(begun.state)
+        self.state = TurnState(session_id, begun.state)
         self.stored: list[Entry] = []
         self._start = begun.start
         self._entries: list[NewEntry | Mapping[str, Any]] = []

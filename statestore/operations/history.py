@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 
-from statestore import follow
+from statestore import follow, iterating
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
 from statestore.repositories.history import HistoryRepository
 from statestore.values import Entry
@@ -22,6 +22,22 @@ class History(Group):
     clear = operation(HistoryRepository.clear)
     add_summary = operation(HistoryRepository.add_summary)
     summaries = operation(HistoryRepository.summaries)
+
+    def iterate(self, session_id: str, *, batch: int = 500) -> Iterator[Entry]:
+        """The entries of a session, oldest first, without holding all of them: `for entry in history.iterate(…)`.
+
+        Each batch is a read of its own, of what stands behind the entry before it. So what is appended meanwhile comes
+        too; where entries are popped, or replaced, some may come that never stood there together. Extends the session's
+        TTL.
+
+        Args:
+            session_id: The session.
+            batch: How many entries are read at a time, 1 to 10,000.
+
+        Raises:
+            SessionNotFoundError: No such session, or it was deleted or has expired meanwhile.
+        """
+        return iterating.iterate(self._runner, session_id, batch)
 
     def follow(self, session_id: str, *, after: int | None = None, timeout: timedelta | None = None) -> Iterator[Entry]:
         """Pass on what is appended to a session, as it comes: `for entry in store.history.follow(…)`.
@@ -61,6 +77,10 @@ class AsyncHistory(AsyncGroup):
     clear = async_operation(HistoryRepository.clear)
     add_summary = async_operation(HistoryRepository.add_summary)
     summaries = async_operation(HistoryRepository.summaries)
+
+    def iterate(self, session_id: str, *, batch: int = 500) -> AsyncIterator[Entry]:
+        """The entries of a session, oldest first: `async for entry in history.iterate(…)`. See `History.iterate`."""
+        return iterating.iterate_async(self._runner, session_id, batch)
 
     def follow(
         self, session_id: str, *, after: int | None = None, timeout: timedelta | None = None

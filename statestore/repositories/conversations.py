@@ -1,7 +1,7 @@
 """Whole sessions, out and in."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -96,6 +96,10 @@ class ConversationsRepository(Repository):
             )
         session_id = checks.key(conversation.session_id, "conversation.session_id")
         lease_checks.token(lease, session_id)
+        if not isinstance(conversation.state, Mapping):
+            raise InvalidValueError("conversation.state", "must be a mapping of keys to values")
+        if isinstance(conversation.summaries, str | Mapping) or not isinstance(conversation.summaries, Iterable):
+            raise InvalidValueError("conversation.summaries", "must be a sequence of summaries")
         columns = self._columns(conversation)
         given = _prepare(conversation.entries, self._link.settings.max_value_bytes)
         texts = {
@@ -141,7 +145,7 @@ class ConversationsRepository(Repository):
         return ConversationState(
             session_id,
             entries=[*entries],
-            state={key: exactjson.loads(text) for key, (text, _) in state.items()},
+            state={key: state_rows.value(session_id, key, text) for key, (text, _) in state.items()},
             summaries=found,
             user_id=session.user_id,
             agent_name=session.agent_name,
@@ -344,7 +348,7 @@ def _reports_usage(entry: Entry) -> bool:
 def _prepare(
     entries: Sequence[Entry | NewEntry | Mapping[str, Any]], max_bytes: int
 ) -> list[tuple[PreparedEntry, Entry | NewEntry | Mapping[str, Any]]]:
-    if isinstance(entries, str | bytes | Mapping | NewEntry | Entry):
+    if isinstance(entries, str | bytes | Mapping | NewEntry | Entry) or not isinstance(entries, Iterable):
         raise InvalidValueError("conversation.entries", "must be a sequence of entries; put a single one into a list")
     originals = list(entries)
     new = [_as_new(entry) if isinstance(entry, Entry) else entry for entry in originals]

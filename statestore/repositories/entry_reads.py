@@ -1,11 +1,13 @@
 """Reading entries of a session, wherever their rows are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from operator import attrgetter
 
 import orjson
 
 from statestore.repositories import entry_rows, holding, session_rows
-from statestore.sql import Link, Statement
+from statestore.sql import Link, Row, Statement
 from statestore.values import Entry
 
 # Beyond every position, and twice it still fits 64 bits.
@@ -22,7 +24,11 @@ def bounds(last: str, after: str, before: str, limit: str) -> tuple[str, str]:
     return start, end
 
 
-_FROM, _TO = bounds(":last", ":after", ":before", ":limit")
+# psycopg sends a number in the smallest type that holds it, and 2**31 - 1 plus one is none of that type.
+_FROM, _TO = bounds(*(f"CAST(:{name} AS bigint)" for name in ("last", "after", "before", "limit")))
+
+# So many rows are made entries at a time.
+_PAGE = 2000
 
 # What there is to do beyond reading: nothing for most sessions, and then NULL is all that is computed and sent.
 _FORK, _EXTENSION_DUE = 1, 2
@@ -108,22 +114,51 @@ def read(
     """
     window = window_of(last, after, before, limit)
     known = session_id in link.settings.forks
-    rows = holding.read(link, _READ_FORK if known else _READ, session_id=session_id, **window)
-    if rows and not known and (rows[0][0] or 0) & _FORK:
+    also, entries = _read(link, _READ_FORK if known else _READ, session_id, window, look_for_fork=not known)
+    if also & _FORK and not known:
         known = True
         link.settings.forks.add(session_id)
-        rows = holding.read(link, _READ_FORK, session_id=session_id, **window)
-    if not rows:
-        raise session_rows.not_found(link, session_id)
-    also, seq = rows[0][:2]
-    if also and also & _EXTENSION_DUE:
+        also, entries = _read(link, _READ_FORK, session_id, window)
+    if also & _EXTENSION_DUE:
         session_rows.extend(link, session_id)
-    # A session without an entry there is a row all the same.
     if known:
-        rows = sorted((row for row in rows if row[1] is not None), key=lambda row: row[1])
-    elif seq is None:
-        rows = ()
-    return entry_rows.from_rows(link, session_id, rows)
+        entries.sort(key=attrgetter("seq"))
+    return entries
+
+
+def _read(
+    link: Link, statement: Statement, session_id: str, window: dict[str, int], *, look_for_fork: bool = False
+) -> tuple[int, list[Entry]]:
+    """What there is to do beyond reading, and the entries; none where *look_for_fork* finds one."""
+    if link.holds_reads or window["last"] <= _PAGE or window["limit"] <= _PAGE:
+        rows = holding.read(link, statement, session_id=session_id, **window)
+        return _entries(link, session_id, (rows,), look_for_fork)
+    with closing(link.pages(statement, _PAGE, session_id=session_id, **window)) as pages:
+        return _entries(link, session_id, pages, look_for_fork)
+
+
+def _entries(
+    link: Link, session_id: str, pages: Iterable[Sequence[Row]], look_for_fork: bool
+) -> tuple[int, list[Entry]]:
+    also: int | None = None
+    entries: list[Entry] = []
+    for rows in pages:
+        if also is None:
+            if not rows:
+                raise session_rows.not_found(link, session_id)
+            also = rows[0][0] or 0
+            if look_for_fork and also & _FORK:
+                break
+        # A session without an entry there is a row all the same; of a fork there may be one for each of its halves.
+        if also & _FORK or (rows and rows[0][1] is None):
+            rows = [row for row in rows if row[1] is not None]
+        found = entry_rows.from_rows(link, session_id, rows)
+        if entries:
+            entries += found
+        else:
+            entries = found
+    assert also is not None
+    return also, entries
 
 
 def window_of(last: int | None, after: int | None, before: int | None, limit: int | None) -> dict[str, int]:

@@ -6,6 +6,8 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
+import orjson
+
 from statestore import checks, exactjson, ids, messages
 from statestore.errors import InvalidValueError
 from statestore.frozen import builder, draft
@@ -264,33 +266,40 @@ def from_rows(link: Link, session_id: str, rows: Sequence[Row]) -> list[Entry]:
     """
     make, loads, time = object.__new__, exactjson.loads, link.dialect.instant
     entries: list[Entry] = []
-    for (_, seq, turn, entry_id, role, agent_name, content, metadata, tokens_in, tokens_out, cache_read, cache_write,
-         reasoning, provider_name, request_model, response_model, cost_usd, tool_name, tool_call_id, milliseconds,
-         finish_reason, error_type, content_bytes, created_at) in rows:  # fmt: skip
-        entry = make(_Draft)
-        entry.session_id = session_id
-        entry.seq = seq
-        entry.turn = turn
-        entry.entry_id = entry_id
-        entry.role = role
-        entry.agent_name = agent_name
-        entry.content = loads(content)
-        entry.metadata = {} if metadata is None else loads(metadata)
-        if tokens_in is tokens_out is cache_read is cache_write is reasoning is None:
-            entry.usage = _NO_USAGE
-        else:
-            entry.usage = _usage(tokens_in, tokens_out, cache_read, cache_write, reasoning)
-        entry.provider_name = provider_name
-        entry.request_model = request_model
-        entry.response_model = response_model
-        entry.cost_usd = None if cost_usd is None else link.dialect.money(cost_usd)
-        entry.tool_name = tool_name
-        entry.tool_call_id = tool_call_id
-        entry.duration = None if milliseconds is None else timedelta(milliseconds=milliseconds)
-        entry.finish_reason = finish_reason
-        entry.error_type = error_type
-        entry.content_bytes = content_bytes
-        entry.created_at = time(created_at)
-        entry.__class__ = Entry
-        entries.append(entry)
-    return entries
+    seq = 0
+    try:
+        for (_, seq, turn, entry_id, role, agent_name, content, metadata, tokens_in, tokens_out, cache_read,
+             cache_write, reasoning, provider_name, request_model, response_model, cost_usd, tool_name, tool_call_id,
+             milliseconds, finish_reason, error_type, content_bytes, created_at) in rows:  # fmt: skip
+            entry = make(_Draft)
+            entry.session_id = session_id
+            entry.seq = seq
+            entry.turn = turn
+            entry.entry_id = entry_id
+            entry.role = role
+            entry.agent_name = agent_name
+            entry.content = loads(content)
+            entry.metadata = {} if metadata is None else loads(metadata)
+            if tokens_in is tokens_out is cache_read is cache_write is reasoning is None:
+                entry.usage = _NO_USAGE
+            else:
+                entry.usage = _usage(tokens_in, tokens_out, cache_read, cache_write, reasoning)
+            entry.provider_name = provider_name
+            entry.request_model = request_model
+            entry.response_model = response_model
+            entry.cost_usd = None if cost_usd is None else link.dialect.money(cost_usd)
+            entry.tool_name = tool_name
+            entry.tool_call_id = tool_call_id
+            entry.duration = None if milliseconds is None else timedelta(milliseconds=milliseconds)
+            entry.finish_reason = finish_reason
+            entry.error_type = error_type
+            entry.content_bytes = content_bytes
+            entry.created_at = time(created_at)
+            entry.__class__ = Entry
+            entries.append(entry)
+        return entries
+    except orjson.JSONDecodeError:
+        pass  # Not raised from here: the error would hold this one, and this one holds the content.
+    raise exactjson.damaged(
+        "history_entries", f"position {seq} of session {session_id!r}", session_id=session_id, seq=seq
+    )

@@ -121,10 +121,10 @@ def _position(cursor: str, order_by: OrderBy, descending: bool) -> dict[str, Any
     wrong = InvalidValueError("cursor", "is not the next_cursor of a page in this order; start without one")
     try:
         kept_order, kept_descending, text, session_id = orjson.loads(base64.urlsafe_b64decode(cursor))
-        at = datetime.fromisoformat(text)
+        at = checks.optional_time(datetime.fromisoformat(text), "cursor")
+        checks.key(session_id, "cursor")
     except (binascii.Error, ValueError, TypeError):
         raise wrong from None
-    if (kept_order, kept_descending) != (order_by, descending) or at.tzinfo is None or not isinstance(session_id, str):
+    if (kept_order, kept_descending) != (order_by, descending) or at is None:
         raise wrong
-    checks.key(session_id, "cursor")
     return {"at": at, "at_hour": at.replace(minute=0, second=0, microsecond=0), "at_id": session_id}

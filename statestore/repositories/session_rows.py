@@ -120,7 +120,7 @@ def from_row(link: Link, row: Row, *, resumed: bool = False) -> Session:
         title=row[3],
         status=row[4],
         instructions=row[5],
-        metadata=exactjson.loads(row[6]),
+        metadata=exactjson.stored(row[6], "sessions", f"the metadata of session {row[0]!r}", session_id=row[0]),
         project_root=row[7],
         cwd=row[8],
         parent_session_id=row[9],

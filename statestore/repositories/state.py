@@ -5,9 +5,9 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
-from statestore import checks, exactjson
+from statestore import checks
 from statestore.errors import ConflictError, InvalidValueError, StateKeyNotFoundError
-from statestore.repositories import holding, session_rows
+from statestore.repositories import holding, session_rows, state_rows
 from statestore.repositories.base import Repository, reads, writes_in_one_statement, writes_once
 from statestore.sql import Row, Statement
 from statestore.values import MISSING, StateEntry
@@ -197,7 +197,7 @@ class StateRepository(Repository):
         checks.key(session_id, "session_id")
         rows = holding.read(self._link, _GET_ALL, session_id=session_id)
         self._opened(session_id, rows)
-        return {row[1]: exactjson.loads(row[2]) for row in rows if row[1] is not None}
+        return {row[1]: state_rows.value(session_id, row[1], row[2]) for row in rows if row[1] is not None}
 
     @writes_in_one_statement
     def delete(self, session_id: str, key: str) -> bool:
@@ -282,7 +282,7 @@ class StateRepository(Repository):
                 for key, text in texts.items()
                 for row in self._link.all(_UPSERT, session_id=session_id, key=key, value=text, ttl=ttl)
             ]
-        return [self._entry(row) for row in rows]
+        return [self._entry(session_id, row) for row in rows]
 
     def _write_together(self, session_id: str, texts: Mapping[str, str], ttl: timedelta | None) -> Sequence[Row]:
         params: dict[str, Any] = {"session_id": session_id, "ttl": ttl}
@@ -307,7 +307,7 @@ class StateRepository(Repository):
         checks.key(key, "key")
         rows = holding.read(self._link, _GET, session_id=session_id, key=key)
         self._opened(session_id, rows)
-        return None if rows[0][1] is None else self._entry(rows[0][1:])
+        return None if rows[0][1] is None else self._entry(session_id, rows[0][1:])
 
     def _opened(self, session_id: str, rows: Any) -> None:
         if not rows:
@@ -328,6 +328,7 @@ class StateRepository(Repository):
                 actual=actual,
             )
 
-    def _entry(self, row: Row) -> StateEntry:
+    def _entry(self, session_id: str, row: Row) -> StateEntry:
         time = self._link.dialect.time
-        return StateEntry(row[0], exactjson.loads(row[1]), row[2], time(row[3]), time(row[4]))
+        value = state_rows.value(session_id, row[0], row[1])
+        return StateEntry(row[0], value, row[2], time(row[3]), time(row[4]))

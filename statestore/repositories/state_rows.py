@@ -1,9 +1,11 @@
 """The state of a session as a whole: read, compared and written by those who hold the session's row."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import orjson
 
+from statestore import exactjson
 from statestore.errors import ConflictError
 from statestore.sql import Link, Statement
 
@@ -29,6 +31,17 @@ _SET = Statement("""
 
 _DELETE = Statement("""
     DELETE FROM {state_entries} WHERE namespace = :namespace AND session_id = :session_id AND key = :key""")
+
+
+def value(session_id: str, key: str, text: str) -> Any:
+    """The value of a key, from the text that is stored.
+
+    Raises:
+        DatabaseError: It is damaged.
+    """
+    return exactjson.stored(
+        text, "state_entries", f"key {key!r} of session {session_id!r}", session_id=session_id, key=key
+    )
 
 
 def read(link: Link, session_id: str) -> dict[str, tuple[str, int]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from statestore import ConflictError, NewEntry, SessionExistsError, SessionNotFoundError
+from statestore import NewEntry, SessionNotFoundError
 from tests.support.content import Content, unsound
 from tests.support.crowd import at_once
 
@@ -70,90 +70,6 @@ def test_two_hundred_increments_give_two_hundred(store: Store) -> None:
 def test_fifty_merges_of_different_keys_keep_all_fifty(store: Store) -> None:
     at_once(*(partial(store.sessions.merge_metadata, "s", {f"key {n}": n}) for n in range(50)))
     assert store.sessions.get("s").metadata == {f"key {n}": n for n in range(50)}
-
-
-def test_of_many_that_expect_one_version_one_wins(store: Store) -> None:
-    version = store.state.set("s", "k", "old").version
-
-    def write(n: int) -> bool:
-        try:
-            store.state.set("s", "k", n, expected_version=version)
-        except ConflictError:
-            return False
-        return True
-
-    won = at_once(*(partial(write, n) for n in range(12)))
-    assert won.count(True) == 1
-    assert store.state.entry("s", "k").version == version + 1
-    assert store.state.get("s", "k") == won.index(True)
-
-
-def test_of_many_that_make_a_new_key_one_wins(store: Store) -> None:
-    def write(n: int) -> bool:
-        try:
-            store.state.set("s", "k", n, expected_version=0)
-        except ConflictError:
-            return False
-        return True
-
-    assert at_once(*(partial(write, n) for n in range(12))).count(True) == 1
-
-
-def test_of_many_that_expect_one_revision_one_wins(store: Store) -> None:
-    def write(n: int) -> bool:
-        try:
-            store.sessions.update("s", title=str(n), expected_revision=1)
-        except ConflictError:
-            return False
-        return True
-
-    won = at_once(*(partial(write, n) for n in range(12)))
-    assert won.count(True) == 1
-    assert store.sessions.get("s").title == str(won.index(True))
-
-
-def test_of_many_that_create_one_session_one_wins(store: Store) -> None:
-    def create(n: int) -> bool:
-        try:
-            store.sessions.create("new", title=str(n))
-        except SessionExistsError:
-            return False
-        return True
-
-    won = at_once(*(partial(create, n) for n in range(12)))
-    assert won.count(True) == 1
-    assert store.sessions.get("new").title == str(won.index(True))
-
-
-def test_many_that_open_one_session_share_it(store: Store) -> None:
-    opened = at_once(*[partial(store.sessions.open, "new")] * 12)
-    assert [session.resumed for session in opened].count(False) == 1
-    assert len({session.created_at for session in opened}) == 1
-
-
-def test_many_first_appends_make_one_session(store: Store) -> None:
-    at_once(*(partial(store.history.append, "new", [NewEntry(n)], create=True) for n in range(12)))
-    assert sorted(entry.content for entry in store.history.read("new")) == list(range(12))
-
-
-@pytest.mark.parametrize("create", [False, True])
-def test_an_entry_sent_by_two_at_once_is_stored_once(store: Store, create: bool) -> None:
-    for attempt in range(10):
-        session_id = f"new {attempt}" if create else "s"
-        entry = NewEntry(attempt, entry_id=f"entry {attempt}")
-        call = partial(store.history.append, session_id, [entry], create=create)
-        first, *others = at_once(*[call] * 4)
-        assert all(other == first for other in others)
-        assert [entry.content for entry in store.history.read(session_id, last=2)][-1] == attempt
-    if not create:
-        assert [entry.content for entry in store.history.read("s")] == list(range(10))
-
-
-def test_a_log_sent_by_several_at_once_is_stored_once(store: Store) -> None:
-    log = [NewEntry(n) for n in range(40)]
-    calls = [partial(store.history.append, "s", log[:length], after_seq=0) for length in (10, 40, 25, 40, 31, 5)]
-    at_once(*calls)
-    assert [entry.content for entry in store.history.read("s")] == list(range(40))
 
 
 def test_readers_see_whole_batches(store: Store) -> None:

@@ -112,6 +112,11 @@ def test_without_a_window_all_is_read(store: Store, alphabet: str) -> None:
         ({"after": 10}, ""),
         ({"after": 99}, ""),
         ({"after": 2**63 - 1}, ""),
+        ({"after": 2**31 - 1}, ""),
+        ({"after": 2**31 - 1, "limit": 2**31 - 1}, ""),
+        ({"after": 1, "limit": 2**31 - 1}, "bcdefghij"),
+        ({"before": 2**31 - 1, "last": 2}, "ij"),
+        ({"last": 2**31 - 1}, "abcdefghij"),
         ({"before": 4}, "abc"),
         ({"before": 1}, ""),
         ({"before": 0}, ""),
@@ -156,7 +161,7 @@ def test_one_entry_is_found_by_its_position(store: Store, alphabet: str) -> None
     assert store.history.get(alphabet, 3).content["content"] == "c"
 
 
-@pytest.mark.parametrize("seq", [0, 11, 2**61, 2**63 - 1])
+@pytest.mark.parametrize("seq", [0, 11, 2**31 - 1, 2**31, 2**31 + 1, 2**61, 2**63 - 1])
 def test_no_entry_is_found_where_there_is_none(store: Store, alphabet: str, seq: int) -> None:
     with pytest.raises(EntryNotFoundError) as caught:
         store.history.get(alphabet, seq)

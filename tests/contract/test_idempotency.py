@@ -144,7 +144,7 @@ def test_what_stands_beside_the_content_belongs_to_the_entry(
     with pytest.raises(ConflictError, match="under entry_id 'one', at position 1") as caught:
         store.history.append("s", [NewEntry("new"), replace(FULL, **{name: value})])
     assert (caught.value.actual, caught.value.entry_id) == (1, "one")
-    assert caught.value.field.partition(".")[0] == name
+    assert str(caught.value.field).partition(".")[0] == name
     with pytest.raises(ConflictError, match="position 1"):
         store.history.append("s", [replace(FULL, entry_id=None, **{name: value})], after_seq=0)
     assert content.snapshot() == before

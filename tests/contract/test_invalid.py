@@ -35,9 +35,19 @@ class Odd:
 
 
 def nested(depth: int) -> Any:
-    value: Any = CANARY
+    return nested_around(CANARY, depth)
+
+
+def nested_around(value: Any, depth: int) -> Any:
     for _ in range(depth):
         value = [value]
+    return value
+
+
+def nested_objects(depth: int) -> Any:
+    value: Any = CANARY
+    for _ in range(depth):
+        value = {"k": value}
     return value
 
 
@@ -56,6 +66,10 @@ BAD_JSON: dict[str, Any] = {
     "lone surrogate": CANARY + "\ud800",
     "lone surrogate in a key": {CANARY + "\udfff": 1},
     "depth 201": nested(201),
+    "depth 201, objects": nested_objects(201),
+    "depth 201, the last one empty": nested_around([], 200),
+    "half a million lists": [[] for _ in range(500_000)],
+    "half a million objects": {"k": [{} for _ in range(500_000)]},
     "depth 300": nested(300),
     "depth 100,000": nested(100_000),
     "contains itself": circular(),

@@ -1,5 +1,7 @@
 """Lists of sessions, page by page."""
 
+import base64
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -151,3 +153,26 @@ def test_any_id_serves_in_a_cursor(store: Store) -> None:
     for name in names:
         store.sessions.create(name)
     assert {name for page in walk(store, limit=1) for name in page} == set(names)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        ["last_activity_at", True, "0001-01-01T00:00:00+14:00", "s"],
+        ["last_activity_at", True, "9999-12-31T23:59:59-12:00", "s"],
+        ["last_activity_at", True, "2026-01-01T00:00:00", "s"],
+        ["last_activity_at", True, "2026-01-01T00:00:00Z", ""],
+        ["last_activity_at", True, "2026-01-01T00:00:00Z", "a\0"],
+        ["last_activity_at", True, "2026-01-01T00:00:00Z", 5],
+        ["last_activity_at", True, 5, "s"],
+        ["last_activity_at", True, None, "s"],
+        ["last_activity_at", True],
+        {"a": 1},
+        5,
+    ],
+)
+def test_a_forged_cursor_is_refused(store: Store, forged: Any) -> None:
+    cursor = base64.urlsafe_b64encode(json.dumps(forged).encode()).decode()
+    for given in (cursor, cursor + "=", "\udcff", "ä", "", 5, b"\xff"):
+        with pytest.raises(InvalidValueError, match=r"^cursor: "):
+            store.sessions.page(cursor=given)

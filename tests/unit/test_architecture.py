@@ -37,7 +37,7 @@ FLOORS = (
     {"migration_targets", "schema_comparison", "schema_revision"},
     {"migrate"},
     {"opening"},
-    {"follow", "cache_files", "operations", "operations.", "turn", "leases", "single_flight", "sweeping"},
+    {"follow", "iterating", "cache_files", "operations", "operations.", "turn", "leases", "single_flight", "sweeping"},
     {"", "store", "async_store", "sweeper", "context", "portable", "portable_files", "shared_prices"},
     {"reports", "reports."},
     {"cli", "cli.", "adapters", "adapters.", "__main__"},
