@@ -6,7 +6,7 @@ from typing import Any
 
 from statestore import checks, ids
 from statestore.errors import ConflictError, InvalidValueError, SessionExistsError
-from statestore.repositories import holding, ledger, session_columns, session_life, session_rows
+from statestore.repositories import holding, session_columns, session_life, session_rows
 from statestore.repositories.base import reads, writes, writes_in_one_statement, writes_once_in_one_statement
 from statestore.repositories.conversations import ConversationsRepository
 from statestore.repositories.forks import ForksRepository
@@ -15,16 +15,10 @@ from statestore.repositories.lifecycle import LifecycleRepository
 from statestore.repositories.listing import ListingRepository
 from statestore.repositories.statistics import StatisticsRepository
 from statestore.sql import Statement
-from statestore.values import MISSING, ErasureReceipt, MissingType, Session, Status
+from statestore.values import MISSING, MissingType, Session, Status
 
 _EXISTS = Statement("""
     SELECT 1 FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
-
-_OF_USER = Statement("""
-    SELECT s.session_id,
-        (SELECT count(*) FROM {state_entries} AS e WHERE e.namespace = s.namespace AND e.session_id = s.session_id),
-        (SELECT count(*) FROM {summaries} AS m WHERE m.namespace = s.namespace AND m.session_id = s.session_id)
-    FROM {sessions} AS s WHERE s.namespace = :namespace AND s.user_id = :user_id ORDER BY s.session_id""")
 
 
 class SessionsRepository(
@@ -250,52 +244,6 @@ class SessionsRepository(
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
         """
         session_rows.mark_active(self._link, checks.key(session_id, "session_id"))
-
-    @writes
-    def delete(self, session_id: str) -> bool:
-        """Remove a session with its history, state and summaries. Forks keep what they see.
-
-        A write that comes later does not bring it back.
-
-        Returns:
-            Whether there was such a session, not counting one that had expired.
-        """
-        checks.key(session_id, "session_id")
-        lived = self._link.one(_EXISTS, session_id=session_id) is not None
-        session_life.erase(self._link, session_id)
-        return lived
-
-    @writes
-    def delete_user(self, user_id: str) -> ErasureReceipt:
-        """Remove all sessions of a user, expired ones included: all or none.
-
-        Entries that a fork of another user sees stay there, and belong to that user. What the user's entries used and
-        cost stays in the usage ledger, without the user's id, and under random ids in place of the sessions'.
-
-        Returns:
-            What was removed, for the record.
-        """
-        checks.key(user_id, "user_id")
-        sessions = entries = state_entries = summaries = 0
-        erased: list[str] = []
-        # Again until there is none: the user may open a session while this runs.
-        while found := self._link.all(_OF_USER, user_id=user_id):
-            for session_id, states, summed in found:
-                sessions += 1
-                state_entries += states
-                summaries += summed
-                entries += session_life.erase(self._link, session_id) or 0
-                erased.append(session_id)
-        ledger.forget_user(self._link, user_id, erased)
-        return ErasureReceipt(
-            user_id=user_id,
-            namespace=self._link.settings.namespace,
-            erased_at=session_rows.now(self._link),
-            sessions=sessions,
-            entries=entries,
-            state_entries=state_entries,
-            summaries=summaries,
-        )
 
     def _create(self, session_id: str, columns: Mapping[str, Any]) -> Session | None:
         """Make the session; None where one lives."""
