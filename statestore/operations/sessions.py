@@ -85,7 +85,9 @@ class Sessions(Group):
         Args:
             session_id: The session.
             owner: Who acquires it, for people to read; it need not be unique.
-            ttl: How long the lease holds unless it is renewed.
+            ttl: How long the lease holds unless it is renewed; at most 12 hours. It goes by the store's clock: on
+                SQLite by that of the process. A lease that ends later than any may, since the clock of who has it is
+                far ahead, counts as free.
             wait: How long to wait for it while another has it; by default not at all.
 
         Raises:
@@ -152,7 +154,9 @@ class AsyncSessions(AsyncGroup):
         Args:
             session_id: The session.
             owner: Who acquires it, for people to read; it need not be unique.
-            ttl: How long the lease holds unless it is renewed.
+            ttl: How long the lease holds unless it is renewed; at most 12 hours. It goes by the store's clock: on
+                SQLite by that of the process. A lease that ends later than any may, since the clock of who has it is
+                far ahead, counts as free.
             wait: How long to wait for it while another has it; by default not at all.
 
         Raises:

@@ -18,15 +18,12 @@ from statestore.repositories.base import reads, writes
 from statestore.repositories.expiry_batch import Batch
 from statestore.repositories.expiry_rows import ExpiredRows
 from statestore.repositories.usage_periods import EARLIEST
-from statestore.sql import Statement
+from statestore.sql import Params, Statement
 from statestore.usage_values import SweepKind
 
 _FAR = 2**62
 # At most so many families in one batch: their locks stand in a table that all sessions of the server share.
 _FAMILIES_AT_ONCE = 100
-
-IDLE = """s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since AND {live}
-        AND (s.lease_until IS NULL OR s.lease_until <= {now})"""
 
 _NOW_AND_MAX_IDLE = Statement("""
     SELECT {now}, (SELECT value FROM {store_settings} WHERE namespace = :namespace AND name = 'max_idle')""")
@@ -38,17 +35,19 @@ _DROP_MAX_IDLE = Statement("DELETE FROM {store_settings} WHERE namespace = :name
 _END_IDLE = Statement(
     postgresql=f"""
     UPDATE {{sessions}} AS s SET ttl = :ended, {endings.END}
-    FROM (SELECT s.session_id FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {IDLE}
+    FROM (SELECT s.session_id FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {endings.IS_IDLE}
         ORDER BY s.active_hour LIMIT :limit FOR NO KEY UPDATE OF s SKIP LOCKED) AS idle
-    WHERE s.namespace = :namespace AND s.session_id = idle.session_id AND {IDLE}""",
+    WHERE s.namespace = :namespace AND s.session_id = idle.session_id AND {endings.IS_IDLE}""",
     sqlite=f"""
     UPDATE {{sessions}} SET ttl = :ended, {endings.END} WHERE rowid IN (
-        SELECT s.rowid FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {IDLE}
+        SELECT s.rowid FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {endings.IS_IDLE}
         ORDER BY s.active_hour LIMIT :limit)""",
 )
 
 # Somebody else has it locked.
-_IDLE_IS_LEFT = Statement(f"SELECT 1 FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {IDLE} LIMIT 1")
+_IDLE_IS_LEFT = Statement(
+    f"SELECT 1 FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {endings.IS_IDLE} LIMIT 1"
+)
 
 _DUE = """
     SELECT s.expires_at, s.session_id, s.root_session_id FROM {sessions} AS s
@@ -194,7 +193,10 @@ class ExpiryRepository(ExpiredRows):
     def set_retention(self, max_idle: timedelta | None) -> None:
         """Say how long a session of the namespace may be idle, TTL or not, before the sweep deletes it.
 
-        Idle means not written to: reading does not count. Holds for all processes, from their next sweep on.
+        Idle means not written to. Reading counts as far as it is known: where it has extended the TTL. Sessions without
+        a TTL that are only read have to be touched now and then. Sessions that are busy or under a lease are spared;
+        those that a process left busy when it died are found by `sessions.repair_abandoned`. Holds for all processes,
+        from their next sweep on.
 
         Args:
             max_idle: None for ever.
@@ -209,14 +211,13 @@ class ExpiryRepository(ExpiredRows):
     def end_idle(self, limit: int, max_idle: timedelta | None = None) -> Batch:
         """Make up to *limit* idle sessions expire, whose sweep then is that of other expired ones."""
         batch = Batch()
-        since = self._idle_since(max_idle)
-        if since is None:
+        idle = self._idle(max_idle)
+        if idle is None:
             return batch
-        ending = {"ended": endings.IDLE, "back": endings.BACK}
-        if self._link.run(_END_IDLE, idle_since=since, limit=limit, **ending) == limit:
+        if self._link.run(_END_IDLE, limit=limit, ended=endings.IDLE, back=endings.BACK, **idle) == limit:
             batch.after = ()
         elif self._link.dialect.name == "postgresql":
-            batch.left = self._link.one(_IDLE_IS_LEFT, idle_since=since) is not None
+            batch.left = self._link.one(_IDLE_IS_LEFT, **idle) is not None
         return batch
 
     @writes
@@ -362,8 +363,8 @@ class ExpiryRepository(ExpiredRows):
         assert row is not None
         return self._link.dialect.time(row[0]), None if row[1] is None else timedelta(microseconds=row[1])
 
-    def _idle_since(self, max_idle: timedelta | None) -> datetime | None:
-        """Before when a session must have been written to last in order to be idle; None where none is."""
+    def _idle(self, max_idle: timedelta | None) -> Params | None:
+        """The parameters of `endings.IS_IDLE`; None where no session is idle, however long it was not used."""
         now, setting = self._now_and_max_idle()
         longest = setting if max_idle is None else max_idle
-        return None if longest is None else max(EARLIEST, now - longest)
+        return None if longest is None else endings.idle_params(now, longest)

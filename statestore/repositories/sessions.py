@@ -98,7 +98,8 @@ class SessionsRepository(
         """Resume a session, or create it: `Session.resumed` tells which.
 
         A session that is resumed keeps what it has; the other arguments only serve to create one. A dead one lives
-        again: it gets *status*, `ready` or `starting`. Its TTL is extended.
+        again: it gets *status*, `ready` or `starting`. Its TTL is extended. Inside a transaction nobody else changes
+        the session from here on until that ends.
         """
         attributes = {
             "user_id": user_id,
@@ -125,6 +126,9 @@ class SessionsRepository(
     def get(self, session_id: str) -> Session:
         """The session. Extends its TTL.
 
+        Inside a transaction nobody else changes the session from here on until that ends, nor its history and state:
+        what is written back loses nothing. Likewise for `find`, `open` and `load`, not for lists and counts.
+
         Raises:
             SessionNotFoundError: No such session, or it has expired.
         """
@@ -135,7 +139,11 @@ class SessionsRepository(
 
     @reads
     def find(self, session_id: str) -> Session | None:
-        """The session, or None. Extends its TTL."""
+        """The session, or None. Extends its TTL.
+
+        Inside a transaction the session that was found is held, as by `get`. Other transactions that look for one that
+        is missing wait; a call outside of them may still make it, and to make it then raises `SessionExistsError`.
+        """
         return session_rows.find(self._link, checks.key(session_id, "session_id"))
 
     @reads
