@@ -155,7 +155,7 @@ class Sweeping:
         )
 
     def cleanup_inactive(self, max_inactivity: timedelta) -> int:
-        """Delete the sessions that were not written to for *max_inactivity*, whatever their TTL.
+        """Delete the sessions that were not used for *max_inactivity*, whatever their TTL; see `set_retention`.
 
         Returns:
             How many there were. Sessions that expired by themselves go too, and are not counted.
@@ -178,7 +178,10 @@ class Sweeping:
     def set_retention(self, max_idle: timedelta | None) -> None:
         """Say how long a session of the namespace may be idle, TTL or not, before the sweep deletes it.
 
-        Idle means not written to: reading does not count. Holds for all processes, from their next sweep on.
+        Idle means not written to. Reading counts as far as it is known: where it has extended the TTL. Sessions without
+        a TTL that are only read have to be touched now and then. Sessions that are busy or under a lease are spared;
+        those that a process left busy when it died are found by `sessions.repair_abandoned`. Holds for all processes,
+        from their next sweep on.
 
         Args:
             max_idle: None for ever.
@@ -208,7 +211,7 @@ class AsyncSweeping:
         )
 
     async def cleanup_inactive(self, max_inactivity: timedelta) -> int:
-        """Delete the sessions that were not written to for *max_inactivity*. See `StateStore.cleanup_inactive`."""
+        """Delete the sessions that were not used for *max_inactivity*. See `StateStore.cleanup_inactive`."""
         return (await run_async(self._database, inactive(max_inactivity)))["idle_sessions"].rows
 
     async def cleanup_expired(self) -> int:

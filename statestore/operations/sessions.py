@@ -2,12 +2,14 @@
 
 from datetime import timedelta
 
-from statestore import checks, ids, leases
+from statestore import checks, erasing, ids, leases
+from statestore.courses import run, run_async
 from statestore.errors import InvalidValueError
 from statestore.leases import Acquiring, HeldLease
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
 from statestore.repositories.sessions import SessionsRepository
 from statestore.session_values import ConversationState, Lease, SaveReport
+from statestore.values import ErasureReceipt
 
 
 class Sessions(Group):
@@ -25,8 +27,6 @@ class Sessions(Group):
     touch = operation(SessionsRepository.touch)
     fork = operation(SessionsRepository.fork)
     lineage = operation(SessionsRepository.lineage)
-    delete = operation(SessionsRepository.delete)
-    delete_user = operation(SessionsRepository.delete_user)
     set_status = operation(SessionsRepository.set_status)
     terminate = operation(SessionsRepository.terminate)
     repair_abandoned = operation(SessionsRepository.repair_abandoned)
@@ -43,6 +43,38 @@ class Sessions(Group):
 
     save.__doc__ = SessionsRepository.save.__doc__
 
+    def delete(self, session_id: str) -> bool:
+        """Remove a session with its history, state and summaries. Forks keep what they see.
+
+        It is gone at once. The rows of a session of more than a thousand entries go in batches, each in a short
+        transaction of its own, so that nobody waits for long; where this is cut off, the next sweep deletes the rest. A
+        write that comes later does not bring the session back.
+
+        Returns:
+            Whether there was such a session, not counting one that had expired.
+        """
+        return run(self._runner, erasing.delete(session_id))
+
+    def delete_user(self, user_id: str, *, progress: erasing.Progress | None = None) -> ErasureReceipt:
+        """Remove all sessions of a user, expired ones included.
+
+        All of them are gone at once, and the user's id with them, in the first transaction; sessions that the user
+        opens later are others. Their rows go in batches, each in a short transaction of its own, so that nobody waits
+        for long. Where this is cut off, call it again, or leave the rest to the sweep, which takes it up after an hour.
+        Inside a caller's transaction it is all or none, and other forks and deletions of the namespace wait for it.
+
+        Entries that a fork of another user sees stay there, and belong to that user. What the user's entries used and
+        cost stays in the usage ledger, without the user's id, and under random ids in place of the sessions'.
+
+        Args:
+            user_id: The user.
+            progress: Called after each batch with the receipt so far.
+
+        Returns:
+            What was removed, for the record. What an earlier call left that was cut off is in it.
+        """
+        return run(self._runner, erasing.delete_user(self._namespace, user_id, progress))
+
     def acquire(self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None) -> HeldLease:
         """Become the only one who works on a session, across processes and hosts, until the lease runs out.
 
@@ -53,7 +85,9 @@ class Sessions(Group):
         Args:
             session_id: The session.
             owner: Who acquires it, for people to read; it need not be unique.
-            ttl: How long the lease holds unless it is renewed.
+            ttl: How long the lease holds unless it is renewed; at most 12 hours. It goes by the store's clock: on
+                SQLite by that of the process. A lease that ends later than any may, since the clock of who has it is
+                far ahead, counts as free.
             wait: How long to wait for it while another has it; by default not at all.
 
         Raises:
@@ -82,8 +116,6 @@ class AsyncSessions(AsyncGroup):
     touch = async_operation(SessionsRepository.touch)
     fork = async_operation(SessionsRepository.fork)
     lineage = async_operation(SessionsRepository.lineage)
-    delete = async_operation(SessionsRepository.delete)
-    delete_user = async_operation(SessionsRepository.delete_user)
     set_status = async_operation(SessionsRepository.set_status)
     terminate = async_operation(SessionsRepository.terminate)
     repair_abandoned = async_operation(SessionsRepository.repair_abandoned)
@@ -102,6 +134,16 @@ class AsyncSessions(AsyncGroup):
 
     save.__doc__ = SessionsRepository.save.__doc__
 
+    async def delete(self, session_id: str) -> bool:
+        return await run_async(self._runner, erasing.delete(session_id))
+
+    delete.__doc__ = Sessions.delete.__doc__
+
+    async def delete_user(self, user_id: str, *, progress: erasing.Progress | None = None) -> ErasureReceipt:
+        return await run_async(self._runner, erasing.delete_user(self._namespace, user_id, progress))
+
+    delete_user.__doc__ = Sessions.delete_user.__doc__
+
     def acquire(self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None) -> Acquiring:
         """Become the only one who works on a session, across processes and hosts, until the lease runs out.
 
@@ -112,7 +154,9 @@ class AsyncSessions(AsyncGroup):
         Args:
             session_id: The session.
             owner: Who acquires it, for people to read; it need not be unique.
-            ttl: How long the lease holds unless it is renewed.
+            ttl: How long the lease holds unless it is renewed; at most 12 hours. It goes by the store's clock: on
+                SQLite by that of the process. A lease that ends later than any may, since the clock of who has it is
+                far ahead, counts as free.
             wait: How long to wait for it while another has it; by default not at all.
 
         Raises:

@@ -14,11 +14,15 @@ class Batch:
         kinds: What it deleted.
         after: Where the next step goes on; None where nothing more was found.
         left: Something was due, and held by somebody else.
+        state_entries: How many state keys went with sessions.
+        summaries: How many summaries went with them.
     """
 
     kinds: dict[SweepKind, Swept] = field(default_factory=dict)
     after: tuple[Any, ...] | None = None
     left: bool = False
+    state_entries: int = 0
+    summaries: int = 0
 
     def add(self, kind: SweepKind, rows: int, size: Any = 0) -> None:
         if rows or size:

@@ -1,19 +1,17 @@
 """What a sweep would delete, counted and not deleted."""
 
-from datetime import timedelta
-
 from statestore import checks
+from statestore.repositories import endings
 from statestore.repositories.base import reads
-from statestore.repositories.expiry import IDLE, ExpiryRepository
+from statestore.repositories.expiry import ExpiryRepository
 from statestore.repositories.expiry_batch import Batch
 from statestore.repositories.expiry_rows import BEYOND
 from statestore.repositories.usage_periods import EARLIEST
 from statestore.sql import Statement
 
-_IDLE = f"({IDLE})"
 _DOOMED = f"""doomed AS (
         SELECT s.session_id, CASE WHEN s.expires_at <= {{now}} AND s.ttl <> :ended THEN 0 ELSE 1 END AS idle
-        FROM {{sessions}} AS s WHERE s.namespace = :namespace AND (s.expires_at <= {{now}} OR {_IDLE}))"""
+        FROM {{sessions}} AS s WHERE s.namespace = :namespace AND ({endings.DUE} OR ({endings.IS_IDLE})))"""
 
 _SESSIONS = Statement(f"""
     WITH {_DOOMED}
@@ -65,7 +63,8 @@ class DueRepository(ExpiryRepository):
         """What a sweep would delete now, exactly, if nobody else were to do anything meanwhile."""
         batch = Batch()
         # None is idle where there is no policy: nothing is older than the earliest time.
-        doomed = {"idle_since": self._idle_since(None) or EARLIEST, "ended": timedelta(0)}
+        idle = self._idle(None) or endings.idle_params(EARLIEST, checks.MAX_TTL)
+        doomed = idle | {"ended": endings.IDLE} | endings.DUE_PARAMS
         for idle, count, size in self._link.all(_SESSIONS, **doomed):
             batch.add("idle_sessions" if idle else "expired_sessions", count, size)
         batch.add("history_entries", *(self._link.one(_ENTRIES, **doomed) or (0, 0)))

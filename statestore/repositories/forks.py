@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from statestore import checks, ids
-from statestore.errors import InvalidValueError, SessionExistsError
+from statestore.errors import ConflictError, InvalidValueError, SessionExistsError
 from statestore.repositories import segments, session_columns, session_life, session_rows
 from statestore.repositories.base import Repository, reads, writes_once
 from statestore.repositories.segments import Segment
@@ -29,17 +29,20 @@ _COPY_SUMMARIES = Statement("""
     SELECT namespace, :fork_id, start_seq, end_seq, content, token_count, created_at FROM {summaries}
     WHERE namespace = :namespace AND session_id = :session_id AND end_seq <= :at_seq""")
 
-# A step needs a row to go on from; the id of a parent that is gone is still known to its child. A session younger
-# than its supposed child is another one, made under the id of a parent that was deleted.
-_ANCESTORS = Statement("""
-    WITH RECURSIVE up (parent_session_id, forked_at_seq, created_at, depth) AS (
-        SELECT parent_session_id, forked_at_seq, created_at, 0 FROM {sessions}
+# A step needs a row to go on from; the id of a parent that is gone is still known to its child. UNION takes each row
+# once, so that this ends whatever the rows say.
+_UP = """
+    WITH RECURSIVE up (session_id, parent_session_id, forked_at_seq, created_at) AS (
+        SELECT session_id, parent_session_id, forked_at_seq, created_at FROM {{sessions}}
         WHERE namespace = :namespace AND session_id = :session_id
-        UNION ALL
-        SELECT p.parent_session_id, p.forked_at_seq, p.created_at, up.depth + 1 FROM up
-        JOIN {sessions} AS p ON p.namespace = :namespace AND p.session_id = up.parent_session_id
-            AND p.created_at <= up.created_at)
-    SELECT parent_session_id, forked_at_seq FROM up WHERE parent_session_id IS NOT NULL ORDER BY depth""")
+        UNION
+        SELECT p.session_id, p.parent_session_id, p.forked_at_seq, p.created_at FROM up
+        JOIN {{sessions}} AS p ON p.namespace = :namespace AND p.session_id = up.parent_session_id{younger})
+    SELECT session_id, parent_session_id, forked_at_seq FROM up WHERE parent_session_id IS NOT NULL{where}"""
+# A session younger than its supposed child is another one, made under the id of a parent that was deleted.
+_ANCESTORS = Statement(_UP.format(younger="\n            AND p.created_at <= up.created_at", where=""))
+# By the ids alone: views and clocks that stand still tell nobody apart by age.
+_COMES_FROM = Statement(_UP.format(younger="", where=" AND parent_session_id = :ancestor_id LIMIT 1"))
 
 _FORKS = Statement("""
     SELECT s.session_id FROM {sessions} AS s
@@ -75,6 +78,8 @@ class ForksRepository(Repository):
         Raises:
             SessionNotFoundError: No such source, or it has expired. Nothing was written.
             SessionExistsError: A living session has the new id. Nothing was written.
+            ConflictError: The source comes from a session with the new id, which was deleted: the fork would be its own
+                ancestor. Nothing was written.
             InvalidValueError: *at_seq* lies behind the end of the source. Nothing was written.
         """
         checks.key(source_id, "source_id")
@@ -91,6 +96,8 @@ class ForksRepository(Repository):
         pieces = segments.of(self._link, source_id)
         locked = session_rows.lock(self._link, source_id, share=True)
         source = locked.session
+        if new_session_id is not None and source.parent_session_id is not None:
+            self._check_descent(source_id, fork_id)
         end = source.next_seq - 1
         if at_seq is None:
             at_seq = end
@@ -133,14 +140,30 @@ class ForksRepository(Repository):
         row = self._link.one(_ROOT, session_id=session_id)
         if row is None:
             raise session_rows.not_found(self._link, session_id)
-        ancestors = self._link.all(_ANCESTORS, session_id=session_id)
+        parents = {row[0]: Ancestor(*row[1:]) for row in self._link.all(_ANCESTORS, session_id=session_id)}
+        ancestors: list[Ancestor] = []
+        seen = {session_id}
+        while (parent := parents.get(ancestors[-1].session_id if ancestors else session_id)) is not None:
+            if parent.session_id in seen:
+                break  # Rows that go in a circle: an import of an earlier version may have brought them.
+            seen.add(parent.session_id)
+            ancestors.append(parent)
         forks = self._link.all(_FORKS, session_id=session_id, created_at=row[1])
         return Lineage(
             session_id=session_id,
             root_session_id=row[0],
-            ancestors=tuple(Ancestor(*ancestor) for ancestor in ancestors),
+            ancestors=tuple(ancestors),
             forks=tuple(fork[0] for fork in forks),
         )
+
+    def _check_descent(self, source_id: str, fork_id: str) -> None:
+        """Refuse a fork under an id that the source comes from, as far as the sessions between are there."""
+        if self._link.one(_COMES_FROM, session_id=source_id, ancestor_id=fork_id) is not None:
+            raise ConflictError(
+                f"new_session_id: session {source_id!r} comes from a session {fork_id!r}, so that a fork under this id "
+                "would be its own ancestor; take another id",
+                session_id=fork_id,
+            )
 
     def _turn_at(self, seen: list[Segment]) -> int:
         """The turn of the last entry of what is seen."""

@@ -16,7 +16,7 @@ _TAKE = f"""
     UPDATE {{sessions}} AS s SET lease_owner = :owner, lease_token = %s,
         lease_until = {{later:CAST(:lease_ttl AS interval)}}, {session_rows.ACTIVE}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
-        AND (s.lease_until IS NULL OR s.lease_until <= {{now}})
+        AND {lease_checks.FREE}
     RETURNING lease_token, lease_until"""
 _ACQUIRE = Statement(
     postgresql=_TAKE % "greatest(s.lease_token + 1, CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint))",
@@ -65,7 +65,7 @@ class LeasesRepository(Repository):
 
         Args:
             lease: A lease that still holds.
-            ttl: How long from now; by default as long as it was acquired for.
+            ttl: How long from now, at most 12 hours; by default as long as it was acquired for.
 
         Returns:
             The lease with its new end.
@@ -75,7 +75,7 @@ class LeasesRepository(Repository):
             StaleLeaseError: The lease holds no more. Nothing was written.
         """
         token = lease_checks.own_token(lease)
-        ttl = lease.ttl if ttl is None else checks.duration(ttl, "ttl")
+        ttl = lease_checks.ttl(lease.ttl, "lease.ttl") if ttl is None else lease_checks.ttl(ttl)
         row = self._link.one(_RENEW, session_id=lease.session_id, lease_token=token, lease_ttl=ttl)
         if row is None:
             session_rows.check_lease(self._link, lease)
@@ -102,9 +102,14 @@ class LeaseWork(Repository):
         """The lease, or who has it."""
         checks.key(session_id, "session_id")
         checks.key(owner, "owner")
-        checks.duration(ttl, "ttl")
+        lease_checks.ttl(ttl)
         row = self._link.one(
-            _ACQUIRE, session_id=session_id, owner=owner, lease_ttl=ttl, real_time=time.time_ns() // 1000
+            _ACQUIRE,
+            session_id=session_id,
+            owner=owner,
+            lease_ttl=ttl,
+            latest_lease=lease_checks.LATEST,
+            real_time=time.time_ns() // 1000,
         )
         if row is not None:
             return Lease(

@@ -8,6 +8,7 @@ so the ledger grows with the time in which a session was used and not with how o
 import uuid
 from collections.abc import Iterable, Sequence
 
+from statestore.repositories import endings
 from statestore.sql import Link, Row, Statement
 
 ERASED_SESSION = "erased-"
@@ -131,14 +132,31 @@ _UNFOLDED = Statement(
     f" GROUP BY {_KEY}",
 )
 
+# Of sessions that are being erased: their lines get another session's id when they go, and lose the user's at once.
+_DISOWN = Statement("""
+    UPDATE {usage_ledger} SET user_id = NULL
+    WHERE namespace = :namespace AND user_id = :user_id AND session_id IN (
+        SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.ttl = :erased)""")
 _SESSIONS_OF_USER = Statement(
     "SELECT DISTINCT session_id FROM {usage_ledger} WHERE namespace = :namespace AND user_id = :user_id"
 )
+_WITH_LINES = Statement("""
+    SELECT DISTINCT session_id FROM {usage_ledger} WHERE namespace = :namespace AND session_id {in:session_ids}""")
 
-# All lines of an erased session get the new id; those that another user had there before keep that user.
-_FORGET = Statement("""
-    UPDATE {usage_ledger} SET session_id = :random_id, user_id = nullif(user_id, :user_id)
-    WHERE namespace = :namespace AND session_id = :session_id AND (user_id = :user_id OR :erased = 1)""")
+# Lines that another user had there before keep that user.
+_FORGET = "SET session_id = %s, user_id = nullif(user_id, :user_id)"
+_FORGET_POSTGRESQL = Statement(
+    postgresql=f"""
+    UPDATE {{usage_ledger}} AS l {_FORGET % "r.random_id"}
+    FROM unnest(CAST(:session_ids AS text[]), CAST(:random_ids AS text[])) AS r (session_id, random_id)
+    WHERE l.namespace = :namespace AND l.session_id = r.session_id
+        AND (l.user_id = :user_id OR CAST(:user_id AS text) IS NULL)"""
+)
+_FORGET_SQLITE = Statement(
+    sqlite=f"""
+    UPDATE {{usage_ledger}} {_FORGET % ":random_id"}
+    WHERE namespace = :namespace AND session_id = :session_id AND (user_id = :user_id OR :user_id IS NULL)"""
+)
 
 
 def fold(link: Link, session_id: str, from_seq: int, to_seq: int) -> None:
@@ -162,23 +180,31 @@ def unfolded(link: Link, session_id: str) -> Sequence[Row]:
     return link.all(_UNFOLDED, session_id=session_id)
 
 
-def forget_user(link: Link, user_id: str, session_ids: Iterable[str] = ()) -> None:
-    """Take a user out of the ledger, and the ids of the user's sessions, which may tell as much. The sums stay.
+def forget_user(link: Link, user_id: str) -> None:
+    """Take a user out of the ledger. The sums stay.
 
-    Args:
-        link: In the transaction that erases the user, behind the last deletion.
-        user_id: The user.
-        session_ids: The sessions that were erased.
+    The user's lines lose the ids of their sessions too, which may tell as much; those of sessions that are being
+    erased when these go.
     """
-    erased = set(session_ids)
+    link.run(_DISOWN, user_id=user_id, erased=endings.ERASED)
     # Again until nothing is found: a fold of another transaction may have written lines anew while we waited for it.
-    while found := erased | {row[0] for row in link.all(_SESSIONS_OF_USER, user_id=user_id)}:
-        for session_id in sorted(found):
-            link.run(
-                _FORGET,
-                user_id=user_id,
-                session_id=session_id,
-                random_id=f"{ERASED_SESSION}{uuid.uuid4()}",
-                erased=int(session_id in erased),
-            )
-        erased = set()
+    while found := [row[0] for row in link.all(_SESSIONS_OF_USER, user_id=user_id)]:
+        _rename(link, found, user_id)
+
+
+def rename(link: Link, session_ids: Iterable[str]) -> None:
+    """Put a random id in place of each of the sessions, which are those of an erased user. Once for each of them."""
+    found = [row[0] for row in link.all(_WITH_LINES, session_ids=list(session_ids))]
+    if found:
+        _rename(link, found, None)
+
+
+def _rename(link: Link, session_ids: list[str], user_id: str | None) -> None:
+    """Only the lines of a user, if one is given."""
+    random_ids = [f"{ERASED_SESSION}{uuid.uuid4()}" for _ in session_ids]
+    if link.dialect.name == "postgresql":
+        link.run(_FORGET_POSTGRESQL, session_ids=session_ids, random_ids=random_ids, user_id=user_id)
+    else:
+        pairs = zip(session_ids, random_ids, strict=True)
+        rows = [{"session_id": session_id, "random_id": random_id} for session_id, random_id in pairs]
+        link.many(_FORGET_SQLITE, rows, user_id=user_id)

@@ -31,11 +31,11 @@ _TERMINATE = Statement(f"""
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""")
 
 # A holder that renews its lease also moves the last activity, so that this one condition serves both kinds of work.
-_REPAIR = Statement("""
-    UPDATE {sessions} AS s SET status = 'ready', lease_owner = NULL, lease_until = NULL
-    WHERE s.namespace = :namespace AND s.status = 'busy' AND {live}
-        AND s.last_activity_at <= {later:-CAST(:older_than AS interval)}
-        AND (s.lease_until IS NULL OR s.lease_until <= {now})""")
+_REPAIR = Statement(f"""
+    UPDATE {{sessions}} AS s SET status = 'ready', lease_owner = NULL, lease_until = NULL
+    WHERE s.namespace = :namespace AND s.status = 'busy' AND {{live}}
+        AND s.last_activity_at <= {{later:-CAST(:older_than AS interval)}}
+        AND {lease_checks.FREE}""")
 
 
 @lru_cache(maxsize=32)
@@ -110,7 +110,7 @@ class LifecycleRepository(Repository):
             How many there were.
         """
         checks.duration(older_than, "older_than")
-        return self._link.run(_REPAIR, older_than=older_than)
+        return self._link.run(_REPAIR, older_than=older_than, latest_lease=lease_checks.LATEST)
 
 
 def invalid_transition(session_id: str, status: str, wanted: str) -> InvalidTransitionError:

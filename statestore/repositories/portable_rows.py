@@ -138,12 +138,16 @@ class PortableWork(Repository):
             Those that live, where they are not to be replaced.
         """
         living = []
+        locked = False
         for session_id in session_ids:
             found = session_rows.lock_any(self._link, session_id)
             if found is not None and not found.expired and not replace:
                 living.append(session_id)
             elif found is not None:
-                session_life.erase(self._link, session_id)
+                if not locked:
+                    segments.lock_all(self._link)
+                    locked = True
+                session_life.erase(self._link, session_id, locked=True)
         return living
 
     @writes

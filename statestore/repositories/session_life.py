@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from statestore.repositories import segments, session_rows
+from statestore.repositories import endings, ledger, segments, session_rows
 from statestore.sql import Link, Statement
 from statestore.values import Session, Status
 
 # The last position is read here, under the lock: the row that a caller read before may be older.
 _LAST_SEQ = Statement("""
-    SELECT next_seq - 1 FROM {sessions} WHERE namespace = :namespace AND session_id = :session_id""")
+    SELECT next_seq - 1, coalesce(ttl = :erased, false) FROM {sessions}
+    WHERE namespace = :namespace AND session_id = :session_id""")
 
 _ONE = "SELECT 1 FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND "
 _LIVES = Statement(_ONE + "{live}")
@@ -56,15 +57,23 @@ def erase_expired(link: Link, session_id: str) -> bool:
     return True
 
 
-def erase(link: Link, session_id: str) -> int | None:
+def erase(link: Link, session_id: str, *, locked: bool = False) -> int | None:
     """Remove a session and all that is its own; forks keep what they see. Runs in a transaction.
+
+    Args:
+        link: Of the transaction.
+        session_id: The session.
+        locked: The lock for its release is held.
 
     Returns:
         How many entries were deleted; None where there was no such session, living or expired.
     """
-    row = link.one(_LAST_SEQ, session_id=session_id) if segments.lock_for_release(link, session_id) else None
+    found = locked or segments.lock_for_release(link, session_id)
+    row = link.one(_LAST_SEQ, session_id=session_id, erased=endings.ERASED) if found else None
     if row is None:
         return None
     deleted = segments.release(link, session_id, 1, row[0])
     link.run(_DELETE, session_id=session_id)
+    if row[1]:
+        ledger.rename(link, [session_id])
     return deleted

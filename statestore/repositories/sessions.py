@@ -6,7 +6,7 @@ from typing import Any
 
 from statestore import checks, ids
 from statestore.errors import ConflictError, InvalidValueError, SessionExistsError
-from statestore.repositories import holding, ledger, session_columns, session_life, session_rows
+from statestore.repositories import holding, session_columns, session_life, session_rows
 from statestore.repositories.base import reads, writes, writes_in_one_statement, writes_once_in_one_statement
 from statestore.repositories.conversations import ConversationsRepository
 from statestore.repositories.forks import ForksRepository
@@ -15,16 +15,10 @@ from statestore.repositories.lifecycle import LifecycleRepository
 from statestore.repositories.listing import ListingRepository
 from statestore.repositories.statistics import StatisticsRepository
 from statestore.sql import Statement
-from statestore.values import MISSING, ErasureReceipt, MissingType, Session, Status
+from statestore.values import MISSING, MissingType, Session, Status
 
 _EXISTS = Statement("""
     SELECT 1 FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
-
-_OF_USER = Statement("""
-    SELECT s.session_id,
-        (SELECT count(*) FROM {state_entries} AS e WHERE e.namespace = s.namespace AND e.session_id = s.session_id),
-        (SELECT count(*) FROM {summaries} AS m WHERE m.namespace = s.namespace AND m.session_id = s.session_id)
-    FROM {sessions} AS s WHERE s.namespace = :namespace AND s.user_id = :user_id ORDER BY s.session_id""")
 
 
 class SessionsRepository(
@@ -104,7 +98,8 @@ class SessionsRepository(
         """Resume a session, or create it: `Session.resumed` tells which.
 
         A session that is resumed keeps what it has; the other arguments only serve to create one. A dead one lives
-        again: it gets *status*, `ready` or `starting`. Its TTL is extended.
+        again: it gets *status*, `ready` or `starting`. Its TTL is extended. Inside a transaction nobody else changes
+        the session from here on until that ends.
         """
         attributes = {
             "user_id": user_id,
@@ -131,6 +126,9 @@ class SessionsRepository(
     def get(self, session_id: str) -> Session:
         """The session. Extends its TTL.
 
+        Inside a transaction nobody else changes the session from here on until that ends, nor its history and state:
+        what is written back loses nothing. Likewise for `find`, `open` and `load`, not for lists and counts.
+
         Raises:
             SessionNotFoundError: No such session, or it has expired.
         """
@@ -141,7 +139,11 @@ class SessionsRepository(
 
     @reads
     def find(self, session_id: str) -> Session | None:
-        """The session, or None. Extends its TTL."""
+        """The session, or None. Extends its TTL.
+
+        Inside a transaction the session that was found is held, as by `get`. Other transactions that look for one that
+        is missing wait; a call outside of them may still make it, and to make it then raises `SessionExistsError`.
+        """
         return session_rows.find(self._link, checks.key(session_id, "session_id"))
 
     @reads
@@ -250,52 +252,6 @@ class SessionsRepository(
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
         """
         session_rows.mark_active(self._link, checks.key(session_id, "session_id"))
-
-    @writes
-    def delete(self, session_id: str) -> bool:
-        """Remove a session with its history, state and summaries. Forks keep what they see.
-
-        A write that comes later does not bring it back.
-
-        Returns:
-            Whether there was such a session, not counting one that had expired.
-        """
-        checks.key(session_id, "session_id")
-        lived = self._link.one(_EXISTS, session_id=session_id) is not None
-        session_life.erase(self._link, session_id)
-        return lived
-
-    @writes
-    def delete_user(self, user_id: str) -> ErasureReceipt:
-        """Remove all sessions of a user, expired ones included: all or none.
-
-        Entries that a fork of another user sees stay there, and belong to that user. What the user's entries used and
-        cost stays in the usage ledger, without the user's id, and under random ids in place of the sessions'.
-
-        Returns:
-            What was removed, for the record.
-        """
-        checks.key(user_id, "user_id")
-        sessions = entries = state_entries = summaries = 0
-        erased: list[str] = []
-        # Again until there is none: the user may open a session while this runs.
-        while found := self._link.all(_OF_USER, user_id=user_id):
-            for session_id, states, summed in found:
-                sessions += 1
-                state_entries += states
-                summaries += summed
-                entries += session_life.erase(self._link, session_id) or 0
-                erased.append(session_id)
-        ledger.forget_user(self._link, user_id, erased)
-        return ErasureReceipt(
-            user_id=user_id,
-            namespace=self._link.settings.namespace,
-            erased_at=session_rows.now(self._link),
-            sessions=sessions,
-            entries=entries,
-            state_entries=state_entries,
-            summaries=summaries,
-        )
 
     def _create(self, session_id: str, columns: Mapping[str, Any]) -> Session | None:
         """Make the session; None where one lives."""

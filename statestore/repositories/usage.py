@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from statestore import checks
-from statestore.repositories import usage_sql
+from statestore.repositories import endings, usage_sql
 from statestore.repositories.base import Repository, reads
 from statestore.repositories.usage_periods import EARLIEST, Moment, Period
 from statestore.sql import Params, Row
@@ -246,9 +246,9 @@ class UsageRepository(Repository):
         assert head is not None
         now = self._link.dialect.time(head[0])
         max_idle = None if head[1] is None else timedelta(microseconds=head[1])
-        idle_since = EARLIEST if max_idle is None else max(EARLIEST, now - max_idle)
+        idle = endings.idle_params(*((EARLIEST, checks.MAX_TTL) if max_idle is None else (now, max_idle)))
         backlog = []
-        for kind, due, oldest, at in self._link.all(usage_sql.BACKLOG, idle_since=idle_since):
+        for kind, due, oldest, at in self._link.all(usage_sql.BACKLOG, **idle):
             if due:
                 since = self._link.dialect.time(oldest) + (max_idle or timedelta(0)) * (kind == "idle_sessions")
                 overdue = self._link.dialect.time(at) - since

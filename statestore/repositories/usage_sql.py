@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from statestore.repositories import endings
 from statestore.repositories.ledger import COUNTS
 from statestore.sql import Statement
 
@@ -55,19 +56,18 @@ STORAGE = Statement("""
     ORDER BY table_name, user_id IS NOT NULL, user_id""")
 
 # The view does the same by the database's clock; here the store's decides.
-BACKLOG = Statement("""
-    SELECT 'expired_sessions', count(*), min(s.expires_at), {now} FROM {sessions} AS s
-    WHERE s.namespace = :namespace AND s.expires_at <= {now}
+BACKLOG = Statement(f"""
+    SELECT 'expired_sessions', count(*), min(s.expires_at), {{now}} FROM {{sessions}} AS s
+    WHERE s.namespace = :namespace AND s.expires_at <= {{now}}
     UNION ALL
-    SELECT 'idle_sessions', count(*), min(s.last_activity_at), {now} FROM {sessions} AS s
-    WHERE s.namespace = :namespace AND s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since AND {live}
-        AND (s.lease_until IS NULL OR s.lease_until <= {now})
+    SELECT 'idle_sessions', count(*), min(s.last_activity_at), {{now}} FROM {{sessions}} AS s
+    WHERE s.namespace = :namespace AND {endings.IS_IDLE}
     UNION ALL
-    SELECT 'expired_state', count(*), min(e.expires_at), {now} FROM {state_entries} AS e
-    WHERE e.namespace = :namespace AND e.expires_at <= {now}
+    SELECT 'expired_state', count(*), min(e.expires_at), {{now}} FROM {{state_entries}} AS e
+    WHERE e.namespace = :namespace AND e.expires_at <= {{now}}
     UNION ALL
-    SELECT 'expired_cache', count(*), min(c.keep_until), {now} FROM {cache_entries} AS c
-    WHERE c.namespace = :namespace AND c.keep_until <= {now}""")
+    SELECT 'expired_cache', count(*), min(c.keep_until), {{now}} FROM {{cache_entries}} AS c
+    WHERE c.namespace = :namespace AND c.keep_until <= {{now}}""")
 
 MAX_IDLE = Statement("""
     SELECT {now}, (SELECT value FROM {store_settings} WHERE namespace = :namespace AND name = 'max_idle')""")

@@ -8,8 +8,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from statestore import NewEntry, StateStore
+from statestore import NewEntry, SessionNotFoundError, StateStore
+from statestore.repositories import endings
+from statestore.repositories.erasure import ErasureRepository
 from statestore.repositories.expiry import ExpiryRepository
+from statestore.repositories.expiry_batch import Batch
 from tests.support.crowd import at_once
 
 Store = Any
@@ -120,3 +123,35 @@ def test_a_sweep_neither_waits_for_nor_deletes_what_somebody_is_extending(
         assert store.sessions.exists("idle")
         assert store.state.get("s", "key") == 1
         assert store.cache.get("key") == 1
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_an_append_that_waited_while_its_session_was_hidden_is_refused(
+    postgres_url: str, other: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, safe: bool
+) -> None:
+    """It goes by the time at which it began: a session that ended only since would be brought back, then deleted."""
+    monkeypatch.setattr(ErasureRepository, "_erase", lambda *args: Batch())  # Only hidden: the process dies.
+    if not safe:
+        monkeypatch.setattr(endings, "BACK", timedelta(0))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%history_entries%'"
+    outcome: list[str] = []
+
+    def append() -> None:
+        try:
+            store.history.append("s", [NewEntry(1)])
+        except SessionNotFoundError:
+            outcome.append("refused")
+        else:
+            outcome.append("acknowledged")
+
+    with StateStore.open(postgres_url) as store:
+        store.sessions.create("s", user_id="ada")
+        thread = threading.Thread(target=append)
+        with store.transaction() as tx:
+            tx.sessions.touch("s")
+            thread.start()
+            while other.execute(waiting).fetchone() == (0,):
+                other.commit()
+            tx.sessions.delete_user("ada")
+        thread.join()
+    assert outcome == ["refused" if safe else "acknowledged"]

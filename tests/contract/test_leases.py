@@ -2,6 +2,8 @@
 
 import asyncio
 import pickle
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -371,3 +373,53 @@ def test_a_fork_has_no_lease(store: Store, session: str) -> None:
     store.sessions.acquire(session, owner="a", ttl=TTL)
     store.sessions.fork(session, "f")
     store.sessions.acquire("f", owner="b", ttl=TTL)
+
+
+@pytest.mark.parametrize("token", ["1", "x", None, 1.0, True, 2**63, -1])
+def test_a_lease_with_a_token_that_is_no_number_is_refused(store: Store, session: str, token: Any) -> None:
+    lease = replace(plain(store.sessions.acquire(session, owner="a", ttl=TTL)), token=token)
+    for use in (
+        lambda: store.sessions.release(lease),
+        lambda: store.sessions.renew(lease),
+        lambda: store.history.append(session, say("x"), lease=lease),
+        lambda: store.sessions.set_status(session, "busy", lease=lease),
+    ):
+        with pytest.raises(InvalidValueError, match=r"lease\.token"):
+            use()
+
+
+def test_a_lease_holds_for_half_a_day_at_most(store: Store, session: str) -> None:
+    most = timedelta(hours=12)
+    for ttl in (most + timedelta(microseconds=1), timedelta(days=400)):
+        with pytest.raises(InvalidValueError, match="at most 12 hours"):
+            store.sessions.acquire(session, owner="a", ttl=ttl)
+    lease = store.sessions.acquire(session, owner="a", ttl=most)
+    with pytest.raises(InvalidValueError, match="at most 12 hours"):
+        store.sessions.renew(lease, ttl=2 * most)
+    assert store.sessions.renew(lease).until == lease.until
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=13), timedelta(days=1), timedelta(days=3650)])
+def test_a_lease_by_a_clock_far_ahead_keeps_nobody_away(
+    store: Store, open_store: Callable[..., Store], session: str, clock: MovableClock, ahead: timedelta
+) -> None:
+    wrong = open_store(clock=lambda: clock() + ahead)
+    lost = wrong.sessions.acquire(session, owner="from the future", ttl=TTL)
+    lease = store.sessions.acquire(session, owner="a", ttl=TTL)
+    assert lease.token > lost.token
+    with pytest.raises(StaleLeaseError):
+        wrong.history.append(session, say("x"), lease=lost)
+    assert store.history.append(session, say("x"), lease=lease)
+    with pytest.raises(ConflictError):
+        store.sessions.acquire(session, owner="b", ttl=TTL)
+
+
+def test_a_session_left_busy_under_a_lease_from_the_future_is_repaired(
+    store: Store, open_store: Callable[..., Store], session: str, clock: MovableClock
+) -> None:
+    wrong = open_store(clock=lambda: clock() + timedelta(days=1))
+    wrong.sessions.acquire(session, owner="from the future", ttl=TTL)
+    store.sessions.set_status(session, "busy")
+    clock.advance(hours=2)
+    assert store.sessions.repair_abandoned(older_than=timedelta(hours=1)) == 1
+    assert store.sessions.get(session).status == "ready"

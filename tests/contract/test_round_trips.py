@@ -163,7 +163,7 @@ case(
     history,
     lambda store, s: store.sessions.delete_user(f"user of {s}"),
     transaction(16),
-    (16, 1),
+    (22, 1),
 )
 case("history.append, 1 entry", session, lambda store, s: store.history.append(s, words(1)), ONE, (4, 1))
 case("history.append, 100 entries", session, lambda store, s: store.history.append(s, words(100)), ONE, (103, 1))
@@ -223,7 +223,7 @@ case(
 case("history.get", history, lambda store, s: store.history.get(s, 7), ONE, (1, 1))
 case("history.count", history, lambda store, s: store.history.count(s), ONE, (1, 1))
 case("history.pop_last", history, lambda store, s: store.history.pop_last(s), transaction(12), (12, 1))
-case("history.pop_last, with a fork", forked, lambda store, s: store.history.pop_last(s, 20), transaction(15), (15, 1))
+case("history.pop_last, with a fork", forked, lambda store, s: store.history.pop_last(s, 20), transaction(14), (14, 1))
 case("history.trim", history, lambda store, s: store.history.trim(s, keep_last=10), transaction(11), (11, 1))
 case("history.clear", history, lambda store, s: store.history.clear(s), transaction(11), (11, 1))
 case("state.set", session, lambda store, s: store.state.set(s, "a", 1), ONE, (4, 1))

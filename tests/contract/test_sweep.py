@@ -2,7 +2,9 @@
 
 import itertools
 import os
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from statestore import InvalidValueError, NewEntry, SessionNotFoundError, SweepReport, Swept, Usage
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound
+from tests.support.crowd import at_once
 
 Store = Any
 
@@ -89,6 +92,53 @@ def test_a_session_with_a_lease_is_not_idle(store: Store, clock: MovableClock) -
     assert store.sweep().rows == 0
     clock.advance(hours=2)
     assert store.sweep()["idle_sessions"].rows == 1
+
+
+def test_retention_spares_who_is_busy_and_who_is_read(store: Store, clock: MovableClock) -> None:
+    for name in ("busy", "read", "idle", "read without a TTL"):
+        store.sessions.create(name, ttl=None if "without" in name else timedelta(days=10))
+        store.history.append(name, say(2))
+    store.sessions.set_status("busy", "busy")
+    store.set_retention(timedelta(days=3))
+    for _ in range(4):
+        clock.advance(days=1, hours=1)
+        store.history.read("read", last=1)
+        store.history.read("read without a TTL", last=1)  # Leaves nothing behind by which it would be known.
+    assert [row.due for row in store.usage.expiry_backlog()] == [2]
+    assert rows(store.sweep(dry_run=True)) == rows(store.sweep()) == {"idle_sessions": 2, "history_entries": 4}
+    assert store.sessions.exists("busy")
+    assert store.sessions.exists("read")
+    store.sessions.set_status("busy", "ready")
+    clock.advance(days=3, microseconds=1)
+    assert store.sweep()["idle_sessions"].rows == 2
+
+
+def test_an_append_that_waited_while_its_session_was_ended_brings_nothing_back(
+    open_store: Callable[..., Store], content: Content
+) -> None:
+    """By the server's clock the append began before the end. It is refused, or the session stays: never both done."""
+    stores = [open_store() for _ in range(3)]
+    for n in range(15):
+        stores[0].sessions.create("s")
+        appended: list[bool] = []
+
+        def append(store: Store, appended: list[bool] = appended) -> None:
+            try:
+                store.history.append("s", say(1))
+            except SessionNotFoundError:
+                appended.append(False)
+            else:
+                appended.append(True)
+
+        at_once(
+            lambda: stores[0].cleanup_inactive(timedelta(microseconds=1)),
+            *(partial(append, store) for store in stores[1:]),
+        )
+        if stores[0].sessions.exists("s"):
+            assert stores[0].history.count("s") == sum(appended), n
+            stores[0].sessions.delete("s")
+        assert stores[0].usage.totals().entries >= 0
+        assert unsound(content) == []
 
 
 def test_cleanup_counts_as_conexus_does(store: Store, clock: MovableClock) -> None:

@@ -3,6 +3,7 @@
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Self
 
 import psycopg
@@ -75,9 +76,12 @@ def unsound(content: Content, namespace: str = "default") -> list[str]:
     """What is wrong with how the histories of a namespace are stored; nothing, it is to be hoped.
 
     Each position that a session has stands in one row: its own, or one that a segment finds at a session that owns it.
-    Nothing else is stored: a row that its owner does not see would be content that nobody can read or delete.
+    Nothing else is stored: a row that its owner does not see would be content that nobody can read or delete. Segments
+    of one owner that continue each other are one segment. What was hidden to be deleted is nobody's any more.
     """
-    sessions = {row["session_id"]: row for row in content.rows("sessions", namespace=namespace)}
+    sessions = {
+        row["session_id"]: row for row in content.rows("sessions", namespace=namespace) if not _is_hidden(row["ttl"])
+    }
     owned: Counter[tuple[str, int]] = Counter()
     for row in content.query(
         "SELECT session_id, seq FROM history_entries WHERE namespace = :namespace", namespace=namespace
@@ -85,7 +89,14 @@ def unsound(content: Content, namespace: str = "default") -> list[str]:
         owned[row["session_id"], row["seq"]] += 1
     seen: Counter[tuple[str, int]] = Counter(owned)
     problems = []
+    before: Mapping[str, Any] = {"session_id": None, "to_seq": 0, "owner_session_id": None}
     for segment in content.rows("session_segments", namespace=namespace):
+        if segment["session_id"] not in sessions:
+            continue
+        follows = segment["from_seq"] == before["to_seq"] + 1
+        if follows and all(segment[name] == before[name] for name in ("session_id", "owner_session_id")):
+            problems.append(f"{segment['session_id']} has a segment that ends at {before['to_seq']} and goes on")
+        before = segment
         for seq in range(segment["from_seq"], segment["to_seq"] + 1):
             seen[segment["session_id"], seq] += 1
             if not owned[segment["owner_session_id"], seq]:
@@ -93,9 +104,15 @@ def unsound(content: Content, namespace: str = "default") -> list[str]:
                     f"{segment['session_id']} looks for {seq} at {segment['owner_session_id']}: no such row"
                 )
     expected = Counter({(key, seq): 1 for key, row in sessions.items() for seq in _range(row)})
+    seen = Counter({place: n for place, n in seen.items() if place[0] in sessions})
     problems += [f"{key} has no entry {seq}" for key, seq in expected - seen]
     problems += [f"{key} has entry {seq} {n} times too often" for (key, seq), n in (seen - expected).items()]
     return problems
+
+
+def _is_hidden(ttl: Any) -> bool:
+    """Whether a session has a TTL that no caller can give."""
+    return ttl is not None and (ttl <= 0 if isinstance(ttl, int) else ttl <= timedelta(0))
 
 
 def _range(session: Mapping[str, Any]) -> range:

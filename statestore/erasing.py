@@ -1,0 +1,64 @@
+"""The course of removing a session or a user: one transaction that hides all of it, and batches that delete it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+from statestore.courses import Course
+from statestore.repositories.base import Call
+from statestore.repositories.erasure import ErasureRepository
+from statestore.repositories.expiry_batch import Batch
+from statestore.values import ErasureReceipt
+
+Progress: TypeAlias = Callable[[ErasureReceipt], object]
+
+# Rows in one transaction.
+BATCH = 1000
+
+
+def delete(session_id: str) -> Course[bool]:
+    """See `Sessions.delete`."""
+    removed = yield Call(ErasureRepository, ErasureRepository.remove, (session_id, BATCH))
+    more = removed.more
+    while more:
+        batch = yield Call(ErasureRepository, ErasureRepository.remove_slice, (session_id, BATCH))
+        more = batch.after is not None
+    lived: bool = removed.lived
+    return lived
+
+
+def delete_user(namespace: str, user_id: str, progress: Progress | None) -> Course[ErasureReceipt]:
+    """See `Sessions.delete_user`."""
+    erased_at, batch = yield Call(ErasureRepository, ErasureRepository.hide_user, (user_id, BATCH))
+    receipt = ErasureReceipt(
+        user_id=user_id, namespace=namespace, erased_at=erased_at, sessions=0, entries=0, state_entries=0, summaries=0
+    )
+    left = False
+    while True:
+        left = left or batch.left
+        receipt = _counted(receipt, batch)
+        if progress is not None:
+            progress(receipt)
+        if batch.after is not None:
+            place = (user_id, BATCH, batch.after)
+            batch = yield Call(ErasureRepository, ErasureRepository.erase_batch, place)
+        elif left:
+            # What somebody else held, one after the other, waiting for it.
+            batch = yield Call(ErasureRepository, ErasureRepository.erase_next, (user_id, BATCH))
+            left = batch.after is not None
+            batch.after = None
+        else:
+            return receipt
+
+
+def _counted(receipt: ErasureReceipt, batch: Batch) -> ErasureReceipt:
+    def rows(kind: str) -> int:
+        return batch.kinds[kind].rows if kind in batch.kinds else 0
+
+    return replace(
+        receipt,
+        sessions=receipt.sessions + rows("expired_sessions"),
+        entries=receipt.entries + rows("history_entries"),
+        state_entries=receipt.state_entries + batch.state_entries,
+        summaries=receipt.summaries + batch.summaries,
+    )
