@@ -37,7 +37,7 @@ FLOORS = (
     {"migrate"},
     {"opening"},
     {"follow", "cache_files", "operations", "operations.", "turn", "leases", "single_flight", "sweeping"},
-    {"", "store", "async_store", "sweeper", "context", "portable", "portable_files"},
+    {"", "store", "async_store", "sweeper", "context", "portable", "portable_files", "vacuuming"},
     {"reports", "reports."},
     {"cli", "cli.", "adapters", "adapters.", "__main__"},
 )
