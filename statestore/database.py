@@ -28,6 +28,7 @@ from statestore.execution import (
     translated,
 )
 from statestore.grouping import PATIENCE
+from statestore.listening import Listener
 from statestore.repositories import group_appending, group_reading
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, Settings
@@ -54,6 +55,8 @@ class Database:
         self.dialect = dialect
         self.settings = settings
         self.waits = waits
+        # For those who follow sessions; None if there is nothing to listen to.
+        self.listener = Listener(connections, settings.namespace) if dialect.name == "postgresql" else None
         self.renew_after_fork()
         forking.renew_in_child(self)
 
@@ -82,6 +85,8 @@ class Database:
 
     def close(self) -> None:
         self._connections.close()
+        if self.listener is not None:
+            self.listener.close()
 
     def run(self, call: Call) -> Any:
         call.ends_at = ends_at(self.waits.timeout)

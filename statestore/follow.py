@@ -2,23 +2,24 @@
 
 What decides is always a look at the history. PostgreSQL's notifications only make it come at once: without them, and on
 SQLite, one looks again after a pause that grows while nothing happens. So nothing depends on a notification, and after
-a lost connection the follower goes on where it was.
+a lost connection the follower goes on where it was. All followers of a store share the connection that listens.
 """
 
 import asyncio
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 from statestore import checks
 from statestore.async_database import AsyncRunner
 from statestore.database import Database, Runner
-from statestore.driver_errors import understand
 from statestore.errors import InvalidValueError, StateStoreError
 from statestore.execution import BoundRunner
-from statestore.repositories import waking
+from statestore.listening import Ear, Listener
 from statestore.repositories.base import Call
 from statestore.repositories.follows import FollowWork, Seen, Start
 from statestore.threaded_database import ThreadedDatabase
@@ -99,101 +100,21 @@ class _Follower:
         return max(0.0, min(pause, self._timeout.total_seconds() - (time.monotonic() - self._since)))
 
 
-class _Ear:
-    """A connection of its own that listens for a session; without one, where that does not work, everybody just looks.
-
-    Where statements are not prepared there is a pooler, which may give each statement another connection: no LISTEN.
-    """
-
-    def __init__(self, database: Database | None, session_id: str) -> None:
-        self._database = database if database is not None and database.dialect.name == "postgresql" else None
-        self._session_id = session_id
-        self._connection: Any = None
-        self.listening = False
-
-    def open(self) -> None:
-        """Listen, if that can be done now. Appends that are under way may still come without a notification."""
-        if self._database is None or self.listening:
-            return
-        try:
-            if self._connection is None:
-                fairy = self._database.engine.raw_connection()
-                if fairy.driver_connection.prepare_threshold is None:  # type: ignore[union-attr]
-                    fairy.close()
-                    self._database = None
-                    return
-                self._connection = fairy.driver_connection
-                fairy.detach()
-                self._connection.autocommit = True
-            names = (self._database.settings.namespace, self._session_id)
-            channel = self._connection.execute(waking.LISTEN_TO, names).fetchone()[0]
-            self._connection.execute(f'LISTEN "{channel}"')
-            # Refused while an append just looks whether somebody follows: the next time, then.
-            self.listening = self._connection.execute(waking.TRY_LOCK, names).fetchone()[0]
-        except Exception as exc:
-            self._lost(exc)
-
-    def wait(self, seconds: float) -> None:
-        """Wait for a notification, or as long as that."""
-        try:
-            for _ in self._connection.notifies(timeout=seconds, stop_after=1):
-                pass
-        except Exception as exc:
-            self._lost(exc)
-            time.sleep(min(seconds, _SHORTEST_PAUSE))
-
-    async def wait_async(self, seconds: float) -> None:
-        """As `wait`, without a thread."""
-        loop = asyncio.get_running_loop()
-        heard = asyncio.Event()
-        try:
-            file = self._connection.fileno()
-            loop.add_reader(file, heard.set)
-        except NotImplementedError:  # Windows' event loop: it just looks.
-            self.close()
-            self._database = None
-            return
-        except Exception as exc:
-            self._lost(exc)
-            await asyncio.sleep(min(seconds, _SHORTEST_PAUSE))
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await heard.wait()
-        except TimeoutError:
-            return
-        finally:
-            loop.remove_reader(file)
-        try:
-            for _ in self._connection.notifies(timeout=0):
-                pass
-        except Exception as exc:
-            self._lost(exc)
-            await asyncio.sleep(min(seconds, _SHORTEST_PAUSE))
-
-    def _lost(self, exc: Exception) -> None:
-        self.close()
-        if understand(exc) is None:
-            raise exc
-
-    def close(self) -> None:
-        """Hang up: the server lets go of the lock."""
-        connection, self._connection, self.listening = self._connection, None, False
-        if connection is not None:
-            connection.close()
-
-
 def follow(runner: Runner, session_id: str, *, after: int | None, timeout: timedelta | None) -> Iterator[Entry]:
     """See `History.follow`."""
     _check_runner(runner)
     follower = _Follower(session_id, after, timeout)
-    return _follow(runner, follower, _Ear(runner if isinstance(runner, Database) else None, session_id))
+    return _follow(runner, follower, runner.listener if isinstance(runner, Database) else None, session_id)
 
 
-def _follow(runner: Runner, follower: _Follower, ear: _Ear) -> Iterator[Entry]:
+def _follow(runner: Runner, follower: _Follower, listener: Listener | None, session_id: str) -> Iterator[Entry]:
+    heard = threading.Event()
+    ear = None if listener is None else Ear(listener, session_id, heard.set)
     try:
         while True:
-            ear.open()
+            heard.clear()
+            if ear is not None:
+                ear.open()
             entries: list[Entry] | None = []
             try:
                 entries = follower.found(runner.run(follower.call()))
@@ -206,13 +127,13 @@ def _follow(runner: Runner, follower: _Follower, ear: _Ear) -> Iterator[Entry]:
                 continue
             if follower.over:
                 return
-            seconds = follower.pause(ear.listening)
-            if ear.listening:
-                ear.wait(seconds)
+            if ear is None:
+                time.sleep(follower.pause(False))
             else:
-                time.sleep(seconds)
+                heard.wait(follower.pause(ear.listening))
     finally:
-        ear.close()
+        if ear is not None:
+            ear.close()
 
 
 def follow_async(
@@ -221,15 +142,20 @@ def follow_async(
     """See `AsyncHistory.follow`."""
     _check_runner(runner)
     follower = _Follower(session_id, after, timeout)
-    database = runner.database if isinstance(runner, ThreadedDatabase) else None
-    return _follow_async(runner, follower, _Ear(database, session_id))
+    listener = runner.database.listener if isinstance(runner, ThreadedDatabase) else None
+    return _follow_async(runner, follower, listener, session_id)
 
 
-async def _follow_async(runner: AsyncRunner, follower: _Follower, ear: _Ear) -> AsyncIterator[Entry]:
+async def _follow_async(
+    runner: AsyncRunner, follower: _Follower, listener: Listener | None, session_id: str
+) -> AsyncIterator[Entry]:
+    heard = asyncio.Event()
+    ear = None if listener is None else Ear(listener, session_id, _in_loop(heard.set))
     try:
         while True:
-            if not ear.listening:
-                await asyncio.to_thread(ear.open)
+            heard.clear()
+            if ear is not None:
+                ear.open()
             entries: list[Entry] | None = []
             try:
                 entries = follower.found(await runner.run(follower.call()))
@@ -242,13 +168,26 @@ async def _follow_async(runner: AsyncRunner, follower: _Follower, ear: _Ear) -> 
                 continue
             if follower.over:
                 return
-            seconds = follower.pause(ear.listening)
-            if ear.listening:
-                await ear.wait_async(seconds)
-            else:
-                await asyncio.sleep(seconds)
+            if ear is None:
+                await asyncio.sleep(follower.pause(False))
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(follower.pause(ear.listening)):
+                    await heard.wait()
     finally:
-        ear.close()
+        if ear is not None:
+            ear.close()
+
+
+def _in_loop(call: Callable[[], None]) -> Callable[[], None]:
+    """*call*, for other threads: it is made in the event loop that runs now."""
+    loop = asyncio.get_running_loop()
+
+    def called() -> None:
+        with suppress(RuntimeError):  # The loop is closed, and nobody waits in it.
+            loop.call_soon_threadsafe(call)
+
+    return called
 
 
 def _check_runner(runner: Any) -> None:

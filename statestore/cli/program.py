@@ -19,6 +19,7 @@ from statestore.cli.prices import prices
 from statestore.cli.report import report
 from statestore.cli.sessions import sessions, show
 from statestore.cli.sweep import retention, sweep
+from statestore.cli.vacuum import vacuum
 from statestore.errors import StateStoreError
 
 _INTERRUPTED = 130  # What a shell reports for a command that Ctrl-C ended.
@@ -58,7 +59,22 @@ def main() -> None:
     """
 
 
-for command in (migrate, import_, export, sessions, show, fork, delete, cache, sweep, retention, report, prices, demo):
+for command in (
+    migrate,
+    import_,
+    export,
+    sessions,
+    show,
+    fork,
+    delete,
+    cache,
+    sweep,
+    retention,
+    vacuum,
+    report,
+    prices,
+):
     main.add_command(command)
+main.add_command(demo)
 for command in (statestore_file, promptkit, conexus, claude_code):
     import_.add_command(command)

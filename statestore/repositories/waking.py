@@ -1,10 +1,11 @@
 """How an append tells those who follow a session that there is something new. PostgreSQL only.
 
-Whoever follows a session holds a shared advisory lock for it, on a connection of its own. An append looks whether it
-could have that lock for itself: if so nobody follows, if not it sends a notification. So the price of NOTIFY, whose
-commits queue behind each other in the whole cluster, is paid only while somebody listens: an append costs 1.03 with
-the look, 1.23 with a notification, and 2.7 where eight writers notify. The lock is given back at once, in the same
-expression: nothing is left on a pooled connection, and a transaction over many sessions does not fill the lock table.
+Who follows a session holds a shared advisory lock for it, on a connection beside the pool (see `listening`). An append
+looks whether it could have that lock for itself: if so nobody follows, if not it sends a notification. So the price of
+NOTIFY, whose commits queue behind each other in the whole cluster, is paid only while somebody listens: an append costs
+1.03 with the look, 1.23 with a notification, and 2.7 where eight writers notify. The lock is given back at once, in the
+same expression: nothing is left on a pooled connection, and a transaction over many sessions does not fill the lock
+table.
 """
 
 # The database computes the key, so that it is the same for all that take part. The namespace is hashed into the seed:
@@ -27,4 +28,5 @@ _FOLLOWED = "(SELECT CAST(%s AS text) AS namespace, CAST(%s AS text) AS session_
 
 # For the connection of who follows, which psycopg serves without our layers: hence the %s.
 LISTEN_TO = f"SELECT {_CHANNEL.format(key=_KEY.format('f'))} FROM {_FOLLOWED}"
+UNLOCK = f"SELECT pg_advisory_unlock_shared({_KEY.format('f')}) FROM {_FOLLOWED}"
 TRY_LOCK = f"SELECT pg_try_advisory_lock_shared({_KEY.format('f')}) FROM {_FOLLOWED}"

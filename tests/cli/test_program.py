@@ -32,6 +32,7 @@ LOOKING = [
     ("migrate", "status"), ("migrate", "check"), ("migrate", "down", "base", "--yes"),
     ("export", "copy.jsonl"), ("cache", "stats"), ("cache", "ls"), ("cache", "get", "x"), ("cache", "clear", "--yes"),
     ("cache", "evict"), ("cache", "invalidate", "x"), ("cache", "export", "copy.jsonl"), ("sweep",), ("retention",),
+    ("vacuum",),
     ("report", "usage-by-day"), ("prices", "ls"), ("prices", "apply"), ("prices", "remove", "x"),
     ("prices", "set", "x", "--input", "3", "--output", "15"),
 ]  # fmt: skip
@@ -41,7 +42,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
     assert {" ".join(path) for path in LEAVES} == {
         "migrate up", "migrate down", "migrate status", "migrate check",
         "import openai-jsonl", "import statestore", "import promptkit", "import conexus", "import claude-code",
-        "export", "sessions", "show", "fork", "delete", "sweep", "retention",
+        "export", "sessions", "show", "fork", "delete", "sweep", "retention", "vacuum",
         "cache stats", "cache ls", "cache get", "cache set", "cache invalidate", "cache clear", "cache evict",
         "cache export", "cache import",
         "report", "prices sync", "prices apply", "prices ls", "prices set", "prices remove", "demo",
@@ -68,7 +69,7 @@ def test_every_command_has_help_with_examples_that_parse(path: tuple[str, ...], 
 def test_every_command_on_a_database_takes_url_and_json(path: tuple[str, ...]) -> None:
     names = {option for parameter in COMMANDS[path].params for option in parameter.opts}
     assert {"--url", "--json", "--schema"} <= names
-    assert ("--namespace" in names) == (path[0] != "migrate")
+    assert ("--namespace" in names) == (path[0] not in ("migrate", "vacuum"))
 
 
 @pytest.mark.parametrize(

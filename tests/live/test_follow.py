@@ -1,15 +1,25 @@
 """Following a history: every entry once, in order, whatever happens meanwhile."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 
-from statestore import InvalidValueError, SessionNotFoundError, StateStore, StateStoreError, migrate
+from statestore import (
+    InvalidValueError,
+    SessionNotFoundError,
+    StateStore,
+    StateStoreError,
+    UnavailableError,
+    follow,
+    migrate,
+)
 from statestore.repositories import waking
 from tests.conftest import POSTGRESQL, SQLITE
 from tests.postgres import LocalServer, start_server
@@ -194,8 +204,6 @@ def test_an_append_wakes_the_follower(
 ) -> None:
     if database_url.startswith("sqlite") or world == "engine":
         pytest.skip("there are no notifications")
-    from statestore import follow
-
     # Without a notification it would look again long after the test's end.
     monkeypatch.setattr(follow, "_PAUSE_WHEN_NOTIFIED", 3600.0)
     monkeypatch.setattr(follow, "_LONGEST_PAUSE", 3600.0)
@@ -218,17 +226,56 @@ def test_nothing_is_held_when_one_stops_following(postgres_url: str, world: str,
     store.sessions.create("s")
     store.history.append("s", say("a"))
     with psycopg.connect(postgres_url, autocommit=True) as admin:
+
+        def wait_for(held: int) -> None:
+            for _ in range(1000):
+                if admin.execute(locks).fetchone() == (held,):
+                    return
+                time.sleep(0.01)
+            pytest.fail(f"there are never {held} locks")
+
         locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
         entries = followed(store, after=0)
         take(entries, 1)
-        assert admin.execute(locks).fetchone() == (1,)
+        wait_for(1)
         store.history.append("s", say("b"))
-        assert admin.execute(locks).fetchone() == (1,)
+        wait_for(1)
         entries.close()  # type: ignore[attr-defined]
-        for _ in range(100):
-            if admin.execute(locks).fetchone() == (0,):
-                return
-        pytest.fail("the follower's lock is still held")
+        wait_for(0)
+
+
+@pytest.mark.parametrize("away_for", [0.0, 119.0, 121.0])
+def test_a_follower_waits_two_minutes_for_the_database(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, away_for: float
+) -> None:
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    with StateStore.open(sqlite_url) as store:
+        store.sessions.create("s")
+        store.history.append("s", say("a", "b"))
+        run, looks = store._database.run, 0
+
+        def away(call: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            if looks > 1 and now < away_for:
+                raise UnavailableError("away")
+            return run(call)
+
+        monkeypatch.setattr(store._database, "run", away)
+        entries = store.history.follow("s", after=0, timeout=timedelta(hours=1))
+        if away_for < 120:
+            assert [next(entries).seq, next(entries).seq] == [1, 2]
+        else:
+            with pytest.raises(UnavailableError):
+                next(entries)
+            assert 120 < now < 121
+        entries.close()  # type: ignore[attr-defined]
 
 
 # The first name of each pair is followed; the second must not be taken for it.
