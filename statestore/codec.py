@@ -19,6 +19,9 @@ else:
 COMPRESS_ABOVE: Final = 4096
 _ZSTD = "+zstd"
 
+# The window is memory that the frame itself asks for, before a byte of it is read. `encode` needs 2 MiB of it.
+_OPTIONS: Final = {zstd.DecompressionParameter.window_log_max: 24}
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -63,15 +66,21 @@ def encode(value: Any, argument: str, *, max_bytes: int, compress_above: int = C
     return Encoded(data, codec)
 
 
-def decode(data: bytes, codec: str) -> Any:
+def decode(data: bytes, codec: str, *, max_bytes: int = exactjson.MAX_BYTES) -> Any:
     """The value that `encode` was given.
 
+    Args:
+        data: Its bytes.
+        codec: How they were made.
+        max_bytes: The largest value that the reader's own store may write. What is larger than that, and than any store
+            writes by default, is not decompressed: a few kilobytes can become a gigabyte.
+
     Raises:
-        DatabaseError: The codec is unknown, or the bytes are not what it says.
+        DatabaseError: The codec is unknown, the bytes are not what it says, or they are too many.
     """
     kind = codec.removesuffix(_ZSTD)
     try:
-        plain = zstd.decompress(data) if kind != codec else bytes(data)
+        plain = _decompress(data, max(max_bytes, exactjson.MAX_BYTES)) if kind != codec else bytes(data)
         if kind == "json":
             return exactjson.loads(plain)
         if kind == "str":
@@ -83,3 +92,15 @@ def decode(data: bytes, codec: str) -> Any:
     raise DatabaseError(
         f"a cached value has the codec {codec!r}, which a newer version of statestore must have written"
     )
+
+
+def _decompress(data: bytes, most: int) -> bytes:
+    decompressor = zstd.ZstdDecompressor(options=_OPTIONS)
+    plain = decompressor.decompress(data, max_length=most + 1)
+    if len(plain) > most:
+        raise DatabaseError(
+            f"a cached value is larger than {most:,} bytes when decompressed; invalidate it, or raise max_value_bytes"
+        )
+    if not decompressor.eof or decompressor.unused_data:
+        raise ValueError("not one whole frame")
+    return plain

@@ -93,7 +93,7 @@ def _check_not_own(flight: Flight[Any], key: str) -> None:
 
 def value_of(found: Found) -> Any:
     """A copy for one caller."""
-    return codec.decode(found.data, found.codec)
+    return codec.decode(found.data, found.codec, max_bytes=found.max_bytes)
 
 
 def too_late(key: str, timeout: timedelta) -> UnavailableError:

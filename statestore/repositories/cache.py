@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from statestore import checks, codec
+from statestore import checks
 from statestore.errors import InvalidValueError
 from statestore.repositories.base import reads, writes, writes_in_one_statement
 from statestore.repositories.cache_base import (
@@ -305,7 +305,7 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
 
     def _hit(self, row: Row) -> Any:
         key, data, codec_name, agent_name, version, now = row
-        value = codec.decode(data, codec_name)
+        value = self._decode(data, codec_name)
         self._notes.pending.hit(key, version, self._link.dialect.time(now), agent_name)
         return value
 

@@ -108,12 +108,15 @@ class CacheBase(Repository):
     def _list(self, values: Iterable[str]) -> Any:
         return list(values) if self._postgresql else json.dumps(list(values))
 
+    def _decode(self, data: bytes, codec_name: str) -> Any:
+        return codec.decode(data, codec_name, max_bytes=self._link.settings.max_value_bytes)
+
     def _entry(self, row: Row) -> CacheEntry:
         time = self._link.dialect.time
         tags: list[str] = row[7] if self._postgresql else json.loads(row[7])
         return CacheEntry(
             key=row[0],
-            value=MISSING if row[1] is None else codec.decode(row[1], row[2]),
+            value=MISSING if row[1] is None else self._decode(row[1], row[2]),
             agent_name=row[3],
             request=None if row[4] is None else exactjson.loads(row[4]),
             content_hash=row[5],

@@ -38,6 +38,7 @@ class Found(NamedTuple):
     data: bytes
     codec: str
     stale: bool
+    max_bytes: int
 
 
 class CacheClaims(CacheWrites):
@@ -54,7 +55,7 @@ class CacheClaims(CacheWrites):
         data, codec_name, owner, version, now, live = rows[0]
         if count:
             self._notes.pending.hit(key, version, self._link.dialect.time(now), owner)
-        return Found(data, codec_name, not live)
+        return Found(data, codec_name, not live, self._link.settings.max_value_bytes)
 
     @writes_in_one_statement
     def claim(self, key: str, token: str, lasts: timedelta) -> bool:
@@ -71,7 +72,7 @@ class CacheClaims(CacheWrites):
         """Set what was computed; see `CacheRepository.set`."""
         encoded = self._once("value", lambda: self._encode(value))
         self._write({key: encoded}, self._once("attributes", lambda: self._attributes(**attributes)))
-        return Found(encoded.data, encoded.codec, stale=False)
+        return Found(encoded.data, encoded.codec, False, self._link.settings.max_value_bytes)
 
     @writes_in_one_statement
     def release(self, key: str, token: str) -> None:

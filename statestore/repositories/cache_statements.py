@@ -26,13 +26,17 @@ _TIMES = """{now}, {later:CAST(:ttl AS interval)}, {later:CAST(:keep AS interval
 _OLD = "SELECT e.key, e.size_bytes, e.version, coalesce(e.expires_at > {now}, true) AS live FROM {cache_entries} AS e"
 
 # OFFSET 0 closes the inner query to the planner, which then looks up each key by itself. As long as it has no
-# statistics of a cache that has just been filled, it would rather compare each key with all entries. Tags are never
-# updated, so that they can be named by where they are.
-_UNTAGGED = """
-    DELETE FROM {cache_tags} AS t WHERE t.ctid = ANY (array(
-        SELECT x.place FROM up CROSS JOIN LATERAL (
-            SELECT t.ctid AS place FROM {cache_tags} AS t
-            WHERE t.key = up.key AND t.namespace = up.namespace AND t.version <> up.version OFFSET 0) AS x))"""
+# statistics of a cache that has just been filled, it would rather compare each key with all entries. Where a row stands
+# finds it at once, but is not its name: each part of a partitioned table has a first place. Its version is that of one
+# write, all of whose tags are to go.
+_STALE = """
+    SELECT x.place, x.version FROM up CROSS JOIN LATERAL (
+        SELECT t.ctid AS place, t.version FROM {cache_tags} AS t
+        WHERE t.key = up.key AND t.namespace = up.namespace AND t.version <> up.version OFFSET 0) AS x"""
+_UNTAGGED = f"""
+    DELETE FROM {{cache_tags}} AS t
+    WHERE t.ctid = ANY (array(SELECT stale.place FROM stale)) AND t.namespace = {NAMESPACE}
+        AND t.version IN (SELECT stale.version FROM stale)"""
 _TAGGED = """
     INSERT INTO {cache_tags} (namespace, tag, version, key)
     SELECT :namespace, n.tag, up.version, up.key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
@@ -87,9 +91,10 @@ def set_postgresql(*, several: bool, absent: bool = False, limited_by: str | Non
         INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
         SELECT :namespace, new.key, new.value, new.codec, new.size_bytes, {_COMMON},
             CAST(:version AS bigint) + new.place - 1, {_TIMES}, CAST(:stamp AS bigint) + new.place - 1, 0
-        FROM new {_FITS[limited_by] if limited_by else ""} {"ORDER BY new.key" if several else ""}
+        FROM new {_FITS[limited_by] if limited_by else ""} {'ORDER BY new.key COLLATE "C"' if several else ""}
         {_ONLY_EXPIRED if absent else _OVERWRITE}
         RETURNING e.namespace, e.key, e.version),
+    stale AS MATERIALIZED ({_STALE}),
     untagged AS ({_UNTAGGED}),
     tagged AS ({_TAGGED})
     SELECT new.key, up.key IS NOT NULL, old.size_bytes, old.version, old.live, {count}
@@ -170,11 +175,11 @@ TAG_SQLITE = Statement(
     SELECT :namespace, t.value, :version + k.key, k.value FROM json_each(:keys) AS k, json_each(:tags) AS t"""
 )
 
-# SQLite allows 32,766 parameters in a statement, and a row here takes six.
-ROWS_SQLITE = 5_000
+# SQLite finds a parameter by its name in a list of them all: a statement of 5,000 rows took forty times as long as these.
+ROWS_SQLITE = 100
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=ROWS_SQLITE)
 def set_sqlite(rows: int) -> Statement:
     values = ", ".join(
         f"(:namespace, :k{i}, :v{i}, :c{i}, :s{i}, :agent_name, :request, :content_hash, :metadata, :w{i}, {_TIMES},"
