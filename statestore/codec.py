@@ -5,6 +5,7 @@ here can run code that somebody put into the database, as pickle would.
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ COMPRESS_ABOVE: Final = 4096
 _ZSTD = "+zstd"
 
 # The window is memory that the frame itself asks for, before a byte of it is read. `encode` needs 2 MiB of it.
-_OPTIONS: Final = {zstd.DecompressionParameter.window_log_max: 24}
+_OPTIONS: Final[Mapping[int, int]] = {zstd.DecompressionParameter.window_log_max: 24}
 
 
 @dataclass(frozen=True, slots=True)

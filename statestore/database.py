@@ -104,8 +104,10 @@ class Database:
     def _run_alone(self, call: Call) -> Any:
         try:
             return self._attempt(call)
-        except Again:
-            pass
+        except Again as again:
+            error = again.error
+        if call.patience is not None:
+            raise error
         try:
             for attempt in retrying(call.ends_at, self.waits):
                 with attempt:
@@ -237,7 +239,7 @@ class Database:
     def _attempt(self, call: Call) -> Any:
         # Written out instead of nested context managers: this is the way of every operation.
         writer = None if call.mode is Mode.READ else self._writer
-        if writer is not None and not acquire(writer, min(call.ends_at, time.monotonic() + self.waits.lock)):
+        if writer is not None and not acquire(writer, call.waits_until(self.waits.lock)):
             raise writer_timeout()
         ticket: Ticket = ANY_TIME
         try:
@@ -250,7 +252,7 @@ class Database:
                 try:
                     if call.given_up:  # Its caller has left while it waited.
                         raise out_of_time()
-                    until = call.ends_at if writer is None else min(call.ends_at, time.monotonic() + self.waits.lock)
+                    until = call.ends_at if writer is None else call.waits_until(self.waits.lock)
                     return perform(connection, call, self.dialect, self.settings, ticket, until)
                 finally:
                     call.watch = None

@@ -83,8 +83,10 @@ class EngineDatabase:
     async def _run(self, call: Call) -> Any:
         try:
             return await self._attempt(call)
-        except Again:
-            pass
+        except Again as again:
+            error = again.error
+        if call.patience is not None:
+            raise error
         try:
             async for attempt in retrying(call.ends_at, self._waits):
                 with attempt:
@@ -187,11 +189,11 @@ class EngineDatabase:
         self._closed = True
 
     async def _attempt(self, call: Call) -> Any:
-        async with self._writing(call.ends_at, call), self._connect(call.ends_at) as connection:
+        async with self._writing(call.waits_until(math.inf), call), self._connect(call.ends_at) as connection:
             assert connection.sync_connection is not None
             driver = driver_of(connection.sync_connection.connection)
             watch = call.watch = watchdog.watch(driver, call.ends_at)
-            until = min(call.ends_at, time.monotonic() + self._waits.lock)
+            until = call.waits_until(self._waits.lock)
             given_up = False
             try:
                 try:

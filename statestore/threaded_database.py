@@ -1,6 +1,7 @@
 """Operations of an event loop in worker threads, over a `Database`."""
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
@@ -75,7 +76,7 @@ class ThreadedDatabase:
     async def _run(self, call: Call) -> Any:
         if self._turn is None or (call.mode is Mode.READ and not self._one_connection):
             return await self._work(call)
-        async with taking_turn(self._turn, call.ends_at):
+        async with taking_turn(self._turn, call.waits_until(math.inf)):
             return await self._work(call)
 
     async def _work(self, call: Call) -> Any:

@@ -221,7 +221,8 @@ class CacheEntry:
     """A cached value with what is known of it.
 
     `value` is MISSING where a list was asked for without values. `size_bytes` is what the value takes in the database,
-    where it may be compressed. `access_count` counts the hits since it was set.
+    where it may be compressed. `access_count` counts the hits since it was set. `stale_ttl` is how much longer than
+    until `expires_at` it is kept for `get_or_compute(…, stale_ttl=…)`.
     """
 
     key: str
@@ -236,6 +237,7 @@ class CacheEntry:
     expires_at: datetime | None
     last_accessed_at: datetime
     access_count: int
+    stale_ttl: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,7 +67,11 @@ class Cache(Group):
         return cache_keys.make_key(agent_name, request, permissions)
 
     def flush(self) -> None:
-        """Write the hits and counts that were noted until now. The store does so by itself, from time to time."""
+        """Write the hits and counts that were noted until now. The store does so by itself, from time to time.
+
+        What cannot be written within five seconds is kept for later. In a transaction it does nothing: what is noted
+        there counts with the commit.
+        """
         self._cache_runner.flush()
 
     def get_or_compute(
@@ -224,7 +228,7 @@ class AsyncCache(AsyncGroup):
         return cache_keys.make_key(agent_name, request, permissions)
 
     async def flush(self) -> None:
-        """Write the hits and counts that were noted until now. The store does so by itself, from time to time."""
+        """Write the hits and counts that were noted until now. See `Cache.flush`."""
         await self._cache_runner.flush()
 
     async def get_or_compute(

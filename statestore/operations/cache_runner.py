@@ -1,27 +1,35 @@
 """Between the operations of a cache and the database: a call gets the state of the store's cache, and settles with it.
 
-What was noted is written here when it is due: behind the call that notices, so that it can never fail that call.
+What was noted is written here when it is due: behind the call that notices, in an operation of its own, so that it can
+never fail that call. It waits for nobody longer than a moment, and if it cannot be written it is kept for later.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, event
+from sqlalchemy.exc import DBAPIError
 
 from statestore.async_database import AsyncRunner
 from statestore.database import Runner
-from statestore.errors import StateStoreError
+from statestore.errors import ReadOnlyError, StateStoreError, StorageFullError
 from statestore.execution import BoundRunner
 from statestore.repositories.base import Call
 from statestore.repositories.cache import CacheRepository
-from statestore.repositories.cache_base import NOTES, STATE
+from statestore.repositories.cache_base import BRIEF, NOTES, STATE
 from statestore.repositories.cache_state import CacheState
 from statestore.repositories.cache_statistics import CacheCounts
 from statestore.sql import Settings
 
-# These show what is noted, so it is written first.
+_log = logging.getLogger("statestore")
+
+# For who asks that counts be written, or closes the store. Nobody who only reads waits so long.
+_ASKED_FOR = 5.0
+
+# These show what is noted, so it is written first: the next process then shows it, too.
 _SHOWS_COUNTS = frozenset({CacheRepository.stats, CacheRepository.entry, CacheRepository.entries})
 
 
@@ -33,22 +41,24 @@ class CacheRunner:
         self.state = state
 
     def run(self, call: Call) -> Any:
-        if self.state.has_pending and call.method in _SHOWS_COUNTS:
-            self.flush()
+        if call.method in _SHOWS_COUNTS and self.state.may_write():
+            self.flush(BRIEF)
         result = self._run(call)
         if self.state.is_due():
-            self.flush()
+            self.flush(BRIEF)
         return result
 
-    def flush(self) -> None:
-        """Write what was noted, now if the database can: it is kept for later if not."""
-        if not self.state.has_pending:
+    def flush(self, patience: float = _ASKED_FOR) -> None:
+        """Write what was noted, now if the database can: it is kept for later if not.
+
+        Does nothing in a transaction, whose counts count with its commit.
+        """
+        if self.state.in_transaction or not self.state.has_pending:
             return
         try:
-            self._run(Call(CacheCounts, CacheCounts.write_pending))
-        except StateStoreError:
-            # These are statistics, and in a transaction the failure comes up again at its end.
-            return
+            self._run(_write_pending(self.state, patience))
+        except StateStoreError as error:
+            not_written(self.state, error)
 
     def _run(self, call: Call) -> Any:
         call.memo[STATE] = self.state
@@ -69,21 +79,21 @@ class AsyncCacheRunner:
         self.state = state
 
     async def run(self, call: Call) -> Any:
-        if self.state.has_pending and call.method in _SHOWS_COUNTS:
-            await self.flush()
+        if call.method in _SHOWS_COUNTS and self.state.may_write():
+            await self.flush(BRIEF)
         result = await self._run(call)
         if self.state.is_due():
-            await self.flush()
+            await self.flush(BRIEF)
         return result
 
-    async def flush(self) -> None:
+    async def flush(self, patience: float = _ASKED_FOR) -> None:
         """As `CacheRunner.flush`."""
-        if not self.state.has_pending:
+        if self.state.in_transaction or not self.state.has_pending:
             return
         try:
-            await self._run(Call(CacheCounts, CacheCounts.write_pending))
-        except StateStoreError:
-            return
+            await self._run(_write_pending(self.state, patience))
+        except StateStoreError as error:
+            not_written(self.state, error)
 
     async def _run(self, call: Call) -> Any:
         call.memo[STATE] = self.state
@@ -94,6 +104,26 @@ class AsyncCacheRunner:
             raise
         self.state.settle(call.memo[NOTES])
         return result
+
+
+def _write_pending(state: CacheState, patience: float) -> Call:
+    call = Call(CacheCounts, CacheCounts.write_pending)
+    call.memo[STATE] = state
+    call.patience = patience
+    return call
+
+
+def cannot_be_written(error: StateStoreError) -> bool:
+    """Whether the database accepts no writes, now or ever: a standby, a file without rights, a full disk."""
+    return isinstance(error, ReadOnlyError | StorageFullError)
+
+
+def not_written(state: CacheState, error: StateStoreError) -> None:
+    """Note that counts or a value could not be written, which is no reason to fail; say so once for each store."""
+    state.put_off()
+    if cannot_be_written(error) and not state.has_warned:
+        state.has_warned = True
+        _log.warning("the cache cannot be written, so results are computed anew and hits are not counted: %s", error)
 
 
 def _failed(state: CacheState, call: Call) -> None:
@@ -115,7 +145,10 @@ def cache_transaction(state: CacheState) -> Iterator[CacheState]:
 
 
 def joined_cache(connection: Connection, runner: BoundRunner, settings: Settings) -> CacheState:
-    """The state for a transaction of the caller's: what is noted in it is written right before its commit."""
+    """The state for a transaction of the caller's: what is noted in it is written right before its commit.
+
+    There is no other connection to write it on, and so late it keeps nobody waiting.
+    """
     state = CacheState(settings.cache).branch()
     joined = _joined.get(connection)
     if joined is None:
@@ -127,16 +160,29 @@ def joined_cache(connection: Connection, runner: BoundRunner, settings: Settings
     return state
 
 
+_SAVEPOINT = "statestore_counts"
+
 _joined: "WeakKeyDictionary[Connection, list[tuple[CacheState, BoundRunner]]]" = WeakKeyDictionary()
 
 
 def _write_joined(connection: Connection) -> None:
     while joined := _joined[connection]:
         state, runner = joined.pop()
-        if state.has_pending:
-            call = Call(CacheCounts, CacheCounts.write_pending)
-            call.memo[STATE] = state
-            runner.run(call)
+        if not state.has_pending:
+            continue
+        try:
+            # What fails in it is undone by itself, and does not undo the caller's work.
+            connection.exec_driver_sql(f"SAVEPOINT {_SAVEPOINT}")
+            try:
+                runner.run(_write_pending(state, BRIEF))
+            except BaseException:
+                connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+                raise
+            finally:
+                connection.exec_driver_sql(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+        except (StateStoreError, DBAPIError):
+            # A transaction that has failed before is for the caller to hear of, not from here.
+            _log.debug("counts of the cache were not written with the transaction")
 
 
 def _forget_joined(connection: Connection) -> None:

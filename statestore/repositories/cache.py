@@ -14,6 +14,7 @@ from statestore.repositories.cache_base import (
     LIVE,
     entry_columns,
 )
+from statestore.repositories.cache_holding import HELD
 from statestore.repositories.cache_invalidation import CacheInvalidation
 from statestore.repositories.cache_statistics import CacheStatistics
 from statestore.repositories.cache_writes import CacheWrites
@@ -26,8 +27,9 @@ _MAX_ACCESSES = 10**15
 
 _FOUND = "e.key, e.value, e.codec, e.agent_name, e.version, {now}"
 
-_GET = Statement(f"""
-    SELECT {_FOUND} FROM {{cache_entries}} AS e WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}""")
+_GET_SQL = f"""
+    SELECT {_FOUND} FROM {{cache_entries}} AS e WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}"""
+_GET, _GET_HELD = Statement(_GET_SQL), Statement(f"{_GET_SQL} {HELD}")
 
 _GET_MANY = Statement(
     postgresql=f"""
@@ -38,14 +40,13 @@ _GET_MANY = Statement(
     WHERE e.namespace = :namespace AND e.key {KEYS_SQLITE} AND {LIVE}""",
 )
 
-_ENTRY = Statement(
-    **{
-        dialect: f"""
+_ENTRY_SQL = {
+    dialect: f"""
     SELECT {entry_columns(dialect)} FROM {{cache_entries}} AS e
     WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}"""
-        for dialect in ("postgresql", "sqlite")
-    }
-)
+    for dialect in ("postgresql", "sqlite")
+}
+_ENTRY, _ENTRY_HELD = Statement(**_ENTRY_SQL), Statement(postgresql=f"{_ENTRY_SQL['postgresql']} {HELD}")
 
 _RESTORE = Statement("""
     UPDATE {cache_entries} SET created_at = :created_at, expires_at = :expires_at, keep_until = :expires_at,
@@ -54,7 +55,7 @@ _RESTORE = Statement("""
 
 
 @lru_cache(maxsize=32)
-def _page(*, values: bool, agent: bool, tag: bool, after: bool) -> Statement:
+def _page(*, values: bool, agent: bool, tag: bool, after: bool, held: bool) -> Statement:
     """In the order of the keys, each page found in the index."""
     where = ["e.namespace = :namespace", LIVE]
     if agent:
@@ -64,7 +65,7 @@ def _page(*, values: bool, agent: bool, tag: bool, after: bool) -> Statement:
             AND x.version = e.version AND x.tag = :tag)""")
     if after:
         where.append("e.key > :after")
-    tail = f"FROM {{cache_entries}} AS e WHERE {' AND '.join(where)} ORDER BY e.key LIMIT :limit"
+    tail = f"FROM {{cache_entries}} AS e WHERE {' AND '.join(where)} ORDER BY e.key LIMIT :limit {HELD if held else ''}"
     return Statement(
         postgresql=f"SELECT {entry_columns('postgresql', values=values)} {tail}",
         sqlite=f"SELECT {entry_columns('sqlite', values=values)} {tail}",
@@ -88,11 +89,11 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         """
         checks.key(key, "key")
         checks.optional_key(agent_name, "agent_name")
-        rows = self._link.all(_GET, key=key)
-        if not rows:
+        row = self._read_one(_GET, _GET_HELD, key)
+        if row is None:
             self._notes.pending.count(self._now(), agent_name, "misses")
             return default
-        return self._hit(rows[0])
+        return self._hit(row)
 
     @reads
     def get_many(self, keys: Iterable[str], *, agent_name: str | None = None) -> dict[str, Any]:
@@ -105,6 +106,8 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         checks.optional_key(agent_name, "agent_name")
         if not wanted:
             return {}
+        if self._link.holds_reads:
+            self._hold(wanted)
         rows = {row[0]: row for row in self._link.all(_GET_MANY, keys=self._list(wanted))}
         self._notes.pending.count(self._now(), agent_name, "misses", len(wanted) - len(rows))
         return {key: self._hit(rows[key]) for key in wanted if key in rows}
@@ -112,7 +115,7 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
     @reads
     def entry(self, key: str) -> CacheEntry | None:
         """A key's value with what is known of it, or None. Counts as no access."""
-        row = self._link.one(_ENTRY, key=checks.key(key, "key"))
+        row = self._read_one(_ENTRY, _ENTRY_HELD, checks.key(key, "key"))
         return None if row is None else self._entry(row)
 
     @reads
@@ -141,7 +144,11 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
             raise InvalidValueError("limit", f"must be at most {_MAX_PAGE:,}; go on with after=")
         given = {"agent_name": agent_name, "tag": tag, "after": after}
         statement = _page(
-            values=bool(values), agent=agent_name is not None, tag=tag is not None, after=after is not None
+            values=bool(values),
+            agent=agent_name is not None,
+            tag=tag is not None,
+            after=after is not None,
+            held=self._link.holds_reads,
         )
         params = {name: value for name, value in given.items() if value is not None}
         return [self._entry(row) for row in self._link.all(statement, limit=limit, **params)]

@@ -1,7 +1,7 @@
 """What the repositories of the cache share: their state, how a row is read, how the ledger is written."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,11 +10,13 @@ from statestore.errors import InvalidValueError
 from statestore.repositories.base import Call, Repository
 from statestore.repositories.cache_state import CacheState, Notes, Pending
 from statestore.schema import CACHE_COUNTERS
-from statestore.sql import Link, Row, Statement
+from statestore.sql import Link, Row, Statement, sqlite_time
 from statestore.values import MISSING, CacheEntry
 
 STATE = "cache state"
 """Where a call carries the `CacheState` that it works with."""
+BRIEF = 0.05
+"""How many seconds the writing of counts waits for anybody, if nobody has asked for it."""
 NOTES = "cache notes"
 """Where it carries what it found and did."""
 
@@ -32,6 +34,15 @@ NAMESPACE = "(SELECT CAST(:namespace AS text))"
 KEYS_POSTGRESQL = "= ANY(CAST(:keys AS text[]))"
 KEYS_SQLITE = "IN (SELECT value FROM json_each(:keys))"
 
+# Hits that are only noted.
+NOTED = {
+    "postgresql": """SELECT h.key, h.version, h.at, h.stamp
+        FROM unnest(CAST(:noted_keys AS text[]), CAST(:noted_versions AS bigint[]), CAST(:noted_times AS timestamptz[]),
+            CAST(:noted_stamps AS bigint[])) AS h (key, version, at, stamp)""",
+    "sqlite": """SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS version,
+        json_extract(value, '$[2]') AS at, json_extract(value, '$[3]') AS stamp FROM json_each(:noted)""",
+}
+
 _TAGS_POSTGRESQL = """
     array(SELECT t.tag FROM {cache_tags} AS t
         WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag)"""
@@ -45,7 +56,7 @@ def entry_columns(dialect: str, *, values: bool = True) -> str:
     tags = _TAGS_POSTGRESQL if dialect == "postgresql" else _TAGS_SQLITE
     return f"""e.key, {"e.value" if values else "NULL"}, e.codec, e.agent_name, CAST(e.request AS text), e.content_hash,
         CAST(e.metadata AS text), {tags}, e.size_bytes, e.created_at, e.expires_at, e.last_accessed_at,
-        e.access_count"""
+        e.access_count, e.version, e.keep_until"""
 
 
 _COUNTERS = ", ".join(CACHE_COUNTERS)
@@ -53,27 +64,33 @@ _ADDED = ", ".join(f"{counter} = l.{counter} + excluded.{counter}" for counter i
 _ARRAYS = ", ".join(f"CAST(:{counter} AS bigint[])" for counter in CACHE_COUNTERS)
 ADD_TO_LEDGER = f"ON CONFLICT (namespace, day, agent_name) DO UPDATE SET {_ADDED}"
 
-# On PostgreSQL all hits and all counters in one statement. Entries are locked in one order, together with those that
-# the transaction is about to write, and ledger rows after them in one order, so that two processes that do so do not
-# wait for each other in a circle.
+# On PostgreSQL all hits and all counters in one statement, which waits for nobody: entries that somebody holds are
+# skipped and come back, so that their hits are kept for later, and for the ledger's lines it waits a moment at most.
+# The setting ends with the statement.
 _WRITE_PENDING = Statement(
     postgresql=f"""
-    WITH held AS MATERIALIZED (
+    WITH patience AS MATERIALIZED (SELECT set_config('lock_timeout', :patience, true) AS lock_timeout),
+    held AS MATERIALIZED (
         SELECT e.key FROM {{cache_entries}} AS e
-        WHERE e.namespace = {NAMESPACE} AND e.key = ANY(CAST(:keys AS text[]) || CAST(:wanted AS text[]))
-        ORDER BY e.key FOR NO KEY UPDATE OF e),
+        WHERE e.namespace = {NAMESPACE} AND e.key {KEYS_POSTGRESQL}
+        ORDER BY e.key FOR NO KEY UPDATE OF e SKIP LOCKED),
     hit AS (
         UPDATE {{cache_entries}} AS e SET access_count = e.access_count + h.hits,
             last_accessed_at = greatest(e.last_accessed_at, h.at), access_seq = greatest(e.access_seq, h.stamp)
         FROM unnest(CAST(:keys AS text[]), CAST(:versions AS bigint[]), CAST(:hit_counts AS bigint[]),
             CAST(:times AS timestamptz[]), CAST(:stamps AS bigint[])) AS h (key, version, hits, at, stamp)
         WHERE e.namespace = {NAMESPACE} AND e.key = ANY (array(SELECT held.key FROM held))
-            AND e.key = h.key AND e.version = h.version)
-    INSERT INTO {{cache_ledger}} AS l (namespace, day, agent_name, {_COUNTERS})
-    SELECT :namespace, c.day, c.agent_name, {", ".join(f"c.{counter}" for counter in CACHE_COUNTERS)}
-    FROM unnest(CAST(:days AS date[]), CAST(:agents AS text[]), {_ARRAYS}) AS c (day, agent_name, {_COUNTERS})
-    ORDER BY c.day, c.agent_name
-    {ADD_TO_LEDGER}"""
+            AND e.key = h.key AND e.version = h.version),
+    counted AS (
+        INSERT INTO {{cache_ledger}} AS l (namespace, day, agent_name, {_COUNTERS})
+        SELECT :namespace, c.day, c.agent_name, {", ".join(f"c.{counter}" for counter in CACHE_COUNTERS)}
+        FROM unnest(CAST(:days AS date[]), CAST(:agents AS text[]), {_ARRAYS}) AS c (day, agent_name, {_COUNTERS})
+        WHERE (SELECT lock_timeout FROM patience) IS NOT NULL
+        ORDER BY c.day, c.agent_name COLLATE "C"
+        {ADD_TO_LEDGER})
+    SELECT e.key, e.version FROM {{cache_entries}} AS e
+    WHERE e.namespace = {NAMESPACE} AND e.key {KEYS_POSTGRESQL}
+        AND NOT EXISTS (SELECT 1 FROM held WHERE held.key = e.key)"""
 )
 _WRITE_HITS_SQLITE = Statement(
     sqlite="""
@@ -112,8 +129,11 @@ class CacheBase(Repository):
         return codec.decode(data, codec_name, max_bytes=self._link.settings.max_value_bytes)
 
     def _entry(self, row: Row) -> CacheEntry:
+        """An entry, with the hits that are only noted."""
         time = self._link.dialect.time
         tags: list[str] = row[7] if self._postgresql else json.loads(row[7])
+        expires_at, keep_until, last_accessed_at = time(row[10]), time(row[14]), time(row[11])
+        hits, at, _ = self._state.hits_of(row[0], row[13]) or (0, last_accessed_at, 0)
         return CacheEntry(
             key=row[0],
             value=MISSING if row[1] is None else self._decode(row[1], row[2]),
@@ -124,45 +144,50 @@ class CacheBase(Repository):
             tags=tuple(tags),
             size_bytes=row[8],
             created_at=time(row[9]),
-            expires_at=time(row[10]),
-            last_accessed_at=time(row[11]),
-            access_count=row[12],
+            expires_at=expires_at,
+            last_accessed_at=max(last_accessed_at, at),
+            access_count=row[12] + hits,
+            stale_ttl=None if keep_until == expires_at else keep_until - expires_at,
         )
 
-    def _write_pending(self, wanted: Iterable[str] = ()) -> None:
-        """Write what has been noted until now. In a transaction on SQLite; one statement on PostgreSQL.
-
-        Args:
-            wanted: The keys of entries that the transaction is going to write.
-        """
+    def _write_pending(self) -> None:
+        """Write what has been noted until now: in a transaction on SQLite, in one statement on PostgreSQL."""
         taken = self._state.take()
         if not taken:
             return
         self._notes.taken.add(taken)
         if not self._postgresql:
             self._link.many(_WRITE_HITS_SQLITE, _hit_rows(taken))
-            self._link.many(_WRITE_COUNTERS_SQLITE, _counter_rows(taken))
+            self._add_on_sqlite(taken)
             return
         hits, counters = _hit_rows(taken), _counter_rows(taken)
-        self._link.run(
+        held_by_others = self._link.all(
             _WRITE_PENDING,
+            patience=str(max(1, int((self._call.patience or BRIEF) * 1000))),
             keys=[row["key"] for row in hits],
             versions=[row["version"] for row in hits],
             hit_counts=[row["hits"] for row in hits],
             times=[row["at"] for row in hits],
             stamps=[row["stamp"] for row in hits],
-            wanted=list(wanted),
             days=[row["day"] for row in counters],
             agents=[row["agent_name"] for row in counters],
             **{counter: [row[counter] for row in counters] for counter in CACHE_COUNTERS},
         )
+        for key, version in held_by_others:
+            if (key, version) in taken.hits:
+                self._notes.skipped.hits[key, version] = taken.hits[key, version]
 
-    def _count_on_sqlite(self, rows: Sequence[tuple[str, str, int]]) -> None:
-        """Add to the ledger, today: agent, counter and how much."""
-        pending, now = Pending(), self._now()
-        for agent_name, counter, by in rows:
-            pending.count(now, agent_name, counter, by)
-        self._link.many(_WRITE_COUNTERS_SQLITE, _counter_rows(pending))
+    def _add_on_sqlite(self, counts: Pending) -> None:
+        self._link.many(_WRITE_COUNTERS_SQLITE, _counter_rows(counts))
+
+    def _noted(self, hits: Mapping[tuple[str, int], tuple[int, datetime, int]]) -> dict[str, Any]:
+        """The parameters of `NOTED`."""
+        rows = [(key, version, at, stamp) for (key, version), (_, at, stamp) in hits.items()]
+        if not self._postgresql:
+            return {"noted": json.dumps([(key, version, sqlite_time(at), stamp) for key, version, at, stamp in rows])}
+        columns = zip(*rows, strict=True) if rows else ((), (), (), ())
+        names = ("noted_keys", "noted_versions", "noted_times", "noted_stamps")
+        return {name: list(column) for name, column in zip(names, columns, strict=True)}
 
 
 def _hit_rows(pending: Pending) -> list[dict[str, Any]]:

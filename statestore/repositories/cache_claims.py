@@ -6,14 +6,16 @@ from typing import Any, NamedTuple
 
 from statestore.repositories.base import reads, writes_in_one_statement
 from statestore.repositories.cache_base import LIVE
+from statestore.repositories.cache_holding import HELD
 from statestore.repositories.cache_writes import CacheWrites
 from statestore.sql import Statement
 
 # An expired value too, as long as it may be served stale: whoever has it need not wait.
-_LOOK = Statement(f"""
+_LOOK_SQL = f"""
     SELECT e.value, e.codec, e.agent_name, e.version, {{now}}, {LIVE} FROM {{cache_entries}} AS e
     WHERE e.namespace = :namespace AND e.key = :key
-        AND (e.expires_at IS NULL OR e.expires_at > {{later:-CAST(:stale_ttl AS interval)}})""")
+        AND (e.expires_at IS NULL OR e.expires_at > {{later:-CAST(:stale_ttl AS interval)}})"""
+_LOOK, _LOOK_HELD = Statement(_LOOK_SQL), Statement(f"{_LOOK_SQL} {HELD}")
 
 _CLAIM = Statement("""
     INSERT INTO {cache_claims} AS c (namespace, key, token, claimed_until)
@@ -47,12 +49,12 @@ class CacheClaims(CacheWrites):
     @reads
     def look(self, key: str, *, stale_ttl: timedelta | None, agent_name: str | None, count: bool) -> Found | None:
         """The value, if there is one; with *count* it is a hit or a miss."""
-        rows = self._link.all(_LOOK, key=key, stale_ttl=stale_ttl or timedelta(0))
-        if not rows:
+        row = self._read_one(_LOOK, _LOOK_HELD, key, stale_ttl=stale_ttl or timedelta(0))
+        if row is None:
             if count:
                 self._notes.pending.count(self._now(), agent_name, "misses")
             return None
-        data, codec_name, owner, version, now, live = rows[0]
+        data, codec_name, owner, version, now, live = row
         if count:
             self._notes.pending.hit(key, version, self._link.dialect.time(now), owner)
         return Found(data, codec_name, not live, self._link.settings.max_value_bytes)

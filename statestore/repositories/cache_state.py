@@ -1,9 +1,12 @@
 """What a process knows of a cache beside what is in the database: counts not yet written, and how full it is at most.
 
-A hit is to cost one read. So hits, misses and sets are noted here and written later, many in one statement. And a set
-is not to count the cache, so here is an upper bound of what is in it: it starts with one count, each set adds to it,
-and when it reaches the limit the cache is counted again, and made smaller by more than one. It is also counted again
-when a fiftieth of the limit was added since, so that several processes do not fill it to several times its limit.
+A hit is to cost one read, whatever others hold. So hits, misses and sets are noted here and written later, many in one
+statement, in an operation of their own that waits for nobody: never in a transaction of the caller's, which would keep
+others from the rows for as long as it lasts. Who reports counts, or goes by them, adds those that are only noted.
+
+A set is not to count the cache, so here is an upper bound of what is in it: it starts with one count, each set adds to
+it, and when it reaches the limit the cache is counted again, and made smaller by more than one. It is also counted
+again when a fiftieth of the limit was added since, so that several processes do not fill it to several times its limit.
 
 One `CacheState` serves a store, another one, its branch, a transaction: what is noted in a transaction counts once that
 has committed.
@@ -20,7 +23,9 @@ from typing import Final
 from statestore.cache_options import CacheOptions
 
 MAX_PENDING: Final = 1000
-"""How many different entries may have unwritten hits."""
+"""How many different entries may have unwritten hits; in a small cache it is as many as that holds, at least 100."""
+MAX_KEPT: Final = 10 * MAX_PENDING
+"""How many are kept while they cannot be written. Beyond that the oldest half is forgotten."""
 MAX_AGE: Final = timedelta(seconds=10)
 """How long a count may stay unwritten while the store is in use."""
 
@@ -71,6 +76,12 @@ class Pending:
             counters = self.counters.setdefault((at.date().isoformat(), agent_name or ""), {})
             counters[counter] = counters.get(counter, 0) + by
 
+    def forget_oldest(self) -> None:
+        """Of too many hits keep the latest half; the counters stay."""
+        if len(self.hits) > MAX_KEPT:
+            latest = sorted(self.hits.items(), key=lambda item: item[1][2])[-MAX_KEPT // 2 :]
+            self.hits = dict(latest)
+
     def add(self, other: "Pending") -> None:
         for entry, (number, at, stamp) in other.hits.items():
             found = self.hits.get(entry)
@@ -91,19 +102,21 @@ class Notes:
 
     Attributes:
         pending: What is to be written of it.
-        taken: What the call itself writes of what others noted, to be given back if it fails.
+        taken: What the call itself writes of what was noted, to be given back if it fails.
+        skipped: Of that, what it could not write, since somebody else held the entries.
         booked: How many entries and bytes the call may add, which are in the bound already.
         unused: How many of the booked entries were not added after all.
         removed: How many entries and bytes the call has removed, replaced ones included.
         epoch: How often the cache had been counted when the call began.
     """
 
-    __slots__ = ("booked", "epoch", "pending", "removed", "taken", "unused")
+    __slots__ = ("booked", "epoch", "pending", "removed", "skipped", "taken", "unused")
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self.pending = Pending()
         self.taken = Pending()
+        self.skipped = Pending()
         self.booked = (0, 0)
         self.removed = (0, 0)
         self.unused = 0
@@ -138,6 +151,9 @@ class CacheState:
         self._lock: threading.RLock = parent._lock if parent else threading.RLock()
         self._pending = Pending()
         self._since: float | None = None
+        self._not_before = 0.0
+        self._most_pending = min(MAX_PENDING, max(100, options.max_entries or MAX_PENDING))
+        self.has_warned = False
         # Only the store's own state has a bound; None until the cache has been counted.
         self._entries: int | None = None
         self._bytes = 0
@@ -151,7 +167,6 @@ class CacheState:
         # Of a transaction: to be undone with it, or to take effect with it.
         self._booked = (0, 0)
         self._removed = (0, 0)
-        self._taken = Pending()
         self._began_at = self._root._epoch
 
     @property
@@ -168,20 +183,47 @@ class CacheState:
         since = self._since
         if since is None or self._parent is not None:
             return False
-        return len(self._pending.hits) >= MAX_PENDING or self._timer() - since >= MAX_AGE.total_seconds()
+        now = self._timer()
+        if now < self._not_before:
+            return False
+        return len(self._pending.hits) >= self._most_pending or now - since >= MAX_AGE.total_seconds()
+
+    def may_write(self) -> bool:
+        """Whether to write what is noted before it is reported: not in a transaction, nor soon after that failed."""
+        return self._parent is None and bool(self._pending) and self._timer() >= self._not_before
+
+    def put_off(self) -> None:
+        """The counts could not be written: not again before some time has passed."""
+        with self._lock:
+            self._not_before = self._timer() + MAX_AGE.total_seconds()
 
     @property
     def has_pending(self) -> bool:
-        return bool(self._pending) or (self._parent is not None and bool(self._parent._pending))
+        return bool(self._pending)
+
+    def noted(self) -> Pending:
+        """A copy of all that is noted here and, in a transaction, in its store."""
+        noted = Pending()
+        with self._lock:
+            for state in (self._parent, self):
+                if state is not None and state._pending:
+                    noted.add(state._pending)
+        return noted
+
+    def hits_of(self, key: str, version: int) -> tuple[int, datetime, int] | None:
+        """The hits of an entry that are only noted: a number, the latest time and its stamp."""
+        noted = Pending()
+        with self._lock:
+            for state in (self._parent, self):
+                found = None if state is None else state._pending.hits.get((key, version))
+                if found is not None:
+                    noted.add(Pending({(key, version): found}))
+        return noted.hits.get((key, version))
 
     def take(self) -> Pending:
         """The unwritten counts, which the caller writes, or gives back."""
         with self._lock:
             taken, self._pending, self._since = self._pending, Pending(), None
-            if self._parent is not None:
-                borrowed = self._parent.take()
-                taken.add(borrowed)
-                self._taken.add(borrowed)
             return taken
 
     def give_back(self, taken: Pending) -> None:
@@ -190,7 +232,9 @@ class CacheState:
         with self._lock:
             taken.add(self._pending)
             self._pending = taken
-            self._since = self._timer()
+            self._pending.forget_oldest()
+            if self._since is None:
+                self._since = self._timer()
 
     # The bound
 
@@ -253,8 +297,10 @@ class CacheState:
                 self._settle_bound(notes)
             if notes.pending:
                 self._pending.add(notes.pending)
+                self._pending.forget_oldest()
                 if self._since is None:
                     self._since = self._timer()
+            self.give_back(notes.skipped)
 
     def _settle_bound(self, notes: Notes) -> None:
         root = self._root
@@ -297,13 +343,12 @@ class CacheState:
         """The transaction has not committed, or nobody knows."""
         assert self._parent is not None
         with self._lock:
-            self._parent.give_back(self._taken)
             self._release()
 
     def _release(self) -> None:
         root = self._root
         root._under_way = _minus(root._under_way, self._booked)
-        self._booked, self._pending, self._taken = (0, 0), Pending(), Pending()
+        self._booked, self._pending = (0, 0), Pending()
 
     def _finish(self, notes: Notes) -> None:
         root = self._root

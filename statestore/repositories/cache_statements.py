@@ -175,7 +175,7 @@ TAG_SQLITE = Statement(
     SELECT :namespace, t.value, :version + k.key, k.value FROM json_each(:keys) AS k, json_each(:tags) AS t"""
 )
 
-# SQLite finds a parameter by its name in a list of them all: a statement of 5,000 rows took forty times as long as these.
+# SQLite finds a parameter by its name in a list of them all: a statement of 5,000 rows takes forty times as long.
 ROWS_SQLITE = 100
 
 

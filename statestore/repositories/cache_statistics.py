@@ -1,13 +1,14 @@
 """What is in the cache, and what has happened in it."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from statestore.repositories.base import reads, writes, writes_once_in_one_statement
-from statestore.repositories.cache_base import LIVE
+from statestore.repositories.cache_base import LIVE, NOTED
 from statestore.repositories.cache_room import CacheRoom
 from statestore.schema import CACHE_COUNTERS
-from statestore.sql import Row, Statement
+from statestore.sql import Statement
 from statestore.values import CacheStats
 
 _REASONS = tuple(counter for counter in CACHE_COUNTERS if counter.startswith("invalidations_"))
@@ -16,6 +17,17 @@ _ENTRIES = Statement(f"""
     SELECT coalesce(e.agent_name, ''), count(*), sum(e.size_bytes), sum(e.access_count), min(e.created_at),
         max(e.created_at)
     FROM {{cache_entries}} AS e WHERE e.namespace = :namespace AND {LIVE} GROUP BY 1""")
+
+# Those of some entries that live, and whose they are.
+_HIT = Statement(
+    **{
+        dialect: f"""
+    WITH noted AS MATERIALIZED ({NOTED[dialect]})
+    SELECT e.key, e.version, coalesce(e.agent_name, '') FROM noted AS n
+    JOIN {{cache_entries}} AS e ON e.namespace = :namespace AND e.key = n.key AND e.version = n.version AND {LIVE}"""
+        for dialect in ("postgresql", "sqlite")
+    }
+)
 
 _LEDGER = Statement(f"""
     SELECT agent_name, {", ".join(f"sum({counter})" for counter in CACHE_COUNTERS)}
@@ -29,12 +41,23 @@ class CacheStatistics(CacheRoom):
     def stats(self) -> CacheStats:
         """What is in the cache, and what has happened in it, in total and by agent.
 
-        Hits, misses and sets of other processes count as soon as these have written them: after ten seconds of use at
-        the latest, and when they close the store.
+        What other processes counted is in it as soon as they have written it: after ten seconds of use at the latest,
+        and when they close the store. What this store counted is always in it. In a transaction nothing of this is
+        held: others may change it meanwhile.
         """
         time = self._link.dialect.time
-        held = {row[0]: (*row[1:4], time(row[4]), time(row[5])) for row in self._link.all(_ENTRIES)}
-        ledger = {row[0]: row[1:] for row in self._link.all(_LEDGER)}
+        held = {row[0]: [*row[1:4], time(row[4]), time(row[5])] for row in self._link.all(_ENTRIES)}
+        ledger: dict[str, Sequence[Any]] = {row[0]: row[1:] for row in self._link.all(_LEDGER)}
+        noted = self._state.noted()
+        for (_, agent_name), counters in noted.counters.items():
+            known = ledger.get(agent_name, (0,) * len(CACHE_COUNTERS))
+            ledger[agent_name] = [
+                int(number) + counters.get(counter, 0) for counter, number in zip(CACHE_COUNTERS, known, strict=True)
+            ]
+        if noted.hits:
+            for key, version, agent_name in self._link.all(_HIT, **self._noted(noted.hits)):
+                if agent_name in held:
+                    held[agent_name][2] += noted.hits[key, version][0]
         agents = sorted({*held, *ledger})
         by_agent = {
             agent_name or None: _stats([held[agent_name]] if agent_name in held else [], [ledger.get(agent_name, ())])
@@ -65,7 +88,7 @@ class CacheCounts(CacheRoom):
 
 
 def _stats(
-    held: list[tuple[Any, ...]], ledger: list[Row], by_agent: dict[str | None, CacheStats] | None = None
+    held: list[list[Any]], ledger: list[Sequence[Any]], by_agent: dict[str | None, CacheStats] | None = None
 ) -> CacheStats:
     entries, size, accesses = (sum(int(row[column]) for row in held) for column in range(3))
     counters = {

@@ -20,7 +20,8 @@ REFUSE = {
     ],
     False: [
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$",
-        "CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW WHEN (NEW.key = 'k1500') EXECUTE FUNCTION refuse()",
+        """CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW WHEN (NEW.key = 'k1500')
+            EXECUTE FUNCTION refuse()""",
     ],
 }
 
