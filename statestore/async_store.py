@@ -93,7 +93,7 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
 
     def _start(self, database: AsyncDatabase) -> None:
         self._database = database
-        self._cache_state = CacheState(database.settings.cache)
+        self._cache_state = CacheState(database.settings.cache, max_value_bytes=database.settings.max_value_bytes)
         super().__init__(database, database.settings.namespace, self._cache_state)
 
     @classmethod

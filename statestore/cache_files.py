@@ -37,6 +37,7 @@ _FIELDS = frozenset(
         "expires_at",
         "last_accessed_at",
         "access_count",
+        "keep_until",
     }
 )
 
@@ -62,6 +63,8 @@ def dump(entry: CacheEntry) -> bytes:
         "last_accessed_at": entry.last_accessed_at,
         "access_count": entry.access_count,
     }
+    if entry.expires_at is not None and entry.stale_ttl is not None:
+        record["keep_until"] = entry.expires_at + entry.stale_ttl
     return orjson.dumps(record, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
 
 
@@ -91,6 +94,9 @@ def _entry(line: bytes, where: str) -> CacheEntry:
     if created_at is None:
         raise InvalidValueError(where, "has no created_at")
     metadata = record.get("metadata")
+    expires_at, keep_until = (_time(record.get(name), where) for name in ("expires_at", "keep_until"))
+    if keep_until is not None and (expires_at is None or keep_until < expires_at):
+        raise InvalidValueError(where, "has a keep_until that is not behind its expires_at")
     return CacheEntry(
         key=record["key"],
         value=_value(record["value"], record["codec"], where),
@@ -101,9 +107,10 @@ def _entry(line: bytes, where: str) -> CacheEntry:
         tags=tuple(_list(record.get("tags"), where)),
         size_bytes=0,
         created_at=created_at,
-        expires_at=_time(record.get("expires_at"), where),
+        expires_at=expires_at,
         last_accessed_at=_time(record.get("last_accessed_at"), where) or created_at,
         access_count=record.get("access_count", 0),
+        stale_ttl=None if expires_at is None or keep_until in (None, expires_at) else keep_until - expires_at,
     )
 
 

@@ -81,7 +81,7 @@ def decode(data: bytes, codec: str, *, max_bytes: int = exactjson.MAX_BYTES) -> 
     """
     kind = codec.removesuffix(_ZSTD)
     try:
-        plain = _decompress(data, max(max_bytes, exactjson.MAX_BYTES)) if kind != codec else bytes(data)
+        plain = _plain(data, codec, max_bytes)
         if kind == "json":
             return exactjson.loads(plain)
         if kind == "str":
@@ -93,6 +93,21 @@ def decode(data: bytes, codec: str, *, max_bytes: int = exactjson.MAX_BYTES) -> 
     raise DatabaseError(
         f"a cached value has the codec {codec!r}, which a newer version of statestore must have written"
     )
+
+
+def same(one: Encoded, other: Encoded) -> bool:
+    """Whether two are of one value, however each was compressed; false if one of them is damaged."""
+    if one.codec.removesuffix(_ZSTD) != other.codec.removesuffix(_ZSTD):
+        return False
+    try:
+        most = max(exactjson.MAX_BYTES, len(one.data), len(other.data))
+        return _plain(one.data, one.codec, most) == _plain(other.data, other.codec, most)
+    except (zstd.ZstdError, ValueError, DatabaseError):
+        return False
+
+
+def _plain(data: bytes, codec: str, max_bytes: int) -> bytes:
+    return _decompress(data, max(max_bytes, exactjson.MAX_BYTES)) if codec.endswith(_ZSTD) else bytes(data)
 
 
 def _decompress(data: bytes, most: int) -> bytes:

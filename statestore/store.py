@@ -100,7 +100,7 @@ class StateStore(Sweeping, Transaction):
         dialect = engines.dialect_of(engine, options.schema, server_time=settings.clock is None)
         connections = connections_of(engine, dialect, options, owned=owned)
         self._database = Database(connections, dialect, settings, waits_of(options))
-        self._cache_state = CacheState(settings.cache)
+        self._cache_state = CacheState(settings.cache, max_value_bytes=settings.max_value_bytes)
         super().__init__(self._database, settings.namespace, self._cache_state)
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
@@ -261,17 +261,21 @@ def export_entries(database: Database, file: str, agent: str | None, replace: bo
 def import_entries(database: Database, file: str, kind: str, ttl: timedelta | NeverType | None, as_json: bool) -> None:
     """Bring back the entries of a FILE that `statestore cache export` wrote, or of Conexus' cache.json.
 
-    They keep their times and replace those of the same keys; those that have expired are left out. All or none.
+    They keep their times and replace those of the same keys that were set before them. Those that have expired are left
+    out, and those whose keys were set anew since. All or none.
     """
     with _source(file) as source:
         entries = list(_read(source.read(), kind, ttl))
     with _opened(database, create=True) as store, store.transaction() as tx:
-        kept = sum(_restored(tx, where, entry) for where, entry in entries)
-    expired = len(entries) - kept
+        left_out = [entry for where, entry in entries if not _restored(tx, where, entry)]
+    now = datetime.now(UTC)
+    expired = sum(entry.expires_at is not None and entry.expires_at <= now for entry in left_out)
+    kept, newer = len(entries) - len(left_out), len(left_out) - expired
     if as_json:
-        click.echo(json_text({"file": file, "imported": kept, "expired": expired}))
+        click.echo(json_text({"file": file, "imported": kept, "expired": expired, "newer": newer}))
         return
     left = f"; left out {counted(expired, 'entry')} that expired" if expired else ""
+    left += f"; left out {counted(newer, 'entry')} set anew since" if newer else ""
     click.echo(f"imported {counted(kept, 'entry')} from {visible(file)}{left}")
 
 

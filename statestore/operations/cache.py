@@ -6,13 +6,15 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from statestore import cache_keys, checks, single_flight
 from statestore.async_database import AsyncRunner
 from statestore.database import Runner
+from statestore.errors import DatabaseError
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
-from statestore.operations.cache_runner import AsyncCacheRunner, CacheRunner
+from statestore.operations.cache_runner import AsyncCacheRunner, CacheRunner, not_claimed, not_kept
 from statestore.operations.claims import AsyncClaims, Claims
 from statestore.repositories.base import Call
 from statestore.repositories.cache import CacheRepository
@@ -48,7 +50,7 @@ class Cache(Group):
         self._cache_runner = CacheRunner(runner, state)
         super().__init__(self._cache_runner, namespace)
         self._flights: Flights[threading.Event] = Flights(threading.Event)
-        self._claims = Claims(self._call)
+        self._claims = Claims(self._call, partial(not_claimed, state))
 
     def make_key(self, agent_name: str, request: Any, permissions: Any = None) -> str:
         """A key for an agent's answer to a request under some permissions. Asks no database.
@@ -98,8 +100,11 @@ class Cache(Group):
         An invalidation does not reach what is still being computed: the result is kept, though it may stem from what
         was before.
 
-        In a transaction, the caller computes by itself and nobody waits: what it sets is not to be seen before the
-        commit, and nobody can be made to wait for that.
+        In a transaction, the caller computes by itself: what it sets is not to be seen before the commit. Others that
+        want to set the key wait until then.
+
+        Where the database accepts no writes, a standby or a full disk, it returns what *compute* does, and logs one
+        warning for the store: `statestore`.
 
         Args:
             key: The key.
@@ -190,7 +195,11 @@ class Cache(Group):
         return found
 
     def _keep(self, key: str, value: Any, attributes: dict[str, Any]) -> Found:
-        found: Found = self._call(CacheClaims.keep, key, value, attributes)
+        call = Call(CacheClaims, CacheClaims.keep, (key, value, attributes))
+        try:
+            found: Found = self._runner.run(call)
+        except DatabaseError as error:
+            return not_kept(self._cache_runner.state, call, error)
         return found
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -221,7 +230,7 @@ class AsyncCache(AsyncGroup):
         self._cache_runner = AsyncCacheRunner(runner, state)
         super().__init__(self._cache_runner, namespace)
         self._flights: Flights[asyncio.Event] = Flights(asyncio.Event)
-        self._claims = AsyncClaims(self._call)
+        self._claims = AsyncClaims(self._call, partial(not_claimed, state))
 
     def make_key(self, agent_name: str, request: Any, permissions: Any = None) -> str:
         """A key for an agent's answer to a request under some permissions. Not a coroutine. See `Cache.make_key`."""
@@ -326,7 +335,11 @@ class AsyncCache(AsyncGroup):
         return found
 
     async def _keep(self, key: str, value: Any, attributes: dict[str, Any]) -> Found:
-        found: Found = await self._call(CacheClaims.keep, key, value, attributes)
+        call = Call(CacheClaims, CacheClaims.keep, (key, value, attributes))
+        try:
+            found: Found = await self._runner.run(call)
+        except DatabaseError as error:
+            return not_kept(self._cache_runner.state, call, error)
         return found
 
     async def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

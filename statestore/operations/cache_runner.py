@@ -13,13 +13,15 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 
+from statestore import codec
 from statestore.async_database import AsyncRunner
 from statestore.database import Runner
-from statestore.errors import ReadOnlyError, StateStoreError, StorageFullError
+from statestore.errors import DatabaseError, ReadOnlyError, StateStoreError, StorageFullError
 from statestore.execution import BoundRunner
 from statestore.repositories.base import Call
 from statestore.repositories.cache import CacheRepository
 from statestore.repositories.cache_base import BRIEF, NOTES, STATE
+from statestore.repositories.cache_claims import COMPUTED, Found
 from statestore.repositories.cache_state import CacheState
 from statestore.repositories.cache_statistics import CacheCounts
 from statestore.sql import Settings
@@ -113,17 +115,42 @@ def _write_pending(state: CacheState, patience: float) -> Call:
     return call
 
 
-def cannot_be_written(error: StateStoreError) -> bool:
-    """Whether the database accepts no writes, now or ever: a standby, a file without rights, a full disk."""
-    return isinstance(error, ReadOnlyError | StorageFullError)
-
-
 def not_written(state: CacheState, error: StateStoreError) -> None:
-    """Note that counts or a value could not be written, which is no reason to fail; say so once for each store."""
+    """Note that counts could not be written, which is no reason to fail: they are tried again later."""
     state.put_off()
-    if cannot_be_written(error) and not state.has_warned:
+    if isinstance(error, ReadOnlyError | StorageFullError):
+        _warn(state, error)
+    else:
+        _log.debug("counts of the cache are kept for later: %s", error)
+
+
+def not_claimed(state: CacheState, error: StateStoreError) -> None:
+    """Go on without a claim where the database accepts no writes, now or ever; raise what else there is."""
+    if not isinstance(error, ReadOnlyError | StorageFullError):
+        raise error
+    _warn(state, error)
+
+
+def not_kept(state: CacheState, call: Call, error: DatabaseError) -> Found:
+    """What was computed and could not be kept. In a transaction the failure counts: nothing of that will be kept."""
+    if state.in_transaction:
+        raise error
+    # Not there if the call has not even begun.
+    found = call.memo.get(COMPUTED) or _encoded(state, call.args[1])
+    _warn(state, error)
+    return found
+
+
+def _encoded(state: CacheState, value: Any) -> Found:
+    data = codec.encode(value, "value", max_bytes=state.max_value_bytes, compress_above=state.options.compress_above)
+    return Found(data.data, data.codec, False, state.max_value_bytes)
+
+
+def _warn(state: CacheState, error: StateStoreError) -> None:
+    """Say once for each store what its callers do not notice."""
+    if not state.has_warned:
         state.has_warned = True
-        _log.warning("the cache cannot be written, so results are computed anew and hits are not counted: %s", error)
+        _log.warning("the cache cannot be written; results are returned but not kept, hits are not counted: %s", error)
 
 
 def _failed(state: CacheState, call: Call) -> None:
@@ -149,7 +176,7 @@ def joined_cache(connection: Connection, runner: BoundRunner, settings: Settings
 
     There is no other connection to write it on, and so late it keeps nobody waiting.
     """
-    state = CacheState(settings.cache).branch()
+    state = CacheState(settings.cache, max_value_bytes=settings.max_value_bytes).branch()
     joined = _joined.get(connection)
     if joined is None:
         # Once for each connection: listeners cannot be removed while they are called.

@@ -17,23 +17,28 @@ Renewals: TypeAlias = Iterator[tuple[float, Callable[[], timedelta]]]
 
 
 class Claims:
-    """The claims of a cache, by way of *call*, which runs a method of `CacheClaims`."""
+    """The claims of a cache, by way of *call*, which runs a method of `CacheClaims`.
 
-    def __init__(self, call: Callable[..., Any]) -> None:
+    Where nothing can be written, nobody gets a claim, and everybody may compute: *not_written* then takes the error, or
+    raises it again if it is another.
+    """
+
+    def __init__(self, call: Callable[..., Any], not_written: Callable[[StateStoreError], None]) -> None:
         self._call = call
+        self._not_written = not_written
         self._renewer = _Renewer(self._renew)
 
     @contextmanager
     def held(self, key: str, token: str, timeout: timedelta) -> Iterator[bool]:
-        """Whether one has got the claim. It is given back at the end of the block."""
-        claimed = True  # For all that is known, if this is interrupted.
+        """Whether to compute: one has got the claim, or nobody can. It is given back at the end of the block."""
+        claimed = computes = True  # For all that is known, if this is interrupted.
         try:
             try:
-                claimed = self._call(CacheClaims.claim, key, token, single_flight.claim_time(timeout))
-            except StateStoreError:
+                claimed = computes = self._call(CacheClaims.claim, key, token, single_flight.claim_time(timeout))
+            except StateStoreError as error:
                 claimed = False
-                raise
-            yield claimed
+                self._not_written(error)
+            yield computes
         finally:
             if claimed:
                 self._release(key, token)
@@ -126,21 +131,24 @@ class _Renewer:
 class AsyncClaims:
     """As `Claims`, awaited. A cancellation leaves no claim behind, not even one that is repeated at every await."""
 
-    def __init__(self, call: Callable[..., Coroutine[Any, Any, Any]]) -> None:
+    def __init__(
+        self, call: Callable[..., Coroutine[Any, Any, Any]], not_written: Callable[[StateStoreError], None]
+    ) -> None:
         self._call = call
+        self._not_written = not_written
 
     @asynccontextmanager
     async def held(self, key: str, token: str, timeout: timedelta) -> AsyncIterator[bool]:
         """As `Claims.held`."""
-        claimed = True
+        claimed = computes = True
         try:
             try:
                 lasts = single_flight.claim_time(timeout)
-                claimed = await _cancelled_once(self._call(CacheClaims.claim, key, token, lasts))
-            except StateStoreError:
+                claimed = computes = await _cancelled_once(self._call(CacheClaims.claim, key, token, lasts))
+            except StateStoreError as error:
                 claimed = False
-                raise
-            yield claimed
+                self._not_written(error)
+            yield computes
         finally:
             if claimed:
                 await finished(self._release(key, token))

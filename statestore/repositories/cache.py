@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from statestore import checks
+from statestore import checks, codec
+from statestore.codec import Encoded
 from statestore.errors import InvalidValueError
 from statestore.repositories.base import reads, writes, writes_in_one_statement
 from statestore.repositories.cache_base import (
@@ -48,8 +49,12 @@ _ENTRY_SQL = {
 }
 _ENTRY, _ENTRY_HELD = Statement(**_ENTRY_SQL), Statement(postgresql=f"{_ENTRY_SQL['postgresql']} {HELD}")
 
+_STANDING = Statement(f"""
+    SELECT e.value, e.codec, e.created_at, e.last_accessed_at, e.access_count FROM {{cache_entries}} AS e
+    WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}""")
+
 _RESTORE = Statement("""
-    UPDATE {cache_entries} SET created_at = :created_at, expires_at = :expires_at, keep_until = :expires_at,
+    UPDATE {cache_entries} SET created_at = :created_at, expires_at = :expires_at, keep_until = :keep_until,
         last_accessed_at = :last_accessed_at, access_count = :access_count
     WHERE namespace = :namespace AND key = :key""")
 
@@ -273,10 +278,11 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
     def restore(self, entry: CacheEntry) -> bool:
         """Keep an entry as it was read or saved elsewhere, with its times and its number of accesses.
 
-        It replaces one of the same key.
+        It replaces one of the same key that was set before it, and never one that was set since: what others have
+        written meanwhile stays. What was invalidated meanwhile comes back.
 
         Returns:
-            Whether it was kept; one that has expired is not.
+            Whether it was kept; one that has expired is not, nor one whose key has been set anew.
 
         Raises:
             InvalidValueError: The entry cannot be kept. Nothing was written.
@@ -285,10 +291,8 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
             raise InvalidValueError("entry", f"must be a CacheEntry, not {type(entry).__name__}")
         checks.key(entry.key, "key")
         expires_at = checks.optional_time(entry.expires_at, "expires_at")
-        times = {
-            "created_at": _time(entry.created_at, "created_at"),
-            "last_accessed_at": _time(entry.last_accessed_at, "last_accessed_at"),
-        }
+        created_at = _time(entry.created_at, "created_at")
+        last_accessed_at = _time(entry.last_accessed_at, "last_accessed_at")
         access_count = checks.count(entry.access_count, "access_count", most=_MAX_ACCESSES)
         now = self._now()
         if expires_at is not None and expires_at <= now:
@@ -305,9 +309,29 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
             request=entry.request,
             content_hash=entry.content_hash,
             metadata=None if entry.metadata == {} else entry.metadata,
+            stale_ttl=entry.stale_ttl,
         )
+        self._hold([entry.key])
+        standing = self._link.one(_STANDING, key=entry.key)
+        if standing is not None:
+            time = self._link.dialect.time
+            set_at = time(standing[2])
+            same = set_at == created_at and codec.same(Encoded(standing[0], standing[1]), encoded)
+            if not same and set_at >= created_at:
+                return False
+            if same:  # The hits that it has had since are not taken back.
+                last_accessed_at = max(last_accessed_at, time(standing[3]))
+                access_count = max(access_count, standing[4])
         self._write({entry.key: encoded}, attributes)
-        self._link.run(_RESTORE, key=entry.key, expires_at=expires_at, access_count=access_count, **times)
+        self._link.run(
+            _RESTORE,
+            key=entry.key,
+            created_at=created_at,
+            expires_at=expires_at,
+            keep_until=None if expires_at is None else expires_at + (entry.stale_ttl or timedelta(0)),
+            last_accessed_at=last_accessed_at,
+            access_count=access_count,
+        )
         return True
 
     def _hit(self, row: Row) -> Any:

@@ -34,6 +34,10 @@ _RELEASE = Statement("""
     DELETE FROM {cache_claims} WHERE namespace = :namespace AND key = :key AND token = :token""")
 
 
+COMPUTED = "computed"
+"""Where a call of `keep` leaves its value, whether or not that can be kept."""
+
+
 class Found(NamedTuple):
     """A value, still encoded, so that each of its readers gets a copy of its own."""
 
@@ -73,8 +77,10 @@ class CacheClaims(CacheWrites):
     def keep(self, key: str, value: Any, attributes: Mapping[str, Any]) -> Found:
         """Set what was computed; see `CacheRepository.set`."""
         encoded = self._once("value", lambda: self._encode(value))
+        found = Found(encoded.data, encoded.codec, False, self._link.settings.max_value_bytes)
+        self._call.memo[COMPUTED] = found
         self._write({key: encoded}, self._once("attributes", lambda: self._attributes(**attributes)))
-        return Found(encoded.data, encoded.codec, False, self._link.settings.max_value_bytes)
+        return found
 
     @writes_in_one_statement
     def release(self, key: str, token: str) -> None:

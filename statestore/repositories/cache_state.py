@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+from statestore import exactjson
 from statestore.cache_options import CacheOptions
 
 MAX_PENDING: Final = 1000
@@ -141,10 +142,12 @@ class CacheState:
         self,
         options: CacheOptions,
         *,
+        max_value_bytes: int = exactjson.MAX_BYTES,
         timer: Callable[[], float] = time.monotonic,
         parent: "CacheState | None" = None,
     ) -> None:
         self.options = options
+        self.max_value_bytes = max_value_bytes
         self.in_transaction = parent is not None
         self._parent = parent
         self._timer = timer
@@ -329,7 +332,7 @@ class CacheState:
 
     def branch(self) -> "CacheState":
         """The state of a transaction that begins now."""
-        return CacheState(self.options, timer=self._timer, parent=self._root)
+        return CacheState(self.options, max_value_bytes=self.max_value_bytes, timer=self._timer, parent=self._root)
 
     def commit(self) -> None:
         """The transaction has committed."""
