@@ -13,7 +13,6 @@ from sqlalchemy import Engine
 from statestore import forking, group_calls
 from statestore.connections import Connections
 from statestore.deadlines import ends_at, out_of_time
-from statestore.driver_errors import raise_alone
 from statestore.errors import StateStoreError
 from statestore.execution import (
     Again,
@@ -34,7 +33,7 @@ from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, Settings
 from statestore.thread_groups import ThreadGroups
 from statestore.turnstile import ANY_TIME, Ticket, Turnstile
-from statestore.waits import Waits, acquire, retrying, writer_timeout, writer_until
+from statestore.waits import Waits, acquire, retrying, writer_timeout
 from statestore.watchdog import driver_of, watchdog
 
 # A library does not print: without a handler of the application's, stamina's warnings would go to standard error.
@@ -111,8 +110,9 @@ class Database:
         try:
             return self._attempt(call)
         except Again as again:
-            if call.patience is not None:
-                raise_alone(again.error)
+            error = again.error
+        if call.patience is not None:
+            raise error
         try:
             for attempt in retrying(call.ends_at, self.waits):
                 with attempt:
@@ -244,7 +244,7 @@ class Database:
     def _attempt(self, call: Call) -> Any:
         # Written out instead of nested context managers: this is the way of every operation.
         writer = None if call.mode is Mode.READ else self._writer
-        if writer is not None and not acquire(writer, writer_until(call, self.waits)):
+        if writer is not None and not acquire(writer, call.waits_until(self.waits.lock)):
             raise writer_timeout()
         ticket: Ticket = ANY_TIME
         try:
@@ -257,7 +257,7 @@ class Database:
                 try:
                     if call.given_up:  # Its caller has left while it waited.
                         raise out_of_time()
-                    until = call.ends_at if writer is None else writer_until(call, self.waits)
+                    until = call.ends_at if writer is None else call.waits_until(self.waits.lock)
                     return perform(connection, call, self.dialect, self.settings, ticket, until)
                 finally:
                     call.watch = None

@@ -32,7 +32,7 @@ from statestore.execution import (
 )
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Dialect, Settings
-from statestore.waits import Waits, retrying, writer_until
+from statestore.waits import Waits, retrying
 from statestore.watchdog import driver_of, watchdog
 from statestore.workers import until_done
 
@@ -84,8 +84,9 @@ class EngineDatabase:
         try:
             return await self._attempt(call)
         except Again as again:
-            if call.patience is not None:
-                raise_alone(again.error)
+            error = again.error
+        if call.patience is not None:
+            raise error
         try:
             async for attempt in retrying(call.ends_at, self._waits):
                 with attempt:
@@ -188,11 +189,11 @@ class EngineDatabase:
         self._closed = True
 
     async def _attempt(self, call: Call) -> Any:
-        async with self._writing(writer_until(call, self._waits), call), self._connect(call.ends_at) as connection:
+        async with self._writing(call.waits_until(math.inf), call), self._connect(call.ends_at) as connection:
             assert connection.sync_connection is not None
             driver = driver_of(connection.sync_connection.connection)
             watch = call.watch = watchdog.watch(driver, call.ends_at)
-            until = writer_until(call, self._waits)
+            until = call.waits_until(self._waits.lock)
             given_up = False
             try:
                 try:

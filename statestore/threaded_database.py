@@ -1,6 +1,7 @@
 """Operations of an event loop in worker threads, over a `Database`."""
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
@@ -20,7 +21,7 @@ from statestore.repositories import group_appending, group_reading
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Settings
 from statestore.task_groups import TaskGroups
-from statestore.waits import Waits, writer_until
+from statestore.waits import Waits
 from statestore.workers import Workers
 
 
@@ -75,7 +76,7 @@ class ThreadedDatabase:
     async def _run(self, call: Call) -> Any:
         if self._turn is None or (call.mode is Mode.READ and not self._one_connection):
             return await self._work(call)
-        async with taking_turn(self._turn, writer_until(call, self.waits)):
+        async with taking_turn(self._turn, call.waits_until(math.inf)):
             return await self._work(call)
 
     async def _work(self, call: Call) -> Any:

@@ -12,7 +12,6 @@ import stamina
 from statestore.deadlines import ends_at
 from statestore.errors import UnavailableError
 from statestore.execution import Again
-from statestore.repositories.base import Call
 
 
 class Waits(NamedTuple):
@@ -23,12 +22,6 @@ class Waits(NamedTuple):
     pool: float = math.inf
     lock: float = math.inf
     """For SQLite's writer; PostgreSQL has a setting of its own."""
-
-
-def writer_until(call: Call, waits: Waits) -> float:
-    """Until when a call waits for SQLite's writer, on the monotonic clock."""
-    patience = waits.lock if call.patience is None else call.patience
-    return min(call.ends_at, time.monotonic() + patience)
 
 
 def retrying(until: float, waits: Waits) -> Any:

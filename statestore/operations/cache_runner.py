@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from statestore import codec
 from statestore.async_database import AsyncRunner
 from statestore.database import Runner
+from statestore.deadlines import deadline
 from statestore.errors import DatabaseError, ReadOnlyError, StateStoreError, StorageFullError
 from statestore.execution import BoundRunner
 from statestore.repositories.base import Call
@@ -28,8 +29,9 @@ from statestore.sql import Settings
 
 _log = logging.getLogger("statestore")
 
-# For who asks that counts be written, or closes the store. Nobody who only reads waits so long.
-_ASKED_FOR = 5.0
+# Seconds to wait for others, for who asks that counts be written, or closes the store. Nobody who only reads waits so
+# long. Where the network swallows everything, it is the end of all.
+_ASKED_FOR = _LONGEST = 5.0
 
 # These show what is noted, so it is written first: the next process then shows it, too.
 _SHOWS_COUNTS = frozenset({CacheRepository.stats, CacheRepository.entry, CacheRepository.entries})
@@ -58,7 +60,8 @@ class CacheRunner:
         if self.state.in_transaction or not self.state.has_pending:
             return
         try:
-            self._run(_write_pending(self.state, patience))
+            with deadline(_LONGEST):
+                self._run(_write_pending(self.state, patience))
         except StateStoreError as error:
             not_written(self.state, error)
 
@@ -93,7 +96,8 @@ class AsyncCacheRunner:
         if self.state.in_transaction or not self.state.has_pending:
             return
         try:
-            await self._run(_write_pending(self.state, patience))
+            with deadline(_LONGEST):
+                await self._run(_write_pending(self.state, patience))
         except StateStoreError as error:
             not_written(self.state, error)
 

@@ -1,6 +1,7 @@
 """What all repositories share: how an operation is declared, and the row of the session that it works on."""
 
 import math
+import time
 from collections.abc import Callable
 from enum import Enum
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -123,10 +124,10 @@ class Call:
         self.kwargs = kwargs or {}
         self.memo: dict[str, Any] = {}
         self.attempt = 1
-        # Seconds to wait for SQLite's writer, and then to give up without another try; None for as long as any write.
-        self.patience: float | None = None
         self.ends_at = math.inf
         """When it has to have ended, on the monotonic clock."""
+        self.patience: float | None = None
+        """For what may as well be done later: seconds to wait for SQLite's writer, and then there is no other try."""
         self.sent = False
         """Whether this attempt has sent what the database may do without answering."""
         self.unsettled = False
@@ -135,6 +136,10 @@ class Call:
         """Whether its caller has left, and it is not to begin anything more."""
         self.watch: Any = None
         """The use of a connection that it has now."""
+
+    def waits_until(self, usual: float) -> float:
+        """Until when it waits for SQLite's writer, if a call does so for *usual* seconds."""
+        return min(self.ends_at, time.monotonic() + (usual if self.patience is None else self.patience))
 
     def __call__(self, link: Link) -> Any:
         return self.method(self.repository(link, self), *self.args, **self.kwargs)

@@ -173,9 +173,8 @@ class CacheBase(Repository):
             agents=[row["agent_name"] for row in counters],
             **{counter: [row[counter] for row in counters] for counter in CACHE_COUNTERS},
         )
-        for key, version in held_by_others:
-            if (key, version) in taken.hits:
-                self._notes.skipped.hits[key, version] = taken.hits[key, version]
+        skipped = {entry: taken.hits[entry] for row in held_by_others if (entry := (row[0], row[1])) in taken.hits}
+        self._notes.skipped = Pending(skipped)
 
     def _add_on_sqlite(self, counts: Pending) -> None:
         self._link.many(_WRITE_COUNTERS_SQLITE, _counter_rows(counts))

@@ -78,10 +78,9 @@ class Pending:
             counters[counter] = counters.get(counter, 0) + by
 
     def forget_oldest(self) -> None:
-        """Of too many hits keep the latest half; the counters stay."""
-        if len(self.hits) > MAX_KEPT:
-            latest = sorted(self.hits.items(), key=lambda item: item[1][2])[-MAX_KEPT // 2 :]
-            self.hits = dict(latest)
+        """Of the hits keep the latest half; the counters stay."""
+        latest = sorted(self.hits.items(), key=lambda item: item[1][2])[-len(self.hits) // 2 :]
+        self.hits = dict(latest)
 
     def add(self, other: "Pending") -> None:
         for entry, (number, at, stamp) in other.hits.items():
@@ -117,7 +116,7 @@ class Notes:
         self.epoch = epoch
         self.pending = Pending()
         self.taken = Pending()
-        self.skipped = Pending()
+        self.skipped: Pending | None = None
         self.booked = (0, 0)
         self.removed = (0, 0)
         self.unused = 0
@@ -235,7 +234,8 @@ class CacheState:
         with self._lock:
             taken.add(self._pending)
             self._pending = taken
-            self._pending.forget_oldest()
+            if len(taken.hits) > MAX_KEPT:
+                taken.forget_oldest()
             if self._since is None:
                 self._since = self._timer()
 
@@ -300,10 +300,12 @@ class CacheState:
                 self._settle_bound(notes)
             if notes.pending:
                 self._pending.add(notes.pending)
-                self._pending.forget_oldest()
+                if len(self._pending.hits) > MAX_KEPT:
+                    self._pending.forget_oldest()
                 if self._since is None:
                     self._since = self._timer()
-            self.give_back(notes.skipped)
+            if notes.skipped:
+                self.give_back(notes.skipped)
 
     def _settle_bound(self, notes: Notes) -> None:
         root = self._root

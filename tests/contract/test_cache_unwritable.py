@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Pool, event
 
 from statestore import DatabaseError, ReadOnlyError
 from tests.support.clock import MovableClock
@@ -39,14 +39,16 @@ def read_only(content: Content) -> Iterator[None]:
     """New connections accept no writes, as those to a standby or to a file on a disk that is mounted so."""
     if content.is_sqlite:
 
-        def refuse(connection: Any, record: Any) -> None:
+        def refuse(connection: Any, record: Any, fairy: Any) -> None:
             cursor = connection.cursor()
             cursor.execute("PRAGMA query_only = ON")
             cursor.close()
 
-        event.listen(Engine, "connect", refuse)
-        yield
-        event.remove(Engine, "connect", refuse)
+        event.listen(Pool, "checkout", refuse)
+        try:
+            yield
+        finally:
+            event.remove(Pool, "checkout", refuse)
     else:
         [database] = content.query("SELECT current_database() AS name")
         content.query(f"ALTER DATABASE {database['name']} SET default_transaction_read_only = on")
