@@ -102,7 +102,7 @@ class Connections:
             raise no_connection()
         try:
             if not self._owned:
-                return self._connect(lambda: Borrowed(self.engine.connect()), until)
+                return self._connect(self._borrow, until)
             connection = self._connect(self.engine.raw_connection, until)
             if self._dialect.name == "postgresql":
                 now = time.monotonic()
@@ -118,6 +118,15 @@ class Connections:
                 raise
             failure = understood(exc)
             raise_alone(Again(failure.error) if failure.lost else failure.error)
+
+    def _borrow(self) -> Borrowed:
+        connection = self.engine.connect()
+        try:
+            return Borrowed(connection)
+        except BaseException:
+            connection.invalidate()
+            connection.close()
+            raise
 
     def _connect(self, connect: Callable[[], C], until: float) -> C:
         """What *connect* takes out of the pool. A pool that has nothing to give at once is waited for *until* then."""
