@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
 
-from statestore import forking
+from statestore import forking, hosts
 from statestore.bounded import run_until
 from statestore.deadlines import ends_at
 from statestore.driver_errors import raise_alone, understand
 from statestore.errors import StateStoreError, StoreClosedError
 from statestore.execution import Again, Borrowed, no_retry, translated, understood
+from statestore.pooler import MADE_AT
 from statestore.slots import Slots
 from statestore.sql import Connected, Dialect
 from statestore.sqlite_files import FILE, SqliteFile
@@ -51,6 +52,9 @@ class Connections:
         self._verified = False
         self._closed = False
         self._lost_at = 0.0
+        self.elsewhere = dialect.name == "postgresql" and hosts.several(engine.url)
+        """Whether a new connection may lead to another server."""
+        self._left_at = 0.0
         self.slots = None if size is None else Slots(size)
         # The SQLite file that a fork found in use.
         self._unusable: str | None = None
@@ -102,11 +106,13 @@ class Connections:
             raise no_connection()
         try:
             if not self._owned:
-                return self._connect(lambda: Borrowed(self.engine.connect()), until)
+                return self._connect(self._borrow, until)
             connection = self._connect(self.engine.raw_connection, until)
             if self._dialect.name == "postgresql":
                 now = time.monotonic()
-                while self._suspect(connection, now) and _has_ended(connection.driver_connection):
+                while self._is_left(connection) or (
+                    self._suspect(connection, now) and _has_ended(connection.driver_connection)
+                ):
                     self.forget(connection)
                     connection = self._connect(self.engine.raw_connection, until)
                 connection.info["used_at"] = now
@@ -118,6 +124,15 @@ class Connections:
                 raise
             failure = understood(exc)
             raise_alone(Again(failure.error) if failure.lost else failure.error)
+
+    def _borrow(self) -> Borrowed:
+        connection = self.engine.connect()
+        try:
+            return Borrowed(connection)
+        except BaseException:
+            connection.invalidate()
+            connection.close()
+            raise
 
     def _connect(self, connect: Callable[[], C], until: float) -> C:
         """What *connect* takes out of the pool. A pool that has nothing to give at once is waited for *until* then."""
@@ -158,6 +173,10 @@ class Connections:
                 slots.give_back()
         self._verified = True
 
+    def _is_left(self, connection: PoolProxiedConnection) -> bool:
+        """Whether a connection leads to a server that this store has left, or may do so."""
+        return self._left_at > 0 and connection.info.get(MADE_AT, 0.0) <= self._left_at
+
     def _suspect(self, connection: PoolProxiedConnection, now: float) -> bool:
         """Whether to ask a connection if it still stands.
 
@@ -176,8 +195,15 @@ class Connections:
 
     def discard(self, connection: Connected, exc: Exception) -> None:
         failure = understand(exc)
-        if failure is not None and failure.lost:
+        if failure is not None and (failure.lost or failure.demoted):
             self.forget(connection)
+            if failure.demoted:
+                self.leave_server()
+
+    def leave_server(self) -> None:
+        """The server takes no writes any more: what is connected to it is not used again, if another one may."""
+        if self.elsewhere:
+            self._left_at = time.monotonic()
 
     def forget(self, connection: Connected) -> None:
         if getattr(connection, "is_valid", True):  # It may have been given up already, when its transaction was.

@@ -166,6 +166,8 @@ class Database:
             if generation != forking.generation():
                 forking.keep(connection)
             else:
+                if runner.demoted:
+                    self._connections.leave_server()
                 if runner.given_up:
                     self._connections.forget(connection)
                 self._connections.give_back(connection, slots)
@@ -190,6 +192,7 @@ class Database:
             timeout=self.waits.timeout,
             holds_reads=not snapshot,
             read_only=read_only,
+            elsewhere=self._connections.elsewhere,
         )
         try:
             with runner.watched():
@@ -266,7 +269,7 @@ class Database:
                 raise
             except Exception as exc:
                 self._connections.discard(connection, exc)
-                raise_for(exc, call)
+                raise_for(exc, call, elsewhere=self._connections.elsewhere)
             finally:
                 if given_up:
                     self._connections.forget(connection)

@@ -68,6 +68,16 @@ def understand(exc: BaseException) -> Failure | None:
     return None
 
 
+def moved(error: StateStoreError) -> UnavailableError:
+    """That the server takes no writes any more, where another one may, which a new connection finds."""
+    code: str | None = getattr(error, "code", None)
+    return UnavailableError(
+        f"the PostgreSQL server takes no writes any more ({code}), and nothing was written; try again when one of the "
+        "hosts in the URL does",
+        code=code,
+    )
+
+
 _DRIVERS = frozenset({"psycopg", "psycopg_binary", "psycopg_c", "sqlite3", "aiosqlite", "sqlalchemy"})
 
 

@@ -165,6 +165,7 @@ class EngineDatabase:
                 timeout=self._waits.timeout,
                 holds_reads=not snapshot,
                 read_only=read_only,
+                elsewhere=hosts.several(self.engine.url),
             )
             lock_until = min(until, time.monotonic() + self._waits.lock)
             try:
@@ -209,9 +210,9 @@ class EngineDatabase:
                 raise
             except Exception as exc:
                 failure = understand(exc)
-                if failure is not None and failure.lost:
+                if failure is not None and (failure.lost or failure.demoted):
                     await connection.invalidate()
-                raise_for(exc, call)
+                raise_for(exc, call, elsewhere=hosts.several(self.engine.url))
             finally:
                 if given_up and not connection.invalidated:
                     await connection.invalidate()

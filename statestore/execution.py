@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from statestore import forking, pooler, sqlite_files
 from statestore.deadlines import ends_at, out_of_time
-from statestore.driver_errors import Failure, raise_alone, understand
+from statestore.driver_errors import Failure, moved, raise_alone, understand
 from statestore.errors import CommitUnknownError, InvalidValueError, ReadOnlyError, StateStoreError, StoreClosedError
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, NeedsTransaction, Settings
@@ -168,8 +168,10 @@ def perform(
     return result
 
 
-def raise_for(exc: Exception, call: Call) -> NoReturn:
+def raise_for(exc: Exception, call: Call, *, elsewhere: bool = False) -> NoReturn:
     """Turn a driver's error into ours, or into `Again` where a second try is safe and may help.
+
+    *elsewhere*: a new connection may lead to another server.
 
     What may have been done stays so until an attempt finds out: see `settled`.
     """
@@ -182,6 +184,8 @@ def raise_for(exc: Exception, call: Call) -> NoReturn:
         raise_alone(commit_unknown(failure.error))
     if call.given_up or time.monotonic() >= call.ends_at:
         raise_alone(out_of_time())
+    if failure.demoted and elsewhere:
+        raise_alone(Again(moved(failure.error)))
     if failure.transient or failure.lost:
         raise_alone(Again(failure.error))
     raise_alone(failure.error)
@@ -232,12 +236,14 @@ class BoundRunner:
         timeout: float = math.inf,
         holds_reads: bool = True,
         read_only: bool = False,
+        elsewhere: bool = False,
     ) -> None:
-        """*timeout*: how long each call may take, in seconds. *read_only*: no call may write."""
+        """*timeout*: how long each call may take, in seconds. *read_only*: no call may write. *elsewhere*: as above."""
         self._connection = connection
         self._link = Link(connection, dialect, settings, in_transaction=True, holds_reads=holds_reads)
         self._timeout = timeout
         self._read_only = read_only
+        self._elsewhere = elsewhere
         self._generation = forking.generation()
         self._failed: StateStoreError | None = None
         self._ended = False
@@ -257,7 +263,11 @@ class BoundRunner:
             except StateStoreError:
                 raise
             except Exception as exc:
-                error = understood(exc).error
+                failure = understood(exc)
+                error = failure.error
+                if failure.demoted and self._elsewhere:
+                    self.given_up = self.demoted = True
+                    error = moved(error)
                 late = call.given_up or time.monotonic() >= call.ends_at
                 self._failed = out_of_time() if late else error
                 raise_alone(self._failed)
@@ -288,6 +298,9 @@ class BoundRunner:
 
     given_up = False
     """Whether the connection is not to be used again after the transaction."""
+
+    demoted = False
+    """Whether the server takes no writes any more, and another one may."""
 
     def hurry(self) -> None:
         """Somebody waits no longer for what is under way."""

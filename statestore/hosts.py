@@ -12,7 +12,7 @@ from statestore.errors import InvalidValueError
 Address = str | URL | os.PathLike[str]
 
 _SEVERAL = re.compile(
-    r"^(?P<scheme>[\w+]+://)(?P<user>(?:[^:/@]*(?::[^@]*)?@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<rest>.*)$"
+    r"^(?P<scheme>[\w+]+://)(?P<user>(?:[^:/@]*(?::[^@]*)?@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<rest>(?:[/?].*)?)$"
 )
 _HOST = re.compile(r"^(?:\[(?P<address>[^\]]*)\]|(?P<name>[^:]*))(?::(?P<port>\d*))?$")
 

@@ -5,6 +5,7 @@ that was prepared under a name may then be somebody else's, or nobody's, and a s
 else's too. A pooler shows itself by the process id in the connection's key data, which it makes up.
 """
 
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,9 @@ PREPARE_THRESHOLD = 5
 
 LOCAL_TIMEOUTS = "statestore_local_timeouts"
 """In the `info` of a pooled connection: SQL that a transaction begins with, where its session keeps no settings."""
+
+MADE_AT = "statestore_made_at"
+"""In the `info` of a pooled connection: when it was made, on the monotonic clock."""
 
 _PROTECTED = "statestore_protected"
 
@@ -29,6 +33,7 @@ def set_up(connection: Any, info: dict[str, Any], *, prepared: bool | None, time
         prepared: Whether statements are to be prepared; None to find out.
         timeouts: Settings of the session by their names; those that are None stay as they are.
     """
+    info[MADE_AT] = time.monotonic()
     given = {name: round(value.total_seconds() * 1000) for name, value in timeouts.items() if value is not None}
     if prepared is not None and not given:
         return

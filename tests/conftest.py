@@ -201,6 +201,7 @@ ENGINE_FILES = frozenset(
         "test_transactions.py",
         "test_connections.py",
         "test_connection_errors.py",
+        "test_failover.py",
         "test_poolers.py",
         "test_cancellation.py",
         "test_close.py",
