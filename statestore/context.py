@@ -11,7 +11,7 @@ from inspect import isawaitable
 from types import TracebackType
 from typing import Any, Self, cast
 
-from statestore import ids
+from statestore import forking, ids
 from statestore.async_store import AsyncStateStore
 from statestore.errors import InvalidValueError
 from statestore.store import StateStore
@@ -41,10 +41,15 @@ class _Context:
         root = _text(project_root, "project_root")
         self._wanted_cwd = None if cwd is None else _text(cwd, "cwd")
         self._current = Current(ids.uuid7() if session_id is None else session_id, root, self._wanted_cwd or root)
-        self._lock = threading.Lock()
+        self.renew_after_fork()
+        forking.renew_in_child(self)
         self._listeners: dict[object, Listener] = {}
         self._untold: deque[str] = deque()
         self._telling = False
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: whoever held the lock does not exist."""
+        self._lock = threading.Lock()
 
     @property
     def current(self) -> Current:
@@ -163,11 +168,14 @@ class SessionContext(_Context):
         """
         super().__init__(session_id, project_root, cwd)
         self._store = store
-        self._switching = threading.Lock()
         current = self._current
         session = store.sessions.open(current.session_id, project_root=current.project_root, cwd=current.cwd)
         if unknown := self._opened(session):
             self._moved(replace(store.sessions.update(session.session_id, **unknown), resumed=session.resumed))
+
+    def renew_after_fork(self) -> None:
+        super().renew_after_fork()
+        self._switching = threading.Lock()
 
     @property
     def cwd(self) -> str:

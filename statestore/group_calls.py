@@ -27,13 +27,15 @@ def commit(database: Groupable, calls: Sequence[Call], until: float) -> list[lis
     # Behind one that has to go by itself, all of its session do, to stay behind it.
     alone: set[str | None] = set()
     together: list[group_appending.Grouped] = []
+    room = group_appending.GROUP_BYTES
     for index, (call, one) in enumerate(zip(calls, prepared, strict=True)):
         session_id = group_appending.session_of(call)
-        if one is None or session_id in alone:
+        if one is None or one.size > room or session_id in alone:
             alone.add(session_id)
             prepared[index] = None
         else:
             together.append(one)
+            room -= one.size
     if together:
         try:
             database.run_group(lambda link: group_appending.append(link, together), until)

@@ -10,7 +10,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from statestore import checks
+from statestore import checks, forking
 from statestore.async_database import AsyncRunner, finished
 from statestore.database import Runner
 from statestore.errors import ConflictError, StaleLeaseError, StateStoreError
@@ -28,7 +28,7 @@ _LONGEST_FAREWELL = 0.5
 class _Held(Lease):
     """A lease that its holder may enter: see `HeldLease`."""
 
-    __slots__ = ("_failure", "_runner", "_stop", "_worker")
+    __slots__ = ("_failure", "_generation", "_runner", "_stop", "_worker")
 
     def __init__(self, lease: Lease, runner: Any) -> None:
         super().__init__(
@@ -37,9 +37,11 @@ class _Held(Lease):
         # Only the holder's own bookkeeping changes, and `until`, which renewing moves.
         object.__setattr__(self, "_runner", runner)
         object.__setattr__(self, "_failure", None)
+        object.__setattr__(self, "_generation", forking.generation())
 
     _runner: Any
     _failure: StateStoreError | None
+    _generation: int
     _stop: Any
     _worker: Any
 
@@ -61,6 +63,14 @@ class _Held(Lease):
             return False
         object.__setattr__(self, "_failure", error)
         return True
+
+    def _of_the_parent(self) -> StaleLeaseError:
+        return StaleLeaseError(
+            f"the lease with token {self.token} on session {self.session_id!r} was acquired before this process was "
+            "forked, and stays with the parent; acquire another",
+            session_id=self.session_id,
+            expected=self.token,
+        )
 
     def _ended(self, held: bool) -> None:
         if self._failure is not None:
@@ -101,6 +111,10 @@ class HeldLease(_Held):
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._generation != forking.generation():
+            if exc is None:
+                raise self._of_the_parent()
+            return
         self._stop.set()
         self._worker.join()
         if exc is not None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from statestore import checks, codec, exactjson
+from statestore import checks, codec, exactjson, forking
 from statestore.cache_options import CacheOptions
 from statestore.errors import InvalidValueError, UnavailableError
 from statestore.repositories.cache_base import tags as checked_tags
@@ -131,8 +131,13 @@ class Flights(Generic[Signal]):
     """The flights of a store, by key. Safe between threads."""
 
     def __init__(self, make_signal: Callable[[], Signal]) -> None:
-        self._lock = threading.Lock()
         self._make_signal = make_signal
+        self.renew_after_fork()
+        forking.renew_in_child(self)
+
+    def renew_after_fork(self) -> None:
+        """In a forked child nobody of the parent's lands any more."""
+        self._lock = threading.Lock()
         self._flights: dict[str, Flight[Signal]] = {}
 
     def join(self, key: str) -> tuple[Flight[Signal], bool]:
@@ -152,5 +157,6 @@ class Flights(Generic[Signal]):
             yield
         finally:
             with self._lock:
-                del self._flights[key]
+                if self._flights.get(key) is flight:
+                    del self._flights[key]
             flight.landed.set()

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeAlias
 
-from statestore import single_flight
+from statestore import forking, single_flight
 from statestore.async_database import finished
 from statestore.errors import StateStoreError
 from statestore.repositories.cache_claims import CacheClaims
@@ -82,6 +82,11 @@ class _Renewer:
 
     def __init__(self, renew: Callable[[str, str, timedelta], bool]) -> None:
         self._renew = renew
+        self.renew_after_fork()
+        forking.renew_in_child(self)
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: the claims are the parent's."""
         self._sooner = threading.Condition()
         self._renewals: dict[str, _Renewal] = {}
         self._thread: threading.Thread | None = None
@@ -93,7 +98,7 @@ class _Renewer:
             planned = self._renewals.get(token)
             if planned is None:
                 return
-            if self._thread is None or not self._thread.is_alive():  # It does not survive a fork.
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="statestore-claims", daemon=True)
                 self._thread.start()
             elif planned.at < self._wakes:

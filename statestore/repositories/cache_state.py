@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from statestore import exactjson
+from statestore import exactjson, forking
 from statestore.cache_options import CacheOptions
 
 MAX_PENDING: Final = 1000
@@ -36,6 +36,10 @@ class _Stamps:
 
     def __init__(self) -> None:
         self._last = 0
+        self.renew_after_fork()
+        forking.renew_in_child(self)
+
+    def renew_after_fork(self) -> None:
         self._lock = threading.Lock()
 
     def take(self, count: int = 1) -> int:
@@ -150,7 +154,7 @@ class CacheState:
         self.in_transaction = parent is not None
         self._parent = parent
         self._timer = timer
-        self._lock: threading.RLock = parent._lock if parent else threading.RLock()
+        self._own_lock = threading.RLock()
         self._pending = Pending()
         self._since: float | None = None
         self._not_before = 0.0
@@ -170,10 +174,23 @@ class CacheState:
         self._booked = (0, 0)
         self._removed = (0, 0)
         self._began_at = self._root._epoch
+        if parent is None:
+            forking.renew_in_child(self)
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: what was counted is the parent's to write, and the bound is to be counted anew."""
+        self._own_lock = threading.RLock()
+        self._pending, self._since = Pending(), None
+        self._entries, self._bytes, self._trust = None, 0, (0, 0)
+        self._under_way = (0, 0)
 
     @property
     def _root(self) -> "CacheState":
         return self._parent or self
+
+    @property
+    def _lock(self) -> threading.RLock:
+        return self._root._own_lock
 
     # Counts
 

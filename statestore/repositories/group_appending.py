@@ -7,6 +7,8 @@ finds no session, or that needs a decision, is left out of it and run by itself,
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
+from typing import Any
 
 from statestore import checks
 from statestore.repositories import appending, entry_rows, price_rows, session_rows, waking
@@ -14,10 +16,14 @@ from statestore.repositories.base import Call
 from statestore.repositories.entry_rows import PreparedEntry
 from statestore.repositories.history import HistoryRepository
 from statestore.sql import Link, Row, Statement
-from statestore.values import Entry
+from statestore.values import Entry, NewEntry
 
 # Beyond this an append is large enough to travel alone.
 _LARGEST = 50
+# In bytes of JSON, likewise: the others of its group would wait for it to be written, sent and stored.
+_LARGEST_BYTES = 64 * 1024
+# All of a group together: what does not fit goes by itself.
+GROUP_BYTES = 1024 * 1024
 _PLAIN = frozenset({"session_id", "entries", "create"})
 
 
@@ -27,6 +33,7 @@ class Grouped:
 
     session_id: str
     batch: Sequence[PreparedEntry]
+    size: int
     stored: list[Entry] | None = None
 
 
@@ -49,13 +56,37 @@ def prepare(call: Call, *, max_bytes: int) -> Grouped | None:
     try:
         session_id = checks.key(arguments["session_id"], "session_id")
         if "batch" not in call.memo:
+            if _is_large(arguments["entries"]):
+                return None
             call.memo["batch"] = entry_rows.prepare(arguments["entries"], max_bytes=max_bytes)
     except Exception:  # A mapping of the caller's own, for example, may raise anything.
         return None
     batch: list[PreparedEntry] = call.memo["batch"]
     if not 0 < len(batch) <= _LARGEST or any(entry.own_id for entry in batch):
         return None
-    return Grouped(session_id, batch)
+    size = sum(entry.columns["content_bytes"] for entry in batch)
+    return Grouped(session_id, batch, size) if size <= _LARGEST_BYTES else None
+
+
+def _is_large(entries: Sequence[Any]) -> bool:
+    """Whether entries are large at the first look: it costs next to nothing, where writing them as JSON does not."""
+    left = _LARGEST_BYTES
+    todo = list(entries[: _LARGEST + 1])
+    for _ in range(10 * _LARGEST):
+        if left < 0 or not todo:
+            break
+        value = todo.pop()
+        if isinstance(value, NewEntry):
+            value = value.content
+        if isinstance(value, str):
+            left -= len(value)
+        elif isinstance(value, dict):
+            left -= len(value)
+            todo.extend(islice(value.values(), 20))
+        elif isinstance(value, list):
+            left -= len(value)
+            todo.extend(value[:20])
+    return left < 0
 
 
 def append(link: Link, appends: Sequence[Grouped]) -> None:
