@@ -20,8 +20,6 @@ from statestore.sql import Dialect, DialectName, Row
 
 Durability = Literal["full", "normal"]
 DEFAULT_URL = "sqlite:///statestore.db"
-# Milliseconds.
-_SQLITE_WAIT = 250
 
 # A peer that is gone without a word is noticed in half a minute, not in the two hours of most systems.
 _NETWORK = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
@@ -190,7 +188,7 @@ def _prepare_sqlite(engine: Engine, url: URL, options: Options) -> None:
             if cursor.fetchone()[0] not in ("wal", "memory"):
                 cursor.execute("PRAGMA journal_mode = WAL")
         # SQLite's own wait cannot be interrupted, so that it is short from now on: who waits for the writer asks again.
-        cursor.execute(f"PRAGMA busy_timeout = {_SQLITE_WAIT}")
+        cursor.execute(f"PRAGMA busy_timeout = {sqlite_files.WAIT}")
         cursor.close()
 
 

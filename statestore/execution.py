@@ -82,7 +82,9 @@ class Transaction:
         # own wait cannot be interrupted, so it is a short one, again and again.
         while True:
             try:
-                return self._execute("BEGIN IMMEDIATE")
+                with self._short_wait():
+                    self._execute("BEGIN IMMEDIATE")
+                    return
             except sqlite3.OperationalError as exc:
                 if not (exc.sqlite_errorname or "").startswith("SQLITE_BUSY"):
                     raise
@@ -90,6 +92,22 @@ class Transaction:
                     failure = understood(exc)
                     break
         raise failure.error
+
+    @contextmanager
+    def _short_wait(self) -> Iterator[None]:
+        """Our own connections have one already; a caller's gets back the wait that it had."""
+        if not isinstance(self._connection, Borrowed):
+            yield
+            return
+        cursor = self._connection.cursor()
+        cursor.execute("PRAGMA busy_timeout")
+        [(usual,)] = cursor.fetchall()
+        cursor.close()
+        self._execute(f"PRAGMA busy_timeout = {min(usual, sqlite_files.WAIT)}")
+        try:
+            yield
+        finally:
+            self._execute(f"PRAGMA busy_timeout = {usual}")
 
     def commit(self) -> None:
         self._execute("COMMIT")

@@ -32,6 +32,10 @@ _GLANCE = 0.05
 _TRUE = frozenset({"true", "yes", "on", "y", "t", "1"})
 
 
+WAIT = 250
+"""How long SQLite waits for a lock at a time, in milliseconds: that cannot be interrupted."""
+
+
 class SqliteFile:
     """The file of an engine, which is to stay the one that was opened first.
 

@@ -205,6 +205,9 @@ ENGINE_FILES = frozenset(
         "test_poolers.py",
         "test_cancellation.py",
         "test_close.py",
+        "test_deadlines.py",
+        "test_ends.py",
+        "test_outcomes.py",
         "test_portable.py",
     }
 )

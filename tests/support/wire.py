@@ -49,7 +49,8 @@ class Proxy:
         self._lock = threading.Lock()
         self._connections: list[_Connection] = []
         self._threads: list[threading.Thread] = []
-        self._fault: tuple[Literal["request", "reply"], str] | None = None
+        self._fault: tuple[Literal["request", "reply", "silence"], str] | None = None
+        self.swallows = False
         self.faults_left = 0
         self.prepared: set[str] = set()
         """What was prepared under a name, to be run again."""
@@ -61,6 +62,22 @@ class Proxy:
         With `request` the server never gets it. With `reply` it has done all of it, and only the answer is lost.
         """
         self._fault, self.faults_left = (what, fragment), times
+
+    def swallow(self, fragment: str = "") -> None:
+        """From now on let nothing through, in either direction, and hang up on nobody: a network that has died.
+
+        With *fragment* only the connection on which a statement with it in it comes dies so.
+        """
+        if fragment:
+            self._fault, self.faults_left = ("silence", fragment), 1
+            return
+        self.swallows = True
+        for connection in list(self._connections):
+            connection.silent = True
+
+    def recover(self) -> None:
+        """Let new connections through again. Those that died stay dead."""
+        self.swallows = False
 
     def cut(self) -> None:
         """Cut all connections."""
@@ -91,7 +108,7 @@ class Proxy:
             self._start(connection.pump_requests)
             self._start(connection.pump_replies)
 
-    def _failing(self, sql: str) -> Literal["request", "reply"] | None:
+    def _failing(self, sql: str) -> Literal["request", "reply", "silence"] | None:
         with self._lock:
             if self._fault is None or not self.faults_left or self._fault[1] not in sql:
                 return None
@@ -110,6 +127,7 @@ class _Connection:
         self._started = False
         self._answers_in_a_byte = 0
         self._reply_is_to_be_lost = False
+        self.silent = proxy.swallows
 
     def close(self) -> None:
         for end in (self._client, self._server):
@@ -128,9 +146,13 @@ class _Connection:
         try:
             while data := source.recv(1 << 16):
                 buffer += data
+                if self.silent:
+                    buffer.clear()
                 while complete := take(buffer):
                     if complete < 0:
                         return
+                    if self.silent:
+                        break
                     target.sendall(buffer[:complete])
                     del buffer[:complete]
         except OSError:
@@ -180,6 +202,7 @@ class _Connection:
             traffic.statements.append(sql)
             failing = self._proxy._failing(sql)
             self._reply_is_to_be_lost |= failing == "reply"
+            self.silent |= failing == "silence"
             return failing != "request"
         return True
 
