@@ -230,12 +230,17 @@ def is_pooled(item: pytest.Item) -> bool:
     return str(parameters(item).get("world", "")).startswith(POOLED)
 
 
+# What these find at the server are the pooler's connections, not the store's.
+SERVER_CONNECTIONS = frozenset({"test_nothing_is_left_connected"})
+
+
 def has_no_pooler(item: pytest.Item) -> bool:
     """Whether a pooler makes no difference to a test: on SQLite, and where it reads what goes over the wire."""
     fixtures = set(getattr(item, "fixturenames", ()))
     database = parameters(item).get("database_url") or parameters(item).get("empty_database_url")
     on_postgresql = "postgres" in fixtures if database is None else database == "postgresql"
-    return not on_postgresql or bool(fixtures & {"proxy", "traffic"})
+    looks_at_the_server = getattr(item, "originalname", "") in SERVER_CONNECTIONS
+    return not on_postgresql or looks_at_the_server or bool(fixtures & {"proxy", "traffic"})
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

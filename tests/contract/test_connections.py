@@ -23,6 +23,7 @@ from statestore import (
     StateStore,
     StateStoreError,
     UnavailableError,
+    connections,
 )
 from tests.support.content import Content, unsound
 from tests.support.crowd import at_once
@@ -89,6 +90,22 @@ def test_a_connection_that_broke_while_idle_is_not_noticed(there: Store, postgre
     except CommitUnknownError:
         assert name in ("create", "update"), "only a single statement that must not be repeated may be in doubt"
     assert there.sessions.page().sessions is not None
+
+
+@OWN_ENGINE
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_an_idle_connection_that_ended_is_noticed_before_anything_is_sent(
+    connect: Callable[..., Store], postgres_url: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Then nothing is in doubt, not even what must not be repeated."""
+    monkeypatch.setattr(connections, "_PAUSE", -1.0)  # However short it was idle.
+    store = connect(postgres_url, retry_for=0.001)
+    store.sessions.create("s")
+    store.history.append("s", [NewEntry("first")])
+    store.state.set("s", "n", 1)
+    at_once(*[partial(store.history.read, "s")] * 5)
+    assert terminate(postgres_url) >= 1
+    EVERYTHING[name](store)
 
 
 @pytest.mark.parametrize(
