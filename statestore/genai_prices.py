@@ -58,7 +58,8 @@ def rows() -> list[tuple[ModelPrice, int, dict[str, Any]]]:
     found: list[tuple[ModelPrice, int, dict[str, Any]]] = []
     position = 0
     for provider in providers:
-        lenders = [p for name in getattr(provider, "fallback_model_providers", None) or () for p in providers if p.id == name]
+        others = getattr(provider, "fallback_model_providers", None) or ()  # Earlier versions have none.
+        lenders = [p for name in others for p in providers if p.id == name]
         for model in [model for one in (provider, *lenders) for model in one.models]:
             position += 1
             try:
