@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from statestore.errors import StateStoreError
+from statestore.price_patterns import PatternError, compile_clause
 from statestore.pricing import ModelPrice
 
 _RATES = {
@@ -37,14 +38,14 @@ _CLAUSES = ("equals", "starts_with", "ends_with", "contains", "regex")
 
 
 class PricesUnavailableError(StateStoreError):
-    """The package `genai-prices` is not installed; install `statestore[prices]`."""
+    """The package `genai-prices` is not installed, or cannot be used; install `statestore[prices]`."""
 
 
 def rows() -> list[tuple[ModelPrice, int, dict[str, Any]]]:
     """Every price of the installed package, with its position and what it matches.
 
     Raises:
-        PricesUnavailableError: The package is not installed.
+        PricesUnavailableError: The package is not installed, or newer than this version can read.
     """
     try:
         from genai_prices.data_snapshot import get_snapshot
@@ -57,14 +58,25 @@ def rows() -> list[tuple[ModelPrice, int, dict[str, Any]]]:
     found: list[tuple[ModelPrice, int, dict[str, Any]]] = []
     position = 0
     for provider in providers:
-        lenders = [p for name in provider.fallback_model_providers or () for p in providers if p.id == name]
+        others = getattr(provider, "fallback_model_providers", None) or ()  # Earlier versions have none.
+        lenders = [p for name in others for p in providers if p.id == name]
         for model in [model for one in (provider, *lenders) for model in one.models]:
             position += 1
-            match = {
-                "model": _clause(model.match),
-                "provider": _clause(provider.provider_match),
-                "bare": _clause(provider.model_match),
-            }
+            try:
+                match = {
+                    "model": _clause(model.match),
+                    "provider": _clause(provider.provider_match),
+                    "bare": _clause(provider.model_match),
+                }
+                for clause in match.values():
+                    compile_clause(clause)
+            except PatternError as error:
+                # Not left out: of the models of a provider the first that matches counts, so that calls of this one
+                # would get the price of another.
+                raise PricesUnavailableError(
+                    f"{source} says which names mean {model.id!r} in a way that this version of statestore does not "
+                    f"know ({error}); upgrade statestore, or install an earlier genai-prices"
+                ) from None
             found += [(price, position, match) for price in _prices(provider.id, model, source)]
     return found
 
@@ -117,5 +129,7 @@ def _clause(clause: Any) -> dict[str, Any] | None:
     for kind in ("or", "and"):
         if hasattr(clause, f"{kind}_"):
             return {kind: [_clause(part) for part in getattr(clause, f"{kind}_")]}
-    [kind] = [kind for kind in _CLAUSES if hasattr(clause, kind)]
-    return {kind: getattr(clause, kind)}
+    for kind in _CLAUSES:
+        if hasattr(clause, kind):
+            return {kind: getattr(clause, kind)}
+    raise PatternError(f"a clause {type(clause).__name__}")

@@ -33,8 +33,7 @@ def engine_for(url: str | URL) -> Engine:
             hide_parameters=True,
             connect_args={"timeout": 30},
         )
-        # Before the first table is made, so that the file can give space back; see `engines`.
-        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA auto_vacuum = INCREMENTAL"))
+        event.listen(engine, "connect", _let_give_space_back)
         return engine
     # No prepared statements: a pooler in between may send each transaction to another server process.
     arguments: dict[str, Any] = {"prepare_threshold": None}
@@ -51,6 +50,12 @@ def engine_for(url: str | URL) -> Engine:
             raise
         problem = "PostgreSQL needs its driver: pip install 'statestore[postgres]'"
         raise InvalidValueError("target", problem) from None
+
+
+def _let_give_space_back(connection: Any, _: Any) -> None:
+    """Before the first table is made; later it would change nothing, and wait for whoever writes; see `engines`."""
+    if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
 
 
 @contextmanager

@@ -201,3 +201,15 @@ def test_a_version_file_imports_nothing_from_statestore(path: Path) -> None:
             imported.add((node.module or ".").partition(".")[0])
     # What Python itself brings does not change under a migration either.
     assert imported <= {"sqlalchemy", "alembic", *sys.stdlib_module_names}
+
+
+@pytest.mark.timeout(20)
+def test_looking_at_a_busy_sqlite_file_does_not_wait(sqlite_url: str) -> None:
+    with connected(sqlite_url) as writer:
+        writer.exec_driver_sql("BEGIN IMMEDIATE")
+        migrate.check(sqlite_url)
+        assert migrate.differences(sqlite_url) == []
+
+
+def test_a_new_sqlite_file_can_give_space_back(sqlite_url: str) -> None:
+    assert rows(sqlite_url, "PRAGMA auto_vacuum") == [(2,)]

@@ -2,8 +2,10 @@
 
 import json
 import sys
+from copy import copy
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import genai_prices
@@ -277,3 +279,21 @@ def test_without_the_package_the_command_says_what_to_install(sqlite_url: str, m
     done = invoke("prices", "sync", "--url", sqlite_url)
     assert done.exit_code == 1
     assert "statestore[prices]" in done.stderr
+
+
+@pytest.mark.parametrize("clause", [SimpleNamespace(regex="(?i)gpt"), SimpleNamespace(sounds_like="gpt")])
+def test_a_package_that_cannot_be_read_is_not_taken_over_in_part(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, clause: Any
+) -> None:
+    snapshot = get_snapshot()
+    model = copy(snapshot.providers[-1].models[-1])
+    model.match = clause
+    provider = copy(snapshot.providers[-1])
+    provider.models = [*provider.models[:-1], model]
+    changed = SimpleNamespace(providers=[*snapshot.providers[:-1], provider])
+    monkeypatch.setattr("genai_prices.data_snapshot.get_snapshot", lambda: changed)
+    done = invoke("prices", "sync", "--url", sqlite_url)
+    assert done.exit_code == 1
+    assert f"which names mean {model.id!r} in a way that this version of statestore does not know" in done.stderr
+    with StateStore.open(sqlite_url) as store:
+        assert store.prices.all() == []
