@@ -14,7 +14,7 @@ from statestore import exactjson
 from statestore.cli.durations import Duration
 from statestore.cli.exporting import written_file
 from statestore.cli.options import Database, examples, json_option, store_options, yes_option
-from statestore.cli.output import Failure, counted, json_text, shortened, table, time_text, visible
+from statestore.cli.output import Failure, counted, json_text, shortened, table, time_text, visible, visible_text
 from statestore.errors import InvalidValueError
 from statestore.values import MISSING, NEVER, CacheEntry, CacheStats, NeverType
 
@@ -102,7 +102,7 @@ def list_entries(
 def get_entry(database: Database, key: str, as_json: bool) -> None:
     """Print the value of KEY: JSON as JSON, text and bytes as they are. With --json all that is known of it.
 
-    The exit code is 1 if there is none.
+    On a terminal control characters are escaped. The exit code is 1 if there is none.
     """
     with _opened(database) as store:
         entry = store.cache.entry(key)
@@ -110,10 +110,12 @@ def get_entry(database: Database, key: str, as_json: bool) -> None:
         raise Failure(f"there is no cache entry {key!r} in namespace {database.namespace!r}, or it has expired")
     if as_json:
         click.echo(json_text(_record(entry)))
+    elif isinstance(entry.value, bytes) and sys.stdout.isatty():
+        click.echo(visible_text(entry.value.decode(errors="backslashreplace")))
     elif isinstance(entry.value, bytes):
         sys.stdout.buffer.write(entry.value)
     elif isinstance(entry.value, str):
-        click.echo(entry.value)
+        click.echo(visible_text(entry.value) if sys.stdout.isatty() else entry.value)
     else:
         click.echo(json_text(entry.value))
 
