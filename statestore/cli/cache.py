@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
@@ -266,13 +267,22 @@ def import_entries(database: Database, file: str, kind: str, ttl: timedelta | Ne
     They keep their times and replace those of the same keys that were set before them. Those that have expired are left
     out, and those whose keys were set anew since. All or none.
     """
-    with _source(file) as source:
-        entries = list(_read(source.read(), kind, ttl))
-    with _opened(database, create=True) as store, store.transaction() as tx:
-        left_out = [entry for where, entry in entries if not _restored(tx, where, entry)]
     now = datetime.now(UTC)
-    expired = sum(entry.expires_at is not None and entry.expires_at <= now for entry in left_out)
-    kept, newer = len(entries) - len(left_out), len(left_out) - expired
+    kept = expired = newer = 0
+    try:
+        with _source(file) as source:
+            entries = _read(source, kind, ttl)
+            first = list(islice(entries, 1))  # Of a file that is something else no database is made.
+            with _opened(database, create=True) as store, store.transaction() as tx:
+                for where, entry in chain(first, entries):
+                    if _restored(tx, where, entry):
+                        kept += 1
+                    elif entry.expires_at is not None and entry.expires_at <= now:
+                        expired += 1
+                    else:
+                        newer += 1
+    except InvalidValueError as error:
+        raise Failure(f"{file}: {error}") from None
     if as_json:
         click.echo(json_text({"file": file, "imported": kept, "expired": expired, "newer": newer}))
         return
@@ -286,22 +296,26 @@ def _opened(database: Database, *, create: bool = False) -> StateStore:
     return database.open(create=create, cache_max_entries=None)
 
 
-def _read(data: bytes, kind: str, ttl: timedelta | NeverType | None) -> Iterator[tuple[str, CacheEntry]]:
-    from statestore import cache_files
+def _read(source: BinaryIO, kind: str, ttl: timedelta | NeverType | None) -> Iterator[tuple[str, CacheEntry]]:
+    """The entries of a file: line by line, or all at once if it is one document."""
+    from statestore import cache_files, json_files
 
+    lines = json_files.lines(source)
+    first = next(lines, (1, b""))
     if kind == "auto":
-        kind = "statestore" if cache_files.written_by_dump(data) else "conexus"
+        kind = "statestore" if cache_files.written_by_dump(first[1]) else "conexus"
     if kind == "statestore":
-        return cache_files.load(data.split(b"\n"))
+        yield from cache_files.load(line for _, line in chain([first], lines))
+        return
     lives = cache_files.CONEXUS_TTL if ttl is None else None if ttl is NEVER else ttl
-    return iter(cache_files.load_conexus(data, ttl=lives))
+    yield from cache_files.load_conexus(first[1] + json_files.whole(source), ttl=lives)
 
 
 def _restored(tx: Transaction, where: str, entry: CacheEntry) -> bool:
     try:
         return tx.cache.restore(entry)
     except InvalidValueError as error:
-        raise Failure(f"{where}: {error}") from None
+        raise InvalidValueError(where, str(error)) from None
 
 
 def _source(file: str) -> BinaryIO:
