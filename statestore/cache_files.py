@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import orjson
 
-from statestore import exactjson
+from statestore import json_files
 from statestore.errors import InvalidValueError
 from statestore.values import CacheEntry
 
@@ -87,7 +87,7 @@ def load(lines: Iterable[bytes]) -> Iterator[tuple[str, CacheEntry]]:
 
 
 def _entry(line: bytes, where: str) -> CacheEntry:
-    record = exactjson.read(line, where)
+    record = json_files.parse(line, where)
     if not isinstance(record, dict) or not {"key", "codec", "value", "created_at"} <= record.keys() <= _FIELDS:
         raise InvalidValueError(where, "is not a cache entry that 'statestore cache export' wrote")
     created_at = _time(record["created_at"], where)
@@ -137,7 +137,7 @@ def load_conexus(data: bytes, *, ttl: timedelta | None = CONEXUS_TTL) -> list[tu
     Raises:
         InvalidValueError: The file is something else; the message says where and why.
     """
-    found = exactjson.read(data, "cache.json")
+    found = json_files.parse(data, "cache.json")
     if isinstance(found, dict) and set(found) == {"entries"}:
         found = found["entries"]
     if isinstance(found, dict):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
@@ -14,7 +15,7 @@ from statestore import exactjson
 from statestore.cli.durations import Duration
 from statestore.cli.exporting import written_file
 from statestore.cli.options import Database, examples, json_option, store_options, yes_option
-from statestore.cli.output import Failure, counted, json_text, shortened, table, time_text, visible
+from statestore.cli.output import Failure, counted, json_text, shortened, table, time_text, visible, visible_text
 from statestore.errors import InvalidValueError
 from statestore.values import MISSING, NEVER, CacheEntry, CacheStats, NeverType
 
@@ -102,7 +103,7 @@ def list_entries(
 def get_entry(database: Database, key: str, as_json: bool) -> None:
     """Print the value of KEY: JSON as JSON, text and bytes as they are. With --json all that is known of it.
 
-    The exit code is 1 if there is none.
+    On a terminal control characters are escaped. The exit code is 1 if there is none.
     """
     with _opened(database) as store:
         entry = store.cache.entry(key)
@@ -110,10 +111,12 @@ def get_entry(database: Database, key: str, as_json: bool) -> None:
         raise Failure(f"there is no cache entry {key!r} in namespace {database.namespace!r}, or it has expired")
     if as_json:
         click.echo(json_text(_record(entry)))
+    elif isinstance(entry.value, bytes) and sys.stdout.isatty():
+        click.echo(visible_text(entry.value.decode(errors="backslashreplace")))
     elif isinstance(entry.value, bytes):
         sys.stdout.buffer.write(entry.value)
     elif isinstance(entry.value, str):
-        click.echo(entry.value)
+        click.echo(visible_text(entry.value) if sys.stdout.isatty() else entry.value)
     else:
         click.echo(json_text(entry.value))
 
@@ -264,13 +267,22 @@ def import_entries(database: Database, file: str, kind: str, ttl: timedelta | Ne
     They keep their times and replace those of the same keys that were set before them. Those that have expired are left
     out, and those whose keys were set anew since. All or none.
     """
-    with _source(file) as source:
-        entries = list(_read(source.read(), kind, ttl))
-    with _opened(database, create=True) as store, store.transaction() as tx:
-        left_out = [entry for where, entry in entries if not _restored(tx, where, entry)]
     now = datetime.now(UTC)
-    expired = sum(entry.expires_at is not None and entry.expires_at <= now for entry in left_out)
-    kept, newer = len(entries) - len(left_out), len(left_out) - expired
+    kept = expired = newer = 0
+    try:
+        with _source(file) as source:
+            entries = _read(source, kind, ttl)
+            first = list(islice(entries, 1))  # Of a file that is something else no database is made.
+            with _opened(database, create=True) as store, store.transaction() as tx:
+                for where, entry in chain(first, entries):
+                    if _restored(tx, where, entry):
+                        kept += 1
+                    elif entry.expires_at is not None and entry.expires_at <= now:
+                        expired += 1
+                    else:
+                        newer += 1
+    except InvalidValueError as error:
+        raise Failure(f"{file}: {error}") from None
     if as_json:
         click.echo(json_text({"file": file, "imported": kept, "expired": expired, "newer": newer}))
         return
@@ -284,22 +296,26 @@ def _opened(database: Database, *, create: bool = False) -> StateStore:
     return database.open(create=create, cache_max_entries=None)
 
 
-def _read(data: bytes, kind: str, ttl: timedelta | NeverType | None) -> Iterator[tuple[str, CacheEntry]]:
-    from statestore import cache_files
+def _read(source: BinaryIO, kind: str, ttl: timedelta | NeverType | None) -> Iterator[tuple[str, CacheEntry]]:
+    """The entries of a file: line by line, or all at once if it is one document."""
+    from statestore import cache_files, json_files
 
+    lines = json_files.lines(source)
+    first = next(lines, (1, b""))
     if kind == "auto":
-        kind = "statestore" if cache_files.written_by_dump(data) else "conexus"
+        kind = "statestore" if cache_files.written_by_dump(first[1]) else "conexus"
     if kind == "statestore":
-        return cache_files.load(data.split(b"\n"))
+        yield from cache_files.load(line for _, line in chain([first], lines))
+        return
     lives = cache_files.CONEXUS_TTL if ttl is None else None if ttl is NEVER else ttl
-    return iter(cache_files.load_conexus(data, ttl=lives))
+    yield from cache_files.load_conexus(first[1] + json_files.whole(source), ttl=lives)
 
 
 def _restored(tx: Transaction, where: str, entry: CacheEntry) -> bool:
     try:
         return tx.cache.restore(entry)
     except InvalidValueError as error:
-        raise Failure(f"{where}: {error}") from None
+        raise InvalidValueError(where, str(error)) from None
 
 
 def _source(file: str) -> BinaryIO:

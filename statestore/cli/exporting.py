@@ -71,10 +71,11 @@ def export(
 
 
 @contextmanager
-def written_file(file: str, replace: bool) -> Iterator[BinaryIO]:
+def written_file(file: str, replace: bool, *, links: bool = True) -> Iterator[BinaryIO]:
     """Standard output, a pipe or a device; or a file that appears when it is complete.
 
-    The file's owner alone can read it: it is conversations.
+    The file's owner alone can read it: it is conversations, or tells of them. Without *links* a link to a file is
+    refused; else what it leads to is written.
     """
     if file == "-":
         yield sys.stdout.buffer
@@ -87,7 +88,7 @@ def written_file(file: str, replace: bool) -> Iterator[BinaryIO]:
     except OSError as error:
         raise Failure(f"{file}: {error.strerror}") from None
     try:
-        with _opened(file) if special else _replaced(file, replace) as target:
+        with _opened(file) if special else _replaced(file, replace, links) as target:
             yield target
     except OSError as error:
         raise Failure(f"{file}: {error.strerror}") from None
@@ -99,9 +100,11 @@ def _opened(file: str) -> BinaryIO:
 
 
 @contextmanager
-def _replaced(file: str, replace: bool) -> Iterator[BinaryIO]:
+def _replaced(file: str, replace: bool, links: bool) -> Iterator[BinaryIO]:
+    if not links and os.path.islink(file):
+        raise Failure(f"{file} is a link; name the file itself")
     # Where a link leads to is replaced, not the link.
-    path = Path(os.path.realpath(file))
+    path = Path(os.path.realpath(file) if links else file)
     if path.exists() and not replace:
         raise Failure(f"{file} exists; name another file, or overwrite it with --replace")
     handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -1,6 +1,5 @@
 """What the commands print: for people without anything that could steer their terminal, for programs as JSON."""
 
-import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import fields
@@ -11,11 +10,11 @@ from typing import IO, Any
 import click
 import orjson
 
+from statestore.reports.text import UNSAFE, visible, visible_text
 from statestore.values import Session
 
-# Control characters, those that turn the direction of writing around, and what no encoding can write.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_UNSAFE_IN_TEXT = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+__all__ = ["Failure", "counted", "json_text", "session_record", "shortened", "table", "time_text"]
+__all__ += ["visible", "visible_text"]
 
 
 class Failure(click.ClickException):
@@ -27,24 +26,10 @@ class Failure(click.ClickException):
         click.echo(f"error: {visible(self.message)}", file=file, err=file is None)
 
 
-def visible(value: str) -> str:
-    """One line of text, its control characters escaped."""
-    return _UNSAFE.sub(_escape, value)
-
-
-def visible_text(value: str) -> str:
-    """As `visible`, but lines and tabs stay."""
-    return _UNSAFE_IN_TEXT.sub(_escape, value)
-
-
-def _escape(match: re.Match[str]) -> str:
-    return match[0].encode("unicode_escape").decode()
-
-
 def json_text(value: Any) -> str:
     """*value* as JSON on one line, safe for a terminal: what could steer it is written as an escape of JSON's own."""
     text = orjson.dumps(value, default=_json_value, option=orjson.OPT_UTC_Z).decode()
-    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _json_value(value: Any) -> Any:

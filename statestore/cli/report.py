@@ -4,14 +4,14 @@ import csv
 import sys
 from datetime import date, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import click
 
 from statestore.cli.durations import Moment, moment
+from statestore.cli.exporting import written_file
 from statestore.cli.options import Database, examples, json_option, store_options
-from statestore.cli.output import Failure, json_text, shortened, table, time_text, visible
+from statestore.cli.output import json_text, shortened, table, time_text, visible
 from statestore.reports.catalog import REPORTS, Report, records
 
 _NAMES = "\n".join(f"  {report.name:<20}{report.summary}" for report in REPORTS.values())
@@ -45,12 +45,14 @@ _NAMES = "\n".join(f"  {report.name:<20}{report.summary}" for report in REPORTS.
 @click.option("--daily", is_flag=True, help="A row for each day instead of one for the whole period.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only N rows, the most expensive first.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")
+@click.option("--replace", is_flag=True, help="With --html: overwrite a FILE that exists.")
 @store_options
 @json_option
 def report(
     database: Database,
     name: str | None,
     html: str | None,
+    replace: bool,
     since: Any,
     until: Any,
     tz: str,
@@ -70,6 +72,8 @@ def report(
 
     if (name is None) == (html is None):
         raise click.UsageError("Name either a report or, with --html, a file.")
+    if replace and html is None:
+        raise click.UsageError("--replace goes with --html.")
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other.")
     for argument, value in narrow.items():
@@ -79,7 +83,8 @@ def report(
     period = {"since": moment(since, found), "until": moment(until, found), "tz": tz}
     if name is None:
         assert html is not None
-        _write_page(database, html, period, {"limit": limit, "daily": daily or None, **narrow}, as_csv or as_json)
+        others = {"limit": limit, "daily": daily or None, **narrow}
+        _write_page(database, html, replace, period, others, as_csv or as_json)
         return
     chosen = REPORTS[name]
     asked = {**period, **narrow, "daily": daily or None, "limit": limit}
@@ -108,21 +113,18 @@ def _option(argument: str) -> str:
     )
 
 
-def _write_page(database: Database, file: str, period: dict[str, Any], others: dict[str, Any], formats: bool) -> None:
+def _write_page(
+    database: Database, file: str, replace: bool, period: dict[str, Any], others: dict[str, Any], formats: bool
+) -> None:
     from statestore.reports.page import collect, render
 
     if formats or any(value is not None for value in others.values()):
         raise click.UsageError("--html takes --since, --until and --tz only.")
-    with database.open() as store:
-        text = render(collect(store, **period))
-    if file == "-":
-        click.echo(text.encode(), nl=False)
-        return
-    try:
-        Path(file).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise Failure(f"{file}: {error.strerror}") from None
-    click.echo(f"wrote {file}", err=True)
+    # Whether the file can be written is known before the reports are run, which may take long.
+    with written_file(file, replace, links=False) as target, database.open() as store:
+        target.write(render(collect(store, **period)).encode())
+    if file != "-":
+        click.echo(f"wrote {visible(file)}", err=True)
 
 
 def _print_csv(chosen: Report, rows: list[dict[str, Any]], *, daily: bool) -> None:
@@ -130,7 +132,11 @@ def _print_csv(chosen: Report, rows: list[dict[str, Any]], *, daily: bool) -> No
     keys = [name for name in chosen.keys if name != "day" or daily or chosen.view.endswith("_by_day")]
     writer = csv.DictWriter(sys.stdout, fieldnames=[*keys, *chosen.columns], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
+    # A file gets the data as they are, a terminal nothing that could steer it.
+    shown = visible if sys.stdout.isatty() else str
+    for row in rows:
+        plain = {name: _plain(value) for name, value in row.items()}
+        writer.writerow({name: shown(value) if isinstance(value, str) else value for name, value in plain.items()})
 
 
 def _plain(value: Any) -> Any:

@@ -5,9 +5,9 @@ Each is drawn for a width in pixels and not scaled to it afterwards: text has th
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 
 from statestore.reports.figures import ticks
+from statestore.reports.text import escape
 
 HEIGHT = 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 22, 24
@@ -173,7 +173,7 @@ def _svg(body: str, width: int, height: int, title: str) -> str:
 
 
 def _tooltip(shapes: str, text: Sequence[str]) -> str:
-    return f"<g>{shapes}<title>{escape(chr(10).join(text))}</title></g>"
+    return f"<g>{shapes}<title>{chr(10).join(map(escape, text))}</title></g>"
 
 
 def _runs(values: Sequence[float | None]) -> list[list[tuple[int, float]]]:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, timedelta
-from html import escape
 from typing import Any
 
 from statestore.reports import charts, figures
 from statestore.reports.charts import Axis, Series
 from statestore.reports.collected import Collected, collect
 from statestore.reports.style import CSS
+from statestore.reports.text import escape
 from statestore.usage_values import ModelUsage, UsageTotals
 
 __all__ = ["collect", "render"]

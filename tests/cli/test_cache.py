@@ -226,10 +226,13 @@ def test_what_has_expired_meanwhile_is_left_out(cli: CommandLine, tmp_path: Path
         (LINE.replace('"SECRET"', "1" * 30), "line 2: holds an integer beyond 64 bits"),
         (LINE.replace('"SECRET"', "1" * 5000), "line 2: holds an integer beyond 64 bits"),
         (LINE.replace('"SECRET"', "NaN"), "line 2: holds NaN"),
-        (LINE.replace('"str", "value": "SECRET"', '"json", "value": 1e999'), "line 2: value: holds NaN or an infinity"),
+        (
+            LINE.replace('"str", "value": "SECRET"', '"json", "value": 1e999'),
+            "line 2: holds a number that is too large",
+        ),
         (
             LINE.replace('"str", "value": "SECRET"', f'"json", "value": {"[" * 300}{"]" * 300}'),
-            "line 2: value: is nested",
+            "line 2: is nested",
         ),
         (LINE.replace('"SECRET"', '{"a": 1, "a": 2}'), "line 2: has an object with the same key twice"),
         (LINE.replace("str", "SECRET"), "line 2: holds a value that is not of its codec"),
@@ -307,3 +310,18 @@ def test_what_is_no_cache_of_conexus_is_refused(cli: CommandLine, tmp_path: Path
     file = tmp_path / "cache.json"
     file.write_text(text)
     assert cli("cache", "import", str(file), code=1).stderr.startswith("error: ")
+
+
+def test_a_file_is_read_line_by_line_and_no_line_without_end(
+    sqlite_cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("statestore.json_files.MAX_BYTES", 1000)
+    file = tmp_path / "cache.jsonl"
+    line = '{"key": "%s", "codec": "str", "value": "%s", "created_at": "2026-01-01T00:00:00Z", "expires_at": null}\n'
+    file.write_text("".join(line % (n, "x") for n in range(50)))
+    assert "imported 50 entries" in sqlite_cli("cache", "import", str(file)).stdout
+    file.write_text(line % (1, "x") + line % (2, "x" * 5000) + line % (3, "x"))
+    assert f"{file}: line 2: is longer than 1,000 bytes" in sqlite_cli("cache", "import", str(file), code=1).stderr
+    conexus = tmp_path / "cache.json"
+    conexus.write_text('{"k": {"Key": "k", "Output": "' + "x" * 2000 + '", "CreatedAt": "2026-01-01T00:00:00Z"}}')
+    assert f"{conexus}: cache.json: is longer" in sqlite_cli("cache", "import", str(conexus), code=1).stderr

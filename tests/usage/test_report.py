@@ -3,8 +3,14 @@
 import csv
 import io
 import json
+import os
+import pty
 import statistics
+import subprocess
+import sys
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -226,3 +232,95 @@ def test_a_name_that_is_given_narrows_whatever_it_is(database_url: str) -> None:
             store.history.append(user, [NewEntry(1)], create=True)
             store.sessions.update(user, user_id=user)
     assert [row["user_id"] for row in table(database_url, "usage-by-user", "--user", "0")] == ["0"]
+
+
+HOSTILE = "a\x1b]0;title\x07b\u202egnp.exe\u2066\x9b31m"
+
+
+def hostile(url: str) -> None:
+    with StateStore.open(url) as store:
+        store.sessions.create("s", user_id=HOSTILE, agent_name=HOSTILE)
+        usage = Usage(input_tokens=1)
+        store.history.append("s", [NewEntry("x", usage=usage, response_model=HOSTILE, tool_name=HOSTILE)])
+        store.cache.set("text", HOSTILE)
+        store.cache.set("bytes", HOSTILE.encode())
+
+
+def on_a_terminal(*arguments: str) -> str:
+    """What a command prints on a terminal."""
+    reader, terminal = pty.openpty()
+    command = [sys.executable, "-c", "from statestore.cli import main; main()", *arguments]
+    done = subprocess.Popen(command, stdout=terminal, stdin=subprocess.DEVNULL)
+    os.close(terminal)
+    printed = b""
+    with suppress(OSError):  # The end of a terminal.
+        while data := os.read(reader, 65536):
+            printed += data
+    os.close(reader)
+    assert done.wait() == 0
+    return printed.decode()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", "usage-by-user", "--csv"),
+        ("report", "usage-by-user"),
+        ("cache", "get", "text"),
+        ("cache", "get", "bytes"),
+    ],
+)
+def test_nothing_of_others_steers_a_terminal(sqlite_url: str, arguments: tuple[str, ...]) -> None:
+    hostile(sqlite_url)
+    printed = on_a_terminal(*arguments, "--url", sqlite_url)
+    assert not set("\x1b\x07\u202e\u2066\x9b") & set(printed)
+    assert r"a\x1b]0;title\x07b\u202e" in printed
+
+
+def test_csv_that_goes_elsewhere_has_the_data_as_they_are(sqlite_url: str) -> None:
+    hostile(sqlite_url)
+    assert [row["user_id"] for row in table(sqlite_url, "usage-by-user")] == [HOSTILE]
+
+
+def test_the_page_shows_what_would_hide_a_part_of_it(sqlite_url: str) -> None:
+    hostile(sqlite_url)
+    page = report(sqlite_url, "--html", "-").stdout
+    assert not set("\x1b\x07\u202e\u2066\x9b") & set(page)
+    assert r"a\x1b]0;title\x07b\u202egnp.exe\u2066\x9b31m" in page
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_page_is_its_owners_alone_and_overwrites_nothing_unasked(sqlite_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    report(sqlite_url, "--html", str(file))
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.write_text("mine")
+    file.chmod(0o644)
+    refused = report(sqlite_url, "--html", str(file))
+    assert (refused.exit_code, file.read_text()) == (1, "mine")
+    assert "--replace" in refused.output
+    assert report(sqlite_url, "--html", str(file), "--replace").exit_code == 0
+    assert file.read_text().startswith("<!doctype html>")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert sorted(tmp_path.glob("*report*")) == [file]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["to a file", "to nothing"])
+@pytest.mark.parametrize("replace", [(), ("--replace",)])
+def test_a_page_does_not_follow_links(sqlite_url: str, tmp_path: Path, there: bool, replace: tuple[str, ...]) -> None:
+    other, file = tmp_path / "other", tmp_path / "report.html"
+    if there:
+        other.write_text("somebody's")
+    file.symlink_to(other)
+    refused = report(sqlite_url, "--html", str(file), *replace)
+    assert refused.exit_code == 1
+    assert "is a link" in refused.output
+    assert file.is_symlink()
+    assert other.read_text() == "somebody's" if there else not other.exists()

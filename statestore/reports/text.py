@@ -1,0 +1,27 @@
+"""Text of others, made safe to be shown: on a terminal, and on a page."""
+
+import html
+import re
+
+# Control characters, those that turn the direction of writing around, and what no encoding can write.
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE_IN_TEXT = re.compile(UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+
+
+def visible(value: str) -> str:
+    """One line of text, its control characters escaped."""
+    return UNSAFE.sub(_escape, value)
+
+
+def visible_text(value: str) -> str:
+    """As `visible`, but lines and tabs stay."""
+    return _UNSAFE_IN_TEXT.sub(_escape, value)
+
+
+def escape(value: str) -> str:
+    """One line of text as HTML that shows it: what could hide or turn a part of it around is written out."""
+    return html.escape(visible(value))
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
