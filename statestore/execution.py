@@ -258,7 +258,9 @@ class BoundRunner:
     ) -> None:
         """*timeout*: how long each call may take, in seconds. *read_only*: no call may write. *elsewhere*: as above."""
         self._connection = connection
-        self._link = Link(connection, dialect, settings, in_transaction=True, holds_reads=holds_reads)
+        self._link = Link(
+            connection, dialect, settings, in_transaction=True, holds_reads=holds_reads, read_only=read_only
+        )
         self._timeout = timeout
         self._read_only = read_only
         self._elsewhere = elsewhere

@@ -227,7 +227,7 @@ def _is_read_only(connection: Any) -> bool:
 class Link:
     """A connection, checked out for one operation or one transaction. Never commits."""
 
-    __slots__ = ("_common", "_cursor", "_now", "dialect", "holds_reads", "in_transaction", "settings")
+    __slots__ = ("_common", "_cursor", "_now", "dialect", "holds_reads", "in_transaction", "read_only", "settings")
 
     def __init__(
         self,
@@ -237,6 +237,7 @@ class Link:
         *,
         in_transaction: bool = False,
         holds_reads: bool = False,
+        read_only: bool = False,
     ) -> None:
         self._cursor = connection.cursor
         self._now: datetime | None = None
@@ -244,6 +245,8 @@ class Link:
         self.dialect = dialect
         self.settings = settings
         self.in_transaction = in_transaction
+        # The caller wants nothing to be written, so that the transaction stands in nobody's way.
+        self.read_only = read_only
         # In a transaction of the caller's on PostgreSQL: what is read must be locked, so that nobody changes it before
         # the transaction ends. SQLite's single writer gives that by itself, and where nothing can be written, nothing
         # can be lost either.

@@ -25,6 +25,7 @@ class StoreOperations:
         max_tokens: int | None = None,
         tokenizer: Tokenizer | None = None,
         keep_system: bool = False,
+        keep_newest: bool = True,
         include_summaries: bool = False,
         create: bool = False,
         lease: Lease | None = None,
@@ -36,10 +37,11 @@ class StoreOperations:
 
         Args:
             session_id: The session.
-            max_entries: As for `history.window`, like the next four.
+            max_entries: As for `history.window`, like the next five.
             max_tokens: …
             tokenizer: …
             keep_system: …
+            keep_newest: …
             include_summaries: …
             create: Where there is no such session, begin with nothing, and let the commit make it.
             lease: Begin and commit only while this lease holds.
@@ -57,6 +59,7 @@ class StoreOperations:
             max_tokens=max_tokens,
             tokenizer=tokenizer,
             keep_system=keep_system,
+            keep_newest=keep_newest,
             include_summaries=include_summaries,
         )
         return turn.turn(self._runner, session_id, limits.check(), create=create, lease=lease)
@@ -83,6 +86,7 @@ class AsyncStoreOperations:
         max_tokens: int | None = None,
         tokenizer: Tokenizer | None = None,
         keep_system: bool = False,
+        keep_newest: bool = True,
         include_summaries: bool = False,
         create: bool = False,
         lease: Lease | None = None,
@@ -96,6 +100,7 @@ class AsyncStoreOperations:
             max_tokens=max_tokens,
             tokenizer=tokenizer,
             keep_system=keep_system,
+            keep_newest=keep_newest,
             include_summaries=include_summaries,
         )
         return turn.turn_async(self._runner, session_id, limits.check(), create=create, lease=lease)

@@ -36,51 +36,64 @@ ALSO = f"""CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
     THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN {_FORK} ELSE 0 END
         + CASE WHEN {session_rows.EXTENSION_DUE} THEN {_EXTENSION_DUE} ELSE 0 END END"""
 
-# One round trip, for all sessions that are no forks: the rows of a session are all of its history. On PostgreSQL the
-# rows come from a subquery that is closed to the planner by OFFSET 0, so that the bounds always end up in the index
-# scan; in a plain join it may take them for a filter, and read the whole session. A subquery keeps its order here.
-_READ = Statement(
-    postgresql=f"""
-    SELECT {ALSO}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
-        SELECT {entry_rows.COLUMNS} FROM {{history_entries}} AS h
-        WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq BETWEEN {_FROM} AND {_TO}
-        ORDER BY h.seq OFFSET 0) AS h ON true
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
-    sqlite=f"""
-    SELECT {ALSO}, {entry_rows.COLUMNS} FROM {{sessions}} AS s
-    LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
-        AND h.seq BETWEEN {_FROM} AND {_TO}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
-    ORDER BY h.seq""",
-)
 
-# For any session, but made for forks. The bounds of the window are inside the join with its segments, so that each
-# segment reads only its share. In no order.
-_READ_FORK = Statement(
-    postgresql=f"""
-    SELECT {ALSO}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
-        SELECT h.* FROM (
-            SELECT s.session_id AS owner, {_FROM} AS from_seq, {_TO} AS to_seq
-            UNION ALL
-            SELECT g.owner_session_id, greatest(g.from_seq, {_FROM}), least(g.to_seq, {_TO})
-            FROM {{session_segments}} AS g WHERE g.namespace = :namespace AND g.session_id = :session_id
-                AND g.from_seq <= {_TO} AND g.to_seq >= {_FROM}
-        ) AS piece CROSS JOIN LATERAL (
-            SELECT {entry_rows.COLUMNS} FROM {{history_entries}} AS h WHERE h.namespace = :namespace
-            AND h.session_id = piece.owner AND h.seq BETWEEN piece.from_seq AND piece.to_seq OFFSET 0) AS h
-    ) AS h ON true
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
-    sqlite=f"""
-    SELECT {ALSO}, {entry_rows.COLUMNS} FROM {{sessions}} AS s
-    LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
-        AND h.seq BETWEEN {_FROM} AND {_TO}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
-    UNION ALL
-    SELECT {ALSO}, {entry_rows.COLUMNS} FROM {{sessions}} AS s
-    JOIN {{session_segments}} AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
-    CROSS JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
-        AND h.seq BETWEEN max(g.from_seq, {_FROM}) AND min(g.to_seq, {_TO})
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
+def _statements(columns: str) -> tuple[Statement, Statement]:
+    """How entries are read: of sessions that are no forks, and of any."""
+    # One round trip, for all sessions that are no forks: the rows of a session are all of its history. On PostgreSQL
+    # they come from a subquery that is closed to the planner by OFFSET 0, so that the bounds always end up in the index
+    # scan; in a plain join it may take them for a filter, and read the whole session. A subquery keeps its order here.
+    plain = Statement(
+        postgresql=f"""
+        SELECT {ALSO}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
+            SELECT {columns} FROM {{history_entries}} AS h
+            WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq BETWEEN {_FROM} AND {_TO}
+            ORDER BY h.seq OFFSET 0) AS h ON true
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
+        sqlite=f"""
+        SELECT {ALSO}, {columns} FROM {{sessions}} AS s
+        LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+            AND h.seq BETWEEN {_FROM} AND {_TO}
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
+        ORDER BY h.seq""",
+    )
+
+    # For any session, but made for forks. The bounds of the window are inside the join with its segments, so that each
+    # segment reads only its share. In no order.
+    fork = Statement(
+        postgresql=f"""
+        SELECT {ALSO}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
+            SELECT h.* FROM (
+                SELECT s.session_id AS owner, {_FROM} AS from_seq, {_TO} AS to_seq
+                UNION ALL
+                SELECT g.owner_session_id, greatest(g.from_seq, {_FROM}), least(g.to_seq, {_TO})
+                FROM {{session_segments}} AS g WHERE g.namespace = :namespace AND g.session_id = :session_id
+                    AND g.from_seq <= {_TO} AND g.to_seq >= {_FROM}
+            ) AS piece CROSS JOIN LATERAL (
+                SELECT {columns} FROM {{history_entries}} AS h WHERE h.namespace = :namespace
+                AND h.session_id = piece.owner AND h.seq BETWEEN piece.from_seq AND piece.to_seq OFFSET 0) AS h
+        ) AS h ON true
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
+        sqlite=f"""
+        SELECT {ALSO}, {columns} FROM {{sessions}} AS s
+        LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+            AND h.seq BETWEEN {_FROM} AND {_TO}
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
+        UNION ALL
+        SELECT {ALSO}, {columns} FROM {{sessions}} AS s
+        JOIN {{session_segments}} AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
+        CROSS JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+            AND h.seq BETWEEN max(g.from_seq, {_FROM}) AND min(g.to_seq, {_TO})
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
+    )
+    return plain, fork
+
+
+_READ, _READ_FORK = _statements(entry_rows.COLUMNS)
+
+# The same without the content of large entries, which is null then.
+_CONTENT = "CAST(h.content AS text)"
+_READ_SMALL, _READ_FORK_SMALL = _statements(
+    entry_rows.COLUMNS.replace(_CONTENT, f"CASE WHEN h.content_bytes <= :largest THEN {_CONTENT} ELSE 'null' END")
 )
 
 _IDS_POSTGRESQL = "h.entry_id = ANY (:entry_ids)"
@@ -106,19 +119,32 @@ def read(
     after: int | None = None,
     before: int | None = None,
     limit: int | None = None,
+    largest: int | None = None,
 ) -> list[Entry]:
     """The entries of a range, oldest first. Extends the session's TTL.
+
+    Args:
+        link: The connection.
+        session_id: The session.
+        last: As for `history.read`, like the next three.
+        after: …
+        before: …
+        limit: …
+        largest: Leave the content of larger ones out, in bytes of JSON: it is None then.
 
     Raises:
         SessionNotFoundError: No such session, or it has expired.
     """
     window = window_of(last, after, before, limit)
+    plain, fork = (_READ, _READ_FORK) if largest is None else (_READ_SMALL, _READ_FORK_SMALL)
+    if largest is not None:
+        window["largest"] = largest
     known = session_id in link.settings.forks
-    also, entries = _read(link, _READ_FORK if known else _READ, session_id, window, look_for_fork=not known)
+    also, entries = _read(link, fork if known else plain, session_id, window, look_for_fork=not known)
     if also & _FORK and not known:
         known = True
         link.settings.forks.add(session_id)
-        also, entries = _read(link, _READ_FORK, session_id, window)
+        also, entries = _read(link, fork, session_id, window)
     if also & _EXTENSION_DUE:
         session_rows.extend(link, session_id)
     if known:

@@ -188,6 +188,8 @@ def now(link: Link) -> datetime:
 
 def extend(link: Link, session_id: str) -> Row | None:
     """Move the end of a session with a TTL away from now, where that can be written, and return its row."""
+    if link.read_only:
+        return None
     try:
         return link.one(_EXTEND, session_id=session_id)
     except Exception as exc:

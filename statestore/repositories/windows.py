@@ -19,6 +19,8 @@ Tokenizer = Callable[[str], int]
 
 # Read from the end in pieces that grow: a small window should not pay for a large one, nor a large one in round trips.
 _FIRST_CHUNK, _LONGEST_CHUNK = 64, 512
+# Larger entries are left out of these pieces, and read one by one if the window comes so far: most of them do not fit.
+_LARGE = 64 * 1024
 _CHARACTERS_A_TOKEN = 4
 
 
@@ -35,6 +37,7 @@ class Limits:
     max_tokens: int | None = None
     tokenizer: Tokenizer | None = None
     keep_system: bool = False
+    keep_newest: bool = True
     include_summaries: bool = False
 
     def check(self) -> "Limits":
@@ -68,6 +71,7 @@ class WindowsRepository(Repository):
         max_tokens: int | None = None,
         tokenizer: Tokenizer | None = None,
         keep_system: bool = False,
+        keep_newest: bool = True,
         include_summaries: bool = False,
     ) -> Window:
         """The newest whole turns that fit, oldest first. Extends the session's TTL.
@@ -75,8 +79,9 @@ class WindowsRepository(Repository):
         A tool result never comes without its call, nor is a call cut off from its result; a call that has no result
         yet is returned as it is. A result without an id belongs to the nearest call before it, of its turn and of the
         tool that it names, that no other result belongs to. Where not even the newest turn fits, as much of its end as
-        does, from a position between two steps of the agent; nothing, where not even that fits. Reads as much as it
-        needs, from the end.
+        does, from a position between two steps of the agent. Where not even that fits *max_tokens*, the least that can
+        be sent all the same, its last step: `Window.tokens` says that it is too much. Reads as much as it needs, from
+        the end.
 
         Args:
             session_id: The session.
@@ -85,6 +90,7 @@ class WindowsRepository(Repository):
             tokenizer: Counts the tokens of a text: of a message its content and its tool calls, of another content its
                 JSON. Without it four characters are taken for one token.
             keep_system: Begin with the session's first entry if that is of role `system`, however far back; it counts.
+            keep_newest: False for an empty window where not even the last step fits *max_tokens*.
             include_summaries: Put the summaries of what is not in the window into `Window.summaries`. They count
                 against *max_tokens*, with their own `token_count` if they have one. Where not all of them fit beside
                 the newest entries, the oldest are left out.
@@ -99,6 +105,7 @@ class WindowsRepository(Repository):
             max_tokens=max_tokens,
             tokenizer=tokenizer,
             keep_system=keep_system,
+            keep_newest=keep_newest,
             include_summaries=include_summaries,
         ).check()
         return read(self._link, session_id, limits)
@@ -110,16 +117,26 @@ def read(link: Link, session_id: str, limits: Limits, *, before: int | None = No
     past = summaries.read(link, session_id) if limits.include_summaries else []
     scan = _Scan(limits, system, past)
     chunk = _FIRST_CHUNK if limits.max_tokens is not None else entry_reads.FAR
+    largest = None if limits.max_tokens is None else _LARGE
     while True:
         wanted = chunk if limits.max_entries is None else min(chunk, limits.max_entries - len(scan.entries) + 1)
-        entries = entry_reads.read(link, session_id, last=wanted, before=before)
+        entries = entry_reads.read(link, session_id, last=wanted, before=before, largest=largest)
         for entry in reversed(entries):
-            if not scan.take(entry):
+            whole: Entry | None = entry
+            if largest is not None and entry.content_bytes > largest and scan.has_room:
+                whole = _whole(link, session_id, entry)
+            if whole is None or not scan.take(whole):
                 return scan.result()
         if len(entries) < wanted:
             scan.at_start()
             return scan.result()
         before, chunk = entries[0].seq, min(2 * chunk, _LONGEST_CHUNK)
+
+
+def _whole(link: Link, session_id: str, entry: Entry) -> Entry | None:
+    """The entry with its content; None where it has gone meanwhile."""
+    found = entry_reads.read(link, session_id, after=entry.seq - 1, before=entry.seq + 1)
+    return found[0] if found and found[0].entry_id == entry.entry_id else None
 
 
 def _leading_system(link: Link, session_id: str, before: int | None) -> Entry | None:
@@ -146,6 +163,11 @@ class _Scan:
         # How many of the newest entries fit, up to a cut between turns, and between steps within a turn.
         self._turns = self._steps = 0
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one entry more could be taken."""
+        return self._limits.max_entries is None or len(self.entries) < self._limits.max_entries
+
     def take(self, entry: Entry) -> bool:
         """Go one entry back; false where it does not fit any more, nor would anything further back."""
         max_entries, max_tokens = self._limits.max_entries, self._limits.max_tokens
@@ -155,7 +177,7 @@ class _Scan:
         if max_entries is not None and len(self.entries) + 1 + aside > max_entries:
             return False
         if max_tokens is not None and self._tokens + self._cost(entry) + reserved > max_tokens:
-            return False
+            return self._must_take(entry)
         self.entries.append(entry)
         self._tokens += self._cost(entry)
         self._open.take(entry)
@@ -167,6 +189,17 @@ class _Scan:
             if entry.role == "user":
                 self._turns = len(self.entries)
         return True
+
+    def _must_take(self, entry: Entry) -> bool:
+        """Go one entry back although it does not fit: there is nothing yet that could be sent."""
+        if not self._limits.keep_newest or self._steps or len(self.entries) >= _LONGEST_CHUNK:
+            return False
+        self.entries.append(entry)
+        self._tokens += self._cost(entry)
+        self._open.take(entry)
+        if not self._open:
+            self._steps = len(self.entries)
+        return bool(self._open)
 
     def at_start(self) -> None:
         """There is nothing more: what stands before the first turn belongs to it, but for results without a call."""

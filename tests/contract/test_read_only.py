@@ -120,6 +120,21 @@ def test_who_has_no_right_to_write_can_read(unprivileged: Store) -> None:
         unprivileged.sessions.touch("s")
 
 
+def test_a_transaction_that_only_reads_extends_nothing(
+    due: None, open_store: Callable[..., Store], content: Content, clock: MovableClock
+) -> None:
+    store = open_store(clock=clock)
+    before = content.rows("sessions")
+    # `open` may have to write, and is refused as all that may.
+    reads = [read for name, read in READS.items() if name != "sessions.open"]
+    with store.transaction(read_only=True) as tx, store.transaction() as writing:
+        assert [read(tx) for read in reads] == ["a"] * len(reads)
+        # It stands in nobody's way, either.
+        writing.history.append("other", [NewEntry("b")], create=True)
+        assert [read(tx) for read in reads] == ["a"] * len(reads)
+    assert [row for row in content.rows("sessions") if row["session_id"] != "other"] == before
+
+
 def test_where_it_can_be_written_a_read_extends(
     due: None, open_store: Callable[..., Store], content: Content, clock: MovableClock
 ) -> None:

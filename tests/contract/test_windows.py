@@ -9,6 +9,7 @@ import pytest
 from statestore import InvalidValueError, NewEntry, SessionNotFoundError
 from tests.support.clock import MovableClock
 from tests.support.trajectories import runs
+from tests.support.worlds import entering
 
 Store = Any
 
@@ -272,8 +273,10 @@ def test_the_leading_system_message_is_kept_on_request(
 def test_the_system_message_counts_against_the_tokens(store: Store, fill: Any) -> None:
     fill({"role": "system", "content": "s" * 40}, user("x" * 40), user("y" * 40))
     assert seqs(store, max_tokens=20, keep_system=True) == [1, 3]
-    assert seqs(store, max_tokens=10, keep_system=True) == [1]
-    assert seqs(store, max_tokens=9, keep_system=True) == []
+    assert seqs(store, max_tokens=10, keep_system=True) == [1, 3]
+    assert seqs(store, max_tokens=9, keep_system=True) == [3]
+    assert seqs(store, max_tokens=10, keep_system=True, keep_newest=False) == [1]
+    assert seqs(store, max_tokens=9, keep_system=True, keep_newest=False) == []
     assert seqs(store, max_tokens=30, keep_system=True) == [1, 2, 3]
 
 
@@ -314,6 +317,83 @@ def test_where_not_all_summaries_fit_the_oldest_are_left_out(store: Store, fill:
         store.history.add_summary("s", "z" * 40, start_seq=start, end_seq=start)
     window = store.history.window("s", max_tokens=30, include_summaries=True)
     assert ([entry.seq for entry in window], [s.start_seq for s in window.summaries]) == ([4], [2, 3])
+
+
+LONG = "x" * 4000
+# What is last, and the least of it that can be sent.
+NEWEST: dict[str, tuple[list[Any], list[int]]] = {
+    "a message": ([user(LONG)], [3]),
+    "an answer": ([user(), said(LONG)], [4]),
+    "a call": ([user(), called("c"), result("c"), called("d")], [6]),
+    "a result": ([user(), called("c"), result("c", LONG)], [4, 5]),
+    "a result of two": ([user(), called("c", "d"), result("c", LONG), result("d")], [4, 5, 6]),
+    "a small result": ([user(LONG), called("c"), result("c")], [4, 5]),
+    "a result that came late": ([user(), called("c"), user(LONG), said(), result("c")], [4, 5, 6, 7]),
+    "an answer behind a result": ([user(), called("c"), result("c", LONG), said(LONG)], [6]),
+}
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1, 4])
+@pytest.mark.parametrize("newest", NEWEST)
+def test_the_newest_is_there_even_if_it_is_too_large(store: Store, fill: Any, newest: str, max_tokens: int) -> None:
+    entries, expected = NEWEST[newest]
+    fill(user(), said(), *entries)
+    window = store.history.window("s", max_tokens=max_tokens)
+    assert [entry.seq for entry in window] == expected
+    assert (window.tokens or 0) > max_tokens
+    assert whole(window, store.history.read("s"))
+    assert store.history.window("s", max_tokens=max_tokens, keep_newest=False) == []
+    with entering(store, store.turn("s", max_tokens=max_tokens)) as turn:
+        assert turn.window == window
+    with entering(store, store.turn("s", max_tokens=max_tokens, keep_newest=False)) as turn:
+        assert turn.window == []
+
+
+def test_a_limit_of_entries_holds_whatever_the_newest_is(store: Store, fill: Any) -> None:
+    fill(user(), called("c"), result("c", LONG))
+    assert seqs(store, max_entries=1, max_tokens=1) == []
+    assert seqs(store, max_entries=0, max_tokens=1) == []
+    assert seqs(store, max_entries=2, max_tokens=1) == [2, 3]
+
+
+def test_a_result_without_a_call_makes_no_window(store: Store, fill: Any) -> None:
+    fill(user(), called("c"), result("c", LONG))
+    store.history.trim("s", keep_last=1)
+    assert seqs(store, max_tokens=1) == []
+
+
+IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A" * 200_000}}
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_of_large_entries_no_more_are_read_than_are_needed(
+    open_store: Any, monkeypatch: pytest.MonkeyPatch, forked: bool
+) -> None:
+    from statestore.repositories import entry_rows
+
+    store = open_store()
+    store.sessions.create("s")
+    store.history.append("s", [{"role": "user", "content": [IMAGE]} for _ in range(15)])
+    store.history.append("s", [user("new")])
+    if forked:
+        store.sessions.fork("s", "fork")
+    name = "fork" if forked else "s"
+    stored = store.history.read(name)
+    contents: list[str] = []
+    build = entry_rows.from_rows
+
+    def count(link: Any, session_id: str, rows: Any) -> Any:
+        contents.extend(row[6] for row in rows)
+        return build(link, session_id, rows)
+
+    monkeypatch.setattr(entry_rows, "from_rows", count)
+    for max_tokens, size, large in ((10, 1, 1), (50_100, 2, 2), (100_200, 3, 3), (10**7, 16, 15)):
+        contents.clear()
+        assert store.history.window(name, max_tokens=max_tokens) == stored[16 - size :]
+        assert sum(len(text) > 100_000 for text in contents) == large
+    contents.clear()
+    assert store.history.window(name, max_entries=3, max_tokens=10**7) == stored[13:]
+    assert sum(len(text) > 100_000 for text in contents) == 2
 
 
 def test_a_fork_has_a_window_on_what_it_sees(store: Store, fill: Any) -> None:
@@ -405,7 +485,10 @@ def test_no_budget_tears_a_call_from_its_result_in_the_real_runs(open_store: Any
             assert window == history[len(history) - len(window) :]
         total = store.history.window(name, max_tokens=10**9).tokens or 0
         for budget in range(1, total + 2, max(1, total // 40)):
-            window = store.history.window(name, max_tokens=budget)
+            window = store.history.window(name, max_tokens=budget, keep_newest=False)
             assert (window.tokens or 0) <= budget
+            if not window:
+                window = store.history.window(name, max_tokens=budget)
+                assert window[-1] == history[-1]
             assert whole(window, history), (number, budget)
         assert len(store.history.window(name, max_tokens=total)) == len(history)

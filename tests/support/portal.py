@@ -100,8 +100,8 @@ class BlockingStore(Blocking):
             self._portal.run(self.engine.dispose())
 
     @contextmanager
-    def transaction(self, **kwargs: Any) -> Iterator[Blocking]:
-        with self._portal.enter(self._target.transaction(**kwargs)) as tx:
+    def transaction(self, **how: Any) -> Iterator[Blocking]:
+        with self._portal.enter(self._target.transaction(**how)) as tx:
             yield Blocking(self._portal, tx)
 
     def __enter__(self) -> "BlockingStore":
