@@ -97,7 +97,9 @@ class Copy:
         if output is None:
             return Outcome(False, seconds, f"no end within {limit:.0f} s")
         failed, last = _said(output)
-        return Outcome(process.returncode == 0, seconds, (failed or [last])[0], tuple(failed))
+        # Without that line nothing was tested, whatever the exit code says.
+        passed = process.returncode == 0 and " passed" in last
+        return Outcome(passed, seconds, (failed or [last])[0], tuple(failed))
 
 
 def _end(process: subprocess.Popen[str]) -> None:
