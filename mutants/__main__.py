@@ -84,10 +84,11 @@ def judge(copy: Copy, module: Path, changed: str) -> tuple[str, str]:
     if not tests:
         return "not judged", "no tests are named for it"
     baseline = copy.baseline(tests)
-    if not baseline.passed:
-        return "not judged", f"its tests fail without it: {baseline.by}"
+    if not baseline.passed and not baseline.failed:
+        return "not judged", f"its tests do not run without it either: {baseline.by}"
     outcome = copy.trial(module, changed, tests)
-    return "SURVIVED" if outcome.passed else "noticed", f"{outcome.by} ({outcome.seconds:.0f} s)"
+    without = f", without {', '.join(baseline.failed)}, which fail anyway" if baseline.failed else ""
+    return "SURVIVED" if outcome.passed else "noticed", f"{outcome.by} ({outcome.seconds:.0f} s{without})"
 
 
 def place(module: Path, mutation: Mutation, source: str) -> str:

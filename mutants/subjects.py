@@ -68,6 +68,7 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("sqlite_files.py", ("tests/sqlite", f"{_C}connections.py")),
     ("group*.py", _GROUPS),
     ("*_groups.py", _GROUPS),
+    ("listening.py", ("tests/live/test_follow*.py",)),
     ("courses.py", (f"{_C}sweep.py", "tests/live/test_portable*.py")),
     ("genai_prices.py", ("tests/usage/test_prices.py",)),
     ("turnstile.py", ("tests/unit/test_turnstile.py", *_GROUPS)),
@@ -94,8 +95,8 @@ def floors() -> tuple[str, ...]:
     return (
         "async_database", "bounded", "connection_errors", "connections", "courses", "database", "deadlines",
         "driver_errors", "engine_database", "engines", "execution", "forking", "group_calls", "grouping", "hosts",
-        "pooler", "slots", "sqlite_files", "task_groups", "thread_groups", "threaded_database", "turnstile", "waits",
-        "watchdog", "workers",
+        "listening", "pooler", "slots", "sqlite_files", "task_groups", "thread_groups", "threaded_database",
+        "turnstile", "waits", "watchdog", "workers",
     )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ from statestore.sql import Dialect, DialectName, Row
 
 Durability = Literal["full", "normal"]
 DEFAULT_URL = "sqlite:///statestore.db"
+# The first with RETURNING.
+OLDEST_SQLITE = (3, 35)
 
 # A peer that is gone without a word is noticed in half a minute, not in the two hours of most systems.
 _NETWORK = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
@@ -86,7 +88,17 @@ def dialect_of(engine: Engine, schema_name: str, *, server_time: bool) -> Dialec
         raise InvalidValueError(
             "engine", f"{name}+{driver} is not supported; use postgresql+psycopg, sqlite or sqlite+aiosqlite"
         )
+    if name == "sqlite":
+        _check_sqlite_version(engine.dialect.dbapi)
     return Dialect(names[name], schema_name=schema_name, server_time=server_time)
+
+
+def _check_sqlite_version(driver: Any) -> None:
+    if driver.sqlite_version_info < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise InvalidValueError(
+            "engine", f"this Python has SQLite {driver.sqlite_version}; use one with SQLite {oldest} or newer"
+        )
 
 
 def check_sqlite_settings(query: Callable[[str], Row | None], durability: Durability) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sqlite3
 import stat
 import threading
 from collections.abc import Callable
@@ -10,12 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import psycopg
 import pytest
 
 from statestore import (
     CommitUnknownError,
     ConflictError,
+    InvalidValueError,
     NewEntry,
     ReadOnlyError,
     SchemaMissingError,
@@ -512,6 +515,17 @@ def test_a_server_without_tables_is_refused_with_the_command(
     with pytest.raises(SchemaMissingError) as caught:
         connect(empty_postgres_url)
     assert "statestore migrate up" in str(caught.value)
+
+
+def test_a_sqlite_that_is_too_old_is_refused(
+    connect: Callable[..., Store], empty_sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (sqlite3.dbapi2, aiosqlite):
+        monkeypatch.setattr(module, "sqlite_version", "3.34.1")
+        monkeypatch.setattr(module, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(InvalidValueError) as caught:
+        connect(empty_sqlite_url)
+    assert "has SQLite 3.34.1; use one with SQLite 3.35 or newer" in str(caught.value)
 
 
 @OWN_ENGINE

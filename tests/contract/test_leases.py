@@ -89,6 +89,26 @@ def test_the_lease_of_a_session_that_has_expired_holds_no_more(store: Store, clo
     assert store.sessions.release(lease) is False
 
 
+def test_work_under_a_lease_does_not_begin_in_a_session_that_has_expired(store: Store, clock: MovableClock) -> None:
+    store.sessions.create("short", ttl=TTL / 2)
+    lease = store.sessions.acquire("short", owner="a", ttl=TTL)
+    clock.now += TTL / 2
+    with pytest.raises(SessionNotFoundError), entering(store, lease):
+        pytest.fail("the block must not run")
+
+
+def test_a_lease_is_for_its_own_session_alone(store: Store, session: str) -> None:
+    store.sessions.create("other")
+    lease = store.sessions.acquire(session, owner="a", ttl=TTL)
+    astray = Lease(session_id="other", owner="a", token=lease.token, ttl=TTL, until=lease.until)
+    assert store.sessions.release(astray) is False
+    for work in (store.sessions.renew, lambda lease: store.history.append("other", say("x"), lease=lease)):
+        with pytest.raises(StaleLeaseError):
+            work(astray)
+    assert store.history.count("other") == 0
+    assert store.sessions.release(lease) is True
+
+
 def test_tokens_grow_however_fast_leases_change_hands(store: Store, session: str) -> None:
     tokens = []
     for _ in range(20):

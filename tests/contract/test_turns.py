@@ -55,6 +55,13 @@ def test_a_turn_takes_the_limits_of_a_window(store: Store, session: str) -> None
         assert len(turn.window.summaries) == 1
 
 
+def test_a_turn_that_has_not_seen_the_newest_entry_may_add_to_it(store: Store, session: str) -> None:
+    with entering(store, store.turn(session, max_entries=0)) as turn:
+        assert len(turn.window) == 0
+        turn.append(say("d"))
+    assert [entry.content["content"] for entry in store.history.read(session)] == ["a", "b", "c", "d"]
+
+
 def test_its_end_commits_entries_and_state_together(store: Store, session: str) -> None:
     with entering(store, store.turn(session)) as turn:
         turn.append(say("question"))

@@ -95,9 +95,11 @@ class BlockingStore(Blocking):
     engine: AsyncEngine | None = None
 
     def close(self) -> None:
-        self._portal.run(self._target.close())
-        if self.engine is not None:
-            self._portal.run(self.engine.dispose())
+        try:
+            self._portal.run(self._target.close())
+        finally:
+            if self.engine is not None:
+                self._portal.run(self.engine.dispose())
 
     @contextmanager
     def transaction(self, **how: Any) -> Iterator[Blocking]:
