@@ -1,4 +1,4 @@
-"""The course of removing a session or a user: one transaction that hides all of it, and batches that delete it."""
+"""The courses of removing much: users, large sessions and long histories, in transactions that hold nobody up."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,12 +8,33 @@ from statestore.courses import Course
 from statestore.repositories.base import Call
 from statestore.repositories.erasure import ErasureRepository
 from statestore.repositories.expiry_batch import Batch
+from statestore.repositories.shortening import ShorteningRepository
 from statestore.values import ErasureReceipt
 
 Progress: TypeAlias = Callable[[ErasureReceipt], object]
 
-# Rows in one transaction.
+# Rows in one transaction; and entries, where each part that forks see changes a row for each of them.
 BATCH = 1000
+ENTRIES = 5000
+
+
+def trim(session_id: str, keep_last: int) -> Course[int]:
+    """See `History.trim`."""
+    gone, more = 0, True
+    while more:
+        step = Call(ShorteningRepository, ShorteningRepository.trim, (session_id, keep_last, ENTRIES))
+        count, more = yield step
+        gone += count
+    return gone
+
+
+def clear(session_id: str) -> Course[int]:
+    """See `History.clear`."""
+    gone, more = 0, True
+    while more:
+        count, more = yield Call(ShorteningRepository, ShorteningRepository.clear, (session_id, ENTRIES))
+        gone += count
+    return gone
 
 
 def delete(session_id: str) -> Course[bool]:

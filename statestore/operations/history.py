@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 
-from statestore import follow, iterating
+from statestore import erasing, follow, iterating
+from statestore.courses import run, run_async
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
 from statestore.repositories.history import HistoryRepository
 from statestore.values import Entry
@@ -18,8 +19,6 @@ class History(Group):
     count = operation(HistoryRepository.count)
     window = operation(HistoryRepository.window)
     pop_last = operation(HistoryRepository.pop_last)
-    trim = operation(HistoryRepository.trim)
-    clear = operation(HistoryRepository.clear)
     add_summary = operation(HistoryRepository.add_summary)
     summaries = operation(HistoryRepository.summaries)
 
@@ -38,6 +37,34 @@ class History(Group):
             SessionNotFoundError: No such session, or it was deleted or has expired meanwhile.
         """
         return iterating.iterate(self._runner, session_id, batch)
+
+    def trim(self, session_id: str, *, keep_last: int) -> int:
+        """Let go of all entries but the newest *keep_last*. Positions stay as they are; forks keep what they see.
+
+        More than 5,000 go in parts, the oldest first, each in a short transaction of its own, so that nobody waits for
+        long. Inside a caller's transaction it is all or none.
+
+        Returns:
+            How many entries went.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired. Nothing was written, unless it went meanwhile.
+        """
+        return run(self._runner, erasing.trim(session_id, keep_last))
+
+    def clear(self, session_id: str) -> int:
+        """Empty the history, summaries included; the next entry is number 1 again. Forks keep what they see.
+
+        The session itself and its state stay. More than 5,000 entries go in parts, as by `trim`; the last part empties
+        the history, what was appended meanwhile included.
+
+        Returns:
+            How many entries went.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired. Nothing was written, unless it went meanwhile.
+        """
+        return run(self._runner, erasing.clear(session_id))
 
     def follow(self, session_id: str, *, after: int | None = None, timeout: timedelta | None = None) -> Iterator[Entry]:
         """Pass on what is appended to a session, as it comes: `for entry in store.history.follow(…)`.
@@ -73,14 +100,22 @@ class AsyncHistory(AsyncGroup):
     count = async_operation(HistoryRepository.count)
     window = async_operation(HistoryRepository.window)
     pop_last = async_operation(HistoryRepository.pop_last)
-    trim = async_operation(HistoryRepository.trim)
-    clear = async_operation(HistoryRepository.clear)
     add_summary = async_operation(HistoryRepository.add_summary)
     summaries = async_operation(HistoryRepository.summaries)
 
     def iterate(self, session_id: str, *, batch: int = 500) -> AsyncIterator[Entry]:
         """The entries of a session, oldest first: `async for entry in history.iterate(…)`. See `History.iterate`."""
         return iterating.iterate_async(self._runner, session_id, batch)
+
+    async def trim(self, session_id: str, *, keep_last: int) -> int:
+        return await run_async(self._runner, erasing.trim(session_id, keep_last))
+
+    trim.__doc__ = History.trim.__doc__
+
+    async def clear(self, session_id: str) -> int:
+        return await run_async(self._runner, erasing.clear(session_id))
+
+    clear.__doc__ = History.clear.__doc__
 
     def follow(
         self, session_id: str, *, after: int | None = None, timeout: timedelta | None = None

@@ -1,6 +1,6 @@
 """Forks of sessions, and where a session comes from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from statestore import checks, ids
@@ -8,7 +8,7 @@ from statestore.errors import ConflictError, InvalidValueError, SessionExistsErr
 from statestore.repositories import segments, session_columns, session_life, session_rows
 from statestore.repositories.base import Repository, reads, writes_once
 from statestore.repositories.segments import Segment
-from statestore.sql import Statement
+from statestore.sql import Row, Statement
 from statestore.values import Ancestor, Lineage, Session
 
 _ROOT = Statement("""
@@ -29,20 +29,22 @@ _COPY_SUMMARIES = Statement("""
     SELECT namespace, :fork_id, start_seq, end_seq, content, token_count, created_at FROM {summaries}
     WHERE namespace = :namespace AND session_id = :session_id AND end_seq <= :at_seq""")
 
-# A step needs a row to go on from; the id of a parent that is gone is still known to its child. UNION takes each row
-# once, so that this ends whatever the rows say.
+# A step needs a row to go on from; the id of a parent that is gone is still known to its child. A session younger than
+# its supposed child is another one, made under the id of a parent that was deleted. UNION takes each row once, so that
+# this ends whatever the rows say.
 _UP = """
     WITH RECURSIVE up (session_id, parent_session_id, forked_at_seq, created_at) AS (
-        SELECT session_id, parent_session_id, forked_at_seq, created_at FROM {{sessions}}
+        SELECT session_id, parent_session_id, forked_at_seq, created_at FROM {sessions}
         WHERE namespace = :namespace AND session_id = :session_id
         UNION
         SELECT p.session_id, p.parent_session_id, p.forked_at_seq, p.created_at FROM up
-        JOIN {{sessions}} AS p ON p.namespace = :namespace AND p.session_id = up.parent_session_id{younger})
-    SELECT session_id, parent_session_id, forked_at_seq FROM up WHERE parent_session_id IS NOT NULL{where}"""
-# A session younger than its supposed child is another one, made under the id of a parent that was deleted.
-_ANCESTORS = Statement(_UP.format(younger="\n            AND p.created_at <= up.created_at", where=""))
-# By the ids alone: views and clocks that stand still tell nobody apart by age.
-_COMES_FROM = Statement(_UP.format(younger="", where=" AND parent_session_id = :ancestor_id LIMIT 1"))
+        JOIN {sessions} AS p ON p.namespace = :namespace AND p.session_id = up.parent_session_id
+            AND p.created_at <= up.created_at)
+    SELECT session_id, parent_session_id, forked_at_seq, created_at FROM up WHERE parent_session_id IS NOT NULL"""
+_ANCESTORS = Statement(_UP)
+# Whether a session that is made now would be taken for one that the source comes from: so it is where the clock stands
+# still, or goes back.
+_COMES_FROM = Statement(_UP + " AND parent_session_id = :ancestor_id AND created_at >= {now} LIMIT 1")
 
 _FORKS = Statement("""
     SELECT s.session_id FROM {sessions} AS s
@@ -78,8 +80,8 @@ class ForksRepository(Repository):
         Raises:
             SessionNotFoundError: No such source, or it has expired. Nothing was written.
             SessionExistsError: A living session has the new id. Nothing was written.
-            ConflictError: The source comes from a session with the new id, which was deleted: the fork would be its own
-                ancestor. Nothing was written.
+            ConflictError: The source comes from a session with the new id, which was deleted, and the clock has not
+                gone on since: the fork would be its own ancestor. Nothing was written.
             InvalidValueError: *at_seq* lies behind the end of the source. Nothing was written.
         """
         checks.key(source_id, "source_id")
@@ -140,14 +142,7 @@ class ForksRepository(Repository):
         row = self._link.one(_ROOT, session_id=session_id)
         if row is None:
             raise session_rows.not_found(self._link, session_id)
-        parents = {row[0]: Ancestor(*row[1:]) for row in self._link.all(_ANCESTORS, session_id=session_id)}
-        ancestors: list[Ancestor] = []
-        seen = {session_id}
-        while (parent := parents.get(ancestors[-1].session_id if ancestors else session_id)) is not None:
-            if parent.session_id in seen:
-                break  # Rows that go in a circle: an import of an earlier version may have brought them.
-            seen.add(parent.session_id)
-            ancestors.append(parent)
+        ancestors = _in_order(session_id, self._link.all(_ANCESTORS, session_id=session_id))
         forks = self._link.all(_FORKS, session_id=session_id, created_at=row[1])
         return Lineage(
             session_id=session_id,
@@ -157,7 +152,7 @@ class ForksRepository(Repository):
         )
 
     def _check_descent(self, source_id: str, fork_id: str) -> None:
-        """Refuse a fork under an id that the source comes from, as far as the sessions between are there."""
+        """Refuse a fork that would be taken for one that its source comes from."""
         if self._link.one(_COMES_FROM, session_id=source_id, ancestor_id=fork_id) is not None:
             raise ConflictError(
                 f"new_session_id: session {source_id!r} comes from a session {fork_id!r}, so that a fork under this id "
@@ -172,3 +167,21 @@ class ForksRepository(Repository):
         row = self._link.one(_TURN_AT, session_id=seen[-1].owner, seq=seen[-1].to_seq)
         turn: int = row[0] if row else 0
         return turn
+
+
+def _in_order(session_id: str, rows: Sequence[Row]) -> list[Ancestor]:
+    """The ancestors of a session, its parent first; up to where they begin to repeat themselves, if they do."""
+    parents = {row[0]: row for row in rows}
+    seen = {session_id}
+    ancestors: list[Ancestor] = []
+    child: Row | None = parents.get(session_id)
+    while child is not None:
+        parent = parents.get(child[1])
+        if child[1] in seen and (parent is None or parent[3] <= child[3]):
+            break  # An import of an earlier version may have brought a circle, or something else that wrote here.
+        ancestors.append(Ancestor(child[1], child[2]))
+        if child[1] in seen:
+            break  # An older session of that name, which is gone.
+        seen.add(child[1])
+        child = parent
+    return ancestors

@@ -15,7 +15,7 @@ from statestore.repositories import (
     ranges,
     session_rows,
 )
-from statestore.repositories.base import reads, writes, writes_in_one_statement, writes_once
+from statestore.repositories.base import reads, writes_in_one_statement, writes_once
 from statestore.repositories.entry_rows import PreparedEntry
 from statestore.repositories.summaries import SummariesRepository
 from statestore.repositories.windows import WindowsRepository
@@ -190,44 +190,6 @@ class HistoryRepository(WindowsRepository, SummariesRepository):
             turn = oldest.turn - (oldest.role == "user")
             ranges.shrink(self._link, session, first_seq=session.first_seq, next_seq=oldest.seq, last_turn=turn)
         return popped
-
-    @writes
-    def trim(self, session_id: str, *, keep_last: int) -> int:
-        """Let go of all entries but the newest *keep_last*. Positions stay as they are; forks keep what they see.
-
-        Returns:
-            How many entries went.
-
-        Raises:
-            SessionNotFoundError: No such session, or it has expired. Nothing was written.
-        """
-        checks.key(session_id, "session_id")
-        checks.count(keep_last, "keep_last")
-        locked = ranges.lock(self._link, session_id)
-        session = locked.session
-        first_seq = max(session.first_seq, session.next_seq - keep_last)
-        if first_seq > session.first_seq:
-            ranges.shrink(
-                self._link, session, first_seq=first_seq, next_seq=session.next_seq, last_turn=locked.last_turn
-            )
-        return first_seq - session.first_seq
-
-    @writes
-    def clear(self, session_id: str) -> int:
-        """Empty the history, summaries included; the next entry is number 1 again. Forks keep what they see.
-
-        The session itself and its state stay.
-
-        Returns:
-            How many entries went.
-
-        Raises:
-            SessionNotFoundError: No such session, or it has expired. Nothing was written.
-        """
-        checks.key(session_id, "session_id")
-        session = ranges.lock(self._link, session_id).session
-        ranges.shrink(self._link, session, first_seq=1, next_seq=1, last_turn=0)
-        return session.entry_count
 
     def _already_stored(
         self, session: Session, batch: Sequence[PreparedEntry], after_seq: int | None

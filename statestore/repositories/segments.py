@@ -47,17 +47,19 @@ _OF_SESSION = Statement("""
 
 # Which ranges of a session's rows forks see: of those that begin at one position the longest, with the fork that would
 # get the rows. Sessions that will live on are preferred, so that the rows need not change hands again.
+# Each session is looked up by itself: a join of tables that were not analyzed yet may go through all sessions for each
+# segment.
 _VIEWED = Statement("""
     SELECT from_seq, to_seq, lives, session_id, gone, viewers FROM (
         SELECT v.*,
             row_number() OVER (PARTITION BY from_seq ORDER BY to_seq DESC, lives DESC, session_id DESC) AS place,
-            max(CASE WHEN has_gone THEN 1 ELSE 0 END) OVER () AS gone, count(*) OVER () AS viewers
+            max(CASE WHEN lives < 0 THEN 1 ELSE 0 END) OVER () AS gone, count(*) OVER () AS viewers
         FROM (
-            SELECT g.from_seq, g.to_seq, g.session_id,
-                CASE WHEN s.expires_at IS NULL THEN 2 WHEN {live} THEN 1 ELSE 0 END AS lives,
-                coalesce(s.expires_at <= {later:-CAST(:gone_for AS interval)}, false) AS has_gone
+            SELECT g.from_seq, g.to_seq, g.session_id, (
+                SELECT CASE WHEN s.expires_at IS NULL THEN 2 WHEN {live} THEN 1
+                    WHEN s.expires_at <= {later:-CAST(:gone_for AS interval)} THEN -1 ELSE 0 END
+                FROM {sessions} AS s WHERE s.namespace = g.namespace AND s.session_id = g.session_id) AS lives
             FROM {session_segments} AS g
-            JOIN {sessions} AS s ON s.namespace = g.namespace AND s.session_id = g.session_id
             WHERE g.namespace = :namespace AND g.owner_session_id = :session_id
                 AND g.from_seq <= :to_seq AND g.to_seq >= :from_seq) AS v) AS placed
     WHERE place = 1 ORDER BY from_seq""")

@@ -155,3 +155,19 @@ def test_an_append_that_waited_while_its_session_was_hidden_is_refused(
             tx.sessions.delete_user("ada")
         thread.join()
     assert outcome == ["refused" if safe else "acknowledged"]
+
+
+def test_a_sweep_passes_by_unseen_entries_of_a_session_that_somebody_holds(
+    postgres_url: str, other: psycopg.Connection[Any]
+) -> None:
+    with StateStore.open(postgres_url, lock_timeout=timedelta(seconds=2)) as store:
+        for session_id in ("held", "free"):
+            store.history.append(session_id, [NewEntry(n) for n in range(3)], create=True)
+        other.execute("UPDATE statestore.sessions SET first_seq = 2")
+        other.commit()
+        other.execute("SELECT 1 FROM statestore.sessions WHERE session_id = 'held' FOR UPDATE")
+        report = store.sweep()
+        assert (report["unseen_entries"].rows, report.complete) == (1, False)
+        other.commit()
+        report = store.sweep()
+        assert (report["unseen_entries"].rows, report.complete) == (1, True)

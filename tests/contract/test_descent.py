@@ -14,14 +14,12 @@ from tests.support.crowd import at_once
 Store = Any
 
 
-def test_a_fork_under_the_id_of_a_deleted_ancestor_is_refused(
-    store: Store, content: Content, clock: MovableClock
-) -> None:
+def test_a_fork_that_would_be_its_own_ancestor_is_refused(store: Store, content: Content, clock: MovableClock) -> None:
     store.sessions.create("x")
     store.sessions.fork("x", "y")
     store.sessions.fork("y", "z")
     store.sessions.delete("x")
-    for seconds in (0, 1):
+    for seconds in (0, -1):
         clock.advance(seconds=seconds)
         before = content.snapshot()
         for source in ("y", "z"):
@@ -32,6 +30,19 @@ def test_a_fork_under_the_id_of_a_deleted_ancestor_is_refused(
     assert store.sessions.lineage("z").ancestors == (Ancestor("y", 0), Ancestor("x", 0))
 
 
+def test_a_younger_session_under_the_id_of_a_deleted_ancestor_is_another_one(store: Store, clock: MovableClock) -> None:
+    store.sessions.create("x")
+    store.sessions.fork("x", "y")
+    store.sessions.fork("y", "z")
+    store.sessions.delete("x")
+    clock.advance(microseconds=1)
+    store.sessions.fork("z", "x")
+    assert store.sessions.lineage("z").ancestors == (Ancestor("y", 0), Ancestor("x", 0))
+    assert store.sessions.lineage("x").ancestors == (Ancestor("z", 0), Ancestor("y", 0), Ancestor("x", 0))
+    assert store.sessions.lineage("x").forks == ()
+    assert {row.session_id: row.depth for row in store.usage.lineage()} == {"y": 1, "z": 2, "x": 3}
+
+
 def test_an_id_that_is_free_again_is_no_ancestor_of_others(store: Store) -> None:
     store.sessions.create("x")
     store.sessions.create("y")
@@ -39,19 +50,6 @@ def test_an_id_that_is_free_again_is_no_ancestor_of_others(store: Store) -> None
     assert store.sessions.fork("y", "x").root_session_id == "y"
     with pytest.raises(SessionExistsError):
         store.sessions.fork("y", "x")
-
-
-def test_an_expired_ancestor_s_id_is_refused_and_it_stays(store: Store, clock: MovableClock) -> None:
-    from datetime import timedelta
-
-    store.sessions.create("x", ttl=timedelta(minutes=1))
-    store.history.append("x", [NewEntry(1)])
-    store.sessions.fork("x", "y")
-    store.sessions.update("y", ttl=None)
-    clock.advance(minutes=2)
-    with pytest.raises(ConflictError):
-        store.sessions.fork("y", "x")
-    assert store.history.count("y") == 1
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
@@ -69,13 +67,13 @@ def test_a_circle_that_is_there_already_ends(store: Store, content: Content, len
     found = store.sessions.lineage("s0")
     assert [ancestor.session_id for ancestor in found.ancestors] == names[1:]
     assert found.forks == (names[-1],)
-    with pytest.raises((ConflictError, SessionExistsError)):
+    with pytest.raises(ConflictError):
         store.sessions.fork("s0", names[-1])
     assert store.sessions.fork("s0", "outside").parent_session_id == "s0"
     assert [ancestor.session_id for ancestor in store.sessions.lineage("outside").ancestors] == names
 
 
-def test_forks_and_deletes_at_once_make_no_circle(open_store: Callable[..., Store], content: Content) -> None:
+def test_forks_and_deletes_at_once_leave_lineages_that_end(open_store: Callable[..., Store], content: Content) -> None:
     store = open_store()
     names = ["a", "b", "c"]
 
@@ -90,13 +88,9 @@ def test_forks_and_deletes_at_once_make_no_circle(open_store: Callable[..., Stor
         for name in names:
             store.history.append(name, [NewEntry(name)], create=True)
         at_once(*(partial(turn_over, one, other) for one in names for other in names if one != other))
-        parents = {row["session_id"]: row["parent_session_id"] for row in content.rows("sessions")}
+        parents = [row["session_id"] for row in content.rows("sessions")]
         for name in parents:
-            passed, step = set(), name
-            while step is not None:
-                assert step not in passed, f"{parents} go in a circle"
-                passed.add(step)
-                step = parents.get(step)
+            assert len(store.sessions.lineage(name).ancestors) <= len(parents) + 1
         assert unsound(content) == []
         for name in names:
             store.sessions.delete(name)

@@ -307,3 +307,90 @@ def test_families_of_other_namespaces_have_other_locks(postgres_url: str) -> Non
             keys.add(content.query(sql, root=root)[0]["key"])
     content.close()
     assert len(keys) == len(names) ** 2
+
+
+@pytest.fixture
+def parts_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasing, "ENTRIES", 10)
+
+
+@pytest.mark.parametrize("keep_last", [0, 1, 7, 64, 65, 80])
+def test_a_long_history_is_trimmed_in_parts(
+    connect: Callable[..., Store],
+    traffic: Traffic,
+    content: Content,
+    clock: MovableClock,
+    parts_of_ten: None,
+    keep_last: int,
+) -> None:
+    store = connect(traffic.url, clock=clock)
+    store.sessions.create("long")
+    store.history.append("long", [NewEntry(n, role="user") for n in range(65)])
+    store.sessions.fork("long", "fork", at_seq=33)
+    before = store.usage.totals()
+    traffic.clear()
+    gone = max(0, 65 - keep_last)
+    assert store.history.trim("long", keep_last=keep_last) == gone
+    assert traffic.transactions >= max(1, -(-gone // 10))
+    assert [entry.content for entry in store.history.read("long")] == list(range(gone, 65))
+    assert [entry.content for entry in store.history.read("fork")] == list(range(33))
+    assert unsound(content) == []
+    assert store.usage.totals() == before
+    assert store.history.append("long", [NewEntry("next", role="user")])[0].seq == 66
+
+
+@pytest.mark.parametrize("length", [0, 9, 10, 11, 65])
+def test_a_long_history_is_cleared_in_parts(store: Store, content: Content, parts_of_ten: None, length: int) -> None:
+    store.sessions.create("long")
+    store.history.append("long", [NewEntry(n, role="user") for n in range(length)])
+    store.sessions.fork("long", "fork")
+    assert store.history.clear("long") == length
+    assert store.history.read("long") == []
+    assert store.history.append("long", [NewEntry("next", role="user")])[0].seq == 1
+    assert store.history.count("fork") == len(store.history.read("fork")) == length
+    assert unsound(content) == []
+
+
+def test_inside_a_transaction_the_parts_are_one(store: Store, parts_of_ten: None) -> None:
+    store.sessions.create("long")
+    store.history.append("long", [NewEntry(n, role="user") for n in range(65)])
+    for shorten in (lambda tx: tx.history.clear("long"), lambda tx: tx.history.trim("long", keep_last=1)):
+        with suppress(ZeroDivisionError), store.transaction() as tx:
+            assert shorten(tx) >= 64
+            raise ZeroDivisionError
+        assert store.history.count("long") == 65
+
+
+def test_what_is_made_anew_while_a_history_is_trimmed_stays(
+    store: Store, content: Content, parts_of_ten: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positions begin at 1 again: those of the old history say nothing of the new one."""
+    store.sessions.create("s")
+    store.history.append("s", [NewEntry(n, role="user") for n in range(65)])
+    course = erasing.trim("s", 5)
+    runner = store._target._runner if hasattr(store, "_target") else store._runner
+
+    def step(call: Call) -> Any:
+        return store._portal.run(runner.run(call)) if hasattr(store, "_target") else runner.run(call)
+
+    answer = step(next(course))
+    store.history.clear("s")
+    store.history.append("s", [NewEntry(f"new {n}", role="user") for n in range(5)])
+    with pytest.raises(StopIteration) as ended:
+        course.send(step(course.send(answer)))
+    assert ended.value.value == 10
+    assert [entry.content for entry in store.history.read("s")] == [f"new {n}" for n in range(5)]
+
+
+def test_appends_beside_a_trim_all_stay(store: Store, content: Content, parts_of_ten: None) -> None:
+    for round in range(10):
+        store.history.append("s", [NewEntry([round, n], role="user") for n in range(45)], create=True)
+
+        def write(round: int = round) -> None:
+            for n in range(10):
+                store.history.append("s", [NewEntry(["new", round, n], role="user")])
+
+        at_once(write, partial(store.history.trim, "s", keep_last=12))
+        kept = [entry.content for entry in store.history.read("s")]
+        assert kept[-10:] == [["new", round, n] for n in range(10)]
+        assert unsound(content) == []

@@ -152,8 +152,8 @@ case(
     "sessions.fork, of a fork of depth 4",
     deep_fork,
     lambda store, s: store.sessions.fork(s, f"fork of {s}"),
-    Cost(15, 11, 1),
-    (13, 1),
+    Cost(16, 12, 1),
+    (14, 1),
 )
 case("sessions.lineage", fork, lambda store, s: store.sessions.lineage(s), Cost(3, 3, 3), (3, 3))
 case("sessions.delete", history, lambda store, s: store.sessions.delete(s), transaction(11), (11, 1))
