@@ -1,0 +1,9 @@
+"""All rows of the table, in its order."""
+
+from tests.faults import (  # noqa: F401  each puts its rows into the table
+    killing,
+    network,
+)
+from tests.faults.table import CASES
+
+__all__ = ["CASES"]
