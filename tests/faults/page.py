@@ -13,8 +13,8 @@ BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
 def cells(outcome: Outcome) -> list[str]:
-    counted = [f"{getattr(outcome.tally, name):,}" if outcome.missing is None else "–" for name in COUNTED]
-    control = "–" if outcome.control_lost is None else f"{outcome.control_lost:,}"
+    counted = [f"{getattr(outcome.tally, name):,}" if outcome.missing is None else "-" for name in COUNTED]
+    control = "-" if outcome.control_lost is None else f"{outcome.control_lost:,}"
     return [outcome.fault, outcome.database, outcome.world, *counted, outcome.verdict, control]
 
 
@@ -29,7 +29,7 @@ def conditions(server_version: str, *, long: bool, seconds: float) -> str:
 
 def markdown(facts: str, outcomes: list[Outcome]) -> str:
     rows = [
-        HEADINGS[:-1] + ["control loses"],
+        [*HEADINGS[:-1], "control loses"],
         [":--"] * 3 + ["--:"] * len(COUNTED) + [":--", ":--"],
         *([*cells(outcome)[:-1], f"{cells(outcome)[-1]} ({outcome.control})"] for outcome in outcomes),
     ]

@@ -4,6 +4,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from typing import Any, Self
@@ -137,3 +138,43 @@ class Writers:
         writer = Writer(self._journal, url, world, prefix, early, options)
         self._started.append(writer)
         return writer
+
+
+class Visitors:
+    """The command line, that comes every 100 ms, looks at a database, and goes."""
+
+    def __init__(self, url: str, journal: Journal) -> None:
+        self._url = url
+        self._journal = journal
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._end.wait(0.1):
+            process = _forks.Process(target=_visit, args=(self._url,), daemon=True)
+            process.start()
+            process.join(60)
+            if process.is_alive():
+                self._journal.is_hung("the command line never ended")
+                process.kill()
+                process.join()
+            elif process.exitcode:
+                self._journal.is_wrong(f"the command line ended with {process.exitcode}")
+            process.close()
+
+
+def _visit(url: str) -> None:
+    from statestore import cli
+
+    die_with_parent()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.argv = ["statestore", "sessions", "--url", url]
+    cli.main()

@@ -76,6 +76,9 @@ def _in_process(
         reader.join(timeout=5)
         process.stdout.close()
         process.stderr.close()
+    if unsafe and (late or code):
+        # A control that breaks down has not shown anything.
+        return {"notes": [f"it failed: {''.join(errors[-12:]).strip()[-1500:]}"]}
     if late:
         return {"hung": 1, "notes": [f"hung: the row was ended after {case.limit} s"]}
     if code:
