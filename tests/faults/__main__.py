@@ -18,6 +18,10 @@ from tests.faults.rows import CASES
 from tests.faults.table import Case, Missing, Outcome
 from tests.postgres import start_server
 
+# Seconds between two lines about how far it is, in a log.
+QUIET = 20
+_told = [0.0]
+
 
 def main() -> int:
     arguments = _parse()
@@ -109,7 +113,8 @@ def _line(texts: list[str]) -> str:
 def _tell(text: str) -> None:
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text[:100]}", end="", file=sys.stderr, flush=True)
-    elif text:
+    elif text and time.monotonic() - _told[0] > QUIET:
+        _told[0] = time.monotonic()
         print(f"… {text}", file=sys.stderr, flush=True)
 
 

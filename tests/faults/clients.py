@@ -1,6 +1,7 @@
 """Clients that write and read all the time, hold the store to its word, and note what they were told."""
 
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ class Crowd:
 
     A client does what an error says: it repeats a call if the error is `retryable`, and no other. A *blind* one does
     not, and is a control: with `repeat` it repeats after `CommitUnknownError`, too, with `done` it takes every error
-    for a success.
+    for a success. Errors that are *allowed* are what the fault is about.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class Crowd:
         works: tuple[str, ...] = WORKS,
         blind: str = "",
         most: int | None = None,
+        first: int = 0,
         pause: float = 0.0,
         repeats: bool = True,
+        allowed: tuple[type[StateStoreError], ...] = (),
     ) -> None:
         self.store = store
         self.journal = journal
@@ -49,10 +52,13 @@ class Crowd:
         self._works = works
         self._blind = blind
         self._most = most
+        self._first = first
         self._pause = pause
         self._repeats = repeats
+        self._allowed = allowed
         self._stopping = threading.Event()
         self.done = 0
+        self.refused = 0
         self._threads = [
             threading.Thread(target=self._run, args=(number,), name=f"client {number}", daemon=True)
             for number in range(clients)
@@ -95,9 +101,8 @@ class Crowd:
         count = 0
         while not self._stopping.is_set() and (self._most is None or count < self._most):
             count += 1
-            getattr(client, chance.choice(self._works))(
-                chance.choice(self._sessions), f"{self._prefix}.{number}.{count}"
-            )
+            work = getattr(client, chance.choice(self._works))
+            work(chance.choice(self._sessions), f"{self._prefix}.{number}.{self._first + count}")
             self.done += 1
             if self._pause:
                 time.sleep(self._pause)
@@ -115,8 +120,12 @@ class Crowd:
                     note(ACKNOWLEDGED if self._blind else UNKNOWN)
                     return None
             except StateStoreError as exc:
+                self.refused += self._blind == "done"
                 note(ACKNOWLEDGED if self._blind == "done" else DENIED)
                 if self._blind == "done":
+                    return None
+                if isinstance(exc, self._allowed) and (not exc.retryable or not self._repeats):
+                    self.refused += 1
                     return None
                 if not exc.retryable:
                     self.journal.is_wrong(f"{type(exc).__name__}: {exc}")
@@ -152,9 +161,9 @@ class _Client:
         self._mine = f"{crowd._prefix}-{number}"
         self._cached: set[str | None] = {None}
 
-    def append(self, session: str, tag: str, tags: list[str] | None = None) -> None:
+    def append(self, session: str, tag: str, tags: list[str] | None = None, *, size: int = 50) -> None:
         tags = tags or [tag]
-        entries = [{"role": "user", "content": "x" * 50, "tag": one} for one in tags]
+        entries = [{"role": "user", "content": secrets.token_hex(size // 2), "tag": one} for one in tags]
         stored = self._crowd.call(
             lambda: self._store.history.append(session, entries, create=True),
             lambda answer: self._journal.note(answer, session, tags),
@@ -163,6 +172,9 @@ class _Client:
             (session, one) for one in tags
         ]:
             self._journal.is_wrong(f"an append of {tags} returned others' entries")
+
+    def large(self, session: str, tag: str) -> None:
+        self.append(session, tag, size=30_000 if self._number else 300_000)
 
     def batch(self, session: str, tag: str) -> None:
         self.append(session, tag, [f"{tag}/{part}" for part in range(3)])

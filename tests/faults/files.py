@@ -39,7 +39,7 @@ def two_stores(bench: Bench) -> Tally:
     """Every way to reach one file at once, from several processes, of which one is killed in each round.
 
     In this process: a store of each world, one that is opened for each request, and an application's own connection.
-    Beside it two processes that write, and the command line, coming and going.
+    Beside it two processes that write until they are killed, and the command line, coming and going.
     """
     url = bench.url()
     path = Path(str(make_url(url).database))
@@ -61,13 +61,14 @@ def two_stores(bench: Bench) -> Tally:
     for thread in beside:
         thread.start()
     with Writers(journal) as writers, Visitors(url, journal):
-        running = [writers.start(url, bench.world, f"p{number}") for number in range(2)]
         for number in bench.each_round():
-            time.sleep(random.random() * 0.1)
-            victim = running.pop(0)
-            victim.wait_until_writing()
-            victim.kill()
-            running.append(writers.start(url, bench.world, f"p{number + 2}"))
+            running = [writers.start(url, bench.world, f"p{number}.{process}") for process in range(2)]
+            for victim in running:
+                victim.wait_until_writing()
+                time.sleep(random.random() * 0.1)
+                victim.kill()
+            # Now the command line is the last that has the file open, as far as it can see.
+            time.sleep(0.3 if number % 2 else 0)
         end.set()
         for thread in beside:
             thread.join(60)

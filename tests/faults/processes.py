@@ -1,6 +1,7 @@
 """Processes that write, and are killed: forked off a server that has everything imported."""
 
 import ctypes
+import json
 import multiprocessing
 import os
 import signal
@@ -29,10 +30,11 @@ def write_until_killed(file: int, url: str, world: str, prefix: str, early: bool
 
     journal = Journal(file)
     with Bench("", world, 0) as bench:
+        how = {"clients": 4, "sessions": 2, **options.pop("crowd", {})}
         store = bench.open(url, **options)
         if early:
             _acknowledge_early(store, journal, prefix)
-        crowd = Crowd(store, journal, bench.heartbeat, clients=4, sessions=2, prefix=prefix, **options.pop("crowd", {}))
+        crowd = Crowd(store, journal, bench.heartbeat, prefix=prefix, **how)
         crowd.prepare()
         crowd.start()
         crowd.join()
@@ -111,7 +113,10 @@ def _run(file: int, *arguments: Any) -> None:
     die_with_parent()
     # Ctrl-C is for the harness, which then ends its writers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    write_until_killed(file, *arguments)
+    try:
+        write_until_killed(file, *arguments)
+    except Exception as exc:
+        os.write(file, json.dumps(["wrong", f"a process ended with {exc!r}"[:500], []]).encode() + b"\n")
 
 
 class Writers:

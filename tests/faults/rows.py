@@ -5,7 +5,9 @@ from tests.faults import (  # noqa: F401  each puts its rows into the table
     forking,
     killing,
     network,
+    poolers,
     power,
+    refusals,
 )
 from tests.faults.table import CASES
 
