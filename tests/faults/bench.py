@@ -1,6 +1,7 @@
 """What a row works with: databases, servers and stores of its own, all of which go when it ends."""
 
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -86,18 +87,19 @@ class Bench:
         self.stack.callback(server.stop)
         return server
 
-    def url(self, server: PostgresServer | None = None) -> str:
-        """A new database with all tables."""
+    def url(self, server: PostgresServer | None = None, *, kept: bool = False) -> str:
+        """A new database with all tables. One that is *kept* goes with its server."""
         if self.database == "sqlite":
             url = f"sqlite:///{Path(tempfile.mkdtemp(dir=self.folder)) / 'statestore.db'}"
         else:
             server = server or self.server
-            url = server.url(self.stack.enter_context(self._database(server)))
+            name = f"faults_{secrets.token_hex(6)}"
+            server.create_database(name)
+            if not kept:
+                self.stack.callback(server.drop_database, name)
+            url = server.url(name)
         migrate.upgrade(url)
         return url
-
-    def _database(self, server: PostgresServer) -> Any:
-        return server.database()
 
     def open(self, url: str, *, world: str | None = None, **options: Any) -> Any:
         """A store in the row's world, called without awaiting in both. It is closed when the row ends."""

@@ -48,7 +48,7 @@ class Crowd:
         self._heartbeat = heartbeat
         self._timeout = timeout.total_seconds()
         self._prefix = prefix
-        self._sessions = [f"{prefix}-s{number}" for number in range(sessions)]
+        self.names = [f"{prefix}-s{number}" for number in range(sessions)]
         self._works = works
         self._blind = blind
         self._most = most
@@ -66,7 +66,7 @@ class Crowd:
 
     def prepare(self) -> None:
         """Make the sessions."""
-        for session in self._sessions:
+        for session in self.names:
             self.store.sessions.open(session)
 
     def start(self) -> "Crowd":
@@ -102,7 +102,7 @@ class Crowd:
         while not self._stopping.is_set() and (self._most is None or count < self._most):
             count += 1
             work = getattr(client, chance.choice(self._works))
-            work(chance.choice(self._sessions), f"{self._prefix}.{number}.{self._first + count}")
+            work(chance.choice(self.names), f"{self._prefix}.{number}.{self._first + count}")
             self.done += 1
             if self._pause:
                 time.sleep(self._pause)
