@@ -127,9 +127,7 @@ async def _shut_down_often(bench: Bench, url: str, journal: Journal) -> None:
     for number in range(bench.rounds):
         tags = [f"r{number}.{task}" for task in range(12)]
         tasks = [asyncio.create_task(_append(store, tag, journal, unsafe=bench.unsafe)) for tag in tags]
-        for _ in range(chance.randrange(4)):
-            await asyncio.sleep(0)
-        await asyncio.sleep(chance.choice((0, 0, chance.random() * 0.01)))
+        await _any_moment(tasks, chance)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         await asyncio.wait(tasks, timeout=10)
@@ -138,6 +136,19 @@ async def _shut_down_often(bench: Bench, url: str, journal: Journal) -> None:
         if not await _still_works(store, journal, f"after.{number}", bench.heartbeat):
             return
     await store.close()
+
+
+async def _any_moment(tasks: list[asyncio.Task[None]], chance: random.Random) -> None:
+    """A few steps of the loop into it, somewhere in it, or a few steps after a call, or a group of them, was done."""
+    how = chance.randrange(3)
+    if how == 0:
+        await asyncio.sleep(chance.random() * 0.01)
+    elif how == 1:
+        done = chance.randrange(1, len(tasks))
+        while sum(task.done() for task in tasks) < done:
+            await asyncio.wait([task for task in tasks if not task.done()], return_when=asyncio.FIRST_COMPLETED)
+    for _ in range(chance.randrange(4)):
+        await asyncio.sleep(0)
 
 
 async def _append(store: AsyncStateStore, tag: str, journal: Journal, *, unsafe: bool = False) -> None:
