@@ -78,13 +78,18 @@ def _in_process(
         process.stderr.close()
     if unsafe and (late or code):
         # A control that breaks down has not shown anything.
-        return {"notes": [f"it failed: {''.join(errors[-12:]).strip()[-1500:]}"]}
+        return {"notes": [f"it failed: {_reason(errors)}"]}
     if late:
         return {"hung": 1, "notes": [f"hung: the row was ended after {case.limit} s"]}
     if code:
-        return {"wrong": 1, "notes": [f"wrong: the row failed: {''.join(errors[-12:]).strip()[-1500:]}"]}
+        return {"wrong": 1, "notes": [f"wrong: the row failed: {_reason(errors)}"]}
     found: dict[str, Any] = json.loads(output.splitlines()[-1])
     return found
+
+
+def _reason(errors: list[str]) -> str:
+    """The end of a traceback, and where it began."""
+    return " < ".join(line.strip() for line in reversed(errors[-12:]) if "^^^" not in line)
 
 
 def _path() -> str:
