@@ -29,7 +29,6 @@ class Bench:
     Attributes:
         rounds: How often the fault is to happen.
         unsafe: Whether this is the control, which has to lose something.
-        folder: An empty folder.
         tell: Shows how far the row is.
     """
 
@@ -52,14 +51,19 @@ class Bench:
         self.tell = tell
         self.stack = ExitStack()
         self._start = server
-        self.folder = Path(tempfile.mkdtemp(prefix="statestore-faults-"))
-        self.stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.stack.close()
+
+    @cached_property
+    def folder(self) -> Path:
+        """An empty folder."""
+        folder = Path(tempfile.mkdtemp(prefix="statestore-faults-"))
+        self.stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
     @cached_property
     def portal(self) -> Portal:

@@ -170,7 +170,7 @@ def many_processes(bench: Bench) -> Tally:
         tally.wrong += refused
         tally.note(f"{refused} writes were refused")
     expected = bench.rounds * processes
-    if len({tag.partition(".")[0] for tag in journal.answers}) != expected:
+    if len({tag.lstrip("+").partition(".")[0] for tag in journal.answers}) != expected:
         tally.is_wrong("a process did not start")
     tally.add(journal.settle(bench.open(url), url=url))
     return _with_rounds(tally, bench.rounds)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -37,12 +39,15 @@ def run(case: Case, server: PostgresServer, *, long: bool, tell: Callable[[str],
 def _in_process(
     case: Case, server: PostgresServer, rounds: int, unsafe: bool, long: bool, tell: Callable[[str], None]
 ) -> dict[str, Any]:
+    # A row that is killed cannot clean up after itself. Servers run as another user, who has to get in here.
+    folder = Path(tempfile.mkdtemp(prefix="statestore-faults-"))
+    folder.chmod(0o755)
     command = [sys.executable, "-m", "tests.faults", "--case", case.name, "--rounds", str(rounds)]
     command += ["--unsafe"] * unsafe + ["--long"] * long
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, "STATESTORE_TEST_POSTGRES_URL": server.url(), "PYTHONPATH": _path()},
+        env={**os.environ, "STATESTORE_TEST_POSTGRES_URL": server.url(), "PYTHONPATH": _path(), "TMPDIR": str(folder)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -76,6 +81,7 @@ def _in_process(
         reader.join(timeout=5)
         process.stdout.close()
         process.stderr.close()
+        shutil.rmtree(folder, ignore_errors=True)
     if unsafe and (late or code):
         # A control that breaks down has not shown anything.
         return {"notes": [f"it failed: {_reason(errors)}"]}
