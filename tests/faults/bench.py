@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from statestore import StateStore, migrate
-from tests.faults.table import Missing
 from tests.faults.watch import Heartbeat
 from tests.postgres import LocalServer, PostgresServer, start_server
 from tests.support.portal import BlockingStore, Portal
@@ -148,14 +147,3 @@ def start_again(server: LocalServer) -> None:
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
-
-
-def need(program: str, package: str) -> str:
-    """The path of a program."""
-    found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if found is None:
-        raise Missing(f"{program} (Debian's package {package})")
-    return found
-
-
-__all__ = ["TIMEOUT", "Bench", "Missing", "kill_server", "need", "start_again"]

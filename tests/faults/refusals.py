@@ -15,11 +15,11 @@ import psycopg
 from sqlalchemy import make_url
 
 from statestore import DatabaseError, ReadOnlyError, StateStoreError, UnavailableError, migrate
-from tests import postgres
 from tests.faults.bench import Bench
 from tests.faults.clients import Crowd
 from tests.faults.journal import DENIED, Journal
 from tests.faults.table import Missing, Tally, fault
+from tests.postgres import _hand_over
 
 BRIEF = timedelta(seconds=0.3)
 
@@ -81,7 +81,7 @@ def _url_on(bench: Bench, disk: Path) -> str:
         server = bench.own_server()
         space = disk / "space"
         space.mkdir()
-        postgres.hand_over(space)
+        _hand_over(space)
         name = f"full_{secrets.token_hex(4)}"
         with psycopg.connect(server.url(), autocommit=True) as admin:
             admin.execute(f"CREATE TABLESPACE small LOCATION '{space}'")

@@ -39,15 +39,15 @@ class Standby:
 
     def __init__(self, binaries: Path, primary: postgres.LocalServer) -> None:
         source = make_url(primary.url())
-        self._home = postgres.make_folder(postgres.fast_folder())
+        self._home = postgres._make_folder(postgres._fast_folder())
         self._data = self._home / "data"
         self._pg_ctl = binaries / "pg_ctl"
         self._keeper = subprocess.Popen(
             ["/bin/sh", "-c", postgres.KEEPER, "keeper", self._pg_ctl, self._data, self._home],
             cwd="/", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, **postgres.unprivileged(),
+            start_new_session=True, **postgres._unprivileged(),
         )  # fmt: skip
-        self.port = postgres.free_port()
+        self.port = postgres._free_port()
         connection = f"host={source.host} port={source.port} user={source.username} password={source.password}"
         try:
             self._run(
@@ -69,7 +69,7 @@ class Standby:
             self._keeper.communicate(b"\n", timeout=60)
 
     def _run(self, *command: str | Path) -> None:
-        done = postgres.run(*command)
+        done = postgres._run(*command)
         if done.returncode:
             raise RuntimeError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
 
