@@ -70,8 +70,8 @@ def _lose_replies(bench: Bench, *, clients: int, outage: bool) -> Tally:
     retry_for = timedelta(seconds=0.3) if outage else timedelta(seconds=15)
     store = bench.open(network.url, retry_for=retry_for, pool_size=4)
     journal = Journal()
-    blind = "repeat" if bench.unsafe else ""
-    crowd = Crowd(store, journal, bench.heartbeat, clients=clients, works=WRITES, blind=blind)
+    blind, works = ("repeat", WRITES[-2:]) if bench.unsafe else ("", WRITES)
+    crowd = Crowd(store, journal, bench.heartbeat, clients=clients, works=works, blind=blind)
     crowd.prepare()
     crowd.start()
     for number in bench.each_round():
