@@ -32,7 +32,7 @@ def network_to(bench: Bench, url: str) -> Network:
 
 @fault(
     "reply lost", databases=POSTGRESQL, short=15, long=200,
-    control="repeated after CommitUnknownError", control_rounds=40,
+    control="repeated after CommitUnknownError", control_rounds=10,
 )  # fmt: skip
 def reply_lost(bench: Bench) -> Tally:
     """One client alone: each append is a statement of its own."""
@@ -41,7 +41,7 @@ def reply_lost(bench: Bench) -> Tally:
 
 @fault(
     "reply lost, in groups", databases=POSTGRESQL, short=15, long=300,
-    control="repeated after CommitUnknownError", control_rounds=40,
+    control="repeated after CommitUnknownError", control_rounds=10,
 )  # fmt: skip
 def reply_lost_in_groups(bench: Bench) -> Tally:
     return _lose_replies(bench, clients=8, outage=False)
@@ -49,7 +49,7 @@ def reply_lost_in_groups(bench: Bench) -> Tally:
 
 @fault(
     "reply lost, then an outage", databases=POSTGRESQL, short=4, long=200,
-    control="repeated after CommitUnknownError", control_rounds=15,
+    control="repeated after CommitUnknownError", control_rounds=6,
 )  # fmt: skip
 def reply_lost_before_an_outage(bench: Bench) -> Tally:
     """Behind the loss nobody answers for a while: longer than the store tries, every other time."""
@@ -58,7 +58,7 @@ def reply_lost_before_an_outage(bench: Bench) -> Tally:
 
 @fault(
     "reply lost in groups, then an outage", databases=POSTGRESQL, short=4, long=300,
-    control="repeated after CommitUnknownError", control_rounds=15,
+    control="repeated after CommitUnknownError", control_rounds=6,
 )  # fmt: skip
 def reply_lost_in_groups_before_an_outage(bench: Bench) -> Tally:
     return _lose_replies(bench, clients=8, outage=True)
@@ -77,7 +77,11 @@ def _lose_replies(bench: Bench, *, clients: int, outage: bool) -> Tally:
     for number in bench.each_round():
         crowd.wait_for(2 * clients)
         before = network.lost
-        network.lose_reply(outage=(0.5 if number % 2 else 0.1) if outage else 0.0)
+        # A commit's is the one that leaves its caller with a question.
+        network.lose_reply(
+            to=b"COMMIT" if bench.unsafe or number % 3 == 0 else b"",
+            outage=(0.5 if number % 2 else 0.1) if outage else 0.0,
+        )
         until = time.monotonic() + 30
         while network.lost == before and time.monotonic() < until:
             time.sleep(0.002)

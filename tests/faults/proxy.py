@@ -26,14 +26,19 @@ class Network:
         self.lost = 0
         self._replies_to_lose = 0
         self._outage = 0.0
+        self._losing = b""
         self._lock = threading.Lock()
         self._links: list[_Link] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def lose_reply(self, *, outage: float = 0.0) -> None:
-        """Let the next request arrive, drop what the server answers, and cut. Refuse all for *outage* seconds then."""
+    def lose_reply(self, *, to: bytes = b"", outage: float = 0.0) -> None:
+        """Let the next request arrive that holds *to*, drop what the server answers, and cut.
+
+        Then refuse everybody for *outage* seconds.
+        """
         with self._lock:
             self._outage = outage
+            self._losing = to
             self._replies_to_lose += 1
 
     def cut(self, *, reset: bool = False) -> None:
@@ -78,9 +83,9 @@ class Network:
             with self._lock:
                 self._links.append(_Link(self, client, server))
 
-    def takes_loss(self) -> bool:
+    def takes_loss(self, request: bytes) -> bool:
         with self._lock:
-            if not self._replies_to_lose:
+            if not self._replies_to_lose or self._losing not in request:
                 return False
             self._replies_to_lose -= 1
             return True
@@ -140,7 +145,7 @@ class _Link:
                 if self._dead() or self._server is None:
                     continue
                 # Not of a connection that is only being made: nothing is written by that.
-                if self._sent > 6 and self._network.takes_loss():
+                if self._sent > 6 and self._network.takes_loss(data):
                     self._loses = True
                 self._server.sendall(data)
         except OSError:
