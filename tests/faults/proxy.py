@@ -1,6 +1,7 @@
 """A network between a store and PostgreSQL that can be told to fail. It knows nothing of what it carries."""
 
 import socket
+import struct
 import threading
 import time
 from contextlib import suppress
@@ -123,16 +124,18 @@ class _Link:
             threading.Thread(target=self._replies, daemon=True).start()
 
     def close(self, *, reset: bool = False) -> None:
+        """Let both threads end, which close the sockets. With *reset* that sends RST instead of FIN."""
+        if self.closed:
+            return
         self.closed = True
         for end in (self._client, self._server):
             if end is None:
                 continue
             with suppress(OSError):
                 if reset:
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                    end.close()
-                else:
-                    end.shutdown(socket.SHUT_RDWR)
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                # A socket that another thread reads from is not closed by `close`, only by ending the read.
+                end.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)
 
     def _dead(self) -> bool:
         return self.swallows or self._network.mode == "swallow"
