@@ -198,14 +198,21 @@ def _driver_alone(network: Network) -> Tally:
     return tally
 
 
-@fault("one dead connection", databases=POSTGRESQL, short=1, long=20, control="no timeout", control_rounds=1)
+@fault(
+    "one dead connection",
+    databases=POSTGRESQL,
+    short=1,
+    long=20,
+    control="one connection, and no timeout",
+    control_rounds=1,
+)
 def one_dead_connection(bench: Bench) -> Tally:
     """One connection of several swallows everything: who waits for it ends in time, and others go on meanwhile."""
     url = bench.url()
     network = network_to(bench, url)
     # The control's timeout is so long that it takes no part.
     timeout = timedelta(seconds=3600) if bench.unsafe else 3 * SHORT
-    store = bench.open(network.url, timeout=timeout, pool_size=4)
+    store = bench.open(network.url, timeout=timeout, pool_size=1 if bench.unsafe else 4)
     journal = Journal()
     tally = Tally(rounds=bench.rounds)
     for number in bench.each_round():
