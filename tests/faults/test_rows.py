@@ -1,6 +1,6 @@
 """The short form of each row, as a test of its own. `./run faults --long` is the same, more often."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -10,14 +10,15 @@ from tests.faults.table import Case, Missing
 from tests.postgres import PostgresServer
 
 
-def parameters(*, controls: bool = False) -> Iterator[object]:
-    done = set()
+def parameters(*, controls: bool = False) -> list[object]:
+    found, done = [], set()
     for case in CASES:
         # A control is about the row and not about the store: one world is enough.
         if controls and (case.fault, case.database) in done:
             continue
         done.add((case.fault, case.database))
-        yield pytest.param(case, id=case.name, marks=getattr(pytest.mark, case.database))
+        found.append(pytest.param(case, id=case.name, marks=getattr(pytest.mark, case.database)))
+    return found
 
 
 @pytest.fixture
