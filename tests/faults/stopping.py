@@ -38,16 +38,23 @@ def _settled(url: str, journal: Journal, rounds: int) -> Tally:
 
 async def _cancel_many(bench: Bench, url: str, journal: Journal) -> None:
     async with await AsyncStateStore.open(url, timeout=TIMEOUT, cache_max_entries=None) as store:
-        for number in range(4):
-            await store.sessions.create(f"s{number}")
+        for name in ("s", "s0", "s1", "s2", "s3"):
+            await store.sessions.create(name)
         each = bench.rounds // 6
         shown = time.monotonic()
 
         async def client(number: int) -> None:
             nonlocal shown
             chance = random.Random(number)
+            typical = 0.005
             for count in range(each):
-                await _cancel_one(store, journal, chance, f"{number}.{count}", bench)
+                if count % 12 == 0:
+                    # Whatever became of the cancelled ones: a call that nobody cancels is done.
+                    began = time.monotonic()
+                    if not await _still_works(store, journal, f"{number}.{count}.kept", bench.heartbeat):
+                        return
+                    typical = time.monotonic() - began
+                await _cancel_one(store, journal, chance, f"{number}.{count}", bench, typical)
                 if number == 0 and time.monotonic() - shown > 5:
                     shown = time.monotonic()
                     bench.tell(f"{count * 6} of {bench.rounds}")
@@ -57,13 +64,15 @@ async def _cancel_many(bench: Bench, url: str, journal: Journal) -> None:
                 group.create_task(client(number))
 
 
-async def _cancel_one(store: AsyncStateStore, journal: Journal, chance: random.Random, tag: str, bench: Bench) -> None:
+async def _cancel_one(
+    store: AsyncStateStore, journal: Journal, chance: random.Random, tag: str, bench: Bench, typical: float
+) -> None:
     session = f"s{chance.randrange(4)}"
     work, tags = _work(store, chance, session, tag)
     journal.note(TRIED, session, tags)
     task: asyncio.Task[Any] = asyncio.ensure_future(work())
-    # Mostly within the call, which takes a millisecond or some; now and then before its first step.
-    await asyncio.sleep(chance.choice((0, chance.random() * 0.002, chance.random() * 0.02)))
+    # Mostly within the call; now and then before its first step, or when it is over.
+    await asyncio.sleep(chance.choice((0, chance.random() * typical, chance.random() * 2 * typical)))
     began = time.monotonic()
     task.cancel()
     done, _ = await asyncio.wait([task], timeout=10)
@@ -162,8 +171,9 @@ async def _still_works(store: AsyncStateStore, journal: Journal, tag: str, heart
     task = asyncio.create_task(_append(store, tag, journal))
     await asyncio.wait([task], timeout=TIMEOUT.total_seconds() + 1 + heartbeat.allowed(began))
     if not task.done():
-        journal.is_hung("an append after a shutdown never ended")
+        journal.is_hung("an append that was not cancelled never ended")
+        task.cancel()
         return False
     if error := task.exception():
-        journal.is_wrong(f"after a shutdown: {error!r}")
+        journal.is_wrong(f"an append that was not cancelled: {error!r}")
     return True
