@@ -27,7 +27,7 @@ TIMEOUT = timedelta(seconds=10)
 EACH = 12
 
 
-@fault("fork", short=3, long=60, control="a connection and a lock shared with the child", control_rounds=3, limit=900)
+@fault("fork", short=3, long=40, control="a connection and a lock shared with the child", control_rounds=3, limit=900)
 def fork(bench: Bench) -> Tally:
     """Bare `os.fork` and multiprocessing's, in turn. In an async world the child has the parent's async store."""
     if bench.unsafe:
@@ -175,7 +175,8 @@ def _shared_connection(bench: Bench) -> Tally:
     beside.join(5)
     if beside.is_alive():
         journal.is_hung("the parent waits for an answer that the child took")
-        socket.socket(fileno=os.dup(connection.fileno())).shutdown(socket.SHUT_RDWR)
+        with socket.socket(fileno=os.dup(connection.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
         beside.join(5)
     connection.close()
     journal.seen.acknowledged = 1

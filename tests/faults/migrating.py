@@ -7,14 +7,14 @@ from pathlib import Path
 
 from sqlalchemy import make_url, text
 
-from statestore import StateStore, StateStoreError, migrate
+from statestore import StateStore, StateStoreError, migrate, schema
 from tests.faults.bench import Bench
 from tests.faults.processes import die_with_parent
 from tests.faults.table import Tally, fault
 from tests.migrations.databases import connected, structure
 
 
-@fault("migration killed", worlds=("sync",), short=4, long=60, control="steps without a transaction", control_rounds=1)
+@fault("migration killed", worlds=("sync",), short=4, long=40, control="steps without a transaction", control_rounds=1)
 def migration_killed(bench: Bench) -> Tally:
     """A process makes the tables, or brings them up to date, and is killed; the next one finds its way from there."""
     forks = multiprocessing.get_context("forkserver")
@@ -76,4 +76,4 @@ def _without_transaction(url: str) -> None:
     """What is left where each step stands alone: the tables are there, and that they are was not noted any more."""
     migrate.upgrade(url)
     prefix = "" if url.startswith("sqlite") else "statestore."
-    _execute(url, f"DELETE FROM {prefix}{migrate.VERSION_TABLE}")
+    _execute(url, f"DELETE FROM {prefix}{schema.VERSION_TABLE}")

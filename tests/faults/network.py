@@ -31,7 +31,7 @@ def network_to(bench: Bench, url: str) -> Network:
 
 
 @fault(
-    "reply lost", databases=POSTGRESQL, short=15, long=200,
+    "reply lost", databases=POSTGRESQL, short=15, long=300,
     control="repeated after CommitUnknownError", control_rounds=10,
 )  # fmt: skip
 def reply_lost(bench: Bench) -> Tally:
@@ -40,7 +40,7 @@ def reply_lost(bench: Bench) -> Tally:
 
 
 @fault(
-    "reply lost, in groups", databases=POSTGRESQL, short=15, long=300,
+    "reply lost, in groups", databases=POSTGRESQL, short=15, long=400,
     control="repeated after CommitUnknownError", control_rounds=10,
 )  # fmt: skip
 def reply_lost_in_groups(bench: Bench) -> Tally:
@@ -48,7 +48,7 @@ def reply_lost_in_groups(bench: Bench) -> Tally:
 
 
 @fault(
-    "reply lost, then an outage", databases=POSTGRESQL, short=4, long=200,
+    "reply lost, then an outage", databases=POSTGRESQL, short=4, long=150,
     control="repeated after CommitUnknownError", control_rounds=6,
 )  # fmt: skip
 def reply_lost_before_an_outage(bench: Bench) -> Tally:
@@ -57,7 +57,7 @@ def reply_lost_before_an_outage(bench: Bench) -> Tally:
 
 
 @fault(
-    "reply lost in groups, then an outage", databases=POSTGRESQL, short=4, long=300,
+    "reply lost in groups, then an outage", databases=POSTGRESQL, short=4, long=150,
     control="repeated after CommitUnknownError", control_rounds=6,
 )  # fmt: skip
 def reply_lost_in_groups_before_an_outage(bench: Bench) -> Tally:

@@ -44,7 +44,7 @@ def resize(place: Path, megabytes: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={megabytes}m", str(place)], check=True, capture_output=True)
 
 
-@fault("disk full", short=1, long=20, control="errors taken for success", control_rounds=1)
+@fault("disk full", short=1, long=10, control="errors taken for success", control_rounds=1)
 def disk_full(bench: Bench) -> Tally:
     """A real file system runs full while clients write; then there is room again, and the same store goes on."""
     journal = Journal()
