@@ -170,6 +170,10 @@ class LocalServer(PostgresServer):
         super().stop()
         self._control("restart", "-m", mode)
 
+    def start(self) -> None:
+        """Start again after the server was killed."""
+        self._control("start")
+
     def stop(self) -> None:
         super().stop()
         if self._keeper.poll() is None:
