@@ -103,8 +103,8 @@ class Removal:
         self.alone = Statement(postgresql=removed + ledger + result)
         self.within = Statement(
             postgresql=removed + result,
-            sqlite=f"""
-            {given[1]} DELETE FROM {{cache_entries}} AS e {sqlite} RETURNING agent_name, size_bytes, {LIVE_RETURNED}""",
+            sqlite=f"{given[1]} DELETE FROM {{cache_entries}} AS e {sqlite}".lstrip()
+            + f" RETURNING agent_name, size_bytes, {LIVE_RETURNED}",
         )
 
 

@@ -328,7 +328,7 @@ case(
     (5, 1),
 )
 case("cache.add", nothing, lambda store, s: store.cache.add(s, 1), ONE, (4, 1))
-case("cache.restore", restored, lambda store, s: store.cache.restore(ENTRIES[s]), transaction(4), (6, 1))
+case("cache.restore", restored, lambda store, s: store.cache.restore(ENTRIES[s]), transaction(7), (7, 1))
 case("cache.invalidate", cached, lambda store, s: store.cache.invalidate(s), ONE, (4, 1))
 case("cache.invalidate_tag", cached, lambda store, s: store.cache.invalidate_tag(f"tag of {s}"), ONE, (4, 1))
 case(
@@ -343,7 +343,7 @@ case(
     (4, 1),
 )
 case("cache.clear", cached, lambda store, s: store.cache.clear(), ONE, (4, 1))
-case("cache.evict", cached, lambda store, s: store.cache.evict(), transaction(7), (6, 1))
+case("cache.evict", cached, lambda store, s: store.cache.evict(), transaction(6), (5, 1))
 case("cache.stats", cached, lambda store, s: store.cache.stats(), Cost(3, 3, 3), (5, 3))
 case(
     "prices.set",
