@@ -59,9 +59,11 @@ async def _cancel_many(bench: Bench, url: str, journal: Journal) -> None:
                     shown = time.monotonic()
                     bench.tell(f"{count * 6} of {bench.rounds}")
 
+        watch = asyncio.create_task(bench.heartbeat.watch_loop())
         async with asyncio.TaskGroup() as group:
             for number in range(6):
                 group.create_task(client(number))
+        watch.cancel()
 
 
 async def _cancel_one(

@@ -1,5 +1,6 @@
 """How late a call may be on this machine, now."""
 
+import asyncio
 import threading
 import time
 from collections import deque
@@ -27,6 +28,13 @@ class Heartbeat:
         # A stall is seen by the heartbeat once, and can hit a call on several of its steps.
         return ALLOWED + 3 * max(late, default=0.0)
 
+    async def watch_loop(self) -> None:
+        """Note the same of an event loop, until cancelled: it may be late when a thread is not."""
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(STEP)
+            self._note(began)
+
     def close(self) -> None:
         self._end.set()
         self._thread.join()
@@ -36,5 +44,8 @@ class Heartbeat:
             began = time.monotonic()
             if self._end.wait(STEP):
                 return
-            now = time.monotonic()
-            self._late.append((now, max(0.0, now - began - STEP)))
+            self._note(began)
+
+    def _note(self, began: float) -> None:
+        now = time.monotonic()
+        self._late.append((now, max(0.0, now - began - STEP)))
