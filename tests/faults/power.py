@@ -38,7 +38,7 @@ def power_cut(bench: Bench) -> Tally:
     url = bench.url()
     path = Path(str(make_url(url).database))
     # More than a thousand pages of log, so that a checkpoint is among what can be cut.
-    writes = 3 * WRITES if bench.long else WRITES
+    writes = 2 * WRITES if bench.long else WRITES
     start = path.read_bytes()
     events = _record(url, bench.world, "normal" if bench.unsafe else "full", writes)
     tally = Tally(rounds=bench.rounds)
