@@ -6,6 +6,7 @@ to lose something. A row whose control loses nothing is void.
 
 import argparse
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -35,6 +36,8 @@ def main() -> int:
     if not cases:
         print(f"no such row: {', '.join(arguments.only)}; --list names them", file=sys.stderr)
         return 2
+    # Ends the row under way as Ctrl-C does, with all that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     outcomes: list[Outcome] = []
     began = time.monotonic()
     with start_server() as server:
