@@ -45,7 +45,8 @@ class _File(ctypes.Structure):
 
 
 _FILE = ctypes.POINTER(_File)
-_OPEN = ctypes.CFUNCTYPE(_INT, _POINTER, ctypes.c_char_p, _FILE, _INT, _POINTER)
+# The name as an address: SQLite goes on using the memory behind it as long as the file is open.
+_OPEN = ctypes.CFUNCTYPE(_INT, _POINTER, _POINTER, _FILE, _INT, _POINTER)
 _DELETE = ctypes.CFUNCTYPE(_INT, _POINTER, ctypes.c_char_p, _INT)
 _WRITE = ctypes.CFUNCTYPE(_INT, _FILE, _POINTER, _INT, _LONG)
 _TRUNCATE = ctypes.CFUNCTYPE(_INT, _FILE, _LONG)
@@ -93,13 +94,13 @@ def record(recording: Recording) -> None:
     names: dict[int, str] = {}
     tables: dict[int, _Methods] = {}
 
-    def open_file(_: int, name: bytes | None, file: Any, flags: int, found: int) -> int:
+    def open_file(_: int, name: int | None, file: Any, flags: int, found: int) -> int:
         code = below_open(ctypes.addressof(system.contents), name, file, flags, found)
         if code == _OK and name is not None and file.contents.pMethods:
             below = ctypes.addressof(file.contents.pMethods.contents)
             if below not in tables:
                 tables[below] = wrap(file.contents.pMethods.contents)
-            names[ctypes.addressof(file.contents)] = name.decode()
+            names[ctypes.addressof(file.contents)] = ctypes.string_at(name).decode()
             file.contents.pMethods = ctypes.pointer(tables[below])
         return code
 
