@@ -52,6 +52,7 @@ class Connections:
         self._verified = False
         self._closed = False
         self._lost_at = 0.0
+        self._to_be_replaced = 0
         self.elsewhere = dialect.name == "postgresql" and hosts.several(engine.url)
         """Whether a new connection may lead to another server."""
         self._left_at = 0.0
@@ -61,6 +62,8 @@ class Connections:
         self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
         if owned and dialect.name == "postgresql":
             event.listen(engine, "connect", lambda driver, record: self._opened.add(driver))
+        if dialect.name == "postgresql":
+            event.listen(engine, "invalidate", self._note_loss)
         forking.renew_in_child(self)
 
     def verify(self) -> None:
@@ -135,11 +138,20 @@ class Connections:
             raise
 
     def _connect(self, connect: Callable[[], C], until: float) -> C:
-        """What *connect* takes out of the pool. A pool that has nothing to give at once is waited for *until* then."""
+        """What *connect* takes out of the pool. Where that may have to connect, it is waited for *until* then."""
+        if self._dialect.name == "sqlite":
+            return connect()
         idle: Callable[[], int] = getattr(self.engine.pool, "checkedin", int)
-        if self._dialect.name == "sqlite" or idle() > 0:
+        if self._to_be_replaced > 0:
+            self._to_be_replaced -= 1
+        elif idle() > 0:
             return connect()
         return run_until(connect, until, _close)
+
+    def _note_loss(self, *_: Any) -> None:
+        # A pool keeps the place of a lost connection, and makes another when it comes to that one: it hands them out
+        # in turn, so that all have been there after as many as it has.
+        self._to_be_replaced = 2 * (self._size or _MANY)
 
     def _check_usable(self) -> None:
         if self._closed:
@@ -262,6 +274,8 @@ def _close(connection: Connected) -> None:
     connection.close()
 
 
+# Connections, of a pool that does not say.
+_MANY = 20
 _PAUSE = 0.5
 
 

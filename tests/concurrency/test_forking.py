@@ -1,0 +1,325 @@
+"""A process that forks has two stores: the child makes connections, locks and threads of its own.
+
+Each scene runs in an interpreter of its own, since a fork of the process that runs the tests would be one with threads.
+"""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+# Seconds. A child that hangs is found by this.
+AMPLE = 100
+
+PRELUDE = """
+import os, signal, sys, threading, time
+from datetime import timedelta
+import statestore
+from statestore import NewEntry, StateStore
+
+signal.alarm(80)  # Each process ends by itself, whatever hangs.
+url = sys.argv[1]
+
+
+def wait_for(pid):
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, f"the child ended with {status}"
+
+
+def child(work):
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        signal.alarm(60)
+        work()
+    except BaseException:
+        import traceback
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+"""
+
+
+def play(scene: str, url: str, *, warn: str = "error") -> None:
+    code = PRELUDE + textwrap.dedent(scene)
+    done = subprocess.run(
+        [sys.executable, "-W", warn, "-c", code, url], capture_output=True, text=True, timeout=AMPLE, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+
+
+def test_nobody_gets_the_answers_of_another_while_threads_write(database_url: str) -> None:
+    # Threads of the test's own make the fork one of several threads, which newer Pythons warn of.
+    play(
+        """
+        store = StateStore.open(url, pool_size=4)
+        for n in range(8):
+            store.sessions.create(f"s{n}")
+        store.sessions.create("parent")
+        stop = threading.Event()
+        failures = []
+
+        def use(who, times):
+            store.cache.set(f"secret of {who}", who)
+            session = f"session of {who}"
+            store.sessions.create(session)
+            for n in range(times):
+                assert store.cache.get(f"secret of {who}") == who
+                [entry] = store.history.append(session, [NewEntry([who, n])])
+                assert entry.seq == n + 1
+                assert [e.content for e in store.history.read(session, last=1)] == [[who, n]]
+
+        def write(n):
+            count = 0
+            try:
+                while not stop.is_set():
+                    count += 1
+                    [entry] = store.history.append(f"s{n}", [NewEntry([n, count])])
+                    assert entry.content == [n, count] and entry.seq == count
+                    assert store.cache.get(f"nothing {n}") is None
+            except BaseException as exc:
+                failures.append(repr(exc))
+
+        threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for round in range(5):
+            pids = [child(lambda: use(f"child {round} {n}", 25)) for n in range(2)]
+            use(f"parent {round}", 25)
+            for pid in pids:
+                wait_for(pid)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not failures, failures
+        for n in range(8):
+            contents = [entry.content for entry in store.history.read(f"s{n}")]
+            assert contents == [[n, i + 1] for i in range(len(contents))]
+        store.close()
+        """,
+        database_url,
+        warn="ignore",
+    )
+
+
+def test_the_connections_of_the_parent_outlive_the_child(database_url: str) -> None:
+    play(
+        """
+        store = StateStore.open(url)
+        store.sessions.create("s")
+        def work():
+            store.history.append("s", [NewEntry("child")])
+            store.close()
+        for _ in range(5):
+            wait_for(child(work))
+            store.history.append("s", [NewEntry("parent")])
+        with store.transaction() as tx:
+            tx.history.append("s", [NewEntry("before")])
+        # A child that ends as any program does, without os._exit.
+        pid = os.fork()
+        if not pid:
+            store.state.set("s", "k", 1)
+            sys.exit(0)
+        wait_for(pid)
+        assert store.state.get("s", "k") == 1
+        assert [e.content for e in store.history.read("s")] == ["child", "parent"] * 5 + ["before"]
+        store.close()
+        """,
+        database_url,
+    )
+
+
+def test_a_child_outlives_its_parent(database_url: str) -> None:
+    play(
+        """
+        store = StateStore.open(url)
+        store.sessions.create("s")
+        store.history.append("s", [NewEntry("parent")])
+        ready, go = os.pipe(), os.pipe()
+
+        def parent():
+            def grandchild():
+                os.write(ready[1], b"x")
+                os.read(go[0], 1)
+                for n in range(50):
+                    store.history.append("s", [NewEntry(n)])
+                store.close()
+            child(grandchild)
+            os.read(ready[0], 1)
+            store.history.append("s", [NewEntry("middle")])
+            store.close()
+
+        wait_for(child(parent))
+        store.close()
+        os.write(go[1], b"x")
+        with StateStore.open(url) as store:
+            until = time.monotonic() + 60
+            while store.history.count("s") < 52 and time.monotonic() < until:
+                time.sleep(0.05)
+            assert [e.content for e in store.history.read("s")] == ["parent", "middle", *range(50)]
+        """,
+        database_url,
+    )
+
+
+def test_what_was_open_at_the_fork_raises_our_error_in_the_child(database_url: str) -> None:
+    play(
+        """
+        import asyncio
+        from statestore import AsyncStateStore, StaleLeaseError, StoreClosedError, StateStoreError
+
+        store = StateStore.open(url)
+        store.sessions.create("s")
+
+        def refused(work, error):
+            try:
+                work()
+            except error:
+                return
+            raise AssertionError("nothing was raised")
+
+        lease = store.sessions.acquire("s", owner="me", ttl=timedelta(minutes=1))
+        lease.__enter__()
+        transaction = store.transaction()
+        if url.startswith("postgresql"):
+            tx = transaction.__enter__()
+            tx.state.set("s", "k", 1)
+
+            def work():
+                refused(lambda: tx.state.get("s", "k"), StoreClosedError)
+                refused(lambda: transaction.__exit__(None, None, None), StoreClosedError)
+                refused(lambda: lease.__exit__(None, None, None), StaleLeaseError)
+                assert store.state.get("s", "k", default=None) is None
+            wait_for(child(work))
+            tx.state.set("s", "k", 2)
+            transaction.__exit__(None, None, None)
+            assert store.state.get("s", "k") == 2
+        else:
+            with store.transaction() as tx:
+                tx.state.set("s", "k", 1)
+                # SQLite's locks cannot be told apart from the parent's then.
+                wait_for(child(lambda: refused(lambda: store.state.get("s", "k"), StoreClosedError)))
+                wait_for(child(lambda: refused(lambda: StateStore.open(url), StoreClosedError)))
+            assert store.state.get("s", "k") == 1
+            wait_for(child(lambda: store.state.set("s", "k", 3)))
+            assert store.state.get("s", "k") == 3
+        lease.__exit__(None, None, None)
+
+        async def main():
+            astore = await AsyncStateStore.open(url)
+            await astore.state.set("s", "k", 4)
+            def work():
+                async def use():
+                    try:
+                        await astore.state.get("s", "k")
+                    except StoreClosedError:
+                        return
+                    raise AssertionError("nothing was raised")
+                asyncio.set_event_loop(None)
+                asyncio._set_running_loop(None)
+                asyncio.run(use())
+                with StateStore.open(url) as mine:
+                    assert mine.state.get("s", "k") == 4
+            pid = child(work)
+            while True:
+                found, status = os.waitpid(pid, os.WNOHANG)
+                if found:
+                    assert status == 0, status
+                    break
+                await asyncio.sleep(0.01)
+            assert await astore.state.get("s", "k") == 4
+            await astore.close()
+        asyncio.run(main())
+        store.close()
+        """,
+        database_url,
+        warn="ignore",
+    )
+
+
+def test_a_database_in_memory_stays_with_its_process() -> None:
+    play(
+        """
+        from statestore import StoreClosedError
+        store = StateStore.open(url)
+        store.sessions.create("s")
+        def work():
+            try:
+                store.sessions.get("s")
+            except StoreClosedError:
+                return
+            raise AssertionError("nothing was raised")
+        wait_for(child(work))
+        assert store.sessions.get("s")
+        store.close()
+        """,
+        "sqlite://",
+    )
+
+
+def test_a_fork_does_not_find_threads_of_the_store(database_url: str) -> None:
+    """A process of several threads is not forked lightly: newer Pythons warn, which is an error here."""
+    play(
+        """
+        store = StateStore.open(url)
+        store.sessions.create("s")
+        store.history.read("s")
+        wait_for(child(lambda: store.sessions.get("s")))
+        store.close()
+        """,
+        database_url,
+    )
+
+
+def test_a_callers_engine_is_renewed(database_url: str) -> None:
+    play(
+        """
+        from sqlalchemy import create_engine, event
+        sqlite = url.startswith("sqlite")
+        engine = create_engine(url if sqlite else url.replace("postgresql://", "postgresql+psycopg://"))
+        if sqlite:
+            @event.listens_for(engine, "connect")
+            def configure(connection, record):
+                for pragma in ("foreign_keys=ON", "synchronous=FULL", "busy_timeout=30000"):
+                    connection.execute(f"PRAGMA {pragma}")
+        store = StateStore(engine)
+        store.sessions.create("s")
+        def work():
+            for n in range(30):
+                store.history.append("s", [NewEntry(n)])
+            engine.dispose()
+        pid = child(work)
+        for n in range(30):
+            store.history.append("s", [NewEntry(n)])
+        wait_for(pid)
+        assert store.history.count("s") == 60
+        store.close()
+        engine.dispose()
+        """,
+        database_url,
+    )
+
+
+@pytest.mark.parametrize("start", ["fork"])
+def test_multiprocessing_that_forks_works(database_url: str, start: str) -> None:
+    play(
+        f"""
+        import multiprocessing
+        store = StateStore.open(url)
+        store.sessions.create("s")
+
+        def work(n):
+            return [store.history.append("s", [NewEntry([n, i])])[0].content for i in range(10)] == [
+                [n, i] for i in range(10)
+            ]
+
+        with multiprocessing.get_context({start!r}).Pool(4) as pool:
+            assert all(pool.map(work, range(20)))
+        assert sorted(e.content for e in store.history.read("s")) == [[n, i] for n in range(20) for i in range(10)]
+        store.close()
+        """,
+        database_url,
+        warn="ignore",
+    )
