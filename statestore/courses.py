@@ -8,8 +8,9 @@ from collections.abc import Generator
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from statestore.async_database import AsyncRunner, finished
-from statestore.database import Runner
+from statestore.database import Database, Runner
 from statestore.repositories.base import Call
+from statestore.threaded_database import ThreadedDatabase
 
 R = TypeVar("R")
 
@@ -45,6 +46,18 @@ async def run_async(runner: AsyncRunner, course: Course[R], *, in_thread: bool =
             steps.answer = await runner.run(call)
         except Exception as exc:
             steps.failure = exc
+
+
+def empty_log(runner: Runner) -> None:
+    """After much was deleted: what SQLite keeps of it in its log goes, as far as nobody needs it."""
+    if isinstance(runner, Database):
+        runner.empty_log()
+
+
+async def empty_log_async(runner: AsyncRunner) -> None:
+    """As `empty_log`. An engine of the caller's is the caller's to look after."""
+    if isinstance(runner, ThreadedDatabase):
+        await runner.empty_log()
 
 
 class _Steps(Generic[R]):

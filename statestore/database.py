@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Engine
 
-from statestore import forking, group_calls
+from statestore import forking, group_calls, sqlite_files
 from statestore.connections import Connections
 from statestore.deadlines import ends_at, out_of_time
 from statestore.errors import StateStoreError
@@ -81,6 +81,12 @@ class Database:
     def verify(self) -> None:
         """Connect, and check the tables: once."""
         self._connections.verify()
+
+    def empty_log(self) -> None:
+        """Let SQLite write its log back into the file, if nobody has to be waited for. PostgreSQL sees to itself."""
+        if self._writer is not None:
+            with no_retry(), self._connections.connected(ends_at(self.waits.timeout)) as connection:
+                sqlite_files.checkpoint(connection)
 
     def close(self) -> None:
         self._connections.close()

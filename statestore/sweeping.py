@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, TypeAlias
 
 from statestore import checks
-from statestore.courses import Course, run, run_async
+from statestore.courses import Course, empty_log, empty_log_async, run, run_async
 from statestore.operations.cache import AsyncCache, Cache
 from statestore.repositories.base import Call
 from statestore.repositories.expiry_batch import Batch
@@ -149,10 +149,13 @@ class Sweeping:
             DatabaseError: The database failed. What was deleted before stays deleted.
         """
         self.cache.flush()  # What was hit last is to stay.
-        return run(
+        report = run(
             self._database,
             sweep(batch_size=batch_size, time_budget=time_budget, dry_run=dry_run, progress=progress),
         )
+        if not dry_run and any(swept.rows for swept in report.kinds.values()):
+            empty_log(self._database)
+        return report
 
     def cleanup_inactive(self, max_inactivity: timedelta) -> int:
         """Delete the sessions that were not used for *max_inactivity*, whatever their TTL; see `set_retention`.
@@ -205,10 +208,13 @@ class AsyncSweeping:
     ) -> SweepReport:
         """Delete what is due. See `StateStore.sweep`."""
         await self.cache.flush()
-        return await run_async(
+        report = await run_async(
             self._database,
             sweep(batch_size=batch_size, time_budget=time_budget, dry_run=dry_run, progress=progress),
         )
+        if not dry_run and any(swept.rows for swept in report.kinds.values()):
+            await empty_log_async(self._database)
+        return report
 
     async def cleanup_inactive(self, max_inactivity: timedelta) -> int:
         """Delete the sessions that were not used for *max_inactivity*. See `StateStore.cleanup_inactive`."""

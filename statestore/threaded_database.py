@@ -137,6 +137,12 @@ class ThreadedDatabase:
         until = ends_at(self.database.waits.timeout)
         await self._workers.run(copy_context().run, self.database.verify, until=until)
 
+    async def empty_log(self) -> None:
+        """As `Database.empty_log`."""
+        if self._turn is not None:
+            async with self._in_turn(ends_at(self.waits.timeout)):
+                await self._workers.run(self.database.empty_log)
+
     async def close(self) -> None:
         self._check_process()
         if not self.database.closed:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from statestore import checks, erasing, ids, leases
-from statestore.courses import run, run_async
+from statestore.courses import empty_log, empty_log_async, run, run_async
 from statestore.errors import InvalidValueError
 from statestore.leases import Acquiring, HeldLease
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
@@ -73,7 +73,9 @@ class Sessions(Group):
         Returns:
             What was removed, for the record. What an earlier call left that was cut off is in it.
         """
-        return run(self._runner, erasing.delete_user(self._namespace, user_id, progress))
+        receipt = run(self._runner, erasing.delete_user(self._namespace, user_id, progress))
+        empty_log(self._runner)
+        return receipt
 
     def acquire(self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None) -> HeldLease:
         """Become the only one who works on a session, across processes and hosts, until the lease runs out.
@@ -140,7 +142,9 @@ class AsyncSessions(AsyncGroup):
     delete.__doc__ = Sessions.delete.__doc__
 
     async def delete_user(self, user_id: str, *, progress: erasing.Progress | None = None) -> ErasureReceipt:
-        return await run_async(self._runner, erasing.delete_user(self._namespace, user_id, progress))
+        receipt = await run_async(self._runner, erasing.delete_user(self._namespace, user_id, progress))
+        await empty_log_async(self._runner)
+        return receipt
 
     delete_user.__doc__ = Sessions.delete_user.__doc__
 

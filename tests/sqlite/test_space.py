@@ -2,12 +2,14 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from statestore import NewEntry, StateStore, migrate, sqlite_files
+from tests.support.clock import MovableClock
 
 MEBIBYTE = 1 << 20
 NEEDLE = "needle" * 20
@@ -99,3 +101,25 @@ def test_a_checkpoint_gives_way(empty_sqlite_url: str, path: Path, connection: s
         assert sqlite_files.checkpoint(connection)
         assert store.state.get("s", "k") == 1
     reader.close()
+
+
+@pytest.mark.parametrize("world", ["sync", "async"])
+@pytest.mark.parametrize("how", ["erase", "sweep"])
+def test_what_was_erased_is_in_no_file_of_a_store_that_is_still_open(
+    connect: Callable[..., Any], clock: MovableClock, sqlite_url: str, world: str, how: str
+) -> None:
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    store = connect(sqlite_url, clock=clock)
+    store.sessions.create("s", user_id="ada", ttl=timedelta(hours=1))
+    store.history.append("s", [NewEntry(NEEDLE) for _ in range(50)])
+
+    def files() -> list[str]:
+        return [file.name for file in path.parent.iterdir() if NEEDLE.encode() in file.read_bytes()]
+
+    assert files()
+    if how == "erase":
+        store.sessions.delete_user("ada")
+    else:
+        clock.advance(hours=2)
+        store.sweep()
+    assert not files()
