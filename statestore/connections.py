@@ -21,6 +21,7 @@ from statestore.slots import Slots
 from statestore.sql import Connected, Dialect
 from statestore.sqlite_files import FILE, SqliteFile
 from statestore.waits import Waits, no_connection
+from statestore.watchdog import driver_of, watchdog
 
 Verify = Callable[[Connection], None]
 C = TypeVar("C", bound=Connected)
@@ -53,6 +54,8 @@ class Connections:
         self._closed = False
         self._lost_at = 0.0
         self._to_be_replaced = 0
+        # Whether a caller's pool does more than hand out what it has: it asks the server first, or connects anew.
+        self._asks = getattr(engine.pool, "_pre_ping", False) or getattr(engine.pool, "_recycle", -1) > -1
         self.elsewhere = dialect.name == "postgresql" and hosts.several(engine.url)
         """Whether a new connection may lead to another server."""
         self._left_at = 0.0
@@ -109,7 +112,7 @@ class Connections:
             raise no_connection()
         try:
             if not self._owned:
-                return self._connect(self._borrow, until)
+                return self._connect(lambda: self._borrow(until), until)
             connection = self._connect(self.engine.raw_connection, until)
             if self._dialect.name == "postgresql":
                 now = time.monotonic()
@@ -128,14 +131,18 @@ class Connections:
             failure = understood(exc)
             raise_alone(Again(failure.error) if failure.lost else failure.error)
 
-    def _borrow(self) -> Borrowed:
+    def _borrow(self, until: float) -> Borrowed:
         connection = self.engine.connect()
+        # What the application made itself is asked once whether a pooler is in between.
+        watch = watchdog.watch(driver_of(connection.connection), until)
         try:
             return Borrowed(connection)
         except BaseException:
             connection.invalidate()
             connection.close()
             raise
+        finally:
+            watchdog.end(watch)
 
     def _connect(self, connect: Callable[[], C], until: float) -> C:
         """What *connect* takes out of the pool. Where that may have to connect, it is waited for *until* then."""
@@ -144,7 +151,7 @@ class Connections:
         idle: Callable[[], int] = getattr(self.engine.pool, "checkedin", int)
         if self._to_be_replaced > 0:
             self._to_be_replaced -= 1
-        elif idle() > 0:
+        elif idle() > 0 and not self._asks:
             return connect()
         return run_until(connect, until, _close)
 

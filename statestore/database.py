@@ -18,6 +18,7 @@ from statestore.execution import (
     Again,
     BoundRunner,
     Transaction,
+    Waiter,
     local_timeouts,
     no_retry,
     perform,
@@ -129,10 +130,10 @@ class Database:
         raise error
 
     @contextmanager
-    def transaction(self) -> Iterator[BoundRunner]:
+    def transaction(self, waiter: Waiter | None = None) -> Iterator[BoundRunner]:
         """One transaction for all that is run through the runner; committed at the end, undone on an exception."""
         until = ends_at(self.waits.timeout)
-        with self._writing(until), self._begun(until) as (transaction, runner):
+        with self._writing(until), self._begun(until, waiter=waiter) as (transaction, runner):
             yield runner
             runner.check_process()
             runner.finish()
@@ -154,12 +155,12 @@ class Database:
 
     @contextmanager
     def _begun(
-        self, until: float, *, snapshot: bool = False, read_only: bool = False
+        self, until: float, *, snapshot: bool = False, read_only: bool = False, waiter: Waiter | None = None
     ) -> Iterator[tuple[Transaction, BoundRunner]]:
         """A transaction that has begun; undone on an exception."""
         generation, slots = forking.generation(), self._connections.slots
         with no_retry():
-            connection, transaction, runner = self._begin(until, snapshot, read_only)
+            connection, transaction, runner = self._begin(until, snapshot, read_only, waiter)
         try:
             yield transaction, runner
         except BaseException as exc:
@@ -178,16 +179,20 @@ class Database:
                     self._connections.forget(connection)
                 self._connections.give_back(connection, slots)
 
-    def _begin(self, until: float, snapshot: bool, read_only: bool) -> tuple[Connected, Transaction, BoundRunner]:
+    def _begin(
+        self, until: float, snapshot: bool, read_only: bool, waiter: Waiter | None
+    ) -> tuple[Connected, Transaction, BoundRunner]:
         # Nothing can have been done before it began, so that may be tried again on another connection.
         with suppress(Again):
-            return self._begin_once(until, snapshot, read_only)
+            return self._begin_once(until, snapshot, read_only, waiter)
         for attempt in retrying(until, self.waits):
             with attempt:
-                return self._begin_once(until, snapshot, read_only)
+                return self._begin_once(until, snapshot, read_only, waiter)
         raise AssertionError("unreachable")
 
-    def _begin_once(self, until: float, snapshot: bool, read_only: bool) -> tuple[Connected, Transaction, BoundRunner]:
+    def _begin_once(
+        self, until: float, snapshot: bool, read_only: bool, waiter: Waiter | None
+    ) -> tuple[Connected, Transaction, BoundRunner]:
         slots = self._connections.slots
         connection = self._connections.take(until)
         transaction = Transaction(connection, self.dialect)
@@ -203,7 +208,10 @@ class Database:
         try:
             with runner.watched():
                 transaction.begin(
-                    snapshot=snapshot, read_only=read_only, until=min(until, time.monotonic() + self.waits.lock)
+                    snapshot=snapshot,
+                    read_only=read_only,
+                    until=min(until, time.monotonic() + self.waits.lock),
+                    call=waiter,
                 )
         except BaseException as exc:
             if isinstance(exc, Exception):

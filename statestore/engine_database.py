@@ -33,7 +33,7 @@ from statestore.execution import (
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Dialect, Settings
 from statestore.waits import Waits, retrying
-from statestore.watchdog import driver_of, watchdog
+from statestore.watchdog import cut, driver_of, watchdog
 from statestore.workers import until_done
 
 
@@ -156,7 +156,7 @@ class EngineDatabase:
     ) -> tuple[AsyncExitStack, AsyncConnection, Transaction, BoundRunner]:
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self._connect(until))
-            borrowed = await connection.run_sync(Borrowed)
+            borrowed = await finished(connection.run_sync(Borrowed), hurry=partial(_cut, connection))
             transaction = Transaction(borrowed, self.dialect)
             bound = BoundRunner(
                 borrowed,
@@ -170,9 +170,10 @@ class EngineDatabase:
             lock_until = min(until, time.monotonic() + self._waits.lock)
             try:
                 with bound.watched():
-                    await connection.run_sync(
+                    beginning = connection.run_sync(
                         lambda _: transaction.begin(snapshot=snapshot, read_only=read_only, until=lock_until)
                     )
+                    await finished(beginning, hurry=bound.hurry)
             except Exception as exc:
                 failure = understand(exc)
                 if failure is not None and failure.lost:
@@ -270,6 +271,11 @@ class EngineRunner:
         self._bound.check_process()
         work = self._connection.run_sync(lambda _: self._bound.run(call))
         return await finished(work, hurry=partial(give_up, call))
+
+
+def _cut(connection: AsyncConnection) -> None:
+    if connection.sync_connection is not None and connection.dialect.name == "postgresql":
+        cut(driver_of(connection.sync_connection.connection))
 
 
 async def _close_when_open(connecting: "asyncio.Future[AsyncConnection]") -> None:

@@ -46,6 +46,15 @@ class Borrowed:
         self.close = connection.close
 
 
+class Waiter:
+    """Who waits for a transaction to begin, and may have left."""
+
+    given_up = False
+
+    def give_up(self) -> None:
+        self.given_up = True
+
+
 class Transaction:
     """BEGIN, COMMIT and ROLLBACK on a connection whose driver commits each statement."""
 
@@ -54,7 +63,12 @@ class Transaction:
         self._dialect = dialect
 
     def begin(
-        self, *, snapshot: bool = False, read_only: bool = False, until: float = math.inf, call: Call | None = None
+        self,
+        *,
+        snapshot: bool = False,
+        read_only: bool = False,
+        until: float = math.inf,
+        call: Call | Waiter | None = None,
     ) -> None:
         """Begin; with *snapshot* all that is read is of one moment.
 
@@ -77,7 +91,7 @@ class Transaction:
             else:
                 self._execute(begin)
 
-    def _begin_writing(self, until: float, call: Call | None) -> None:
+    def _begin_writing(self, until: float, call: Call | Waiter | None) -> None:
         # A deferred transaction that reads, and then wants to write, may find that another has written since. SQLite's
         # own wait cannot be interrupted, so it is a short one, again and again.
         while True:

@@ -15,6 +15,7 @@ from statestore.database import Database
 from statestore.deadlines import ends_at, out_of_time
 from statestore.execution import (
     BoundRunner,
+    Waiter,
 )
 from statestore.grouping import PATIENCE, too_late
 from statestore.repositories import group_appending, group_reading
@@ -31,7 +32,7 @@ class ThreadedDatabase:
     def __init__(self, database: Database, *, threads: int, one_connection: bool) -> None:
         self.database = database
         self._generation = forking.generation()
-        self._workers = Workers(threads, "statestore")
+        self._workers = Workers(threads, "statestore", spare=3 if database.dialect.name == "sqlite" else 0)
         # SQLite has one writer. Tasks take turns here, so that none of them blocks a thread that another one needs;
         # readers too, where the database is a single connection.
         self._turn = asyncio.Lock() if database.dialect.name == "sqlite" else None
@@ -100,7 +101,8 @@ class ThreadedDatabase:
         """As `Database.transaction`."""
         self._check_process()
         until = ends_at(self.database.waits.timeout)
-        async with self._in_turn(until), self._inside(self.database.transaction()) as runner:
+        waiter = Waiter()
+        async with self._in_turn(until), self._inside(self.database.transaction(waiter), waiter) as runner:
             yield runner
 
     @asynccontextmanager
@@ -108,16 +110,17 @@ class ThreadedDatabase:
         """As `Database.snapshot`."""
         self._check_process()
         turn = self._in_turn(ends_at(self.database.waits.timeout)) if self._one_connection else nullcontext()
-        async with turn, self._inside(self.database.snapshot(read_only=read_only)) as runner:
+        async with turn, self._inside(self.database.snapshot(read_only=read_only), Waiter()) as runner:
             yield runner
 
     @asynccontextmanager
-    async def _inside(self, context: AbstractContextManager[BoundRunner]) -> AsyncIterator[AsyncRunner]:
+    async def _inside(self, context: AbstractContextManager[BoundRunner], waiter: Waiter) -> AsyncIterator[AsyncRunner]:
         entering = _Entering(context)
         try:
             # In a copy of the task's context, so that its deadline is known in the thread, too.
-            await self._workers.run(copy_context().run, entering.enter)
+            await self._workers.run(copy_context().run, entering.enter, give_up=waiter.give_up)
         except BaseException as exc:
+            waiter.given_up = True
             if entering.is_left():
                 leaving = self._steps.run(copy_context().run, _leave, context, exc)
                 await finished(leaving, hurry=entering.runner.hurry)

@@ -12,6 +12,9 @@ from typing import Any
 from statestore.deadlines import GRACE, out_of_time
 from statestore.errors import StoreClosedError
 
+# Seconds. What takes longer most likely waits for somebody, and does nothing that another thread would disturb.
+_PATIENCE = 0.02
+
 
 class _Job:
     """A call that waits for a thread, and the future that waits for the call."""
@@ -45,8 +48,13 @@ class Workers:
     are needed and end with `close`.
     """
 
-    def __init__(self, size: int, name: str) -> None:
+    def __init__(self, size: int, name: str, *, spare: int = 0) -> None:
+        """*spare*: how many more threads there may be, for calls that wait behind others which do not get on."""
         self._size = size
+        self._spare = spare
+        self._ended = 0
+        """How many calls have come to their end: whether the threads get on."""
+        self._relief: asyncio.TimerHandle | None = None
         self._name = name
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -82,6 +90,8 @@ class Workers:
         loop = asyncio.get_running_loop()
         job = _Job(loop, function, args)
         self._enqueue(job)
+        if self._spare and self._idle < 0 and self._relief is None:
+            self._relief = loop.call_later(_PATIENCE, self._relieve, loop, self._ended)
         timer = None if until == math.inf else loop.call_later(until - time.monotonic() + GRACE, _expire, job, late)
         try:
             return await asyncio.shield(job.future)
@@ -92,8 +102,7 @@ class Workers:
             if give_up is not None and not job.future.done():
                 give_up()
             await until_done(job.future, GRACE * 1.5)
-            if job.future.done() and not job.future.cancelled():
-                job.future.exception()  # It is nobody's any more.
+            job.future.add_done_callback(_put_away)
             raise
         finally:
             if timer is not None:
@@ -112,12 +121,27 @@ class Workers:
             if self._closed:
                 raise StoreClosedError("the store is closed; open another")
             if self._idle == 0 and len(self._threads) < self._size:
-                thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                self._add_thread()
             else:
                 self._idle -= 1
             self._jobs.put(job)
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _relieve(self, loop: asyncio.AbstractEventLoop, ended: int) -> None:
+        """Calls have waited for a moment: where no other has come to its end meanwhile, there is one more thread."""
+        self._relief = None
+        with self._lock:
+            if self._idle >= 0 or self._closed:
+                return
+            if ended == self._ended and len(self._threads) < self._size + self._spare:
+                self._add_thread()
+                self._idle += 1
+            if self._idle < 0:
+                self._relief = loop.call_later(_PATIENCE, self._relieve, loop, self._ended)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -125,6 +149,7 @@ class Workers:
             del job
             with self._lock:
                 self._idle += 1
+                self._ended += 1
 
 
 def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
@@ -134,6 +159,12 @@ def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | N
         future.set_result(result)
         return
     future.set_exception(error)
+
+
+def _put_away(future: "asyncio.Future[Any]") -> None:
+    """The outcome is nobody's any more."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _expire(job: _Job, late: Callable[[bool], Exception]) -> None:

@@ -113,3 +113,33 @@ def test_a_transaction_that_waits_for_the_writer_can_be_ended(sqlite_url: str, w
         await holder.close()
 
     asyncio.run(asyncio.wait_for(main(), 4 * AMPLE))
+
+
+def test_reads_do_not_wait_for_a_write_that_waits_for_another_process(sqlite_url: str) -> None:
+    async def main() -> None:
+        holder, store = await opened(sqlite_url, "async"), await opened(sqlite_url, "async")
+        await holder.sessions.create("s")
+        await holder.cache.set("k", 1)
+        async with holder.transaction() as tx:
+            await tx.state.set("s", "k", 1)
+            waiting = [asyncio.ensure_future(store.history.append("s", [NewEntry(n)])) for n in range(3)]
+            cancelled = asyncio.ensure_future(store.transaction().__aenter__())
+            await asyncio.sleep(0.1)
+            cancelled.cancel()
+            with statestore.deadline(AMPLE):
+                assert await store.cache.get("k") == 1
+                assert await store.history.read("s", last=1) == []
+            assert not any(task.done() for task in waiting)
+        await asyncio.wait_for(asyncio.gather(*waiting), AMPLE)
+        assert await store.history.count("s") == 3
+        await store.close()
+        await holder.close()
+
+    asyncio.run(asyncio.wait_for(main(), 4 * AMPLE))
+
+
+def test_a_deadline_can_be_entered_again() -> None:
+    again = statestore.deadline(1)
+    for _ in range(2):
+        with again, again:
+            pass
