@@ -204,8 +204,8 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
             try:
                 async with self.transaction() as tx:
                     return await work(tx)
-            except UnavailableError:
-                if pause is None:
+            except UnavailableError as error:
+                if pause is None or not error.retryable:
                     raise
                 await asyncio.sleep(pause)
         raise AssertionError("unreachable")

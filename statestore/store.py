@@ -159,7 +159,8 @@ class StateStore(Sweeping, Transaction):
         Raises:
             InvalidValueError: The URL or another argument cannot be used.
             UnavailableError: The database cannot be reached.
-            SchemaError: The tables are missing (on PostgreSQL), older or newer than this version.
+            SchemaError: The tables are missing (on PostgreSQL), older than this version, or newer in a way that it
+                cannot use.
         """
         cache = CacheOptions(
             max_entries=cache_max_entries,
@@ -265,8 +266,8 @@ class StateStore(Sweeping, Transaction):
             try:
                 with self.transaction() as tx:
                     return work(tx)
-            except UnavailableError:
-                if pause is None:
+            except UnavailableError as error:
+                if pause is None or not error.retryable:
                     raise
                 time.sleep(pause)
         raise AssertionError("unreachable")

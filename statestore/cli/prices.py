@@ -111,7 +111,7 @@ def list_(database: Database, model: str, as_json: bool) -> None:
 @store_options
 @json_option
 def set_(database: Database, model: str, shared: bool, as_json: bool, **arguments: Any) -> None:
-    """Set the namespace's own price of MODEL, such as one that was negotiated."""
+    """Set the price of MODEL for the namespace, such as one that was negotiated, or for all with --shared."""
     with database.open() as store:
         _prices(store, shared).set(model, **arguments)
     click.echo(json_text({"model": model, **arguments}) if as_json else f"set the price of {visible(model)}")
@@ -124,7 +124,7 @@ def set_(database: Database, model: str, shared: bool, as_json: bool, **argument
 @store_options
 @json_option
 def remove(database: Database, model: str, provider_name: str | None, shared: bool, as_json: bool) -> None:
-    """Remove the namespace's own prices of MODEL; the exit code is 1 where there are none."""
+    """Remove the prices of MODEL that the namespace has, or all share with --shared. Exit code 1 if there are none."""
     with database.open() as store:
         removed = _prices(store, shared).remove(model, provider_name=provider_name)
     if not removed:

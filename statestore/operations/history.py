@@ -71,8 +71,8 @@ class History(Group):
 
         Every entry comes once, in order, whatever happens to the connection meanwhile, also when the database restarts.
         Ends when the session is gone, also where another was made under its id, with `SessionNotFoundError`, or after
-        *timeout*; or stop iterating. On PostgreSQL it holds a connection of its own, and hears of an append at once;
-        elsewhere, or where `prepared_statements` is off, it looks every 20 to 500 milliseconds. Waiting does not extend
+        *timeout*; or stop iterating. On PostgreSQL all who follow share one connection beside the pool, and hear of an append
+        at once; elsewhere, or behind a pooler, it looks every 20 to 500 milliseconds. Waiting does not extend
         the session's TTL.
 
         Where entries are popped and others appended in their place, these are passed on as well, as long as they were
@@ -124,8 +124,8 @@ class AsyncHistory(AsyncGroup):
 
         Every entry comes once, in order, whatever happens to the connection meanwhile, also when the database restarts.
         Ends when the session is gone, also where another was made under its id, with `SessionNotFoundError`, or after
-        *timeout*; or stop iterating. On PostgreSQL it holds a connection of its own, and hears of an append at once;
-        elsewhere, or where `prepared_statements` is off, it looks every 20 to 500 milliseconds. Waiting does not extend
+        *timeout*; or stop iterating. On PostgreSQL all who follow share one connection beside the pool, and hear of an append
+        at once; elsewhere, or behind a pooler, it looks every 20 to 500 milliseconds. Waiting does not extend
         the session's TTL.
 
         Where entries are popped and others appended in their place, these are passed on as well, as long as they were
