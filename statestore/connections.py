@@ -168,8 +168,8 @@ class Connections:
             self._unusable = path if os.path.realpath(path) in _unusable_files else None
         if self._unusable is not None:
             raise StoreClosedError(
-                "the SQLite database was in use when this process was forked, or is in memory, so the child cannot use it; "
-                "fork while no transaction is open, and keep the database in a file"
+                "the SQLite database was in use when this process was forked, or is in memory, so that the child "
+                "cannot use it; fork while no transaction is open, and keep the database in a file"
             )
 
     def _verify_until(self, until: float) -> None:

@@ -214,7 +214,7 @@ ENGINE_FILES = frozenset(
 
 
 # Likewise for a pooler in between: by default these files, all of the contract with `--pgbouncer` and in the long run.
-POOLED_FILES = frozenset({"test_history.py", "test_state.py", "test_cache.py", "test_transactions.py"})
+POOLED_FILES = frozenset({"test_state.py", "test_transactions.py"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

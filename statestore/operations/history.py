@@ -71,9 +71,9 @@ class History(Group):
 
         Every entry comes once, in order, whatever happens to the connection meanwhile, also when the database restarts.
         Ends when the session is gone, also where another was made under its id, with `SessionNotFoundError`, or after
-        *timeout*; or stop iterating. On PostgreSQL all who follow share one connection beside the pool, and hear of an append
-        at once; elsewhere, or behind a pooler, it looks every 20 to 500 milliseconds. Waiting does not extend
-        the session's TTL.
+        *timeout*; or stop iterating. On PostgreSQL all who follow share one connection beside the pool, and
+        hear of an append at once; elsewhere, or behind a pooler, it looks every 20 to 500 milliseconds. Waiting does
+        not extend the session's TTL.
 
         Where entries are popped and others appended in their place, these are passed on as well, as long as they were
         among the latest 256 that were. What is trimmed before it was passed on is not.
@@ -124,9 +124,9 @@ class AsyncHistory(AsyncGroup):
 
         Every entry comes once, in order, whatever happens to the connection meanwhile, also when the database restarts.
         Ends when the session is gone, also where another was made under its id, with `SessionNotFoundError`, or after
-        *timeout*; or stop iterating. On PostgreSQL all who follow share one connection beside the pool, and hear of an append
-        at once; elsewhere, or behind a pooler, it looks every 20 to 500 milliseconds. Waiting does not extend
-        the session's TTL.
+        *timeout*; or stop iterating. On PostgreSQL all who follow share one connection beside the pool, and
+        hear of an append at once; elsewhere, or behind a pooler, it looks every 20 to 500 milliseconds. Waiting does
+        not extend the session's TTL.
 
         Where entries are popped and others appended in their place, these are passed on as well, as long as they were
         among the latest 256 that were. What is trimmed before it was passed on is not.
