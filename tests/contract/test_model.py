@@ -52,6 +52,7 @@ class ModelEntry:
     content: int
     turn: int
     entry_id: str
+    role: str | None
 
 
 @dataclass
@@ -146,7 +147,7 @@ class Machine(RuleBasedStateMachine):
         for entry, result in zip(entries, stored, strict=True):
             session.last_turn += entry.role == "user"
             assert (result.seq, result.turn) == (session.next_seq, session.last_turn)
-            session.entries.append(ModelEntry(entry.content, session.last_turn, result.entry_id))
+            session.entries.append(ModelEntry(entry.content, session.last_turn, result.entry_id, entry.role))
 
     @rule(session_id=SESSIONS, back=st.integers(0, 3), same=st.booleans())
     def append_again_by_id(self, session_id: str, back: int, same: bool) -> None:
@@ -155,7 +156,8 @@ class Machine(RuleBasedStateMachine):
             return
         known = session.entries[-1 - back]
         fresh = next(self.words)
-        entries = [NewEntry(known.content if same else fresh, role="user", entry_id=known.entry_id), NewEntry(fresh)]
+        again = NewEntry(known.content if same else fresh, role=known.role, entry_id=known.entry_id)
+        entries = [again, NewEntry(fresh)]
         if not same:
             with pytest.raises(ConflictError):
                 self.store.history.append(session_id, entries)
@@ -163,7 +165,7 @@ class Machine(RuleBasedStateMachine):
         found, added = self.store.history.append(session_id, entries)
         session = self.written(session_id)
         assert (found.seq, added.seq) == (session.next_seq - 1 - back, session.next_seq)
-        session.entries.append(ModelEntry(fresh, session.last_turn, added.entry_id))
+        session.entries.append(ModelEntry(fresh, session.last_turn, added.entry_id, None))
 
     @rule(session_id=SESSIONS, back=st.integers(-2, 4), n=st.integers(0, 5))
     def append_after(self, session_id: str, back: int, n: int) -> None:
@@ -171,11 +173,12 @@ class Machine(RuleBasedStateMachine):
         if session is None or session.next_seq - 1 - back < 0:
             return
         after_seq = session.next_seq - 1 - back
-        known = [entry.content for entry in session.entries][max(0, len(session.entries) - back) :] if back > 0 else []
+        known = session.entries[max(0, len(session.entries) - back) :] if back > 0 else []
         trimmed = max(0, back - len(session.entries))
-        contents = ([0] * trimmed + known)[:n]
-        contents += [next(self.words) for _ in range(n - len(contents))]
-        entries = [NewEntry(content, role="assistant") for content in contents]
+        entries = [NewEntry(0)] * trimmed + [NewEntry(entry.content, role=entry.role) for entry in known]
+        entries = entries[:n]
+        entries += [NewEntry(next(self.words), role="assistant") for _ in range(n - len(entries))]
+        contents = [entry.content for entry in entries]
         if back < 0:
             with pytest.raises(ConflictError):
                 self.store.history.append(session_id, entries, after_seq=after_seq)
@@ -185,10 +188,12 @@ class Machine(RuleBasedStateMachine):
         assert [entry.content for entry in result] == contents[trimmed:]
         for entry in result:
             if entry.seq >= session.next_seq:
-                session.entries.append(ModelEntry(entry.content, session.last_turn, entry.entry_id))
+                session.entries.append(ModelEntry(entry.content, session.last_turn, entry.entry_id, entry.role))
 
     @rule(source=SESSIONS, fork_id=SESSIONS, share=SHARES, whole=st.booleans())
     def fork(self, source: str, fork_id: str, share: int, whole: bool) -> None:
+        # Under the id of an ancestor that is gone a fork is another session if it is younger.
+        self.clock.advance(microseconds=1)
         session = self.living(source)
         at_seq = None if whole else share
         if session is None:
