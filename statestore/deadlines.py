@@ -12,7 +12,8 @@ from statestore.errors import CommitUnknownError, InvalidValueError, Unavailable
 # How late a call may be: what it waits for has this long to end by itself before its connection is cut.
 GRACE = 0.25
 
-_narrowed: ContextVar[float] = ContextVar("statestore.deadline", default=math.inf)
+_narrowed: ContextVar[tuple[float, ...]] = ContextVar("statestore.deadline", default=(math.inf,))
+"""When the blocks around have to have ended, on the monotonic clock; the innermost one's last, and earliest."""
 
 
 class deadline:
@@ -27,13 +28,14 @@ class deadline:
         self._seconds = in_seconds(seconds, "seconds")
 
     def __enter__(self) -> Self:
-        self._token = _narrowed.set(min(_narrowed.get(), time.monotonic() + self._seconds))
+        around = _narrowed.get()
+        _narrowed.set((*around, min(around[-1], time.monotonic() + self._seconds)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _narrowed.reset(self._token)
+        _narrowed.set(_narrowed.get()[:-1] or (math.inf,))
 
 
 def in_seconds(value: Any, argument: str) -> float:
@@ -46,7 +48,7 @@ def in_seconds(value: Any, argument: str) -> float:
 
 def ends_at(timeout: float) -> float:
     """When a call that begins now has to have ended, on the monotonic clock."""
-    return min(time.monotonic() + timeout, _narrowed.get())
+    return min(time.monotonic() + timeout, _narrowed.get()[-1])
 
 
 def out_of_time(unsettled: bool = False) -> UnavailableError | CommitUnknownError:

@@ -170,14 +170,19 @@ class EngineDatabase:
             lock_until = min(until, time.monotonic() + self._waits.lock)
             try:
                 with bound.watched():
-                    await connection.run_sync(
+                    beginning = connection.run_sync(
                         lambda _: transaction.begin(snapshot=snapshot, read_only=read_only, until=lock_until)
                     )
+                    await finished(beginning, hurry=bound.hurry)
             except Exception as exc:
                 failure = understand(exc)
                 if failure is not None and failure.lost:
                     await connection.invalidate()
                 raise_again(exc, until)
+            except asyncio.CancelledError:
+                if bound.given_up:
+                    await connection.invalidate()
+                raise
             return stack.pop_all(), connection, transaction, bound
         raise AssertionError("unreachable")
 

@@ -113,8 +113,8 @@ class Workers:
                 raise StoreClosedError("the store is closed; open another")
             if self._idle == 0 and len(self._threads) < self._size:
                 thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
                 thread.start()
+                self._threads.append(thread)
             else:
                 self._idle -= 1
             self._jobs.put(job)
