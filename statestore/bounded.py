@@ -20,7 +20,11 @@ def run_until(work: Callable[[], R], until: float, late: Callable[[R], Any]) -> 
     """
     job = _Job(work, late)
     threading.Thread(target=job.run, name="statestore-connecting", daemon=True).start()
-    job.done.acquire(timeout=min(max(0.0, until - time.monotonic()), 1e6))
+    try:
+        job.done.acquire(timeout=min(max(0.0, until - time.monotonic()), 1e6))
+    except BaseException:  # Ctrl-C, most likely, or a signal's time limit.
+        job.leave()
+        raise
     result: R = job.take()
     return result
 
@@ -47,6 +51,14 @@ class _Job:
             left = self._left
         self.done.release()
         if left and self._error is None:
+            self._late(self._result)
+
+    def leave(self) -> None:
+        """Nobody waits any more: what came is put away, now or when it comes."""
+        with self._lock:
+            self._left = True
+            ended = self._ended
+        if ended and self._error is None:
             self._late(self._result)
 
     def take(self) -> Any:

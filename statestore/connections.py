@@ -2,10 +2,11 @@
 
 import os
 import select
+import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
@@ -206,11 +207,23 @@ class Connections:
         return used_at < self._lost_at or now - used_at > _PAUSE
 
     def give_back(self, connection: Connected, slots: Slots | None) -> None:
+        if self._owned:
+            self._bring_to_rest(connection)
         connection.close()
         if slots is not None:
             slots.give_back()
         if self._closed and self._owned:
             self.engine.pool.dispose()
+
+    def _bring_to_rest(self, connection: Any) -> None:
+        """A signal came in the middle of a statement, Ctrl-C or a time limit: whoever comes next must not find that."""
+        if not connection.is_valid or _is_at_rest(connection.driver_connection):
+            return
+        if self._dialect.name == "sqlite":
+            with suppress(sqlite3.Error):
+                connection.driver_connection.rollback()
+                return
+        self.forget(connection)
 
     def discard(self, connection: Connected, exc: Exception) -> None:
         failure = understand(exc)
@@ -277,10 +290,20 @@ class Connections:
         self.slots = None if self._size is None else Slots(self._size)
 
 
+def _is_at_rest(driver: Any) -> bool:
+    """Whether no transaction is open on a connection, and no statement under way."""
+    if isinstance(driver, sqlite3.Connection):
+        return not driver.in_transaction
+    idle: bool = driver.pgconn.transaction_status == _IDLE
+    return idle
+
+
 def _close(connection: Connected) -> None:
     connection.close()
 
 
+# libpq's PQTRANS_IDLE.
+_IDLE = 0
 # Connections, of a pool that does not say.
 _MANY = 20
 _PAUSE = 0.5

@@ -35,7 +35,7 @@ class deadline:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _ends.set(_ends.get()[:-1])
+        _ends.set(_ends.get()[:-1] or (math.inf,))
 
 
 def in_seconds(value: Any, argument: str) -> float:

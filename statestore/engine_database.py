@@ -179,6 +179,10 @@ class EngineDatabase:
                 if failure is not None and failure.lost:
                     await connection.invalidate()
                 raise_again(exc, until)
+            except asyncio.CancelledError:
+                if bound.given_up:
+                    await connection.invalidate()
+                raise
             return stack.pop_all(), connection, transaction, bound
         raise AssertionError("unreachable")
 

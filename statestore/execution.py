@@ -289,6 +289,8 @@ class BoundRunner:
             raise StoreClosedError("the transaction has ended; begin another")
         if self._read_only and call.mode not in (Mode.READ, Mode.SNAPSHOT):
             raise ReadOnlyError("the transaction was begun with read_only=True, and nothing was written; begin another")
+        if self._failed is not None and self._is_undone():
+            raise self._failed
         self._link.begin_operation()
         call.ends_at = ends_at(self._timeout)
         with self._watched(call):
@@ -305,6 +307,10 @@ class BoundRunner:
                 late = call.given_up or time.monotonic() >= call.ends_at
                 self._failed = out_of_time() if late else error
                 raise_alone(self._failed)
+
+    def _is_undone(self) -> bool:
+        """Whether SQLite has rolled back by itself, after which each statement would be committed at once."""
+        return self._link.dialect.name == "sqlite" and not driver_of(self._connection).in_transaction
 
     @contextmanager
     def watched(self) -> Iterator[None]:

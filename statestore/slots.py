@@ -11,7 +11,7 @@ class Slots:
     def __init__(self, size: int) -> None:
         self.size = size
         self._free = size
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # See `Watchdog`.
         self._waiting: deque[threading.Lock] = deque()
 
     def take(self, until: float) -> bool:

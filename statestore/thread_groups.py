@@ -19,7 +19,7 @@ class ThreadGroups:
         self._together = together
         self._patience = patience
         self._turns = Turns(patience)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # See `Watchdog`.
 
     def run(self, call: Call, key: Hashable) -> Any:
         run = None

@@ -37,7 +37,7 @@ class Turnstile:
 
     def __init__(self, patience: float = _PATIENCE) -> None:
         self._patience = patience
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # See `Watchdog`.
         self._waiting: deque[_Ticket] = deque()
         self._inside: _Ticket | None = None
         self._since = 0.0

@@ -12,6 +12,7 @@ import math
 import os
 import socket
 import sqlite3
+import sys
 import threading
 import time
 from typing import Any
@@ -37,7 +38,7 @@ class Watchdog:
     """Watches the connections in use, on a thread that is started when it is first needed."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = threading.Condition(threading.RLock())  # A signal handler may call a store in the middle of it.
         self._watches: set[Watch] = set()
         self._wakes_at = math.inf
         self._thread: threading.Thread | None = None
@@ -46,8 +47,8 @@ class Watchdog:
         """From now on, until `end`, *driver* is in use, at the longest until *due* on the monotonic clock."""
         watch = Watch(driver, due)
         with self._changed:
-            self._watches.add(watch)
             self._wake_by(due)
+            self._watches.add(watch)
         return watch
 
     def end(self, watch: Watch) -> bool:
@@ -80,12 +81,16 @@ class Watchdog:
     def _wake_by(self, due: float) -> None:
         if due >= self._wakes_at:
             return
-        self._wakes_at = due
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="statestore-watchdog", daemon=True)
-            self._thread.start()
+            thread = self._thread = threading.Thread(target=self._work, name="statestore-watchdog", daemon=True)
+            try:
+                thread.start()
+            except BaseException:
+                self._thread = None
+                raise
         else:
             self._changed.notify()
+        self._wakes_at = due
 
     def _work(self) -> None:
         with self._changed:
@@ -106,7 +111,8 @@ class Watchdog:
             watch.due = math.inf
         else:
             # Asked first, so that a statement which waits in the server is not done after its caller has left.
-            threading.Thread(target=_cancel, args=(watch.driver,), name="statestore-cancel", daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # No thread is to be had: it is cut, then.
+                threading.Thread(target=_cancel, args=(watch.driver,), name="statestore-cancel", daemon=True).start()
             watch.due = now + GRACE
         watch.fired = True
 
@@ -118,14 +124,19 @@ def cut(driver: Any) -> None:
 
 
 def _cancel(driver: Any) -> None:
-    from psycopg import capabilities
-
-    # Without this libpq is asked in a way that holds the interpreter's lock for as long as the network does not answer.
     with contextlib.suppress(Exception):
-        if capabilities.has_cancel_safe():
-            asking = driver.cancel_safe(timeout=8 * GRACE)
-            if inspect.iscoroutine(asking):
-                asyncio.run(asking)
+        if _freezes():
+            return  # It is cut a moment later.
+        asking = driver.cancel_safe(timeout=8 * GRACE)
+        if inspect.iscoroutine(asking):
+            asyncio.run(asking)  # An async connection's, on a loop of this thread's own.
+
+
+def _freezes() -> bool:
+    """Whether to ask would hold the interpreter's lock until the server answers: in C, before libpq 17."""
+    psycopg = sys.modules["psycopg"]
+    capable: bool = psycopg.capabilities.has_cancel_safe()
+    return not capable and psycopg.pq.__impl__ != "python"
 
 
 def _interrupt_sqlite(driver: sqlite3.Connection) -> None:

@@ -1,0 +1,69 @@
+"""A thread that cannot be started, for want of memory or of rights, is tried again by the next who needs it."""
+
+import asyncio
+import sqlite3
+import threading
+import time
+
+import pytest
+
+from statestore import deadline
+from statestore.deadlines import ends_at
+from statestore.watchdog import Watchdog
+from statestore.workers import Workers
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of threads whose next start fails."""
+    names: list[str] = []
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        for name in names:
+            if thread.name.startswith(name):
+                names.remove(name)
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    return names
+
+
+def test_the_watchdog_is_started_by_the_next(refused: list[str]) -> None:
+    watchdog, driver = Watchdog(), sqlite3.connect(":memory:")
+    refused.append("statestore-watchdog")
+    with pytest.raises(RuntimeError):
+        watchdog.watch(driver, time.monotonic())
+    assert not watchdog._watches
+    watch = watchdog.watch(driver, time.monotonic())
+    until = time.monotonic() + 10
+    while not watch.fired and time.monotonic() < until:
+        time.sleep(0.01)
+    assert watchdog.end(watch)
+    watchdog.pause()
+    driver.close()
+
+
+def test_a_worker_is_started_by_the_next(refused: list[str]) -> None:
+    async def run() -> object:
+        workers = Workers(1, "statestore-test")
+        refused.append("statestore-test")
+        with pytest.raises(RuntimeError):
+            await workers.run(lambda: 1)
+        try:
+            return await workers.run(lambda: 2, until=time.monotonic() + 10)
+        finally:
+            workers.close()
+
+    assert asyncio.run(run()) == 2
+
+
+def test_a_deadline_may_be_entered_again() -> None:
+    one = deadline(5)
+    with one:
+        inner = ends_at(100)
+        with one, deadline(50):
+            assert inner <= ends_at(100) < time.monotonic() + 6
+        assert ends_at(100) == inner
+    assert ends_at(100) > time.monotonic() + 90
