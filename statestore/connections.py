@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
@@ -22,6 +23,7 @@ from statestore.slots import Slots
 from statestore.sql import Connected, Dialect
 from statestore.sqlite_files import FILE, SqliteFile
 from statestore.waits import Waits, no_connection
+from statestore.watchdog import driver_of, watchdog
 
 Verify = Callable[[Connection], None]
 C = TypeVar("C", bound=Connected)
@@ -50,6 +52,8 @@ class Connections:
         self._size = size
         self._lasts = lasts
         self._file: SqliteFile | None = engine.get_execution_options().get(FILE)
+        # Whether a caller's pool talks to the server before it gives a connection out.
+        self._pings = not owned and (engine.pool._pre_ping or engine.pool._recycle >= 0)
         self._verified = False
         self._closed = False
         self._lost_at = 0.0
@@ -110,7 +114,7 @@ class Connections:
             raise no_connection()
         try:
             if not self._owned:
-                return self._connect(self._borrow, until)
+                return self._connect(partial(self._borrow, until), until)
             connection = self._connect(self.engine.raw_connection, until)
             if self._dialect.name == "postgresql":
                 now = time.monotonic()
@@ -129,14 +133,17 @@ class Connections:
             failure = understood(exc)
             raise_alone(Again(failure.error) if failure.lost else failure.error)
 
-    def _borrow(self) -> Borrowed:
+    def _borrow(self, until: float) -> Borrowed:
         connection = self.engine.connect()
+        watch = watchdog.watch(driver_of(connection.connection), until)
         try:
-            return Borrowed(connection)
+            return Borrowed(connection)  # Which may ask, at its first use.
         except BaseException:
             connection.invalidate()
             connection.close()
             raise
+        finally:
+            watchdog.end(watch)
 
     def _connect(self, connect: Callable[[], C], until: float) -> C:
         """What *connect* takes out of the pool. Where that may have to connect, it is waited for *until* then."""
@@ -145,7 +152,7 @@ class Connections:
         idle: Callable[[], int] = getattr(self.engine.pool, "checkedin", int)
         if self._to_be_replaced > 0:
             self._to_be_replaced -= 1
-        elif idle() > 0:
+        elif idle() > 0 and not self._pings:
             return connect()
         return run_until(connect, until, _close)
 
