@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
@@ -51,12 +52,12 @@ class Connections:
         self._size = size
         self._lasts = lasts
         self._file: SqliteFile | None = engine.get_execution_options().get(FILE)
+        # Whether a caller's pool talks to the server before it gives a connection out.
+        self._pings = not owned and (engine.pool._pre_ping or engine.pool._recycle >= 0)
         self._verified = False
         self._closed = False
         self._lost_at = 0.0
         self._to_be_replaced = 0
-        # Whether a caller's pool does more than hand out what it has: it asks the server first, or connects anew.
-        self._asks = getattr(engine.pool, "_pre_ping", False) or getattr(engine.pool, "_recycle", -1) > -1
         self.elsewhere = dialect.name == "postgresql" and hosts.several(engine.url)
         """Whether a new connection may lead to another server."""
         self._left_at = 0.0
@@ -113,7 +114,7 @@ class Connections:
             raise no_connection()
         try:
             if not self._owned:
-                return self._connect(lambda: self._borrow(until), until)
+                return self._connect(partial(self._borrow, until), until)
             connection = self._connect(self.engine.raw_connection, until)
             if self._dialect.name == "postgresql":
                 now = time.monotonic()
@@ -134,10 +135,9 @@ class Connections:
 
     def _borrow(self, until: float) -> Borrowed:
         connection = self.engine.connect()
-        # What the application made itself is asked once whether a pooler is in between.
         watch = watchdog.watch(driver_of(connection.connection), until)
         try:
-            return Borrowed(connection)
+            return Borrowed(connection)  # Which may ask, at its first use.
         except BaseException:
             connection.invalidate()
             connection.close()
@@ -152,7 +152,7 @@ class Connections:
         idle: Callable[[], int] = getattr(self.engine.pool, "checkedin", int)
         if self._to_be_replaced > 0:
             self._to_be_replaced -= 1
-        elif idle() > 0 and not self._asks:
+        elif idle() > 0 and not self._pings:
             return connect()
         return run_until(connect, until, _close)
 

@@ -38,7 +38,8 @@ class Watchdog:
     """Watches the connections in use, on a thread that is started when it is first needed."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.RLock())  # A signal handler may call a store in the middle of it.
+        self._lock = threading.RLock()  # A signal handler may call a store in the middle of it.
+        self._changed = threading.Condition(self._lock)
         self._watches: set[Watch] = set()
         self._wakes_at = math.inf
         self._thread: threading.Thread | None = None
@@ -46,14 +47,15 @@ class Watchdog:
     def watch(self, driver: Any, due: float) -> Watch:
         """From now on, until `end`, *driver* is in use, at the longest until *due* on the monotonic clock."""
         watch = Watch(driver, due)
-        with self._changed:
-            self._wake_by(due)
+        with self._lock:
+            if due < self._wakes_at:
+                self._wake_by(due)
             self._watches.add(watch)
         return watch
 
     def end(self, watch: Watch) -> bool:
         """The use has come to its end: nothing happens to the connection any more. Returns whether it was given up."""
-        with self._changed:
+        with self._lock:
             self._watches.discard(watch)
         return watch.fired
 
@@ -157,6 +159,13 @@ forking.register(before=watchdog.pause, in_parent=watchdog.resume, in_child=_in_
 def driver_of(connection: Any) -> Any:
     """The driver's own connection below what a pool gave, sync or async."""
     driver = connection.driver_connection
-    if type(driver).__module__.startswith("aiosqlite"):
-        return driver._conn
+    kind = type(driver)
+    if kind not in _plain:
+        if kind.__module__.startswith("aiosqlite"):
+            return driver._conn
+        _plain.add(kind)
     return driver
+
+
+# Kinds of drivers' connections that are what they seem: asked for at every call.
+_plain: set[type] = set()

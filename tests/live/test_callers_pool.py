@@ -1,0 +1,44 @@
+"""A call on a caller's engine ends in time also where its pool talks to the server first."""
+
+import threading
+import time
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from statestore import StateStore, UnavailableError
+from tests.support.wire import Proxy
+
+AMPLE = 15
+
+
+@pytest.mark.parametrize("pings", [True, False])
+def test_a_connection_that_was_used_before_is_not_waited_for(postgres_url: str, pings: bool) -> None:
+    proxy = Proxy(postgres_url)
+    engine = create_engine(
+        proxy.url.replace("postgresql://", "postgresql+psycopg://"), pool_pre_ping=pings, isolation_level="AUTOCOMMIT"
+    )
+    connections = [engine.connect() for _ in range(3)]
+    for connection in connections:
+        connection.execute(text("SELECT 1"))
+        connection.close()
+    store = StateStore(engine, timeout=1, retry_for=1)
+    store.sessions.create("s")
+    proxy.swallow()
+    outcome: list[BaseException] = []
+
+    def get() -> None:
+        try:
+            store.sessions.get("s")
+        except BaseException as exc:
+            outcome.append(exc)
+
+    thread = threading.Thread(target=get, daemon=True)
+    begun = time.monotonic()
+    thread.start()
+    thread.join(AMPLE)
+    assert outcome
+    assert isinstance(outcome[0], UnavailableError)
+    assert time.monotonic() - begun < AMPLE
+    proxy.close()
+    engine.dispose()
