@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import URL, Engine, QueuePool, create_engine, event
+from sqlalchemy import exc as sqlalchemy_errors
 
 from statestore import hosts, pooler, schema, sqlite_files
 from statestore.connection_errors import not_connected
@@ -73,11 +74,33 @@ def make(url: URL, options: Options) -> Engine:
     try:
         if url.get_backend_name() == "postgresql":
             hosts.check_options(url)
+        else:
+            _check_sqlite_options(url)
         engine = create_engine(url.set(drivername=driver), **_arguments(url, options))
+    except (sqlalchemy_errors.ArgumentError, ValueError, TypeError) as exc:
+        if isinstance(exc, InvalidValueError):
+            raise
+        raise_alone(
+            InvalidValueError(
+                "url",
+                "has a part or an option that cannot be used; it looks like postgresql://user@host:5432/database or "
+                "sqlite:///relative/path.db, with three slashes",
+            )
+        )
     except ModuleNotFoundError:
         raise InvalidValueError("url", "PostgreSQL needs psycopg 3: pip install 'statestore[postgres]'") from None
     _prepare(engine, url, options)
     return engine
+
+
+def _check_sqlite_options(url: URL) -> None:
+    if url.query.get("uri") == "true":
+        return
+    unknown = sorted(url.query.keys() - {"uri", "timeout", "detect_types", "cached_statements", "isolation_level"})
+    if unknown:
+        raise InvalidValueError(
+            "url", f"SQLite has no option {unknown[0]!r} here; those of a file: URI take sqlite:///file:PATH?…&uri=true"
+        )
 
 
 def dialect_of(engine: Engine, schema_name: str, *, server_time: bool) -> Dialect:

@@ -31,9 +31,13 @@ def parse(given: Address, argument: str) -> URL:
         if isinstance(given, str) and (several := _SEVERAL.match(given)):
             return _with_hosts(make_url(several["scheme"] + several["user"] + several["rest"]), several["hosts"])
         parsed = make_url(given)
+        if parsed.host and "@" in parsed.host:
+            raise InvalidValueError(argument, "has more than one @; one in a user's name or a password is written %40")
         if parsed.host and "," in parsed.host:
             return _with_hosts(parsed.set(host=None), parsed.host)
         return parsed
+    except InvalidValueError:
+        raise
     except (sqlalchemy_errors.ArgumentError, ValueError, TypeError):
         raise InvalidValueError(
             argument, "cannot be read; it looks like postgresql://user@host/database or sqlite:///path/to/file.db"

@@ -48,6 +48,8 @@ def make_settings(namespace: str, clock: Clock | None, max_value_bytes: int, cac
 def make_options(**values: Any) -> Options:
     checks.schema_name(values["schema"])
     checks.one_of(values["durability"], ("full", "normal"), "durability")
+    if not isinstance(values.get("prepared_statements"), bool | None):
+        raise InvalidValueError("prepared_statements", "must be True, False, or None to find out")
     checks.count(values.get("pool_size", 1), "pool_size", least=1)
     for name in ("pool_timeout", "lock_timeout", "statement_timeout"):
         checks.ttl(values.get(name), name)

@@ -86,3 +86,26 @@ def test_the_log_of_a_file_is_bounded_in_every_connection(connect: Callable[...,
     connection.close()
     with Content(sqlite_url) as content:
         assert content.query("PRAGMA journal_mode") == [{"journal_mode": "wal"}]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://agents.db",
+        "sqlite:///w.db?timeout=abc",
+        "sqlite:///w.db?foo=bar",
+        "sqlite:///w.db?mode=ro",
+        "postgresql://app@localhost/app?port=abc",
+        "postgresql://app:x@secret@127.0.0.1:1/x",
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_without_its_secrets(url: str) -> None:
+    with pytest.raises(InvalidValueError, match="url") as caught:
+        StateStore.open(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["no", "false", 1, 0])
+def test_whether_to_prepare_statements_is_true_false_or_to_be_found_out(value: object) -> None:
+    with pytest.raises(InvalidValueError, match="prepared_statements"):
+        StateStore.open("sqlite://", prepared_statements=value)  # type: ignore[arg-type]

@@ -155,6 +155,12 @@ def many_processes(bench: Bench) -> Tally:
         patience = {name: timedelta(milliseconds=2) for name in ("timeout", "lock_timeout", "retry_for")}
     tally = Tally()
     for number in bench.each_round():
+        # The control has no patience with one who holds the file for a moment.
+        holder = sqlite3.connect(str(make_url(url).database), isolation_level=None, check_same_thread=False)
+        if bench.unsafe:
+            holder.execute("BEGIN IMMEDIATE")
+            letting_go = threading.Timer(3, holder.rollback)
+            letting_go.start()
         with Writers(journal) as writers:
             running = [
                 writers.start(
@@ -165,6 +171,9 @@ def many_processes(bench: Bench) -> Tally:
             ]  # fmt: skip
             for writer in running:
                 writer.join(300)
+        if bench.unsafe:
+            letting_go.join()
+        holder.close()
     refused = sum(answer == DENIED for answer in journal.answers.values())
     if refused:
         tally.wrong += refused

@@ -1,5 +1,6 @@
 """What is interrupted leaves nothing behind: no transaction in the pool, and no write outside its own."""
 
+import math
 import signal
 import sqlite3
 import threading
@@ -9,7 +10,7 @@ from functools import partial
 import pytest
 
 from statestore import NewEntry, StateStore, StateStoreError
-from statestore.watchdog import Watchdog
+from statestore.watchdog import Watchdog, watchdog
 
 
 class TimeLimit(Exception):
@@ -90,6 +91,7 @@ def test_a_signal_handler_may_call_the_store(sqlite_url: str, monkeypatch: pytes
             wake_by(self, due)
 
         monkeypatch.setattr(Watchdog, "_wake_by", interrupted)
+        monkeypatch.setattr(watchdog, "_wakes_at", math.inf)
         assert store.state.get("s", "k", 1) == 1
         signal.signal(signal.SIGALRM, before)
         assert found == [None]
