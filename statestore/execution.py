@@ -171,7 +171,7 @@ def perform(
     """
     call.sent = False
     single = call.mode is Mode.READ or (call.mode.single and dialect.name == "postgresql")
-    if single and not local_timeouts(connection):
+    if single and (dialect.name == "sqlite" or not local_timeouts(connection)):
         call.sent = call.mode is not Mode.READ
         try:
             return call(Link(connection, dialect, settings))
