@@ -64,6 +64,15 @@ class _Held(Lease):
         object.__setattr__(self, "_failure", error)
         return True
 
+    def check_process(self) -> None:
+        """Refuse a lease in a process that was forked from the one that acquired it.
+
+        Raises:
+            StaleLeaseError: It stays with the parent. Nothing was written.
+        """
+        if self._generation != forking.generation():
+            raise self._of_the_parent()
+
     def _of_the_parent(self) -> StaleLeaseError:
         return StaleLeaseError(
             f"the lease with token {self.token} on session {self.session_id!r} was acquired before this process was "

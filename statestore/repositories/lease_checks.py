@@ -36,6 +36,9 @@ def token(lease: Lease | None, session_id: str, argument: str = "lease") -> int 
         raise InvalidValueError(argument, f"must be a Lease, as sessions.acquire gives, not {type(lease).__name__}")
     if lease.session_id != session_id:
         raise InvalidValueError(argument, f"is a lease on session {lease.session_id!r}, not on {session_id!r}")
+    check_process = getattr(lease, "check_process", None)
+    if check_process is not None:  # Of one that holds itself: it may have been acquired before a fork.
+        check_process()
     # Whoever makes a lease again from what it has written down may have text there.
     return checks.count(lease.token, f"{argument}.token")
 

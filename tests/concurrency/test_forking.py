@@ -190,6 +190,9 @@ def test_what_was_open_at_the_fork_raises_our_error_in_the_child(database_url: s
             def work():
                 refused(lambda: tx.state.get("s", "k"), StoreClosedError)
                 refused(lambda: transaction.__exit__(None, None, None), StoreClosedError)
+                refused(lambda: store.history.append("s", [NewEntry("x")], lease=lease), StaleLeaseError)
+                refused(lambda: store.sessions.renew(lease), StaleLeaseError)
+                refused(lambda: store.turn("s", lease=lease).__enter__(), StaleLeaseError)
                 refused(lambda: lease.__exit__(None, None, None), StaleLeaseError)
                 assert store.state.get("s", "k", default=None) is None
             wait_for(child(work))
