@@ -20,7 +20,11 @@ _ENGINE = (
     f"{_C}connections.py",
     f"{_C}cancellation.py",
     f"{_C}close.py",
+    f"{_C}deadlines.py",
+    f"{_C}outcomes.py",
     f"{_C}history.py",
+    "tests/concurrency/test_ends.py",
+    "tests/concurrency/test_forking.py",
     "tests/concurrency/test_writers.py",
 )
 _GROUPS = (
@@ -96,7 +100,7 @@ def floors() -> tuple[str, ...]:
         "async_database", "bounded", "connection_errors", "connections", "courses", "database", "deadlines",
         "driver_errors", "engine_database", "engines", "execution", "forking", "group_calls", "grouping", "hosts",
         "listening", "pooler", "slots", "sqlite_files", "task_groups", "thread_groups", "threaded_database",
-        "turnstile", "waits", "watchdog", "workers",
+        "transactions", "turnstile", "waits", "watchdog", "workers",
     )  # fmt: skip
 
 

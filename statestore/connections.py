@@ -15,13 +15,14 @@ from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
 from statestore import forking, hosts
 from statestore.bounded import run_until
 from statestore.deadlines import ends_at
-from statestore.driver_errors import raise_alone, understand
+from statestore.driver_errors import raise_alone, understand, understood
 from statestore.errors import StateStoreError, StoreClosedError
-from statestore.execution import Again, Borrowed, no_retry, translated, understood
+from statestore.execution import Again, no_retry, translated
 from statestore.pooler import MADE_AT
 from statestore.slots import Slots
 from statestore.sql import Connected, Dialect
 from statestore.sqlite_files import FILE, SqliteFile
+from statestore.transactions import Borrowed
 from statestore.waits import Waits, no_connection
 from statestore.watchdog import driver_of, watchdog
 
@@ -164,7 +165,7 @@ class Connections:
     def _check_usable(self) -> None:
         if self._closed:
             raise StoreClosedError("the store is closed; open another")
-        if self._unusable is None and not self._verified and self._dialect.name == "sqlite":
+        if _unusable_files and self._unusable is None and self._dialect.name == "sqlite":
             path = str(self.engine.url.database)
             self._unusable = path if os.path.realpath(path) in _unusable_files else None
         if self._unusable is not None:

@@ -14,25 +14,14 @@ from statestore import forking, group_calls, sqlite_files
 from statestore.connections import Connections
 from statestore.deadlines import ends_at, out_of_time
 from statestore.errors import StateStoreError
-from statestore.execution import (
-    Again,
-    BoundRunner,
-    Transaction,
-    Waiter,
-    local_timeouts,
-    no_retry,
-    perform,
-    raise_again,
-    raise_for,
-    settled,
-    translated,
-)
+from statestore.execution import Again, BoundRunner, no_retry, perform, raise_again, raise_for, settled, translated
 from statestore.grouping import PATIENCE
 from statestore.listening import Listener
 from statestore.repositories import group_appending, group_reading
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, Settings
 from statestore.thread_groups import ThreadGroups
+from statestore.transactions import Transaction, Waiter, local_timeouts
 from statestore.turnstile import ANY_TIME, Ticket, Turnstile
 from statestore.waits import Waits, acquire, retrying, writer_timeout
 from statestore.watchdog import driver_of, watchdog
@@ -260,6 +249,8 @@ class Database:
 
     def _attempt(self, call: Call) -> Any:
         # Written out instead of nested context managers: this is the way of every operation.
+        if time.monotonic() >= call.ends_at:
+            raise out_of_time()
         writer = None if call.mode is Mode.READ else self._writer
         if writer is not None and not acquire(writer, call.waits_until(self.waits.lock)):
             raise writer_timeout()

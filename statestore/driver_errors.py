@@ -183,3 +183,10 @@ def _sqlite(exc: sqlite3.Error) -> Failure:
 def _with_code(error: DatabaseError, code: str | None) -> DatabaseError:
     error.code = code
     return error
+
+
+def understood(exc: Exception) -> Failure:
+    failure = understand(exc)
+    if failure is None:
+        raise exc
+    return failure

@@ -15,23 +15,12 @@ from statestore import forking, hosts
 from statestore.async_database import AsyncRunner, finished, forked, give_up, taking_turn
 from statestore.connections import Verify
 from statestore.deadlines import GRACE, ends_at, out_of_time
-from statestore.driver_errors import raise_alone, understand
+from statestore.driver_errors import raise_alone, understand, understood
 from statestore.errors import StateStoreError, StoreClosedError
-from statestore.execution import (
-    Again,
-    Borrowed,
-    BoundRunner,
-    Transaction,
-    no_retry,
-    perform,
-    raise_again,
-    raise_for,
-    settled,
-    translated,
-    understood,
-)
+from statestore.execution import Again, BoundRunner, no_retry, perform, raise_again, raise_for, settled, translated
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Dialect, Settings
+from statestore.transactions import Borrowed, Transaction
 from statestore.waits import Waits, retrying
 from statestore.watchdog import cut, driver_of, watchdog
 from statestore.workers import until_done
@@ -270,11 +259,13 @@ class EngineRunner:
     def __init__(self, connection: AsyncConnection, bound: BoundRunner) -> None:
         self._connection = connection
         self._bound = bound
+        self._one_at_a_time = asyncio.Lock()
 
     async def run(self, call: Call) -> Any:
         self._bound.check_process()
-        work = self._connection.run_sync(lambda _: self._bound.run(call))
-        return await finished(work, hurry=partial(give_up, call))
+        async with self._one_at_a_time:
+            work = self._connection.run_sync(lambda _: self._bound.run(call))
+            return await finished(work, hurry=partial(give_up, call))
 
 
 def _cut(connection: AsyncConnection) -> None:

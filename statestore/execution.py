@@ -4,7 +4,7 @@ All of it is blocking style; `database` calls it directly, `async_database` in a
 """
 
 import math
-import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +12,13 @@ from typing import Any, NoReturn
 
 from sqlalchemy import Connection
 
-from statestore import forking, pooler, sqlite_files
+from statestore import forking
 from statestore.deadlines import ends_at, out_of_time
-from statestore.driver_errors import Failure, moved, raise_alone, understand
+from statestore.driver_errors import moved, raise_alone, understand, understood
 from statestore.errors import CommitUnknownError, InvalidValueError, ReadOnlyError, StateStoreError, StoreClosedError
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Connected, Dialect, Link, NeedsTransaction, Settings
+from statestore.transactions import Borrowed, Transaction, local_timeouts
 from statestore.turnstile import ANY_TIME, Ticket
 from statestore.watchdog import Watch, driver_of, watchdog
 
@@ -28,132 +29,6 @@ class Again(Exception):
     def __init__(self, error: StateStoreError) -> None:
         super().__init__(type(error).__name__)
         self.error = error
-
-
-class Borrowed:
-    """A SQLAlchemy connection as a `Connected`. Engines of our own use the pool's connection, at half the cost."""
-
-    __slots__ = ("close", "connection", "cursor", "driver_connection", "invalidate")
-
-    def __init__(self, connection: Connection) -> None:
-        if connection.dialect.name == "postgresql":
-            pooler.protect(connection.connection)
-        self.connection = connection
-        self.driver_connection = connection.connection.driver_connection
-        self.cursor = connection.connection.cursor
-        self.driver_connection = connection.connection.driver_connection
-        self.invalidate = connection.invalidate
-        self.close = connection.close
-
-
-class Waiter:
-    """Who waits for a transaction to begin, and may have left."""
-
-    given_up = False
-
-    def give_up(self) -> None:
-        self.given_up = True
-
-
-class Transaction:
-    """BEGIN, COMMIT and ROLLBACK on a connection whose driver commits each statement."""
-
-    def __init__(self, connection: Connected, dialect: Dialect) -> None:
-        self._connection = connection
-        self._dialect = dialect
-
-    def begin(
-        self,
-        *,
-        snapshot: bool = False,
-        read_only: bool = False,
-        until: float = math.inf,
-        call: Call | Waiter | None = None,
-    ) -> None:
-        """Begin; with *snapshot* all that is read is of one moment.
-
-        SQLite's writer is waited for *until* then, on the monotonic clock, or until *call* is given up.
-        """
-        if self._dialect.name == "sqlite":
-            if snapshot:
-                self._execute("BEGIN")
-            else:
-                file = getattr(self._connection, "info", {}).get(sqlite_files.FILE)
-                if file is not None:
-                    file.check()
-                self._begin_writing(until, call)
-        else:
-            level = " ISOLATION LEVEL REPEATABLE READ" if snapshot else ""
-            begin = f"BEGIN{level}{' READ ONLY' if read_only else ''}"
-            timeouts = local_timeouts(self._connection)
-            if timeouts:
-                self._execute(begin + timeouts, prepare=False)  # Several statements cannot be prepared as one.
-            else:
-                self._execute(begin)
-
-    def _begin_writing(self, until: float, call: Call | Waiter | None) -> None:
-        # A deferred transaction that reads, and then wants to write, may find that another has written since. SQLite's
-        # own wait cannot be interrupted, so it is a short one, again and again.
-        while True:
-            try:
-                with self._short_wait():
-                    self._execute("BEGIN IMMEDIATE")
-                    return
-            except sqlite3.OperationalError as exc:
-                if not (exc.sqlite_errorname or "").startswith("SQLITE_BUSY"):
-                    raise
-                if time.monotonic() >= until or (call is not None and call.given_up):
-                    failure = understood(exc)
-                    break
-        raise failure.error
-
-    @contextmanager
-    def _short_wait(self) -> Iterator[None]:
-        """Our own connections have one already; a caller's gets back the wait that it had."""
-        if not isinstance(self._connection, Borrowed):
-            yield
-            return
-        cursor = self._connection.cursor()
-        cursor.execute("PRAGMA busy_timeout")
-        [(usual,)] = cursor.fetchall()
-        cursor.close()
-        self._execute(f"PRAGMA busy_timeout = {min(usual, sqlite_files.WAIT)}")
-        try:
-            yield
-        finally:
-            self._execute(f"PRAGMA busy_timeout = {usual}")
-
-    def commit(self) -> None:
-        self._execute("COMMIT")
-
-    def abandon(self, exc: BaseException) -> None:
-        """Undo, whatever state the connection is in."""
-        if isinstance(exc, Exception) or self._dialect.name == "sqlite":
-            try:
-                self._execute("ROLLBACK")
-                return
-            except Exception as failure:
-                # SQLite has rolled back by itself after some errors, and then has nothing left to undo.
-                if getattr(failure, "sqlite_errorname", None) == "SQLITE_ERROR":
-                    return
-        # Interrupted in the middle of an exchange with the server: what comes next on this connection is uncertain.
-        self._connection.invalidate()
-
-    def _execute(self, sql: str, **options: bool) -> None:
-        cursor = self._connection.cursor()
-        try:
-            cursor.execute(sql, **options)
-        finally:
-            cursor.close()
-
-
-def local_timeouts(connection: Connected) -> str:
-    """What a transaction on *connection* is to begin with; empty unless timeouts were asked for behind a pooler.
-
-    A single statement has to have a transaction there.
-    """
-    found: str = getattr(connection, "info", {}).get(pooler.LOCAL_TIMEOUTS, "")
-    return found
 
 
 def perform(
@@ -249,13 +124,6 @@ def commit_unknown(error: StateStoreError) -> CommitUnknownError:
     )
 
 
-def understood(exc: Exception) -> Failure:
-    failure = understand(exc)
-    if failure is None:
-        raise exc
-    return failure
-
-
 class BoundRunner:
     """Runs calls inside one transaction, which somebody else ends. Nothing is retried here."""
 
@@ -269,8 +137,12 @@ class BoundRunner:
         holds_reads: bool = True,
         read_only: bool = False,
         elsewhere: bool = False,
+        host: Connection | None = None,
     ) -> None:
-        """*timeout*: how long each call may take, in seconds. *read_only*: no call may write. *elsewhere*: as above."""
+        """*timeout*: how long each call may take, in seconds. *read_only*: no call may write. *elsewhere*: as above.
+
+        *host* is the connection whose transaction was joined.
+        """
         self._connection = connection
         self._link = Link(
             connection, dialect, settings, in_transaction=True, holds_reads=holds_reads, read_only=read_only
@@ -279,14 +151,23 @@ class BoundRunner:
         self._read_only = read_only
         self._elsewhere = elsewhere
         self._generation = forking.generation()
+        self._host = host
+        # Operations of several statements must not mix, whoever calls them at once.
+        self._one_at_a_time = threading.RLock()
         self._failed: StateStoreError | None = None
         self._ended = False
         self._watch: Watch | None = None
 
     def run(self, call: Call) -> Any:
         self.check_process()
+        with self._one_at_a_time:
+            return self._run(call)
+
+    def _run(self, call: Call) -> Any:
         if self._ended:
             raise StoreClosedError("the transaction has ended; begin another")
+        if self._host is not None and (self._host.closed or not self._host.in_transaction()):
+            raise StoreClosedError("the transaction that was joined has ended; join another")
         if self._read_only and call.mode not in (Mode.READ, Mode.SNAPSHOT):
             raise ReadOnlyError("the transaction was begun with read_only=True, and nothing was written; begin another")
         if self._failed is not None and self._is_undone():
@@ -385,7 +266,7 @@ def join(connection: Connection, dialect: Dialect, settings: Settings) -> BoundR
     if dialect.name == "sqlite" and not driver.in_transaction:
         # The driver would begin at the first write only: what is read before could be overwritten unseen.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-    return BoundRunner(Borrowed(connection), dialect, settings)
+    return BoundRunner(Borrowed(connection), dialect, settings, host=connection)
 
 
 @contextmanager

@@ -43,10 +43,19 @@ def register(*, before: Hook | None = None, in_parent: Hook | None = None, in_ch
 _objects: "dict[int, weakref.ref[Any]]" = {}
 
 
+_crowded_at = 100
+
+
 def renew_in_child(target: Any) -> None:
     """Call `target.renew_after_fork()` in a forked child, as long as *target* lives."""
-    key = id(target)
-    _objects[key] = weakref.ref(target, lambda _: _objects.pop(key, None))
+    global _crowded_at
+    # Without a callback of the reference: Ctrl-C that fell into one would be swallowed.
+    _objects[id(target)] = weakref.ref(target)
+    if len(_objects) > _crowded_at:
+        for key, reference in list(_objects.items()):
+            if reference() is None:
+                _objects.pop(key, None)
+        _crowded_at = 2 * len(_objects) + 100
 
 
 def living(kind: type[Any]) -> list[Any]:

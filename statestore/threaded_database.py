@@ -13,15 +13,13 @@ from statestore import forking, group_calls, hosts
 from statestore.async_database import AsyncRunner, finished, forked, give_up, taking_turn
 from statestore.database import Database
 from statestore.deadlines import ends_at, out_of_time
-from statestore.execution import (
-    BoundRunner,
-    Waiter,
-)
+from statestore.execution import BoundRunner
 from statestore.grouping import PATIENCE, too_late
 from statestore.repositories import group_appending, group_reading
 from statestore.repositories.base import Call, Mode
 from statestore.sql import Settings
 from statestore.task_groups import TaskGroups
+from statestore.transactions import Waiter
 from statestore.waits import Waits
 from statestore.workers import Workers
 
@@ -161,18 +159,20 @@ class ThreadedRunner:
         self._bound = bound
         self._workers = workers
         self._timeout = timeout
+        self._one_at_a_time = asyncio.Lock()
 
     async def run(self, call: Call) -> Any:
         self._bound.check_process()
         until = ends_at(self._timeout)
-        return await self._workers.run(
-            copy_context().run,
-            self._bound.run,
-            call,
-            give_up=partial(give_up, call),
-            until=until,
-            late=lambda begun: out_of_time(),  # Nothing is written before the transaction is committed.
-        )
+        async with self._one_at_a_time:
+            return await self._workers.run(
+                copy_context().run,
+                self._bound.run,
+                call,
+                give_up=partial(give_up, call),
+                until=until,
+                late=lambda begun: out_of_time(),  # Nothing is written before the transaction is committed.
+            )
 
 
 class _Entering:

@@ -172,6 +172,8 @@ def test_what_was_open_at_the_fork_raises_our_error_in_the_child(database_url: s
 
         store = StateStore.open(url)
         store.sessions.create("s")
+        other = StateStore.open(url)
+        other.sessions.get("s")
 
         def refused(work, error):
             try:
@@ -205,6 +207,7 @@ def test_what_was_open_at_the_fork_raises_our_error_in_the_child(database_url: s
                 # SQLite's locks cannot be told apart from the parent's then.
                 wait_for(child(lambda: refused(lambda: store.state.get("s", "k"), StoreClosedError)))
                 wait_for(child(lambda: refused(lambda: StateStore.open(url), StoreClosedError)))
+                wait_for(child(lambda: refused(lambda: other.state.get("s", "k"), StoreClosedError)))
             assert store.state.get("s", "k") == 1
             wait_for(child(lambda: store.state.set("s", "k", 3)))
             assert store.state.get("s", "k") == 3
@@ -235,6 +238,7 @@ def test_what_was_open_at_the_fork_raises_our_error_in_the_child(database_url: s
             assert await astore.state.get("s", "k") == 4
             await astore.close()
         asyncio.run(main())
+        other.close()
         store.close()
         """,
         database_url,

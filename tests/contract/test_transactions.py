@@ -419,3 +419,28 @@ def test_a_transaction_never_waits_for_those_who_wait_for_it(postgres_url: str, 
             assert tx.state.get("s", "key") == "second"
         assert len(wait(others, timeout=20).done) == 10
     assert store.state.entry("s", "key").version == 12
+
+
+def test_operations_of_one_transaction_that_are_called_at_once_do_not_mix(store: Any) -> None:
+    store.sessions.create("s")
+    with store.transaction() as tx:
+        at_once(*[lambda: tx.state.increment("s", "n")] * 10)
+        at_once(*[lambda: tx.history.append("s", [NewEntry("x")])] * 10)
+    assert store.state.get("s", "n") == 10
+    assert [entry.seq for entry in store.history.read("s")] == list(range(1, 11))
+
+
+def test_what_was_joined_ends_with_its_transaction(database_url: str) -> None:
+    engine = sync_engine(database_url)
+    with StateStore.open(database_url) as store:
+        store.sessions.create("s")
+        with engine.connect() as connection:
+            with connection.begin():
+                tx = StateStore.join(connection)
+                tx.state.set("s", "k", 1)
+            with pytest.raises(StoreClosedError):
+                tx.state.set("s", "k", 2)
+        with pytest.raises(StoreClosedError):
+            tx.state.get("s", "k")
+        assert store.state.get("s", "k") == 1
+    engine.dispose()

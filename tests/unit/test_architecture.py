@@ -31,7 +31,7 @@ FLOORS = (
     {"checks", "exactjson", "messages", "codec", "schema", "cache_options", "cache_keys", "sql", "driver_errors"},
     {"json_files"},
     {"repositories", "repositories."},
-    {"genai_prices", "engines", "execution", "waits", "connections", "listening"},
+    {"genai_prices", "engines", "transactions", "execution", "waits", "connections", "listening"},
     {"grouping", "thread_groups", "task_groups", "group_calls", "database"},
     {"async_database", "threaded_database", "engine_database", "courses"},
     {"migration_targets", "schema_comparison", "schema_revision"},
