@@ -1,6 +1,7 @@
 """What needs a decision is decided in a group of appends as it is alone."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
@@ -81,7 +82,7 @@ def test_prices_that_change_within_a_group_are_those_of_all_behind_it(
             return price(link, batch)
 
         monkeypatch.setattr(group_appending.price_rows, "price", disturbed)
-        stored = group_calls.commit(store._database, calls)
+        stored = group_calls.commit(store._database, calls, time.monotonic() + 30)
         monkeypatch.undo()
         for call, entries in zip(calls, stored, strict=True):
             if entries is None:
