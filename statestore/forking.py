@@ -61,7 +61,7 @@ def renew_in_child(target: Any) -> None:
 def living(kind: type[Any]) -> list[Any]:
     """The registered objects of a kind that live."""
     found = [reference() for reference in list(_objects.values())]
-    return [target for target in found if isinstance(target, kind)]
+    return [target for target in found if target is not None and isinstance(target, kind)]
 
 
 def keep(*targets: Any) -> None:
@@ -85,22 +85,29 @@ def let_go(driver: Any) -> None:
 
 
 def _run_before() -> None:
-    for hook in _before:
-        hook()
+    _call_all(_before)
 
 
 def _run_in_parent() -> None:
-    for hook in _in_parent:
-        hook()
+    _call_all(_in_parent)
 
 
 def _run_in_child() -> None:
     global _generation
     _generation += 1
-    for hook in _in_child:
-        hook()
-    for target in living(object):
-        target.renew_after_fork()
+    _call_all(_in_child + [target.renew_after_fork for target in living(object)])
+
+
+def _call_all(hooks: list[Hook]) -> None:
+    """Call every hook, also after one that failed: the others' connections would stay the parent's. Then raise."""
+    failures = []
+    for hook in hooks:
+        try:
+            hook()
+        except Exception as exc:
+            failures.append(exc)
+    if failures:
+        raise failures[0]
 
 
 os.register_at_fork(before=_run_before, after_in_parent=_run_in_parent, after_in_child=_run_in_child)

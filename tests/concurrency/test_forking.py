@@ -104,6 +104,58 @@ def test_nobody_gets_the_answers_of_another_while_threads_write(database_url: st
     )
 
 
+def test_stores_that_were_dropped_before_do_not_matter(database_url: str) -> None:
+    play(
+        """
+        def open_and_drop():
+            with StateStore.open(url) as store:
+                store.sessions.open("of a store that is gone")
+
+        open_and_drop()
+        store = StateStore.open(url)
+        open_and_drop()
+        store.sessions.open("s")
+
+        def work():
+            for n in range(100):
+                store.history.append("s", [NewEntry(["child", n])])
+
+        pid = child(work)
+        for n in range(100):
+            [entry] = store.history.append("s", [NewEntry(["parent", n])])
+            assert entry.content == ["parent", n]
+        wait_for(pid)
+        assert len(store.history.read("s")) == 200
+        store.close()
+        """,
+        database_url,
+    )
+
+
+def test_one_hook_that_fails_does_not_keep_others_from_being_called() -> None:
+    play(
+        """
+        from statestore import forking
+
+        class Target:
+            renewed = False
+            def renew_after_fork(self):
+                self.renewed = True
+                raise ValueError("for the test")
+
+        first, second = Target(), Target()
+        forking.renew_in_child(first)
+        forking.renew_in_child(second)
+
+        def work():
+            assert first.renewed and second.renewed
+
+        wait_for(child(work))
+        """,
+        "sqlite://",
+    )
+
+
 def test_the_connections_of_the_parent_outlive_the_child(database_url: str) -> None:
     play(
         """

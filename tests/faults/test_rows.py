@@ -17,9 +17,6 @@ from tests.postgres import PostgresServer
 def parameters(*, controls: bool = False) -> list[object]:
     found, done = [], set()
     for case in CASES:
-        # Its short form is not steady beside other tests yet; tests/concurrency/test_forking.py shows the same.
-        if case.fault == "fork" and os.environ.get("STATESTORE_HYPOTHESIS_PROFILE") != "long":
-            continue
         # A control is about the row and not about the store: one world is enough.
         if controls and (case.fault, case.database) in done:
             continue
