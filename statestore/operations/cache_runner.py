@@ -4,7 +4,9 @@ What was noted is written here when it is due: behind the call that notices, in 
 never fail that call. It waits for nobody longer than a moment, and if it cannot be written it is kept for later.
 """
 
+import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +28,7 @@ from statestore.repositories.cache_claims import COMPUTED, Found
 from statestore.repositories.cache_state import CacheState
 from statestore.repositories.cache_statistics import CacheCounts
 from statestore.sql import Settings
+from statestore.waits import Waits, pauses
 
 _log = logging.getLogger("statestore")
 
@@ -61,7 +64,12 @@ class CacheRunner:
             return
         try:
             with deadline(_LONGEST):
-                self._run(_write_pending(self.state, patience))
+                for pause in _pauses(patience):
+                    call = _write_pending(self.state, patience)
+                    self._run(call)
+                    if pause is None or not call.memo[NOTES].skipped:
+                        return
+                    time.sleep(pause)
         except StateStoreError as error:
             not_written(self.state, error)
 
@@ -97,7 +105,12 @@ class AsyncCacheRunner:
             return
         try:
             with deadline(_LONGEST):
-                await self._run(_write_pending(self.state, patience))
+                for pause in _pauses(patience):
+                    call = _write_pending(self.state, patience)
+                    await self._run(call)
+                    if pause is None or not call.memo[NOTES].skipped:
+                        return
+                    await asyncio.sleep(pause)
         except StateStoreError as error:
             not_written(self.state, error)
 
@@ -117,6 +130,11 @@ def _write_pending(state: CacheState, patience: float) -> Call:
     call.memo[STATE] = state
     call.patience = patience
     return call
+
+
+def _pauses(patience: float) -> Iterator[float | None]:
+    """How long to pause before each further try, of who waits for those that hold entries; None at the last."""
+    return iter((None,)) if patience <= BRIEF else pauses(Waits(retry_for=patience))
 
 
 def not_written(state: CacheState, error: StateStoreError) -> None:

@@ -1,5 +1,7 @@
 """What happened in the cache is counted: by day and agent, beyond the life of an entry and of a process."""
 
+import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -191,6 +193,27 @@ def test_closing_writes_what_is_left(open_store: Callable[..., Store], content: 
     store.close()
     assert content.rows("cache_ledger")[0]["hits"] == 1
     assert content.rows("cache_entries")[0]["access_count"] == 1
+
+
+def test_a_flush_waits_for_entries_that_others_hold(open_store: Callable[..., Store], content: Content) -> None:
+    store, other = open_store(), open_store()
+    store.cache.set("k", 1)
+    held = threading.Event()
+
+    def hold() -> None:
+        with other.transaction() as tx:
+            tx.cache.get("k")  # On PostgreSQL that holds the entry, on SQLite the writer.
+            held.set()
+            time.sleep(0.5)
+
+    def count() -> None:
+        held.wait(10)
+        store.cache.get("k")
+        store.cache.flush()
+
+    at_once(hold, count)
+    [entry] = content.rows("cache_entries")
+    assert entry["access_count"] == 1  # What was hit in the transaction is still noted by its own store alone.
 
 
 def test_stores_that_count_at_once_lose_nothing(open_store: Callable[..., Store]) -> None:

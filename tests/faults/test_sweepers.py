@@ -22,12 +22,12 @@ from tests.support.content import Content, unsound
 
 WORKER = Path(__file__).with_name("sweeping_worker.py")
 LONG = os.environ.get("STATESTORE_HYPOTHESIS_PROFILE") == "long"
-SESSIONS = 20_000 if LONG else 1_500
+SESSIONS = 20_000 if LONG else 1_000
 SWEEPERS = 6
 TOUCHED = 40
 # The first expires when all have been made.
 FIRST, LAST = (
-    (timedelta(seconds=120), timedelta(seconds=160)) if LONG else (timedelta(seconds=5), timedelta(seconds=11))
+    (timedelta(seconds=120), timedelta(seconds=160)) if LONG else (timedelta(seconds=8), timedelta(seconds=12))
 )
 
 
