@@ -108,19 +108,25 @@ class TaskGroups:
     async def _run_group(self, run: Run) -> None:
         group: list[_Waiting] = []
         results: list[Any] = []
+        # All may have left before its first step. Who comes while it waits for its turn may have more time than these.
+        until = max((waiting.call.ends_at for waiting in self._turns.waiting), default=None)
         try:
-            until = max((waiting.call.ends_at for waiting in self._turns.waiting), default=0.0)
+            if until is None:
+                return
             async with self._turn(until):
                 group = self._turns.take()
                 run.keys = keys_of(group)
                 self._turns.mark(run)
                 self._under_way.update(group)
                 if group:
-                    until = max(waiting.call.ends_at for waiting in group)
-                    results = await self._workers.run(self._together, [waiting.call for waiting in group], until)
+                    latest = max(waiting.call.ends_at for waiting in group)
+                    results = await self._workers.run(self._together, [waiting.call for waiting in group], latest)
         except StateStoreError as error:  # Its turn did not come, or the store was closed: nothing was done.
-            for waiting in group or self._turns.take():
+            late = [waiting for waiting in self._turns.waiting if until is None or waiting.call.ends_at <= until]
+            for waiting in group or late:
                 waiting.fail(copy.copy(error))
+            if not group:
+                self._turns.waiting = [waiting for waiting in self._turns.waiting if waiting not in late]
             group = []
         except Exception:
             results = unknown(group)

@@ -23,6 +23,7 @@ from statestore import (
     StateStoreError,
     UnavailableError,
 )
+from statestore.async_database import taking_turn
 from statestore.repositories.base import Mode
 from statestore.task_groups import TaskGroups
 from statestore.thread_groups import ThreadGroups
@@ -208,6 +209,70 @@ def test_what_is_stuck_behind_a_stuck_group_goes_past_it_too() -> None:
         held.free.set()
         await asyncio.wait_for(asyncio.gather(*stuck), 10)
         assert groups._turns._busy == {}
+        workers.close()
+
+    asyncio.run(main())
+
+
+def test_a_group_whose_callers_have_left_fails_nobody_who_comes_later() -> None:
+    async def main() -> None:
+        writer, going, held = asyncio.Lock(), asyncio.Event(), Held()
+        workers = Workers(2, "test")
+
+        async def alone(call: Any) -> Any:
+            await going.wait()
+            return call
+
+        groups = TaskGroups(
+            alone, held.together, workers, partial(taking_turn, writer), to_the_end=True, patience=None
+        )  # fmt: skip
+        await writer.acquire()
+        first = asyncio.create_task(groups.run(Named("first"), "a"))
+        leaves = asyncio.create_task(groups.run(Named("leaves"), "b"))
+        await asyncio.sleep(0)
+        # The group is sent for, and before its first step nobody is left of it.
+        going.set()
+        leaves.cancel()
+        await asyncio.sleep(0)
+        later = asyncio.create_task(groups.run(Named("later"), "c"))
+        await asyncio.sleep(0.01)
+        writer.release()
+        assert await asyncio.wait_for(later, 10) == "later"
+        assert await first == "first"
+        workers.close()
+
+    asyncio.run(main())
+
+
+def test_a_group_that_waits_for_its_turn_fails_those_alone_whose_time_is_over() -> None:
+    async def main() -> None:
+        writer, going, held = asyncio.Lock(), asyncio.Event(), Held()
+        workers = Workers(2, "test")
+
+        async def alone(call: Any) -> Any:
+            await going.wait()
+            return call
+
+        groups = TaskGroups(
+            alone, held.together, workers, partial(taking_turn, writer), to_the_end=True, patience=None
+        )  # fmt: skip
+        await writer.acquire()
+        first = asyncio.create_task(groups.run(Named("first"), "a"))
+        await asyncio.sleep(0)
+        hurried = Named("hurried")
+        hurried.ends_at = time.monotonic() + 0.1
+        out_of_time = asyncio.create_task(groups.run(hurried, "b"))
+        await asyncio.sleep(0)
+        going.set()
+        await asyncio.sleep(0.01)
+        later = asyncio.create_task(groups.run(Named("later"), "c"))
+        with pytest.raises(UnavailableError):
+            await out_of_time
+        await asyncio.sleep(0.05)
+        assert not later.done()
+        writer.release()
+        assert await asyncio.wait_for(later, 10) == "later"
+        assert await first == "first"
         workers.close()
 
     asyncio.run(main())
