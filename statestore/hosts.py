@@ -27,6 +27,10 @@ def parse(given: Address, argument: str) -> URL:
     """
     if isinstance(given, os.PathLike):
         return URL.create("sqlite", database=os.fspath(given))
+    if not isinstance(given, str | URL):
+        raise InvalidValueError(
+            argument, f"must be a URL or a path, not {type(given).__name__}; a store on an engine: StateStore(engine)"
+        )
     try:
         if isinstance(given, str) and (several := _SEVERAL.match(given)):
             return _with_hosts(make_url(several["scheme"] + several["user"] + several["rest"]), several["hosts"])

@@ -90,10 +90,22 @@ class Listener:
             if self._thread is not None:
                 self._ring()
                 return
-            self._bell, answer = socket.socketpair()
-            self._bell.setblocking(False)
-            self._thread = threading.Thread(target=self._work, args=(answer,), name="statestore-listening", daemon=True)
-            self._thread.start()
+            try:
+                self._start()
+            except (OSError, RuntimeError):  # No sockets or threads to be had: it looks by itself, and asks again.
+                del self._ears[ear.session_id]
+
+    def _start(self) -> None:
+        bell, answer = socket.socketpair()
+        thread = threading.Thread(target=self._work, args=(answer,), name="statestore-listening", daemon=True)
+        try:
+            bell.setblocking(False)
+            thread.start()
+        except BaseException:
+            bell.close()
+            answer.close()
+            raise
+        self._bell, self._thread = bell, thread
 
     def leave(self, ear: Ear) -> None:
         with self._lock:

@@ -125,6 +125,12 @@ finally:
     assert done.stdout
 
 
+def test_the_package_can_be_run_as_a_module() -> None:
+    asked = [sys.executable, "-m", "statestore", "--help"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: python -m statestore [OPTIONS] COMMAND")
+
+
 def test_version_is_the_packages(sqlite_cli: CommandLine) -> None:
     assert sqlite_cli.process("--version").stdout == f"statestore {statestore.__version__}\n"
 

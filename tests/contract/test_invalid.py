@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from sqlalchemy import create_engine
 
 from statestore import (
     ConflictError,
@@ -455,7 +456,18 @@ def test_a_store_is_not_opened_with_arguments_that_mean_nothing(
 
 @pytest.mark.parametrize("world", ["sync", "async"], indirect=True)
 @pytest.mark.parametrize(
-    "url", ["", "nonsense", "mysql://h/d", "postgresql+asyncpg://h/d", "sqlite+pysqlcipher://", 5, "://"]
+    "url",
+    [
+        "",
+        "nonsense",
+        "mysql://h/d",
+        "postgresql+asyncpg://h/d",
+        "sqlite+pysqlcipher://",
+        5,
+        "://",
+        create_engine("sqlite://"),
+    ],
+    ids=str,
 )
 def test_a_store_is_not_opened_on_an_url_that_means_nothing(connect: Callable[..., Store], url: Any) -> None:
     with pytest.raises(InvalidValueError) as caught:

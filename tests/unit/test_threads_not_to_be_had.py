@@ -4,11 +4,15 @@ import asyncio
 import sqlite3
 import threading
 import time
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from statestore import deadline
 from statestore.deadlines import ends_at
+from statestore.listening import Ear, Listener
 from statestore.watchdog import Watchdog
 from statestore.workers import Workers
 
@@ -57,6 +61,23 @@ def test_a_worker_is_started_by_the_next(refused: list[str]) -> None:
             workers.close()
 
     assert asyncio.run(run()) == 2
+
+
+def test_a_listener_is_started_by_the_next(refused: list[str]) -> None:
+    connections: Any = SimpleNamespace()  # Nothing is connected: whoever asks it for an engine fails.
+    listener = Listener(connections, "default")
+    refused.append("statestore-listening")
+    first, second = Ear(listener, "s", lambda: None), Ear(listener, "s", lambda: None)
+    first.open()
+    assert listener._thread is None
+    assert not listener._ears
+    refused.clear()
+    with patch.object(Listener, "_work", lambda self, answer: answer.close()):
+        second.open()
+        first.open()
+    assert listener._thread is not None
+    assert listener._ears == {"s": {first, second}}
+    listener.close()
 
 
 def test_a_deadline_may_be_entered_again() -> None:
