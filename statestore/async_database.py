@@ -9,9 +9,9 @@ the waiting.
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from statestore.deadlines import GRACE
 from statestore.errors import StoreClosedError
@@ -20,6 +20,8 @@ from statestore.sql import Settings
 from statestore.waits import Waits, writer_timeout
 from statestore.watchdog import watchdog
 from statestore.workers import until_done
+
+R = TypeVar("R")
 
 
 class AsyncRunner(Protocol):
@@ -78,7 +80,7 @@ async def finished(work: Any, *, hurry: Callable[[], None] | None = None) -> Any
 
     With *hurry* it is hurried then, and left to itself when it has not come to its end shortly after.
     """
-    task = asyncio.ensure_future(work)
+    task = unseen(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -94,10 +96,28 @@ async def finished(work: Any, *, hurry: Callable[[], None] | None = None) -> Any
             if not task.cancelled():
                 task.exception()  # It is nobody's any more.
         else:
-            _abandoned.add(task)
-            task.add_done_callback(_put_away)
+            abandon(task)
         raise cancelled
     return task.result()
+
+
+def unseen(work: Awaitable[R]) -> "asyncio.Future[R]":
+    """A task for *work* that nobody finds who cancels all tasks of the event loop, as a shutdown does.
+
+    Cancelled in the middle of opening or closing a connection, SQLAlchemy would lose it. Who made the task sees to it.
+    """
+    task = asyncio.ensure_future(work)
+    if isinstance(task, asyncio.Task):
+        asyncio.tasks._unregister_task(task)
+    return task
+
+
+def abandon(task: "asyncio.Future[Any]") -> None:
+    """Leave a task of `unseen` to itself: its outcome is nobody's, and a shutdown may cancel it."""
+    if isinstance(task, asyncio.Task):
+        asyncio.tasks._register_task(task)
+    _abandoned.add(task)
+    task.add_done_callback(_put_away)
 
 
 _abandoned: set["asyncio.Future[Any]"] = set()

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import StaticPool
 
 from statestore import forking, hosts
-from statestore.async_database import AsyncRunner, finished, forked, give_up, taking_turn
+from statestore.async_database import AsyncRunner, abandon, finished, forked, give_up, taking_turn, unseen
 from statestore.connections import Verify
 from statestore.deadlines import GRACE, ends_at, out_of_time
 from statestore.driver_errors import raise_alone, understand, understood
@@ -40,7 +40,6 @@ class EngineDatabase:
         self._verified = False
         self._closed = False
         self._generation = forking.generation()
-        self._tasks: set[asyncio.Future[None]] = set()
         self._writer = asyncio.Lock() if dialect.name == "sqlite" else None
 
     @property
@@ -236,15 +235,14 @@ class EngineDatabase:
 
     async def _checked_out(self) -> AsyncConnection:
         # Cancelled while a driver opens it, SQLAlchemy would lose the connection: it stays counted as taken.
-        connecting = asyncio.ensure_future(self.engine.connect())
+        connecting = unseen(_connected(self.engine))
         try:
             return await asyncio.shield(connecting)
         except asyncio.CancelledError:
-            giving_back = asyncio.ensure_future(_close_when_open(connecting))
-            self._tasks.add(giving_back)
-            giving_back.add_done_callback(self._tasks.discard)
+            giving_back = unseen(_close_when_open(connecting))
             # Opening takes milliseconds; waiting for a place in the pool may take longer than a cancelled task should.
             await until_done(giving_back, GRACE)
+            abandon(giving_back)
             raise
 
     def _writing(self, until: float, call: Call | None = None) -> AbstractAsyncContextManager[None]:
@@ -271,6 +269,10 @@ class EngineRunner:
 def _cut(connection: AsyncConnection) -> None:
     if connection.sync_connection is not None and connection.dialect.name == "postgresql":
         cut(driver_of(connection.sync_connection.connection))
+
+
+async def _connected(engine: AsyncEngine) -> AsyncConnection:
+    return await engine.connect()
 
 
 async def _close_when_open(connecting: "asyncio.Future[AsyncConnection]") -> None:
