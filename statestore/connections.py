@@ -63,12 +63,15 @@ class Connections:
         """Whether a new connection may lead to another server."""
         self._left_at = 0.0
         self.slots = None if size is None else Slots(size)
+        # Connections of our own that nobody uses: the latest is used next. They stay checked out of SQLAlchemy's pool,
+        # since taking one out of it costs as much as a small read of SQLite.
+        self._idle: list[PoolProxiedConnection] = []
         # The SQLite file that a fork found in use.
         self._unusable: str | None = None
         self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
         if owned and dialect.name == "postgresql":
             event.listen(engine, "connect", lambda driver, record: self._opened.add(driver))
-        if dialect.name == "postgresql":
+        if not owned and dialect.name == "postgresql":
             event.listen(engine, "invalidate", self._note_loss)
         forking.renew_in_child(self)
 
@@ -88,8 +91,7 @@ class Connections:
     def close(self) -> None:
         self._closed = True
         if self._owned:
-            # Not the engine's `dispose`, which takes a new pool: what is in use now comes back to this one.
-            self.engine.pool.dispose()
+            self._close_idle()
 
     @contextmanager
     def connected(self, until: float) -> Iterator[Connected]:
@@ -111,19 +113,19 @@ class Connections:
         if self._file is not None:
             self._file.glance()
         slots = self.slots
-        if slots is not None and not slots.take(min(until, time.monotonic() + self._waits.pool)):
+        if slots is not None and not slots.take(until, self._waits.pool):
             raise no_connection()
         try:
             if not self._owned:
                 return self._connect(partial(self._borrow, until), until)
-            connection = self._connect(self.engine.raw_connection, until)
+            connection = self._idle_or_new(until)
             if self._dialect.name == "postgresql":
                 now = time.monotonic()
                 while self._is_left(connection) or (
                     self._suspect(connection, now) and _has_ended(connection.driver_connection)
                 ):
                     self.forget(connection)
-                    connection = self._connect(self.engine.raw_connection, until)
+                    connection = self._idle_or_new(until)
                 connection.info["used_at"] = now
             return connection
         except BaseException as exc:
@@ -146,8 +148,23 @@ class Connections:
         finally:
             watchdog.end(watch)
 
+    def _idle_or_new(self, until: float) -> PoolProxiedConnection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pass
+        if self._dialect.name == "sqlite":
+            return self.engine.raw_connection()
+        return run_until(self.engine.raw_connection, until, _close)
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+        # Not the engine's `dispose`, which takes a new pool: what is in use now comes back to this one.
+        self.engine.pool.dispose()
+
     def _connect(self, connect: Callable[[], C], until: float) -> C:
-        """What *connect* takes out of the pool. Where that may have to connect, it is waited for *until* then."""
+        """What *connect* takes out of a caller's pool. Where it may have to connect, it is waited for *until* then."""
         if self._dialect.name == "sqlite":
             return connect()
         idle: Callable[[], int] = getattr(self.engine.pool, "checkedin", int)
@@ -160,7 +177,7 @@ class Connections:
     def _note_loss(self, *_: Any) -> None:
         # A pool keeps the place of a lost connection, and makes another when it comes to that one: it hands them out
         # in turn, so that all have been there after as many as it has.
-        self._to_be_replaced = 2 * (self._size or _MANY)
+        self._to_be_replaced = 2 * _MANY
 
     def _check_usable(self) -> None:
         if self._closed:
@@ -207,24 +224,32 @@ class Connections:
         used_at: float = connection.info.get("used_at", now)
         return used_at < self._lost_at or now - used_at > _PAUSE
 
-    def give_back(self, connection: Connected, slots: Slots | None) -> None:
-        if self._owned:
-            self._bring_to_rest(connection)
-        connection.close()
+    def give_back(self, connection: Any, slots: Slots | None) -> None:
+        if not self._owned:
+            connection.close()
+        elif connection.is_valid:  # Otherwise it has been forgotten.
+            if self._is_at_rest(connection):
+                self._idle.append(connection)
+            else:
+                self.forget(connection)
         if slots is not None:
             slots.give_back()
         if self._closed and self._owned:
-            self.engine.pool.dispose()
+            self._close_idle()
 
-    def _bring_to_rest(self, connection: Any) -> None:
-        """A signal came in the middle of a statement, Ctrl-C or a time limit: whoever comes next must not find that."""
-        if not connection.is_valid or _is_at_rest(connection.driver_connection):
-            return
-        if self._dialect.name == "sqlite":
+    def _is_at_rest(self, connection: PoolProxiedConnection) -> bool:
+        """Whether no transaction is open on a connection, nor a statement under way.
+
+        A signal may have come in the middle, Ctrl-C or a time limit: whoever comes next must not find that.
+        """
+        driver: Any = connection.driver_connection
+        if self._dialect.name == "postgresql":
+            idle: bool = driver.pgconn.transaction_status == _IDLE
+            return idle
+        if driver.in_transaction:
             with suppress(sqlite3.Error):
-                connection.driver_connection.rollback()
-                return
-        self.forget(connection)
+                driver.rollback()
+        return not driver.in_transaction
 
     def discard(self, connection: Connected, exc: Exception) -> None:
         failure = understand(exc)
@@ -255,7 +280,7 @@ class Connections:
                 if not slots.take(until):
                     break
                 self._resting += 1
-        self.engine.pool.dispose()
+        self._close_idle()
         # SQLAlchemy's pools count what is checked out; those that do not are of one thread each.
         in_use = getattr(self.engine.pool, "checkedout", int)()
         if in_use or (slots is not None and self._resting < slots.size):
@@ -277,7 +302,7 @@ class Connections:
         """In a forked child: connections, locks and groups of its own. The parent's are left alone."""
         for driver in list(self._opened):
             forking.let_go(driver)
-        forking.keep(self.engine.pool, self.slots)
+        forking.keep(self.engine.pool, self.slots, self._idle)
         # Whoever forks without Python, as some servers do, runs no hooks before it.
         if self._dialect.name == "sqlite" and (self._unusable_in_child is not None or not self._rested):
             self._unusable = str(self.engine.url.database)
@@ -285,18 +310,11 @@ class Connections:
         self._resting, self._rested, self._unusable_in_child = 0, False, None
         if not self._lasts:
             return
+        self._idle = []
         self.engine.dispose(close=False)
         self._opened = weakref.WeakSet()
         self._lost_at = 0.0
         self.slots = None if self._size is None else Slots(self._size)
-
-
-def _is_at_rest(driver: Any) -> bool:
-    """Whether no transaction is open on a connection, and no statement under way."""
-    if isinstance(driver, sqlite3.Connection):
-        return not driver.in_transaction
-    idle: bool = driver.pgconn.transaction_status == _IDLE
-    return idle
 
 
 def _close(connection: Connected) -> None:

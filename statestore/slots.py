@@ -1,5 +1,6 @@
 """Who may have a connection: as many at a time as the pool has, in the order in which they came, until a deadline."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -14,8 +15,12 @@ class Slots:
         self._lock = threading.RLock()  # See `Watchdog`.
         self._waiting: deque[threading.Lock] = deque()
 
-    def take(self, until: float) -> bool:
-        """Take a place; False if none became free *until* then, on the monotonic clock."""
+    @property
+    def taken(self) -> int:
+        return self.size - self._free
+
+    def take(self, until: float, patience: float = math.inf) -> bool:
+        """Take a place; False if none became free *until* then, on the monotonic clock, or for *patience* seconds."""
         with self._lock:
             if self._free:
                 self._free -= 1
@@ -25,7 +30,7 @@ class Slots:
             self._waiting.append(come)
         try:
             # A lock takes no longer timeout than about 292 years, nor a negative one.
-            if come.acquire(timeout=min(max(0.0, until - time.monotonic()), 1e6)):
+            if come.acquire(timeout=min(max(0.0, until - time.monotonic()), patience, 1e6)):
                 return True
         except BaseException:  # Ctrl-C, most likely.
             self._leave(come)

@@ -4,7 +4,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from sqlalchemy import Connection
 
@@ -78,9 +78,11 @@ class Transaction:
     def _begin_writing(self, until: float, call: Call | Waiter | None) -> None:
         # A deferred transaction that reads, and then wants to write, may find that another has written since. SQLite's
         # own wait cannot be interrupted, so it is a short one, again and again.
+        own = not isinstance(self._connection, Borrowed)
         while True:
             try:
-                with self._short_wait():
+                # Our own connections have a short wait already; a caller's gets back the one that it had.
+                with nullcontext() if own else self._short_wait():
                     self._execute("BEGIN IMMEDIATE")
                     return
             except sqlite3.OperationalError as exc:
@@ -93,10 +95,6 @@ class Transaction:
 
     @contextmanager
     def _short_wait(self) -> Iterator[None]:
-        """Our own connections have one already; a caller's gets back the wait that it had."""
-        if not isinstance(self._connection, Borrowed):
-            yield
-            return
         cursor = self._connection.cursor()
         cursor.execute("PRAGMA busy_timeout")
         [(usual,)] = cursor.fetchall()

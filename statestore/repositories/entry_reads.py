@@ -24,8 +24,10 @@ def bounds(last: str, after: str, before: str, limit: str) -> tuple[str, str]:
     return start, end
 
 
+_WINDOW = ("last", "after", "before", "limit")
 # psycopg sends a number in the smallest type that holds it, and 2**31 - 1 plus one is none of that type.
-_FROM, _TO = bounds(*(f"CAST(:{name} AS bigint)" for name in ("last", "after", "before", "limit")))
+_FROM, _TO = bounds(*(f"CAST(:{name} AS bigint)" for name in _WINDOW))
+_FROM_SQLITE, _TO_SQLITE = bounds(*(f":{name}" for name in _WINDOW))
 
 # So many rows are made entries at a time.
 _PAGE = 2000
@@ -52,7 +54,7 @@ def _statements(columns: str) -> tuple[Statement, Statement]:
         sqlite=f"""
         SELECT {ALSO}, {columns} FROM {{sessions}} AS s
         LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
-            AND h.seq BETWEEN {_FROM} AND {_TO}
+            AND h.seq BETWEEN {_FROM_SQLITE} AND {_TO_SQLITE}
         WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
         ORDER BY h.seq""",
     )
@@ -76,13 +78,13 @@ def _statements(columns: str) -> tuple[Statement, Statement]:
         sqlite=f"""
         SELECT {ALSO}, {columns} FROM {{sessions}} AS s
         LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
-            AND h.seq BETWEEN {_FROM} AND {_TO}
+            AND h.seq BETWEEN {_FROM_SQLITE} AND {_TO_SQLITE}
         WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
         UNION ALL
         SELECT {ALSO}, {columns} FROM {{sessions}} AS s
         JOIN {{session_segments}} AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
         CROSS JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
-            AND h.seq BETWEEN max(g.from_seq, {_FROM}) AND min(g.to_seq, {_TO})
+            AND h.seq BETWEEN max(g.from_seq, {_FROM_SQLITE}) AND min(g.to_seq, {_TO_SQLITE})
         WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
     )
     return plain, fork

@@ -25,12 +25,13 @@ def world(request: pytest.FixtureRequest) -> str:
 
 @asynccontextmanager
 async def opened(url: str, world: str) -> AsyncIterator[tuple[AsyncStateStore, Callable[[], int]]]:
-    """A store, and how many connections of its pool are checked out."""
+    """A store, and what tells how many connections are in use."""
     if world == "async":
         store = await AsyncStateStore.open(url, pool_size=3)
         database: Any = store._database
         async with store:
-            yield store, database.database.engine.pool.checkedout
+            slots = database.database._connections.slots
+            yield store, lambda: slots.taken
     else:
         engine = async_engine(url, pool_size=3)
         try:
