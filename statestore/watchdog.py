@@ -95,13 +95,24 @@ class Watchdog:
         self._wakes_at = due
 
     def _work(self) -> None:
-        with self._changed:
-            while self._thread is threading.current_thread():
-                now = time.monotonic()
-                for watch in [watch for watch in self._watches if watch.due <= now]:
-                    self._give_up(watch, now)
-                self._wakes_at = min((watch.due for watch in self._watches), default=math.inf)
-                self._changed.wait(None if self._wakes_at == math.inf else max(0.0, self._wakes_at - now))
+        try:
+            with self._changed:
+                while self._thread is threading.current_thread():
+                    now = time.monotonic()
+                    # Copies: whatever the garbage collector ends in this thread may end a watch, too.
+                    for watch in [*self._watches]:
+                        if watch.due <= now:
+                            self._give_up(watch, now)
+                    self._wakes_at = min([watch.due for watch in [*self._watches]], default=math.inf)
+                    self._changed.wait(
+                        None
+                        if self._wakes_at == math.inf
+                        else min(max(0.0, self._wakes_at - now), threading.TIMEOUT_MAX)
+                    )
+        finally:
+            with self._lock:
+                if self._thread is threading.current_thread():  # A bug: the next who needs it starts another.
+                    self._thread, self._wakes_at = None, math.inf
 
     def _give_up(self, watch: Watch, now: float) -> None:
         if isinstance(watch.driver, sqlite3.Connection):

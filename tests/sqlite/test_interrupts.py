@@ -1,6 +1,5 @@
 """What is interrupted leaves nothing behind: no transaction in the pool, and no write outside its own."""
 
-import math
 import signal
 import sqlite3
 import threading
@@ -91,7 +90,7 @@ def test_a_signal_handler_may_call_the_store(sqlite_url: str, monkeypatch: pytes
             wake_by(self, due)
 
         monkeypatch.setattr(Watchdog, "_wake_by", interrupted)
-        monkeypatch.setattr(watchdog, "_wakes_at", math.inf)
+        watchdog.pause()
         assert store.state.get("s", "k", 1) == 1
         signal.signal(signal.SIGALRM, before)
         assert found == [None]

@@ -78,6 +78,7 @@ def test_a_listener_is_started_by_the_next(refused: list[str]) -> None:
     assert listener._thread is not None
     assert listener._ears == {"s": {first, second}}
     listener.close()
+    assert listener._has_ended()
 
 
 def test_a_deadline_may_be_entered_again() -> None:
