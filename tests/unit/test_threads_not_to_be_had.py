@@ -72,13 +72,15 @@ def test_a_listener_is_started_by_the_next(refused: list[str]) -> None:
     assert listener._thread is None
     assert not listener._ears
     refused.clear()
-    with patch.object(Listener, "_work", lambda self, answer: answer.close()):
+    answers: list[Any] = []
+    with patch.object(Listener, "_work", lambda self, answer: answers.append(answer)):
         second.open()
         first.open()
     assert listener._thread is not None
     assert listener._ears == {"s": {first, second}}
     listener.close()
     assert listener._has_ended()
+    answers[0].close()
 
 
 def test_a_deadline_may_be_entered_again() -> None:
