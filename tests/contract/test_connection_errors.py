@@ -231,7 +231,7 @@ def test_nothing_of_the_drivers_is_left_in_an_error(
 def test_nothing_of_the_drivers_is_left_where_connections_break(
     connect: Callable[..., Store], proxy: Proxy, postgres_url: str
 ) -> None:
-    store = connect(proxy.url)
+    store = connect(proxy.url, retry_for=1)
     store.sessions.create("s")
     store.history.append("s", [NewEntry("first")])
 

@@ -400,7 +400,7 @@ def test_a_lost_connection_commits_a_turn_once(proxy: Proxy, connect: Any, lost:
 
 
 def test_what_could_not_be_saved_can_be_had_from_the_turn(proxy: Proxy, connect: Any) -> None:
-    store = connect(proxy.url)
+    store = connect(proxy.url, retry_for=1)
     store.sessions.create("s")
     turns = []
 
