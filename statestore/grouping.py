@@ -87,6 +87,13 @@ class Turns:
             if key not in left:
                 self.free(key, run)
 
+    def renew(self, key: Hashable, run: Run) -> Run:
+        """The next call of those that *run* left of a key begins: what that one takes counts, not those before it."""
+        self.free(key, run)
+        run = Run([key])
+        self.mark(run)
+        return run
+
     def free(self, key: Hashable, run: Run) -> None:
         """What *run* left of a key is done."""
         runs = self._busy.get(key, [])

@@ -150,7 +150,8 @@ class TaskGroups:
             self._start()
 
     def _follow(self, chain: "list[_Waiting]", key: Hashable, run: Run) -> None:
-        task = self._keep(asyncio.get_running_loop().create_task(self._run_left(chain)))
+        run = self._turns.renew(key, run)
+        task = self._keep(asyncio.get_running_loop().create_task(self._run_left(chain, run)))
 
         def over(_: asyncio.Task[None]) -> None:  # Also where it never took its first step.
             for waiting in chain:
@@ -161,11 +162,12 @@ class TaskGroups:
 
         task.add_done_callback(over)
 
-    async def _run_left(self, chain: "list[_Waiting]") -> None:
+    async def _run_left(self, chain: "list[_Waiting]", run: Run) -> None:
         for waiting in chain:
             if waiting.future.done():
                 continue
             waiting.in_chain = False
+            run.since = time.monotonic()  # See `Turns.renew`.
             try:
                 result = await self._alone(waiting.call)
             except Exception as exc:

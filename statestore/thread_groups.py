@@ -116,7 +116,8 @@ class ThreadGroups:
         """Let the first of *chain* that is still there go by itself, with the others behind it."""
         for index, waiting in enumerate(chain):
             if waiting.error is None:
-                waiting.is_left, waiting.behind, waiting.run = True, chain[index + 1 :], run
+                waiting.is_left, waiting.behind = True, chain[index + 1 :]
+                waiting.run = self._turns.renew(key, run)
                 waiting.settled.set()
                 return
         self._turns.free(key, run)

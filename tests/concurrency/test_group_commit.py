@@ -22,6 +22,7 @@ from statestore import (
     StateStore,
     StateStoreError,
     UnavailableError,
+    grouping,
 )
 from statestore.async_database import taking_turn
 from statestore.repositories.base import Mode
@@ -316,6 +317,50 @@ def test_what_a_group_leaves_goes_by_itself_and_in_order_within_its_key() -> Non
         ]  # fmt: skip
     assert ran == ["first", "other", "slow", "last"]
     assert groups._turns._busy == {}
+
+
+@pytest.mark.parametrize("world", ["threads", "tasks"])
+def test_a_long_row_of_quick_calls_is_not_overtaken_within_its_key(world: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouping, "_PATIENCE_WITHIN_KEY", 0.3)
+    ran: list[Any] = []
+
+    def alone(call: Any) -> Any:
+        time.sleep(0.1)
+        ran.append(call)
+        return call
+
+    def together(calls: Sequence[Any], until: float) -> list[Any]:
+        return [None for _ in calls]
+
+    def in_threads() -> None:
+        groups = ThreadGroups(alone, together, patience=0.01)
+        with ThreadPoolExecutor(10) as pool:
+            futures = []
+            for n in range(8):
+                futures.append(pool.submit(groups.run, Named(n), "k"))
+                time.sleep(0.005)
+            time.sleep(0.5)
+            futures.append(pool.submit(groups.run, Named("last"), "k"))
+            wait(futures)
+
+    async def in_tasks() -> None:
+        workers = Workers(4, "test")
+
+        async def alone_in_thread(call: Any) -> Any:
+            return await workers.run(alone, call)
+
+        turn: Any = lambda until: nullcontext()  # noqa: E731
+        groups = TaskGroups(alone_in_thread, together, workers, turn, to_the_end=True, patience=0.01)
+        tasks = [asyncio.create_task(groups.run(Named(n), "k")) for n in range(8)]
+        await asyncio.sleep(0.55)
+        await asyncio.gather(*tasks, groups.run(Named("last"), "k"))
+        workers.close()
+
+    if world == "threads":
+        in_threads()
+    else:
+        asyncio.run(in_tasks())
+    assert ran == [*map(str, range(8)), "last"]
 
 
 class Interrupted(BaseException):
