@@ -15,7 +15,9 @@ _BY_KEY = Removal(
     sqlite="WHERE e.namespace = :namespace AND e.key = :key",
 )
 # A tag counts only for the write that it came with: its entry's version is its own. The keys come as an array, since
-# in a join with the tags PostgreSQL reads all entries, once it believes that a hundredth of them have the tag.
+# in a join with the tags PostgreSQL reads all entries, once it believes that a hundredth of them have the tag. OFFSET 0
+# keeps the other subquery out of a join, too: on tables that were never analyzed, that would read all the tag's rows
+# for each of its entries.
 _BY_TAG = Removal(
     "invalidations_tag",
     postgresql=f"""
@@ -23,7 +25,7 @@ _BY_TAG = Removal(
             AND e.key = ANY (array(SELECT t.key FROM {{cache_tags}} AS t
                 WHERE t.namespace = :namespace AND t.tag = :tag))
             AND EXISTS (SELECT 1 FROM {{cache_tags}} AS x
-                WHERE x.namespace = :namespace AND x.tag = :tag AND x.version = e.version)""",
+                WHERE x.namespace = :namespace AND x.tag = :tag AND x.version = e.version OFFSET 0)""",
     sqlite="""
         WHERE e.namespace = :namespace AND (e.key, e.version) IN (
             SELECT t.key, t.version FROM {cache_tags} AS t WHERE t.namespace = :namespace AND t.tag = :tag)""",

@@ -11,6 +11,7 @@ from statestore import InvalidValueError
 from statestore.repositories import cache_invalidation
 from statestore.repositories.cache_room import Removal
 from statestore.sql import Dialect
+from tests.conftest import POSTGRESQL
 from tests.support.clock import MovableClock
 from tests.support.content import Content
 from tests.support.crowd import at_once
@@ -240,3 +241,20 @@ def test_a_thousand_tagged_among_a_hundred_thousand_go_in_one_statement(
     assert filled.query("SELECT count(*) AS n FROM cache_entries") == [{"n": 99_000}]
     assert filled.query("SELECT count(*) AS n FROM cache_tags") == [{"n": 99_000}]
     assert store.cache.stats().by_agent["rare"].invalidations["tag"] == 1000
+
+
+@pytest.mark.parametrize("world", ["sync"], indirect=True)
+@pytest.mark.parametrize("database_url", [POSTGRESQL], indirect=True)
+def test_many_are_found_one_by_one_in_tables_that_were_never_analyzed(store: Store, content: Content) -> None:
+    store.cache.set_many({f"k{n}": n for n in range(500)}, tags=["t"])
+    removal, params, _ = PLANS["tag"]
+    sql = removal.alone.render(Dialect("postgresql"))
+    values = {"namespace": "default", **params, "tag": "t"}
+    rows = content._connection.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", values).fetchall()
+    read = [step for step in steps(rows[0]["QUERY PLAN"][0]["Plan"]) if step.get("Alias") == "x"]
+    assert read
+    assert sum(step["Actual Rows"] * step["Actual Loops"] for step in read) <= 500
+
+
+def steps(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(step for child in plan.get("Plans", ()) for step in steps(child))]

@@ -13,6 +13,9 @@ from typing import Any, Self
 from tests.faults.journal import Journal
 
 _forks = multiprocessing.get_context("forkserver")
+# Whenever a process is started, multiprocessing asks after all others; of two threads that ask after the same one, the
+# second is told that it ended with 255.
+_asking = threading.Lock()
 
 
 def die_with_parent() -> None:
@@ -60,7 +63,8 @@ class Writer:
         self._process = _forks.Process(
             target=_run, args=(_Pipe(writer), *arguments), daemon=True, name=f"writer {arguments[2]}"
         )
-        self._process.start()
+        with _asking:
+            self._process.start()
         os.close(writer)
         self.lines = 0
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -165,15 +169,25 @@ class Visitors:
     def _run(self) -> None:
         while not self._end.wait(0.1):
             process = _forks.Process(target=_visit, args=(self._url,), daemon=True)
-            process.start()
-            process.join(60)
-            if process.is_alive():
+            with _asking:
+                process.start()
+            if not _has_ended(process, 60):
                 self._journal.is_hung("the command line never ended")
                 process.kill()
                 process.join()
             elif process.exitcode:
                 self._journal.is_wrong(f"the command line ended with {process.exitcode}")
             process.close()
+
+
+def _has_ended(process: Any, seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with _asking:
+            if not process.is_alive():
+                return True
+        time.sleep(0.01)
+    return False
 
 
 def _visit(url: str) -> None:
