@@ -217,6 +217,12 @@ ENGINE_FILES = frozenset(
 POOLED_FILES = frozenset({"test_state.py", "test_transactions.py"})
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each processor: half of the time tests wait, for other processes, for locks and for time to pass."""
+    return 2 * min(4, os.cpu_count() or 1)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pgbouncer", action="store_true", help="run the whole contract through PgBouncer, too")
 
