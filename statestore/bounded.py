@@ -10,23 +10,32 @@ from statestore.deadlines import out_of_time
 R = TypeVar("R")
 
 
-def run_until(work: Callable[[], R], until: float, late: Callable[[R], Any]) -> R:
+class LeftBehind(BaseException):
+    """Nobody waits any more for work that goes on; *error* is for who waited."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+
+def run_until(work: Callable[[], R], until: float, late: Callable[[R | None], Any]) -> R:
     """Run *work* in a thread of its own and wait for it *until* then, on the monotonic clock.
 
-    What it returns after that is handed to *late*, to be put away.
-
     Raises:
-        UnavailableError: Its time was over.
+        LeftBehind: Its time was over, or the wait was interrupted. When *work* comes to its end after all, what it
+            returned is handed to *late*, in its thread; None, if it failed.
     """
     job = _Job(work, late)
     threading.Thread(target=job.run, name="statestore-connecting", daemon=True).start()
     try:
         job.done.acquire(timeout=min(max(0.0, until - time.monotonic()), 1e6))
-    except BaseException:  # Ctrl-C, most likely, or a signal's time limit.
-        job.leave()
-        raise
-    result: R = job.take()
-    return result
+    except BaseException as exc:  # Ctrl-C, most likely, or a signal's time limit.
+        interrupt = exc
+    else:
+        result: R = job.take()
+        return result
+    job.leave()
+    raise LeftBehind(interrupt)
 
 
 class _Job:
@@ -50,7 +59,7 @@ class _Job:
             self._ended = True
             left = self._left
         self.done.release()
-        if left and self._error is None:
+        if left:
             self._late(self._result)
 
     def leave(self) -> None:
@@ -58,14 +67,14 @@ class _Job:
         with self._lock:
             self._left = True
             ended = self._ended
-        if ended and self._error is None:
+        if ended:
             self._late(self._result)
 
     def take(self) -> Any:
         with self._lock:
             if not self._ended:
                 self._left = True
-                raise out_of_time()
+                raise LeftBehind(out_of_time())
         if self._error is not None:
             raise self._error
         return self._result

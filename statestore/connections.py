@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
 
 from statestore import forking, hosts
-from statestore.bounded import run_until
+from statestore.bounded import LeftBehind, run_until
 from statestore.deadlines import ends_at
 from statestore.driver_errors import raise_alone, understand, understood
 from statestore.errors import StateStoreError, StoreClosedError
@@ -58,7 +58,6 @@ class Connections:
         self._verified = False
         self._closed = False
         self._lost_at = 0.0
-        self._to_be_replaced = 0
         self.elsewhere = dialect.name == "postgresql" and hosts.several(engine.url)
         """Whether a new connection may lead to another server."""
         self._left_at = 0.0
@@ -70,9 +69,8 @@ class Connections:
         self._unusable: str | None = None
         self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
         if owned and dialect.name == "postgresql":
-            event.listen(engine, "connect", lambda driver, record: self._opened.add(driver))
-        if not owned and dialect.name == "postgresql":
-            event.listen(engine, "invalidate", self._note_loss)
+            event.listen(engine, "connect", partial(_note_opened, weakref.ref(self)))
+        self._losses = _losses_of(engine) if not owned and dialect.name == "postgresql" else None
         forking.renew_in_child(self)
 
     def verify(self) -> None:
@@ -128,6 +126,8 @@ class Connections:
                     connection = self._idle_or_new(until)
                 connection.info["used_at"] = now
             return connection
+        except LeftBehind as left:  # Its thread gives the place back, see `_put_away`.
+            error = left.error
         except BaseException as exc:
             if slots is not None:
                 slots.give_back()
@@ -135,6 +135,7 @@ class Connections:
                 raise
             failure = understood(exc)
             raise_alone(Again(failure.error) if failure.lost else failure.error)
+        raise error
 
     def _borrow(self, until: float) -> Borrowed:
         connection = self.engine.connect()
@@ -155,11 +156,20 @@ class Connections:
             pass
         if self._dialect.name == "sqlite":
             return self.engine.raw_connection()
-        return run_until(self.engine.raw_connection, until, _close)
+        made: PoolProxiedConnection = run_until(self.engine.raw_connection, until, partial(self._put_away, self.slots))
+        return made
+
+    def _put_away(self, slots: Slots | None, connection: PoolProxiedConnection | None) -> None:
+        """Take in what came when nobody waited for it any more. The pool has counted it all the time, and so did we."""
+        if connection is not None:
+            self.give_back(connection, slots)
+        elif slots is not None:
+            slots.give_back()
 
     def _close_idle(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
+        with suppress(IndexError):  # Several may do so at once.
+            while True:
+                self._idle.pop().close()
         # Not the engine's `dispose`, which takes a new pool: what is in use now comes back to this one.
         self.engine.pool.dispose()
 
@@ -168,16 +178,11 @@ class Connections:
         if self._dialect.name == "sqlite":
             return connect()
         idle: Callable[[], int] = getattr(self.engine.pool, "checkedin", int)
-        if self._to_be_replaced > 0:
-            self._to_be_replaced -= 1
+        if self._losses is not None and self._losses.to_be_replaced > 0:
+            self._losses.to_be_replaced -= 1
         elif idle() > 0 and not self._pings:
             return connect()
         return run_until(connect, until, _close)
-
-    def _note_loss(self, *_: Any) -> None:
-        # A pool keeps the place of a lost connection, and makes another when it comes to that one: it hands them out
-        # in turn, so that all have been there after as many as it has.
-        self._to_be_replaced = 2 * _MANY
 
     def _check_usable(self) -> None:
         if self._closed:
@@ -205,11 +210,19 @@ class Connections:
                 if self._dialect.name == "sqlite":
                     connect()
                 else:
-                    run_until(connect, until, lambda _: None)
-        finally:
+                    run_until(connect, until, partial(self._put_away, slots))
+        except LeftBehind as left:
+            error = left.error
+        except BaseException:
             if slots is not None:
                 slots.give_back()
-        self._verified = True
+            raise
+        else:
+            if slots is not None:
+                slots.give_back()
+            self._verified = True
+            return
+        raise error
 
     def _is_left(self, connection: PoolProxiedConnection) -> bool:
         """Whether a connection leads to a server that this store has left, or may do so."""
@@ -221,7 +234,7 @@ class Connections:
         Only after a pause, or when another one was lost since its last use, in a restart most likely: asking gives up
         the interpreter's lock, which other threads then hold.
         """
-        used_at: float = connection.info.get("used_at", now)
+        used_at: float = connection.info.get("used_at") or connection.info.get(MADE_AT, now)
         return used_at < self._lost_at or now - used_at > _PAUSE
 
     def give_back(self, connection: Any, slots: Slots | None) -> None:
@@ -280,10 +293,15 @@ class Connections:
                 if not slots.take(until):
                     break
                 self._resting += 1
-        self._close_idle()
-        # SQLAlchemy's pools count what is checked out; those that do not are of one thread each.
-        in_use = getattr(self.engine.pool, "checkedout", int)()
-        if in_use or (slots is not None and self._resting < slots.size):
+        if slots is not None:
+            self._close_idle()
+            in_use = self._resting < slots.size
+        else:
+            # SQLAlchemy's pools count what is checked out; those that do not are of one thread each. A pool that was
+            # disposed of would count wrongly what is in use: the engine takes a new one.
+            in_use = getattr(self.engine.pool, "checkedout", int)() > 0
+            self.engine.dispose()
+        if in_use:
             self._unusable_in_child = str(self.engine.url.database)
 
     _resting = 0
@@ -317,8 +335,41 @@ class Connections:
         self.slots = None if self._size is None else Slots(self._size)
 
 
-def _close(connection: Connected) -> None:
-    connection.close()
+def _close(connection: Connected | None) -> None:
+    if connection is not None:
+        connection.close()
+
+
+def _note_opened(owner: "weakref.ref[Connections]", driver: Any, record: Any) -> None:
+    # The engine is not to keep a store alive that nobody has any more.
+    connections = owner()
+    if connections is not None:
+        connections._opened.add(driver)
+
+
+class _Losses:
+    """What a caller's engine has lost.
+
+    A pool keeps the place of a lost connection, and makes another when it comes to that one: it hands them out in turn,
+    so that all have been there after as many as it has.
+    """
+
+    to_be_replaced = 0
+
+    def note(self, *_: Any) -> None:
+        self.to_be_replaced = 2 * _MANY
+
+
+# One for each engine, however many stores are made on it.
+_losses: "weakref.WeakKeyDictionary[Engine, _Losses]" = weakref.WeakKeyDictionary()
+
+
+def _losses_of(engine: Engine) -> _Losses:
+    found = _losses.get(engine)
+    if found is None:
+        found = _losses[engine] = _Losses()
+        event.listen(engine, "invalidate", found.note)
+    return found
 
 
 # libpq's PQTRANS_IDLE.

@@ -100,9 +100,9 @@ class Watchdog:
                 while self._thread is threading.current_thread():
                     now = time.monotonic()
                     # Copies: whatever the garbage collector ends in this thread may end a watch, too.
-                    for watch in [*self._watches]:
-                        if watch.due <= now:
-                            self._give_up(watch, now)
+                    for watch in [watch for watch in [*self._watches] if watch.due <= now]:
+                        self._give_up(watch, now)
+                        del watch  # Its driver is not to live for as long as nothing happens here.
                     self._wakes_at = min([watch.due for watch in [*self._watches]], default=math.inf)
                     self._changed.wait(
                         None

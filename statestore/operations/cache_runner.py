@@ -34,7 +34,7 @@ _log = logging.getLogger("statestore")
 
 # Seconds to wait for others, for who asks that counts be written, or closes the store. Nobody who only reads waits so
 # long. Where the network swallows everything, it is the end of all.
-_ASKED_FOR = _LONGEST = 5.0
+_ASKED_FOR, _LONGEST = 4.0, 5.0
 
 # These show what is noted, so it is written first: the next process then shows it, too.
 _SHOWS_COUNTS = frozenset({CacheRepository.stats, CacheRepository.entry, CacheRepository.entries})

@@ -382,3 +382,43 @@ def test_multiprocessing_that_forks_works(database_url: str, start: str) -> None
         database_url,
         warn="ignore",
     )
+
+
+def test_a_callers_sqlite_engine_in_use_at_a_fork_stays_with_the_parent(sqlite_url: str) -> None:
+    play(
+        """
+        from statestore import StoreClosedError
+        from tests.support.engines import sync_engine
+
+        engine = sync_engine(url)
+        store = StateStore(engine)
+        store.sessions.open("s")
+        inside, go_on = threading.Event(), threading.Event()
+
+        def hold():
+            with store.transaction() as tx:
+                tx.state.set("s", "parent", 1)
+                inside.set()
+                assert go_on.wait(30)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        assert inside.wait(30)
+
+        def work():
+            try:
+                store.state.get("s", "parent", None)
+            except StoreClosedError:
+                return
+            raise AssertionError("the child used a file that was in use")
+
+        wait_for(child(work))
+        go_on.set()
+        holder.join()
+        assert store.state.get("s", "parent") == 1
+        assert engine.pool.checkedout() == 0
+        engine.dispose()
+        """,
+        sqlite_url,
+        warn="ignore",
+    )
