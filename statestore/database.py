@@ -121,8 +121,8 @@ class Database:
     @contextmanager
     def transaction(self, waiter: Waiter | None = None) -> Iterator[BoundRunner]:
         """One transaction for all that is run through the runner; committed at the end, undone on an exception."""
-        until = ends_at(self.waits.timeout)
-        with self._writing(until), self._begun(until, waiter=waiter) as (transaction, runner):
+        waiter = waiter or Waiter(ends_at(self.waits.timeout))
+        with self._writing(waiter.until), self._begun(waiter) as (transaction, runner):
             yield runner
             runner.check_process()
             runner.finish()
@@ -130,12 +130,13 @@ class Database:
                 transaction.commit()
 
     @contextmanager
-    def snapshot(self, *, read_only: bool = False) -> Iterator[BoundRunner]:
+    def snapshot(self, waiter: Waiter | None = None, *, read_only: bool = False) -> Iterator[BoundRunner]:
         """A transaction in which everything that is read is of one moment, and in which nothing is written.
 
         With *read_only* the database sees to that; without, what is read may extend a TTL.
         """
-        with self._begun(ends_at(self.waits.timeout), snapshot=True, read_only=read_only) as (transaction, runner):
+        waiter = waiter or Waiter(ends_at(self.waits.timeout))
+        with self._begun(waiter, snapshot=True, read_only=read_only) as (transaction, runner):
             yield runner
             runner.check_process()
             runner.end()
@@ -144,12 +145,12 @@ class Database:
 
     @contextmanager
     def _begun(
-        self, until: float, *, snapshot: bool = False, read_only: bool = False, waiter: Waiter | None = None
+        self, waiter: Waiter, *, snapshot: bool = False, read_only: bool = False
     ) -> Iterator[tuple[Transaction, BoundRunner]]:
         """A transaction that has begun; undone on an exception."""
         generation, slots = forking.generation(), self._connections.slots
         with no_retry():
-            connection, transaction, runner = self._begin(until, snapshot, read_only, waiter)
+            connection, transaction, runner = self._begin(waiter, snapshot, read_only)
         try:
             yield transaction, runner
         except BaseException as exc:
@@ -168,21 +169,19 @@ class Database:
                     self._connections.forget(connection)
                 self._connections.give_back(connection, slots)
 
-    def _begin(
-        self, until: float, snapshot: bool, read_only: bool, waiter: Waiter | None
-    ) -> tuple[Connected, Transaction, BoundRunner]:
+    def _begin(self, waiter: Waiter, snapshot: bool, read_only: bool) -> tuple[Connected, Transaction, BoundRunner]:
         # Nothing can have been done before it began, so that may be tried again on another connection.
         with suppress(Again):
-            return self._begin_once(until, snapshot, read_only, waiter)
-        for attempt in retrying(until, self.waits):
+            return self._begin_once(waiter, snapshot, read_only)
+        for attempt in retrying(waiter.until, self.waits):
             with attempt:
-                return self._begin_once(until, snapshot, read_only, waiter)
+                return self._begin_once(waiter, snapshot, read_only)
         raise AssertionError("unreachable")
 
     def _begin_once(
-        self, until: float, snapshot: bool, read_only: bool, waiter: Waiter | None
+        self, waiter: Waiter, snapshot: bool, read_only: bool
     ) -> tuple[Connected, Transaction, BoundRunner]:
-        slots = self._connections.slots
+        until, slots = waiter.until, self._connections.slots
         connection = self._connections.take(until)
         transaction = Transaction(connection, self.dialect)
         runner = BoundRunner(

@@ -98,17 +98,17 @@ class ThreadedDatabase:
     async def transaction(self) -> AsyncIterator[AsyncRunner]:
         """As `Database.transaction`."""
         self._check_process()
-        until = ends_at(self.database.waits.timeout)
-        waiter = Waiter()
-        async with self._in_turn(until), self._inside(self.database.transaction(waiter), waiter) as runner:
+        waiter = Waiter(ends_at(self.database.waits.timeout))
+        async with self._in_turn(waiter.until), self._inside(self.database.transaction(waiter), waiter) as runner:
             yield runner
 
     @asynccontextmanager
     async def snapshot(self, *, read_only: bool = False) -> AsyncIterator[AsyncRunner]:
         """As `Database.snapshot`."""
         self._check_process()
-        turn = self._in_turn(ends_at(self.database.waits.timeout)) if self._one_connection else nullcontext()
-        async with turn, self._inside(self.database.snapshot(read_only=read_only), Waiter()) as runner:
+        waiter = Waiter(ends_at(self.database.waits.timeout))
+        turn = self._in_turn(waiter.until) if self._one_connection else nullcontext()
+        async with turn, self._inside(self.database.snapshot(waiter, read_only=read_only), waiter) as runner:
             yield runner
 
     @asynccontextmanager
@@ -116,7 +116,13 @@ class ThreadedDatabase:
         entering = _Entering(context)
         try:
             # In a copy of the task's context, so that its deadline is known in the thread, too.
-            await self._workers.run(copy_context().run, entering.enter, give_up=waiter.give_up)
+            await self._workers.run(
+                copy_context().run,
+                entering.enter,
+                give_up=waiter.give_up,
+                until=waiter.until,
+                late=lambda _: out_of_time(),
+            )
         except BaseException as exc:
             waiter.given_up = True
             if entering.is_left():

@@ -31,9 +31,11 @@ class Borrowed:
 
 
 class Waiter:
-    """Who waits for a transaction to begin, and may have left."""
+    """Who waits for a transaction to begin, *until* then on the monotonic clock, and may have left."""
 
-    given_up = False
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.given_up = False
 
     def give_up(self) -> None:
         self.given_up = True

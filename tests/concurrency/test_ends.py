@@ -1,6 +1,7 @@
 """Ends of tasks: a cancellation, a deadline or a shutdown is over at once, and leaves the store as it was."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -141,6 +142,27 @@ def test_reads_do_not_wait_for_a_write_that_waits_for_another_process(sqlite_url
         await holder.close()
 
     asyncio.run(asyncio.wait_for(main(), 4 * AMPLE))
+
+
+@pytest.mark.parametrize("kind", ["writing", "reading"])
+def test_a_transaction_that_finds_no_thread_ends_in_time(database_url: str, kind: str) -> None:
+    async def main() -> None:
+        store = await AsyncStateStore.open(database_url, timeout=0.5)
+        await store.sessions.create("s")
+        go_on = threading.Event()
+        workers: Any = store._database._workers  # type: ignore[attr-defined]
+        stuck = [asyncio.ensure_future(workers.run(go_on.wait, AMPLE)) for _ in range(workers._size + workers._spare)]
+        await asyncio.sleep(0.5)
+        with pytest.raises(UnavailableError):
+            async with asyncio.timeout(AMPLE / 2), store.transaction(read_only=kind == "reading"):
+                pass
+        go_on.set()
+        await asyncio.gather(*stuck)
+        async with store.transaction() as tx:
+            await tx.state.set("s", "k", 1)
+        await store.close()
+
+    asyncio.run(main())
 
 
 def test_a_deadline_can_be_entered_again() -> None:
