@@ -32,14 +32,14 @@ connection.close()
 
 
 @fault(
-    "two stores on one file", databases=SQLITE, short=4, long=150, limit=900, control_rounds=1,
+    "two stores on one file", databases=SQLITE, short=4, long=500, limit=900, control_rounds=1,
     control="the file opened and closed beside SQLite",
 )  # fmt: skip
 def two_stores(bench: Bench) -> Tally:
     """Every way to reach one file at once, from several processes, of which one is killed in each round.
 
     In this process: a store of each world, one that is opened for each request, and an application's own connection.
-    Beside it two processes that write until they are killed, and the command line, coming and going.
+    Beside it four processes that write until they are killed, and the command line, coming and going.
     """
     url = bench.url()
     path = Path(str(make_url(url).database))
@@ -62,7 +62,7 @@ def two_stores(bench: Bench) -> Tally:
         thread.start()
     with Writers(journal) as writers, Visitors(url, journal):
         for number in bench.each_round():
-            running = [writers.start(url, bench.world, f"p{number}.{process}") for process in range(2)]
+            running = [writers.start(url, bench.world, f"p{number}.{process}") for process in range(4)]
             for victim in running:
                 victim.wait_until_writing()
                 time.sleep(random.random() * 0.1)
