@@ -78,7 +78,7 @@ class Copy:
             path.write_text(before)
 
     def _test(self, arguments: Sequence[str], limit: float) -> Outcome:
-        command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", "-q", "--numprocesses=auto", "-p", "no:cacheprovider"]
         return self._run([*command, *arguments], limit)
 
     def _run(self, command: Sequence[str], limit: float) -> Outcome:
