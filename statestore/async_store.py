@@ -211,10 +211,12 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
         raise AssertionError("unreachable")
 
     async def close(self) -> None:
-        """Close the connections. Every operation raises `StoreClosedError` from now on. May be called twice."""
-        if not self._database.closed:
-            await self.cache.flush()
-        await self._database.close()
+        """Close the connections, also if cancelled meanwhile. See `StateStore.close`."""
+        try:
+            if not self._database.closed:
+                await self.cache.flush()
+        finally:
+            await self._database.close()
 
     async def __aenter__(self) -> Self:
         if self._database.closed:

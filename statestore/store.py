@@ -273,10 +273,15 @@ class StateStore(Sweeping, Transaction):
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """Close the connections. Every operation raises `StoreClosedError` from now on. May be called twice."""
-        if not self._database.closed:
-            self.cache.flush()
-        self._database.close()
+        """Close the connections. Every operation raises `StoreClosedError` from now on. May be called twice.
+
+        What the cache has counted is written before, if that can be done within five seconds.
+        """
+        try:
+            if not self._database.closed:
+                self.cache.flush()
+        finally:
+            self._database.close()
 
     def __enter__(self) -> Self:
         if self._database.closed:

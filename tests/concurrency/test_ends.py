@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import statestore
-from statestore import AsyncStateStore, NewEntry, UnavailableError
+from statestore import AsyncStateStore, NewEntry, StoreClosedError, UnavailableError
 from tests.support.engines import async_engine
 from tests.support.wire import Proxy
 
@@ -161,6 +161,23 @@ def test_a_transaction_that_finds_no_thread_ends_in_time(database_url: str, kind
         async with store.transaction() as tx:
             await tx.state.set("s", "k", 1)
         await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_store_is_closed_also_where_closing_is_cancelled(postgres_url: str) -> None:
+    async def main() -> None:
+        store, other = await AsyncStateStore.open(postgres_url), await AsyncStateStore.open(postgres_url)
+        await store.cache.set("k", 1)
+        await store.cache.get("k")
+        async with other.transaction() as tx:
+            await tx.cache.get("k")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await store.close()
+        with pytest.raises(StoreClosedError):
+            await store.cache.get("k")
+        await other.close()
 
     asyncio.run(main())
 
