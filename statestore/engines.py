@@ -2,7 +2,9 @@
 
 import math
 import os
+import random
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -219,12 +221,27 @@ def _prepare_sqlite(engine: Engine, url: URL, options: Options) -> None:
                 # Space can be given back a little at a time then. On a file that was written to, this would wait for
                 # whoever writes to it, and change nothing.
                 cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            cursor.execute("PRAGMA journal_mode")
-            if cursor.fetchone()[0] not in ("wal", "memory"):
-                cursor.execute("PRAGMA journal_mode = WAL")
+            _keep_log(cursor, time.monotonic() + options.timeout)
         # SQLite's own wait cannot be interrupted, so that it is short from now on: who waits for the writer asks again.
         cursor.execute(f"PRAGMA busy_timeout = {sqlite_files.WAIT}")
         cursor.close()
+
+
+def _keep_log(cursor: sqlite3.Cursor, until: float) -> None:
+    """Put the file into WAL mode if it is not; it is tried *until* then, on the monotonic clock.
+
+    SQLite does not wait where two want to do so at once, since neither would get there: one of them is refused.
+    """
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode")
+            if cursor.fetchone()[0] not in ("wal", "memory"):
+                cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as exc:
+            if not (exc.sqlite_errorname or "").startswith("SQLITE_BUSY") or time.monotonic() >= until:
+                raise
+            time.sleep(random.uniform(0.005, 0.02))
 
 
 def _watch(engine: Engine, path: Path) -> None:

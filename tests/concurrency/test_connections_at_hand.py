@@ -90,14 +90,17 @@ def test_calls_that_end_while_the_store_is_closed_end_well(sqlite_url: str) -> N
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_store_that_is_dropped_is_collected_with_its_connections(database_url: str) -> None:
-    def use() -> weakref.ref[Any]:
+    def use() -> tuple[weakref.ref[Any], Any]:
         store = StateStore.open(database_url)
         store.sessions.open("s")
-        return weakref.ref(store._database._connections)
+        return weakref.ref(store._database._connections), store._database.engine
 
-    dropped = use()
+    dropped, engine = use()
     gc.collect()
     assert dropped() is None
+    # What was out has come back to the pool.
+    assert engine.pool.checkedout() == 0
+    engine.dispose()
 
 
 def test_the_watchdog_keeps_no_driver_beyond_its_use() -> None:

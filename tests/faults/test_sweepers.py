@@ -27,7 +27,7 @@ SWEEPERS = 6
 TOUCHED = 40
 # The first expires when all have been made.
 FIRST, LAST = (
-    (timedelta(seconds=120), timedelta(seconds=160)) if LONG else (timedelta(seconds=8), timedelta(seconds=12))
+    (timedelta(seconds=120), timedelta(seconds=160)) if LONG else (timedelta(seconds=20), timedelta(seconds=24))
 )
 
 

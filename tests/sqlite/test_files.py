@@ -124,9 +124,9 @@ def test_a_uri_that_says_not_to_make_a_file_makes_none(tmp_path: Path, mode: str
 
 
 def test_many_threads_that_find_no_file_make_one(tmp_path: Path) -> None:
-    for round_ in range(10):
+    for round_ in range(20):
         url = f"sqlite:///{tmp_path / str(round_)}.db"
-        stores = at_once(*[lambda url=url: StateStore.open(url)] * 4)
+        stores = at_once(*[lambda url=url: StateStore.open(url)] * 8)
         stores[0].sessions.create("s")
         for store in stores:
             assert store.sessions.exists("s")
