@@ -28,6 +28,7 @@ _ENGINE = (
     "tests/concurrency/test_writers.py",
 )
 _GROUPS = (
+    "tests/concurrency/test_groups.py",
     "tests/concurrency/test_group_commit.py",
     "tests/concurrency/test_group_reads.py",
     f"{_C}history.py",

@@ -23,7 +23,6 @@ class Borrowed:
         if connection.dialect.name == "postgresql":
             pooler.protect(connection.connection)
         self.connection = connection
-        self.driver_connection = connection.connection.driver_connection
         self.cursor = connection.connection.cursor
         self.driver_connection = connection.connection.driver_connection
         self.invalidate = connection.invalidate
