@@ -109,10 +109,8 @@ class TaskGroups:
         group: list[_Waiting] = []
         results: list[Any] = []
         # All may have left before its first step. Who comes while it waits for its turn may have more time than these.
-        until = max((waiting.call.ends_at for waiting in self._turns.waiting), default=None)
+        until = max((waiting.call.ends_at for waiting in self._turns.waiting), default=0.0)
         try:
-            if until is None:
-                return
             async with self._turn(until):
                 group = self._turns.take()
                 run.keys = keys_of(group)
@@ -122,7 +120,7 @@ class TaskGroups:
                     latest = max(waiting.call.ends_at for waiting in group)
                     results = await self._workers.run(self._together, [waiting.call for waiting in group], latest)
         except StateStoreError as error:  # Its turn did not come, or the store was closed: nothing was done.
-            late = [waiting for waiting in self._turns.waiting if until is None or waiting.call.ends_at <= until]
+            late = [waiting for waiting in self._turns.waiting if waiting.call.ends_at <= until]
             for waiting in group or late:
                 waiting.fail(copy.copy(error))
             if not group:

@@ -10,13 +10,15 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
-from statestore import StateStore, StateStoreError, migrate, sqlite_files
+from statestore import StateStore, StateStoreError, engines, migrate, sqlite_files
 from tests.sqlite.writer import WAYS
 from tests.support.crowd import at_once
 
@@ -148,3 +150,21 @@ def test_a_url_says_which_file_it_means() -> None:
     }
     found = {url: sqlite_files.path_of(make_url(url)) for url in expected}
     assert {url: None if path is None else str(path) for url, path in found.items()} == expected
+
+
+def test_a_file_that_another_puts_into_wal_mode_is_asked_again(sqlite_url: str) -> None:
+    connection = sqlite3.connect(str(make_url(sqlite_url).database))
+    asked: list[str] = []
+
+    class Refusing(sqlite3.Cursor):
+        def execute(self, sql: str, *parameters: Any) -> Any:
+            asked.append(sql)
+            if len(asked) == 1:
+                refused = sqlite3.OperationalError("database is locked")
+                refused.sqlite_errorname = "SQLITE_BUSY"
+                raise refused
+            return super().execute(sql, *parameters)
+
+    engines._keep_log(connection.cursor(Refusing), time.monotonic() + 10)
+    assert asked == ["PRAGMA journal_mode"] * 2
+    connection.close()
