@@ -34,9 +34,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import CreateSchema, DropSchema, DropTable
 
-from statestore import checks, migrate, migration_targets, schema_comparison, sqlite_files
+from statestore import migrate
+from statestore.checking import checks
+from statestore.engine import migration_targets, sqlite_files
 from statestore.errors import InvalidValueError, SchemaError, UnavailableError
-from statestore.schema import DEFAULT_SCHEMA, VERSION_TABLE, metadata
+from statestore.schema import DEFAULT_SCHEMA, VERSION_TABLE, comparison, metadata
 
 config = context.config
 arguments = context.get_x_argument(as_dictionary=True)
@@ -165,7 +167,7 @@ def write_sql(target: Engine | Connection) -> None:
         transactional_ddl=True,
         transaction_per_migration=on_postgresql,
         on_version_apply=mark,
-        **schema_comparison.alembic_options(target.dialect, schema),
+        **comparison.alembic_options(target.dialect, schema),
     )
     if not on_postgresql:
         context.execute("PRAGMA foreign_keys = OFF")
@@ -185,7 +187,7 @@ def write_sql(target: Engine | Connection) -> None:
 
 
 def run(connection: Connection, **options: Any) -> None:
-    options |= schema_comparison.alembic_options(connection.dialect, schema)
+    options |= comparison.alembic_options(connection.dialect, schema)
     context.configure(connection=connection, transactional_ddl=True, on_version_apply=(mark, report), **options)
     migration = context.get_context()
     before = migration.get_current_heads()

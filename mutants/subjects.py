@@ -13,7 +13,7 @@ _CACHE = tuple(
     f"{_C}cache{name}.py"
     for name in ("", "_invalidation", "_limits", "_statistics", "_transactions", "_flights", "_cancellation")
 )
-_HISTORY = (f"{_C}history.py", f"{_C}idempotency.py", f"{_C}round_trips.py", "tests/concurrency/test_group_commit.py")
+_HISTORY = (f"{_C}history.py", f"{_C}idempotency.py", f"{_C}round_trips.py", "tests/concurrency/test_append_batches.py")
 _LIFE = (f"{_C}sessions.py", f"{_C}lifecycle.py", f"{_C}expiry.py", f"{_C}fork.py")
 _ENGINE = (
     f"{_C}transactions.py",
@@ -27,67 +27,80 @@ _ENGINE = (
     "tests/concurrency/test_forking.py",
     "tests/concurrency/test_writers.py",
 )
-_GROUPS = (
-    "tests/concurrency/test_groups.py",
-    "tests/concurrency/test_group_commit.py",
-    "tests/concurrency/test_group_reads.py",
+_BATCHES = (
+    "tests/concurrency/test_batches.py",
+    "tests/concurrency/test_append_batches.py",
+    "tests/concurrency/test_read_batches.py",
     f"{_C}history.py",
     f"{_C}cancellation.py",
 )
 
+_SQLITE = (f"{_C}sqlite_files.py", f"{_C}sqlite_replaced.py", f"{_C}sqlite_space.py")
+
 SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("repositories/__init__.py", ()),
+    ("repositories/*/__init__.py", ()),
+    ("engine/__init__.py", ()),
     ("repositories/base.py", (f"{_C}state.py", f"{_C}transactions.py", f"{_C}round_trips.py")),
-    ("repositories/cache*.py", (*_CACHE, "tests/cache/test_model.py")),
-    ("repositories/appending.py", (*_HISTORY, f"{_C}statistics.py")),
-    ("repositories/group_appending.py", (*_GROUPS, f"{_C}idempotency.py")),
-    ("repositories/group_reading.py", ("tests/concurrency/test_group_reads.py", f"{_C}history.py")),
-    ("repositories/history.py", (*_HISTORY, f"{_C}values.py")),
-    ("repositories/entry_*.py", (*_HISTORY, f"{_C}values.py", f"{_C}statistics.py")),
-    ("repositories/windows.py", (f"{_C}windows.py",)),
-    ("repositories/conversations.py", (f"{_C}conversations.py",)),
-    ("repositories/turns.py", (f"{_C}turns.py", f"{_C}windows.py")),
-    ("repositories/summaries.py", (f"{_C}windows.py", f"{_C}conversations.py", f"{_C}values.py")),
-    ("repositories/state*.py", (f"{_C}state.py", f"{_C}expiry.py", "tests/concurrency/test_writers.py")),
-    ("repositories/leases.py", (f"{_C}leases.py", "tests/live/test_lease_processes.py")),
-    ("repositories/lease_checks.py", (f"{_C}leases.py",)),
+    ("repositories/cache/*.py", (*_CACHE, f"{_C}cache_model.py")),
+    ("repositories/history/appending.py", (*_HISTORY, f"{_C}statistics.py")),
+    ("repositories/history/append_batches.py", (*_BATCHES, f"{_C}idempotency.py")),
+    ("repositories/history/read_batches.py", ("tests/concurrency/test_read_batches.py", f"{_C}history.py")),
+    ("repositories/history/repository.py", (*_HISTORY, f"{_C}values.py")),
+    ("repositories/history/entry_*.py", (*_HISTORY, f"{_C}values.py", f"{_C}statistics.py")),
+    ("repositories/history/windows.py", (f"{_C}windows.py",)),
+    ("repositories/history/summaries.py", (f"{_C}windows.py", f"{_C}conversations.py", f"{_C}values.py")),
+    ("repositories/history/pricing.py", (f"{_C}prices.py",)),
+    ("repositories/history/follows.py", (f"{_C}follow.py",)),
+    ("repositories/history/notify.py", (f"{_C}follow.py",)),
+    ("repositories/history/ranges.py", (f"{_C}fork.py", f"{_C}lifecycle.py")),
+    ("repositories/conversations/load_save.py", (f"{_C}conversations.py",)),
+    ("repositories/conversations/turns.py", (f"{_C}turns.py", f"{_C}windows.py")),
+    ("repositories/state/*.py", (f"{_C}state.py", f"{_C}expiry.py", "tests/concurrency/test_writers.py")),
+    ("repositories/sessions/leases.py", (f"{_C}leases.py", "tests/concurrency/test_lease_processes.py")),
+    ("repositories/sessions/lease_checks.py", (f"{_C}leases.py",)),
+    ("repositories/sessions/listing.py", (f"{_C}pages.py", f"{_C}sessions.py")),
+    ("repositories/sessions/statistics.py", (f"{_C}statistics.py",)),
+    ("repositories/sessions/forks.py", (f"{_C}fork.py", "tests/concurrency/test_families.py")),
+    ("repositories/sessions/segments.py", (f"{_C}fork.py", f"{_C}lifecycle.py", "tests/concurrency/test_families.py")),
+    ("repositories/expiry/erasure.py", (*_LIFE, f"{_C}eras*.py")),
+    ("repositories/expiry/vacuum.py", (f"{_C}sqlite_space.py",)),
     (
-        "repositories/expiry*.py",
-        (f"{_C}sweep.py", f"{_C}expiry.py", "tests/concurrency/test_sweeps.py", "tests/usage/test_conservation.py"),
+        "repositories/expiry/*.py",
+        (f"{_C}sweep.py", f"{_C}expiry.py", "tests/concurrency/test_sweeps.py", "tests/reports/test_conservation.py"),
     ),
-    ("repositories/ledger.py", ("tests/usage/test_conservation.py", "tests/usage/test_views.py", f"{_C}sweep.py")),
-    ("repositories/usage*.py", ("tests/usage/test_report.py", "tests/usage/test_views.py")),
-    ("repositories/price*.py", ("tests/usage/test_prices.py",)),
-    ("repositories/portable*.py", ("tests/live/test_portable*.py",)),
-    ("repositories/follows.py", ("tests/live/test_follow.py",)),
-    ("repositories/waking.py", ("tests/live/test_follow.py",)),
-    ("repositories/listing.py", (f"{_C}pages.py", f"{_C}sessions.py")),
-    ("repositories/statistics.py", (f"{_C}statistics.py",)),
-    ("repositories/forks.py", (f"{_C}fork.py", "tests/concurrency/test_families.py")),
-    ("repositories/segments.py", (f"{_C}fork.py", f"{_C}lifecycle.py", "tests/concurrency/test_families.py")),
-    ("repositories/ranges.py", (f"{_C}fork.py", f"{_C}lifecycle.py")),
-    ("repositories/famil*.py", (f"{_C}fork.py", "tests/concurrency/test_families.py")),
-    ("repositories/eras*.py", (*_LIFE, f"{_C}eras*.py")),
-    ("repositories/*.py", (*_LIFE, f"{_C}model.py")),
-    ("engines.py", (*_ENGINE, "tests/sqlite")),
-    ("connection_errors.py", (f"{_C}connection_errors.py", f"{_C}failover.py")),
-    ("driver_errors.py", (f"{_C}connection_errors.py", f"{_C}settled.py", f"{_C}outcomes.py", f"{_C}connections.py")),
-    ("hosts.py", (f"{_C}failover.py", f"{_C}connection_errors.py", f"{_C}invalid.py")),
-    ("pooler.py", (f"{_C}poolers.py", f"{_C}connections.py")),
     (
-        "connections.py",
-        ("tests/concurrency/test_connections_at_hand.py", f"{_C}failover.py", "tests/sqlite", *_ENGINE),
+        "repositories/usage/ledger.py",
+        ("tests/reports/test_conservation.py", "tests/reports/test_views.py", f"{_C}sweep.py"),
     ),
-    ("watchdog.py", ("tests/unit/test_threads_not_to_be_had.py", "tests/sqlite/test_interrupts.py", *_ENGINE)),
-    ("forking.py", ("tests/concurrency/test_forking.py",)),
-    ("sqlite_files.py", ("tests/sqlite", f"{_C}connections.py")),
-    ("group*.py", _GROUPS),
-    ("*_groups.py", _GROUPS),
-    ("listening.py", ("tests/live/test_follow*.py",)),
-    ("courses.py", (f"{_C}sweep.py", "tests/live/test_portable*.py")),
-    ("genai_prices.py", ("tests/usage/test_prices.py",)),
-    ("turnstile.py", ("tests/unit/test_turnstile.py", *_GROUPS)),
-    ("*.py", _ENGINE),
+    ("repositories/usage/*price*.py", (f"{_C}prices.py", f"{_C}shared_prices.py")),
+    ("repositories/usage/*.py", ("tests/reports/test_report.py", "tests/reports/test_views.py")),
+    ("repositories/portable/*.py", (f"{_C}portable*.py",)),
+    ("repositories/*/*.py", (*_LIFE, f"{_C}model.py")),
+    ("engine/engines.py", (*_ENGINE, *_SQLITE)),
+    ("engine/connection_errors.py", (f"{_C}connection_errors.py", f"{_C}failover.py")),
+    (
+        "engine/driver_errors.py",
+        (f"{_C}connection_errors.py", f"{_C}settled.py", f"{_C}outcomes.py", f"{_C}connections.py"),
+    ),
+    ("engine/hosts.py", (f"{_C}failover.py", f"{_C}connection_errors.py", f"{_C}invalid.py")),
+    ("engine/migration_targets.py", ("tests/migrations/test_connections.py", "tests/migrations/test_errors.py")),
+    ("engine/pooler.py", (f"{_C}poolers.py", f"{_C}connections.py")),
+    (
+        "engine/connections.py",
+        ("tests/concurrency/test_connections_at_hand.py", f"{_C}failover.py", *_SQLITE, *_ENGINE),
+    ),
+    (
+        "engine/watchdog.py",
+        ("tests/unit/test_threads_not_to_be_had.py", "tests/concurrency/test_sqlite_interrupts.py", *_ENGINE),
+    ),
+    ("engine/forking.py", ("tests/concurrency/test_forking.py",)),
+    ("engine/sqlite_files.py", (*_SQLITE, f"{_C}connections.py")),
+    ("engine/*batch*.py", _BATCHES),
+    ("engine/listening.py", (f"{_C}follow.py", "tests/concurrency/test_listening.py")),
+    ("engine/flows.py", (f"{_C}sweep.py", f"{_C}portable*.py")),
+    ("engine/fair_lock.py", ("tests/unit/test_fair_lock.py", *_BATCHES)),
+    ("engine/*.py", _ENGINE),
 )
 
 
@@ -105,18 +118,8 @@ def _fits(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) and name.count("/") == pattern.count("/")
 
 
-def floors() -> tuple[str, ...]:
-    """The modules outside `repositories` that carry promises: transactions, retries, threads, groups, connections."""
-    return (
-        "async_database", "bounded", "connection_errors", "connections", "courses", "database", "deadlines",
-        "driver_errors", "engine_database", "engines", "execution", "forking", "group_calls", "grouping", "hosts",
-        "listening", "pooler", "slots", "sqlite_files", "task_groups", "thread_groups", "threaded_database",
-        "transactions", "turnstile", "waits", "watchdog", "workers",
-    )  # fmt: skip
-
-
 def modules(root: Path) -> list[Path]:
-    """Everything that is mutated, relative to *root*."""
+    """Everything that is mutated: the floors that carry promises. Relative to *root*."""
     package = root / PACKAGE
-    engine = [package / f"{name}.py" for name in floors() if (package / f"{name}.py").exists()]
-    return [path.relative_to(root) for path in [*engine, *sorted((package / "repositories").glob("*.py"))]]
+    found = [*sorted((package / "engine").glob("*.py")), *sorted((package / "repositories").rglob("*.py"))]
+    return [path.relative_to(root) for path in found]

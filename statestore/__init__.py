@@ -11,7 +11,7 @@ The stores are imported at their first use, since they bring SQLAlchemy: a comma
 
 from typing import TYPE_CHECKING, Any
 
-from statestore.deadlines import deadline
+from statestore.engine.deadlines import deadline
 from statestore.errors import (
     CommitUnknownError,
     ConflictError,
@@ -34,17 +34,23 @@ from statestore.errors import (
     StoreClosedError,
     UnavailableError,
 )
-from statestore.pricing import ModelPrice
-from statestore.session_values import (
-    ConversationState,
+from statestore.values.cache import CacheEntry, CacheStats
+from statestore.values.conversations import ConversationState, SaveReport, Unsaved
+from statestore.values.history import Entry, NewEntry, Summary, Usage, Window
+from statestore.values.markers import MISSING, NEVER
+from statestore.values.prices import ModelPrice
+from statestore.values.sessions import (
+    Ancestor,
+    ErasureReceipt,
     Lease,
-    SaveReport,
+    Lineage,
+    Session,
+    SessionPage,
     SessionStats,
     StoreStats,
-    Unsaved,
-    Window,
 )
-from statestore.usage_values import (
+from statestore.values.state import StateEntry
+from statestore.values.usage import (
     AgentUsage,
     CacheDayUsage,
     DayUsage,
@@ -59,22 +65,6 @@ from statestore.usage_values import (
     ToolUsage,
     UsageTotals,
     UserUsage,
-)
-from statestore.values import (
-    MISSING,
-    NEVER,
-    Ancestor,
-    CacheEntry,
-    CacheStats,
-    Entry,
-    ErasureReceipt,
-    Lineage,
-    NewEntry,
-    Session,
-    SessionPage,
-    StateEntry,
-    Summary,
-    Usage,
 )
 
 if TYPE_CHECKING:

@@ -11,14 +11,16 @@ from typing import Self, TypeVar
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from statestore import codec, engines, exactjson, execution
-from statestore.async_database import AsyncDatabase, AsyncRunner
-from statestore.cache_options import CacheOptions
-from statestore.database import Database
-from statestore.engine_database import EngineDatabase, EngineRunner
-from statestore.engines import Durability
+from statestore.checking import codec, exactjson
+from statestore.engine import engines, execution
+from statestore.engine.async_database import AsyncDatabase, AsyncRunner
+from statestore.engine.database import Database
+from statestore.engine.engine_database import EngineDatabase, EngineRunner
+from statestore.engine.engines import Durability
+from statestore.engine.sql import Clock
+from statestore.engine.threaded_database import ThreadedDatabase
+from statestore.engine.waits import pauses
 from statestore.errors import InvalidValueError, StoreClosedError, UnavailableError
-from statestore.opening import Verify, connections_of, make_options, make_settings, waits_of
 from statestore.operations.cache import AsyncCache
 from statestore.operations.cache_runner import cache_transaction, joined_cache
 from statestore.operations.history import AsyncHistory
@@ -26,14 +28,14 @@ from statestore.operations.prices import AsyncPrices
 from statestore.operations.sessions import AsyncSessions
 from statestore.operations.state import AsyncState
 from statestore.operations.store import AsyncStoreOperations
+from statestore.operations.sweeping import AsyncSweeping
 from statestore.operations.usage import AsyncUsage
-from statestore.repositories.cache_state import CacheState
+from statestore.options import Verify, connections_of, make_options, make_settings, waits_of
+from statestore.repositories.cache.limits import CacheState
+from statestore.repositories.cache.options import CacheOptions
+from statestore.repositories.history import notify
 from statestore.schema import DEFAULT_SCHEMA
-from statestore.sql import Clock
-from statestore.sweeping import AsyncSweeping
-from statestore.threaded_database import ThreadedDatabase
-from statestore.values import NeverType
-from statestore.waits import pauses
+from statestore.values.markers import NeverType
 
 R = TypeVar("R")
 
@@ -93,7 +95,9 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
 
     def _start(self, database: AsyncDatabase) -> None:
         self._database = database
-        self._cache_state = CacheState(database.settings.cache, max_value_bytes=database.settings.max_value_bytes)
+        self._cache_state = CacheState(
+            database.settings.of(CacheOptions), max_value_bytes=database.settings.max_value_bytes
+        )
         super().__init__(database, database.settings.namespace, self._cache_state)
 
     @classmethod
@@ -144,7 +148,7 @@ class AsyncStateStore(AsyncSweeping, AsyncTransaction):
         engine = engines.make(parsed, options)
         dialect = engines.dialect_of(engine, schema, server_time=clock is None)
         connections = connections_of(engine, dialect, options, owned=True)
-        sync = Database(connections, dialect, settings, waits_of(options))
+        sync = Database(connections, dialect, settings, waits_of(options), notify.STATEMENTS)
         # One thread serves SQLite best: more of them only wait for each other.
         threads = 1 if dialect.name == "sqlite" else pool_size
         store._start(ThreadedDatabase(sync, threads=threads, one_connection=engines.is_memory(parsed)))

@@ -11,11 +11,12 @@ from inspect import isawaitable
 from types import TracebackType
 from typing import Any, Self, cast
 
-from statestore import forking, ids
 from statestore.async_store import AsyncStateStore
+from statestore.engine import forking
 from statestore.errors import InvalidValueError
 from statestore.store import StateStore
-from statestore.values import Session
+from statestore.values import ids
+from statestore.values.sessions import Session
 
 Path = str | os.PathLike[str]
 Listener = Callable[[str], Any]

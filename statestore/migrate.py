@@ -26,22 +26,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqlalchemy import URL, Connection
 
-from statestore import checks, schema_comparison, schema_revision
-from statestore.errors import (
-    InvalidValueError,
-    SchemaMissingError,
-    SchemaOutdatedError,
-)
-from statestore.migration_targets import (
-    Target,
-    checked_target,
-    engine_for,
-    our_errors,
-    reading,
-    shown,
-)
-from statestore.schema import DEFAULT_SCHEMA, metadata
-from statestore.schema_revision import SchemaRevision
+from statestore.checking import checks
+from statestore.engine.migration_targets import Target, checked_target, engine_for, our_errors, reading, shown
+from statestore.errors import InvalidValueError, SchemaMissingError, SchemaOutdatedError
+from statestore.schema import DEFAULT_SCHEMA, comparison, metadata, revisions
+from statestore.schema.revisions import SchemaRevision
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -122,7 +111,7 @@ def read(target: Target, *, schema: str = DEFAULT_SCHEMA) -> SchemaRevision | No
     """The revision of the schema and the oldest code that may use it, or None where there is no schema."""
     checks.schema_name(schema)
     with reading(target) as connection:
-        return None if connection is None else schema_revision.read(connection, schema)
+        return None if connection is None else revisions.read(connection, schema)
 
 
 def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> None:
@@ -139,7 +128,7 @@ def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> None:
     if found is not None and found.is_usable:
         return
     where = shown(target)
-    head = schema_revision.head()
+    head = revisions.head()
     facts = {"current": None if found is None else found.revision, "expected": head}
     command = f"statestore migrate up --url {shlex.quote(where)}"
     if schema != DEFAULT_SCHEMA:
@@ -152,7 +141,7 @@ def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> None:
             f"up before this version is deployed, with: {command}",
             **facts,
         )
-    raise schema_revision.ahead(where, found)
+    raise revisions.ahead(where, found)
 
 
 def differences(target: Target, *, schema: str = DEFAULT_SCHEMA) -> list[str]:
@@ -166,8 +155,8 @@ def differences(target: Target, *, schema: str = DEFAULT_SCHEMA) -> list[str]:
     with reading(target) as connection:
         if connection is None:
             return [f"table {name}: missing" for name in metadata.tables]
-        found = schema_revision.read(connection, schema)
-        lines = schema_comparison.differences(connection, schema)
+        found = revisions.read(connection, schema)
+        lines = comparison.differences(connection, schema)
         if found is not None and found.is_newer and found.is_usable:
             return [line for line in lines if not line.endswith(": not expected")]
         return lines
@@ -186,7 +175,7 @@ def include_object(item: Any, name: str | None, kind: str, reflected: bool, comp
 
         include_object=lambda *found: mine(*found) and statestore.migrate.include_object(*found)
     """
-    return not (kind == "table" and reflected and compare_to is None and schema_comparison.is_ours(item))
+    return not (kind == "table" and reflected and compare_to is None and comparison.is_ours(item))
 
 
 def history() -> list[Revision]:
@@ -238,7 +227,7 @@ def _run(
             if found is not None and all(known.revision != found.revision for known in history()):
                 if command == "upgrade" and found.is_usable:
                     return  # Somebody newer has been here.
-                raise schema_revision.ahead(shown(target), found) from None
+                raise revisions.ahead(shown(target), found) from None
             raise InvalidValueError("revision", f"{revision!r}: {error}") from None
 
 

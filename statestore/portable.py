@@ -14,22 +14,16 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from statestore.async_database import finished
 from statestore.async_store import AsyncStateStore, AsyncTransaction
-from statestore.courses import Course, run, run_async
-from statestore.errors import (
-    ConflictError,
-    DatabaseError,
-    InvalidValueError,
-    SessionExistsError,
-    SessionNotFoundError,
-)
+from statestore.engine.async_database import finished
+from statestore.engine.calls import Call
+from statestore.engine.flows import Course, run, run_async
+from statestore.errors import ConflictError, DatabaseError, InvalidValueError, SessionExistsError, SessionNotFoundError
 from statestore.portable_files import FORMAT, VERSION, Part, Progress, Survey
-from statestore.repositories import portable_ledger
-from statestore.repositories.base import Call
-from statestore.repositories.portable_checks import Histories
-from statestore.repositories.portable_rows import PortableWork
-from statestore.repositories.portable_values import TABLES, Record
+from statestore.repositories.portable import portable_ledger
+from statestore.repositories.portable.portable_checks import Histories
+from statestore.repositories.portable.portable_rows import PortableWork
+from statestore.repositories.portable.portable_values import TABLES, Record
 from statestore.store import StateStore, Transaction
 
 _BATCH = 500
@@ -295,7 +289,7 @@ def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Cour
 
 
 def _call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
-    return Call(PortableWork, method, args, kwargs)
+    return Call(method, args, kwargs)
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import IO, Any, BinaryIO
 
-from statestore import json_files
+from statestore.checking import json_files
 from statestore.errors import InvalidValueError
-from statestore.repositories.portable_checks import Histories
-from statestore.repositories.portable_values import Record, decode
+from statestore.repositories.portable.portable_checks import Histories
+from statestore.repositories.portable.portable_values import Record, decode
 
 FORMAT, VERSION = "statestore", 1
 

@@ -10,12 +10,13 @@ from typing import Self, TypeVar
 
 from sqlalchemy import URL, Connection, Engine
 
-from statestore import codec, engines, exactjson, execution, hosts
-from statestore.cache_options import CacheOptions
-from statestore.database import Database, Runner
-from statestore.engines import Durability, Options
+from statestore.checking import codec, exactjson
+from statestore.engine import engines, execution, hosts
+from statestore.engine.database import Database, Runner
+from statestore.engine.engines import Durability, Options
+from statestore.engine.sql import Clock, Settings
+from statestore.engine.waits import pauses
 from statestore.errors import InvalidValueError, StoreClosedError, UnavailableError
-from statestore.opening import connections_of, make_options, make_settings, waits_of
 from statestore.operations.cache import Cache
 from statestore.operations.cache_runner import cache_transaction, joined_cache
 from statestore.operations.history import History
@@ -23,13 +24,14 @@ from statestore.operations.prices import Prices
 from statestore.operations.sessions import Sessions
 from statestore.operations.state import State
 from statestore.operations.store import StoreOperations
+from statestore.operations.sweeping import Sweeping
 from statestore.operations.usage import Usage
-from statestore.repositories.cache_state import CacheState
+from statestore.options import connections_of, make_options, make_settings, waits_of
+from statestore.repositories.cache.limits import CacheState
+from statestore.repositories.cache.options import CacheOptions
+from statestore.repositories.history import notify
 from statestore.schema import DEFAULT_SCHEMA
-from statestore.sql import Clock, Settings
-from statestore.sweeping import Sweeping
-from statestore.values import NeverType
-from statestore.waits import pauses
+from statestore.values.markers import NeverType
 
 R = TypeVar("R")
 
@@ -99,8 +101,8 @@ class StateStore(Sweeping, Transaction):
     def _start(self, engine: Engine, settings: Settings, options: Options, *, owned: bool = False) -> None:
         dialect = engines.dialect_of(engine, options.schema, server_time=settings.clock is None)
         connections = connections_of(engine, dialect, options, owned=owned)
-        self._database = Database(connections, dialect, settings, waits_of(options))
-        self._cache_state = CacheState(settings.cache, max_value_bytes=settings.max_value_bytes)
+        self._database = Database(connections, dialect, settings, waits_of(options), notify.STATEMENTS)
+        self._cache_state = CacheState(settings.of(CacheOptions), max_value_bytes=settings.max_value_bytes)
         super().__init__(self._database, settings.namespace, self._cache_state)
 
     @classmethod

@@ -13,11 +13,13 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from statestore import checks, courses, sweeping
 from statestore.async_store import AsyncStateStore
+from statestore.checking import checks
+from statestore.engine import flows
 from statestore.errors import InvalidValueError, StateStoreError, StoreClosedError
+from statestore.operations import sweeping
 from statestore.store import StateStore
-from statestore.usage_values import SweepReport
+from statestore.values.usage import SweepReport
 
 logger = logging.getLogger("statestore.sweeper")
 
@@ -165,7 +167,7 @@ class Sweeper:
         pause = random.uniform(0, self._jitter)
         while not run.stopping.wait(pause):
             try:
-                self._report(courses.run(self._store._database, self._sweep(run)))
+                self._report(flows.run(self._store._database, self._sweep(run)))
             except StoreClosedError:
                 return
             except StateStoreError as error:
@@ -181,7 +183,7 @@ class Sweeper:
         pause = random.uniform(0, self._jitter)
         while not await _waited(run.wake, pause):
             try:
-                await _awaited(self._report(await courses.run_async(self._store._database, self._sweep(run))))
+                await _awaited(self._report(await flows.run_async(self._store._database, self._sweep(run))))
             except StoreClosedError:
                 return
             except StateStoreError as error:
@@ -191,7 +193,7 @@ class Sweeper:
                 return
             pause = self._every + random.uniform(0, self._jitter)
 
-    def _sweep(self, run: _Run) -> courses.Course[SweepReport]:
+    def _sweep(self, run: _Run) -> flows.Course[SweepReport]:
         now = time.monotonic()
         look = self._looked_at is None or now - self._looked_at >= _UNSEEN_EVERY
         if look:

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from statestore import sqlite_files
-from statestore.deadlines import ends_at
+from statestore.engine import sqlite_files
+from statestore.engine.calls import Call
+from statestore.engine.execution import translated
 from statestore.errors import InvalidValueError
-from statestore.execution import translated
-from statestore.repositories.base import Call
-from statestore.repositories.vacuum import INCREMENTAL, VacuumWork
+from statestore.repositories.expiry.vacuum import INCREMENTAL, VacuumWork
 from statestore.store import StateStore
 
 # Others get at least as long a turn as each step has taken.
@@ -59,30 +58,30 @@ def vacuum(
     if path is None:
         raise InvalidValueError("store", "is not on a SQLite file; PostgreSQL gives space back by itself")
     before = _size(path)
-    left: int = database.run(Call(VacuumWork, VacuumWork.free_pages, ()))
+    left: int = database.run(Call(VacuumWork.free_pages, ()))
     expect(left)
     if full:
         _rewrite(store)
         progress(left)
-    elif left and database.run(Call(VacuumWork, VacuumWork.mode, ())) != INCREMENTAL:
+    elif left and database.run(Call(VacuumWork.mode, ())) != INCREMENTAL:
         raise NeedsFullVacuum
     else:
         while left:
             started = time.monotonic()
-            now: int = database.run(Call(VacuumWork, VacuumWork.step, ()))
+            now: int = database.run(Call(VacuumWork.step, ()))
             progress(max(0, left - now))
             if now >= left:  # Others free pages faster than they are given back: the next time, then.
                 break
             left = now
             time.sleep(max(_SHORTEST_PAUSE, time.monotonic() - started))
-    with database._connections.connected(ends_at(database.waits.timeout)) as connection:
+    with database.connected() as connection:
         complete = sqlite_files.checkpoint(connection)
     return VacuumReport(before, _size(path), complete)
 
 
 def _rewrite(store: StateStore) -> None:
     database = store._database
-    with database._connections.connected(ends_at(database.waits.timeout)) as connection, translated():
+    with database.connected() as connection, translated():
         cursor = connection.cursor()
         try:
             cursor.execute(f"PRAGMA busy_timeout = {int(database.waits.timeout * 1000)}")

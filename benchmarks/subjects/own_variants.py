@@ -1,10 +1,25 @@
 """statestore with one of its choices undone, to see what that choice is worth."""
 
+from collections.abc import Callable, Hashable
+from typing import Any
+
 from benchmarks.subjects.own import AsyncStatestore, Statestore
 from statestore import AsyncStateStore
-from statestore.known import Known
-from statestore.turnstile import ANY_TIME
+from statestore.engine.calls import Call
+from statestore.engine.fair_lock import ANY_TIME
+from statestore.repositories.history.read_batches import READS
+from statestore.repositories.sessions.fork_hints import ForkHints
 from tests.support.engines import async_engine
+
+
+class _Alone:
+    """In place of batches."""
+
+    def __init__(self, alone: Callable[[Call], Any]) -> None:
+        self._alone = alone
+
+    def run(self, call: Call, key: Hashable) -> Any:
+        return self._alone(call)
 
 
 class NoGroups(Statestore):
@@ -18,7 +33,7 @@ class NoGroups(Statestore):
 class NoReadGroups(Statestore):
     def open(self, url: str) -> None:
         super().open(url)
-        self.store._database._reads = None
+        self.store._database._batches[READS] = _Alone(self.store._database.run_alone)
 
 
 class AsyncNoGroups(AsyncStatestore):
@@ -30,7 +45,7 @@ class AsyncNoGroups(AsyncStatestore):
 class AsyncNoReadGroups(AsyncStatestore):
     async def open(self, url: str) -> None:
         await super().open(url)
-        self.store._database._reads = None
+        self.store._database._batches[READS] = _Alone(self.store._database._run)
 
 
 class NoTurnstile(Statestore):
@@ -38,11 +53,11 @@ class NoTurnstile(Statestore):
 
     def open(self, url: str) -> None:
         super().open(url)
-        self.store._database._turnstile = ANY_TIME
+        self.store._database._fair_lock = ANY_TIME
 
 
-class Forgetful(Known):
-    def __contains__(self, name: str) -> bool:
+class Forgetful(ForkHints):
+    def __contains__(self, session_id: object) -> bool:
         return False
 
 
@@ -51,7 +66,7 @@ class ForksUnknown(Statestore):
 
     def open(self, url: str) -> None:
         super().open(url)
-        object.__setattr__(self.store._database.settings, "forks", Forgetful())
+        self.store._database.settings.families[ForkHints] = Forgetful()
 
 
 class OnAsyncEngine(AsyncStatestore):

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from statestore import exactjson
+from statestore.checking import exactjson
 from statestore.cli.durations import Duration
 from statestore.cli.exporting import written_file
 from statestore.cli.options import Database, examples, json_option, store_options, yes_option
 from statestore.cli.output import Failure, counted, json_text, shortened, table, time_text, visible, visible_text
 from statestore.errors import InvalidValueError
-from statestore.values import MISSING, NEVER, CacheEntry, CacheStats, NeverType
+from statestore.values.cache import CacheEntry, CacheStats
+from statestore.values.markers import MISSING, NEVER, NeverType
 
 if TYPE_CHECKING:
     from statestore.store import StateStore, Transaction
@@ -229,7 +230,7 @@ def evict(database: Database, max_entries: int | None, max_bytes: int | None, as
 @json_option
 def export_entries(database: Database, file: str, agent: str | None, replace: bool, as_json: bool) -> None:
     """Write all entries to FILE, one JSON object in a line; `-` is standard output."""
-    from statestore import cache_files
+    from statestore.importers import cache_files
 
     written = 0
     with _opened(database) as store, written_file(file, replace) as target:
@@ -298,7 +299,8 @@ def _opened(database: Database, *, create: bool = False) -> StateStore:
 
 def _read(source: BinaryIO, kind: str, ttl: timedelta | NeverType | None) -> Iterator[tuple[str, CacheEntry]]:
     """The entries of a file: line by line, or all at once if it is one document."""
-    from statestore import cache_files, json_files
+    from statestore.checking import json_files
+    from statestore.importers import cache_files
 
     lines = json_files.lines(source)
     first = next(lines, (1, b""))

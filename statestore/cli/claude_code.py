@@ -39,7 +39,7 @@ def claude_code(database: Database, path: Path | None, user_id: str | None, as_j
     is written to PATH. Costs are computed where prices are known: `statestore prices sync` first, or `statestore prices
     apply` afterwards.
     """
-    from statestore import checks
+    from statestore.checking import checks
     from statestore.cli import claude_lines
     from statestore.cli.claude_transcripts import Importer
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
-from statestore.repositories.base import Call, Repository, reads
-from statestore.sql import Statement
+from statestore.engine.calls import Call, reads
+from statestore.engine.sql import Statement
+from statestore.repositories.base import Repository
 from statestore.store import StateStore
 
 _BATCH = 500
@@ -33,5 +34,5 @@ def elsewhere(store: StateStore, entry_ids: Iterable[str], *, session_id: str, a
     found: set[str] = set()
     for start in range(0, len(ids), _BATCH):
         asked = (ids[start : start + _BATCH], session_id, names)
-        found.update(store._database.run(Call(CountedRepository, CountedRepository.elsewhere, asked)))
+        found.update(store._database.run(Call(CountedRepository.elsewhere, asked)))
     return found

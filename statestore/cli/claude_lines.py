@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from statestore import json_files
+from statestore.checking import json_files
 from statestore.cli.openai_jsonl import LineError, load_line
 
 # Longer than a block of a response takes: its line is written when the block is complete.

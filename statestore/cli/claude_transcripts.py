@@ -20,11 +20,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from statestore import checks, messages
+from statestore.checking import checks, messages
 from statestore.cli import claude_counted
 from statestore.cli.claude_lines import Line, Report, Totals, Transcript, age, read
 from statestore.errors import ConflictError, InvalidValueError, NotFoundError, SessionExistsError, SessionNotFoundError
-from statestore.values import Entry, NewEntry, Usage
+from statestore.values.history import Entry, NewEntry, Usage
 
 if TYPE_CHECKING:
     from statestore.store import StateStore

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from statestore.cli.output import json_text, time_text, visible, visible_text
-from statestore.values import Entry
+from statestore.values.history import Entry
 
 _INDENT = "    "
 

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import click
 
-from statestore import json_files, migrate
+from statestore import migrate
+from statestore.checking import json_files
 from statestore.cli.importer import Importer, NotConversationsError, Totals
 from statestore.cli.narration import Narrator, milliseconds
 from statestore.cli.openai_jsonl import Conversation, LineError, SessionId, parse
 from statestore.cli.output import Failure, counted, visible
 from statestore.store import StateStore
-from statestore.values import Entry, Session
+from statestore.values.history import Entry
+from statestore.values.sessions import Session
 
 _FORK = "demo-fork"
 _MESSAGE = {"role": "user", "content": "What if I had asked for something else here?"}

@@ -11,7 +11,8 @@ from statestore import migrate
 from statestore.cli.narration import Narrator
 from statestore.cli.output import counted, json_text, visible
 from statestore.store import StateStore
-from statestore.values import Entry, NewEntry, Session, Usage
+from statestore.values.history import Entry, NewEntry, Usage
+from statestore.values.sessions import Session
 
 QUESTION: list[dict[str, Any]] = [
     {"role": "system", "content": "You plan day trips. Ask the tools, do not guess."},

@@ -18,7 +18,7 @@ from statestore.cli.output import Failure, counted, json_text, visible
 
 if TYPE_CHECKING:
     from statestore.cli.foreign import Foreign
-    from statestore.repositories.portable_values import Record
+    from statestore.repositories.portable.portable_values import Record
 
 replace_option = click.option("--replace", is_flag=True, help="Overwrite what is there already.")
 

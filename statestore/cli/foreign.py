@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from statestore import checks, exactjson, json_files
+from statestore.checking import checks, exactjson, json_files
 from statestore.errors import InvalidValueError
-from statestore.repositories import entry_rows
-from statestore.repositories.portable_checks import MAX_POSITION
-from statestore.repositories.portable_values import Record
-from statestore.values import NewEntry, Usage
+from statestore.repositories.history import entry_rows
+from statestore.repositories.portable.portable_checks import MAX_POSITION
+from statestore.repositories.portable.portable_values import Record
+from statestore.values.history import NewEntry, Usage
 
 # What has a place in a session. Anything else is kept in its state, under the system's name: nothing is lost.
 _PLACED = frozenset({"id", "user_id", "system_prompt", "metadata", "last_accessed_at"})

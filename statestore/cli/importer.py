@@ -6,15 +6,9 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
-from statestore import json_files
+from statestore.checking import json_files
 from statestore.cli.openai_jsonl import Conversation, LineError, SessionId, parse
-from statestore.errors import (
-    CommitUnknownError,
-    ConflictError,
-    InvalidValueError,
-    NotFoundError,
-    StateStoreError,
-)
+from statestore.errors import CommitUnknownError, ConflictError, InvalidValueError, NotFoundError, StateStoreError
 
 if TYPE_CHECKING:
     from statestore.store import StateStore, Transaction
@@ -77,7 +71,7 @@ class Importer:
             report: Called with the number of a line that cannot be imported, and the reason.
             progress: Called with a number of bytes that were read.
         """
-        from statestore import checks
+        from statestore.checking import checks
 
         checks.optional_key(user_id, "--user-id")
         checks.optional_key(agent_name, "--agent-name")

@@ -10,7 +10,7 @@ import string
 from dataclasses import dataclass
 from typing import Any
 
-from statestore import json_files
+from statestore.checking import json_files
 from statestore.errors import InvalidValueError
 
 

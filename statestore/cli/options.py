@@ -39,7 +39,7 @@ class Database:
     namespace: str = "default"
 
     def url(self) -> URL:
-        from statestore import engines
+        from statestore.engine import engines
 
         url = engines.parse(self.given_url)
         if engines.is_memory(url):
@@ -48,7 +48,7 @@ class Database:
 
     def existing_url(self) -> URL:
         """The URL of a database that is there: looking at one that is not must not make it."""
-        from statestore import hosts, sqlite_files
+        from statestore.engine import hosts, sqlite_files
 
         url = self.url()
         file = sqlite_files.path_of(url) if url.get_backend_name() == "sqlite" else None

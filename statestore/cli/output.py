@@ -11,7 +11,7 @@ import click
 import orjson
 
 from statestore.reports.text import UNSAFE, visible, visible_text
-from statestore.values import Session
+from statestore.values.sessions import Session
 
 __all__ = ["Failure", "counted", "json_text", "session_record", "shortened", "table", "time_text"]
 __all__ += ["visible", "visible_text"]

@@ -30,7 +30,7 @@ def sync(database: Database, apply_too: bool, as_json: bool) -> None:
     They replace those of an earlier sync. Prices that were set stay, and go before them. To get newer prices,
     upgrade the package; it comes with: pip install 'statestore[prices]'
     """
-    from statestore import genai_prices
+    from statestore.importers import genai_prices
     from statestore.shared_prices import prices_through
 
     rows = genai_prices.rows()

@@ -67,8 +67,8 @@ def report(
     NAME is a report, and a view in the database; --csv and --json have all its columns, under their names there, the
     table those that fit. Days and weeks ago begin at midnight.
     """
-    from statestore import checks
-    from statestore.repositories.usage_periods import zone
+    from statestore.checking import checks
+    from statestore.repositories.usage.periods import zone
 
     if (name is None) == (html is None):
         raise click.UsageError("Name either a report or, with --html, a file.")

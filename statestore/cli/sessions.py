@@ -8,7 +8,8 @@ import click
 from statestore.cli import conversation
 from statestore.cli.options import Database, examples, json_option, store_options
 from statestore.cli.output import counted, json_text, session_record, shortened, table, time_text, visible
-from statestore.values import STATUSES, Entry, Lineage, Session, Status
+from statestore.values.history import Entry
+from statestore.values.sessions import STATUSES, Lineage, Session, Status
 
 OrderBy = Literal["last_activity_at", "created_at"]
 

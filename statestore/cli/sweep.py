@@ -16,7 +16,7 @@ from statestore.cli.output import counted, json_text
 
 if TYPE_CHECKING:
     from statestore.store import StateStore
-    from statestore.usage_values import SweepReport
+    from statestore.values.usage import SweepReport
 
 _NOUNS = {
     "expired_sessions": "expired session",

@@ -10,9 +10,9 @@ from functools import update_wrapper
 from inspect import Parameter, signature
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from statestore.async_database import AsyncRunner
-from statestore.database import Runner
-from statestore.repositories.base import Call, Repository
+from statestore.engine.async_database import AsyncRunner
+from statestore.engine.calls import Call
+from statestore.engine.database import Runner
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,8 +21,6 @@ R = TypeVar("R")
 class Group:
     """Operations that go through one runner."""
 
-    repository: type[Repository]
-
     def __init__(self, runner: Runner, namespace: str) -> None:
         self._runner = runner
         self._namespace = namespace
@@ -30,8 +28,6 @@ class Group:
 
 class AsyncGroup:
     """As `Group`, awaited."""
-
-    repository: type[Repository]
 
     def __init__(self, runner: AsyncRunner, namespace: str) -> None:
         self._runner = runner
@@ -55,10 +51,10 @@ class operation(Generic[P, R]):
     def __get__(self, group: Group | None, owner: type) -> "operation[P, R] | Callable[P, R]":
         if group is None:
             return self
-        run, repository, method = group._runner.run, group.repository, self.method
+        run, method = group._runner.run, self.method
 
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            result: R = run(Call(repository, method, args, kwargs))
+            result: R = run(Call(method, args, kwargs))
             return result
 
         # Found in the instance from now on: this runs once for each group, not for each call.
@@ -85,10 +81,10 @@ class async_operation(Generic[P, R]):
     ) -> "async_operation[P, R] | Callable[P, Coroutine[Any, Any, R]]":
         if group is None:
             return self
-        run, repository, method = group._runner.run, group.repository, self.method
+        run, method = group._runner.run, self.method
 
         async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            result: R = await run(Call(repository, method, args, kwargs))
+            result: R = await run(Call(method, args, kwargs))
             return result
 
         group.__dict__[self._name] = _dressed(call, method)

@@ -9,26 +9,26 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from statestore import cache_keys, checks, single_flight
-from statestore.async_database import AsyncRunner
-from statestore.database import Runner
+from statestore.checking import checks
+from statestore.engine.async_database import AsyncRunner
+from statestore.engine.calls import Call
+from statestore.engine.database import Runner
 from statestore.errors import DatabaseError
+from statestore.operations import single_flight
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
 from statestore.operations.cache_runner import AsyncCacheRunner, CacheRunner, not_claimed, not_kept
-from statestore.operations.claims import AsyncClaims, Claims
-from statestore.repositories.base import Call
-from statestore.repositories.cache import CacheRepository
-from statestore.repositories.cache_claims import CacheClaims, Found
-from statestore.repositories.cache_state import CacheState
-from statestore.single_flight import Flight, Flights
-from statestore.values import NeverType
+from statestore.operations.compute_claims import AsyncClaims, Claims
+from statestore.operations.single_flight import Flight, Flights
+from statestore.repositories.cache import keys
+from statestore.repositories.cache.compute_claims import CacheClaims, Found
+from statestore.repositories.cache.limits import CacheState
+from statestore.repositories.cache.repository import CacheRepository
+from statestore.values.markers import NeverType
 
 T = TypeVar("T")
 
 
 class Cache(Group):
-    repository = CacheRepository
-
     get = operation(CacheRepository.get)
     get_many = operation(CacheRepository.get_many)
     entry = operation(CacheRepository.entry)
@@ -66,7 +66,7 @@ class Cache(Group):
         Raises:
             InvalidValueError: *request* or *permissions* is not exact JSON.
         """
-        return cache_keys.make_key(agent_name, request, permissions)
+        return keys.make_key(agent_name, request, permissions)
 
     def flush(self) -> None:
         """Write the hits and counts that were noted until now. The store does so by itself, from time to time.
@@ -195,7 +195,7 @@ class Cache(Group):
         return found
 
     def _keep(self, key: str, value: Any, attributes: dict[str, Any]) -> Found:
-        call = Call(CacheClaims, CacheClaims.keep, (key, value, attributes))
+        call = Call(CacheClaims.keep, (key, value, attributes))
         try:
             found: Found = self._runner.run(call)
         except DatabaseError as error:
@@ -203,12 +203,10 @@ class Cache(Group):
         return found
 
     def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._runner.run(Call(CacheClaims, method, args, kwargs))
+        return self._runner.run(Call(method, args, kwargs))
 
 
 class AsyncCache(AsyncGroup):
-    repository = CacheRepository
-
     get = async_operation(CacheRepository.get)
     get_many = async_operation(CacheRepository.get_many)
     entry = async_operation(CacheRepository.entry)
@@ -234,7 +232,7 @@ class AsyncCache(AsyncGroup):
 
     def make_key(self, agent_name: str, request: Any, permissions: Any = None) -> str:
         """A key for an agent's answer to a request under some permissions. Not a coroutine. See `Cache.make_key`."""
-        return cache_keys.make_key(agent_name, request, permissions)
+        return keys.make_key(agent_name, request, permissions)
 
     async def flush(self) -> None:
         """Write the hits and counts that were noted until now. See `Cache.flush`."""
@@ -335,7 +333,7 @@ class AsyncCache(AsyncGroup):
         return found
 
     async def _keep(self, key: str, value: Any, attributes: dict[str, Any]) -> Found:
-        call = Call(CacheClaims, CacheClaims.keep, (key, value, attributes))
+        call = Call(CacheClaims.keep, (key, value, attributes))
         try:
             found: Found = await self._runner.run(call)
         except DatabaseError as error:
@@ -343,7 +341,7 @@ class AsyncCache(AsyncGroup):
         return found
 
     async def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return await self._runner.run(Call(CacheClaims, method, args, kwargs))
+        return await self._runner.run(Call(method, args, kwargs))
 
 
 async def _computed(compute: Callable[[], Any]) -> Any:

@@ -15,20 +15,21 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 
-from statestore import codec
-from statestore.async_database import AsyncRunner
-from statestore.database import Runner
-from statestore.deadlines import deadline
+from statestore.checking import codec
+from statestore.engine.async_database import AsyncRunner
+from statestore.engine.calls import Call
+from statestore.engine.database import Runner
+from statestore.engine.deadlines import deadline
+from statestore.engine.execution import BoundRunner
+from statestore.engine.sql import Settings
+from statestore.engine.waits import Waits, pauses
 from statestore.errors import DatabaseError, ReadOnlyError, StateStoreError, StorageFullError
-from statestore.execution import BoundRunner
-from statestore.repositories.base import Call
-from statestore.repositories.cache import CacheRepository
-from statestore.repositories.cache_base import BRIEF, NOTES, STATE
-from statestore.repositories.cache_claims import COMPUTED, Found
-from statestore.repositories.cache_state import CacheState
-from statestore.repositories.cache_statistics import CacheCounts
-from statestore.sql import Settings
-from statestore.waits import Waits, pauses
+from statestore.repositories.cache.base import BRIEF, NOTES, STATE
+from statestore.repositories.cache.compute_claims import COMPUTED, Found
+from statestore.repositories.cache.limits import CacheState
+from statestore.repositories.cache.options import CacheOptions
+from statestore.repositories.cache.repository import CacheRepository
+from statestore.repositories.cache.statistics import CacheCounts
 
 _log = logging.getLogger("statestore")
 
@@ -126,7 +127,7 @@ class AsyncCacheRunner:
 
 
 def _write_pending(state: CacheState, patience: float) -> Call:
-    call = Call(CacheCounts, CacheCounts.write_pending)
+    call = Call(CacheCounts.write_pending)
     call.memo[STATE] = state
     call.patience = patience
     return call
@@ -198,7 +199,7 @@ def joined_cache(connection: Connection, runner: BoundRunner, settings: Settings
 
     There is no other connection to write it on, and so late it keeps nobody waiting.
     """
-    state = CacheState(settings.cache, max_value_bytes=settings.max_value_bytes).branch()
+    state = CacheState(settings.of(CacheOptions), max_value_bytes=settings.max_value_bytes).branch()
     joined = _joined.get(connection)
     if joined is None:
         # Once for each connection: listeners cannot be removed while they are called.

@@ -3,16 +3,14 @@
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 
-from statestore import erasing, follow, iterating
-from statestore.courses import run, run_async
+from statestore.engine.flows import run, run_async
+from statestore.operations import erasing, follow, iterating
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
-from statestore.repositories.history import HistoryRepository
-from statestore.values import Entry
+from statestore.repositories.history.repository import HistoryRepository
+from statestore.values.history import Entry
 
 
 class History(Group):
-    repository = HistoryRepository
-
     append = operation(HistoryRepository.append)
     read = operation(HistoryRepository.read)
     get = operation(HistoryRepository.get)
@@ -92,8 +90,6 @@ class History(Group):
 
 
 class AsyncHistory(AsyncGroup):
-    repository = HistoryRepository
-
     append = async_operation(HistoryRepository.append)
     read = async_operation(HistoryRepository.read)
     get = async_operation(HistoryRepository.get)

@@ -1,13 +1,11 @@
 """Prices of models."""
 
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
-from statestore.repositories.prices import PricesRepository
-from statestore.repositories.shared_prices import SharedPricesRepository
+from statestore.repositories.usage.prices import PricesRepository
+from statestore.repositories.usage.shared_prices import SharedPricesRepository
 
 
 class Prices(Group):
-    repository = PricesRepository
-
     find = operation(PricesRepository.find)
     all = operation(PricesRepository.all)
     set = operation(PricesRepository.set)
@@ -16,8 +14,6 @@ class Prices(Group):
 
 
 class AsyncPrices(AsyncGroup):
-    repository = PricesRepository
-
     find = async_operation(PricesRepository.find)
     all = async_operation(PricesRepository.all)
     set = async_operation(PricesRepository.set)
@@ -28,8 +24,6 @@ class AsyncPrices(AsyncGroup):
 class SharedPrices(Group):
     """Prices that hold for all namespaces of a database; see `statestore.prices_of`."""
 
-    repository = SharedPricesRepository
-
     all = operation(SharedPricesRepository.all)
     set = operation(SharedPricesRepository.set)
     remove = operation(SharedPricesRepository.remove)
@@ -38,8 +32,6 @@ class SharedPrices(Group):
 
 class AsyncSharedPrices(AsyncGroup):
     """As `SharedPrices`, awaited."""
-
-    repository = SharedPricesRepository
 
     all = async_operation(SharedPricesRepository.all)
     set = async_operation(SharedPricesRepository.set)

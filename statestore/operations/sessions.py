@@ -2,46 +2,52 @@
 
 from datetime import timedelta
 
-from statestore import checks, erasing, ids, leases
-from statestore.courses import empty_log, empty_log_async, run, run_async
+from statestore.checking import checks
+from statestore.engine.flows import empty_log, empty_log_async, run, run_async
 from statestore.errors import InvalidValueError
-from statestore.leases import Acquiring, HeldLease
+from statestore.operations import erasing, leases
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
-from statestore.repositories.sessions import SessionsRepository
-from statestore.session_values import ConversationState, Lease, SaveReport
-from statestore.values import ErasureReceipt
+from statestore.operations.leases import Acquiring, HeldLease
+from statestore.repositories.conversations.load_save import ConversationsRepository
+from statestore.repositories.sessions.forks import ForksRepository
+from statestore.repositories.sessions.leases import LeasesRepository
+from statestore.repositories.sessions.lifecycle import LifecycleRepository
+from statestore.repositories.sessions.listing import ListingRepository
+from statestore.repositories.sessions.repository import SessionsRepository
+from statestore.repositories.sessions.statistics import StatisticsRepository
+from statestore.values import ids
+from statestore.values.conversations import ConversationState, SaveReport
+from statestore.values.sessions import ErasureReceipt, Lease
 
 
 class Sessions(Group):
-    repository = SessionsRepository
-
     create = operation(SessionsRepository.create)
     open = operation(SessionsRepository.open)
     get = operation(SessionsRepository.get)
     find = operation(SessionsRepository.find)
     exists = operation(SessionsRepository.exists)
-    page = operation(SessionsRepository.page)
-    count = operation(SessionsRepository.count)
+    page = operation(ListingRepository.page)
+    count = operation(ListingRepository.count)
     update = operation(SessionsRepository.update)
     merge_metadata = operation(SessionsRepository.merge_metadata)
     touch = operation(SessionsRepository.touch)
-    fork = operation(SessionsRepository.fork)
-    lineage = operation(SessionsRepository.lineage)
-    set_status = operation(SessionsRepository.set_status)
-    terminate = operation(SessionsRepository.terminate)
-    repair_abandoned = operation(SessionsRepository.repair_abandoned)
-    renew = operation(SessionsRepository.renew)
-    release = operation(SessionsRepository.release)
-    stats = operation(SessionsRepository.stats)
-    load = operation(SessionsRepository.load)
-    _save = operation(SessionsRepository.save)
+    fork = operation(ForksRepository.fork)
+    lineage = operation(ForksRepository.lineage)
+    set_status = operation(LifecycleRepository.set_status)
+    terminate = operation(LifecycleRepository.terminate)
+    repair_abandoned = operation(LifecycleRepository.repair_abandoned)
+    renew = operation(LeasesRepository.renew)
+    release = operation(LeasesRepository.release)
+    stats = operation(StatisticsRepository.stats)
+    load = operation(ConversationsRepository.load)
+    _save = operation(ConversationsRepository.save)
 
     def save(self, conversation: ConversationState, *, create: bool = False, lease: Lease | None = None) -> SaveReport:
         report = self._save(conversation, create=create, lease=lease)
         _saved(conversation, report)
         return report
 
-    save.__doc__ = SessionsRepository.save.__doc__
+    save.__doc__ = ConversationsRepository.save.__doc__
 
     def delete(self, session_id: str) -> bool:
         """Remove a session with its history, state and summaries. Forks keep what they see.
@@ -104,28 +110,26 @@ class Sessions(Group):
 
 
 class AsyncSessions(AsyncGroup):
-    repository = SessionsRepository
-
     create = async_operation(SessionsRepository.create)
     open = async_operation(SessionsRepository.open)
     get = async_operation(SessionsRepository.get)
     find = async_operation(SessionsRepository.find)
     exists = async_operation(SessionsRepository.exists)
-    page = async_operation(SessionsRepository.page)
-    count = async_operation(SessionsRepository.count)
+    page = async_operation(ListingRepository.page)
+    count = async_operation(ListingRepository.count)
     update = async_operation(SessionsRepository.update)
     merge_metadata = async_operation(SessionsRepository.merge_metadata)
     touch = async_operation(SessionsRepository.touch)
-    fork = async_operation(SessionsRepository.fork)
-    lineage = async_operation(SessionsRepository.lineage)
-    set_status = async_operation(SessionsRepository.set_status)
-    terminate = async_operation(SessionsRepository.terminate)
-    repair_abandoned = async_operation(SessionsRepository.repair_abandoned)
-    renew = async_operation(SessionsRepository.renew)
-    release = async_operation(SessionsRepository.release)
-    stats = async_operation(SessionsRepository.stats)
-    load = async_operation(SessionsRepository.load)
-    _save = async_operation(SessionsRepository.save)
+    fork = async_operation(ForksRepository.fork)
+    lineage = async_operation(ForksRepository.lineage)
+    set_status = async_operation(LifecycleRepository.set_status)
+    terminate = async_operation(LifecycleRepository.terminate)
+    repair_abandoned = async_operation(LifecycleRepository.repair_abandoned)
+    renew = async_operation(LeasesRepository.renew)
+    release = async_operation(LeasesRepository.release)
+    stats = async_operation(StatisticsRepository.stats)
+    load = async_operation(ConversationsRepository.load)
+    _save = async_operation(ConversationsRepository.save)
 
     async def save(
         self, conversation: ConversationState, *, create: bool = False, lease: Lease | None = None
@@ -134,7 +138,7 @@ class AsyncSessions(AsyncGroup):
         _saved(conversation, report)
         return report
 
-    save.__doc__ = SessionsRepository.save.__doc__
+    save.__doc__ = ConversationsRepository.save.__doc__
 
     async def delete(self, session_id: str) -> bool:
         return await run_async(self._runner, erasing.delete(session_id))

@@ -1,12 +1,10 @@
 """Operations on the state of a session."""
 
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
-from statestore.repositories.state import StateRepository
+from statestore.repositories.state.repository import StateRepository
 
 
 class State(Group):
-    repository = StateRepository
-
     set = operation(StateRepository.set)
     set_many = operation(StateRepository.set_many)
     get = operation(StateRepository.get)
@@ -18,8 +16,6 @@ class State(Group):
 
 
 class AsyncState(AsyncGroup):
-    repository = StateRepository
-
     set = async_operation(StateRepository.set)
     set_many = async_operation(StateRepository.set_many)
     get = async_operation(StateRepository.get)

@@ -2,14 +2,14 @@
 
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
-from statestore import turn
-from statestore.async_database import AsyncRunner
-from statestore.database import Runner
-from statestore.repositories.base import Call
-from statestore.repositories.statistics import StoreStatistics
-from statestore.repositories.windows import Limits, Tokenizer
-from statestore.session_values import Lease, StoreStats
-from statestore.turn import Turn
+from statestore.engine.async_database import AsyncRunner
+from statestore.engine.calls import Call
+from statestore.engine.database import Runner
+from statestore.operations import turn
+from statestore.operations.turn import Turn
+from statestore.repositories.history.windows import Limits, Tokenizer
+from statestore.repositories.sessions.statistics import StoreStatistics
+from statestore.values.sessions import Lease, StoreStats
 
 
 class StoreOperations:
@@ -69,7 +69,7 @@ class StoreOperations:
 
         It reads all of it, so that its cost grows with the history: for people to look at, not for loops.
         """
-        found: StoreStats = self._runner.run(Call(StoreStatistics, StoreStatistics.stats))
+        found: StoreStats = self._runner.run(Call(StoreStatistics.stats))
         return found
 
 
@@ -107,5 +107,5 @@ class AsyncStoreOperations:
 
     async def stats(self) -> StoreStats:
         """What the namespace holds now. See `StateStore.stats`."""
-        found: StoreStats = await self._runner.run(Call(StoreStatistics, StoreStatistics.stats))
+        found: StoreStats = await self._runner.run(Call(StoreStatistics.stats))
         return found

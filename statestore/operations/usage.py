@@ -1,12 +1,12 @@
 """Reports on what was used."""
 
 from statestore.operations.base import AsyncGroup, Group, async_operation, operation
-from statestore.repositories.usage import UsageRepository
+from statestore.repositories.expiry.backlog import BacklogRepository
+from statestore.repositories.usage.reports import UsageRepository
 
 
 class Usage(Group):
     __doc__ = UsageRepository.__doc__
-    repository = UsageRepository
 
     totals = operation(UsageRepository.totals)
     by_day = operation(UsageRepository.by_day)
@@ -18,13 +18,12 @@ class Usage(Group):
     by_hour = operation(UsageRepository.by_hour)
     cache_by_day = operation(UsageRepository.cache_by_day)
     storage = operation(UsageRepository.storage)
-    expiry_backlog = operation(UsageRepository.expiry_backlog)
+    expiry_backlog = operation(BacklogRepository.expiry_backlog)
     lineage = operation(UsageRepository.lineage)
 
 
 class AsyncUsage(AsyncGroup):
     __doc__ = UsageRepository.__doc__
-    repository = UsageRepository
 
     totals = async_operation(UsageRepository.totals)
     by_day = async_operation(UsageRepository.by_day)
@@ -36,5 +35,5 @@ class AsyncUsage(AsyncGroup):
     by_hour = async_operation(UsageRepository.by_hour)
     cache_by_day = async_operation(UsageRepository.cache_by_day)
     storage = async_operation(UsageRepository.storage)
-    expiry_backlog = async_operation(UsageRepository.expiry_backlog)
+    expiry_backlog = async_operation(BacklogRepository.expiry_backlog)
     lineage = async_operation(UsageRepository.lineage)

@@ -6,10 +6,10 @@ from typing import Any
 
 from statestore.reports import charts, figures
 from statestore.reports.charts import Axis, Series
-from statestore.reports.collected import Collected, collect
+from statestore.reports.report_data import Collected, collect
 from statestore.reports.style import CSS
 from statestore.reports.text import escape
-from statestore.usage_values import ModelUsage, UsageTotals
+from statestore.values.usage import ModelUsage, UsageTotals
 
 __all__ = ["collect", "render"]
 

@@ -1,152 +1,22 @@
-"""What all repositories share: how an operation is declared, and the row of the session that it works on."""
+"""What all repositories share."""
 
-import math
-import time
 from collections.abc import Callable
-from enum import Enum
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-from statestore import exactjson
-from statestore.sql import Link, NeedsTransaction
+from statestore.checking import exactjson
+from statestore.engine.calls import Call, belongs_to, mode_of
+from statestore.engine.sql import Link, NeedsTransaction
 
-P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S")
-Method = Callable[Concatenate[S, P], R]
-
-
-class Mode(Enum):
-    """How the database runs an operation, and what a lost reply to its commit means."""
-
-    READ = "read"
-    SNAPSHOT = "snapshot"
-    """Reads, in a transaction in which all statements see the same moment. At most it extends a TTL."""
-    WRITE = "write"
-    """In a transaction. Safe to repeat where it is not known whether the commit happened."""
-    WRITE_ONCE = "write once"
-    """In a transaction. Repeating it could do the work twice, so an unknown commit is reported."""
-    SINGLE = "single"
-    """One statement on PostgreSQL, without a transaction around it. Safe to repeat."""
-    SINGLE_ONCE = "single once"
-    """One statement on PostgreSQL. Not safe to repeat."""
-
-    @property
-    def repeatable(self) -> bool:
-        return self not in (Mode.WRITE_ONCE, Mode.SINGLE_ONCE)
-
-    @property
-    def single(self) -> bool:
-        return self in (Mode.SINGLE, Mode.SINGLE_ONCE)
-
-
-def _declare(mode: Mode) -> Callable[[Method[S, P, R]], Method[S, P, R]]:
-    def mark(method: Method[S, P, R]) -> Method[S, P, R]:
-        method.mode = mode  # type: ignore[attr-defined]
-        return method
-
-    return mark
-
-
-def reads(method: Method[S, P, R]) -> Method[S, P, R]:
-    """The operation only reads; at most it extends a TTL. Each statement sees its own snapshot."""
-    return _declare(Mode.READ)(method)
-
-
-def reads_snapshot(method: Method[S, P, R]) -> Method[S, P, R]:
-    """The operation only reads, and all that it reads is of one moment; not so inside a caller's transaction."""
-    return _declare(Mode.SNAPSHOT)(method)
-
-
-def writes(method: Method[S, P, R]) -> Method[S, P, R]:
-    """The operation writes, in a transaction, and may be repeated without harm."""
-    return _declare(Mode.WRITE)(method)
-
-
-def writes_once(method: Method[S, P, R]) -> Method[S, P, R]:
-    """The operation writes, in a transaction, and a repetition could do its work twice."""
-    return _declare(Mode.WRITE_ONCE)(method)
-
-
-def writes_in_one_statement(method: Method[S, P, R]) -> Method[S, P, R]:
-    """As `writes`, but on PostgreSQL tried first as one statement, without a transaction around it.
-
-    Where it finds that it takes more, it calls `_needs_transaction`, and is run again inside one.
-    """
-    return _declare(Mode.SINGLE)(method)
-
-
-def writes_once_in_one_statement(method: Method[S, P, R]) -> Method[S, P, R]:
-    """As `writes_in_one_statement`, for what must not be repeated."""
-    return _declare(Mode.SINGLE_ONCE)(method)
-
-
-def mode_of(method: Callable[..., Any]) -> Mode | None:
-    """How an operation was declared; None for a method that is not one."""
-    found: Mode | None = getattr(method, "mode", None)
-    return found
-
-
-class Call:
-    """One call of an operation: what was asked, and what must stay the same if it has to be tried again."""
-
-    __slots__ = (
-        "args",
-        "attempt",
-        "ends_at",
-        "given_up",
-        "kwargs",
-        "memo",
-        "method",
-        "mode",
-        "patience",
-        "repeatable",
-        "repository",
-        "sent",
-        "unsettled",
-        "watch",
-    )
-
-    def __init__(
-        self,
-        repository: "type[Repository]",
-        method: Callable[..., Any],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> None:
-        mode = mode_of(method)
-        assert mode is not None, f"{method} is not declared as an operation"
-        self.repository = repository
-        self.method = method
-        self.mode = mode
-        # Whether it may be done again where it is not known if it was done. An operation may find out that it may not.
-        self.repeatable = mode.repeatable
-        self.args = args
-        self.kwargs = kwargs or {}
-        self.memo: dict[str, Any] = {}
-        self.attempt = 1
-        self.ends_at = math.inf
-        """When it has to have ended, on the monotonic clock."""
-        self.patience: float | None = None
-        """For what may as well be done later: seconds to wait for SQLite's writer, and then there is no other try."""
-        self.sent = False
-        """Whether this attempt has sent what the database may do without answering."""
-        self.unsettled = False
-        """Whether an attempt may have been done, and none has found out since."""
-        self.given_up = False
-        """Whether its caller has left, and it is not to begin anything more."""
-        self.watch: Any = None
-        """The use of a connection that it has now."""
-
-    def waits_until(self, usual: float) -> float:
-        """Until when it waits for SQLite's writer, if a call does so for *usual* seconds."""
-        return min(self.ends_at, time.monotonic() + (usual if self.patience is None else self.patience))
-
-    def __call__(self, link: Link) -> Any:
-        return self.method(self.repository(link, self), *self.args, **self.kwargs)
 
 
 class Repository:
     """Operations on one family of tables, over one link, for one call."""
+
+    def __init_subclass__(cls) -> None:
+        for method in vars(cls).values():
+            if mode_of(method) is not None:
+                belongs_to(cls, method)
 
     def __init__(self, link: Link, call: Call) -> None:
         self._link = link

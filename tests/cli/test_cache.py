@@ -206,7 +206,7 @@ def test_what_has_expired_meanwhile_is_left_out(cli: CommandLine, tmp_path: Path
         store.cache.set("gone", 1)
         store.cache.set("there", 2, ttl=NEVER)
         entries = store.cache.entries()
-    from statestore import cache_files
+    from statestore.importers import cache_files
 
     file.write_bytes(b"".join(map(cache_files.dump, entries)))
     found = json.loads(cli("cache", "import", str(file), "--json").stdout)
@@ -315,7 +315,7 @@ def test_what_is_no_cache_of_conexus_is_refused(cli: CommandLine, tmp_path: Path
 def test_a_file_is_read_line_by_line_and_no_line_without_end(
     sqlite_cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("statestore.json_files.MAX_BYTES", 1000)
+    monkeypatch.setattr("statestore.checking.json_files.MAX_BYTES", 1000)
     file = tmp_path / "cache.jsonl"
     line = '{"key": "%s", "codec": "str", "value": "%s", "created_at": "2026-01-01T00:00:00Z", "expires_at": null}\n'
     file.write_text("".join(line % (n, "x") for n in range(50)))

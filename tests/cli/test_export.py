@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from statestore import NewEntry, Usage
-from statestore.values import Summary
+from statestore.values.history import Summary
 from tests.cli.conftest import SCRIPT, CommandLine
 
 

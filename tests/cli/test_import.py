@@ -235,7 +235,7 @@ def test_a_file_of_something_else_is_not_read_to_its_end(sqlite_cli: CommandLine
 def test_a_line_that_is_too_long_is_left_out(
     sqlite_cli: CommandLine, write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("statestore.json_files.MAX_BYTES", 100)
+    monkeypatch.setattr("statestore.checking.json_files.MAX_BYTES", 100)
     file = write(line("one"), line("x" * 350), line("two"))
     result = sqlite_cli("import", "openai-jsonl", file, code=1)
     assert f"{file}:2: is longer than 100 bytes" in result.stderr

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from statestore import DatabaseError, NewEntry
-from statestore.repositories import appending
+from statestore.repositories.history import appending
 from tests.contract.test_idempotency import FULL
 from tests.support.content import Content
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from statestore import StateStore, UnavailableError, deadline
-from statestore.watchdog import Watchdog
+from statestore.engine.watchdog import Watchdog
 from tests.support.content import Content
 from tests.support.crowd import at_once
 

@@ -135,7 +135,7 @@ def test_stores_that_were_dropped_before_do_not_matter(database_url: str) -> Non
 def test_one_hook_that_fails_does_not_keep_others_from_being_called() -> None:
     play(
         """
-        from statestore import forking
+        from statestore.engine import forking
 
         class Target:
             renewed = False

@@ -9,10 +9,10 @@ import psycopg
 import pytest
 
 from statestore import NewEntry, SessionNotFoundError, StateStore
-from statestore.repositories import endings
-from statestore.repositories.erasure import ErasureRepository
-from statestore.repositories.expiry import ExpiryRepository
-from statestore.repositories.expiry_batch import Batch
+from statestore.repositories.expiry.batch import Batch
+from statestore.repositories.expiry.erasure import ErasureRepository
+from statestore.repositories.expiry.repository import ExpiryRepository
+from statestore.repositories.sessions import endings
 from tests.support.crowd import at_once
 
 Store = Any

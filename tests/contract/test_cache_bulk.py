@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from statestore import DatabaseError, codec, exactjson
+from statestore import DatabaseError
+from statestore.checking import codec, exactjson
 from tests.support.content import Content
 from tests.support.wire import Traffic
 

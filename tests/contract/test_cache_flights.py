@@ -208,8 +208,8 @@ def claim(content: Content, clock: MovableClock, *, seconds: int) -> None:
 def test_a_claim_is_kept_as_long_as_one_computes(
     open_store: Callable[..., Store], content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("statestore.single_flight._SHORTEST_CLAIM", timedelta(seconds=0.3))
-    monkeypatch.setattr("statestore.single_flight._LONGEST_CLAIM", timedelta(seconds=0.3))
+    monkeypatch.setattr("statestore.operations.single_flight._SHORTEST_CLAIM", timedelta(seconds=0.3))
+    monkeypatch.setattr("statestore.operations.single_flight._LONGEST_CLAIM", timedelta(seconds=0.3))
     one, two = open_store(), open_store()
     compute = Compute(one, opens=False)
 
@@ -231,7 +231,7 @@ def test_a_claim_is_kept_as_long_as_one_computes(
 def test_a_claim_is_kept_no_longer_than_the_timeout(
     open_store: Callable[..., Store], content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("statestore.single_flight._SHORTEST_CLAIM", timedelta(seconds=0.3))
+    monkeypatch.setattr("statestore.operations.single_flight._SHORTEST_CLAIM", timedelta(seconds=0.3))
     one, two = open_store(), open_store()
     slow, quick = Compute(one, "slow", opens=False), Compute(two, "quick")
 

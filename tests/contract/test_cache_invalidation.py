@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from statestore import InvalidValueError
-from statestore.repositories import cache_invalidation
-from statestore.repositories.cache_room import Removal
-from statestore.sql import Dialect
+from statestore.engine.sql import Dialect
+from statestore.repositories.cache import invalidation
+from statestore.repositories.cache.eviction import Removal
 from tests.conftest import POSTGRESQL
 from tests.support.clock import MovableClock
 from tests.support.content import Content
@@ -159,12 +159,12 @@ def test_sets_and_invalidations_at_once_do_not_stand_in_each_others_way(open_sto
 
 # Each reason's statement, its parameters, and the index that finds the entries.
 PLANS: dict[str, tuple[Removal, dict[str, Any], str]] = {
-    "key": (cache_invalidation._BY_KEY, {"key": "k5"}, "cache_entries"),
-    "tag": (cache_invalidation._BY_TAG, {"tag": "rare"}, "pk_cache_tags"),
-    "tags": (cache_invalidation._BY_TAGS, {"keys": ["rare", "rarer"], "needed": 1}, "pk_cache_tags"),
-    "agent": (cache_invalidation._BY_AGENT, {"agent_name": "rare"}, "ix_cache_entries_namespace_agent_name"),
+    "key": (invalidation._BY_KEY, {"key": "k5"}, "cache_entries"),
+    "tag": (invalidation._BY_TAG, {"tag": "rare"}, "pk_cache_tags"),
+    "tags": (invalidation._BY_TAGS, {"keys": ["rare", "rarer"], "needed": 1}, "pk_cache_tags"),
+    "agent": (invalidation._BY_AGENT, {"agent_name": "rare"}, "ix_cache_entries_namespace_agent_name"),
     "hash": (
-        cache_invalidation._BY_CONTENT_HASH,
+        invalidation._BY_CONTENT_HASH,
         {"content_hash": "rare"},
         "ix_cache_entries_namespace_content_hash",
     ),

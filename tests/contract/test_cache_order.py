@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from statestore.repositories.cache_state import MAX_KEPT, Pending
+from statestore.repositories.cache.limits import MAX_KEPT, Pending
 from tests.contract.test_cache_waiting import at_its_own_pace
 from tests.support.clock import NOON, MovableClock
 from tests.support.content import Content

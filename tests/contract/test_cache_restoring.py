@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from statestore import MISSING, NEVER, CacheEntry, InvalidValueError, cache_files
+from statestore import MISSING, NEVER, CacheEntry, InvalidValueError
+from statestore.importers import cache_files
 from tests.support.clock import MovableClock
 from tests.support.content import Content
 from tests.support.crowd import at_once

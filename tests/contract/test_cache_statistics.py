@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from statestore import CacheStats
-from statestore.repositories.cache_state import MAX_AGE, MAX_PENDING
+from statestore.repositories.cache.limits import MAX_AGE, MAX_PENDING
 from tests.support.clock import NOON, MovableClock
 from tests.support.content import Content
 from tests.support.crowd import at_once

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from statestore import MISSING
-from statestore.repositories.cache_state import MAX_AGE
+from statestore.repositories.cache.limits import MAX_AGE
 from tests.contract.test_transactions import Application, application
 from tests.support.clock import MovableClock
 from tests.support.content import Content

@@ -26,8 +26,8 @@ from statestore import (
     StateStore,
     StateStoreError,
     UnavailableError,
-    connections,
 )
+from statestore.engine import connections
 from tests.support.content import Content, unsound
 from tests.support.crowd import at_once
 from tests.support.wire import Proxy, Traffic

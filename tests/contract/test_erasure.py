@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from statestore import ErasureReceipt, NewEntry, SessionNotFoundError, StateStore, Usage, erasing
-from statestore.repositories.base import Call
-from statestore.repositories.erasure import ErasureRepository
-from statestore.repositories.segments import FAMILY
-from statestore.sql import Statement
+from statestore import ErasureReceipt, NewEntry, SessionNotFoundError, StateStore, Usage
+from statestore.engine.calls import Call
+from statestore.engine.sql import Statement
+from statestore.operations import erasing
+from statestore.repositories.expiry.erasure import ErasureRepository
+from statestore.repositories.sessions.segments import FAMILY
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound
 from tests.support.crowd import at_once
@@ -193,7 +194,7 @@ def test_a_large_session_is_gone_at_once_and_deleted_in_batches(
     if forked:
         store.sessions.fork("large", "fork", at_seq=40)
     removed = store._target._database if hasattr(store, "_target") else store._database
-    call = Call(ErasureRepository, ErasureRepository.remove, ("large", small_batches))
+    call = Call(ErasureRepository.remove, ("large", small_batches))
     first = store._portal.run(removed.run(call)) if hasattr(store, "_target") else removed.run(call)
     assert (first.lived, first.more) == (True, True)
     assert not store.sessions.exists("large")

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from statestore import NewEntry, ReadOnlyError, StateStore, UnavailableError, hosts, migrate
+from statestore import NewEntry, ReadOnlyError, StateStore, UnavailableError, migrate
+from statestore.engine import hosts
 from tests.postgres import PostgresServer, start_server
 from tests.support.crowd import at_once
 

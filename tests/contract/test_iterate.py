@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from statestore import InvalidValueError, NewEntry, SessionNotFoundError
-from statestore.repositories import entry_reads
+from statestore.repositories.history import entry_reads
 from tests.support.clock import MovableClock
 from tests.support.wire import Traffic
 from tests.support.worlds import iterating

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from statestore import InvalidTransitionError, InvalidValueError, SessionNotFoundError, StaleLeaseError
-from statestore.values import STATUSES, Status
+from statestore.values.sessions import STATUSES, Status
 from tests.support.clock import MovableClock
 from tests.support.crowd import at_once
 

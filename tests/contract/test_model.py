@@ -23,14 +23,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine
 
-from statestore import (
-    ConflictError,
-    InvalidValueError,
-    NewEntry,
-    SessionExistsError,
-    SessionNotFoundError,
-    StateStore,
-)
+from statestore import ConflictError, InvalidValueError, NewEntry, SessionExistsError, SessionNotFoundError, StateStore
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound
 

@@ -369,7 +369,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
 def test_of_large_entries_no_more_are_read_than_are_needed(
     open_store: Any, monkeypatch: pytest.MonkeyPatch, forked: bool
 ) -> None:
-    from statestore.repositories import entry_rows
+    from statestore.repositories.history import entry_rows
 
     store = open_store()
     store.sessions.create("s")
@@ -442,7 +442,7 @@ def test_limits_that_cannot_be(store: Store, fill: Any, limits: Any) -> None:
 def test_a_window_on_ten_thousand_entries_reads_few(
     open_store: Any, monkeypatch: pytest.MonkeyPatch, limits: Any, expected: int, most: int
 ) -> None:
-    from statestore.repositories import entry_rows
+    from statestore.repositories.history import entry_rows
 
     store = open_store()
     store.sessions.create("s")

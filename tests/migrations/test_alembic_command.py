@@ -158,7 +158,7 @@ def test_a_new_migration_starts_from_the_template(checkout: Path) -> None:
 
 
 def test_a_new_migration_is_generated_from_a_difference(database_url: str, checkout: Path) -> None:
-    model = checkout / "statestore" / "schema.py"
+    model = checkout / "statestore" / "schema" / "tables.py"
     model.write_text(model.read_text() + '\nsessions.append_column(Column("colour", String(16)))\n')
     arguments = ("revision", "--autogenerate", "--rev-id", NEXT, "-m", "add colour")
     succeeded(alembic(*arguments, url=database_url, checkout=checkout))

@@ -1,6 +1,9 @@
 """The house stands on its floors: imports point down, never up and never in a circle."""
 
 import ast
+import os
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -9,53 +12,34 @@ import pytest
 import statestore
 
 PACKAGE = Path(statestore.__file__).parent
+ROOT = PACKAGE.parent
 MAX_LINES = 420
 
-# From the ground up; see DESIGN.md, "The house". A name with a dot at its end stands for all modules below it.
-FLOORS = (
-    {"errors", "values", "session_values", "usage_values", "cache_values"},
-    {
-        "frozen",
-        "ids",
-        "known",
-        "turnstile",
-        "column_types",
-        "price_patterns",
-        "pricing",
-        "forking",
-        "deadlines",
-        "slots",
-    },
-    {"connection_errors", "hosts", "pooler", "sqlite_files"},
-    {"workers", "bounded", "watchdog"},
-    {"checks", "exactjson", "messages", "codec", "schema", "cache_options", "cache_keys", "sql", "driver_errors"},
-    {"json_files"},
-    {"repositories", "repositories."},
-    {"genai_prices", "engines", "transactions", "execution", "waits", "connections", "listening"},
-    {"grouping", "thread_groups", "task_groups", "group_calls", "database"},
-    {"async_database", "threaded_database", "engine_database", "courses"},
-    {"migration_targets", "schema_comparison", "schema_revision"},
-    {"migrate"},
-    {"opening"},
-    {
-        "follow",
-        "iterating",
-        "cache_files",
-        "operations",
-        "operations.",
-        "turn",
-        "leases",
-        "single_flight",
-        "sweeping",
-        "erasing",
-    },
-    {"", "store", "async_store", "sweeper", "context", "portable", "portable_files", "shared_prices", "vacuuming"},
-    {"reports", "reports."},
-    {"cli", "cli.", "adapters", "adapters.", "__main__"},
+# From the ground up: the only list of floors there is, which CONTRIBUTING.md prints. A floor is a folder, or the files
+# that are named; a family of tables imports the families below it only.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("values",),
+    ("checking",),
+    ("schema",),
+    ("engine",),
+    ("repositories.base",),
+    ("repositories.usage",),
+    ("repositories.sessions",),
+    ("repositories.history",),
+    ("repositories.state",),
+    ("repositories.conversations",),
+    ("repositories.cache",),
+    ("repositories.expiry",),
+    ("repositories.portable",),
+    ("operations",),
+    ("migrate",),
+    ("options",),
+    ("store", "async_store", "context", "portable", "portable_files", "sweeper", "shared_prices", "vacuuming"),
+    ("importers",),
+    ("reports",),
+    ("cli", "__main__"),
 )
-
-# One for each family of tables. What two of them need stands in a module of its own, below them.
-REPOSITORIES = ("sessions", "history", "state", "cache", "usage", "expiry")
 
 
 def module_name(path: Path) -> str:
@@ -64,12 +48,13 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py")) if "_migrations" not in path.parts}
+TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
 
 
 def imports(module: str) -> set[str]:
     """The modules of the package that *module* imports, wherever in it."""
     found = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    for node in ast.walk(TREES[module]):
         if isinstance(node, ast.ImportFrom) and not node.level:
             targets = [f"{node.module}.{alias.name}" for alias in node.names]
             found |= {target if inside(target) in MODULES else str(node.module) for target in targets}
@@ -85,32 +70,91 @@ def inside(target: str) -> str:
 
 
 def floor(module: str) -> int:
+    if not module:  # The package itself: only names.
+        return -1
     for number, names in enumerate(FLOORS):
-        if module in names or any(name.endswith(".") and module.startswith(name) for name in names):
+        if any(module == name or module.startswith(f"{name}.") for name in names):
             return number
-    raise AssertionError(f"statestore.{module} stands on no floor: give it one in FLOORS")
+    assert module == "repositories", f"statestore.{module} is on no floor: give it one in FLOORS"
+    return 0
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", [module for module in MODULES if module])
 def test_imports_point_down(module: str) -> None:
     up = {target for target in imports(module) if floor(target) > floor(module)}
     assert not up
 
 
 def test_imports_do_not_go_in_circles() -> None:
-    # The package's own __init__ gives names that it imports at their first use only.
-    graph = {module: imports(module) - {""} for module in MODULES if module}
+    # The package's own __init__ gives names that it imports at their first use only. What is imported for types alone
+    # is no circle.
+    graph = {module: imports(module) - {""} - for_types(module) for module in MODULES if module}
     TopologicalSorter(graph).prepare()
 
 
-def test_repositories_do_not_know_each_other() -> None:
-    def known(module: str) -> set[str]:
-        direct = {target for target in imports(module) if target.startswith("repositories.")}
-        return direct.union(*map(known, direct))
+def for_types(module: str) -> set[str]:
+    """What *module* imports under TYPE_CHECKING only."""
+    found = set()
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            found |= {inside(str(part.module)) for part in ast.walk(node) if isinstance(part, ast.ImportFrom)}
+    return found
 
-    repositories = {f"repositories.{name}" for name in REPOSITORIES if f"repositories.{name}" in MODULES}
-    assert {"repositories.sessions", "repositories.history", "repositories.state"} <= repositories
-    assert {name: others for name in repositories if (others := known(name) & repositories - {name})} == {}
+
+def test_the_engine_knows_no_table() -> None:
+    from statestore.schema import metadata
+
+    tables = {f"{{{name}}}" for name in metadata.tables}
+    for module in MODULES:
+        if module.startswith("engine."):
+            text = MODULES[module].read_text()
+            assert not {table for table in tables if table in text}, module
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module])
+def test_no_private_name_of_another_floor_is_used(module: str) -> None:
+    used = set()
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.ImportFrom):
+            used |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            used.add(node.attr)
+    # Those that nobody here defines are another library's.
+    strangers = used & PRIVATE_ANYWHERE - PRIVATE[floor(module)]
+    if module == "cli.claude_counted":
+        strangers -= {"_database"}  # Until the importers are out of the command line.
+    assert not strangers
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def defined(module: str) -> set[str]:
+    """The private names that a module defines, in classes too."""
+    found: set[str] = set()
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            found.add(node.attr)
+    return {name for name in found if is_private(name)}
+
+
+# A repository's own base class is below it, and is made to be inherited from.
+INHERITED = defined("repositories.base") | defined("operations.base")
+PRIVATE = {
+    number: set().union(*(defined(module) for module in MODULES if floor(module) == number)) | INHERITED
+    for number in range(-1, len(FLOORS))
+}
+PRIVATE_ANYWHERE: set[str] = set().union(*PRIVATE.values())
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in PACKAGE.rglob("__init__.py")), ids=str)
+def test_every_room_says_what_it_knows(folder: Path) -> None:
+    assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
 
 
 def test_only_the_upper_floors_wait_retry_or_log() -> None:
@@ -119,7 +163,7 @@ def test_only_the_upper_floors_wait_retry_or_log() -> None:
         if module.startswith("repositories"):
             names = {
                 name.partition(".")[0]
-                for node in ast.walk(ast.parse(MODULES[module].read_text()))
+                for node in ast.walk(TREES[module])
                 if isinstance(node, ast.Import | ast.ImportFrom)
                 for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
             }
@@ -134,8 +178,25 @@ def test_a_file_has_a_readable_length(module: str) -> None:
 
 def test_errors_and_values_bring_no_sqlalchemy() -> None:
     """`statestore --help` and a worker that only unpickles errors do without."""
-    import subprocess
-    import sys
-
     code = "import sys, statestore; statestore.Session, statestore.NotFoundError; sys.exit('sqlalchemy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_contributing_prints_the_floors() -> None:
+    """From this list and from what each room says of itself; `STATESTORE_UPDATE_SNAPSHOT=1` writes it anew."""
+    rows = ["| Floor | Room | What it knows |", "|---|---|---|"]
+    for number, names in enumerate(FLOORS):
+        for name in names:
+            path = MODULES[name].relative_to(ROOT)
+            room = f"{path.parent}/" if path.name == "__init__.py" else str(path)
+            summary = str(ast.get_docstring(TREES[name])).partition("\n\n")[0].replace("\n", " ")
+            rows.append(f"| {number} | `{room}` | {summary} |")
+    page = ROOT / "CONTRIBUTING.md"
+    text = page.read_text()
+    before, _, rest = text.partition("<!-- floors -->\n")
+    after = rest.partition("<!-- /floors -->\n")[2]
+    assert after, "CONTRIBUTING.md has lost its list of floors"
+    wanted = f"{before}<!-- floors -->\n" + "".join(f"{row}\n" for row in rows) + f"<!-- /floors -->\n{after}"
+    if os.environ.get("STATESTORE_UPDATE_SNAPSHOT"):
+        page.write_text(wanted)
+    assert page.read_text() == wanted

@@ -5,17 +5,8 @@ from pathlib import Path
 import pytest
 
 from mutants import operators, subjects
-from tests.unit.test_architecture import FLOORS, MODULES, PACKAGE, floor
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_all_that_carries_promises_is_changed() -> None:
-    lowest, highest = (
-        next(number for number, names in enumerate(FLOORS) if name in names) for name in ("repositories.", "courses")
-    )
-    carrying = {MODULES[module] for module in MODULES if lowest <= floor(module) <= highest}
-    assert carrying - {PACKAGE / "genai_prices.py"} <= {ROOT / path for path in subjects.modules(ROOT)}
 
 
 @pytest.mark.parametrize("module", subjects.modules(ROOT), ids=str)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statestore import genai_prices, price_patterns
-from statestore.price_patterns import PatternError, compile_clause, compile_pattern
+from statestore.importers import genai_prices
+from statestore.values import price_patterns
+from statestore.values.price_patterns import PatternError, compile_clause, compile_pattern
 
 NAMES = [
     "claude-sonnet-5-20260101", "openai/gpt-6-luna-20260101", "gpt-5.4-mini-2026-01-31", "grok-4.5[fast=true]",

@@ -11,10 +11,11 @@ from unittest.mock import patch
 import pytest
 
 from statestore import deadline
-from statestore.deadlines import ends_at
-from statestore.listening import Ear, Listener
-from statestore.watchdog import Watchdog
-from statestore.workers import Workers
+from statestore.engine.deadlines import ends_at
+from statestore.engine.listening import Ear, Listener
+from statestore.engine.watchdog import Watchdog
+from statestore.engine.workers import Workers
+from statestore.repositories.history import notify
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_a_worker_is_started_by_the_next(refused: list[str]) -> None:
 
 def test_a_listener_is_started_by_the_next(refused: list[str]) -> None:
     connections: Any = SimpleNamespace()  # Nothing is connected: whoever asks it for an engine fails.
-    listener = Listener(connections, "default")
+    listener = Listener(connections, "default", notify.STATEMENTS)
     refused.append("statestore-listening")
     first, second = Ear(listener, "s", lambda: None), Ear(listener, "s", lambda: None)
     first.open()

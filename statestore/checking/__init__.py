@@ -1,0 +1,1 @@
+"""What is checked of a value before any SQL: arguments, JSON, messages, files of JSON."""

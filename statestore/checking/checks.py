@@ -1,0 +1,167 @@
+"""What every operation checks of its arguments before any SQL: one place, so that both databases give one verdict."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeVar
+
+from statestore.checking import exactjson
+from statestore.errors import InvalidValueError
+
+MAX_KEY_LENGTH = 512
+MAX_SCHEMA_BYTES = 63
+MAX_INTEGER = 2**63 - 1
+# More than any call uses, and so little that sums of thousands of the largest still fit 64 bits.
+MAX_TOKENS = 10**9  # Of one entry. The sum over every entry that a table can hold stays within 64 bits.
+# Far beyond any use, and far enough from the year 9999 that now + ttl is always a date.
+MAX_TTL = timedelta(days=36_500)
+# A day inside what datetime holds: drivers read times in the server's zone before they become UTC again.
+_EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
+_LATEST = datetime(9999, 12, 30, tzinfo=UTC)
+_MAX_COST = Decimal(10) ** 10
+_COST_STEP = Decimal("1e-10")
+
+T = TypeVar("T")
+
+
+def key(value: Any, argument: str) -> str:
+    """A text key: an id, a name, a state key. Any text of 1 to 512 characters without NUL, stored as it is."""
+    if not isinstance(value, str):
+        raise InvalidValueError(argument, f"must be a string, not {type(value).__name__}")
+    if not 0 < len(value) <= MAX_KEY_LENGTH:
+        raise InvalidValueError(argument, f"must have 1 to {MAX_KEY_LENGTH} characters, has {len(value)}")
+    _storable(value, argument)
+    return value
+
+
+def optional_key(value: Any, argument: str) -> str | None:
+    return None if value is None else key(value, argument)
+
+
+def schema_name(value: Any, argument: str = "schema") -> str:
+    """The name of a schema of PostgreSQL, which cuts longer ones, so that two would be one."""
+    key(value, argument)
+    if len(value.encode()) > MAX_SCHEMA_BYTES:
+        problem = f"must have at most {MAX_SCHEMA_BYTES} bytes in UTF-8, has {len(value.encode())}"
+        raise InvalidValueError(argument, f"{problem}; PostgreSQL takes no longer names")
+    if value.startswith("pg_"):
+        raise InvalidValueError(argument, "must not begin with pg_, which PostgreSQL keeps for itself")
+    if "$statestore$" in value:
+        raise InvalidValueError(argument, "must not contain $statestore$, which migrations use as a quotation mark")
+    return str(value)
+
+
+def optional_text(value: Any, argument: str, *, max_bytes: int = exactjson.MAX_BYTES) -> str | None:
+    """Free text of any length up to the size limit, without NUL, which PostgreSQL cannot store."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidValueError(argument, f"must be a string or None, not {type(value).__name__}")
+    _storable(value, argument)
+    if len(value.encode()) > max_bytes:
+        raise InvalidValueError(argument, f"is longer than the limit of {max_bytes:,} bytes")
+    return value
+
+
+def text(value: Any, argument: str, *, max_bytes: int = exactjson.MAX_BYTES) -> str:
+    found = optional_text(value, argument, max_bytes=max_bytes)
+    if found is None:
+        raise InvalidValueError(argument, "must be a string, not None")
+    return found
+
+
+def _storable(value: str, argument: str) -> None:
+    if "\0" in value:
+        raise InvalidValueError(argument, "contains a NUL character, which PostgreSQL cannot store; remove it")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidValueError(argument, "contains a lone surrogate; it is not valid Unicode") from None
+
+
+def count(value: Any, argument: str, *, least: int = 0, most: int = MAX_INTEGER) -> int:
+    """A whole number of things or a position, at least *least* and at most *most*."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidValueError(argument, f"must be a whole number, not {type(value).__name__}")
+    if not least <= value <= most:
+        limit = "fit 64 bits" if most == MAX_INTEGER else f"at most {most:,}"
+        raise InvalidValueError(argument, f"must be at least {least} and {limit}")
+    return value
+
+
+def optional_count(value: Any, argument: str, *, least: int = 0) -> int | None:
+    return None if value is None else count(value, argument, least=least)
+
+
+def ttl(value: Any, argument: str = "ttl", *, hint: str = "use None for no expiry") -> timedelta | None:
+    """A time to live; None for no end, unless *hint* says otherwise."""
+    if value is None:
+        return None
+    if not isinstance(value, timedelta):
+        raise InvalidValueError(argument, f"must be a timedelta or None, not {type(value).__name__}")
+    if value <= timedelta(0):
+        raise InvalidValueError(argument, f"must be longer than zero; {hint}")
+    if value > MAX_TTL:
+        raise InvalidValueError(argument, f"must be at most {MAX_TTL.days:,} days; {hint}")
+    return value
+
+
+def duration(value: Any, argument: str) -> timedelta:
+    """A time that something takes or holds."""
+    if not isinstance(value, timedelta) or not timedelta(0) < value <= MAX_TTL:
+        raise InvalidValueError(argument, f"must be a timedelta longer than zero, and at most {MAX_TTL.days:,} days")
+    return value
+
+
+def optional_duration(value: Any, argument: str) -> timedelta | None:
+    if value is None:
+        return None
+    if not isinstance(value, timedelta) or not timedelta(0) <= value <= MAX_TTL:
+        raise InvalidValueError(argument, f"must be a timedelta of zero to {MAX_TTL.days:,} days")
+    return value
+
+
+def optional_time(value: Any, argument: str) -> datetime | None:
+    """An aware datetime, in UTC."""
+    if value is None:
+        return None
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise InvalidValueError(
+            argument, "must be an aware datetime; add tzinfo, for example datetime.now(timezone.utc)"
+        )
+    if not _EARLIEST <= value <= _LATEST:
+        raise InvalidValueError(argument, "lies outside the years 1 to 9999 in some time zone")
+    return value.astimezone(UTC)
+
+
+def optional_cost(value: Any, argument: str = "cost_usd") -> Decimal | None:
+    """US dollars with ten decimals. A float is taken as it prints, so that 0.1 is 0.1."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Decimal | int | float):
+        raise InvalidValueError(argument, f"must be a Decimal, int or float, not {type(value).__name__}")
+    try:
+        cost = Decimal(str(value))
+        if not 0 <= cost < _MAX_COST:
+            raise InvalidValueError(argument, "must be zero or more, and less than ten billion dollars")
+        return cost.quantize(_COST_STEP)
+    except (InvalidOperation, ValueError) as exc:
+        if isinstance(exc, InvalidValueError):
+            raise
+        raise InvalidValueError(argument, "is not a finite number of a sane size") from None
+
+
+def metadata(value: Any, argument: str = "metadata", *, max_bytes: int = exactjson.MAX_BYTES) -> str | None:
+    """The JSON text of a mapping with string keys."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise InvalidValueError(argument, f"must be a mapping, not {type(value).__name__}")
+    return exactjson.dumps(value if isinstance(value, dict) else dict(value), argument, max_bytes=max_bytes)
+
+
+def one_of(value: T, allowed: tuple[T, ...], argument: str) -> T:
+    if value not in allowed:
+        raise InvalidValueError(argument, f"must be one of {', '.join(map(str, allowed))}")
+    return value

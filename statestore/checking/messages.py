@@ -1,0 +1,227 @@
+"""What a chat message says about itself.
+
+A message mapping is stored whole, as the content of an entry. The columns that reports and windows need are read from
+it here, where they stand in the shapes of OpenAI's chat completions and responses, Anthropic, Gemini and Ollama. A
+field of another shape is left alone: it stays in the content, and the column stays empty.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from statestore.checking.checks import MAX_TOKENS
+from statestore.values.history import Usage
+
+MAX_NAME = 512
+RESULT_ROLES = ("tool", "function")
+_CALLING = frozenset({"tool_calls", "function_call", "call_id", "parts"})
+_ANSWERING = frozenset({"tool_call_id", "call_id", "parts"})
+_SAYING = {"content", "parts", "tool_calls", "function_call"}
+
+
+class Tool(NamedTuple):
+    """What a message says of a tool call that it makes or answers."""
+
+    call_id: str | None
+    name: str | None
+
+
+def columns(message: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of an entry that the message fills, but for its usage."""
+    if len(message) == 2 and isinstance(message.get("content"), str) and "role" in message:
+        found = {"role": _name(message["role"])}  # Most messages say no more than this.
+    else:
+        calls, results = tools(message)
+        ids = [tool.call_id for tool in (*results, *calls) if tool.call_id is not None]
+        # Reports take a tool's name for a call, but for that of a result which has an id.
+        names = [tool.name for tool in (*calls, *results) if tool.name and (tool.call_id or tool not in results)]
+        found = {
+            "role": _role(message, calls, results),
+            "response_model": model(message),
+            "tool_name": names[0] if names else None,
+            "tool_call_id": ids[0] if ids else None,
+            "finish_reason": finish_reason(message),
+        }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _role(message: Mapping[str, Any], calls: Sequence[Tool], results: Sequence[Tool]) -> str | None:
+    """Who speaks.
+
+    Anthropic and Gemini send tool results as the user; these are of role `tool`, since they start no turn. OpenAI's
+    responses have calls and results without a role.
+    """
+    said = message.get("content") or message.get("parts")
+    if results and isinstance(said, list) and all(map(_is_result, said)):
+        return "tool"
+    if "role" not in message and "call_id" in message and (calls or results):
+        return "tool" if results else "assistant"
+    return _name(message.get("role"))
+
+
+def tools(message: Mapping[str, Any]) -> tuple[list[Tool], list[Tool]]:
+    """The tool calls that the message makes, and those that it answers."""
+    # Most messages have nothing to do with tools, and the others with one side only.
+    listed = isinstance(message.get("content"), list)
+    calls = tool_calls(message) if listed or not _CALLING.isdisjoint(message) else []
+    answers = listed or message.get("role") in RESULT_ROLES or not _ANSWERING.isdisjoint(message)
+    return calls, tool_results(message) if answers else []
+
+
+def tool_calls(message: Mapping[str, Any]) -> list[Tool]:
+    """The tool calls that the message makes."""
+    found = []
+    listed = message.get("tool_calls")
+    for call in listed if isinstance(listed, list) else ():
+        if isinstance(call, Mapping):
+            function = call.get("function")
+            named = function if isinstance(function, Mapping) else call
+            found.append(Tool(_name(call.get("id")), _name(named.get("name"))))
+    found += [Tool(_name(block.get("id")), _name(block.get("name"))) for block in _blocks(message, "tool_use")]
+    if isinstance(message.get("function_call"), Mapping):
+        found.append(Tool(None, _name(message["function_call"].get("name"))))
+    if _is_item(message, "_call"):
+        found.append(Tool(_name(message["call_id"]), _name(message.get("name"))))
+    return found + _parts(message, "functionCall", "function_call")
+
+
+def tool_results(message: Mapping[str, Any]) -> list[Tool]:
+    """The tool calls that the message answers. Ollama, Gemini and OpenAI's functions answer without an id."""
+    found = [Tool(_name(block.get("tool_use_id")), None) for block in _blocks(message, "tool_result")]
+    found += _parts(message, "functionResponse", "function_response")
+    if _is_item(message, "_call_output"):
+        found.append(Tool(_name(message["call_id"]), None))
+    call_id = _name(message.get("tool_call_id"))
+    if call_id is not None or (not found and message.get("role") in RESULT_ROLES):
+        found.append(Tool(call_id, _name(message.get("name")) or _name(message.get("tool_name"))))
+    return found
+
+
+def tool_call_ids(message: Mapping[str, Any]) -> list[str]:
+    """The ids of the tool calls that the message makes."""
+    return [tool.call_id for tool in tool_calls(message) if tool.call_id is not None]
+
+
+def tool_result_ids(message: Mapping[str, Any]) -> list[str]:
+    """The ids of the tool calls that the message answers."""
+    return [tool.call_id for tool in tool_results(message) if tool.call_id is not None]
+
+
+def model(message: Mapping[str, Any]) -> str | None:
+    return _name(message.get("model"))
+
+
+def finish_reason(message: Mapping[str, Any]) -> str | None:
+    return _name(message.get("finish_reason")) or _name(message.get("stop_reason"))
+
+
+def usage(message: Mapping[str, Any]) -> Usage:
+    """The tokens that the message reports.
+
+    Cached ones are part of the input in OpenTelemetry's and OpenAI's terms. Anthropic reports them beside it, so they
+    are added here.
+    """
+    said = message.get("usage")
+    if not isinstance(said, Mapping):
+        return Usage()
+    read, written = _tokens(said, "cache_read_input_tokens"), _tokens(said, "cache_creation_input_tokens")
+    if read is not None or written is not None:
+        plain = _tokens(said, "input_tokens")
+        return Usage(
+            input_tokens=None if plain is None else plain + (read or 0) + (written or 0),
+            output_tokens=_tokens(said, "output_tokens"),
+            cache_read_input_tokens=read,
+            cache_write_input_tokens=written,
+        )
+    details = _mapping(said, "prompt_tokens_details", "input_tokens_details")
+    output_details = _mapping(said, "completion_tokens_details", "output_tokens_details")
+    return Usage(
+        input_tokens=_tokens(said, "prompt_tokens", "input_tokens"),
+        output_tokens=_tokens(said, "completion_tokens", "output_tokens"),
+        cache_read_input_tokens=_tokens(details, "cached_tokens"),
+        reasoning_output_tokens=_tokens(output_details, "reasoning_tokens"),
+    )
+
+
+def text(content: Any) -> str:
+    """What a model reads of an entry's content, for counting tokens: text as it is, anything else as JSON.
+
+    Of a message that is its content and its tool calls; role and names are left out.
+    """
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Mapping) or "role" not in content or not _SAYING & content.keys():
+        return orjson.dumps(content).decode()
+    said = content.get("content") if "parts" not in content else content["parts"]
+    blocks = said if isinstance(said, list) else [] if said is None else [said]
+    parts = [_block_text(block) for block in blocks]
+    parts += [orjson.dumps(content[calls]).decode() for calls in ("tool_calls", "function_call") if content.get(calls)]
+    return "\n".join(parts)
+
+
+def _block_text(block: Any) -> str:
+    if isinstance(block, str):
+        return block
+    if isinstance(block, Mapping) and isinstance(block.get("text"), str):
+        found: str = block["text"]
+        return found
+    return orjson.dumps(block).decode()
+
+
+def cache_writes_for_an_hour(message: Mapping[str, Any]) -> int:
+    """Of the tokens that the message reports as written to a cache, those that stay for an hour, and cost more."""
+    said = message.get("usage")
+    writes = _mapping(said, "cache_creation") if isinstance(said, Mapping) else {}
+    return _tokens(writes, "ephemeral_1h_input_tokens") or 0
+
+
+def _blocks(message: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return []
+    return [block for block in content if isinstance(block, Mapping) and block.get("type") == kind]
+
+
+def _is_result(block: Any) -> bool:
+    if not isinstance(block, Mapping):
+        return False
+    return block.get("type") == "tool_result" or "functionResponse" in block or "function_response" in block
+
+
+def _parts(message: Mapping[str, Any], *kinds: str) -> list[Tool]:
+    """Gemini's calls or results, which its libraries spell in two ways."""
+    parts = message.get("parts")
+    if not isinstance(parts, list):
+        return []
+    mappings = [part for part in parts if isinstance(part, Mapping)]
+    said = [part[kind] for part in mappings for kind in kinds if isinstance(part.get(kind), Mapping)]
+    return [Tool(_name(one.get("id")), _name(one.get("name"))) for one in said]
+
+
+def _is_item(message: Mapping[str, Any], kind: str) -> bool:
+    """Whether it is an item of OpenAI's responses, such as `function_call` or `custom_tool_call_output`."""
+    return "call_id" in message and isinstance(message.get("type"), str) and message["type"].endswith(kind)
+
+
+def _name(value: Any) -> str | None:
+    """A value that fits a name column; anything else stays in the content only."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or "\0" in value:
+        return None
+    return value
+
+
+def _mapping(said: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    for name in names:
+        if isinstance(said.get(name), Mapping):
+            found: Mapping[str, Any] = said[name]
+            return found
+    return {}
+
+
+def _tokens(said: Mapping[str, Any], *names: str) -> int | None:
+    for name in names:
+        value = said.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS:
+            return value
+    return None

@@ -1,0 +1,165 @@
+"""Calls that wait at the same moment travel together.
+
+A round trip does not get cheaper by being alone, nor does a commit, nor a thread's hand-over. So a call that finds no
+other under way goes at once, by itself; those that come meanwhile wait for it, and then go as a group, which somebody
+else knows how to carry out. (Of tasks that come in crowds also the first waits for the others of its turn of the event
+loop.) What a group leaves over is run by itself, each for its own caller, who gets its own error.
+
+Each call has a key. While one is under way, later ones with its key wait, and go in the order in which they came. The
+others wait no longer than `PATIENCE` for what is under way: past that, as many are under way as there are connections.
+Those with its key wait for longer, and then a few of them go past it, too: its connection may be dead. And every call
+leaves at its own deadline, wherever it waits.
+"""
+
+import time
+from collections.abc import Callable, Container, Hashable, Iterable, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from statestore.engine.calls import Call, Mode
+from statestore.engine.deadlines import out_of_time
+from statestore.errors import CommitUnknownError, UnavailableError
+
+_LARGEST_GROUP = 64
+# Seconds. Longer than a group takes, by far, where nobody waits for a lock; shorter than anybody would like to wait.
+PATIENCE = 0.02
+# Seconds. What takes longer on a database that works is most likely waiting for a lock, which those behind it would do
+# as well; so only a few of one key go past each other, and the other connections stay free.
+_PATIENCE_WITHIN_KEY = 1.0
+_MOST_OF_ONE_KEY = 3
+
+Together: TypeAlias = Callable[[Sequence[Call], float], list[Any]]
+"""Carries out the calls of a group, until a moment on the monotonic clock. A result for each; None for one that has to
+be run by itself."""
+
+
+class Waiting(Protocol):
+    """A call that waits for its group."""
+
+    call: Call
+    key: Hashable
+
+
+class Run:
+    """One call alone, or one group, that is under way."""
+
+    __slots__ = ("ended", "keys", "since")
+
+    def __init__(self, keys: Sequence[Hashable]) -> None:
+        self.ended = False
+        self.keys = keys
+        self.since = time.monotonic()
+
+
+class Turns:
+    """Which calls may go now: one at a time, a group counting as one, except past what takes long.
+
+    Without *patience* nothing goes past anything.
+    """
+
+    __slots__ = ("_busy", "_patience", "crowded", "current", "waiting")
+
+    def __init__(self, patience: float | None) -> None:
+        self._patience = patience
+        self.current: Run | None = None
+        self.crowded = False
+        """Whether the latest group was more than one: then others are about to come."""
+        self.waiting: list[Any] = []
+        self._busy: dict[Hashable, list[Run]] = {}
+
+    def may_go_alone(self, key: Hashable) -> bool:
+        return self.current is None and not self.waiting and not self._is_busy(key)
+
+    def begin(self, keys: Sequence[Hashable]) -> Run:
+        run = self.current = Run(keys)
+        self.mark(run)
+        return run
+
+    def mark(self, run: Run) -> None:
+        """The keys of *run* are under way; once each."""
+        for key in run.keys:
+            self._busy.setdefault(key, []).append(run)
+
+    def end(self, run: Run, left: Container[Hashable] = ()) -> None:
+        """*run* has come to its end, but for the keys of what it has *left*: see `free`."""
+        if self.current is run:
+            self.current = None
+        for key in run.keys:
+            if key not in left:
+                self.free(key, run)
+
+    def renew(self, key: Hashable, run: Run) -> Run:
+        """The next call of those that *run* left of a key begins: what that one takes counts, not those before it."""
+        self.free(key, run)
+        run = Run([key])
+        self.mark(run)
+        return run
+
+    def free(self, key: Hashable, run: Run) -> None:
+        """What *run* left of a key is done."""
+        runs = self._busy.get(key, [])
+        if run in runs:
+            runs.remove(run)
+        if not runs:
+            self._busy.pop(key, None)
+
+    def overtake(self) -> None:
+        """Wait no longer for what is under way, if that is for long enough."""
+        if (
+            self.current is not None
+            and self._patience is not None
+            and time.monotonic() - self.current.since >= self._patience
+        ):
+            self.current = None
+
+    def group_may_go(self) -> bool:
+        return self.current is None and any(not self._is_busy(waiting.key) for waiting in self.waiting)
+
+    def take(self) -> list[Any]:
+        """Take as many as fit one group out of those that wait, in the order in which they came."""
+        group: list[Any] = []
+        rest: list[Any] = []
+        for waiting in self.waiting:
+            fits = len(group) < _LARGEST_GROUP and not self._is_busy(waiting.key)
+            (group if fits else rest).append(waiting)
+        self.waiting = rest
+        self.crowded = len(group) > 1
+        return group
+
+    def _is_busy(self, key: Hashable) -> bool:
+        runs = self._busy.get(key)
+        if not runs:
+            return False
+        if self._patience is None or len(runs) >= _MOST_OF_ONE_KEY:
+            return True
+        return time.monotonic() - runs[-1].since < _PATIENCE_WITHIN_KEY
+
+
+def too_late(call: Call, *, under_way: bool) -> UnavailableError | CommitUnknownError:
+    """The error of a call that leaves its group at its deadline, while that is *under way* or before."""
+    call.given_up = True
+    return out_of_time(call.unsettled or (under_way and call.mode is not Mode.READ))
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+def keys_of(group: "Iterable[Waiting]") -> list[Hashable]:
+    """Each key of a group once, in order."""
+    return list(dict.fromkeys(waiting.key for waiting in group))
+
+
+def left_of(group: Sequence[W], results: Sequence[Any]) -> dict[Hashable, list[W]]:
+    """What has to be run by itself, by key: those with the same one go in the order in which they came."""
+    left: dict[Hashable, list[W]] = {}
+    for waiting, result in zip(group, results, strict=True):
+        if result is None:
+            left.setdefault(waiting.key, []).append(waiting)
+    return left
+
+
+def unknown(group: "Sequence[Waiting]") -> list[Any]:
+    """The results where it is not known what was done: each finds out by itself, as at any second try."""
+    for waiting in group:
+        waiting.call.attempt += 1
+        waiting.call.unsettled = waiting.call.mode is not Mode.READ
+    return [None] * len(group)

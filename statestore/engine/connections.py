@@ -1,0 +1,412 @@
+"""The connections of a store: taken until a deadline, given back, and renewed in a process that was forked."""
+
+import os
+import select
+import sqlite3
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
+
+from statestore.engine import forking, hosts
+from statestore.engine.bounded import LeftBehind, run_until
+from statestore.engine.deadlines import ends_at
+from statestore.engine.driver_errors import classify, raise_alone, understood
+from statestore.engine.execution import Retryable, no_retry, translated
+from statestore.engine.pooler import MADE_AT
+from statestore.engine.slots import Slots
+from statestore.engine.sql import Connected, Dialect
+from statestore.engine.sqlite_files import FILE, SqliteFile
+from statestore.engine.transactions import Borrowed
+from statestore.engine.waits import Waits, no_connection
+from statestore.engine.watchdog import driver_of, watchdog
+from statestore.errors import StateStoreError, StoreClosedError
+
+Verify = Callable[[Connection], None]
+C = TypeVar("C", bound=Connected)
+
+
+class Connections:
+    """The connections of one engine, our own or a caller's."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        dialect: Dialect,
+        *,
+        owned: bool,
+        verify: Verify,
+        waits: Waits,
+        size: int | None = None,
+        lasts: bool = True,
+    ) -> None:
+        """*size*: how many there are at most, if the engine is our own. *lasts*: other processes find the database."""
+        self.engine = engine if owned else engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._dialect = dialect
+        self._owned = owned
+        self._verify = verify
+        self._waits = waits
+        self._size = size
+        self._lasts = lasts
+        self._file: SqliteFile | None = engine.get_execution_options().get(FILE)
+        # Whether a caller's pool talks to the server before it gives a connection out.
+        self._pings = not owned and (engine.pool._pre_ping or engine.pool._recycle >= 0)
+        self._verified = False
+        self._closed = False
+        self._lost_at = 0.0
+        self.elsewhere = dialect.name == "postgresql" and hosts.several(engine.url)
+        """Whether a new connection may lead to another server."""
+        self._left_at = 0.0
+        self.slots = None if size is None else Slots(size)
+        # Connections of our own that nobody uses: the latest is used next. They stay checked out of SQLAlchemy's pool,
+        # since taking one out of it costs as much as a small read of SQLite.
+        self._idle: list[PoolProxiedConnection] = []
+        # The SQLite file that a fork found in use.
+        self._unusable: str | None = None
+        self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
+        if owned and dialect.name == "postgresql":
+            event.listen(engine, "connect", partial(_note_opened, weakref.ref(self)))
+        self._losses = _losses_of(engine) if not owned and dialect.name == "postgresql" else None
+        forking.renew_in_child(self)
+
+    def verify(self) -> None:
+        """Connect, and check the tables: once. Nothing is tried again: an address where nobody answers is said at once.
+
+        Raises:
+            UnavailableError: The database cannot be reached, or not in time.
+        """
+        if not self._verified:
+            self._verify_until(ends_at(self._waits.timeout))
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        self._closed = True
+        if self._owned:
+            self._close_idle()
+
+    @contextmanager
+    def connected(self, until: float) -> Iterator[Connected]:
+        generation, slots = forking.generation(), self.slots
+        connection = self.take(until)
+        try:
+            yield connection
+        finally:
+            if generation == forking.generation():
+                self.give_back(connection, slots)
+            else:
+                forking.keep(connection)
+
+    def take(self, until: float) -> Connected:
+        """A connection, to be given back; there is one before *until*, or an error."""
+        self._check_usable()
+        if not self._verified:
+            self._verify_until(until)
+        if self._file is not None:
+            self._file.glance()
+        slots = self.slots
+        if slots is not None and not slots.take(until, self._waits.pool):
+            raise no_connection()
+        try:
+            if not self._owned:
+                return self._connect(partial(self._borrow, until), until)
+            connection = self._idle_or_new(until)
+            if self._dialect.name == "postgresql":
+                now = time.monotonic()
+                while self._is_left(connection) or (
+                    self._suspect(connection, now) and _has_ended(connection.driver_connection)
+                ):
+                    self.forget(connection)
+                    connection = self._idle_or_new(until)
+                connection.info["used_at"] = now
+            return connection
+        except LeftBehind as left:  # Its thread gives the place back, see `_put_away`.
+            error = left.error
+        except BaseException as exc:
+            if slots is not None:
+                slots.give_back()
+            if isinstance(exc, StateStoreError) or not isinstance(exc, Exception):
+                raise
+            failure = understood(exc)
+            raise_alone(Retryable(failure.error) if failure.lost else failure.error)
+        raise error
+
+    def _borrow(self, until: float) -> Borrowed:
+        connection = self.engine.connect()
+        watch = watchdog.watch(driver_of(connection.connection), until)
+        try:
+            return Borrowed(connection)  # Which may ask, at its first use.
+        except BaseException:
+            connection.invalidate()
+            connection.close()
+            raise
+        finally:
+            watchdog.end(watch)
+
+    def _idle_or_new(self, until: float) -> PoolProxiedConnection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pass
+        if self._dialect.name == "sqlite":
+            return self.engine.raw_connection()
+        made: PoolProxiedConnection = run_until(self.engine.raw_connection, until, partial(self._put_away, self.slots))
+        return made
+
+    def _put_away(self, slots: Slots | None, connection: PoolProxiedConnection | None) -> None:
+        """Take in what came when nobody waited for it any more. The pool has counted it all the time, and so did we."""
+        if connection is not None:
+            self.give_back(connection, slots)
+        elif slots is not None:
+            slots.give_back()
+
+    def _close_idle(self) -> None:
+        with suppress(IndexError):  # Several may do so at once.
+            while True:
+                self._idle.pop().close()
+        # Not the engine's `dispose`, which takes a new pool: what is in use now comes back to this one.
+        self.engine.pool.dispose()
+
+    def _connect(self, connect: Callable[[], C], until: float) -> C:
+        """What *connect* takes out of a caller's pool. Where it may have to connect, it is waited for *until* then."""
+        if self._dialect.name == "sqlite":
+            return connect()
+        idle: Callable[[], int] = getattr(self.engine.pool, "checkedin", int)
+        if self._losses is not None and self._losses.to_be_replaced > 0:
+            self._losses.to_be_replaced -= 1
+        elif idle() > 0 and not self._pings:
+            return connect()
+        return run_until(connect, until, _close)
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise StoreClosedError("the store is closed; open another")
+        if _unusable_files and self._unusable is None and self._dialect.name == "sqlite":
+            path = str(self.engine.url.database)
+            self._unusable = path if os.path.realpath(path) in _unusable_files else None
+        if self._unusable is not None:
+            raise StoreClosedError(
+                "the SQLite database was in use when this process was forked, or is in memory, so that the child "
+                "cannot use it; fork while no transaction is open, and keep the database in a file"
+            )
+
+    def _verify_until(self, until: float) -> None:
+        def connect() -> None:
+            with self.engine.connect() as connection:
+                self._verify(connection)
+
+        self._check_usable()
+        slots = self.slots
+        if slots is not None and not slots.take(until):
+            raise no_connection()
+        try:
+            with no_retry(), translated():
+                if self._dialect.name == "sqlite":
+                    connect()
+                else:
+                    run_until(connect, until, partial(self._put_away, slots))
+        except LeftBehind as left:
+            error = left.error
+        except BaseException:
+            if slots is not None:
+                slots.give_back()
+            raise
+        else:
+            if slots is not None:
+                slots.give_back()
+            self._verified = True
+            return
+        raise error
+
+    def _is_left(self, connection: PoolProxiedConnection) -> bool:
+        """Whether a connection leads to a server that this store has left, or may do so."""
+        return self._left_at > 0 and connection.info.get(MADE_AT, 0.0) <= self._left_at
+
+    def _suspect(self, connection: PoolProxiedConnection, now: float) -> bool:
+        """Whether to ask a connection if it still stands.
+
+        Only after a pause, or when another one was lost since its last use, in a restart most likely: asking gives up
+        the interpreter's lock, which other threads then hold.
+        """
+        used_at: float = connection.info.get("used_at") or connection.info.get(MADE_AT, now)
+        return used_at < self._lost_at or now - used_at > _PAUSE
+
+    def give_back(self, connection: Any, slots: Slots | None) -> None:
+        if not self._owned:
+            connection.close()
+        elif connection.is_valid:  # Otherwise it has been forgotten.
+            if self._is_at_rest(connection):
+                self._idle.append(connection)
+            else:
+                self.forget(connection)
+        if slots is not None:
+            slots.give_back()
+        if self._closed and self._owned:
+            self._close_idle()
+
+    def _is_at_rest(self, connection: PoolProxiedConnection) -> bool:
+        """Whether no transaction is open on a connection, nor a statement under way.
+
+        A signal may have come in the middle, Ctrl-C or a time limit: whoever comes next must not find that.
+        """
+        driver: Any = connection.driver_connection
+        if self._dialect.name == "postgresql":
+            idle: bool = driver.pgconn.transaction_status == _IDLE
+            return idle
+        if driver.in_transaction:
+            with suppress(sqlite3.Error):
+                driver.rollback()
+        return not driver.in_transaction
+
+    def discard(self, connection: Connected, exc: Exception) -> None:
+        failure = classify(exc)
+        if failure is not None and (failure.lost or failure.demoted):
+            self.forget(connection)
+            if failure.demoted:
+                self.leave_server()
+
+    def leave_server(self) -> None:
+        """The server takes no writes any more: what is connected to it is not used again, if another one may."""
+        if self.elsewhere:
+            self._left_at = time.monotonic()
+
+    def forget(self, connection: Connected) -> None:
+        if getattr(connection, "is_valid", True):  # It may have been given up already, when its transaction was.
+            connection.invalidate()
+        connection.close()
+        self._lost_at = time.monotonic()
+
+    def rest(self, until: float) -> None:
+        """Before a fork: let go of a SQLite file, since what is open at a fork can be used in neither process."""
+        if self._dialect.name != "sqlite" or not self._lasts:
+            return
+        slots = self.slots
+        self._rested = True
+        if slots is not None:
+            for _ in range(slots.size):
+                if not slots.take(until):
+                    break
+                self._resting += 1
+        if slots is not None:
+            self._close_idle()
+            in_use = self._resting < slots.size
+        else:
+            # SQLAlchemy's pools count what is checked out; those that do not are of one thread each. A pool that was
+            # disposed of would count wrongly what is in use: the engine takes a new one.
+            in_use = getattr(self.engine.pool, "checkedout", int)() > 0
+            self.engine.dispose()
+        if in_use:
+            self._unusable_in_child = str(self.engine.url.database)
+
+    _resting = 0
+    _rested = False
+    _unusable_in_child: str | None = None
+
+    def go_on(self) -> None:
+        """After a fork, in the parent."""
+        self._rested, self._unusable_in_child = False, None
+        if self.slots is not None:
+            for _ in range(self._resting):
+                self.slots.give_back()
+        self._resting = 0
+
+    def renew_after_fork(self) -> None:
+        """In a forked child: connections, locks and groups of its own. The parent's are left alone."""
+        for driver in list(self._opened):
+            forking.let_go(driver)
+        forking.keep(self.engine.pool, self.slots, self._idle)
+        # Whoever forks without Python, as some servers do, runs no hooks before it.
+        if self._dialect.name == "sqlite" and (self._unusable_in_child is not None or not self._rested):
+            self._unusable = str(self.engine.url.database)
+            _unusable_files.add(os.path.realpath(self._unusable))
+        self._resting, self._rested, self._unusable_in_child = 0, False, None
+        if not self._lasts:
+            return
+        self._idle = []
+        self.engine.dispose(close=False)
+        self._opened = weakref.WeakSet()
+        self._lost_at = 0.0
+        self.slots = None if self._size is None else Slots(self._size)
+
+
+def _close(connection: Connected | None) -> None:
+    if connection is not None:
+        connection.close()
+
+
+def _note_opened(owner: "weakref.ref[Connections]", driver: Any, record: Any) -> None:
+    # The engine is not to keep a store alive that nobody has any more.
+    connections = owner()
+    if connections is not None:
+        connections._opened.add(driver)
+
+
+class _Losses:
+    """What a caller's engine has lost.
+
+    A pool keeps the place of a lost connection, and makes another when it comes to that one: it hands them out in turn,
+    so that all have been there after as many as it has.
+    """
+
+    to_be_replaced = 0
+
+    def note(self, *_: Any) -> None:
+        self.to_be_replaced = 2 * _MANY
+
+
+# One for each engine, however many stores are made on it.
+_losses: "weakref.WeakKeyDictionary[Engine, _Losses]" = weakref.WeakKeyDictionary()
+
+
+def _losses_of(engine: Engine) -> _Losses:
+    found = _losses.get(engine)
+    if found is None:
+        found = _losses[engine] = _Losses()
+        event.listen(engine, "invalidate", found.note)
+    return found
+
+
+# libpq's PQTRANS_IDLE.
+_IDLE = 0
+# Connections, of a pool that does not say.
+_MANY = 20
+_PAUSE = 0.5
+
+
+def _has_ended(driver: Any) -> bool:
+    """Whether the server has said something on an idle connection, which can only be its end.
+
+    A write that is sent on a dead connection is a write of which nobody knows whether it was done.
+    """
+    if driver.closed:
+        return True
+    poll = select.poll()
+    poll.register(driver.pgconn.socket, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+# SQLite keeps its locks by process and file, and believes in those that it had before the fork.
+_unusable_files: set[str] = set()
+
+# How long a fork waits for other threads to let go of SQLite files, in seconds.
+_REST = 2.0
+
+
+def _rest() -> None:
+    until = time.monotonic() + _REST
+    for database in forking.living(Connections):
+        database.rest(until)
+
+
+def _go_on() -> None:
+    for database in forking.living(Connections):
+        database.go_on()
+
+
+forking.register(before=_rest, in_parent=_go_on)

@@ -1,0 +1,339 @@
+"""Where operations meet the database, for threads. `async_database` does the same for event loops."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from typing import Any, Protocol
+
+from sqlalchemy import Engine
+
+from statestore.engine import forking, sqlite_files
+from statestore.engine.batches import Batching, carry_out
+from statestore.engine.batching import PATIENCE
+from statestore.engine.calls import Call, Mode
+from statestore.engine.connections import Connections
+from statestore.engine.deadlines import ends_at, out_of_time
+from statestore.engine.execution import (
+    BoundRunner,
+    Retryable,
+    no_retry,
+    perform,
+    raise_again,
+    raise_for,
+    settled,
+    translated,
+)
+from statestore.engine.fair_lock import ANY_TIME, FairLock, Ticket
+from statestore.engine.listening import Listener, ListenStatements
+from statestore.engine.sql import Connected, Dialect, Link, Settings
+from statestore.engine.thread_batches import ThreadBatches
+from statestore.engine.transactions import Transaction, Waiter, local_timeouts
+from statestore.engine.waits import Waits, acquire, retrying, writer_timeout
+from statestore.engine.watchdog import driver_of, watchdog
+from statestore.errors import StateStoreError
+
+# A library does not print: without a handler of the application's, stamina's warnings would go to standard error.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
+
+
+class Runner(Protocol):
+    """Runs a call, at once."""
+
+    def run(self, call: Call) -> Any: ...
+
+
+class Database:
+    """Runs operations on an engine, each in a transaction of its own, and again where that may help."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        dialect: Dialect,
+        settings: Settings,
+        waits: Waits,
+        listening: ListenStatements,
+    ) -> None:
+        self._connections = connections
+        self.dialect = dialect
+        self.settings = settings
+        self.waits = waits
+        # For those who follow sessions; None if there is nothing to listen to.
+        self.listener = Listener(connections, settings.namespace, listening) if dialect.name == "postgresql" else None
+        self.renew_after_fork()
+        forking.renew_in_child(self)
+
+    def renew_after_fork(self) -> None:
+        """Make the locks and groups of this process. Whoever held the parent's does not exist in a child."""
+        sqlite = self.dialect.name == "sqlite"
+        # SQLite lets one writer in at a time. Waiting here wakes up at once; its own busy handler polls.
+        self._writer = threading.Lock() if sqlite else None
+        self._fair_lock = FairLock() if sqlite else ANY_TIME
+        self._batches: dict[Batching[Any], ThreadBatches] = {}
+
+    @property
+    def engine(self) -> Engine:
+        return self._connections.engine
+
+    @property
+    def closed(self) -> bool:
+        return self._connections.closed
+
+    def verify(self) -> None:
+        """Connect, and check the tables: once."""
+        self._connections.verify()
+
+    def connected(self) -> AbstractContextManager[Connected]:
+        """One connection, without a transaction and without a second try."""
+        return self._connections.connected(ends_at(self.waits.timeout))
+
+    def empty_log(self) -> None:
+        """Let SQLite write its log back into the file, if nobody has to be waited for. PostgreSQL sees to itself."""
+        if self._writer is not None:
+            with no_retry(), self.connected() as connection:
+                sqlite_files.checkpoint(connection)
+
+    def close(self) -> None:
+        self._connections.close()
+        if self.listener is not None:
+            self.listener.close()
+
+    def run(self, call: Call) -> Any:
+        call.ends_at = ends_at(self.waits.timeout)
+        batching = call.batching
+        # Reads are no trouble to SQLite.
+        if batching is not None and (self._writer is None or batching.writes):
+            key = batching.key(call, self.settings)
+            if key is not None:
+                return self._batches_of(batching).run(call, key)
+        return self.run_alone(call)
+
+    def _batches_of(self, batching: Batching[Any]) -> ThreadBatches:
+        found = self._batches.get(batching)
+        if found is None:
+            # SQLite's only writer cannot be overtaken.
+            patience = PATIENCE if self._writer is None else None
+            made = ThreadBatches(self.run_alone, partial(carry_out, batching, self), patience=patience)
+            found = self._batches.setdefault(batching, made)  # Another thread may have been quicker.
+        return found
+
+    def run_alone(self, call: Call) -> Any:
+        """Run a call that is in no group."""
+        try:
+            return self._run_alone(call)
+        except StateStoreError as error:
+            if not call.unsettled:
+                raise
+            unknown = settled(error, call)
+        raise unknown
+
+    def _run_alone(self, call: Call) -> Any:
+        try:
+            return self._attempt(call)
+        except Retryable as again:
+            error = again.error
+        if call.patience is not None:
+            raise error
+        try:
+            for attempt in retrying(call.ends_at, self.waits):
+                with attempt:
+                    call.attempt += 1
+                    return self._attempt(call)
+        except Retryable as again:
+            error = again.error
+        raise error
+
+    @contextmanager
+    def transaction(self, waiter: Waiter | None = None) -> Iterator[BoundRunner]:
+        """One transaction for all that is run through the runner; committed at the end, undone on an exception."""
+        waiter = waiter or Waiter(ends_at(self.waits.timeout))
+        with self._writing(waiter.until), self._begun(waiter) as (transaction, runner):
+            yield runner
+            runner.check_process()
+            runner.finish()
+            with translated(committing=True), runner.watched():
+                transaction.commit()
+
+    @contextmanager
+    def snapshot(self, waiter: Waiter | None = None, *, read_only: bool = False) -> Iterator[BoundRunner]:
+        """A transaction in which everything that is read is of one moment, and in which nothing is written.
+
+        With *read_only* the database sees to that; without, what is read may extend a TTL.
+        """
+        waiter = waiter or Waiter(ends_at(self.waits.timeout))
+        with self._begun(waiter, snapshot=True, read_only=read_only) as (transaction, runner):
+            yield runner
+            runner.check_process()
+            runner.end()
+            with translated(), runner.watched():
+                transaction.commit()
+
+    @contextmanager
+    def _begun(
+        self, waiter: Waiter, *, snapshot: bool = False, read_only: bool = False
+    ) -> Iterator[tuple[Transaction, BoundRunner]]:
+        """A transaction that has begun; undone on an exception."""
+        generation, slots = forking.generation(), self._connections.slots
+        with no_retry():
+            connection, transaction, runner = self._begin(waiter, snapshot, read_only)
+        try:
+            yield transaction, runner
+        except BaseException as exc:
+            runner.end()
+            runner.check_process()
+            with runner.watched():
+                transaction.abandon(exc)
+            raise
+        finally:
+            if generation != forking.generation():
+                forking.keep(connection)
+            else:
+                if runner.demoted:
+                    self._connections.leave_server()
+                if runner.given_up:
+                    self._connections.forget(connection)
+                self._connections.give_back(connection, slots)
+
+    def _begin(self, waiter: Waiter, snapshot: bool, read_only: bool) -> tuple[Connected, Transaction, BoundRunner]:
+        # Nothing can have been done before it began, so that may be tried again on another connection.
+        with suppress(Retryable):
+            return self._begin_once(waiter, snapshot, read_only)
+        for attempt in retrying(waiter.until, self.waits):
+            with attempt:
+                return self._begin_once(waiter, snapshot, read_only)
+        raise AssertionError("unreachable")
+
+    def _begin_once(
+        self, waiter: Waiter, snapshot: bool, read_only: bool
+    ) -> tuple[Connected, Transaction, BoundRunner]:
+        until, slots = waiter.until, self._connections.slots
+        connection = self._connections.take(until)
+        transaction = Transaction(connection, self.dialect)
+        runner = BoundRunner(
+            connection,
+            self.dialect,
+            self.settings,
+            timeout=self.waits.timeout,
+            holds_reads=not snapshot,
+            read_only=read_only,
+            elsewhere=self._connections.elsewhere,
+        )
+        try:
+            with runner.watched():
+                transaction.begin(
+                    snapshot=snapshot,
+                    read_only=read_only,
+                    until=min(until, time.monotonic() + self.waits.lock),
+                    call=waiter,
+                )
+        except BaseException as exc:
+            if isinstance(exc, Exception):
+                self._connections.discard(connection, exc)
+            self._connections.give_back(connection, slots)
+            if not isinstance(exc, Exception):
+                raise
+            raise_again(exc, until)
+        return connection, transaction, runner
+
+    def run_batch(self, work: Callable[[Link], None], until: float) -> None:
+        """Run *work* for several callers at once: one statement on PostgreSQL, one transaction on SQLite.
+
+        It is tried once, *until* then on the monotonic clock. A driver's error comes out as it is, since it is nobody's
+        in particular.
+        """
+        if self.dialect.name == "postgresql":
+            with self._connections.connected(until) as connection, self._watched(connection, until):
+                if local_timeouts(connection):
+                    self._in_transaction(connection, work, until)
+                else:
+                    work(Link(connection, self.dialect, self.settings))
+            return
+        with self._writing(until):
+            ticket: Ticket = ANY_TIME
+            try:
+                # Before the connection, as everywhere: one of few may be with somebody who waits for his turn.
+                ticket = self._fair_lock.enter()
+                with self._connections.connected(until) as connection, self._watched(connection, until):
+                    self._in_transaction(connection, work, until, ticket)
+            finally:
+                ticket.leave()
+
+    def _in_transaction(
+        self, connection: Connected, work: Callable[[Link], None], until: float, ticket: Ticket = ANY_TIME
+    ) -> None:
+        transaction = Transaction(connection, self.dialect)
+        transaction.begin(until=min(until, time.monotonic() + self.waits.lock))
+        try:
+            work(Link(connection, self.dialect, self.settings, in_transaction=True))
+            ticket.leave()
+            transaction.commit()
+        except BaseException as exc:
+            transaction.abandon(exc)
+            raise
+
+    def _attempt(self, call: Call) -> Any:
+        # Written out instead of nested context managers: this is the way of every operation.
+        if time.monotonic() >= call.ends_at:
+            raise out_of_time()
+        writer = None if call.mode is Mode.READ else self._writer
+        if writer is not None and not acquire(writer, call.waits_until(self.waits.lock)):
+            raise writer_timeout()
+        ticket: Ticket = ANY_TIME
+        try:
+            ticket = self._fair_lock.enter()
+            slots = self._connections.slots
+            connection = self._connections.take(call.ends_at)
+            given_up = False
+            try:
+                watch = call.watch = watchdog.watch(driver_of(connection), call.ends_at)
+                try:
+                    if call.given_up:  # Its caller has left while it waited.
+                        raise out_of_time()
+                    until = call.ends_at if writer is None else call.waits_until(self.waits.lock)
+                    return perform(connection, call, self.dialect, self.settings, ticket, until)
+                finally:
+                    call.watch = None
+                    given_up = watchdog.end(watch) and self._writer is None
+            except StateStoreError:
+                raise
+            except Exception as exc:
+                self._connections.discard(connection, exc)
+                raise_for(exc, call, elsewhere=self._connections.elsewhere)
+            finally:
+                if given_up:
+                    self._connections.forget(connection)
+                self._connections.give_back(connection, slots)
+        finally:
+            ticket.leave()
+            if writer is not None:
+                writer.release()
+
+    @contextmanager
+    def _watched(self, connection: Connected, until: float) -> Iterator[None]:
+        watch = watchdog.watch(driver_of(connection), until)
+        try:
+            try:
+                yield
+            finally:
+                given_up = watchdog.end(watch) and self._writer is None
+        except Exception as exc:
+            self._connections.discard(connection, exc)
+            raise
+        finally:
+            if given_up:
+                self._connections.forget(connection)
+
+    @contextmanager
+    def _writing(self, until: float) -> Iterator[None]:
+        writer = self._writer
+        if writer is None:
+            yield
+            return
+        if not acquire(writer, min(until, time.monotonic() + self.waits.lock)):
+            raise writer_timeout()
+        try:
+            yield
+        finally:
+            writer.release()

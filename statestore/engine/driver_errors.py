@@ -1,0 +1,192 @@
+"""What a driver's error means to us. Recognised by code, SQLSTATE or SQLite's error name, never by message text.
+
+A driver's message, and PostgreSQL's DETAIL even more so, can hold values of somebody's rows. So nothing of it is kept:
+our error carries the code, and is raised by `raise_alone`, without the driver's as its cause or its context. Only what
+is said while a connection is made holds nothing of the kind; see `connection_errors`.
+"""
+
+import sqlite3
+import sys
+from dataclasses import dataclass
+from typing import NoReturn
+
+from sqlalchemy import exc as sqlalchemy_errors
+
+from statestore.engine.connection_errors import NotConnected, is_from_connecting, not_connected
+from statestore.engine.sql import StartOver
+from statestore.errors import (
+    DatabaseError,
+    InvalidValueError,
+    ReadOnlyError,
+    SchemaMissingError,
+    SchemaOutdatedError,
+    StateStoreError,
+    StorageFullError,
+    UnavailableError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A driver's error, understood.
+
+    Attributes:
+        error: What the caller gets if nothing helps.
+        transient: The database has undone the work, and a second try may succeed.
+        lost: The connection is gone. What was sent last may have been done.
+        duplicate: A unique key stands already.
+        demoted: The server takes no writes, and has not done this one. Where a new connection may lead to another
+            server, this one and those like it are of no more use.
+    """
+
+    error: StateStoreError
+    transient: bool = False
+    lost: bool = False
+    duplicate: bool = False
+    demoted: bool = False
+
+
+def classify(exc: BaseException) -> Failure | None:
+    """What *exc* means; None where it is no driver's error but a bug, which must look like one."""
+    if isinstance(exc, sqlalchemy_errors.DBAPIError) and exc.orig is not None:
+        exc = exc.orig
+    if isinstance(exc, NotConnected):
+        return Failure(exc.error, lost=exc.may_pass)
+    if isinstance(exc, sqlalchemy_errors.TimeoutError):
+        return Failure(
+            UnavailableError("no connection became free in time; use a larger pool_size, or hold transactions shorter")
+        )
+    if isinstance(exc, sqlite3.Error):
+        return _sqlite(exc)
+    if isinstance(exc, StartOver):
+        return Failure(UnavailableError("a session was deleted and made again meanwhile; try again"), transient=True)
+    psycopg = sys.modules.get("psycopg")
+    if psycopg is not None and isinstance(exc, psycopg.Error):
+        if exc.sqlstate is None and is_from_connecting(exc):
+            return classify(not_connected(exc))
+        return _postgresql(exc.sqlstate, lost=isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError))
+    return None
+
+
+def moved(error: StateStoreError) -> UnavailableError:
+    """That the server takes no writes any more, where another one may, which a new connection finds."""
+    code: str | None = getattr(error, "code", None)
+    return UnavailableError(
+        f"the PostgreSQL server takes no writes any more ({code}), and nothing was written; try again when one of the "
+        "hosts in the URL does",
+        code=code,
+    )
+
+
+_DRIVERS = frozenset({"psycopg", "psycopg_binary", "psycopg_c", "sqlite3", "aiosqlite", "sqlalchemy"})
+
+
+def raise_alone(error: Exception) -> NoReturn:
+    """Raise *error* without the driver's error that is being handled.
+
+    `from None` would hide that one from a traceback, but leave it in `__context__`, where error trackers look: with
+    values of rows, the parameters, and the password of the connection.
+    """
+    try:
+        raise error from None
+    finally:
+        ours: BaseException | None = error
+        while ours is not None and _is_of_statestore(ours):
+            context = ours.__context__
+            while context is not None and _is_internal(context):
+                context = context.__context__
+            ours.__context__ = context
+            ours = context
+
+
+def _is_of_statestore(exc: BaseException) -> bool:
+    return type(exc).__module__.partition(".")[0] == "statestore"
+
+
+def _is_internal(exc: BaseException) -> bool:
+    """Whether an exception is a driver's, or one that is only passed about inside the package."""
+    if _is_of_statestore(exc):
+        return not isinstance(exc, StateStoreError)
+    return type(exc).__module__.partition(".")[0] in _DRIVERS
+
+
+_SCHEMA_REMEDY = "bring the schema up to date with 'statestore migrate up'"
+
+_ENDED = {
+    "57P01": "it was shut down, or told to",
+    "57P02": "another of its processes crashed",
+    "57P03": "it is starting or stopping",
+    "57P04": "the database was dropped",
+    "57P05": "it was idle for longer than idle_session_timeout",
+    "25P03": "its transaction was idle for longer than idle_in_transaction_session_timeout",
+    "25P04": "its transaction took longer than transaction_timeout",
+}
+_TRANSIENT = frozenset({"40001", "40P01"})
+
+
+def _postgresql(code: str | None, *, lost: bool) -> Failure:
+    if code in _ENDED:
+        message = f"PostgreSQL ended the connection: {_ENDED[code]} ({code}); try again"
+        return Failure(_with_code(UnavailableError(message), code), lost=True)
+    if code == "53300":
+        message = f"PostgreSQL has no connection left ({code}); use a smaller pool_size, or raise max_connections"
+        return Failure(_with_code(UnavailableError(message), code), lost=True)
+    if code is None or code.startswith("08"):
+        if not lost and code is None:
+            return Failure(_with_code(DatabaseError("the driver refused the statement"), code))
+        return Failure(
+            _with_code(UnavailableError("the connection to PostgreSQL was lost; check that it runs"), code),
+            lost=True,
+        )
+    if code in _TRANSIENT:
+        return Failure(_with_code(UnavailableError(f"PostgreSQL undid the work ({code}); try again"), code), True)
+    if code in ("55P03", "57014"):
+        message = f"PostgreSQL gave up waiting ({code}); raise lock_timeout or statement_timeout, or try again later"
+        return Failure(_with_code(UnavailableError(message), code))
+    if code in ("42P01", "3F000"):
+        return Failure(SchemaMissingError(f"the tables are missing ({code}); {_SCHEMA_REMEDY}"))
+    if code == "42703":
+        return Failure(SchemaOutdatedError(f"the tables lack a column ({code}); {_SCHEMA_REMEDY}"))
+    if code == "54000":
+        return Failure(InvalidValueError("ids", "are together too long for PostgreSQL's indexes, about 2,700 bytes"))
+    if code.startswith("53"):
+        return Failure(_with_code(StorageFullError(f"PostgreSQL is out of space or memory ({code})"), code))
+    if code in ("25006", "42501"):
+        error = ReadOnlyError(f"PostgreSQL does not allow this write ({code})")
+        return Failure(_with_code(error, code), demoted=code == "25006")
+    if code.startswith("28") or code == "3D000":
+        message = f"PostgreSQL refused the connection ({code}); check the user, the password and the database's name"
+        return Failure(_with_code(UnavailableError(message), code))
+    return Failure(
+        _with_code(DatabaseError(f"PostgreSQL refused the statement ({code})"), code), duplicate=code == "23505"
+    )
+
+
+def _sqlite(exc: sqlite3.Error) -> Failure:
+    code = getattr(exc, "sqlite_errorname", None)
+    name = code or type(exc).__name__
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        message = f"the SQLite file stayed locked by another writer ({name}); raise lock_timeout, or try again later"
+        return Failure(_with_code(UnavailableError(message), code), transient=True)
+    if name == "SQLITE_FULL":
+        return Failure(_with_code(StorageFullError(f"the disk is full ({name}); nothing was written"), code))
+    if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
+        return Failure(_with_code(ReadOnlyError(f"the SQLite file cannot be written ({name}); check its rights"), code))
+    if name.startswith("SQLITE_CANTOPEN"):
+        message = f"the SQLite file cannot be opened ({name}); check that its directory exists and is writable"
+        return Failure(_with_code(UnavailableError(message), code))
+    if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
+        return Failure(_with_code(DatabaseError(f"the file is no sound SQLite database ({name}); restore it"), code))
+    return Failure(_with_code(DatabaseError(f"SQLite refused the statement ({name})"), code))
+
+
+def _with_code(error: DatabaseError, code: str | None) -> DatabaseError:
+    error.code = code
+    return error
+
+
+def understood(exc: Exception) -> Failure:
+    failure = classify(exc)
+    if failure is None:
+        raise exc
+    return failure

@@ -1,0 +1,94 @@
+"""Threads that take turns, to stay out of each other's way."""
+
+import threading
+import time
+from collections import deque
+from typing import Protocol
+
+_PATIENCE = 0.02
+
+
+class Ticket(Protocol):
+    """Shows that its holder is inside. To leave twice does nothing."""
+
+    def leave(self) -> None: ...
+
+
+class _AnyTime:
+    """A turnstile that is open: everybody may go on at any time."""
+
+    def enter(self) -> Ticket:
+        return self
+
+    def leave(self) -> None:
+        pass
+
+
+ANY_TIME = _AnyTime()
+
+
+class FairLock:
+    """Lets threads in one after the other, in the order in which they come, except past one that takes long.
+
+    Threads that work with SQLite at the same time fight for the interpreter's lock, which sqlite3 gives up at every
+    step: 32 of them get a third done of what they do one by one. This is for speed alone: nothing may depend on being
+    alone inside. Who has been inside for longer than *patience*, in seconds, is not waited for any more.
+    """
+
+    def __init__(self, patience: float = _PATIENCE) -> None:
+        self._patience = patience
+        self._lock = threading.RLock()  # See `Watchdog`.
+        self._waiting: deque[_Ticket] = deque()
+        self._inside: _Ticket | None = None
+        self._since = 0.0
+
+    def enter(self) -> Ticket:
+        """Wait for one's turn. What is returned must be left with, whatever happens inside."""
+        ticket = _Ticket(self)
+        with self._lock:
+            if self._inside is None:
+                self._inside = ticket
+                self._since = time.monotonic()
+                return ticket
+            come = ticket.come = threading.Lock()
+            come.acquire()
+            self._waiting.append(ticket)
+        try:
+            while not come.acquire(timeout=self._patience):
+                with self._lock:
+                    if time.monotonic() - self._since >= self._patience:
+                        self._next()
+        except BaseException:  # Ctrl-C, most likely.
+            ticket.leave()
+            raise
+        return ticket
+
+    def leave(self, ticket: "_Ticket") -> None:
+        with self._lock:
+            if self._inside is ticket:
+                self._next()
+            elif ticket in self._waiting:
+                self._waiting.remove(ticket)
+
+    def _next(self) -> None:
+        self._inside = None
+        if self._waiting:
+            self._inside = ticket = self._waiting.popleft()
+            self._since = time.monotonic()
+            if ticket.come is not None:
+                ticket.come.release()
+
+
+class _Ticket:
+    __slots__ = ("_fair_lock", "_left", "come")
+
+    def __init__(self, turnstile: FairLock) -> None:
+        self._fair_lock = turnstile
+        self._left = False
+        self.come: threading.Lock | None = None
+        """Held until one's turn has come; for who has to wait for it only."""
+
+    def leave(self) -> None:
+        if not self._left:
+            self._left = True
+            self._fair_lock.leave(self)

@@ -1,0 +1,358 @@
+"""Statements, and the link through which repositories run them.
+
+A `Statement` is written once, at import, as SQL with `:named` parameters and `{tokens}` for what the databases spell
+differently. A `Link` is one checked-out connection together with what every statement needs to know: the namespace,
+the time and the dialect. It runs statements on the driver's cursor: SQLAlchemy keeps engines, pools and dialects, but
+its `Connection.execute` costs a one-statement operation as much again as the database does.
+"""
+
+import re
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from operator import methodcaller
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+
+import orjson
+
+from statestore import schema
+from statestore.checking import checks, exactjson
+from statestore.errors import InvalidValueError
+
+F = TypeVar("F")
+
+Params: TypeAlias = dict[str, Any]
+Row: TypeAlias = tuple[Any, ...]
+Clock: TypeAlias = Callable[[], datetime]
+DialectName: TypeAlias = Literal["postgresql", "sqlite"]
+
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
+# Where the schema's name goes, which is put in last: it may hold whatever looks like a token or a parameter.
+_SCHEMA, _SCHEMA_IN_TEXT = "\0", "\1"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Statement:
+    """One SQL statement, for both databases or twice, side by side.
+
+    Tokens: a table's name; `{now}`, the time of the statement, or of the operation where it is our clock's;
+    `{hour}`, the same cut to the hour; `{later:X}`, now plus the duration X; `{live}`, that session `s` has not
+    expired; `{writable}`, that this transaction may change sessions, as far as the database tells; `{lock}` and
+    `{share}`, row locks, which SQLite does not need since its write transactions run one at a time; `{least}` and
+    `{greatest}`; `{bytes:X}`, the size of the text or JSON X in UTF-8, 0 for NULL; `{in:x}`, that what stands before
+    is in the list `:x`.
+    """
+
+    __slots__ = ("_sql",)
+
+    def __init__(self, sql: str = "", *, postgresql: str = "", sqlite: str = "") -> None:
+        self._sql = {"postgresql": postgresql or sql, "sqlite": sqlite or sql}
+
+    @property
+    def postgresql(self) -> str:
+        """Its SQL for PostgreSQL, with tokens, to make another statement of."""
+        return self._sql["postgresql"]
+
+    def render(self, dialect: "Dialect") -> str:
+        sql = self._sql[dialect.name]
+        for token, meaning in dialect.tokens.items():
+            sql = sql.replace(token, meaning)
+        sql = re.sub(r"\{later:([^}]*)\}", dialect.later, sql)
+        sql = re.sub(r"\{bytes:([^}]*)\}", dialect.size, sql)
+        sql = re.sub(r"\{in:(\w+)\}", dialect.member, sql)
+        if dialect.name == "sqlite":
+            return sql.replace(_SCHEMA, "")
+        # Arrays travel in binary: as text they take twice as long.
+        sql = _PARAMETER.sub(
+            lambda match: f"%({match[1]}){'b' if match[1].endswith('_array') else 's'}", sql.replace("%", "%%")
+        )
+        prefixes = {_SCHEMA: dialect.schema_prefix, _SCHEMA_IN_TEXT: dialect.schema_prefix.replace("'", "''")}
+        return re.sub(f"[{_SCHEMA}{_SCHEMA_IN_TEXT}]", lambda match: prefixes[match[0]], sql)
+
+
+class Dialect:
+    """How one database spells statements and values. Rendered statements are kept, so each is rendered once."""
+
+    def __init__(
+        self, name: DialectName, *, schema_name: str = schema.DEFAULT_SCHEMA, server_time: bool = True
+    ) -> None:
+        self.name = name
+        # PostgreSQL's clock serves all hosts alike; a clock handed in replaces it, and SQLite has only ours.
+        self.server_time = server_time and name == "postgresql"
+        # As psycopg takes it, for which a single % begins a parameter.
+        self.schema_prefix = '"' + checks.schema_name(schema_name).replace('"', '""').replace("%", "%%") + '".'
+        self.tokens = self._tokens()
+        # As `time`, for a column that is never empty: without a call in Python, since every entry has one.
+        self.instant: Callable[[Any], datetime] = (
+            methodcaller("astimezone", UTC) if name == "postgresql" else datetime.fromisoformat
+        )
+        self.later = self._later_postgresql if name == "postgresql" else _later_sqlite
+        self.size = _size_postgresql if name == "postgresql" else _size_sqlite
+        self.member = _member_postgresql if name == "postgresql" else _member_sqlite
+        # Statements built for a shape (a batch size, a set of filters) come and go, so this is bounded.
+        self.render: Callable[[Statement], str] = lru_cache(maxsize=1024)(self._render)
+
+    def _render(self, statement: Statement) -> str:
+        return statement.render(self)
+
+    def _tokens(self) -> dict[str, str]:
+        tokens = {f"{{{name}}}": _SCHEMA + name for name in (*schema.metadata.tables, *schema.VIEWS)}
+        if self.name == "sqlite":
+            now = ":now"
+            tokens |= {"{hour}": "substr(:now, 1, 13) || ':00:00.000000Z'", "{lock}": "", "{share}": ""}
+            tokens |= {"{least}": "min", "{greatest}": "max", "{writable}": "true"}
+        else:
+            now = "statement_timestamp()" if self.server_time else "CAST(:now AS timestamptz)"
+            tokens |= {"{hour}": f"date_trunc('hour', {now}, 'UTC')"}
+            # Not FOR UPDATE: that would also stop the foreign key checks of rows that refer to the locked one.
+            tokens |= {"{lock}": "FOR NO KEY UPDATE OF s", "{share}": "FOR SHARE OF s"}
+            tokens |= {"{least}": "least", "{greatest}": "greatest"}
+            tokens["{writable}"] = (
+                "(current_setting('transaction_read_only') = 'off'"
+                f" AND has_any_column_privilege('{_SCHEMA_IN_TEXT}sessions', 'update'))"
+            )
+        return tokens | {"{now}": now, "{live}": f"(s.expires_at IS NULL OR s.expires_at > {now})"}
+
+    def _later_postgresql(self, match: re.Match[str]) -> str:
+        return f"({self.tokens['{now}']} + {match[1]})"
+
+    def encode(self, value: Any) -> Any:
+        """A parameter as the driver takes it. psycopg takes everything as it is; SQLite has no types for these."""
+        if self.name == "postgresql":
+            return value
+        encode = _SQLITE_ENCODERS.get(type(value))
+        return value if encode is None else encode(value)
+
+    def time(self, value: Any) -> Any:
+        """A time column's value as an aware datetime in UTC; None stays None."""
+        if value is None:
+            return None
+        return datetime.fromisoformat(value) if isinstance(value, str) else value.astimezone(UTC)
+
+    def duration(self, value: Any) -> timedelta | None:
+        return timedelta(microseconds=value) if isinstance(value, int) else value
+
+    def money(self, value: Any) -> Decimal | None:
+        return Decimal(repr(value)) if isinstance(value, float) else value
+
+
+# SQLite has no arithmetic on times with microseconds, so it is done on integers: :now_us is :now since 1970.
+def _later_sqlite(match: re.Match[str]) -> str:
+    total = f"(:now_us + ({match[1]}))"
+    return f"(strftime('%Y-%m-%dT%H:%M:%S', {total} / 1000000, 'unixepoch') || printf('.%06dZ', {total} % 1000000))"
+
+
+def _size_postgresql(match: re.Match[str]) -> str:
+    return f"coalesce(octet_length(CAST({match[1]} AS text)), 0)"
+
+
+# SQLite has octet_length from 3.43 on.
+def _size_sqlite(match: re.Match[str]) -> str:
+    return f"coalesce(length(CAST({match[1]} AS blob)), 0)"
+
+
+def _member_postgresql(match: re.Match[str]) -> str:
+    return f"= ANY (:{match[1]})"
+
+
+def _member_sqlite(match: re.Match[str]) -> str:
+    return f"IN (SELECT value FROM json_each(:{match[1]}))"
+
+
+def sqlite_time(value: datetime) -> str:
+    """A time as SQLite keeps it: fixed width, so that text order is time order."""
+    return value.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
+
+
+_SQLITE_ENCODERS: dict[type, Callable[[Any], Any]] = {
+    datetime: sqlite_time,
+    timedelta: lambda value: value // _MICROSECOND,
+    Decimal: float,
+    list: lambda value: orjson.dumps(value).decode(),  # an array, for json_each
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a store was opened with, as far as repositories care."""
+
+    namespace: str = "default"
+    clock: Clock | None = None
+    max_value_bytes: int = exactjson.MAX_BYTES
+    families: dict[type, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What families of tables were set to, or remember of the database for all who use the store; see `of`."""
+
+    def of(self, kind: type[F]) -> F:
+        """The settings or the memory of a family: the one object of *kind*, made when it is first asked for."""
+        found: F | None = self.families.get(kind)
+        return self.families.setdefault(kind, kind()) if found is None else found
+
+
+class NeedsTransaction(BaseException):
+    """Raised by an operation that tried to do with one statement and found that it takes several.
+
+    The database then runs it again in a transaction. Never seen by a caller; not an Exception, so that no handler
+    in between takes it for a failure.
+    """
+
+
+class StartOver(Exception):
+    """Raised by an operation that waited for something and found it changed too much to go on.
+
+    Its transaction is undone and run again, as the loser's of a deadlock; where it is a caller's own, that is up to
+    the caller, who gets an UnavailableError.
+    """
+
+
+class Connected(Protocol):
+    """A connection, checked out of a pool."""
+
+    def cursor(self) -> Any: ...
+    def invalidate(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def _is_read_only(connection: Any) -> bool:
+    """Whether PostgreSQL allows no writes on a connection, as far as it says so without being asked."""
+    driver = connection.driver_connection
+    status = driver.info.parameter_status
+    if status("in_hot_standby") == "on":
+        return True
+    if driver.read_only is not None:
+        return bool(driver.read_only)
+    return bool(status("default_transaction_read_only") == "on")
+
+
+class Link:
+    """A connection, checked out for one operation or one transaction. Never commits."""
+
+    __slots__ = ("_common", "_cursor", "_now", "dialect", "holds_reads", "in_transaction", "read_only", "settings")
+
+    def __init__(
+        self,
+        connection: Connected,
+        dialect: Dialect,
+        settings: Settings,
+        *,
+        in_transaction: bool = False,
+        holds_reads: bool = False,
+        read_only: bool = False,
+    ) -> None:
+        self._cursor = connection.cursor
+        self._now: datetime | None = None
+        self._common: Params | None = None
+        self.dialect = dialect
+        self.settings = settings
+        self.in_transaction = in_transaction
+        # The caller wants nothing to be written, so that the transaction stands in nobody's way.
+        self.read_only = read_only
+        # In a transaction of the caller's on PostgreSQL: what is read must be locked, so that nobody changes it before
+        # the transaction ends. SQLite's single writer gives that by itself, and where nothing can be written, nothing
+        # can be lost either.
+        self.holds_reads = holds_reads and dialect.name == "postgresql" and not _is_read_only(connection)
+
+    def begin_operation(self) -> None:
+        """What follows is another operation, at another time."""
+        self._now = self._common = None
+
+    def now(self) -> datetime | None:
+        """The time of the operation, to hand to statements; None where the server's own clock is used."""
+        if self.dialect.server_time:
+            return None
+        if self._now is None:
+            self._now = self._read_clock()
+        return self._now
+
+    def _read_clock(self) -> datetime:
+        clock = self.settings.clock
+        if clock is None:
+            return datetime.now(UTC)
+        now: Any = clock()
+        if not isinstance(now, datetime) or now.tzinfo is None:
+            raise InvalidValueError("clock", "must return an aware datetime, for example datetime.now(timezone.utc)")
+        utc: datetime = now.astimezone(UTC)
+        return utc
+
+    def _params(self, params: Params) -> Params:
+        if self._common is None:
+            self._common = self._make_common()
+        full = self._common | params
+        if self.dialect.name == "sqlite":
+            # Most parameters are text and numbers, which go as they are: this is run for every statement.
+            for name, value in params.items():
+                encode = _SQLITE_ENCODERS.get(type(value))
+                if encode is not None:
+                    full[name] = encode(value)
+        return full
+
+    def _make_common(self) -> Params:
+        """The parameters of every statement of the operation."""
+        common: Params = {"namespace": self.settings.namespace}
+        now = self.now()
+        if now is not None:
+            common["now"] = self.dialect.encode(now)
+            if self.dialect.name == "sqlite":
+                common["now_us"] = (now - _EPOCH) // _MICROSECOND
+        return common
+
+    def all(self, statement: Statement, /, **params: Any) -> Sequence[Row]:
+        """Run *statement* and return its rows."""
+        cursor = self._cursor()
+        try:
+            cursor.execute(self.dialect.render(statement), self._params(params))
+            rows: Sequence[Row] = cursor.fetchall()
+            return rows
+        finally:
+            cursor.close()
+
+    def pages(self, statement: Statement, size: int, /, **params: Any) -> Generator[Sequence[Row], None, None]:
+        """Run *statement* and go through its rows, so many at a time: rows take more memory than what they hold.
+
+        There is at least one page, which may be empty. To be gone through to the end, or closed.
+        """
+        cursor = self._cursor()
+        try:
+            cursor.execute(self.dialect.render(statement), self._params(params))
+            while True:
+                rows: Sequence[Row] = cursor.fetchmany(size)
+                yield rows
+                if len(rows) < size:
+                    return
+        finally:
+            cursor.close()
+
+    def one(self, statement: Statement, /, **params: Any) -> Row | None:
+        """Run *statement* and return its first row."""
+        rows = self.all(statement, **params)
+        return rows[0] if rows else None
+
+    def run(self, statement: Statement, /, **params: Any) -> int:
+        """Run *statement* and return how many rows it wrote."""
+        cursor = self._cursor()
+        try:
+            cursor.execute(self.dialect.render(statement), self._params(params))
+            written: int = cursor.rowcount
+            return written
+        finally:
+            cursor.close()
+
+    def many(self, statement: Statement, rows: Iterable[Params], /, **params: Any) -> None:
+        """Run *statement* once for each of *rows*; *params* are common to all."""
+        common = self._params(params)
+        full = [common | row for row in rows]
+        if self.dialect.name == "sqlite":
+            for row in full:
+                for name, value in row.items():
+                    encode = _SQLITE_ENCODERS.get(type(value))
+                    if encode is not None:
+                        row[name] = encode(value)
+        if not full:
+            return
+        cursor = self._cursor()
+        try:
+            cursor.executemany(self.dialect.render(statement), full)
+        finally:
+            cursor.close()

@@ -1,0 +1,220 @@
+"""Cache entries as files: one JSON object in a line, and the cache.json of Conexus.
+
+A line holds all that `CacheEntry` does. Its `codec` says what `value` is: JSON as it stands, text, or bytes in base64.
+
+Conexus saves a JSON object by key, of its Go structs: `Key`, `Output`, `Metadata` with `Agent`, `Request`,
+`ContentHash` and `Tags`, `CreatedAt`, `LastAccessed`, `AccessCount`. How long an entry lives is not in the file but in
+its configuration, an hour by default. Read tolerantly: a field may be spelled in snake or camel case, too, and stand
+beside or within the metadata.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import orjson
+
+from statestore.checking import json_files
+from statestore.errors import InvalidValueError
+from statestore.values.cache import CacheEntry
+
+CONEXUS_TTL: Final = timedelta(hours=1)
+
+_FIELDS = frozenset(
+    {
+        "key",
+        "codec",
+        "value",
+        "agent_name",
+        "request",
+        "content_hash",
+        "metadata",
+        "tags",
+        "created_at",
+        "expires_at",
+        "last_accessed_at",
+        "access_count",
+        "keep_until",
+    }
+)
+
+# As far as it goes, if the line was cut off.
+_BEGINNING = re.compile(rb'\{\s*"key"\s*:\s*"')
+
+
+def dump(entry: CacheEntry) -> bytes:
+    """The line of an entry, with its end."""
+    value = entry.value
+    codec = "bytes" if isinstance(value, bytes) else "str" if isinstance(value, str) else "json"
+    record = {
+        "key": entry.key,
+        "codec": codec,
+        "value": base64.b64encode(value).decode() if codec == "bytes" else value,
+        "agent_name": entry.agent_name,
+        "request": entry.request,
+        "content_hash": entry.content_hash,
+        "metadata": entry.metadata,
+        "tags": list(entry.tags),
+        "created_at": entry.created_at,
+        "expires_at": entry.expires_at,
+        "last_accessed_at": entry.last_accessed_at,
+        "access_count": entry.access_count,
+    }
+    if entry.expires_at is not None and entry.stale_ttl is not None:
+        record["keep_until"] = entry.expires_at + entry.stale_ttl
+    return orjson.dumps(record, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+
+
+def written_by_dump(data: bytes) -> bool:
+    """Whether a file seems to be one that `dump` wrote, though it may have been cut off anywhere."""
+    first = data.split(b"\n", 1)[0].strip()
+    # A line of ours is a whole object, which begins with the key; Conexus writes one object over many lines.
+    return not first or _BEGINNING.match(first) is not None or (first.endswith(b"}") and b'"codec"' in first)
+
+
+def load(lines: Iterable[bytes]) -> Iterator[tuple[str, CacheEntry]]:
+    """The entries of a file that `dump` wrote, each with where it stands.
+
+    Raises:
+        InvalidValueError: A line is no entry; the message says which and why.
+    """
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield f"line {number}", _entry(line, f"line {number}")
+
+
+def _entry(line: bytes, where: str) -> CacheEntry:
+    record = json_files.parse(line, where)
+    if not isinstance(record, dict) or not {"key", "codec", "value", "created_at"} <= record.keys() <= _FIELDS:
+        raise InvalidValueError(where, "is not a cache entry that 'statestore cache export' wrote")
+    created_at = _time(record["created_at"], where)
+    if created_at is None:
+        raise InvalidValueError(where, "has no created_at")
+    metadata = record.get("metadata")
+    expires_at, keep_until = (_time(record.get(name), where) for name in ("expires_at", "keep_until"))
+    if keep_until is not None and (expires_at is None or keep_until < expires_at):
+        raise InvalidValueError(where, "has a keep_until that is not behind its expires_at")
+    return CacheEntry(
+        key=record["key"],
+        value=_value(record["value"], record["codec"], where),
+        agent_name=record.get("agent_name"),
+        request=record.get("request"),
+        content_hash=record.get("content_hash"),
+        metadata={} if metadata is None else metadata,
+        tags=tuple(_list(record.get("tags"), where)),
+        size_bytes=0,
+        created_at=created_at,
+        expires_at=expires_at,
+        last_accessed_at=_time(record.get("last_accessed_at"), where) or created_at,
+        access_count=record.get("access_count", 0),
+        stale_ttl=None if expires_at is None or keep_until in (None, expires_at) else keep_until - expires_at,
+    )
+
+
+def _value(value: Any, codec: Any, where: str) -> Any:
+    if codec == "json":
+        return value
+    if isinstance(value, str) and codec == "str":
+        return value
+    if isinstance(value, str) and codec == "bytes":
+        try:
+            return base64.b64decode(value, validate=True)
+        except binascii.Error:
+            raise InvalidValueError(where, "holds bytes that are not base64") from None
+    raise InvalidValueError(where, "holds a value that is not of its codec, which is json, str or bytes")
+
+
+def load_conexus(data: bytes, *, ttl: timedelta | None = CONEXUS_TTL) -> list[tuple[str, CacheEntry]]:
+    """The entries of Conexus' cache.json, the least recently used first, each with where it stands.
+
+    Args:
+        data: The file.
+        ttl: How long an entry lives that does not say it itself; None for no end.
+
+    Raises:
+        InvalidValueError: The file is something else; the message says where and why.
+    """
+    found = json_files.parse(data, "cache.json")
+    if isinstance(found, dict) and set(found) == {"entries"}:
+        found = found["entries"]
+    if isinstance(found, dict):
+        pairs = list(found.items())
+    elif isinstance(found, list):
+        pairs = [(None, one) for one in found]
+    else:
+        raise InvalidValueError("cache.json", "holds no entries; Conexus saves them as an object by key")
+    entries = [
+        (f"entry {number}", _conexus_entry(key, one, f"entry {number}", ttl))
+        for number, (key, one) in enumerate(pairs, start=1)
+    ]
+    return sorted(entries, key=lambda entry: entry[1].last_accessed_at)
+
+
+def _conexus_entry(key: str | None, given: Any, where: str, ttl: timedelta | None) -> CacheEntry:
+    if not isinstance(given, Mapping):
+        raise InvalidValueError(where, "is no object")
+    fields = _plain(given)
+    metadata = fields.get("metadata")
+    if isinstance(metadata, Mapping):
+        fields = _plain(metadata) | fields
+    key = fields.get("key") or key
+    created_at = _time(_first(fields, "createdat", "created"), where)
+    value = _first(fields, "output", "response", "value", "result")
+    if not isinstance(key, str) or created_at is None or not fields.keys() & {"output", "response", "value", "result"}:
+        raise InvalidValueError(where, "has no Key, Output or CreatedAt; is it a cache entry of Conexus?")
+    expires_at = _time(_first(fields, "expiresat", "expires"), where)
+    own_ttl = fields.get("ttl")
+    if isinstance(own_ttl, int) and own_ttl > 0:
+        ttl = timedelta(microseconds=own_ttl // 1000)  # Go counts durations in nanoseconds.
+    if expires_at is None and ttl is not None:
+        try:
+            expires_at = created_at + ttl
+        except OverflowError:
+            raise InvalidValueError(where, "expires after the year 9999") from None
+    return CacheEntry(
+        key=key,
+        value=value,
+        agent_name=_first(fields, "agent", "agentid", "agentname") or None,
+        request=_first(fields, "request"),
+        content_hash=_first(fields, "contenthash") or None,
+        metadata={},
+        tags=tuple(_list(fields.get("tags"), where)),
+        size_bytes=0,
+        created_at=created_at,
+        expires_at=expires_at,
+        last_accessed_at=_time(_first(fields, "lastaccessed", "lastaccessedat"), where) or created_at,
+        access_count=_first(fields, "accesscount", "hits") or 0,
+    )
+
+
+def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """By names without case and underscores: CreatedAt, createdAt and created_at are one."""
+    return {name.replace("_", "").lower(): value for name, value in given.items()}
+
+
+def _first(fields: Mapping[str, Any], *names: str) -> Any:
+    return next((fields[name] for name in names if fields.get(name) is not None), None)
+
+
+def _list(value: Any, where: str) -> list[str]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise InvalidValueError(where, "has tags that are no list")
+    return value
+
+
+def _time(value: Any, where: str) -> datetime | None:
+    """A time; None for none, and for Go's zero time."""
+    if value is None or value == "":
+        return None
+    try:
+        # Go writes up to nine digits of a second.
+        found = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", value))
+        found = found.astimezone(UTC) if found.tzinfo is not None else found.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidValueError(where, "has a time that is not in ISO 8601, as in 2026-01-31T12:00:00Z") from None
+    return None if found.year == 1 else found

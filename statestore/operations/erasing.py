@@ -1,0 +1,85 @@
+"""The courses of removing much: users, large sessions and long histories, in transactions that hold nobody up."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+from statestore.engine.calls import Call
+from statestore.engine.flows import Course
+from statestore.repositories.expiry.batch import Batch
+from statestore.repositories.expiry.erasure import ErasureRepository
+from statestore.repositories.history.shortening import ShorteningRepository
+from statestore.values.sessions import ErasureReceipt
+
+Progress: TypeAlias = Callable[[ErasureReceipt], object]
+
+# Rows in one transaction; and entries, where each part that forks see changes a row for each of them.
+BATCH = 1000
+ENTRIES = 5000
+
+
+def trim(session_id: str, keep_last: int) -> Course[int]:
+    """See `History.trim`."""
+    gone, more = 0, True
+    while more:
+        step = Call(ShorteningRepository.trim, (session_id, keep_last, ENTRIES))
+        count, more = yield step
+        gone += count
+    return gone
+
+
+def clear(session_id: str) -> Course[int]:
+    """See `History.clear`."""
+    gone, more = 0, True
+    while more:
+        count, more = yield Call(ShorteningRepository.clear, (session_id, ENTRIES))
+        gone += count
+    return gone
+
+
+def delete(session_id: str) -> Course[bool]:
+    """See `Sessions.delete`."""
+    removed = yield Call(ErasureRepository.remove, (session_id, BATCH))
+    more = removed.more
+    while more:
+        batch = yield Call(ErasureRepository.remove_slice, (session_id, BATCH))
+        more = batch.after is not None
+    lived: bool = removed.lived
+    return lived
+
+
+def delete_user(namespace: str, user_id: str, progress: Progress | None) -> Course[ErasureReceipt]:
+    """See `Sessions.delete_user`."""
+    erased_at, batch = yield Call(ErasureRepository.hide_user, (user_id, BATCH))
+    receipt = ErasureReceipt(
+        user_id=user_id, namespace=namespace, erased_at=erased_at, sessions=0, entries=0, state_entries=0, summaries=0
+    )
+    left = False
+    while True:
+        left = left or batch.left
+        receipt = _counted(receipt, batch)
+        if progress is not None:
+            progress(receipt)
+        if batch.after is not None:
+            place = (user_id, BATCH, batch.after)
+            batch = yield Call(ErasureRepository.erase_batch, place)
+        elif left:
+            # What somebody else held, one after the other, waiting for it.
+            batch = yield Call(ErasureRepository.erase_next, (user_id, BATCH))
+            left = batch.after is not None
+            batch.after = None
+        else:
+            return receipt
+
+
+def _counted(receipt: ErasureReceipt, batch: Batch) -> ErasureReceipt:
+    def rows(kind: str) -> int:
+        return batch.kinds[kind].rows if kind in batch.kinds else 0
+
+    return replace(
+        receipt,
+        sessions=receipt.sessions + rows("expired_sessions"),
+        entries=receipt.entries + rows("history_entries"),
+        state_entries=receipt.state_entries + batch.state_entries,
+        summaries=receipt.summaries + batch.summaries,
+    )

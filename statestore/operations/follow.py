@@ -1,0 +1,195 @@
+"""Following a history: what is appended is passed on, once and in order, until one stops.
+
+What decides is always a look at the history. PostgreSQL's notifications only make it come at once: without them, and on
+SQLite, one looks again after a pause that grows while nothing happens. So nothing depends on a notification, and after
+a lost connection the follower goes on where it was. All followers of a store share the connection that listens.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+from statestore.checking import checks
+from statestore.engine.async_database import AsyncRunner
+from statestore.engine.calls import Call
+from statestore.engine.database import Database, Runner
+from statestore.engine.execution import BoundRunner
+from statestore.engine.listening import Ear, Listener
+from statestore.engine.threaded_database import ThreadedDatabase
+from statestore.errors import InvalidValueError, StateStoreError
+from statestore.repositories.history.follows import FollowWork, Seen, Start
+from statestore.values.history import Entry
+
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
+# With notifications one looks now and then all the same: not every change of a history sends one.
+_PAUSE_WHEN_NOTIFIED = 1.0
+# How long the database may stay away before the follower gives up.
+_PATIENCE = 120.0
+# Of so many entries it is known whether they are still there when positions were popped and used again.
+_REMEMBERED = 256
+
+
+class _Follower:
+    """Where a follower is, and when it looks again."""
+
+    def __init__(self, session_id: str, after: int | None, timeout: timedelta | None) -> None:
+        self._session_id = session_id
+        self._after = after
+        self._timeout = None if checks.ttl(timeout, "timeout") is None else timeout
+        self._start: Start | None = None
+        self._position = 0
+        self._first: Seen | None = None
+        self._seen: deque[Seen] = deque(maxlen=_REMEMBERED)
+        self._pause = _SHORTEST_PAUSE
+        self._since = self._reached = time.monotonic()
+
+    def call(self) -> Call:
+        if self._start is None:
+            return Call(FollowWork.start, (self._session_id, self._after))
+        reached = (self._session_id, self._start.created_at, self._position, tuple(self._seen), self._first)
+        return Call(FollowWork.look, reached)
+
+    def found(self, result: Any) -> list[Entry] | None:
+        """Take the result of `call`; returns what is to be passed on, or None where there is more to ask at once."""
+        self._reached = time.monotonic()
+        if isinstance(result, Start):
+            self._start = result
+            self._position = result.position
+            self._seen.extend(result.seen)
+            self._first = next(iter(self._seen), None)
+            return None
+        position: int
+        entries: list[Entry]
+        position, entries = result
+        if self._first is not None and position < self._first.seq:
+            self._first = None
+        while self._seen and self._seen[-1].seq > position:
+            self._seen.pop()
+        self._position = position
+        if entries:
+            self._pause = _SHORTEST_PAUSE
+            self._since = self._reached
+        return entries
+
+    def passed_on(self, entry: Entry) -> None:
+        self._position = entry.seq
+        seen = Seen(entry.seq, entry.entry_id)
+        self._seen.append(seen)
+        self._first = self._first or seen
+
+    def failed(self, error: StateStoreError) -> None:
+        """Raise what does not pass, or has not passed for too long."""
+        if not error.retryable or time.monotonic() - self._reached > _PATIENCE:
+            raise error
+
+    @property
+    def over(self) -> bool:
+        return self._timeout is not None and time.monotonic() - self._since >= self._timeout.total_seconds()
+
+    def pause(self, notified: bool) -> float:
+        """How long to wait before the next look."""
+        self._pause = min(self._pause * 1.5, _LONGEST_PAUSE)
+        pause = _PAUSE_WHEN_NOTIFIED if notified else self._pause
+        if self._timeout is None:
+            return pause
+        return max(0.0, min(pause, self._timeout.total_seconds() - (time.monotonic() - self._since)))
+
+
+def follow(runner: Runner, session_id: str, *, after: int | None, timeout: timedelta | None) -> Iterator[Entry]:
+    """See `History.follow`."""
+    _check_runner(runner)
+    follower = _Follower(session_id, after, timeout)
+    return _follow(runner, follower, runner.listener if isinstance(runner, Database) else None, session_id)
+
+
+def _follow(runner: Runner, follower: _Follower, listener: Listener | None, session_id: str) -> Iterator[Entry]:
+    heard = threading.Event()
+    ear = None if listener is None else Ear(listener, session_id, heard.set)
+    try:
+        while True:
+            heard.clear()
+            if ear is not None:
+                ear.open()
+            entries: list[Entry] | None = []
+            try:
+                entries = follower.found(runner.run(follower.call()))
+            except StateStoreError as error:
+                follower.failed(error)
+            for entry in entries or ():
+                follower.passed_on(entry)
+                yield entry
+            if entries is None or entries:
+                continue
+            if follower.over:
+                return
+            if ear is None:
+                time.sleep(follower.pause(False))
+            else:
+                heard.wait(follower.pause(ear.listening))
+    finally:
+        if ear is not None:
+            ear.close()
+
+
+def follow_async(
+    runner: AsyncRunner, session_id: str, *, after: int | None, timeout: timedelta | None
+) -> AsyncIterator[Entry]:
+    """See `AsyncHistory.follow`."""
+    _check_runner(runner)
+    follower = _Follower(session_id, after, timeout)
+    listener = runner.database.listener if isinstance(runner, ThreadedDatabase) else None
+    return _follow_async(runner, follower, listener, session_id)
+
+
+async def _follow_async(
+    runner: AsyncRunner, follower: _Follower, listener: Listener | None, session_id: str
+) -> AsyncIterator[Entry]:
+    heard = asyncio.Event()
+    ear = None if listener is None else Ear(listener, session_id, _in_loop(heard.set))
+    try:
+        while True:
+            heard.clear()
+            if ear is not None:
+                ear.open()
+            entries: list[Entry] | None = []
+            try:
+                entries = follower.found(await runner.run(follower.call()))
+            except StateStoreError as error:
+                follower.failed(error)
+            for entry in entries or ():
+                follower.passed_on(entry)
+                yield entry
+            if entries is None or entries:
+                continue
+            if follower.over:
+                return
+            if ear is None:
+                await asyncio.sleep(follower.pause(False))
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(follower.pause(ear.listening)):
+                    await heard.wait()
+    finally:
+        if ear is not None:
+            ear.close()
+
+
+def _in_loop(call: Callable[[], None]) -> Callable[[], None]:
+    """*call*, for other threads: it is made in the event loop that runs now."""
+    loop = asyncio.get_running_loop()
+
+    def called() -> None:
+        with suppress(RuntimeError):  # The loop is closed, and nobody waits in it.
+            loop.call_soon_threadsafe(call)
+
+    return called
+
+
+def _check_runner(runner: Any) -> None:
+    if isinstance(runner, BoundRunner) or not hasattr(runner, "transaction"):
+        raise InvalidValueError("history.follow", "cannot run inside a transaction, which would see nothing new")

@@ -1,0 +1,163 @@
+"""One computes, the others wait: among the threads or tasks of a process, and among processes.
+
+In a process, the first that misses a key leads a *flight*, and the others on board wait for its result in memory.
+Among processes, the leader needs the key's *claim*, a row in the database with an end. It is short, and renewed while
+the leader computes, so that others take over soon from one whose process died. What is decided is decided here, once;
+`operations.cache` does the calling and the waiting, in its two ways.
+"""
+
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+from statestore.checking import checks, codec, exactjson
+from statestore.engine import forking
+from statestore.errors import InvalidValueError, UnavailableError
+from statestore.repositories.cache.base import tags as checked_tags
+from statestore.repositories.cache.compute_claims import Found
+from statestore.repositories.cache.options import CacheOptions
+from statestore.repositories.cache.writes import checked_attributes
+
+TIMEOUT: Final = timedelta(seconds=60)
+
+_FIRST_WAIT = 0.01
+_LONGEST_WAIT = 0.25
+
+# A third of what one waits for another, who may die at any time: those that wait already shall come to compute, too.
+_SHORTEST_CLAIM, _LONGEST_CLAIM = timedelta(seconds=1), timedelta(seconds=5)
+_CLAIMS_IN_A_TIMEOUT = 3
+# Renewed when a third of it is over, so that two tries may fail.
+_RENEWALS = 3
+
+# The flights that this thread or task, or one that started it, leads.
+_own: ContextVar[frozenset[str]] = ContextVar("statestore_own_flights", default=frozenset())
+
+
+class Settable(Protocol):
+    """What waiters wait for: an event of `threading` or of `asyncio`."""
+
+    def set(self) -> None: ...
+
+
+Signal = TypeVar("Signal", bound=Settable)
+
+
+@dataclass(slots=True, eq=False)
+class Flight(Generic[Signal]):
+    """A computation under way in this process: what tells its end, and what came out, if anything."""
+
+    landed: Signal
+    found: Found | None = None
+    token: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+
+def check(compute: Any, timeout: Any) -> timedelta:
+    """How long to wait, once that and *compute* have been checked."""
+    if not callable(compute):
+        raise InvalidValueError("compute", f"must be callable, not {type(compute).__name__}")
+    if not isinstance(timeout, timedelta):
+        raise InvalidValueError("timeout", f"must be a timedelta, not {type(timeout).__name__}; nobody waits forever")
+    if not timedelta(0) < timeout <= checks.MAX_TTL:
+        raise InvalidValueError("timeout", f"must be longer than zero and at most {checks.MAX_TTL.days:,} days")
+    return timeout
+
+
+def checked(options: CacheOptions, *, tags: Any, **others: Any) -> dict[str, Any]:
+    """The attributes of a computed value, checked before it is computed: it would be a pity afterwards."""
+    attributes = {"tags": checked_tags(tags), **others}
+    checked_attributes(options, exactjson.MAX_BYTES, **attributes)
+    return attributes
+
+
+@contextmanager
+def computing(flight: Flight[Any]) -> Iterator[None]:
+    """While one computes what the others on a flight wait for."""
+    before = _own.set(_own.get() | {flight.token})
+    try:
+        yield
+    finally:
+        _own.reset(before)
+
+
+def _check_not_own(flight: Flight[Any], key: str) -> None:
+    """Waiting for oneself would last until the deadline; so would a task that one started, and waits for."""
+    if flight.token in _own.get():
+        raise InvalidValueError("compute", f"asks for the key that it is to compute, {key!r}; it would wait for itself")
+
+
+def value_of(found: Found) -> Any:
+    """A copy for one caller."""
+    return codec.decode(found.data, found.codec, max_bytes=found.max_bytes)
+
+
+def too_late(key: str, timeout: timedelta) -> UnavailableError:
+    return UnavailableError(
+        f"the value of cache key {key!r} is being computed elsewhere, and was not there after {timeout}; "
+        "try again, or pass a longer timeout="
+    )
+
+
+def claim_time(timeout: timedelta) -> timedelta:
+    """For how long a key is claimed at a time."""
+    return min(timeout, max(_SHORTEST_CLAIM, min(_LONGEST_CLAIM, timeout / _CLAIMS_IN_A_TIMEOUT)))
+
+
+def renewals(timeout: timedelta) -> Iterator[tuple[float, Callable[[], timedelta]]]:
+    """How many seconds to wait before each renewal of a claim, and for how long it then is; up to *timeout* in all."""
+    lasts, ends = claim_time(timeout), time.monotonic() + timeout.total_seconds()
+
+    def left() -> timedelta:
+        return timedelta(seconds=max(0.0, ends - time.monotonic()))
+
+    while left() > lasts:
+        yield lasts.total_seconds() / _RENEWALS, lambda: min(lasts, left())
+
+
+def waits() -> Iterator[float]:
+    """How many seconds to wait before each look. Jittered, so that those who wait together do not look together."""
+    wait = _FIRST_WAIT
+    while True:
+        yield wait * random.uniform(0.5, 1.0)
+        wait = min(wait * 1.6, _LONGEST_WAIT)
+
+
+class Flights(Generic[Signal]):
+    """The flights of a store, by key. Safe between threads."""
+
+    def __init__(self, make_signal: Callable[[], Signal]) -> None:
+        self._make_signal = make_signal
+        self.renew_after_fork()
+        forking.renew_in_child(self)
+
+    def renew_after_fork(self) -> None:
+        """In a forked child nobody of the parent's lands any more."""
+        self._lock = threading.Lock()
+        self._flights: dict[str, Flight[Signal]] = {}
+
+    def join(self, key: str) -> tuple[Flight[Signal], bool]:
+        """The flight of a key, and whether one leads it."""
+        with self._lock:
+            flight = self._flights.get(key)
+            if flight is not None:
+                _check_not_own(flight, key)
+                return flight, False
+            flight = self._flights[key] = Flight(self._make_signal())
+            return flight, True
+
+    @contextmanager
+    def leading(self, key: str, flight: Flight[Signal]) -> Iterator[None]:
+        """Until the flight has landed, with a result or without."""
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self._flights.get(key) is flight:
+                    del self._flights[key]
+            flight.landed.set()

@@ -1,0 +1,240 @@
+"""The course of a sweep: which steps, in which order, and when it ends. Both stores run it, each in its own way."""
+
+import time
+from collections.abc import Callable, Generator
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+from statestore.checking import checks
+from statestore.engine.calls import Call
+from statestore.engine.flows import Course, empty_log, empty_log_async, run, run_async
+from statestore.operations.cache import AsyncCache, Cache
+from statestore.repositories.expiry.batch import Batch
+from statestore.repositories.expiry.due import DueRepository
+from statestore.values.usage import SweepKind, SweepReport, Swept
+
+Progress: TypeAlias = Callable[[SweepReport], None]
+
+DEFAULT_BATCH = 500
+
+
+def sweep(
+    *,
+    batch_size: int,
+    time_budget: timedelta | None,
+    dry_run: bool,
+    progress: Progress | None,
+    look_for_unseen: bool = True,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Course[SweepReport]:
+    """Everything that is due."""
+    checks.count(batch_size, "batch_size", least=1)
+    checks.ttl(time_budget, "time_budget")
+    tally = _Tally(time_budget, dry_run, progress, stopped)
+    if dry_run:
+        tally.add((yield Call(DueRepository.due)))
+        return tally.report()
+    steps: list[tuple[Callable[..., Batch], dict[str, Any]]] = [
+        (DueRepository.end_idle, {}),
+        (DueRepository.sweep_sessions, {}),
+        (DueRepository.sweep_state, {}),
+        (DueRepository.sweep_cache, {}),
+        (DueRepository.sweep_overflow, {}),
+    ]
+    if look_for_unseen:
+        steps.append((DueRepository.sweep_unseen, {}))
+    yield from _run(steps, batch_size, tally)
+    return tally.report()
+
+
+def inactive(max_inactivity: timedelta) -> Course[SweepReport]:
+    """Sessions that have been idle for so long."""
+    checks.ttl(max_inactivity, "max_inactivity")
+    tally = _Tally()
+    ending = (DueRepository.end_idle, {"max_idle": max_inactivity})
+    yield from _run([ending, (DueRepository.sweep_sessions, {})], DEFAULT_BATCH, tally)
+    return tally.report()
+
+
+def expired() -> Course[SweepReport]:
+    """Sessions, state keys and cache entries whose time is over."""
+    tally = _Tally()
+    steps = (DueRepository.sweep_sessions, DueRepository.sweep_state, DueRepository.sweep_cache)
+    yield from _run([(step, {}) for step in steps], DEFAULT_BATCH, tally)
+    return tally.report()
+
+
+def _run(
+    steps: list[tuple[Callable[..., Batch], dict[str, Any]]], batch_size: int, tally: "_Tally"
+) -> Generator[Call, Batch, None]:
+    for step, arguments in steps:
+        after: tuple[Any, ...] | None = ()
+        while after is not None:
+            if tally.is_over():
+                tally.complete = False
+                return
+            place = {} if step is DueRepository.end_idle else {"after": after}
+            batch = yield Call(step, (batch_size,), {**place, **arguments})
+            tally.add(batch)
+            after = batch.after
+
+
+class _Tally:
+    """What has been done so far, and whether there is time for more."""
+
+    def __init__(
+        self,
+        time_budget: timedelta | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._started = time.monotonic()
+        self._budget = time_budget
+        self._dry_run = dry_run
+        self._progress = progress
+        self._stopped = stopped
+        self._kinds: dict[SweepKind, Swept] = {}
+        self.complete = True
+
+    def add(self, batch: Batch) -> None:
+        for kind, swept in batch.kinds.items():
+            self._kinds[kind] = self._kinds.get(kind, Swept()) + swept
+        if batch.left:
+            self.complete = False
+        if self._progress is not None:
+            self._progress(self.report())
+
+    def is_over(self) -> bool:
+        return self._stopped() or (self._budget is not None and self._elapsed() >= self._budget)
+
+    def report(self) -> SweepReport:
+        return SweepReport(
+            kinds=dict(self._kinds), dry_run=self._dry_run, complete=self.complete, elapsed=self._elapsed()
+        )
+
+    def _elapsed(self) -> timedelta:
+        return timedelta(seconds=time.monotonic() - self._started)
+
+
+class Sweeping:
+    """What a store can do about what has expired."""
+
+    _database: Any
+    cache: Cache
+
+    def sweep(
+        self,
+        *,
+        batch_size: int = DEFAULT_BATCH,
+        time_budget: timedelta | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> SweepReport:
+        """Delete what is due, in short transactions.
+
+        Due are expired sessions, state keys and cache entries, sessions that have been idle for longer than the
+        namespace's retention allows, cache entries beyond the cache's limits, and entries that no session sees.
+        Nobody could read any of it before, idle sessions and the cache's overflow excepted. Each batch is a
+        transaction of its own. Any number of workers may sweep at once; each row goes once, and what somebody uses
+        meanwhile stays. Forks keep what they see. What entries used stays in the usage ledger.
+
+        Args:
+            batch_size: How many rows a transaction deletes at most; a session with more goes in slices.
+            time_budget: When to stop between two batches; what is left is for the next sweep.
+            dry_run: Only count what would be deleted: exact, if nothing else happens meanwhile.
+            progress: Called after each batch with the report so far.
+
+        Raises:
+            DatabaseError: The database failed. What was deleted before stays deleted.
+        """
+        self.cache.flush()  # What was hit last is to stay.
+        report = run(
+            self._database,
+            sweep(batch_size=batch_size, time_budget=time_budget, dry_run=dry_run, progress=progress),
+        )
+        if not dry_run and any(swept.rows for swept in report.kinds.values()):
+            empty_log(self._database)
+        return report
+
+    def cleanup_inactive(self, max_inactivity: timedelta) -> int:
+        """Delete the sessions that were not used for *max_inactivity*, whatever their TTL; see `set_retention`.
+
+        Returns:
+            How many there were. Sessions that expired by themselves go too, and are not counted.
+        """
+        return run(self._database, inactive(max_inactivity))["idle_sessions"].rows
+
+    def cleanup_expired(self) -> int:
+        """Delete the sessions, state keys and cache entries that have expired.
+
+        Returns:
+            How many of them there were; what belongs to a session counts with it as one.
+        """
+        return counted(run(self._database, expired()))
+
+    def retention(self) -> timedelta | None:
+        """How long a session of the namespace may be idle before the sweep deletes it; None for ever."""
+        found: timedelta | None = self._database.run(Call(DueRepository.retention))
+        return found
+
+    def set_retention(self, max_idle: timedelta | None) -> None:
+        """Say how long a session of the namespace may be idle, TTL or not, before the sweep deletes it.
+
+        Idle means not written to. Reading counts as far as it is known: where it has extended the TTL. Sessions without
+        a TTL that are only read have to be touched now and then. Sessions that are busy or under a lease are spared;
+        those that a process left busy when it died are found by `sessions.repair_abandoned`. Holds for all processes,
+        from their next sweep on.
+
+        Args:
+            max_idle: None for ever.
+        """
+        self._database.run(Call(DueRepository.set_retention, (max_idle,)))
+
+
+class AsyncSweeping:
+    """As `Sweeping`, awaited."""
+
+    _database: Any
+    cache: AsyncCache
+
+    async def sweep(
+        self,
+        *,
+        batch_size: int = DEFAULT_BATCH,
+        time_budget: timedelta | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> SweepReport:
+        """Delete what is due. See `StateStore.sweep`."""
+        await self.cache.flush()
+        report = await run_async(
+            self._database,
+            sweep(batch_size=batch_size, time_budget=time_budget, dry_run=dry_run, progress=progress),
+        )
+        if not dry_run and any(swept.rows for swept in report.kinds.values()):
+            await empty_log_async(self._database)
+        return report
+
+    async def cleanup_inactive(self, max_inactivity: timedelta) -> int:
+        """Delete the sessions that were not used for *max_inactivity*. See `StateStore.cleanup_inactive`."""
+        return (await run_async(self._database, inactive(max_inactivity)))["idle_sessions"].rows
+
+    async def cleanup_expired(self) -> int:
+        """Delete the sessions, state keys and cache entries that have expired. See `StateStore.cleanup_expired`."""
+        return counted(await run_async(self._database, expired()))
+
+    async def retention(self) -> timedelta | None:
+        """How long a session of the namespace may be idle before the sweep deletes it; None for ever."""
+        found: timedelta | None = await self._database.run(Call(DueRepository.retention))
+        return found
+
+    async def set_retention(self, max_idle: timedelta | None) -> None:
+        """Say how long a session of the namespace may be idle. See `StateStore.set_retention`."""
+        await self._database.run(Call(DueRepository.set_retention, (max_idle,)))
+
+
+def counted(report: SweepReport) -> int:
+    """How many things went that expire by themselves."""
+    kinds: tuple[SweepKind, ...] = ("expired_sessions", "idle_sessions", "expired_state", "expired_cache")
+    return sum(report[kind].rows for kind in kinds)

@@ -1,0 +1,163 @@
+"""One turn of an agent: it begins with what the model needs, and ends with one commit."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import Any
+
+from statestore.checking import checks, exactjson
+from statestore.engine.async_database import AsyncRunner
+from statestore.engine.calls import Call
+from statestore.engine.database import Runner
+from statestore.errors import ConflictError
+from statestore.repositories.conversations.turns import Begun, TurnWork
+from statestore.repositories.history import entry_rows
+from statestore.repositories.history.windows import Limits
+from statestore.repositories.state import state_rows
+from statestore.values.conversations import Unsaved
+from statestore.values.history import Entry, NewEntry, Window
+from statestore.values.sessions import Lease, Session
+
+
+class TurnState(MutableMapping[str, Any]):
+    """The state of the session as a mapping; what is changed in it, in values too, is written when the turn ends."""
+
+    def __init__(self, session_id: str, stored: Mapping[str, tuple[str, int]]) -> None:
+        self._stored = stored
+        self._values = {key: state_rows.value(session_id, key, text) for key, (text, _) in stored.items()}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        checks.key(key, "key")
+        exactjson.dumps(value, f"state[{key!r}]")
+        self._values[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)
+
+    def written(self) -> dict[str, Any]:
+        """The keys that hold something else than what is stored."""
+        return {
+            key: value
+            for key, value in self._values.items()
+            if key not in self._stored or exactjson.dumps(value, f"state[{key!r}]") != self._stored[key][0]
+        }
+
+    def deleted(self) -> tuple[str, ...]:
+        return tuple(key for key in self._stored if key not in self._values)
+
+    def versions(self) -> dict[str, int]:
+        return {key: version for key, (_, version) in self._stored.items()}
+
+
+class Turn:
+    """What one turn works with. Made by `store.turn`.
+
+    Attributes:
+        session_id: The session.
+        session: It as it was when the turn began; None where the commit is to make it.
+        window: The history to send to the model.
+        state: A mapping; what is changed in it is committed with the rest.
+        stored: The entries as they were stored; empty until the turn has been committed.
+    """
+
+    def __init__(self, session_id: str, begun: Begun) -> None:
+        self.session_id = session_id
+        self.session: Session | None = begun.session
+        self.window: Window = begun.window
+        self.state = TurnState(session_id, begun.state)
+        self.stored: list[Entry] = []
+        self._start = begun.start
+        self._entries: list[NewEntry | Mapping[str, Any]] = []
+        self._saved = False
+
+    @property
+    def instructions(self) -> str | None:
+        """The agent's standing instructions."""
+        return None if self.session is None else self.session.instructions
+
+    def append(self, entries: NewEntry | Mapping[str, Any] | Sequence[NewEntry | Mapping[str, Any]]) -> None:
+        """Collect an entry, or several, for the commit. They are checked at once, and copied.
+
+        Raises:
+            InvalidValueError: An entry that can never be stored. It is not collected.
+        """
+        given = [entries] if isinstance(entries, NewEntry | Mapping) else list(entries)
+        prepared = entry_rows.prepare(given, max_bytes=exactjson.MAX_BYTES)
+        for entry, checked in zip(given, prepared, strict=True):
+            if isinstance(entry, NewEntry):
+                metadata = checked.metadata if entry.metadata is not None else None
+                self._entries.append(replace(entry, content=checked.content, metadata=metadata))
+            else:
+                self._entries.append(checked.content)
+
+    @property
+    def unsaved(self) -> Unsaved:
+        """What was collected and is not stored: all of it until the commit, nothing after it."""
+        if self._saved:
+            return Unsaved(entries=(), state_set={}, state_deleted=())
+        return Unsaved(entries=tuple(self._entries), state_set=self.state.written(), state_deleted=self.state.deleted())
+
+    def commit(self, *, create: bool, lease: Lease | None) -> Call | None:
+        """The call that writes all that was collected; None where there is nothing, nor a lease to be checked."""
+        unsaved = self.unsaved
+        if not (unsaved.entries or unsaved.state_set or unsaved.state_deleted):
+            return None if lease is None else Call(TurnWork.check_lease, (lease,))
+        options = {
+            "start": self._start,
+            "state": unsaved.state_set,
+            "deleted": unsaved.state_deleted,
+            "versions": self.state.versions(),
+            "create": create,
+            "lease": lease,
+        }
+        return Call(TurnWork.commit, (self.session_id, unsaved.entries), options)
+
+    def committed(self, stored: list[Entry] | None) -> None:
+        self.stored = stored or []
+        self._saved = True
+
+
+@contextmanager
+def turn(runner: Runner, session_id: str, limits: Limits, *, create: bool, lease: Lease | None) -> Iterator[Turn]:
+    """See `StateStore.turn`."""
+    turn = Turn(session_id, runner.run(_begin(session_id, limits, create, lease)))
+    yield turn
+    call = turn.commit(create=create, lease=lease)
+    if call is not None:
+        try:
+            turn.committed(runner.run(call))
+        except ConflictError as error:
+            error.unsaved = turn.unsaved
+            raise
+
+
+@asynccontextmanager
+async def turn_async(
+    runner: AsyncRunner, session_id: str, limits: Limits, *, create: bool, lease: Lease | None
+) -> AsyncIterator[Turn]:
+    """See `AsyncStateStore.turn`."""
+    turn = Turn(session_id, await runner.run(_begin(session_id, limits, create, lease)))
+    yield turn
+    call = turn.commit(create=create, lease=lease)
+    if call is not None:
+        try:
+            turn.committed(await runner.run(call))
+        except ConflictError as error:
+            error.unsaved = turn.unsaved
+            raise
+
+
+def _begin(session_id: str, limits: Limits, create: bool, lease: Lease | None) -> Call:
+    return Call(TurnWork.begin, (session_id, limits), {"create": create, "lease": lease})

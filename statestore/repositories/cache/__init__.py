@@ -1,0 +1,1 @@
+"""The result cache: entries, tags, limits, counts. Knows nothing of sessions."""

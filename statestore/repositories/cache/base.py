@@ -1,0 +1,220 @@
+"""What the repositories of the cache share: their state, how a row is read, how the ledger is written."""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from statestore.checking import checks, codec, exactjson
+from statestore.engine.calls import Call
+from statestore.engine.sql import Link, Row, Statement, sqlite_time
+from statestore.errors import InvalidValueError
+from statestore.repositories.base import Repository
+from statestore.repositories.cache.limits import CacheState, Notes, Pending
+from statestore.schema import CACHE_COUNTERS
+from statestore.values.cache import CacheEntry
+from statestore.values.markers import MISSING
+
+STATE = "cache state"
+"""Where a call carries the `CacheState` that it works with."""
+BRIEF = 0.05
+"""How many seconds the writing of counts waits for anybody, if nobody has asked for it."""
+NOTES = "cache notes"
+"""Where it carries what it found and did."""
+
+LIVE = "(e.expires_at IS NULL OR e.expires_at > {now})"
+# The same, for RETURNING on SQLite, which knows no alias there.
+LIVE_RETURNED = "coalesce(expires_at > {now}, 1)"
+TODAY = "CAST({now} AT TIME ZONE 'UTC' AS date)"
+
+# For PostgreSQL, where keys come as an array or from a subquery. A namespace that stands there as a value is looked up
+# in the statistics, and one that they do not know yet is taken to be empty: then any index that begins with it seems as
+# good as the primary key, and each of its entries is compared with all keys.
+NAMESPACE = "(SELECT CAST(:namespace AS text))"
+
+# SQLite has no arrays: a list comes as JSON.
+KEYS_POSTGRESQL = "= ANY(CAST(:keys AS text[]))"
+KEYS_SQLITE = "IN (SELECT value FROM json_each(:keys))"
+
+# Hits that are only noted.
+NOTED = {
+    "postgresql": """SELECT h.key, h.version, h.at, h.stamp
+        FROM unnest(CAST(:noted_keys AS text[]), CAST(:noted_versions AS bigint[]), CAST(:noted_times AS timestamptz[]),
+            CAST(:noted_stamps AS bigint[])) AS h (key, version, at, stamp)""",
+    "sqlite": """SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS version,
+        json_extract(value, '$[2]') AS at, json_extract(value, '$[3]') AS stamp FROM json_each(:noted)""",
+}
+
+_TAGS_POSTGRESQL = """
+    array(SELECT t.tag FROM {cache_tags} AS t
+        WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag)"""
+_TAGS_SQLITE = """
+    (SELECT json_group_array(tag) FROM (SELECT t.tag FROM {cache_tags} AS t
+        WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag))"""
+
+
+def entry_columns(dialect: str, *, values: bool = True) -> str:
+    """The columns that `CacheBase._entry` reads, of an entry `e`."""
+    tags = _TAGS_POSTGRESQL if dialect == "postgresql" else _TAGS_SQLITE
+    return f"""e.key, {"e.value" if values else "NULL"}, e.codec, e.agent_name, CAST(e.request AS text), e.content_hash,
+        CAST(e.metadata AS text), {tags}, e.size_bytes, e.created_at, e.expires_at, e.last_accessed_at,
+        e.access_count, e.version, e.keep_until"""
+
+
+_COUNTERS = ", ".join(CACHE_COUNTERS)
+_ADDED = ", ".join(f"{counter} = l.{counter} + excluded.{counter}" for counter in CACHE_COUNTERS)
+_ARRAYS = ", ".join(f"CAST(:{counter} AS bigint[])" for counter in CACHE_COUNTERS)
+ADD_TO_LEDGER = f"ON CONFLICT (namespace, day, agent_name) DO UPDATE SET {_ADDED}"
+
+# On PostgreSQL all hits and all counters in one statement, which waits for nobody: entries that somebody holds are
+# skipped and come back, so that their hits are kept for later, and for the ledger's lines it waits a moment at most.
+# The setting ends with the statement.
+_WRITE_PENDING = Statement(
+    postgresql=f"""
+    WITH patience AS MATERIALIZED (SELECT set_config('lock_timeout', :patience, true) AS lock_timeout),
+    held AS MATERIALIZED (
+        SELECT e.key FROM {{cache_entries}} AS e
+        WHERE e.namespace = {NAMESPACE} AND e.key {KEYS_POSTGRESQL}
+        ORDER BY e.key FOR NO KEY UPDATE OF e SKIP LOCKED),
+    hit AS (
+        UPDATE {{cache_entries}} AS e SET access_count = e.access_count + h.hits,
+            last_accessed_at = greatest(e.last_accessed_at, h.at), access_seq = greatest(e.access_seq, h.stamp)
+        FROM unnest(CAST(:keys AS text[]), CAST(:versions AS bigint[]), CAST(:hit_counts AS bigint[]),
+            CAST(:times AS timestamptz[]), CAST(:stamps AS bigint[])) AS h (key, version, hits, at, stamp)
+        WHERE e.namespace = {NAMESPACE} AND e.key = ANY (array(SELECT held.key FROM held))
+            AND e.key = h.key AND e.version = h.version),
+    counted AS (
+        INSERT INTO {{cache_ledger}} AS l (namespace, day, agent_name, {_COUNTERS})
+        SELECT :namespace, c.day, c.agent_name, {", ".join(f"c.{counter}" for counter in CACHE_COUNTERS)}
+        FROM unnest(CAST(:days AS date[]), CAST(:agents AS text[]), {_ARRAYS}) AS c (day, agent_name, {_COUNTERS})
+        WHERE (SELECT lock_timeout FROM patience) IS NOT NULL
+        ORDER BY c.day, c.agent_name COLLATE "C"
+        {ADD_TO_LEDGER})
+    SELECT e.key, e.version FROM {{cache_entries}} AS e
+    WHERE e.namespace = {NAMESPACE} AND e.key {KEYS_POSTGRESQL}
+        AND NOT EXISTS (SELECT 1 FROM held WHERE held.key = e.key)"""
+)
+_WRITE_HITS_SQLITE = Statement(
+    sqlite="""
+    UPDATE {cache_entries} SET access_count = access_count + :hits,
+        last_accessed_at = max(last_accessed_at, :at), access_seq = max(access_seq, :stamp)
+    WHERE namespace = :namespace AND key = :key AND version = :version"""
+)
+_WRITE_COUNTERS_SQLITE = Statement(
+    sqlite=f"""
+    INSERT INTO {{cache_ledger}} AS l (namespace, day, agent_name, {_COUNTERS})
+    VALUES (:namespace, :day, :agent_name, {", ".join(f":{counter}" for counter in CACHE_COUNTERS)})
+    {ADD_TO_LEDGER}"""
+)
+
+
+class CacheBase(Repository):
+    """A repository of the cache: knows the state that its call came with, and takes notes for it."""
+
+    def __init__(self, link: Link, call: Call) -> None:
+        super().__init__(link, call)
+        self._state: CacheState = call.memo[STATE]
+        before: Notes | None = call.memo.get(NOTES)
+        if before is not None:  # Of a try that failed.
+            self._state.fail(before)
+        self._notes = call.memo[NOTES] = self._state.notes()
+        self._postgresql = link.dialect.name == "postgresql"
+
+    def _now(self) -> datetime:
+        """The time, for what is only noted: where the server's clock rules, ours will do."""
+        return self._link.now() or datetime.now(UTC)
+
+    def _list(self, values: Iterable[str]) -> Any:
+        return list(values) if self._postgresql else json.dumps(list(values))
+
+    def _decode(self, data: bytes, codec_name: str) -> Any:
+        return codec.decode(data, codec_name, max_bytes=self._link.settings.max_value_bytes)
+
+    def _entry(self, row: Row) -> CacheEntry:
+        """An entry, with the hits that are only noted."""
+        time = self._link.dialect.time
+        tags: list[str] = row[7] if self._postgresql else json.loads(row[7])
+        expires_at, keep_until, last_accessed_at = time(row[10]), time(row[14]), time(row[11])
+        hits, at, _ = self._state.hits_of(row[0], row[13]) or (0, last_accessed_at, 0)
+        return CacheEntry(
+            key=row[0],
+            value=MISSING if row[1] is None else self._decode(row[1], row[2]),
+            agent_name=row[3],
+            request=None if row[4] is None else exactjson.loads(row[4]),
+            content_hash=row[5],
+            metadata={} if row[6] is None else exactjson.loads(row[6]),
+            tags=tuple(tags),
+            size_bytes=row[8],
+            created_at=time(row[9]),
+            expires_at=expires_at,
+            last_accessed_at=max(last_accessed_at, at),
+            access_count=row[12] + hits,
+            stale_ttl=None if keep_until == expires_at else keep_until - expires_at,
+        )
+
+    def _write_pending(self) -> None:
+        """Write what has been noted until now: in a transaction on SQLite, in one statement on PostgreSQL."""
+        taken = self._state.take()
+        if not taken:
+            return
+        self._notes.taken.add(taken)
+        if not self._postgresql:
+            self._link.many(_WRITE_HITS_SQLITE, _hit_rows(taken))
+            self._add_on_sqlite(taken)
+            return
+        hits, counters = _hit_rows(taken), _counter_rows(taken)
+        held_by_others = self._link.all(
+            _WRITE_PENDING,
+            patience=str(max(1, int((self._call.patience or BRIEF) * 1000))),
+            keys=[row["key"] for row in hits],
+            versions=[row["version"] for row in hits],
+            hit_counts=[row["hits"] for row in hits],
+            times=[row["at"] for row in hits],
+            stamps=[row["stamp"] for row in hits],
+            days=[row["day"] for row in counters],
+            agents=[row["agent_name"] for row in counters],
+            **{counter: [row[counter] for row in counters] for counter in CACHE_COUNTERS},
+        )
+        skipped = {entry: taken.hits[entry] for row in held_by_others if (entry := (row[0], row[1])) in taken.hits}
+        self._notes.skipped = Pending(skipped)
+
+    def _add_on_sqlite(self, counts: Pending) -> None:
+        self._link.many(_WRITE_COUNTERS_SQLITE, _counter_rows(counts))
+
+    def _noted(self, hits: Mapping[tuple[str, int], tuple[int, datetime, int]]) -> dict[str, Any]:
+        """The parameters of `NOTED`."""
+        rows = [(key, version, at, stamp) for (key, version), (_, at, stamp) in hits.items()]
+        if not self._postgresql:
+            return {"noted": json.dumps([(key, version, sqlite_time(at), stamp) for key, version, at, stamp in rows])}
+        columns = zip(*rows, strict=True) if rows else ((), (), (), ())
+        names = ("noted_keys", "noted_versions", "noted_times", "noted_stamps")
+        return {name: list(column) for name, column in zip(names, columns, strict=True)}
+
+
+def _hit_rows(pending: Pending) -> list[dict[str, Any]]:
+    return [
+        {"key": key, "version": version, "hits": number, "at": at, "stamp": stamp}
+        for (key, version), (number, at, stamp) in sorted(pending.hits.items())
+    ]
+
+
+def _counter_rows(pending: Pending) -> list[dict[str, Any]]:
+    zeros = dict.fromkeys(CACHE_COUNTERS, 0)
+    return [
+        {"day": day, "agent_name": agent_name, **zeros, **counters}
+        for (day, agent_name), counters in sorted(pending.counters.items())
+    ]
+
+
+def tags(values: Any, argument: str = "tags") -> list[str]:
+    """Tags, each once, in the order given."""
+    if isinstance(values, str):
+        raise InvalidValueError(argument, "must be several tags, not one string; put it into a list")
+    if not isinstance(values, Iterable):
+        raise InvalidValueError(argument, f"must be tags in a list, not {type(values).__name__}")
+    return list(dict.fromkeys(checks.key(tag, argument) for tag in values))
+
+
+def json_or_none(value: Any, argument: str, max_bytes: int) -> str | None:
+    """Exact JSON; None is kept as nothing at all."""
+    return None if value is None else exactjson.dumps(value, argument, max_bytes=max_bytes)

@@ -1,0 +1,192 @@
+"""The statements that write entries of the cache.
+
+On PostgreSQL one statement does all, tags included. A write carries a number, its *version*, and so do its tags. Two
+sets of one key that run at once may each miss the other's tags; the tags that lost then have another version than the
+entry, and do not count for it.
+"""
+
+from functools import lru_cache
+
+from statestore.engine.sql import Statement
+from statestore.repositories.cache.base import KEYS_SQLITE, NAMESPACE
+
+_COLUMNS = """namespace, key, value, codec, size_bytes, agent_name, request, content_hash, metadata, version,
+        created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count"""
+
+_REPLACED = ", ".join(f"{column} = excluded.{column}" for column in (name.strip() for name in _COLUMNS.split(",")[2:]))
+_OVERWRITE = f"ON CONFLICT (namespace, key) DO UPDATE SET {_REPLACED}"
+_ONLY_EXPIRED = f"{_OVERWRITE} WHERE e.expires_at <= {{now}}"
+
+_COMMON = """CAST(:agent_name AS text), CAST(:request AS json), CAST(:content_hash AS text), CAST(:metadata AS json)"""
+_NOTHING = "NULL, NULL, NULL, NULL"
+_TIMES = """{now}, {later:CAST(:ttl AS interval)}, {later:CAST(:keep AS interval)}, {now}"""
+
+# Which rows there were. Read in the statement's own snapshot, so a concurrent set may make it wrong by one; the bound
+# is then too high, never too low.
+_OLD = "SELECT e.key, e.size_bytes, e.version, coalesce(e.expires_at > {now}, true) AS live FROM {cache_entries} AS e"
+
+# OFFSET 0 closes the inner query to the planner, which then looks up each key by itself. As long as it has no
+# statistics of a cache that has just been filled, it would rather compare each key with all entries. Where a row stands
+# finds it at once, but is not its name: each part of a partitioned table has a first place. Its version is that of one
+# write, all of whose tags are to go.
+_STALE = """
+    SELECT x.place, x.version FROM up CROSS JOIN LATERAL (
+        SELECT t.ctid AS place, t.version FROM {cache_tags} AS t
+        WHERE t.key = up.key AND t.namespace = up.namespace AND t.version <> up.version OFFSET 0) AS x"""
+_UNTAGGED = f"""
+    DELETE FROM {{cache_tags}} AS t
+    WHERE t.ctid = ANY (array(SELECT stale.place FROM stale)) AND t.namespace = {NAMESPACE}
+        AND t.version IN (SELECT stale.version FROM stale)"""
+_TAGGED = """
+    INSERT INTO {cache_tags} (namespace, tag, version, key)
+    SELECT :namespace, n.tag, up.version, up.key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
+    ON CONFLICT DO NOTHING"""
+
+
+# Whether what is new fits beside what is there. Asked only where the bound does not know: while a subquery that nobody
+# asks is not run, one that is asked reads the whole namespace.
+_HELD = {
+    "entries": """SELECT count(*) AS n, 0 AS size FROM {cache_entries} WHERE namespace = :namespace""",
+    "bytes": """SELECT count(*) AS n, coalesce(sum(size_bytes), 0) AS size FROM {cache_entries}
+        WHERE namespace = :namespace""",
+}
+_FITS = {
+    "entries": """
+        WHERE NOT EXISTS (SELECT 1 FROM new LEFT JOIN old ON old.key = new.key WHERE old.key IS NULL)
+            OR (SELECT n FROM held) + (SELECT count(*) FROM new) - (SELECT count(*) FROM old) <= :room_entries""",
+    "bytes": """
+        WHERE (SELECT n FROM held) + (SELECT count(*) FROM new) - (SELECT count(*) FROM old) <= :room_entries
+            AND (SELECT size FROM held) + (SELECT sum(size_bytes) FROM new)
+                - (SELECT coalesce(sum(size_bytes), 0) FROM old) <= :room_bytes""",
+}
+_ONE = """
+    SELECT CAST(:key AS text) AS key, CAST(:value AS bytea) AS value, CAST(:codec AS text) AS codec,
+        CAST(:size AS bigint) AS size_bytes, CAST(1 AS bigint) AS place"""
+_SEVERAL = """
+    SELECT * FROM unnest(CAST(:keys AS text[]), CAST(:data AS bytea[]), CAST(:codecs AS text[]),
+        CAST(:sizes AS bigint[])) WITH ORDINALITY AS n (key, value, codec, size_bytes, place)"""
+
+
+@lru_cache(maxsize=16)
+def set_postgresql(*, several: bool, absent: bool = False, limited_by: str | None = None) -> Statement:
+    """One statement sets everything, tags included. With *limited_by* it does nothing where there is no room.
+
+    Several are written in the order of their keys, so that two such statements do not wait for each other in a circle.
+    """
+    held = f"held AS ({_HELD[limited_by]})," if limited_by else ""
+    count = "(SELECT n FROM held), (SELECT size FROM held)" if limited_by else "NULL, NULL"
+    if limited_by == "entries":
+        # Not where it only overwrites, which takes no room.
+        count = ", ".join(
+            f"CASE WHEN EXISTS (SELECT 1 FROM up) AND old.key IS NULL THEN (SELECT {column} FROM held) END"
+            for column in ("n", "size")
+        )
+    return Statement(
+        postgresql=f"""
+    WITH new AS ({_SEVERAL if several else _ONE}),
+    old AS (SELECT e.* FROM new CROSS JOIN LATERAL (
+        {_OLD} WHERE e.key = new.key AND e.namespace = {NAMESPACE} OFFSET 0) AS e),
+    {held}
+    up AS (
+        INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
+        SELECT :namespace, new.key, new.value, new.codec, new.size_bytes, {_COMMON},
+            CAST(:version AS bigint) + new.place - 1, {_TIMES}, CAST(:stamp AS bigint) + new.place - 1, 0
+        FROM new {_FITS[limited_by] if limited_by else ""} {'ORDER BY new.key COLLATE "C"' if several else ""}
+        {_ONLY_EXPIRED if absent else _OVERWRITE}
+        RETURNING e.namespace, e.key, e.version),
+    stale AS MATERIALIZED ({_STALE}),
+    untagged AS ({_UNTAGGED}),
+    tagged AS ({_TAGGED})
+    SELECT new.key, up.key IS NOT NULL, old.size_bytes, old.version, old.live, {count}
+    FROM new LEFT JOIN up ON up.key = new.key LEFT JOIN old ON old.key = new.key"""
+    )
+
+
+_UNTAGGED_ONE = """
+        DELETE FROM {cache_tags} AS t WHERE t.namespace = :namespace AND t.key = :key AND t.version <> :version"""
+
+
+@lru_cache(maxsize=4)
+def set_one_postgresql(*, tagged: bool, described: bool) -> Statement:
+    """The most frequent write: one entry, whatever stood there. Half the price of the statement for every case."""
+    tags = """, tagged AS (
+        INSERT INTO {cache_tags} (namespace, tag, version, key)
+        SELECT :namespace, n.tag, :version, :key FROM unnest(CAST(:tags AS text[])) AS n (tag)
+        ON CONFLICT DO NOTHING)"""
+    return Statement(
+        postgresql=f"""
+    WITH old AS MATERIALIZED ({_OLD} WHERE e.namespace = :namespace AND e.key = :key),
+    untagged AS ({_UNTAGGED_ONE})
+    {tags if tagged else ""}
+    INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
+    VALUES (:namespace, :key, :value, :codec, :size, {_COMMON if described else _NOTHING}, :version, {_TIMES},
+        :stamp, 0)
+    {_OVERWRITE}
+    RETURNING (SELECT size_bytes FROM old), (SELECT version FROM old), (SELECT live FROM old)"""
+    )
+
+
+@lru_cache(maxsize=4)
+def replace_one_postgresql(*, tagged: bool, described: bool) -> Statement:
+    """One entry where there is one already, which takes no room: what most sets in a full cache are."""
+    names = [name.strip() for name in _COLUMNS.split(",")[2:]]
+    values = f":value, :codec, :size, {_COMMON if described else _NOTHING}, :version, {_TIMES}, :stamp, 0"
+    tags = """, tagged AS (
+        INSERT INTO {cache_tags} (namespace, tag, version, key)
+        SELECT :namespace, n.tag, :version, :key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
+        ON CONFLICT DO NOTHING)"""
+    return Statement(
+        postgresql=f"""
+    WITH old AS MATERIALIZED ({_OLD} WHERE e.namespace = :namespace AND e.key = :key),
+    untagged AS ({_UNTAGGED_ONE}),
+    up AS (
+        UPDATE {{cache_entries}} AS e SET ({", ".join(names)}) = ROW ({values}) FROM old
+        WHERE e.namespace = :namespace AND e.key = :key
+        RETURNING old.size_bytes, old.version, old.live)
+    {tags if tagged else ""}
+    SELECT size_bytes, version, live FROM up"""
+    )
+
+
+FIND_OLD_SQLITE = Statement(
+    sqlite=f"""
+    SELECT key, size_bytes, version, coalesce(expires_at > {{now}}, 1) FROM {{cache_entries}}
+    WHERE namespace = :namespace AND key {KEYS_SQLITE}"""
+)
+
+FIND_OLD_ONE_SQLITE = Statement(
+    sqlite="""
+    SELECT e.size_bytes, e.version, coalesce(e.expires_at > {now}, 1),
+        EXISTS (SELECT 1 FROM {cache_tags} AS t WHERE t.namespace = e.namespace AND t.key = e.key)
+    FROM {cache_entries} AS e WHERE e.namespace = :namespace AND e.key = :key"""
+)
+SET_ONE_SQLITE = Statement(
+    sqlite=f"""
+    INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
+    VALUES (:namespace, :key, :value, :codec, :size, :agent_name, :request, :content_hash, :metadata, :version,
+        {_TIMES}, :stamp, 0) {_OVERWRITE}"""
+)
+
+UNTAG_ONE_SQLITE = Statement(sqlite="DELETE FROM {cache_tags} WHERE namespace = :namespace AND key = :key")
+UNTAG_SQLITE = Statement(sqlite=f"DELETE FROM {{cache_tags}} WHERE namespace = :namespace AND key {KEYS_SQLITE}")
+TAG_SQLITE = Statement(
+    sqlite="""
+    INSERT INTO {cache_tags} (namespace, tag, version, key)
+    SELECT :namespace, t.value, :version + k.key, k.value FROM json_each(:keys) AS k, json_each(:tags) AS t"""
+)
+
+# SQLite finds a parameter by its name in a list of them all: a statement of 5,000 rows takes forty times as long.
+ROWS_SQLITE = 100
+
+
+@lru_cache(maxsize=ROWS_SQLITE)
+def set_sqlite(rows: int) -> Statement:
+    values = ", ".join(
+        f"(:namespace, :k{i}, :v{i}, :c{i}, :s{i}, :agent_name, :request, :content_hash, :metadata, :w{i}, {_TIMES},"
+        f" :a{i}, 0)"
+        for i in range(rows)
+    )
+    return Statement(
+        sqlite=f"""
+        INSERT INTO {{cache_entries}} AS e ({_COLUMNS}) VALUES {values} {_OVERWRITE}"""
+    )

@@ -1,0 +1,260 @@
+"""Writing entries of the cache within its limits."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+from statestore.checking import checks, codec
+from statestore.checking.codec import Encoded
+from statestore.errors import InvalidValueError
+from statestore.repositories.cache import statements
+from statestore.repositories.cache.base import json_or_none
+from statestore.repositories.cache.base import tags as checked_tags
+from statestore.repositories.cache.eviction import CacheRoom
+from statestore.repositories.cache.limits import Room, new_version, stamps
+from statestore.repositories.cache.options import CacheOptions
+from statestore.values.markers import MISSING, NEVER, NeverType
+
+Old: TypeAlias = Mapping[str, tuple[int, int, bool]]
+"""By key: the size and the version of an entry that is replaced, and whether it was live."""
+
+_NO_LIMIT = 2**62
+
+_NO_ROOM = "no room"
+"""Where a call remembers what its try without a transaction has found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """What all entries of one write have in common; JSON as text, times from the write on."""
+
+    ttl: timedelta | None
+    keep: timedelta | None
+    tags: list[str] = field(default_factory=list)
+    agent_name: str | None = None
+    request: str | None = None
+    content_hash: str | None = None
+    metadata: str | None = None
+
+    def params(self) -> dict[str, Any]:
+        return {"ttl": self.ttl, "keep": self.keep} | self.description()
+
+    def description(self) -> dict[str, Any]:
+        """What is there for people and for invalidation, and mostly is not."""
+        return {
+            "agent_name": self.agent_name,
+            "request": self.request,
+            "content_hash": self.content_hash,
+            "metadata": self.metadata,
+        }
+
+
+def checked_attributes(
+    options: CacheOptions,
+    max_bytes: int,
+    *,
+    ttl: timedelta | NeverType | None,
+    tags: Iterable[str],
+    agent_name: str | None,
+    request: Any,
+    content_hash: str | None,
+    metadata: Mapping[str, Any] | None,
+    stale_ttl: timedelta | None = None,
+) -> Attributes:
+    """The arguments of a write as they are stored."""
+    wanted = options.default_ttl if ttl is None else ttl
+    lives = None if wanted is NEVER else checks.ttl(wanted, hint="use NEVER for no expiry")
+    stale = checks.ttl(stale_ttl, "stale_ttl", hint="use None for none")
+    return Attributes(
+        ttl=lives,
+        keep=None if lives is None else lives + (stale or timedelta(0)),
+        tags=checked_tags(tags),
+        agent_name=checks.optional_key(agent_name, "agent_name"),
+        request=json_or_none(request, "request", max_bytes),
+        content_hash=checks.optional_key(content_hash, "content_hash"),
+        metadata=checks.metadata(metadata, max_bytes=max_bytes),
+    )
+
+
+class CacheWrites(CacheRoom):
+    """Writing entries within the limits."""
+
+    def _encode(self, value: Any, argument: str = "value") -> Encoded:
+        if value is MISSING:
+            raise InvalidValueError(argument, "MISSING marks absence; it is no value")
+        return codec.encode(
+            value,
+            argument,
+            max_bytes=self._link.settings.max_value_bytes,
+            compress_above=self._state.options.compress_above,
+        )
+
+    def _attributes(self, **given: Any) -> Attributes:
+        return checked_attributes(self._state.options, self._link.settings.max_value_bytes, **given)
+
+    def _write(self, values: Mapping[str, Encoded], attributes: Attributes, *, absent: bool = False) -> bool:
+        """Write *values*, of which there is at least one.
+
+        With *absent* it is just one, and it is written only where there is no entry; tells whether it was.
+        """
+        size = sum(len(encoded.data) for encoded in values.values())
+        self._check_fits(values, size)
+        room = self._state.book(len(values), size, self._notes)
+        # One that its first try has found to be missing is not there to be replaced.
+        may_replace = self._state.options.max_bytes is None and not self._call.memo.get(_NO_ROOM)
+        if len(values) == 1 and not absent and (room.enough or may_replace):
+            ((key, encoded),) = values.items()
+            if self._write_one(key, encoded, attributes, may_add=room.enough):
+                return True
+        if self._postgresql:
+            return self._write_postgresql(values, attributes, size, room, absent=absent)
+        old = self._old(values)
+        if absent and any(live for *_, live in old.values()):
+            self._settle(0, old, attributes)
+            return False
+        if not room.enough:
+            replaced = len(old), sum(found for found, *_ in old.values())
+            self._make_room(list(values), len(values), size, room, replaced)
+        self._write_sqlite(values, attributes, old)
+        self._settle(len(values), old, attributes)
+        return True
+
+    def _write_one(self, key: str, encoded: Encoded, attributes: Attributes, *, may_add: bool) -> bool:
+        """The most frequent writes: one entry, whatever stands there, or only in place of another."""
+        version, tags = self._version(), attributes.tags
+        params = {
+            "key": key,
+            "value": encoded.data,
+            "codec": encoded.codec,
+            "size": len(encoded.data),
+            "version": version,
+            "ttl": attributes.ttl,
+            "keep": attributes.keep,
+            "stamp": stamps.take(),
+        }
+        description = attributes.description()
+        if self._postgresql:
+            described = any(value is not None for value in description.values())
+            if described:
+                params |= description
+            if tags:
+                params["tags"] = tags
+            statement = statements.set_one_postgresql if may_add else statements.replace_one_postgresql
+            found = self._link.one(statement(tagged=bool(tags), described=described), **params)
+            written = may_add or found is not None
+        else:
+            found = self._link.one(statements.FIND_OLD_ONE_SQLITE, key=key)
+            written = may_add or found is not None
+            if written:
+                self._link.run(statements.SET_ONE_SQLITE, **params, **description)
+            if found is not None and found[3]:
+                self._link.run(statements.UNTAG_ONE_SQLITE, key=key)
+            if written and tags:
+                keys = self._list([key])
+                self._link.run(statements.TAG_SQLITE, keys=keys, version=version, tags=self._list(tags))
+        if written:
+            old = {} if found is None or found[1] is None else {key: (found[0], found[1], bool(found[2]))}
+            self._settle(1, old, attributes)
+        return written
+
+    def _write_postgresql(
+        self, values: Mapping[str, Encoded], attributes: Attributes, size: int, room: Room, *, absent: bool
+    ) -> bool:
+        if not room.enough:
+            # The bound may be too high, or too old, or this may overwrite: the statement finds out by itself.
+            if not self._call.memo.get(_NO_ROOM):
+                stored = self._set_postgresql(values, attributes, absent=absent, room=room)
+                if stored is not None:
+                    return stored
+            if not self._link.in_transaction:
+                self._call.memo[_NO_ROOM] = True
+                self._state.unbook(self._notes)
+            self._needs_transaction()
+            # One that finds no room does not overwrite, as long as bytes do not matter.
+            none = (0, 0) if len(values) == 1 and self._state.options.max_bytes is None else None
+            self._make_room(list(values), len(values), size, room, none)
+        stored = self._set_postgresql(values, attributes, absent=absent)
+        assert stored is not None
+        return stored
+
+    def _set_postgresql(
+        self, values: Mapping[str, Encoded], attributes: Attributes, *, absent: bool, room: Room | None = None
+    ) -> bool | None:
+        """Whether the values were stored; None if the statement found no room for them."""
+        version = self._version()
+        params = attributes.params() | {"version": version, "stamp": stamps.take(len(values)), "tags": attributes.tags}
+        encoded = list(values.values())
+        if len(values) == 1:
+            (key,) = values
+            params |= {"key": key, "value": encoded[0].data, "codec": encoded[0].codec, "size": len(encoded[0].data)}
+        else:
+            params |= {"keys": list(values), "data": [one.data for one in encoded]}
+            params |= {"codecs": [one.codec for one in encoded], "sizes": [len(one.data) for one in encoded]}
+        limited_by = token = None
+        if room is not None:
+            options = self._state.options
+            limited_by = "entries" if options.max_bytes is None else "bytes"
+            params["room_entries"] = (options.max_entries or _NO_LIMIT) - room.others_entries
+            params["room_bytes"] = (options.max_bytes or _NO_LIMIT) - room.others_bytes
+            token = self._state.start_count()
+        statement = statements.set_postgresql(several=len(values) > 1, absent=absent, limited_by=limited_by)
+        rows = self._link.all(statement, **params)
+        old = {row[0]: (row[2], row[3], row[4]) for row in rows if row[3] is not None}
+        counted = next((row[5:7] for row in rows if row[5] is not None), None)
+        if token is not None and counted is not None:
+            self._state.end_count(token, int(counted[0]), int(counted[1]), own=self._notes)
+        stored = sum(row[1] for row in rows)
+        if not stored and room is not None and not (absent and any(live for *_, live in old.values())):
+            return None
+        self._settle(stored, old, attributes)
+        # An entry of this version is what an earlier try, whose answer was lost, has stored.
+        return bool(stored) or any(found == version for _, found, _ in old.values())
+
+    def _write_sqlite(self, values: Mapping[str, Encoded], attributes: Attributes, old: Old) -> None:
+        version, stamp = self._version(), stamps.take(len(values))
+        items = list(values.items())
+        for start in range(0, len(items), statements.ROWS_SQLITE):
+            part = items[start : start + statements.ROWS_SQLITE]
+            params: dict[str, Any] = {}
+            for i, (key, encoded) in enumerate(part):
+                params |= {f"k{i}": key, f"v{i}": encoded.data, f"c{i}": encoded.codec, f"s{i}": len(encoded.data)}
+                params |= {f"w{i}": version + start + i, f"a{i}": stamp + start + i}
+            self._link.run(statements.set_sqlite(len(part)), **params, **attributes.params())
+        if old:
+            self._link.run(statements.UNTAG_SQLITE, keys=self._list(values))
+        if attributes.tags:
+            tags = self._list(attributes.tags)
+            self._link.run(statements.TAG_SQLITE, keys=self._list(values), version=version, tags=tags)
+
+    def _version(self) -> int:
+        """The same at every try, so that a try whose answer was lost is recognised."""
+        return self._once("version", new_version)
+
+    def _old(self, values: Mapping[str, Encoded]) -> Old:
+        rows = self._link.all(statements.FIND_OLD_SQLITE, keys=self._list(values))
+        return {row[0]: (row[1], row[2], bool(row[3])) for row in rows}
+
+    def _settle(self, stored: int, old: Old, attributes: Attributes) -> None:
+        """Note what was stored, and what stood in its place."""
+        self._notes.unused = self._notes.booked[0] - (stored - len(old) if stored else 0)
+        if not stored:
+            return
+        now = self._now()
+        self._notes.remove(0, sum(size for size, *_ in old.values()))
+        self._notes.pending.count(now, attributes.agent_name, "sets", stored)
+        replaced = sum(not live for *_, live in old.values())
+        self._notes.pending.count(now, attributes.agent_name, "expirations", replaced)
+
+    def _check_fits(self, values: Mapping[str, Encoded], size: int) -> None:
+        options = self._state.options
+        if options.max_entries is not None and len(values) > options.max_entries:
+            raise InvalidValueError(
+                "values",
+                f"are {len(values):,}, more than cache_max_entries={options.max_entries} lets in; set fewer at once",
+            )
+        if options.max_bytes is not None and size > options.max_bytes:
+            raise InvalidValueError(
+                "value",
+                f"takes {size:,} bytes, more than the whole cache may (cache_max_bytes={options.max_bytes:,})",
+            )

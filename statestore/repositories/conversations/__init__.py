@@ -1,0 +1,1 @@
+"""Whole conversations, loaded and saved, and turns: what needs a session, its history and its state at once."""

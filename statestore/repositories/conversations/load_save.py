@@ -1,0 +1,404 @@
+"""Whole sessions, out and in."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from statestore.checking import checks, exactjson
+from statestore.engine.calls import reads_snapshot, writes_once
+from statestore.engine.sql import Statement
+from statestore.errors import ConflictError, InvalidValueError
+from statestore.repositories.base import Repository
+from statestore.repositories.history import (
+    appending,
+    entry_differences,
+    entry_reads,
+    entry_rows,
+    pricing,
+    ranges,
+    summaries,
+)
+from statestore.repositories.history.entry_rows import PreparedEntry
+from statestore.repositories.sessions import lease_checks, segments, session_columns, session_life, session_rows
+from statestore.repositories.sessions.session_rows import LockedSession
+from statestore.repositories.state import state_rows
+from statestore.values.conversations import Baseline, ConversationState, SaveReport
+from statestore.values.history import Entry, NewEntry, Summary, Usage
+from statestore.values.sessions import Lease, Session
+
+_ATTRIBUTES = ("user_id", "agent_name", "title", "instructions", "metadata", "project_root", "cwd", "ttl")
+
+# An entry that is stored anew is not billed anew. If its row was the session's own and is not in the ledger yet, it
+# never gets there, and the new row is billed in its place: that one says what the entry used by now.
+_DO_NOT_BILL = Statement("""
+    UPDATE {history_entries} SET usage_folded = 1
+    WHERE namespace = :namespace AND session_id = :session_id AND seq {in:seqs} AND usage_folded = 0
+    RETURNING seq""")
+# What it used is in the ledger, or with the session that it was forked from.
+_MARK_FOLDED = Statement("""
+    UPDATE {history_entries} SET usage_folded = 1
+    WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq""")
+
+
+class ConversationsRepository(Repository):
+    """Whole sessions."""
+
+    @reads_snapshot
+    def load(self, session_id: str) -> ConversationState:
+        """All of a session, as it was at one moment: attributes, history, state, summaries. Extends its TTL.
+
+        What is done to it changes nothing in the store, until it is saved.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+        """
+        return self._load(checks.key(session_id, "session_id"))
+
+    @writes_once
+    def save(self, conversation: ConversationState, *, create: bool = False, lease: Lease | None = None) -> SaveReport:
+        """Make a session what *conversation* says, all or nothing.
+
+        Entries that are new at the end are appended, those missing at the front are trimmed, those that differ are
+        replaced, and what is missing at the end is dropped. Entries that were loaded are known by their `entry_id`,
+        others by their content; those with the same content differ if their usage, metadata, tool name or another
+        field does, but for a cost or time that is not given. A plain message is its content alone. Forks keep what they
+        see. What an entry used is counted once: usage that it gets only now is, and what was counted is not again.
+        State, summaries and attributes become those given; what is not given is removed.
+
+        A conversation that was loaded is saved only if nobody else has changed it since; after that it counts as loaded
+        anew, so that it can be changed and saved again. (Where the transaction around it is undone, load it again.) One
+        that was made by hand replaces what there is. State keys that others changed, and that this conversation does
+        not, are left alone. Summaries that were loaded and reach beyond the last entry that is left go.
+
+        Args:
+            conversation: What the session is to be.
+            create: Make the session if there is none, or if it has expired.
+            lease: Save only while this lease holds.
+
+        Returns:
+            What had to be done.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired, and *create* is false. Nothing was written.
+            ConflictError: Somebody else has changed what was loaded. Nothing was written.
+            StaleLeaseError: *lease* holds no more. Nothing was written.
+            InvalidValueError: A value that can never be stored. Nothing was written.
+        """
+        if not isinstance(conversation, ConversationState):
+            raise InvalidValueError(
+                "conversation",
+                f"must be a ConversationState, not {type(conversation).__name__}; sessions.load gives one",
+            )
+        session_id = checks.key(conversation.session_id, "conversation.session_id")
+        lease_checks.token(lease, session_id)
+        if not isinstance(conversation.state, Mapping):
+            raise InvalidValueError("conversation.state", "must be a mapping of keys to values")
+        if isinstance(conversation.summaries, str | Mapping) or not isinstance(conversation.summaries, Iterable):
+            raise InvalidValueError("conversation.summaries", "must be a sequence of summaries")
+        columns = self._columns(conversation)
+        given = _prepare(conversation.entries, self._link.settings.max_value_bytes)
+        texts = {
+            checks.key(key, "conversation.state"): self._json(value, f"conversation.state[{key!r}]")
+            for key, value in conversation.state.items()
+        }
+
+        locked, created = self._lock(session_id, columns, create)
+        if lease is not None:
+            session_rows.check_lease(self._link, lease)
+        session = locked.session
+        stored = entry_reads.read(self._link, session_id)
+        stored_summaries = summaries.read(self._link, session_id)
+        baseline = None if created else conversation.baseline
+        if baseline is not None:
+            _check_unchanged(session, _digest(stored, stored_summaries), baseline)
+        session_rows.mark_active(self._link, session_id)
+
+        plan = _Plan(session, locked.last_turn, stored, given)
+        self._store_entries(plan)
+        state_set, state_deleted = self._save_state(session_id, texts, baseline)
+        self._save_attributes(session, columns)
+        summaries_changed = self._save_summaries(session_id, stored_summaries, conversation.summaries, plan.end)
+        return SaveReport(
+            conversation=self._load(session_id),
+            created=created,
+            appended=plan.appended,
+            trimmed=plan.trimmed,
+            replaced=plan.replaced,
+            removed=plan.removed,
+            state_set=tuple(state_set),
+            state_deleted=tuple(state_deleted),
+            summaries_changed=summaries_changed,
+        )
+
+    def _load(self, session_id: str) -> ConversationState:
+        session = session_rows.find(self._link, session_id)
+        if session is None:
+            raise session_rows.not_found(self._link, session_id)
+        entries = entry_reads.read(self._link, session_id)
+        state = state_rows.read(self._link, session_id)
+        found = summaries.read(self._link, session_id)
+        return ConversationState(
+            session_id,
+            entries=[*entries],
+            state={key: state_rows.value(session_id, key, text) for key, (text, _) in state.items()},
+            summaries=found,
+            user_id=session.user_id,
+            agent_name=session.agent_name,
+            title=session.title,
+            instructions=session.instructions,
+            metadata=exactjson.loads(exactjson.dumps(session.metadata, "metadata")),
+            project_root=session.project_root,
+            cwd=session.cwd,
+            ttl=session.ttl,
+            session=session,
+            baseline=Baseline(
+                revision=session.revision,
+                first_seq=session.first_seq,
+                next_seq=session.next_seq,
+                created_at=session.created_at,
+                content=_digest(entries, found),
+                state=state,
+            ),
+        )
+
+    def _columns(self, conversation: ConversationState) -> dict[str, Any]:
+        given = {name: getattr(conversation, name) for name in _ATTRIBUTES}
+        if given["metadata"] is None:
+            given["metadata"] = {}
+        return {name: session_columns.attribute(self._link, name, value) for name, value in given.items()}
+
+    def _lock(self, session_id: str, columns: Mapping[str, Any], create: bool) -> tuple[LockedSession, bool]:
+        """The session's row, locked, and whether it was made for this."""
+        created = False
+        while True:
+            found = segments.lock_for_release(self._link, session_id)
+            locked = session_rows.lock_any(self._link, session_id) if found else None
+            if locked is not None and not locked.expired:
+                return locked, created
+            if not create:
+                raise session_rows.not_found(self._link, session_id)
+            created = session_life.create(self._link, session_id, columns) is not None
+
+    def _store_entries(self, plan: "_Plan") -> None:
+        link, session_id = self._link, plan.session.session_id
+        restored = [plan.known[entry_id] for entry_id in plan.new_ids() if entry_id in plan.known]
+        unbilled: set[int] = set()
+        if restored:
+            seqs = [entry.seq for entry in restored]
+            unbilled = {row[0] for row in link.all(_DO_NOT_BILL, session_id=session_id, seqs=seqs)}
+        for from_seq, to_seq in plan.released():
+            segments.release(link, session_id, from_seq, to_seq)
+        if plan.rewritten:
+            priced, _ = pricing.price(link, [entry for _, _, entry in plan.rewritten])
+            shape = entry_rows.shape(priced)
+            now = link.now() or session_rows.now(link)
+            rows = [
+                dict.fromkeys(shape)
+                | entry.columns
+                | {"seq": seq, "turn": turn, "created_at": entry.columns.get("created_at", now)}
+                for (seq, turn, _), entry in zip(plan.rewritten, priced, strict=True)
+            ]
+            link.many(entry_rows.insert_one(shape), rows, session_id=session_id)
+        if plan.range_changed:
+            ranges.set_range(
+                link, session_id, first_seq=plan.first_seq, next_seq=plan.kept_end + 1, last_turn=plan.last_turn
+            )
+        added = appending.insert_all(link, session_id, plan.added)
+        stored = [(seq, entry) for seq, _, entry in plan.rewritten]
+        stored += [(entry.seq, given) for entry, given in zip(added, plan.added, strict=True)]
+        counted = [
+            {"seq": seq}
+            for seq, entry in stored
+            if (old := plan.known.get(entry.entry_id)) is not None
+            and old.seq not in unbilled
+            and (_reports_usage(old) or not entry_rows.reports_usage(entry))
+        ]
+        link.many(_MARK_FOLDED, counted, session_id=session_id)
+
+    def _save_state(
+        self, session_id: str, texts: Mapping[str, str], baseline: Baseline | None
+    ) -> tuple[list[str], list[str]]:
+        before = state_rows.read(self._link, session_id) if baseline is None else baseline.state
+        written = {key: text for key, text in texts.items() if key not in before or before[key][0] != text}
+        deleted = [key for key in before if key not in texts]
+        if baseline is not None and (written or deleted):
+            versions = {key: version for key, (_, version) in before.items()}
+            state_rows.check_versions(self._link, session_id, [*written, *deleted], versions)
+        state_rows.write(self._link, session_id, written, deleted)
+        return sorted(written), sorted(deleted)
+
+    def _save_attributes(self, session: Session, columns: Mapping[str, Any]) -> None:
+        before = {name: session_columns.attribute(self._link, name, getattr(session, name)) for name in _ATTRIBUTES}
+        changed = {name: value for name, value in columns.items() if value != before[name]}
+        if changed:
+            statement = session_rows.update_statement(tuple(changed), False)
+            self._link.one(statement, session_id=session.session_id, **changed)
+
+    def _save_summaries(self, session_id: str, stored: Sequence[Summary], given: Sequence[Summary], end: int) -> int:
+        before = {summary.start_seq: summary for summary in stored}
+        after: dict[int, Summary] = {}
+        for index, summary in enumerate(given):
+            name = f"conversation.summaries[{index}]"
+            if not isinstance(summary, Summary):
+                raise InvalidValueError(name, f"must be a Summary, not {type(summary).__name__}")
+            if summary.end_seq > end and before.get(summary.start_seq) == summary:
+                continue  # It goes with what it reached into, as it does when that is popped.
+            after[summary.start_seq] = replace(summaries.check(self._link, summary, name, end), session_id=session_id)
+        gone = [start_seq for start_seq in before if start_seq not in after]
+        changed = [summary for start_seq, summary in after.items() if before.get(start_seq) != summary]
+        summaries.write(self._link, session_id, changed, gone)
+        return len(gone) + len(changed)
+
+
+class _Plan:
+    """How a stored history becomes the one given.
+
+    Attributes:
+        rewritten: Position, turn and entry of what is stored anew at a position that exists.
+        added: What comes behind the last position that is kept.
+        known: The entries that were stored before, by their ids.
+    """
+
+    def __init__(
+        self, session: Session, last_turn: int, stored: Sequence[Entry], given: Sequence[tuple[PreparedEntry, Any]]
+    ) -> None:
+        self.session = session
+        self.known = {entry.entry_id: entry for entry in stored}
+        self.trimmed = _dropped_in_front(stored, given)
+        self.first_seq = session.first_seq + self.trimmed
+        kept = stored[self.trimmed :]
+        overlap = min(len(kept), len(given))
+        self.kept_end = self.first_seq + overlap - 1
+        self.end = self.first_seq + len(given) - 1
+        self.appended = len(given) - overlap
+        self.removed = len(kept) - overlap
+        self.replaced = 0
+        self.rewritten: list[tuple[int, int, PreparedEntry]] = []
+        turn = kept[0].turn - (kept[0].role == "user") if kept else last_turn
+        for old, (entry, original) in zip(kept, given, strict=False):
+            turn += entry.columns["role"] == "user"
+            same = _same(entry, old)
+            equal = original == old if isinstance(original, Entry) else same and _equal(entry, old)
+            if equal and turn == old.turn:
+                continue
+            self.replaced += not equal
+            if same and not entry.own_id:
+                entry = replace(entry, columns=entry.columns | {"entry_id": old.entry_id})
+            self.rewritten.append((old.seq, turn, self._dated(entry)))
+        self.last_turn = turn
+        self.added = [self._dated(entry) for entry, _ in given[overlap:]]
+        # Appending says so itself.
+        self.range_changed = self.trimmed > 0 or self.removed > 0 or turn != last_turn
+
+    def _dated(self, entry: PreparedEntry) -> PreparedEntry:
+        """The entry with the time at which it happened, if it was stored before and does not say otherwise."""
+        old = self.known.get(entry.entry_id)
+        if old is None or "created_at" in entry.columns:
+            return entry
+        return replace(entry, columns=entry.columns | {"created_at": old.created_at})
+
+    def new_ids(self) -> list[str]:
+        """The ids of all that is stored anew."""
+        return [entry.entry_id for _, _, entry in self.rewritten] + [entry.entry_id for entry in self.added]
+
+    def released(self) -> list[tuple[int, int]]:
+        """The ranges whose rows the session lets go of."""
+        ranges: list[tuple[int, int]] = []
+        if self.trimmed:
+            ranges.append((self.session.first_seq, self.first_seq - 1))
+        for seq, _, _ in self.rewritten:
+            if ranges and ranges[-1][1] == seq - 1 and seq > self.first_seq:
+                ranges[-1] = (ranges[-1][0], seq)
+            else:
+                ranges.append((seq, seq))
+        if self.removed:
+            ranges.append((self.kept_end + 1, self.session.next_seq - 1))
+        return ranges
+
+
+def _dropped_in_front(stored: Sequence[Entry], given: Sequence[tuple[PreparedEntry, Any]]) -> int:
+    """How many stored entries come before the first that is given."""
+    if not given:
+        return len(stored)
+    first = given[0][0]
+    return next((index for index, entry in enumerate(stored) if _same(first, entry)), 0)
+
+
+def _same(given: PreparedEntry, stored: Entry) -> bool:
+    """Whether an entry that is given is the one that is stored, edited perhaps."""
+    if given.own_id:
+        return given.entry_id == stored.entry_id
+    return given.columns["role"] == stored.role and entry_differences.has_same_content(stored, given)
+
+
+def _equal(given: PreparedEntry, stored: Entry) -> bool:
+    """Whether it was not edited, either."""
+    return entry_differences.has_same_content(stored, given) and entry_differences.beside_content(stored, given) is None
+
+
+def _reports_usage(entry: Entry) -> bool:
+    return entry.usage != Usage() or entry.cost_usd is not None
+
+
+def _prepare(
+    entries: Sequence[Entry | NewEntry | Mapping[str, Any]], max_bytes: int
+) -> list[tuple[PreparedEntry, Entry | NewEntry | Mapping[str, Any]]]:
+    if isinstance(entries, str | bytes | Mapping | NewEntry | Entry) or not isinstance(entries, Iterable):
+        raise InvalidValueError("conversation.entries", "must be a sequence of entries; put a single one into a list")
+    originals = list(entries)
+    new = [_as_new(entry) if isinstance(entry, Entry) else entry for entry in originals]
+    return list(zip(entry_rows.prepare(new, max_bytes=max_bytes), originals, strict=True))
+
+
+def _as_new(entry: Entry) -> NewEntry:
+    return NewEntry(
+        entry.content,
+        role=entry.role,
+        agent_name=entry.agent_name,
+        usage=entry.usage,
+        provider_name=entry.provider_name,
+        request_model=entry.request_model,
+        response_model=entry.response_model,
+        cost_usd=entry.cost_usd,
+        tool_name=entry.tool_name,
+        tool_call_id=entry.tool_call_id,
+        duration=entry.duration,
+        finish_reason=entry.finish_reason,
+        error_type=entry.error_type,
+        metadata=entry.metadata or None,
+        entry_id=entry.entry_id,
+        created_at=entry.created_at,
+    )
+
+
+def _digest(entries: Sequence[Entry], found: Sequence[Summary]) -> str:
+    """By which a change is noticed that leaves the positions as they were, such as other entries in the same places."""
+    digest = hashlib.blake2b(digest_size=16)
+    for one in (*entries, *found):
+        digest.update(orjson.dumps(one, default=str))
+    return digest.hexdigest()
+
+
+def _check_unchanged(session: Session, content: str, baseline: Baseline) -> None:
+    changed = f"session {session.session_id!r} was changed by another since it was loaded"
+    if session.created_at != baseline.created_at:
+        raise ConflictError(
+            f"{changed}: it was deleted, and another was made under its id; load it again",
+            session_id=session.session_id,
+        )
+    for name in ("revision", "first_seq", "next_seq"):
+        expected, actual = getattr(baseline, name), getattr(session, name)
+        if expected != actual:
+            raise ConflictError(
+                f"{changed}: {name} is {actual}, not {expected}; load it again",
+                session_id=session.session_id,
+                expected=expected,
+                actual=actual,
+            )
+    if content != baseline.content:
+        raise ConflictError(
+            f"{changed}: it holds other entries or summaries; load it again", session_id=session.session_id
+        )

@@ -1,0 +1,231 @@
+"""One turn of an agent: what it begins with, and what it leaves behind, in one transaction."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from statestore.checking import checks
+from statestore.engine.calls import reads, writes_in_one_statement
+from statestore.engine.sql import Statement
+from statestore.errors import ConflictError, SessionNotFoundError
+from statestore.repositories.base import Repository
+from statestore.repositories.history import appending, entry_reads, entry_rows, tail, windows
+from statestore.repositories.history.entry_rows import PreparedEntry
+from statestore.repositories.history.windows import Limits
+from statestore.repositories.sessions import holding, lease_checks, session_rows
+from statestore.repositories.state import state_rows
+from statestore.values.history import Entry, NewEntry, Window
+from statestore.values.sessions import Lease, Session
+
+_BEGIN = f"""
+    SELECT {session_rows.COLUMNS}, {session_rows.EXTENSION_DUE}, %s, s.lease_token, s.lease_until > {{now}}
+    FROM {{sessions}} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}"""
+_FIND = Statement(postgresql=_BEGIN % "CAST(s.xmin AS text)", sqlite=_BEGIN % "NULL")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What a turn goes on from, so that its commit notices who came in between.
+
+    Attributes:
+        end: The last position.
+        entry_id: Which entry stands there; None where there is none.
+        created_at: When the session was made; None where the commit is to make it.
+        row_version: Names the state of the session's row, which every write to the session changes. PostgreSQL's.
+    """
+
+    end: int = 0
+    entry_id: str | None = None
+    created_at: datetime | None = None
+    row_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """What a turn starts from. *state* holds the JSON text and the version of each key."""
+
+    start: Start = field(default_factory=Start)
+    session: Session | None = None
+    window: Window = field(default_factory=Window)
+    state: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+
+
+class TurnWork(Repository):
+    """The steps of `store.turn`; no operations of their own."""
+
+    @reads
+    def begin(self, session_id: str, limits: Limits, *, create: bool, lease: Lease | None) -> Begun:
+        """The session with its window and its state; empty where it is still to be made.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired, and *create* is false.
+            StaleLeaseError: *lease* holds no more.
+        """
+        checks.key(session_id, "session_id")
+        token = lease_checks.token(lease, session_id)
+        rows = holding.read(self._link, _FIND, session_id=session_id)
+        row = rows[0] if rows else None
+        if row is None:
+            if create:
+                return Begun(window=Window(tokens=None if limits.max_tokens is None else 0))
+            raise session_rows.not_found(self._link, session_id)
+        *_, extension_due, row_version, latest_token, holds = row
+        if lease is not None and not (token == latest_token and holds):
+            session_rows.check_lease(self._link, lease)
+        session: Session | None = session_rows.from_row(self._link, row)
+        if extension_due:
+            session, row_version = session_rows.find(self._link, session_id), None
+        if self._link.in_transaction:  # Which may write the row again, under the number that it has.
+            row_version = None
+        if session is None:
+            raise session_rows.not_found(self._link, session_id)
+        window = windows.read(self._link, session_id, limits.check(), before=session.next_seq)
+        return Begun(
+            start=self._start(session, window, row_version),
+            session=session,
+            window=window,
+            state=state_rows.read(self._link, session_id),
+        )
+
+    def _start(self, session: Session, window: Window, row_version: str | None) -> Start:
+        end = session.next_seq - 1
+        last = window[-1:]
+        if session.entry_count and not (last and last[0].seq == end):
+            last = entry_reads.read(self._link, session.session_id, last=1, before=session.next_seq)
+        return Start(
+            end=last[0].seq if last else end,
+            entry_id=last[0].entry_id if last else None,
+            created_at=session.created_at,
+            row_version=row_version,
+        )
+
+    @reads
+    def check_lease(self, lease: Lease) -> None:
+        """What the end of a turn checks that has nothing to write.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+            StaleLeaseError: *lease* holds no more.
+        """
+        session_rows.check_lease(self._link, lease)
+
+    @writes_in_one_statement
+    def commit(
+        self,
+        session_id: str,
+        entries: Sequence[NewEntry | Mapping[str, Any]],
+        *,
+        start: Start,
+        state: Mapping[str, Any],
+        deleted: Sequence[str],
+        versions: Mapping[str, int],
+        create: bool,
+        lease: Lease | None,
+    ) -> list[Entry]:
+        """Write all of a turn or nothing.
+
+        Raises:
+            ConflictError: The session has gone on since the turn began, was deleted, or made anew; or a state key that
+                the turn changed was changed.
+        """
+        token = lease_checks.token(lease, session_id)
+        max_bytes = self._link.settings.max_value_bytes
+        batch = self._once("batch", lambda: entry_rows.prepare(entries, max_bytes=max_bytes))
+        texts = self._once("state", lambda: {key: self._json(value, f"state[{key!r}]") for key, value in state.items()})
+        changed = [*texts, *deleted]
+        undisputed = 0 < len(batch) <= appending.CHUNK and not any(entry.own_id for entry in batch)
+        if changed or not undisputed:
+            self._needs_transaction()
+        stored = None
+        if undisputed and self._call.attempt == 1:
+            stored = self._insert_at_once(session_id, batch, start, token)
+        if stored is None:
+            self._needs_transaction()
+            session = self._lock(session_id, start, create=create, lease=lease)
+            stored = self._committed(session_id, batch)
+            if stored is not None:
+                return stored
+            if batch:
+                self._check_ids(session_id, batch)
+                self._check_end(session, start)
+            stored = appending.insert_all(self._link, session_id, batch)
+        if changed:
+            state_rows.check_versions(self._link, session_id, changed, versions)
+            state_rows.write(self._link, session_id, texts, deleted)
+        return stored
+
+    def _insert_at_once(
+        self, session_id: str, batch: Sequence[PreparedEntry], start: Start, token: int | None
+    ) -> list[Entry] | None:
+        """Append without a look at the session before, where that is safe; None where it has to be looked at.
+
+        On PostgreSQL the row must be as it was: a condition on other tables would be decided before the statement
+        waits for who is at work on the row. On SQLite nobody else is at work.
+        """
+        if self._link.dialect.name == "postgresql":
+            if start.row_version is None:
+                return None
+        else:
+            found = tail.look(self._link, session_id, start.end)
+            if found is None or (found.created_at, found.entry_id) != (start.created_at, start.entry_id):
+                return None
+        return appending.insert(
+            self._link,
+            session_id,
+            batch,
+            after_seq=start.end,
+            lease_token=token,
+            row_version=start.row_version,
+        )
+
+    def _lock(self, session_id: str, start: Start, *, create: bool, lease: Lease | None) -> Session:
+        """The session, locked, which must be the one that the turn began with."""
+        makes = create and start.created_at is None
+        try:
+            session = appending.lock(self._link, session_id, create=makes, lease=lease)
+        except SessionNotFoundError:
+            if not create:
+                raise
+            raise _disturbed(session_id, "it was deleted") from None
+        if start.created_at not in (None, session.created_at):
+            raise _disturbed(session_id, "it was deleted, and another was made under its id")
+        return session
+
+    def _check_end(self, session: Session, start: Start) -> None:
+        end = session.next_seq - 1
+        if end != start.end:
+            raise _disturbed(
+                session.session_id, f"it ends at {end}, not at {start.end}", expected=start.end, actual=end
+            )
+        found = tail.look(self._link, session.session_id, end) if start.entry_id is not None else None
+        # What was trimmed meanwhile is not there any more.
+        if found is not None and found.entry_id not in (None, start.entry_id):
+            raise _disturbed(session.session_id, f"another entry stands at position {end}")
+
+    def _committed(self, session_id: str, batch: Sequence[PreparedEntry]) -> list[Entry] | None:
+        """What an earlier try has stored, whose answer was lost."""
+        if self._call.attempt == 1 or not batch:
+            return None
+        ids = [entry.entry_id for entry in batch]
+        found = entry_reads.find_by_id(self._link, session_id, ids)
+        return [found[entry_id] for entry_id in ids] if len(found) == len(ids) else None
+
+    def _check_ids(self, session_id: str, batch: Sequence[PreparedEntry]) -> None:
+        own = [entry.entry_id for entry in batch if entry.own_id]
+        for entry in (entry_reads.find_by_id(self._link, session_id, own) if own else {}).values():
+            raise ConflictError(
+                f"session {session_id!r} holds an entry with entry_id {entry.entry_id!r} already, at position "
+                f"{entry.seq}",
+                session_id=session_id,
+                actual=entry.seq,
+            )
+
+
+def _disturbed(session_id: str, how: str, **fields: int) -> ConflictError:
+    return ConflictError(
+        f"session {session_id!r} was changed by another while the turn was under way: {how}; read it again, and append "
+        "or redo what the error's `unsaved` holds",
+        session_id=session_id,
+        **fields,
+    )

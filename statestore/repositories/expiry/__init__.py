@@ -1,0 +1,1 @@
+"""Deleting what has expired or was erased, in batches: of every family."""

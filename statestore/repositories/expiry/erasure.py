@@ -1,0 +1,117 @@
+"""Removing sessions that are too many, or too large, for one short transaction.
+
+The first transaction hides all of it, for good: what is hidden has expired long ago, and nothing revives it. The rest
+follows in batches, as in a sweep; where the process dies, the next sweep goes on with them.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from statestore.checking import checks
+from statestore.engine.calls import writes
+from statestore.engine.sql import Statement
+from statestore.repositories.expiry.batch import Batch
+from statestore.repositories.expiry.repository import FIND_ERASED, ExpiryRepository
+from statestore.repositories.sessions import endings, segments, session_life, session_rows
+from statestore.repositories.usage import ledger
+
+# What is left in the row says nothing of the user but which erasure it belongs to.
+_HIDE_USER = Statement(f"""
+    UPDATE {{sessions}} AS s SET user_id = NULL, title = NULL, instructions = :erasure, metadata = '{{}}',
+        project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = :erased, {endings.END}
+    WHERE s.namespace = :namespace AND s.user_id = :user_id""")
+
+_LOOK = Statement("""
+    SELECT {live}, s.next_seq - s.first_seq FROM {sessions} AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id""")
+_HIDE_SESSION = Statement(f"""
+    UPDATE {{sessions}} AS s SET ttl = :deleted, {endings.END}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id""")
+_IS_HIDDEN = Statement("""
+    SELECT 1 FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
+        AND s.expires_at <= {later:-CAST(:gone_for AS interval)}""")
+_NEXT_ERASED = Statement("""
+    SELECT s.session_id FROM {sessions} AS s
+    WHERE s.namespace = :namespace AND s.expires_at <= {now} AND s.ttl = :erased AND s.instructions = :erasure
+    ORDER BY s.expires_at, s.session_id LIMIT 1""")
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What came of a session that is to be removed: whether it lived, and whether rows of it are left to delete."""
+
+    lived: bool
+    more: bool
+
+
+class ErasureRepository(ExpiryRepository):
+    """The steps of `sessions.delete` and `sessions.delete_user`; no operations of their own."""
+
+    @writes
+    def remove(self, session_id: str, limit: int) -> Removed:
+        """Delete a session with up to *limit* entries; hide a larger one."""
+        checks.key(session_id, "session_id")
+        row = self._link.one(_LOOK, session_id=session_id)
+        if row is None:
+            return Removed(lived=False, more=False)
+        if row[1] <= limit:
+            session_life.erase(self._link, session_id)
+            return Removed(lived=bool(row[0]), more=False)
+        self._link.run(_HIDE_SESSION, session_id=session_id, deleted=endings.DELETED, back=endings.BACK)
+        return Removed(lived=bool(row[0]), more=True)
+
+    @writes
+    def remove_slice(self, session_id: str, limit: int) -> Batch:
+        """Delete up to *limit* rows of a session that is hidden, waiting for who holds it or its family."""
+        batch = Batch()
+        if not segments.lock_for_release(self._link, session_id):
+            return batch
+        if self._link.one(_IS_HIDDEN, session_id=session_id, gone_for=endings.GONE_FOR) is None:
+            return batch  # Another session by now, made anew under the id.
+        return self._remove(session_id, limit, batch)
+
+    @writes
+    def hide_user(self, user_id: str, limit: int) -> tuple[datetime, Batch]:
+        """Hide all sessions of a user, and delete as many as one batch takes.
+
+        Returns:
+            When that was, and the first batch.
+        """
+        checks.key(user_id, "user_id")
+        if self._link.holds_reads:
+            # All batches are in the caller's one transaction: a lock for each family would be too many.
+            segments.lock_all(self._link)
+        marks = {"erasure": self._erasure(user_id), "erased": endings.ERASED, "back": endings.BACK}
+        # Again until there is none: the user may have opened a session while we waited for another.
+        while self._link.run(_HIDE_USER, user_id=user_id, **marks):
+            pass
+        ledger.forget_user(self._link, user_id, erased=endings.ERASED)
+        return session_rows.now(self._link), self._erase(user_id, limit, ())
+
+    @writes
+    def erase_batch(self, user_id: str, limit: int, after: tuple[Any, ...]) -> Batch:
+        """Delete hidden sessions of a user with up to *limit* rows in all, as a sweep does."""
+        return self._erase(user_id, limit, after)
+
+    @writes
+    def erase_next(self, user_id: str, limit: int) -> Batch:
+        """Delete up to *limit* rows of the next hidden session of a user, waiting for who holds it or its family."""
+        batch = Batch()
+        erasure = {"erasure": self._erasure(user_id), "erased": endings.ERASED}
+        row = self._link.one(_NEXT_ERASED, **erasure)
+        if row is None:
+            return batch
+        if segments.lock_for_release(self._link, row[0]) and self._link.one(_NEXT_ERASED, **erasure) == row:
+            self._remove(row[0], limit, batch)
+        batch.after = ()
+        return batch
+
+    def _erase(self, user_id: str, limit: int, after: tuple[Any, ...]) -> Batch:
+        erasure = self._erasure(user_id)
+        return self._sweep(FIND_ERASED, limit, after, alone=self._link.holds_reads, erasure=erasure)
+
+    def _erasure(self, user_id: str) -> str:
+        """By what the sessions of an erased user are found again, which does not tell whose they were."""
+        return hashlib.sha256(f"{self._link.settings.namespace}\0{user_id}".encode()).hexdigest()

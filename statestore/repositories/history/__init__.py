@@ -1,0 +1,1 @@
+"""The history of a session: entries and summaries, appended, read, followed and let go."""

@@ -1,0 +1,167 @@
+"""Adding entries behind the end of a session: in one statement where nothing is in dispute."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from statestore.engine.sql import Link, Row, Statement
+from statestore.repositories.history import entry_rows, notify, pricing
+from statestore.repositories.history.entry_rows import PreparedEntry
+from statestore.repositories.sessions import session_life, session_rows
+from statestore.values.history import Entry
+from statestore.values.sessions import Lease, Session
+
+# Entries of one statement. A statement takes 65,535 parameters on PostgreSQL, an entry at most 23.
+CHUNK = 500
+
+_UPDATE = f"""
+    UPDATE {{sessions}} AS s
+    SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}"""
+_RETURNING = " RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn"
+_AND_WAKE = f", {notify.wake('s')}"
+
+# Outside a transaction an append succeeds only where there is nothing to decide; else it is run again under the lock.
+_IF_AT = " AND s.next_seq - 1 = :after_seq"
+# PostgreSQL's own number of the transaction that wrote the row: unlike the time of the last activity it never repeats.
+_IF_SAME_ROW = " AND CAST(s.xmin AS text) = :row_version"
+_IF_NEW = """ AND s.forked_at_seq IS NULL AND NOT EXISTS (
+        SELECT 1 FROM {history_entries} AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
+        AND h.entry_id = ANY (:entry_ids))"""
+
+_SQLITE = {
+    (at, leased): Statement(
+        sqlite=_UPDATE + (_IF_AT if at else "") + (session_rows.HELD if leased else "") + _RETURNING
+    )
+    for at in (False, True)
+    for leased in (False, True)
+}
+
+
+@lru_cache(maxsize=1024)
+def _postgresql(
+    count: int, columns: tuple[str, ...], *, at: bool, new: bool, same: bool, leased: bool, priced: bool
+) -> Statement:
+    conditions = (_IF_AT, at), (_IF_NEW, new), (_IF_SAME_ROW, same), (session_rows.HELD, leased)
+    wanted = "".join(sql for sql, wanted in (*conditions, (pricing.UNCHANGED, priced)) if wanted)
+    return entry_rows.insert_after_update(count, columns, _UPDATE + wanted + _RETURNING + _AND_WAKE)
+
+
+def insert(
+    link: Link,
+    session_id: str,
+    batch: Sequence[PreparedEntry],
+    *,
+    after_seq: int | None = None,
+    only_new: bool = False,
+    lease_token: int | None = None,
+    row_version: str | None = None,
+) -> list[Entry] | None:
+    """Append entries that are known to be missing; None where the session, or a condition on it, does not hold.
+
+    Args:
+        link: On SQLite inside a transaction.
+        session_id: The session.
+        batch: One to `CHUNK` entries.
+        after_seq: Only where this is the last position.
+        only_new: Only where none of the ids is there. PostgreSQL, outside a transaction.
+        lease_token: Only while the lease with this token holds.
+        row_version: Only where the session's row was not written since it had this `xmin`. PostgreSQL.
+    """
+    batch, prices_revision = pricing.price(link, batch)
+    turns = batch[-1].columns["turn"]
+    columns = entry_rows.shape(batch)
+    params: dict[str, Any] = {
+        "session_id": session_id,
+        "count": len(batch),
+        "turns": turns,
+        "after_seq": after_seq,
+        "lease_token": lease_token,
+        "row_version": row_version,
+        "prices_revision": prices_revision,
+    }
+    rows: Sequence[Row]
+    if link.dialect.name == "sqlite":
+        if only_new:
+            return None
+        head = link.one(_SQLITE[after_seq is not None, lease_token is not None], **params)
+        if head is None:
+            return None
+        rows = _insert_each(link, session_id, batch, columns, *head)
+    else:
+        statement = _postgresql(
+            len(batch),
+            columns,
+            at=after_seq is not None,
+            new=only_new,
+            same=row_version is not None,
+            leased=lease_token is not None,
+            priced=prices_revision is not None,
+        )
+        if only_new:
+            params["entry_ids"] = [entry.entry_id for entry in batch]
+        rows = sorted(link.all(statement, **params, **entry_rows.params(batch, columns)))
+        if not rows:
+            return None
+    return [entry_rows.stored(link, session_id, entry, *row) for entry, row in zip(batch, rows, strict=True)]
+
+
+def insert_all(link: Link, session_id: str, batch: Sequence[PreparedEntry]) -> list[Entry]:
+    """Append any number of entries to a session whose row is locked, or whose row this locks."""
+    added: list[Entry] = []
+    for start in range(0, len(batch), CHUNK):
+        stored = insert(link, session_id, _counted_from_here(batch[start : start + CHUNK]))
+        assert stored is not None, "the session's row is held, and it lives"
+        added += stored
+    return added
+
+
+def lock(link: Link, session_id: str, *, create: bool = False, lease: Lease | None = None) -> Session:
+    """Lock the session's row, mark it active, and return it; with *create* make one that is missing or expired.
+
+    Raises:
+        SessionNotFoundError: No such session, or it has expired, and *create* is false.
+        StaleLeaseError: *lease* holds no more.
+    """
+    while True:
+        locked = session_rows.lock_any(link, session_id)
+        if locked is not None and not locked.expired:
+            if lease is not None:
+                session_rows.check_lease(link, lease)
+            session_rows.mark_active(link, session_id)
+            return locked.session
+        if not create:
+            raise session_rows.not_found(link, session_id)
+        session_life.create(link, session_id, {})
+
+
+def _counted_from_here(batch: Sequence[PreparedEntry]) -> list[PreparedEntry]:
+    """The entries with their turns counted from the first of them: they may be part of a larger batch."""
+    counted: list[PreparedEntry] = []
+    turn = 0
+    for entry in batch:
+        turn += entry.columns["role"] == "user"
+        counted.append(
+            entry if entry.columns["turn"] == turn else replace(entry, columns={**entry.columns, "turn": turn})
+        )
+    return counted
+
+
+def _insert_each(
+    link: Link, session_id: str, batch: Sequence[PreparedEntry], columns: tuple[str, ...], first_seq: int, turn: int
+) -> list[Row]:
+    now = link.now()
+    rows = [
+        (first_seq + index, turn + entry.columns["turn"], entry.columns.get("created_at", now))
+        for index, entry in enumerate(batch)
+    ]
+    link.many(
+        entry_rows.insert_one(columns),
+        [
+            dict.fromkeys(columns) | entry.columns | {"seq": seq, "turn": turn, "created_at": created_at}
+            for entry, (seq, turn, created_at) in zip(batch, rows, strict=True)
+        ],
+        session_id=session_id,
+    )
+    return rows

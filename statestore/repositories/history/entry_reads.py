@@ -1,0 +1,212 @@
+"""Reading entries of a session, wherever their rows are."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from operator import attrgetter
+
+import orjson
+
+from statestore.engine.sql import Link, Row, Statement
+from statestore.repositories.history import entry_rows
+from statestore.repositories.sessions import holding, session_rows
+from statestore.repositories.sessions.fork_hints import ForkHints
+from statestore.values.history import Entry
+
+# Beyond every position, and twice it still fits 64 bits.
+FAR = 2**61
+
+
+def bounds(last: str, after: str, before: str, limit: str) -> tuple[str, str]:
+    """The first and the last position of a window on session `s`, in SQL.
+
+    The history of a session is dense, so that a window is a range, whichever way it is asked for.
+    """
+    start = f"{{greatest}}({after} + 1, s.first_seq, {{least}}(s.next_seq, {before}) - {last})"
+    end = f"{{least}}(s.next_seq, {before}, {{greatest}}({after} + 1, s.first_seq) + {limit}) - 1"
+    return start, end
+
+
+_WINDOW = ("last", "after", "before", "limit")
+# psycopg sends a number in the smallest type that holds it, and 2**31 - 1 plus one is none of that type.
+_FROM, _TO = bounds(*(f"CAST(:{name} AS bigint)" for name in _WINDOW))
+_FROM_SQLITE, _TO_SQLITE = bounds(*(f":{name}" for name in _WINDOW))
+
+# So many rows are made entries at a time.
+_PAGE = 2000
+
+# What there is to do beyond reading: nothing for most sessions, and then NULL is all that is computed and sent.
+_FORK, _EXTENSION_DUE = 1, 2
+ALSO = f"""CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
+    THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN {_FORK} ELSE 0 END
+        + CASE WHEN {session_rows.EXTENSION_DUE} THEN {_EXTENSION_DUE} ELSE 0 END END"""
+
+
+def _statements(columns: str) -> tuple[Statement, Statement]:
+    """How entries are read: of sessions that are no forks, and of any."""
+    # One round trip, for all sessions that are no forks: the rows of a session are all of its history. On PostgreSQL
+    # they come from a subquery that is closed to the planner by OFFSET 0, so that the bounds always end up in the index
+    # scan; in a plain join it may take them for a filter, and read the whole session. A subquery keeps its order here.
+    plain = Statement(
+        postgresql=f"""
+        SELECT {ALSO}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
+            SELECT {columns} FROM {{history_entries}} AS h
+            WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq BETWEEN {_FROM} AND {_TO}
+            ORDER BY h.seq OFFSET 0) AS h ON true
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
+        sqlite=f"""
+        SELECT {ALSO}, {columns} FROM {{sessions}} AS s
+        LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+            AND h.seq BETWEEN {_FROM_SQLITE} AND {_TO_SQLITE}
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
+        ORDER BY h.seq""",
+    )
+
+    # For any session, but made for forks. The bounds of the window are inside the join with its segments, so that each
+    # segment reads only its share. In no order.
+    fork = Statement(
+        postgresql=f"""
+        SELECT {ALSO}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
+            SELECT h.* FROM (
+                SELECT s.session_id AS owner, {_FROM} AS from_seq, {_TO} AS to_seq
+                UNION ALL
+                SELECT g.owner_session_id, greatest(g.from_seq, {_FROM}), least(g.to_seq, {_TO})
+                FROM {{session_segments}} AS g WHERE g.namespace = :namespace AND g.session_id = :session_id
+                    AND g.from_seq <= {_TO} AND g.to_seq >= {_FROM}
+            ) AS piece CROSS JOIN LATERAL (
+                SELECT {columns} FROM {{history_entries}} AS h WHERE h.namespace = :namespace
+                AND h.session_id = piece.owner AND h.seq BETWEEN piece.from_seq AND piece.to_seq OFFSET 0) AS h
+        ) AS h ON true
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
+        sqlite=f"""
+        SELECT {ALSO}, {columns} FROM {{sessions}} AS s
+        LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+            AND h.seq BETWEEN {_FROM_SQLITE} AND {_TO_SQLITE}
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
+        UNION ALL
+        SELECT {ALSO}, {columns} FROM {{sessions}} AS s
+        JOIN {{session_segments}} AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
+        CROSS JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+            AND h.seq BETWEEN max(g.from_seq, {_FROM_SQLITE}) AND min(g.to_seq, {_TO_SQLITE})
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
+    )
+    return plain, fork
+
+
+_READ, _READ_FORK = _statements(entry_rows.COLUMNS)
+
+# The same without the content of large entries, which is null then.
+_CONTENT = "CAST(h.content AS text)"
+_READ_SMALL, _READ_FORK_SMALL = _statements(
+    entry_rows.COLUMNS.replace(_CONTENT, f"CASE WHEN h.content_bytes <= :largest THEN {_CONTENT} ELSE 'null' END")
+)
+
+_IDS_POSTGRESQL = "h.entry_id = ANY (:entry_ids)"
+_IDS_SQLITE = "h.entry_id IN (SELECT value FROM json_each(:entry_ids))"
+_BY_ID = f"""
+    SELECT NULL, {entry_rows.COLUMNS} FROM {{history_entries}} AS h
+    WHERE h.namespace = :namespace AND h.session_id = :session_id AND %s
+    UNION ALL
+    SELECT NULL, {entry_rows.COLUMNS} FROM {{session_segments}} AS g
+    JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+        AND h.seq BETWEEN g.from_seq AND g.to_seq
+    WHERE g.namespace = :namespace AND g.session_id = :session_id AND %s"""
+_FIND_BY_ID = Statement(
+    postgresql=_BY_ID % (_IDS_POSTGRESQL, _IDS_POSTGRESQL), sqlite=_BY_ID % (_IDS_SQLITE, _IDS_SQLITE)
+)
+
+
+def read(
+    link: Link,
+    session_id: str,
+    *,
+    last: int | None = None,
+    after: int | None = None,
+    before: int | None = None,
+    limit: int | None = None,
+    largest: int | None = None,
+) -> list[Entry]:
+    """The entries of a range, oldest first. Extends the session's TTL.
+
+    Args:
+        link: The connection.
+        session_id: The session.
+        last: As for `history.read`, like the next three.
+        after: …
+        before: …
+        limit: …
+        largest: Leave the content of larger ones out, in bytes of JSON: it is None then.
+
+    Raises:
+        SessionNotFoundError: No such session, or it has expired.
+    """
+    window = window_of(last, after, before, limit)
+    plain, fork = (_READ, _READ_FORK) if largest is None else (_READ_SMALL, _READ_FORK_SMALL)
+    if largest is not None:
+        window["largest"] = largest
+    known = session_id in link.settings.of(ForkHints)
+    also, entries = _read(link, fork if known else plain, session_id, window, look_for_fork=not known)
+    if also & _FORK and not known:
+        known = True
+        link.settings.of(ForkHints).add(session_id)
+        also, entries = _read(link, fork, session_id, window)
+    if also & _EXTENSION_DUE:
+        session_rows.extend(link, session_id)
+    if known:
+        entries.sort(key=attrgetter("seq"))
+    return entries
+
+
+def _read(
+    link: Link, statement: Statement, session_id: str, window: dict[str, int], *, look_for_fork: bool = False
+) -> tuple[int, list[Entry]]:
+    """What there is to do beyond reading, and the entries; none where *look_for_fork* finds one."""
+    if link.holds_reads or window["last"] <= _PAGE or window["limit"] <= _PAGE:
+        rows = holding.read(link, statement, session_id=session_id, **window)
+        return _entries(link, session_id, (rows,), look_for_fork)
+    with closing(link.pages(statement, _PAGE, session_id=session_id, **window)) as pages:
+        return _entries(link, session_id, pages, look_for_fork)
+
+
+def _entries(
+    link: Link, session_id: str, pages: Iterable[Sequence[Row]], look_for_fork: bool
+) -> tuple[int, list[Entry]]:
+    also: int | None = None
+    entries: list[Entry] = []
+    for rows in pages:
+        if also is None:
+            if not rows:
+                raise session_rows.not_found(link, session_id)
+            also = rows[0][0] or 0
+            if look_for_fork and also & _FORK:
+                break
+        # A session without an entry there is a row all the same; of a fork there may be one for each of its halves.
+        if also & _FORK or (rows and rows[0][1] is None):
+            rows = [row for row in rows if row[1] is not None]
+        found = entry_rows.from_rows(link, session_id, rows)
+        if entries:
+            entries += found
+        else:
+            entries = found
+    assert also is not None
+    return also, entries
+
+
+def window_of(last: int | None, after: int | None, before: int | None, limit: int | None) -> dict[str, int]:
+    """What was asked for, as numbers; no limit is one that nothing reaches."""
+    return {
+        "last": FAR if last is None else min(last, FAR),
+        "after": min(after or 0, FAR),
+        "before": FAR if before is None else min(before, FAR),
+        "limit": FAR if limit is None else min(limit, FAR),
+    }
+
+
+def find_by_id(link: Link, session_id: str, entry_ids: Sequence[str]) -> dict[str, Entry]:
+    """Those of the ids that are in what the session sees, with their entries. Runs in a transaction."""
+    ids = list(entry_ids)
+    rows = link.all(
+        _FIND_BY_ID,
+        session_id=session_id,
+        entry_ids=orjson.dumps(ids).decode() if link.dialect.name == "sqlite" else ids,
+    )
+    return {entry.entry_id: entry for entry in entry_rows.from_rows(link, session_id, rows)}

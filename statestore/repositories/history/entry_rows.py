@@ -1,0 +1,306 @@
+"""Entries on their way into the table and out of it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from statestore.checking import checks, exactjson, messages
+from statestore.engine.sql import Link, Params, Row, Statement
+from statestore.errors import InvalidValueError
+from statestore.values import ids
+from statestore.values.fast_dataclass import builder, draft
+from statestore.values.history import Entry, NewEntry, Usage
+
+# Columns that most entries leave empty: a statement names only those that one of its entries fills.
+OPTIONAL_COLUMNS = {
+    "agent_name": "varchar",
+    "metadata": "json",
+    "provider_name": "varchar",
+    "request_model": "varchar",
+    "response_model": "varchar",
+    "input_tokens": "bigint",
+    "output_tokens": "bigint",
+    "cache_read_input_tokens": "bigint",
+    "cache_write_input_tokens": "bigint",
+    "reasoning_output_tokens": "bigint",
+    "cost_usd": "numeric",
+    "tool_name": "varchar",
+    "tool_call_id": "varchar",
+    "duration_ms": "double precision",
+    "finish_reason": "varchar",
+    "error_type": "varchar",
+    "created_at": "timestamptz",
+}
+_REQUIRED_COLUMNS = {
+    "entry_id": "varchar",
+    "turn": "bigint",
+    "role": "varchar",
+    "content": "json",
+    "content_bytes": "bigint",
+}
+
+# In front of these, each statement that reads entries has one column of its own.
+COLUMNS = """h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
+    CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+    h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+    h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at"""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedEntry:
+    """An entry that has passed every check. `columns` are as stored, but `turn` counts from the batch's start.
+
+    `given` are the columns that the caller named, beside those that were read from the content; None for a plain
+    message, which says nothing of what stands beside it.
+    """
+
+    columns: Params
+    content: Any
+    metadata: dict[str, Any]
+    given: Params | None
+    own_id: bool
+
+    @property
+    def entry_id(self) -> str:
+        entry_id: str = self.columns["entry_id"]
+        return entry_id
+
+
+def prepare(entries: Sequence[NewEntry | Mapping[str, Any]], *, max_bytes: int) -> list[PreparedEntry]:
+    """Check all entries and turn them into rows, before anything is written."""
+    if isinstance(entries, str | bytes | Mapping | NewEntry) or not isinstance(entries, Iterable):
+        raise InvalidValueError("entries", "must be a sequence of entries; put a single one into a list")
+    prepared: list[PreparedEntry] = []
+    turn = 0
+    seen: set[str] = set()
+    for index, entry in enumerate(entries):
+        one = _prepare(entry, f"entries[{index}]", turn, max_bytes)
+        if one.entry_id in seen:
+            raise InvalidValueError(f"entries[{index}].entry_id", "stands twice in this call; ids are unique")
+        seen.add(one.entry_id)
+        turn = one.columns["turn"]
+        prepared.append(one)
+    return prepared
+
+
+def _prepare(entry: NewEntry | Mapping[str, Any], name: str, turn: int, max_bytes: int) -> PreparedEntry:
+    given: Params | None = None
+    if isinstance(entry, NewEntry):
+        given, value = _given(entry, name, max_bytes), entry.content
+    elif isinstance(entry, Mapping):
+        value = entry if isinstance(entry, dict) else dict(entry)
+    else:
+        raise InvalidValueError(name, f"must be a NewEntry or a message mapping, not {type(entry).__name__}")
+    data, copy = exactjson.encode(value, f"{name}.content", max_bytes=max_bytes)
+    said: Params = {}
+    if isinstance(copy, dict):
+        said = messages.columns(copy)
+        if "usage" in copy and (given is None or "usage" not in given):
+            said |= _usage_columns(messages.usage(copy), name)
+    if given is not None:
+        given.pop("usage", None)
+    columns = said if given is None else said | given
+    role = columns.setdefault("role", None)
+    own_id = "entry_id" in columns
+    if not own_id:
+        columns["entry_id"] = ids.uuid7()
+    columns["turn"] = turn + (role == "user")
+    columns["content"] = data.decode()
+    columns["content_bytes"] = len(data)
+    metadata = exactjson.loads(columns["metadata"]) if "metadata" in columns else {}
+    return PreparedEntry(columns, copy, metadata, given, own_id=own_id)
+
+
+_NAMES = (
+    "entry_id",
+    "role",
+    "agent_name",
+    "provider_name",
+    "request_model",
+    "response_model",
+    "tool_name",
+    "tool_call_id",
+    "finish_reason",
+    "error_type",
+)
+
+
+def _given(entry: NewEntry, name: str, max_bytes: int) -> Params:
+    """What the caller says of an entry, as columns. `usage` among them says that the message is not to be asked."""
+    given: Params = {}
+    for field in _NAMES:
+        value = getattr(entry, field)
+        if value is not None:
+            given[field] = checks.key(value, f"{name}.{field}")
+    if entry.usage is not None:
+        given |= _usage_columns(entry.usage, name) | {"usage": True}
+    if entry.metadata is not None:
+        given["metadata"] = checks.metadata(entry.metadata, f"{name}.metadata", max_bytes=max_bytes)
+    if entry.cost_usd is not None:
+        given["cost_usd"] = checks.optional_cost(entry.cost_usd, f"{name}.cost_usd")
+    if (duration := checks.optional_duration(entry.duration, f"{name}.duration")) is not None:
+        given["duration_ms"] = duration / timedelta(milliseconds=1)
+    if entry.created_at is not None:
+        given["created_at"] = checks.optional_time(entry.created_at, f"{name}.created_at")
+    return given
+
+
+def _usage_columns(usage: Usage, name: str) -> Params:
+    if not isinstance(usage, Usage):
+        raise InvalidValueError(f"{name}.usage", f"must be a Usage, not {type(usage).__name__}")
+    return {
+        field: checks.count(tokens, f"{name}.usage.{field}", most=checks.MAX_TOKENS)
+        for field in _TOKENS
+        if (tokens := getattr(usage, field)) is not None
+    }
+
+
+def reports_usage(entry: PreparedEntry) -> bool:
+    """Whether there is something to be billed."""
+    return any(entry.columns.get(name) is not None for name in (*_TOKENS, "cost_usd"))
+
+
+def shape(entries: Sequence[PreparedEntry]) -> tuple[str, ...]:
+    """The optional columns that at least one of the entries fills."""
+    filled = {column for entry in entries for column in entry.columns}
+    return tuple(column for column in OPTIONAL_COLUMNS if column in filled)
+
+
+def params(entries: Sequence[PreparedEntry], columns: Sequence[str]) -> Params:
+    """Parameters of a statement over several entries: each column's name with the entry's index behind it."""
+    return {
+        f"{column}_{index}": entry.columns.get(column)
+        for index, entry in enumerate(entries)
+        for column in (*_REQUIRED_COLUMNS, *columns)
+    }
+
+
+def insert_after_update(count: int, columns: tuple[str, ...], update: str) -> Statement:
+    """Change the session's row and insert *count* entries behind its last one, in one statement of PostgreSQL.
+
+    *update* is a statement that returns `first_seq` and `base_turn`; where it finds no session nothing is inserted.
+    To be kept by who asks for it: built for each call it would double the cost of the call.
+    """
+    casts = _REQUIRED_COLUMNS | {column: OPTIONAL_COLUMNS[column] for column in columns}
+    values = ", ".join(
+        "(" + ", ".join([str(index)] + [f"CAST(:{column}_{index} AS {kind})" for column, kind in casts.items()]) + ")"
+        for index in range(count)
+    )
+    names = [*casts] + ([] if "created_at" in columns else ["created_at"])
+    selected = [_SELECTED.get(column, f"v.{column}") for column in names]
+    if "created_at" not in columns:
+        selected[-1] = "{now}"
+    return Statement(
+        postgresql=f"""
+        WITH session AS ({update})
+        INSERT INTO {{history_entries}} (namespace, session_id, seq, {", ".join(names)})
+        SELECT :namespace, :session_id, session.first_seq + v.i, {", ".join(selected)}
+        FROM session, (VALUES {values}) AS v (i, {", ".join(casts)})
+        RETURNING seq, turn, created_at"""
+    )
+
+
+_SELECTED = {"turn": "session.base_turn + v.turn", "created_at": "coalesce(v.created_at, {now})"}
+
+
+@lru_cache(maxsize=128)
+def insert_one(columns: tuple[str, ...]) -> Statement:
+    """Insert one entry at a position that is already known."""
+    names = (*_REQUIRED_COLUMNS, *(column for column in columns if column != "created_at"))
+    return Statement(f"""
+        INSERT INTO {{history_entries}} (namespace, session_id, seq, created_at, {", ".join(names)})
+        VALUES (:namespace, :session_id, :seq, :created_at, {", ".join(f":{n}" for n in names)})""")
+
+
+def stored(link: Link, session_id: str, entry: PreparedEntry, seq: int, turn: int, created_at: Any) -> Entry:
+    """The entry as it now stands in the table."""
+    get = entry.columns.get
+    milliseconds = get("duration_ms")
+    tokens = [get(column) for column in _TOKENS]
+    # In the order of the fields of Entry.
+    return _entry(
+        session_id,
+        seq,
+        turn,
+        entry.entry_id,
+        get("role"),
+        get("agent_name"),
+        entry.content,
+        entry.metadata,
+        _NO_USAGE if tokens == _NO_TOKENS else _usage(*tokens),
+        get("provider_name"),
+        get("request_model"),
+        get("response_model"),
+        get("cost_usd"),
+        get("tool_name"),
+        get("tool_call_id"),
+        None if milliseconds is None else timedelta(milliseconds=milliseconds),
+        get("finish_reason"),
+        get("error_type"),
+        entry.columns["content_bytes"],
+        link.dialect.time(created_at),
+    )
+
+
+_TOKENS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_write_input_tokens",
+    "reasoning_output_tokens",
+)
+_NO_TOKENS = [None] * len(_TOKENS)
+_NO_USAGE = Usage()
+_usage = builder(Usage)
+_entry = builder(Entry)
+_Draft = draft(Entry)
+
+
+def from_rows(link: Link, session_id: str, rows: Sequence[Row]) -> list[Entry]:
+    """Entries from rows of one column and `COLUMNS`. To their reader they belong to *session_id*, whoever has them.
+
+    One loop, without a call for each row: this is what reading costs in Python.
+    """
+    make, loads, time = object.__new__, exactjson.loads, link.dialect.instant
+    entries: list[Entry] = []
+    seq = 0
+    try:
+        for (_, seq, turn, entry_id, role, agent_name, content, metadata, tokens_in, tokens_out, cache_read,
+             cache_write, reasoning, provider_name, request_model, response_model, cost_usd, tool_name, tool_call_id,
+             milliseconds, finish_reason, error_type, content_bytes, created_at) in rows:  # fmt: skip
+            entry = make(_Draft)
+            entry.session_id = session_id
+            entry.seq = seq
+            entry.turn = turn
+            entry.entry_id = entry_id
+            entry.role = role
+            entry.agent_name = agent_name
+            entry.content = loads(content)
+            entry.metadata = {} if metadata is None else loads(metadata)
+            if tokens_in is tokens_out is cache_read is cache_write is reasoning is None:
+                entry.usage = _NO_USAGE
+            else:
+                entry.usage = _usage(tokens_in, tokens_out, cache_read, cache_write, reasoning)
+            entry.provider_name = provider_name
+            entry.request_model = request_model
+            entry.response_model = response_model
+            entry.cost_usd = None if cost_usd is None else link.dialect.money(cost_usd)
+            entry.tool_name = tool_name
+            entry.tool_call_id = tool_call_id
+            entry.duration = None if milliseconds is None else timedelta(milliseconds=milliseconds)
+            entry.finish_reason = finish_reason
+            entry.error_type = error_type
+            entry.content_bytes = content_bytes
+            entry.created_at = time(created_at)
+            entry.__class__ = Entry
+            entries.append(entry)
+        return entries
+    except orjson.JSONDecodeError:
+        pass  # Not raised from here: the error would hold this one, and this one holds the content.
+    raise exactjson.damaged(
+        "history_entries", f"position {seq} of session {session_id!r}", session_id=session_id, seq=seq
+    )

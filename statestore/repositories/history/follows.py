@@ -1,0 +1,85 @@
+"""What came since one last looked at a history."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from statestore.checking import checks
+from statestore.engine.calls import reads
+from statestore.repositories.base import Repository
+from statestore.repositories.history import entry_reads, tail
+from statestore.repositories.sessions import session_rows
+from statestore.values.history import Entry
+
+_AT_ONCE = 500
+REMEMBERED_AT_START = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An entry that was passed on."""
+
+    seq: int
+    entry_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The position to go on from, when the session was made, and what stands at the position and shortly before."""
+
+    position: int
+    created_at: datetime
+    seen: Sequence[Seen]
+
+
+class FollowWork(Repository):
+    """The steps of `history.follow`; no operations of their own."""
+
+    @reads
+    def start(self, session_id: str, after: int | None) -> Start:
+        """Where to begin. Of a history that has not come as far yet, nothing was seen."""
+        checks.key(session_id, "session_id")
+        checks.optional_count(after, "after")
+        found = tail.look(self._link, session_id, 0)
+        if found is None:
+            raise session_rows.not_found(self._link, session_id)
+        position = found.end if after is None else after
+        entries: list[Entry] = []
+        if position <= found.end:
+            entries = entry_reads.read(self._link, session_id, last=REMEMBERED_AT_START, before=position + 1)
+        return Start(position, found.created_at, [Seen(entry.seq, entry.entry_id) for entry in entries])
+
+    @reads
+    def look(
+        self, session_id: str, created_at: datetime, position: int, seen: Sequence[Seen], first: Seen | None
+    ) -> tuple[int, list[Entry]]:
+        """The entries to be passed on next, and the position that they follow.
+
+        *seen* are the latest entries that were passed on, up to *position*. Where they are not what the history holds
+        now, it goes on from the last one that still is. *first* is the first entry of all that were seen.
+
+        Raises:
+            SessionNotFoundError: No such session, or another was made under its id since *created_at*.
+        """
+        found = tail.look(self._link, session_id, position)
+        if found is None or found.created_at != created_at:
+            raise session_rows.not_found(self._link, session_id)
+        if seen and (found.end < position or found.entry_id != seen[-1].entry_id):
+            return self._look_back(session_id, found.end, seen, first)
+        if found.end <= position:
+            return position, []
+        return position, entry_reads.read(self._link, session_id, after=position, limit=_AT_ONCE)
+
+    def _look_back(
+        self, session_id: str, end: int, seen: Sequence[Seen], first: Seen | None
+    ) -> tuple[int, list[Entry]]:
+        if end < seen[0].seq:
+            # Popped as far back as nothing is remembered, or cleared: then even the first is another.
+            found = None if first is None else tail.look(self._link, session_id, first.seq)
+            if first is None or found is None or found.entry_id in (None, first.entry_id):
+                return end, []
+            return first.seq - 1, entry_reads.read(self._link, session_id, after=first.seq - 1, limit=_AT_ONCE)
+        known = {(one.seq, one.entry_id) for one in seen}
+        entries = entry_reads.read(self._link, session_id, after=seen[0].seq - 1, limit=len(seen) + _AT_ONCE)
+        new = next((n for n, entry in enumerate(entries) if (entry.seq, entry.entry_id) not in known), len(entries))
+        return entries[new - 1].seq if new else seen[0].seq - 1, entries[new:]

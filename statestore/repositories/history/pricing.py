@@ -1,0 +1,49 @@
+"""What entries cost that come without it: computed as they are appended, from the prices in the database."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime
+
+from statestore.engine.sql import Link
+from statestore.repositories.history.entry_rows import PreparedEntry
+from statestore.repositories.usage import price_rows
+from statestore.values.prices import PriceBook, Prices
+
+# Says, in the statement that appends, that the prices are still those that the costs were computed from.
+UNCHANGED = f" AND {price_rows.REVISION} = :prices_revision"
+
+
+def price(link: Link, batch: Sequence[PreparedEntry]) -> tuple[Sequence[PreparedEntry], int | None]:
+    """Give the entries of *batch* their cost, where they have used tokens and say nothing of a cost.
+
+    Returns:
+        The entries, and the revision of the prices if it still has to be compared: outside a transaction of
+        PostgreSQL the prices that are known here are taken, and asked for only if the append finds others.
+    """
+    if not any(_is_unpriced(entry) for entry in batch):
+        return batch, None
+    prices = link.settings.of(Prices)
+    known = link.dialect.name == "postgresql" and not link.in_transaction
+    if not known:
+        price_rows.refresh(link)
+    today = (link.now() or datetime.now(UTC)).date()
+    # The book first: another thread may replace both.
+    revision, book = prices.revision, prices.book
+    return [_priced(entry, book, today) for entry in batch], revision if known else None
+
+
+def _is_unpriced(entry: PreparedEntry) -> bool:
+    columns = entry.columns
+    return (
+        columns.get("cost_usd") is None
+        and columns.get("input_tokens") is not None
+        and columns.get("output_tokens") is not None
+        and (columns.get("response_model") or columns.get("request_model")) is not None
+    )
+
+
+def _priced(entry: PreparedEntry, book: PriceBook, today: date) -> PreparedEntry:
+    if not _is_unpriced(entry):
+        return entry
+    found = price_rows.cost_of(entry.columns, entry.content, book, today)
+    return entry if found is None else replace(entry, columns={**entry.columns, "cost_usd": found})

@@ -1,0 +1,98 @@
+"""Reads of several callers, of any sessions, in one statement of PostgreSQL.
+
+Only what is small and simple travels in a group: a few entries of a session that is no fork. What turns out to be more
+is left out of it and read by itself, where it gets its own error.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+
+from statestore.checking import checks
+from statestore.engine.batches import Batching
+from statestore.engine.calls import Call
+from statestore.engine.sql import Link, Settings, Statement
+from statestore.errors import StateStoreError
+from statestore.repositories.history import entry_reads, entry_rows
+from statestore.repositories.sessions.fork_hints import ForkHints
+from statestore.values.history import Entry
+
+# Beyond this a read is large enough to travel alone: the others of its group would wait for it.
+_LARGEST = 100
+_WINDOW = ("last", "after", "before", "limit")
+_ALLOWED = frozenset(_WINDOW)
+
+_FROM, _TO = entry_reads.bounds("w.last", "w.after", "w.before", "w.most")
+_READ = Statement(
+    postgresql=f"""
+    SELECT w.number, h.*
+    FROM unnest((SELECT CAST(:sessions_array AS text[])), (SELECT CAST(:last_array AS bigint[])),
+        (SELECT CAST(:after_array AS bigint[])), (SELECT CAST(:before_array AS bigint[])),
+        (SELECT CAST(:limit_array AS bigint[])))
+        WITH ORDINALITY AS w (session_id, last, after, before, most, number)
+    JOIN {{sessions}} AS s ON s.namespace = :namespace AND s.session_id = w.session_id AND {{live}}
+        AND coalesce({entry_reads.ALSO}, 0) = 0
+    LEFT JOIN LATERAL (
+        SELECT {entry_rows.COLUMNS} FROM {{history_entries}} AS h
+        WHERE h.namespace = :namespace AND h.session_id = w.session_id AND h.seq BETWEEN {_FROM} AND {_TO}
+        ORDER BY h.seq OFFSET 0) AS h ON true"""
+)
+
+
+@dataclass(slots=True)
+class BatchedRead:
+    """A read in a batch: what is asked for, and what was found."""
+
+    session_id: str
+    window: dict[str, int]
+    size: int = 0
+    result: list[Entry] | None = None
+
+
+class ReadBatching(Batching[BatchedRead]):
+    """Reads of a few entries, of sessions that are not known to be forks."""
+
+    writes = False
+    room = 0
+
+    def key(self, call: Call, settings: Settings) -> Call | None:
+        """Itself: reads keep no order."""
+        if call.attempt > 1 or not call.kwargs.keys() <= _ALLOWED or len(call.args) != 1:
+            return None
+        most = call.kwargs.get("last", call.kwargs.get("limit"))
+        small = type(most) is int and most <= _LARGEST
+        return call if small and call.args[0] not in settings.of(ForkHints) else None
+
+    def prepare(self, call: Call, settings: Settings) -> BatchedRead | None:
+        window = {name: call.kwargs.get(name) for name in _WINDOW}
+        if window["last"] is not None and window["limit"] is not None:
+            return None
+        try:
+            session_id = checks.key(call.args[0], "session_id")
+            for name, value in window.items():
+                checks.optional_count(value, name)
+        except StateStoreError:
+            return None
+        return BatchedRead(session_id, entry_reads.window_of(**window))
+
+    def run(self, link: Link, items: Sequence[BatchedRead]) -> None:
+        _read(link, items)
+
+
+READS = ReadBatching()
+
+
+def _read(link: Link, reads: Sequence[BatchedRead]) -> None:
+    """Read for all whose session lives, is no fork and needs no extension; each gets its entries as its result."""
+    rows = link.all(
+        _READ,
+        sessions_array=[one.session_id for one in reads],
+        **{f"{name}_array": [one.window[name] for one in reads] for name in _WINDOW},
+    )
+    # PostgreSQL sends them one read after the other, but does not promise it.
+    for number, found in groupby(sorted(rows, key=itemgetter(0)), key=itemgetter(0)):
+        one = reads[number - 1]
+        of_one = list(found)
+        # A session without an entry there is a row all the same.
+        one.result = [] if of_one[0][1] is None else entry_rows.from_rows(link, one.session_id, of_one)

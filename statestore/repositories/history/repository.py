@@ -1,0 +1,239 @@
+"""The conversation of a session: append, read, and let go."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from statestore.checking import checks
+from statestore.engine.calls import in_batches, reads, writes_in_one_statement, writes_once
+from statestore.engine.sql import Statement
+from statestore.errors import ConflictError, EntryNotFoundError, InvalidValueError, SessionNotFoundError
+from statestore.repositories.history import appending, entry_differences, entry_reads, entry_rows, ranges
+from statestore.repositories.history.append_batches import APPENDS
+from statestore.repositories.history.entry_rows import PreparedEntry
+from statestore.repositories.history.read_batches import READS
+from statestore.repositories.history.summaries import SummariesRepository
+from statestore.repositories.history.windows import WindowsRepository
+from statestore.repositories.sessions import holding, lease_checks, session_rows
+from statestore.values.history import Entry, NewEntry
+from statestore.values.sessions import Lease, Session
+
+_COUNT = Statement("""
+    SELECT s.next_seq - s.first_seq FROM {sessions} AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
+
+
+class HistoryRepository(WindowsRepository, SummariesRepository):
+    """The ordered entries of a session. Positions (`seq`) start at 1 and have no gaps."""
+
+    @in_batches(APPENDS)
+    @writes_in_one_statement
+    def append(
+        self,
+        session_id: str,
+        entries: Sequence[NewEntry | Mapping[str, Any]],
+        *,
+        after_seq: int | None = None,
+        create: bool = False,
+        lease: Lease | None = None,
+    ) -> list[Entry]:
+        """Append *entries* to the end of a session's history.
+
+        All are stored or none. Their positions are consecutive and follow the order given; appends to one session
+        queue behind each other and never interleave. Those that a store is asked for at the same time, without *lease*
+        or *after_seq*, are stored in the order of the calls. Repeating an append is safe if the entries carry an
+        `entry_id` or *after_seq* is given: what is stored already is returned and not stored again.
+
+        Args:
+            session_id: The session to append to.
+            entries: What to append, oldest first: `NewEntry` or plain message mappings, which are kept verbatim.
+                Empty is allowed and only checks that the session exists.
+            after_seq: The position that the first entry is to follow; 0 for the start. Entries that stand there
+                already are skipped.
+            create: Make the session if there is none, or if it has expired; nothing of an expired one remains.
+            lease: Append only while this lease holds; decided in the statement that writes.
+
+        Returns:
+            The stored entries, with `seq`, `turn` and `created_at` filled in. Entries that *after_seq* finds stored
+            but trimmed since are left out.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired, and *create* is false. Nothing was written.
+            ConflictError: *after_seq* lies behind the end; or what stands at a position or under an `entry_id` that
+                is stored already differs from the entry given: its content, or, for a `NewEntry`, its usage, metadata,
+                tool name or any other field, but for a cost or time that was not given. Nothing was written.
+            StaleLeaseError: *lease* holds no more. Nothing was written.
+            InvalidValueError: A payload is not exact JSON or is too large. Nothing was written.
+        """
+        checks.key(session_id, "session_id")
+        checks.optional_count(after_seq, "after_seq")
+        token = lease_checks.token(lease, session_id)
+        max_bytes = self._link.settings.max_value_bytes
+        batch = self._once("batch", lambda: entry_rows.prepare(entries, max_bytes=max_bytes))
+
+        own_ids = any(entry.own_id for entry in batch) or self._call.attempt > 1
+        undisputed = after_seq is None and not own_ids
+        if 0 < len(batch) <= appending.CHUNK and (undisputed or not self._link.in_transaction):
+            stored = appending.insert(
+                self._link, session_id, batch, after_seq=after_seq, only_new=own_ids, lease_token=token
+            )
+            if stored is not None:
+                return stored
+        self._needs_transaction()
+
+        # A session that has to be made ends at 0: what follows another position must not make it.
+        makes = create and not after_seq
+        try:
+            session = appending.lock(self._link, session_id, create=makes, lease=lease)
+        except SessionNotFoundError:
+            if create and after_seq:
+                raise _gap(session_id, after_seq, 0) from None
+            raise
+        present = self._already_stored(session, batch, after_seq)
+        missing = [entry for index, entry in enumerate(batch) if index not in present]
+        fresh = iter(appending.insert_all(self._link, session_id, missing))
+        found = (present[index] if index in present else next(fresh) for index in range(len(batch)))
+        return [entry for entry in found if entry is not None]
+
+    @in_batches(READS)
+    @reads
+    def read(
+        self,
+        session_id: str,
+        *,
+        last: int | None = None,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> list[Entry]:
+        """The entries of a session, oldest first; all of them if nothing else is asked for.
+
+        One round trip; two where the store meets a fork for the first time, at any depth. Extends the session's TTL.
+
+        Args:
+            session_id: The session to read.
+            last: Only the newest so many.
+            after: Only entries behind this position.
+            before: Only entries before this position. `before=` with `last=` pages backwards, `after=` with `limit=`
+                forwards.
+            limit: Only the oldest so many. Not together with *last*.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+            InvalidValueError: A negative number, or *last* together with *limit*.
+        """
+        checks.key(session_id, "session_id")
+        for name, value in {"last": last, "after": after, "before": before, "limit": limit}.items():
+            checks.optional_count(value, name)
+        if last is not None and limit is not None:
+            raise InvalidValueError(
+                "limit", "cannot be combined with last; one counts from the start, one from the end"
+            )
+        return entry_reads.read(self._link, session_id, last=last, after=after, before=before, limit=limit)
+
+    @reads
+    def get(self, session_id: str, seq: int) -> Entry:
+        """The entry at one position. Extends the session's TTL.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+            EntryNotFoundError: The session has no entry there, or no longer.
+        """
+        checks.key(session_id, "session_id")
+        checks.count(seq, "seq")
+        entries = (
+            entry_reads.read(self._link, session_id, after=max(seq - 1, 0), before=seq + 1)
+            if seq < entry_reads.FAR
+            else []
+        )
+        if not entries:
+            raise EntryNotFoundError(session_id, seq)
+        return entries[0]
+
+    @reads
+    def count(self, session_id: str) -> int:
+        """How many entries the session has. Does not extend its TTL.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+        """
+        checks.key(session_id, "session_id")
+        rows = holding.read(self._link, _COUNT, session_id=session_id)
+        if not rows:
+            raise session_rows.not_found(self._link, session_id)
+        entries: int = rows[0][0]
+        return entries
+
+    @writes_once
+    def pop_last(self, session_id: str, n: int = 1) -> list[Entry]:
+        """Take the newest *n* entries off the session, and return them, oldest first.
+
+        Their positions are used again by the next append. Forks keep what they see. Summaries that reach into what
+        was popped go too.
+
+        Args:
+            session_id: The session.
+            n: How many; all, where it has fewer.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired. Nothing was written.
+        """
+        checks.key(session_id, "session_id")
+        checks.count(n, "n")
+        session = ranges.lock(self._link, session_id).session
+        popped = entry_reads.read(self._link, session_id, last=n)
+        if popped:
+            oldest = popped[0]
+            turn = oldest.turn - (oldest.role == "user")
+            ranges.shrink(self._link, session, first_seq=session.first_seq, next_seq=oldest.seq, last_turn=turn)
+        return popped
+
+    def _already_stored(
+        self, session: Session, batch: Sequence[PreparedEntry], after_seq: int | None
+    ) -> dict[int, Entry | None]:
+        """Which of the batch the session has, by index in the batch; None for one that was trimmed since."""
+        present: dict[int, Entry | None] = {}
+        if batch and (self._call.attempt > 1 or any(entry.own_id for entry in batch)):
+            ids = [entry.entry_id for entry in batch]
+            by_id = entry_reads.find_by_id(self._link, session.session_id, ids)
+            present = {index: by_id[entry_id] for index, entry_id in enumerate(ids) if entry_id in by_id}
+        if after_seq is not None:
+            end = session.next_seq - 1
+            if after_seq > end:
+                raise _gap(session.session_id, after_seq, end)
+            overlap = min(end - after_seq, len(batch))
+            for index in range(overlap):
+                present.setdefault(index, None)
+            for entry in entry_reads.read(
+                self._link, session.session_id, after=after_seq, before=after_seq + overlap + 1
+            ):
+                present[entry.seq - after_seq - 1] = entry
+        for index, found in present.items():
+            if found is not None:
+                _check_same(session.session_id, index, found, batch[index])
+        return present
+
+
+def _gap(session_id: str, after_seq: int, end: int) -> ConflictError:
+    return ConflictError(
+        f"after_seq: session {session_id!r} ends at {end}, so that nothing can follow {after_seq}; "
+        "append what lies between first",
+        session_id=session_id,
+        expected=after_seq,
+        actual=end,
+    )
+
+
+def _check_same(session_id: str, index: int, stored: Entry, given: PreparedEntry) -> None:
+    same = entry_differences.has_same_content(stored, given)
+    field = entry_differences.beside_content(stored, given) if same else "content"
+    if field is None:
+        return
+    under = f" under entry_id {given.entry_id!r}," if given.entry_id == stored.entry_id else ""
+    raise ConflictError(
+        f"entries[{index}]: session {session_id!r} holds an entry with another {field}{under} at position "
+        f"{stored.seq}; give the entry as it was stored, or append it under another entry_id",
+        session_id=session_id,
+        entry_id=stored.entry_id,
+        field=field,
+        actual=stored.seq,
+    )

@@ -1,0 +1,118 @@
+"""Whether the rows of a file fit together: what no row says alone, and no constraint of the database finds."""
+
+from collections.abc import Sequence
+
+from statestore.engine.sql import Params
+from statestore.errors import InvalidValueError
+from statestore.repositories.usage import ledger
+
+# Far beyond any history, and so little that no position computed from it leaves 64 bits.
+MAX_POSITION = 10**12
+# Of a line of the ledger, which is a quarter of an hour of one session: a million of the largest entries, and thousands
+# of such lines still have a sum of 64 bits.
+MAX_SUM = 10**15
+# Of all lines of a file together.
+MAX_FILE_SUM = 10**18
+_DAMAGED = "the file is damaged"
+
+
+class Histories:
+    """That each session has all entries from its first to its last, once, as rows of its own or of another.
+
+    Keeps ranges, not positions: a history of any length is a few.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, tuple[str, int, int]] = {}
+        self._own: dict[str, list[range]] = {}
+        self._shared: dict[str, list[tuple[str, range, str]]] = {}
+        self._roots: dict[str, str] = {}
+        self._parents: dict[str, str] = {}
+        self._sums: dict[str, int] = {}
+
+    def add(self, kind: str, values: Params, where: str) -> None:
+        """Remember a row; sessions come before what belongs to them.
+
+        Raises:
+            InvalidValueError: It cannot stand there.
+        """
+        session_id: str = values["session_id"]
+        if kind == "session":
+            if session_id in self._sessions:
+                raise InvalidValueError(where, f"is a session that stands in the file already; {_DAMAGED}")
+            self._sessions[session_id] = (where, values.get("first_seq", 1), values.get("next_seq", 1))
+            self._roots[session_id] = values["root_session_id"]
+            if values.get("parent_session_id") is not None:
+                self._parents[session_id] = values["parent_session_id"]
+        elif kind != "usage" and session_id not in self._sessions:
+            raise InvalidValueError(where, f"belongs to a session that does not stand before it; {_DAMAGED}")
+        if kind == "usage":
+            self._add_up(values, where)
+        elif kind == "entry":
+            _extend(self._own.setdefault(session_id, []), values["seq"])
+        elif kind == "segment":
+            if values["owner_session_id"] not in self._sessions:
+                raise InvalidValueError(where, f"names entries of a session that is missing; {_DAMAGED}")
+            if self._roots[values["owner_session_id"]] != self._roots[session_id]:
+                raise InvalidValueError(where, f"names entries of a session of another family; {_DAMAGED}")
+            rows = range(values["from_seq"], values["to_seq"] + 1)
+            self._shared.setdefault(session_id, []).append((values["owner_session_id"], rows, where))
+
+    def _add_up(self, line: Params, where: str) -> None:
+        for name in ledger.COUNTS:
+            self._sums[name] = self._sums.get(name, 0) + line[name]
+            if self._sums[name] > MAX_FILE_SUM:
+                raise InvalidValueError(where, f"brings the sum of {name!r} beyond what can be added up; {_DAMAGED}")
+
+    def _check_lineage(self) -> None:
+        """That nobody is forked from himself, over however many others."""
+        done: set[str] = set()
+        for session_id in self._parents:
+            path: set[str] = set()
+            at: str | None = session_id
+            while at is not None and at not in done:
+                if at in path:
+                    where = self._sessions[at][0]
+                    raise InvalidValueError(where, f"is a session that is forked from itself; {_DAMAGED}")
+                path.add(at)
+                at = self._parents.get(at)
+            done |= path
+
+    def check(self) -> None:
+        """Compare, when all rows were added.
+
+        Raises:
+            InvalidValueError: An entry is missing, or there is one too many.
+        """
+        self._check_lineage()
+        for session_id, (where, first_seq, next_seq) in self._sessions.items():
+            shared = self._shared.get(session_id, [])
+            for owner, rows, segment_where in shared:
+                if not _holds(self._own.get(owner, []), rows):
+                    raise InvalidValueError(segment_where, f"names entries that are missing; {_DAMAGED}")
+            position = first_seq
+            for rows in sorted(
+                [*self._own.get(session_id, []), *(rows for _, rows, _ in shared)], key=lambda rows: rows.start
+            ):
+                if rows.start != position:
+                    break
+                position = rows.stop
+            else:
+                if position == next_seq:
+                    continue
+            raise InvalidValueError(
+                where,
+                f"is a session with the entries {first_seq} to {next_seq - 1}, but not each of them stands in the file "
+                f"once, from {position} on; {_DAMAGED}",
+            )
+
+
+def _extend(ranges: list[range], seq: int) -> None:
+    if ranges and ranges[-1].stop == seq:
+        ranges[-1] = range(ranges[-1].start, seq + 1)
+    else:
+        ranges.append(range(seq, seq + 1))
+
+
+def _holds(ranges: Sequence[range], wanted: range) -> bool:
+    return any(rows.start <= wanted.start and wanted.stop <= rows.stop for rows in ranges)

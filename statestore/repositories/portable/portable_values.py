@@ -1,0 +1,168 @@
+"""A row's values as they stand in the file of an export, and back: the same for both databases."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import orjson
+from sqlalchemy import Column, String, Table
+
+from statestore import schema
+from statestore.checking import checks, exactjson
+from statestore.engine.sql import Dialect, Params, Row, sqlite_time
+from statestore.errors import InvalidValueError
+from statestore.repositories.portable.portable_checks import MAX_POSITION, MAX_SUM
+from statestore.repositories.usage.ledger import COUNTS
+from statestore.schema import column_types
+from statestore.values.sessions import STATUSES
+
+# A record's name in the file, and its table. Sessions come first: all other rows refer to them.
+TABLES: dict[str, Table] = {
+    "session": schema.sessions,
+    "segment": schema.session_segments,
+    "entry": schema.history_entries,
+    "state": schema.state_entries,
+    "summary": schema.summaries,
+    "usage": schema.usage_ledger,
+}
+# The namespace is that of the store; a lease does not survive the journey; the hour follows from the time.
+_NOT_CARRIED = ("namespace", "lease_owner", "lease_token", "lease_until", "active_hour")
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def carried(table: Table) -> list[Column[Any]]:
+    return [column for column in table.columns if column.name not in _NOT_CARRIED]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row on its way into the store: values as `decode` gives them, and where it comes from, for messages."""
+
+    kind: str
+    values: Params
+    where: str
+
+
+def encode(dialect: Dialect, kind: str, row: Row) -> dict[str, Any]:
+    """What stands in the file for a row, but for the record's name."""
+    return {
+        str(column.name): _encoder(column)(dialect, value)
+        for column, value in zip(carried(TABLES[kind]), row, strict=True)
+        if value is not None
+    }
+
+
+def _encoder(column: Column[Any]) -> Callable[[Dialect, Any], Any]:
+    """From a column's value to what stands in the file."""
+    return _ENCODERS.get(type(column.type), _as_it_is)
+
+
+def _as_it_is(dialect: Dialect, value: Any) -> Any:
+    return value
+
+
+def _money(dialect: Dialect, value: Any) -> str:
+    text = format(Decimal(dialect.money(value) or 0), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+_ENCODERS: dict[type[Any], Callable[[Dialect, Any], Any]] = {
+    column_types.ExactJson: lambda dialect, value: orjson.Fragment(value),
+    column_types.UtcTime: lambda dialect, value: sqlite_time(dialect.time(value)),
+    column_types.Duration: lambda dialect, value: (dialect.duration(value) or timedelta()) // _MICROSECOND,
+    column_types.Money: _money,
+    column_types.MoneySum: _money,
+}
+
+
+def decode(kind: Any, values: Mapping[str, Any], where: str) -> Record:
+    """A record from what stands in the file.
+
+    Raises:
+        InvalidValueError: It is none.
+    """
+    table = TABLES.get(kind) if isinstance(kind, str) else None
+    if table is None:
+        raise InvalidValueError(where, f"is of an unknown type {kind!r}; was it written by a newer version?")
+    columns = {str(column.name): column for column in carried(table)}
+    decoded: Params = {}
+    for name, value in values.items():
+        if name not in columns:
+            raise InvalidValueError(where, f"has an unknown field {name!r}; was it written by a newer version?")
+        try:
+            decoded[name] = _decoded(columns[name], value)
+        except (ValueError, TypeError, OverflowError, InvalidOperation):
+            raise InvalidValueError(where, f"has a value in {name!r} that does not belong there") from None
+    for column in columns.values():
+        if not column.nullable and column.server_default is None and decoded.get(column.name) is None:
+            raise InvalidValueError(where, f"lacks {column.name!r}")
+    if kind in _FITTING and not _FITTING[kind](decoded):
+        raise InvalidValueError(where, "has values that contradict each other; the file is damaged")
+    return Record(kind, decoded, where)
+
+
+# What an append, and the other operations that write such rows, would refuse; and what would take a sum, or the next
+# number, out of 64 bits.
+_POSITION = {"least": 1, "most": MAX_POSITION}
+_NUMBER = {"most": 2**53}
+_RANGES: dict[tuple[str, str], dict[str, int]] = {
+    **{("history_entries", column): {"most": checks.MAX_TOKENS} for column in schema.TOKEN_COLUMNS},
+    **{("usage_ledger", column): {"most": MAX_SUM} for column in COUNTS},
+    **{("sessions", column): _POSITION for column in ("first_seq", "next_seq")},
+    **{("sessions", column): {"most": MAX_POSITION} for column in ("forked_at_seq", "last_turn")},
+    **{("session_segments", column): _POSITION for column in ("from_seq", "to_seq")},
+    **{("summaries", column): _POSITION for column in ("start_seq", "end_seq")},
+    ("sessions", "revision"): _NUMBER,
+    ("state_entries", "version"): _NUMBER,
+    ("history_entries", "seq"): _POSITION,
+    ("history_entries", "turn"): {"most": MAX_POSITION},
+    ("history_entries", "content_bytes"): {"most": exactjson.MAX_BYTES},
+    ("history_entries", "usage_folded"): {"most": 1},
+    # Negative ones, and zero, belong to a fold that is under way.
+    ("usage_ledger", "line"): {"least": 1, "most": 10**9},
+}
+_FITTING: dict[str, Callable[[Params], bool]] = {
+    "session": lambda row: (
+        row.get("first_seq", 1) <= row.get("next_seq", 1)
+        and (row.get("parent_session_id") is None) == (row.get("forked_at_seq") is None)
+        and (row.get("ttl") is None) == (row.get("expires_at") is None)
+    ),
+    "segment": lambda row: row["from_seq"] <= row["to_seq"] and row["owner_session_id"] != row["session_id"],
+    "summary": lambda row: row["start_seq"] <= row["end_seq"],
+}
+
+
+def _decoded(column: Column[Any], value: Any) -> Any:
+    kind = column.type
+    if isinstance(kind, column_types.ExactJson):
+        return exactjson.dumps(value, column.name)
+    if isinstance(kind, column_types.UtcTime):
+        return checks.optional_time(datetime.fromisoformat(value), column.name)
+    if isinstance(kind, column_types.Duration):
+        return checks.ttl(checks.count(value, column.name) * _MICROSECOND, column.name)
+    if isinstance(kind, column_types.Money):
+        return checks.optional_cost(Decimal(value), column.name) if isinstance(value, str) else _refuse()
+    if isinstance(kind, column_types.MoneySum):
+        return _within(Decimal(value), MAX_SUM) if isinstance(value, str) else _refuse()
+    if kind.python_type is int:
+        return checks.count(value, column.name, **_RANGES.get((column.table.name, column.name), {}))
+    if kind.python_type is float:
+        most = MAX_SUM if column.table is schema.usage_ledger else checks.MAX_TTL / timedelta(milliseconds=1)
+        return (
+            _within(float(value), most) if isinstance(value, float | int) and not isinstance(value, bool) else _refuse()
+        )
+    if column is schema.sessions.c.status:
+        return checks.one_of(value, STATUSES, column.name)
+    if isinstance(kind, String) and kind.length is not None:
+        return checks.key(value, column.name)
+    return checks.text(value, column.name)
+
+
+def _within(value: Any, most: float) -> Any:
+    return value if 0 <= value <= most else _refuse()
+
+
+def _refuse() -> Any:
+    raise TypeError

@@ -1,0 +1,190 @@
+"""Forks of sessions, and where a session comes from."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from statestore.checking import checks
+from statestore.engine.calls import reads, writes_once
+from statestore.engine.sql import Row, Statement
+from statestore.errors import ConflictError, InvalidValueError, SessionExistsError
+from statestore.repositories.base import Repository
+from statestore.repositories.sessions import segments, session_columns, session_life, session_rows
+from statestore.repositories.sessions.fork_hints import ForkHints
+from statestore.repositories.sessions.segments import Segment
+from statestore.values import ids
+from statestore.values.sessions import Ancestor, Lineage, Session
+
+_ROOT = Statement("""
+    SELECT s.root_session_id, s.created_at FROM {sessions} AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
+
+_TURN_AT = Statement("""
+    SELECT turn FROM {history_entries} WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq""")
+
+_COPY_STATE = Statement("""
+    INSERT INTO {state_entries} (namespace, session_id, key, value, version, updated_at, expires_at)
+    SELECT e.namespace, :fork_id, e.key, e.value, e.version, e.updated_at, e.expires_at FROM {state_entries} AS e
+    WHERE e.namespace = :namespace AND e.session_id = :session_id
+        AND (e.expires_at IS NULL OR e.expires_at > {now})""")
+
+_COPY_SUMMARIES = Statement("""
+    INSERT INTO {summaries} (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
+    SELECT namespace, :fork_id, start_seq, end_seq, content, token_count, created_at FROM {summaries}
+    WHERE namespace = :namespace AND session_id = :session_id AND end_seq <= :at_seq""")
+
+# A step needs a row to go on from; the id of a parent that is gone is still known to its child. A session younger than
+# its supposed child is another one, made under the id of a parent that was deleted. UNION takes each row once, so that
+# this ends whatever the rows say.
+_UP = """
+    WITH RECURSIVE up (session_id, parent_session_id, forked_at_seq, created_at) AS (
+        SELECT session_id, parent_session_id, forked_at_seq, created_at FROM {sessions}
+        WHERE namespace = :namespace AND session_id = :session_id
+        UNION
+        SELECT p.session_id, p.parent_session_id, p.forked_at_seq, p.created_at FROM up
+        JOIN {sessions} AS p ON p.namespace = :namespace AND p.session_id = up.parent_session_id
+            AND p.created_at <= up.created_at)
+    SELECT session_id, parent_session_id, forked_at_seq, created_at FROM up WHERE parent_session_id IS NOT NULL"""
+_ANCESTORS = Statement(_UP)
+# Whether a session that is made now would be taken for one that the source comes from: so it is where the clock stands
+# still, or goes back.
+_COMES_FROM = Statement(_UP + " AND parent_session_id = :ancestor_id AND created_at >= {now} LIMIT 1")
+
+_FORKS = Statement("""
+    SELECT s.session_id FROM {sessions} AS s
+    WHERE s.namespace = :namespace AND s.parent_session_id = :session_id AND s.created_at >= :created_at AND {live}
+    ORDER BY s.created_at, s.session_id""")
+
+
+class ForksRepository(Repository):
+    """Copies of sessions that share their history."""
+
+    @writes_once
+    def fork(
+        self,
+        source_id: str,
+        new_session_id: str | None = None,
+        *,
+        at_seq: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Session:
+        """Make an independent session that begins as a copy of another.
+
+        It has the source's history up to *at_seq*, its state as it is now, its summaries up to there, and its
+        attributes. No entry is copied: the cost does not grow with the history. What happens to the source later does
+        not show in the fork, nor the other way round. Appends that run at the same time fall wholly before or behind
+        the fork.
+
+        Args:
+            source_id: The session to fork.
+            new_session_id: The fork's id; a UUIDv7 if none is given.
+            at_seq: The last position that the fork sees, 0 for none; by default all.
+            metadata: Keys to set over those of the source.
+
+        Raises:
+            SessionNotFoundError: No such source, or it has expired. Nothing was written.
+            SessionExistsError: A living session has the new id. Nothing was written.
+            ConflictError: The source comes from a session with the new id, which was deleted, and the clock has not
+                gone on since: the fork would be its own ancestor. Nothing was written.
+            InvalidValueError: *at_seq* lies behind the end of the source. Nothing was written.
+        """
+        checks.key(source_id, "source_id")
+        checks.optional_count(at_seq, "at_seq")
+        fork_id = ids.uuid7() if new_session_id is None else checks.key(new_session_id, "new_session_id")
+        if metadata is not None:
+            session_columns.attribute(self._link, "metadata", metadata)
+
+        if new_session_id is not None:
+            # First, since it may hand entries to the source, which then has them in other pieces.
+            session_life.erase_expired(self._link, fork_id)
+        if not segments.lock_for_fork(self._link, source_id):
+            raise session_rows.not_found(self._link, source_id)
+        pieces = segments.of(self._link, source_id)
+        locked = session_rows.lock(self._link, source_id, share=True)
+        source = locked.session
+        if new_session_id is not None and source.parent_session_id is not None:
+            self._check_descent(source_id, fork_id)
+        end = source.next_seq - 1
+        if at_seq is None:
+            at_seq = end
+        elif at_seq > end:
+            raise InvalidValueError("at_seq", f"is {at_seq}, but session {source_id!r} ends at {end}")
+        seen = segments.view(pieces, source_id, source.first_seq, at_seq)
+        columns = {
+            "user_id": source.user_id,
+            "agent_name": source.agent_name,
+            "title": source.title,
+            "instructions": source.instructions,
+            "metadata": session_columns.attribute(self._link, "metadata", source.metadata | dict(metadata or {})),
+            "project_root": source.project_root,
+            "cwd": source.cwd,
+            "ttl": source.ttl,
+            "parent_session_id": source_id,
+            "root_session_id": source.root_session_id,
+            "forked_at_seq": at_seq,
+            "first_seq": min(source.first_seq, at_seq + 1),
+            "next_seq": at_seq + 1,
+            "last_turn": locked.last_turn if at_seq == end else self._turn_at(seen),
+        }
+        fork = None if fork_id == source_id else session_life.create(self._link, fork_id, columns)
+        if fork is None:
+            raise SessionExistsError(fork_id, self._link.settings.namespace)
+        segments.insert(self._link, [segment.seen_by(fork_id) for segment in seen])
+        self._link.run(_COPY_STATE, session_id=source_id, fork_id=fork_id)
+        self._link.run(_COPY_SUMMARIES, session_id=source_id, fork_id=fork_id, at_seq=at_seq)
+        self._link.settings.of(ForkHints).add(fork_id)
+        return fork
+
+    @reads
+    def lineage(self, session_id: str) -> Lineage:
+        """Where the session comes from, and which sessions were forked from it. Does not extend its TTL.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+        """
+        checks.key(session_id, "session_id")
+        row = self._link.one(_ROOT, session_id=session_id)
+        if row is None:
+            raise session_rows.not_found(self._link, session_id)
+        ancestors = _in_order(session_id, self._link.all(_ANCESTORS, session_id=session_id))
+        forks = self._link.all(_FORKS, session_id=session_id, created_at=row[1])
+        return Lineage(
+            session_id=session_id,
+            root_session_id=row[0],
+            ancestors=tuple(ancestors),
+            forks=tuple(fork[0] for fork in forks),
+        )
+
+    def _check_descent(self, source_id: str, fork_id: str) -> None:
+        """Refuse a fork that would be taken for one that its source comes from."""
+        if self._link.one(_COMES_FROM, session_id=source_id, ancestor_id=fork_id) is not None:
+            raise ConflictError(
+                f"new_session_id: session {source_id!r} comes from a session {fork_id!r}, so that a fork under this id "
+                "would be its own ancestor; take another id",
+                session_id=fork_id,
+            )
+
+    def _turn_at(self, seen: list[Segment]) -> int:
+        """The turn of the last entry of what is seen."""
+        if not seen:
+            return 0
+        row = self._link.one(_TURN_AT, session_id=seen[-1].owner, seq=seen[-1].to_seq)
+        turn: int = row[0] if row else 0
+        return turn
+
+
+def _in_order(session_id: str, rows: Sequence[Row]) -> list[Ancestor]:
+    """The ancestors of a session, its parent first; up to where they begin to repeat themselves, if they do."""
+    parents = {row[0]: row for row in rows}
+    seen = {session_id}
+    ancestors: list[Ancestor] = []
+    child: Row | None = parents.get(session_id)
+    while child is not None:
+        parent = parents.get(child[1])
+        if child[1] in seen and (parent is None or parent[3] <= child[3]):
+            break  # An import of an earlier version may have brought a circle, or something else that wrote here.
+        ancestors.append(Ancestor(child[1], child[2]))
+        if child[1] in seen:
+            break  # An older session of that name, which is gone.
+        seen.add(child[1])
+        child = parent
+    return ancestors

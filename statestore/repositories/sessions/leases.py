@@ -1,0 +1,142 @@
+"""Leases: who is the one to work on a session."""
+
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from statestore.checking import checks
+from statestore.engine.calls import writes_in_one_statement, writes_once_in_one_statement
+from statestore.engine.sql import Statement
+from statestore.repositories.base import Repository
+from statestore.repositories.sessions import lease_checks, lifecycle, session_rows
+from statestore.values.sessions import Lease
+
+# The token is the time of the real clock in microseconds, and at least one more than the last: a session that is made
+# anew under an old id must not give out tokens that were given out before.
+_TAKE = f"""
+    UPDATE {{sessions}} AS s SET lease_owner = :owner, lease_token = %s,
+        lease_until = {{later:CAST(:lease_ttl AS interval)}}, {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
+        AND {lease_checks.FREE}
+    RETURNING lease_token, lease_until"""
+_ACQUIRE = Statement(
+    postgresql=_TAKE % "greatest(s.lease_token + 1, CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint))",
+    sqlite=_TAKE % "max(s.lease_token + 1, :real_time)",
+)
+
+_RENEW = Statement(f"""
+    UPDATE {{sessions}} AS s SET lease_until = {{later:CAST(:lease_ttl AS interval)}}, {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} {session_rows.HELD}
+    RETURNING lease_until""")
+
+_RELEASE = Statement(f"""
+    UPDATE {{sessions}} AS s SET lease_owner = NULL, lease_until = NULL, {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} {session_rows.HELD}""")
+
+# A session that was left busy may be taken over as it is: the lease says that nobody else is at work on it.
+_BEGIN_WORK = Statement(f"""
+    UPDATE {{sessions}} AS s SET status = 'busy', {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} AND s.status IN ('ready', 'busy')
+        {session_rows.HELD}""")
+
+_END_WORK = Statement(f"""
+    UPDATE {{sessions}} AS s SET lease_owner = NULL, lease_until = NULL, {session_rows.ACTIVE},
+        status = CASE WHEN s.status = 'busy' THEN 'ready' ELSE s.status END
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} {session_rows.HELD}""")
+
+_STATUS = Statement("""
+    SELECT s.status FROM {sessions} AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has the lease that one wants, and until when."""
+
+    owner: str | None
+    until: datetime | None
+
+
+class LeasesRepository(Repository):
+    """What a holder does with its lease."""
+
+    @writes_in_one_statement
+    def renew(self, lease: Lease, *, ttl: timedelta | None = None) -> Lease:
+        """Hold a lease for longer. Inside a transaction it also keeps everybody else away until the commit.
+
+        Args:
+            lease: A lease that still holds.
+            ttl: How long from now, at most 12 hours; by default as long as it was acquired for.
+
+        Returns:
+            The lease with its new end.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+            StaleLeaseError: The lease holds no more. Nothing was written.
+        """
+        token = lease_checks.own_token(lease)
+        ttl = lease_checks.ttl(lease.ttl, "lease.ttl") if ttl is None else lease_checks.ttl(ttl)
+        row = self._link.one(_RENEW, session_id=lease.session_id, lease_token=token, lease_ttl=ttl)
+        if row is None:
+            session_rows.check_lease(self._link, lease)
+            raise session_rows.not_found(self._link, lease.session_id)
+        until = self._link.dialect.time(row[0])
+        return Lease(session_id=lease.session_id, owner=lease.owner, token=lease.token, ttl=ttl, until=until)
+
+    @writes_in_one_statement
+    def release(self, lease: Lease) -> bool:
+        """Give a lease back before it runs out, so that others need not wait.
+
+        Returns:
+            Whether it still held. One that does not is no error.
+        """
+        token = lease_checks.own_token(lease)
+        return self._link.run(_RELEASE, session_id=lease.session_id, lease_token=token) > 0
+
+
+class LeaseWork(Repository):
+    """The steps of `sessions.acquire` and of a lease as a context manager; no operations of their own."""
+
+    @writes_once_in_one_statement
+    def take(self, session_id: str, *, owner: str, ttl: timedelta) -> Lease | Holder:
+        """The lease, or who has it."""
+        checks.key(session_id, "session_id")
+        checks.key(owner, "owner")
+        lease_checks.ttl(ttl)
+        row = self._link.one(
+            _ACQUIRE,
+            session_id=session_id,
+            owner=owner,
+            lease_ttl=ttl,
+            latest_lease=lease_checks.LATEST,
+            real_time=time.time_ns() // 1000,
+        )
+        if row is not None:
+            return Lease(
+                session_id=session_id, owner=owner, token=row[0], ttl=ttl, until=self._link.dialect.time(row[1])
+            )
+        held = session_rows.find_lease(self._link, session_id)
+        if held is None:
+            raise session_rows.not_found(self._link, session_id)
+        return Holder(held[0], self._link.dialect.time(held[2]))
+
+    @writes_in_one_statement
+    def begin_work(self, lease: Lease) -> None:
+        """Mark the session busy."""
+        if self._link.run(_BEGIN_WORK, session_id=lease.session_id, lease_token=lease.token):
+            return
+        session_rows.check_lease(self._link, lease)
+        found = self._link.one(_STATUS, session_id=lease.session_id)
+        if found is None:
+            raise session_rows.not_found(self._link, lease.session_id)
+        raise lifecycle.invalid_transition(lease.session_id, found[0], "busy")
+
+    @writes_in_one_statement
+    def end_work(self, lease: Lease) -> bool:
+        """Mark a busy session ready and release the lease; whether it still held."""
+        if self._link.run(_END_WORK, session_id=lease.session_id, lease_token=lease.token):
+            return True
+        # Repeated after a lost connection, the first try may have done it.
+        row = session_rows.find_lease(self._link, lease.session_id) if self._call.attempt > 1 else None
+        return row is not None and row[1] == lease.token and row[2] is None

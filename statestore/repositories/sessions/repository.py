@@ -1,0 +1,253 @@
+"""Sessions: make, find, change and delete them. Their other operations stand in files of their own."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from statestore.checking import checks
+from statestore.engine.calls import reads, writes, writes_in_one_statement, writes_once_in_one_statement
+from statestore.engine.sql import Statement
+from statestore.errors import ConflictError, InvalidValueError, SessionExistsError
+from statestore.repositories.base import Repository
+from statestore.repositories.sessions import holding, session_columns, session_life, session_rows
+from statestore.values import ids
+from statestore.values.markers import MISSING, MissingType
+from statestore.values.sessions import Session, Status
+
+_EXISTS = Statement("""
+    SELECT 1 FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
+
+
+class SessionsRepository(Repository):
+    """The sessions of a namespace."""
+
+    @writes_once_in_one_statement
+    def create(
+        self,
+        session_id: str | None = None,
+        *,
+        user_id: str | None = None,
+        agent_name: str | None = None,
+        title: str | None = None,
+        instructions: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        project_root: str | None = None,
+        cwd: str | None = None,
+        ttl: timedelta | None = None,
+        status: Status = "ready",
+    ) -> Session:
+        """Make a session.
+
+        Args:
+            session_id: Its id; a UUIDv7 if none is given.
+            user_id: Whose it is; lists, reports and erasure go by it.
+            agent_name: Which agent runs it.
+            title: For people.
+            instructions: The agent's standing instructions, returned on resume.
+            metadata: A mapping of exact JSON.
+            project_root: The directory that the session is about; it stays while *cwd* wanders.
+            cwd: The current directory.
+            ttl: How long after the last use the session ends; None for never.
+            status: `ready`, or `starting` for an agent that is not up yet.
+
+        Raises:
+            SessionExistsError: A living session has this id. Nothing was written.
+        """
+        session_id = self._once("session_id", ids.uuid7) if session_id is None else session_id
+        attributes = {
+            "user_id": user_id,
+            "agent_name": agent_name,
+            "title": title,
+            "instructions": instructions,
+            "metadata": metadata,
+            "project_root": project_root,
+            "cwd": cwd,
+            "ttl": ttl,
+        }
+        columns = session_columns.new(self._link, session_id, attributes, status)
+        session = self._create(session_id, columns)
+        if session is None:
+            raise SessionExistsError(session_id, self._link.settings.namespace)
+        return session
+
+    @writes_in_one_statement
+    def open(
+        self,
+        session_id: str,
+        *,
+        user_id: str | None = None,
+        agent_name: str | None = None,
+        title: str | None = None,
+        instructions: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        project_root: str | None = None,
+        cwd: str | None = None,
+        ttl: timedelta | None = None,
+        status: Status = "ready",
+    ) -> Session:
+        """Resume a session, or create it: `Session.resumed` tells which.
+
+        A session that is resumed keeps what it has; the other arguments only serve to create one. A dead one lives
+        again: it gets *status*, `ready` or `starting`. Its TTL is extended. Inside a transaction nobody else changes
+        the session from here on until that ends.
+        """
+        attributes = {
+            "user_id": user_id,
+            "agent_name": agent_name,
+            "title": title,
+            "instructions": instructions,
+            "metadata": metadata,
+            "project_root": project_root,
+            "cwd": cwd,
+            "ttl": ttl,
+        }
+        columns = session_columns.new(self._link, session_id, attributes, status)
+        while True:
+            found = session_rows.find(self._link, session_id, resumed=True)
+            if found is not None and found.status == "dead":
+                found = session_life.revive(self._link, session_id, status)
+                if found is None:
+                    continue
+            session = found or self._create(session_id, columns)
+            if session is not None:
+                return session
+
+    @reads
+    def get(self, session_id: str) -> Session:
+        """The session. Extends its TTL.
+
+        Inside a transaction nobody else changes the session from here on until that ends, nor its history and state:
+        what is written back loses nothing. Likewise for `find`, `open` and `load`, not for lists and counts.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+        """
+        found = session_rows.find(self._link, checks.key(session_id, "session_id"))
+        if found is None:
+            raise session_rows.not_found(self._link, session_id)
+        return found
+
+    @reads
+    def find(self, session_id: str) -> Session | None:
+        """The session, or None. Extends its TTL.
+
+        Inside a transaction the session that was found is held, as by `get`. Other transactions that look for one that
+        is missing wait; a call outside of them may still make it, and to make it then raises `SessionExistsError`.
+        """
+        return session_rows.find(self._link, checks.key(session_id, "session_id"))
+
+    @reads
+    def exists(self, session_id: str) -> bool:
+        """Whether there is such a session. Does not extend its TTL."""
+        return bool(holding.read(self._link, _EXISTS, session_id=checks.key(session_id, "session_id")))
+
+    @writes_once_in_one_statement
+    def update(
+        self,
+        session_id: str,
+        *,
+        user_id: str | MissingType | None = MISSING,
+        agent_name: str | MissingType | None = MISSING,
+        title: str | MissingType | None = MISSING,
+        instructions: str | MissingType | None = MISSING,
+        metadata: Mapping[str, Any] | MissingType | None = MISSING,
+        project_root: str | MissingType | None = MISSING,
+        cwd: str | MissingType | None = MISSING,
+        ttl: timedelta | MissingType | None = MISSING,
+        expected_revision: int | None = None,
+    ) -> Session:
+        """Change a session's attributes; those not given stay. Extends its TTL.
+
+        Args:
+            session_id: The session.
+            user_id: See `create`, as for the others; None empties an attribute.
+            agent_name: …
+            title: …
+            instructions: …
+            metadata: Replaces all metadata; `merge_metadata` changes some keys.
+            project_root: …
+            cwd: …
+            ttl: Counts from now.
+            expected_revision: Change only a session of this revision.
+
+        Returns:
+            The session as it is now, its revision one higher.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired. Nothing was written.
+            ConflictError: The session has another revision than expected. Nothing was written.
+        """
+        checks.key(session_id, "session_id")
+        checks.optional_count(expected_revision, "expected_revision")
+        given = {
+            "user_id": user_id,
+            "agent_name": agent_name,
+            "title": title,
+            "instructions": instructions,
+            "metadata": {} if metadata is None else metadata,
+            "project_root": project_root,
+            "cwd": cwd,
+            "ttl": ttl,
+        }
+        columns = {
+            name: session_columns.attribute(self._link, name, value)
+            for name, value in given.items()
+            if value is not MISSING
+        }
+        statement = session_rows.update_statement(tuple(columns), expected_revision is not None)
+        row = self._link.one(statement, session_id=session_id, expected_revision=expected_revision, **columns)
+        if row is not None:
+            return session_rows.from_row(self._link, row)
+        found = session_rows.find(self._link, session_id)
+        if found is None:
+            raise session_rows.not_found(self._link, session_id)
+        raise ConflictError(
+            f"expected_revision: session {session_id!r} has revision {found.revision}, not {expected_revision}; "
+            "read it again",
+            session_id=session_id,
+            expected=expected_revision,
+            actual=found.revision,
+        )
+
+    @writes
+    def merge_metadata(self, session_id: str, metadata: Mapping[str, Any]) -> Session:
+        """Set some keys of a session's metadata and leave the others, whoever else does so at the same time.
+
+        Keys that are there keep their place; a None value is stored as such.
+
+        Returns:
+            The session as it is now.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired. Nothing was written.
+        """
+        checks.key(session_id, "session_id")
+        if metadata is None:
+            raise InvalidValueError("metadata", "must be a mapping of the keys to set, not None")
+        session_columns.attribute(self._link, "metadata", metadata)
+        held = session_rows.lock(self._link, session_id).session
+        merged = session_columns.attribute(self._link, "metadata", held.metadata | dict(metadata))
+        row = self._link.one(
+            session_rows.update_statement(("metadata",), False), session_id=session_id, metadata=merged
+        )
+        if row is None:
+            raise session_rows.not_found(self._link, session_id)
+        return session_rows.from_row(self._link, row)
+
+    @writes_in_one_statement
+    def touch(self, session_id: str) -> None:
+        """Say that the session is in use: extends its TTL and moves its last activity.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired. Nothing was written.
+        """
+        session_rows.mark_active(self._link, checks.key(session_id, "session_id"))
+
+    def _create(self, session_id: str, columns: Mapping[str, Any]) -> Session | None:
+        """Make the session; None where one lives."""
+        if not self._link.in_transaction:
+            made = session_rows.insert(self._link, session_id, columns)
+            if made is not None:
+                return made
+        self._needs_transaction()
+        return session_life.create(self._link, session_id, columns)

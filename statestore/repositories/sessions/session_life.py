@@ -1,0 +1,80 @@
+"""How a session begins and ends, for every operation that makes or removes one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from statestore.engine.sql import Link, Statement
+from statestore.repositories.sessions import endings, segments, session_rows
+from statestore.repositories.usage import ledger
+from statestore.values.sessions import Session, Status
+
+# The last position is read here, under the lock: the row that a caller read before may be older.
+_LAST_SEQ = Statement("""
+    SELECT next_seq - 1, coalesce(ttl = :erased, false) FROM {sessions}
+    WHERE namespace = :namespace AND session_id = :session_id""")
+
+_ONE = "SELECT 1 FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND "
+_LIVES = Statement(_ONE + "{live}")
+_HAS_EXPIRED = Statement(_ONE + "NOT {live}")
+
+_REVIVE = Statement(f"""
+    UPDATE {{sessions}} AS s SET status = :status, {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} AND s.status = 'dead'
+    RETURNING {session_rows.COLUMNS}""")
+
+# State, summaries and the session's own segments go with it, by ON DELETE CASCADE.
+_DELETE = Statement("DELETE FROM {sessions} WHERE namespace = :namespace AND session_id = :session_id")
+
+
+def create(link: Link, session_id: str, columns: Mapping[str, Any]) -> Session | None:
+    """Make a session, in place of one that has expired if need be; None where one lives. Runs in a transaction."""
+    while True:
+        made = session_rows.insert(link, session_id, columns)
+        if made is not None:
+            return made
+        if not erase_expired(link, session_id) and link.one(_LIVES, session_id=session_id) is not None:
+            return None
+
+
+def revive(link: Link, session_id: str, status: Status) -> Session | None:
+    """Let a dead session live again; None where it is not dead, or no more."""
+    status = status if status == "starting" else "ready"
+    row = link.one(_REVIVE, session_id=session_id, status=status)
+    return None if row is None else session_rows.from_row(link, row, resumed=True)
+
+
+def erase_expired(link: Link, session_id: str) -> bool:
+    """Remove a session that has expired and was not swept yet. Runs in a transaction.
+
+    Returns:
+        Whether there was one.
+    """
+    # Looked at without a lock first: the family's has to come before the row's.
+    if link.one(_HAS_EXPIRED, session_id=session_id) is None:
+        return False
+    if not segments.lock_for_release(link, session_id) or link.one(_HAS_EXPIRED, session_id=session_id) is None:
+        return False
+    erase(link, session_id)
+    return True
+
+
+def erase(link: Link, session_id: str, *, locked: bool = False) -> int | None:
+    """Remove a session and all that is its own; forks keep what they see. Runs in a transaction.
+
+    Args:
+        link: Of the transaction.
+        session_id: The session.
+        locked: The lock for its release is held.
+
+    Returns:
+        How many entries were deleted; None where there was no such session, living or expired.
+    """
+    found = locked or segments.lock_for_release(link, session_id)
+    row = link.one(_LAST_SEQ, session_id=session_id, erased=endings.ERASED) if found else None
+    if row is None:
+        return None
+    deleted = segments.release(link, session_id, 1, row[0])
+    link.run(_DELETE, session_id=session_id)
+    if row[1]:
+        ledger.rename(link, [session_id])
+    return deleted

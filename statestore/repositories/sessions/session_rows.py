@@ -1,0 +1,246 @@
+"""The row of a session, as several repositories need it: to lock it, to extend it, to make it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from statestore.checking import exactjson
+from statestore.engine.driver_errors import classify
+from statestore.engine.sql import Link, Row, Statement
+from statestore.errors import ReadOnlyError, SessionNotFoundError, StaleLeaseError
+from statestore.repositories.sessions import holding
+from statestore.values.sessions import Lease, Session
+
+COLUMNS = """session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at"""
+
+# Every write to a session says this of its row, `s`.
+ACTIVE = "last_activity_at = {now}, active_hour = {hour}, expires_at = {later:s.ttl}"
+
+# Every write that carries a lease says this of the row too: whether the lease still holds is decided in the statement
+# that writes.
+HELD = " AND s.lease_token = :lease_token AND s.lease_until > {now}"
+
+# Extending on each read would turn every read into a write; a tenth of the TTL is close enough.
+# It is selected with each row of a history: the CASE keeps SQLite from computing times for sessions without a TTL.
+# Where nothing can be written, on a standby for example, nothing is due: PostgreSQL says so itself, since a statement
+# that fails would end the caller's transaction.
+EXTENSION_DUE = "(CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < {later:s.ttl * 9 / 10} AND {writable} END)"
+
+_FIND = Statement(f"""
+    SELECT {COLUMNS}, {EXTENSION_DUE} FROM {{sessions}} AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""")
+_FIND_HELD = Statement(_FIND.postgresql + " {lock}")
+
+_LOOK = f"""
+    SELECT {COLUMNS}, last_turn, NOT {{live}} FROM {{sessions}} AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id"""
+_LOCK = Statement(_LOOK + " {lock}")
+_SHARE = Statement(_LOOK + " {share}")
+
+_NOW = Statement("SELECT {now}")
+
+_LEASE = Statement("""
+    SELECT s.lease_owner, s.lease_token, s.lease_until, s.lease_until > {now} FROM {sessions} AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
+
+_EXTEND = Statement(f"""
+    UPDATE {{sessions}} AS s SET expires_at = {{later:s.ttl}}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.ttl IS NOT NULL AND {{live}}
+    RETURNING {COLUMNS}""")
+
+_ACTIVE = Statement(f"""
+    UPDATE {{sessions}} AS s SET {ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""")
+
+_INSERT = Statement(f"""
+    INSERT INTO {{sessions}} (namespace, session_id, user_id, agent_name, title, status, instructions, metadata,
+        project_root, cwd, parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, last_turn,
+        ttl, expires_at, created_at, last_activity_at, active_hour)
+    VALUES (:namespace, :session_id, :user_id, :agent_name, :title, :status, :instructions, :metadata,
+        :project_root, :cwd, :parent_session_id, :root_session_id, :forked_at_seq, :first_seq, :next_seq, :last_turn,
+        :ttl, {{later:CAST(:ttl AS interval)}}, {{now}}, {{now}}, {{hour}})
+    ON CONFLICT (namespace, session_id) DO NOTHING
+    RETURNING {COLUMNS}""")
+
+_NEW: dict[str, Any] = {
+    "user_id": None,
+    "agent_name": None,
+    "title": None,
+    "status": "ready",
+    "instructions": None,
+    "metadata": "{}",
+    "project_root": None,
+    "cwd": None,
+    "parent_session_id": None,
+    "forked_at_seq": None,
+    "first_seq": 1,
+    "next_seq": 1,
+    "last_turn": 0,
+    "ttl": None,
+}
+
+
+@lru_cache(maxsize=256)
+def update_statement(columns: tuple[str, ...], checked: bool) -> Statement:
+    """Change attributes, and return the session; with *checked* only one of `:expected_revision`."""
+    changes = [f"{column} = :{column}" for column in columns]
+    active = ACTIVE
+    if "ttl" in columns:
+        active = active.replace("{later:s.ttl}", "{later:CAST(:ttl AS interval)}")
+    revision = " AND s.revision = :expected_revision" if checked else ""
+    return Statement(f"""
+        UPDATE {{sessions}} AS s SET {", ".join([*changes, "revision = s.revision + 1", active])}
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}{revision}
+        RETURNING {COLUMNS}""")
+
+
+class LockedSession:
+    """A session whose row this transaction holds, with the columns that are nobody's business outside."""
+
+    __slots__ = ("expired", "last_turn", "session")
+
+    def __init__(self, session: Session, last_turn: int, expired: bool) -> None:
+        self.session = session
+        self.last_turn = last_turn
+        self.expired = expired
+
+
+def from_row(link: Link, row: Row, *, resumed: bool = False) -> Session:
+    """A session from a row that begins with `COLUMNS`."""
+    time = link.dialect.time
+    return Session(
+        namespace=link.settings.namespace,
+        session_id=row[0],
+        user_id=row[1],
+        agent_name=row[2],
+        title=row[3],
+        status=row[4],
+        instructions=row[5],
+        metadata=exactjson.stored(row[6], "sessions", f"the metadata of session {row[0]!r}", session_id=row[0]),
+        project_root=row[7],
+        cwd=row[8],
+        parent_session_id=row[9],
+        root_session_id=row[10],
+        forked_at_seq=row[11],
+        first_seq=row[12],
+        next_seq=row[13],
+        revision=row[14],
+        ttl=link.dialect.duration(row[15]),
+        expires_at=time(row[16]),
+        created_at=time(row[17]),
+        last_activity_at=time(row[18]),
+        resumed=resumed,
+    )
+
+
+def not_found(link: Link, session_id: str) -> SessionNotFoundError:
+    return SessionNotFoundError(session_id, link.settings.namespace)
+
+
+def find(link: Link, session_id: str, *, resumed: bool = False) -> Session | None:
+    """The living session, extended where that is due, and held where the link asks for it.
+
+    Args:
+        link: The connection.
+        session_id: The session.
+        resumed: What the session says of itself. Who asks with it makes a session that is missing, which holds it.
+    """
+    row = link.one(_FIND_HELD if link.holds_reads else _FIND, session_id=session_id)
+    if row is None and link.holds_reads and not resumed:
+        holding.hold_absence(link, session_id)
+        row = link.one(_FIND_HELD, session_id=session_id)
+    if row is None:
+        return None
+    if row[-1]:
+        extended = extend(link, session_id)
+        row = row if extended is None else extended
+    return from_row(link, row, resumed=resumed)
+
+
+def lock_any(link: Link, session_id: str, *, share: bool = False) -> LockedSession | None:
+    """The session's row, also one that has expired and was not swept yet.
+
+    Until the transaction ends nobody else can change it; with *share*, others may hold it in the same way.
+    """
+    row = link.one(_SHARE if share else _LOCK, session_id=session_id)
+    return None if row is None else LockedSession(from_row(link, row), row[-2], bool(row[-1]))
+
+
+def lock(link: Link, session_id: str, *, share: bool = False) -> LockedSession:
+    """The living session's row, locked as by `lock_any`."""
+    locked = lock_any(link, session_id, share=share)
+    if locked is None or locked.expired:
+        raise not_found(link, session_id)
+    return locked
+
+
+def now(link: Link) -> datetime:
+    """The time by which the database's clock, or the one in its place, goes."""
+    row = link.one(_NOW)
+    assert row is not None
+    found: datetime = link.dialect.time(row[0])
+    return found
+
+
+def extend(link: Link, session_id: str) -> Row | None:
+    """Move the end of a session with a TTL away from now, where that can be written, and return its row."""
+    if link.read_only:
+        return None
+    try:
+        return link.one(_EXTEND, session_id=session_id)
+    except Exception as exc:
+        # SQLite does not tell beforehand, and goes on after a statement that failed.
+        failure = classify(exc) if link.dialect.name == "sqlite" else None
+        if failure is None or not isinstance(failure.error, ReadOnlyError):
+            raise
+        return None
+
+
+def mark_active(link: Link, session_id: str) -> None:
+    """Say that the session was written to, which locks its row.
+
+    Raises:
+        SessionNotFoundError: No such session, or it has expired.
+    """
+    if not link.run(_ACTIVE, session_id=session_id):
+        raise not_found(link, session_id)
+
+
+def find_lease(link: Link, session_id: str) -> Row | None:
+    """Owner, token and end of a living session's latest lease, and whether it still holds."""
+    return link.one(_LEASE, session_id=session_id)
+
+
+def check_lease(link: Link, lease: Lease) -> None:
+    """Find out why a write that carries *lease* changed no row; pass if not because of the lease.
+
+    Raises:
+        SessionNotFoundError: No such session, or it has expired.
+        StaleLeaseError: Another has the lease, or had it, or it has run out.
+    """
+    row = find_lease(link, lease.session_id)
+    if row is None:
+        raise not_found(link, lease.session_id)
+    _, token, until, holds = row
+    if token == lease.token and holds:
+        return
+    if token != lease.token:
+        why = "another was given out since"
+    else:
+        why = "it was released or taken back" if until is None else "it has run out"
+    raise StaleLeaseError(
+        f"the lease with token {lease.token} on session {lease.session_id!r} holds no more: {why}; "
+        "acquire a new one, and read again what it protects",
+        session_id=lease.session_id,
+        expected=lease.token,
+        actual=token,
+    )
+
+
+def insert(link: Link, session_id: str, columns: Mapping[str, Any]) -> Session | None:
+    """Make the session's row; None where there is one, living or not."""
+    row = link.one(_INSERT, session_id=session_id, **({**_NEW, "root_session_id": session_id} | dict(columns)))
+    return None if row is None else from_row(link, row)

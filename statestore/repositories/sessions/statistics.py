@@ -1,0 +1,150 @@
+"""Figures about a session, and about a namespace: one statement each."""
+
+from decimal import Decimal
+from typing import Any
+
+from statestore.checking import checks, exactjson
+from statestore.engine.calls import reads
+from statestore.engine.sql import Statement
+from statestore.repositories.base import Repository
+from statestore.repositories.sessions import session_rows
+from statestore.values.history import Usage
+from statestore.values.sessions import STATUSES, SessionStats, StoreStats
+
+_COST_STEP = Decimal("1e-10")
+
+_SEEN = "h.role, h.tool_name, h.tool_call_id, h.error_type, h.cost_usd, h.content_bytes, " + ", ".join(
+    f"h.{column}"
+    for column in (
+        "input_tokens",
+        "output_tokens",
+        "cache_read_input_tokens",
+        "cache_write_input_tokens",
+        "reasoning_output_tokens",
+    )
+)
+
+# State and summaries are measured where they stand: they are few and small beside the history.
+_OWN_BYTES = """
+    (SELECT coalesce(sum({bytes:e.value}), 0) FROM {state_entries} AS e WHERE %(e)s)
+    + (SELECT coalesce(sum({bytes:m.content}), 0) FROM {summaries} AS m WHERE %(m)s)"""
+
+# A call and its result count once, as in the usage reports: the result names the call that it answers.
+_SESSION = f"""
+    WITH seen AS (
+        SELECT {_SEEN}, 1 AS own FROM {{history_entries}} AS h
+        WHERE h.namespace = :namespace AND h.session_id = :session_id
+        UNION ALL
+        SELECT {_SEEN}, 0 AS own FROM {{session_segments}} AS g
+        JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+            AND h.seq BETWEEN g.from_seq AND g.to_seq
+        WHERE g.namespace = :namespace AND g.session_id = :session_id
+    ), totals AS (
+        SELECT count(*) AS entries, sum(CASE WHEN role = 'user' THEN 1 ELSE 0 END) AS turns,
+            sum(input_tokens) AS input, sum(output_tokens) AS output, sum(cache_read_input_tokens) AS cache_read,
+            sum(cache_write_input_tokens) AS cache_write, sum(reasoning_output_tokens) AS reasoning,
+            sum(cost_usd) AS cost, count(error_type) AS errors,
+            sum(CASE WHEN own = 1 THEN content_bytes ELSE 0 END) AS own_bytes
+        FROM seen
+    ), tools AS (
+        SELECT tool_name, count(*) AS calls FROM seen
+        WHERE tool_name IS NOT NULL AND (role IS NULL OR role <> 'tool' OR tool_call_id IS NULL) GROUP BY tool_name
+    )
+    SELECT s.status, s.created_at, s.last_activity_at, {{now}}, t.entries, t.turns, t.input, t.output, t.cache_read,
+        t.cache_write, t.reasoning, t.cost, t.errors, t.own_bytes, (SELECT %s(tool_name, calls) FROM tools),
+        (SELECT count(*) FROM {{sessions}} AS f WHERE f.namespace = :namespace AND f.parent_session_id = :session_id
+            AND f.created_at >= s.created_at AND (f.expires_at IS NULL OR f.expires_at > {{now}})),
+        {_OWN_BYTES % {scope: f"{scope}.namespace = :namespace AND {scope}.session_id = :session_id" for scope in "em"}}
+    FROM {{sessions}} AS s CROSS JOIN totals AS t
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}"""
+
+_STORE = f"""
+    SELECT count(*), %s, coalesce(sum(s.next_seq - s.first_seq), 0),
+        (SELECT coalesce(sum(h.content_bytes), 0) FROM {{history_entries}} AS h WHERE h.namespace = :namespace)
+        + {_OWN_BYTES % {scope: f"{scope}.namespace = :namespace" for scope in "em"}}
+    FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {{live}}""" % ", ".join(
+    f"sum(CASE WHEN s.status = '{status}' THEN 1 ELSE 0 END)" for status in STATUSES
+)
+
+
+def _measured(sql: str, bytes_of: str) -> str:
+    for column in ("e.value", "m.content"):
+        sql = sql.replace(f"{{bytes:{column}}}", bytes_of % column)
+    return sql
+
+
+_SESSION_STATS = Statement(
+    postgresql=_measured(_SESSION % "json_object_agg", "octet_length(CAST(%s AS text))"),
+    # SQLite 3.40 has no octet_length.
+    sqlite=_measured(_SESSION % "json_group_object", "length(CAST(%s AS blob))"),
+)
+_STORE_STATS = Statement(
+    postgresql=_measured(_STORE, "octet_length(CAST(%s AS text))"), sqlite=_measured(_STORE, "length(CAST(%s AS blob))")
+)
+
+
+class StatisticsRepository(Repository):
+    """Figures about one session."""
+
+    @reads
+    def stats(self, session_id: str) -> SessionStats:
+        """What the session is made of now: entries, turns, tokens, cost, tools, errors, bytes, forks.
+
+        Does not extend its TTL.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+        """
+        checks.key(session_id, "session_id")
+        row = self._link.one(_SESSION_STATS, session_id=session_id)
+        if row is None:
+            raise session_rows.not_found(self._link, session_id)
+        (status, created_at, active_at, now, entries, turns, tokens_in, tokens_out, cache_read, cache_write, reasoning,
+         cost, errors, entry_bytes, tools, forks, other_bytes) = row  # fmt: skip
+        time = self._link.dialect.time
+        tools = (exactjson.loads(tools) if isinstance(tools, str) else tools) or {}
+        return SessionStats(
+            session_id=session_id,
+            status=status,
+            entries=entries,
+            turns=int(turns or 0),
+            usage=Usage(
+                input_tokens=_whole(tokens_in),
+                output_tokens=_whole(tokens_out),
+                cache_read_input_tokens=_whole(cache_read),
+                cache_write_input_tokens=_whole(cache_write),
+                reasoning_output_tokens=_whole(reasoning),
+            ),
+            cost_usd=None if cost is None else Decimal(str(cost)).quantize(_COST_STEP),
+            tool_invocations={name: tools[name] for name in sorted(tools)},
+            errors=errors,
+            created_at=time(created_at),
+            last_activity_at=time(active_at),
+            uptime=time(now) - time(created_at),
+            stored_bytes=int(entry_bytes or 0) + int(other_bytes),
+            forks=forks,
+        )
+
+
+class StoreStatistics(Repository):
+    """Figures about a namespace."""
+
+    @reads
+    def stats(self) -> StoreStats:
+        """What the namespace holds now; see `StateStore.stats`."""
+        row = self._link.one(_STORE_STATS)
+        assert row is not None
+        sessions, *counts, entries, stored = row
+        by_status = {status: int(count or 0) for status, count in zip(STATUSES, counts, strict=True)}
+        return StoreStats(
+            namespace=self._link.settings.namespace,
+            sessions=by_status,
+            active_sessions=sessions - by_status["dead"],
+            entries=int(entries),
+            average_entries=float(entries) / sessions if sessions else 0.0,
+            stored_bytes=int(stored),
+        )
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else int(value)

@@ -1,0 +1,145 @@
+"""Prices of models, as a namespace sees them: looked up, set by hand, and applied to what is there."""
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+from statestore.checking import checks, exactjson
+from statestore.engine.calls import reads, writes
+from statestore.engine.sql import Statement
+from statestore.errors import InvalidValueError
+from statestore.repositories.base import Repository
+from statestore.repositories.usage import price_rows, price_writes
+from statestore.values.prices import ModelPrice
+
+_UNPRICED = Statement("""
+    SELECT h.session_id, h.seq, CAST(h.content AS text), h.created_at, h.provider_name, h.request_model,
+        h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens
+    FROM {history_entries} AS h
+    WHERE h.namespace = :namespace AND (h.session_id, h.seq) > (:after_id, :after_seq) AND h.usage_folded = 0
+        AND h.cost_usd IS NULL AND h.input_tokens IS NOT NULL AND h.output_tokens IS NOT NULL
+        AND (h.response_model IS NOT NULL OR h.request_model IS NOT NULL)
+    ORDER BY h.session_id, h.seq LIMIT :limit""")
+# Not one that was folded meanwhile: the ledger has it as unpriced.
+_SET_COST = Statement("""
+    UPDATE {history_entries} SET cost_usd = :cost_usd
+    WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq AND usage_folded = 0
+        AND cost_usd IS NULL""")
+_UNPRICED_COLUMNS = (
+    "created_at",
+    "provider_name",
+    "request_model",
+    "response_model",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_write_input_tokens",
+)
+
+
+class PricesRepository(Repository):
+    """What models cost. The namespace's own prices go before those that hold for all."""
+
+    @reads
+    def find(
+        self, model: str, *, provider_name: str | None = None, day: date | None = None, input_tokens: int = 0
+    ) -> ModelPrice | None:
+        """The price of a call of a model; None where it is not known.
+
+        Args:
+            model: As an entry names it.
+            provider_name: As an entry names it.
+            day: When the call is made, in UTC; today if not given.
+            input_tokens: How much input it has, for prices that depend on it.
+        """
+        checks.key(model, "model")
+        checks.optional_key(provider_name, "provider_name")
+        checks.count(input_tokens, "input_tokens")
+        if day is not None:
+            price_writes.day(day, "day")
+        else:
+            day = (self._link.now() or datetime.now(UTC)).date()
+        price_writes.hold(self._link)
+        return price_rows.load(self._link).find(model, provider_name, day, input_tokens)
+
+    @reads
+    def all(self) -> list[ModelPrice]:
+        """All prices, the namespace's own first."""
+        price_writes.hold(self._link)
+        return [rule.price for rule in price_rows.rules(self._link)]
+
+    @writes
+    def set(
+        self,
+        model: str,
+        *,
+        input_price: Decimal | float,
+        output_price: Decimal | float,
+        cache_read_price: Decimal | float | None = None,
+        cache_write_price: Decimal | float | None = None,
+        provider_name: str | None = None,
+        valid_from: date = price_writes.ALWAYS,
+        above_input_tokens: int = 0,
+    ) -> ModelPrice:
+        """Set a price of the namespace's own, such as one that was negotiated. Entries appended later cost this.
+
+        Args:
+            model: The name, as entries have it; upper and lower case are one.
+            input_price: US dollars for a million tokens, as all prices.
+            output_price: Reasoning included.
+            cache_read_price: None for the price of other input.
+            cache_write_price: None for the price of other input.
+            provider_name: Only for calls that name this provider.
+            valid_from: The UTC day from which it holds, until a later one of the same model.
+            above_input_tokens: Only for calls with more input than this.
+        """
+        price = price_writes.by_hand(
+            model,
+            provider_name,
+            valid_from,
+            above_input_tokens,
+            input_price=input_price,
+            output_price=output_price,
+            cache_read_price=cache_read_price,
+            cache_write_price=cache_write_price,
+        )
+        price_writes.put(self._link, self._link.settings.namespace, price)
+        return price
+
+    @writes
+    def remove(self, model: str, *, provider_name: str | None = None) -> int:
+        """Remove the namespace's own prices of a model.
+
+        Returns:
+            How many there were.
+        """
+        return price_writes.remove(self._link, self._link.settings.namespace, model, provider_name)
+
+    @writes
+    def apply(self, limit: int, after: tuple[str, int] = ("", 0)) -> tuple[int, int, tuple[str, int] | None]:
+        """Compute the cost of up to *limit* live entries of the namespace that have none.
+
+        Args:
+            limit: At least 1.
+            after: Where to go on, as the call before returned it.
+
+        Returns:
+            How many were looked at, how many of them got a cost, and where to go on; None at the end.
+        """
+        checks.count(limit, "limit", least=1)
+        place: Any = after
+        if not (isinstance(place, tuple) and len(place) == 2):
+            raise InvalidValueError("after", "must be what the call before returned: a session's id and a position")
+        checks.text(place[0], "after")
+        checks.count(place[1], "after")
+        rows = self._link.all(_UNPRICED, limit=limit, after_id=after[0], after_seq=after[1])
+        book = price_rows.load(self._link)
+        priced = []
+        for row in rows:
+            columns = dict(zip(_UNPRICED_COLUMNS, row[3:], strict=True))
+            columns["created_at"] = self._link.dialect.time(columns["created_at"])
+            found = price_rows.cost_of(columns, exactjson.loads(row[2]), book, columns["created_at"].date())
+            if found is not None:
+                priced.append({"session_id": row[0], "seq": row[1], "cost_usd": found})
+        self._link.many(_SET_COST, priced)
+        return len(rows), len(priced), (rows[-1][0], rows[-1][1]) if len(rows) == limit else None

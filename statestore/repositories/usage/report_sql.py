@@ -1,0 +1,115 @@
+"""The statements behind the usage reports."""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from statestore.engine.sql import Statement
+from statestore.repositories.usage.ledger import COUNTS
+
+MEASURES = ("sessions", *COUNTS, "duration_ms", "timed_entries", "latency_p50", "latency_p95", "cost", "cost_fraction")
+
+# As the views have it; `place` and `timed` are SQLite's way to a percentile.
+_MEASURED_POSTGRESQL = ", ".join(
+    (
+        "count(DISTINCT session_id) AS sessions",
+        *(f"CAST(coalesce(sum({name}), 0) AS bigint) AS {name}" for name in COUNTS),
+        "coalesce(sum(duration_ms), 0) AS duration_ms, count(latency_ms) AS timed_entries",
+        "percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_ms) AS latency_p50",
+        "percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms) AS latency_p95",
+        "sum(cost_usd) AS cost, 0 AS cost_fraction",
+    )
+)
+_MEASURED_SQLITE = ", ".join(
+    (
+        "count(DISTINCT session_id) AS sessions",
+        *(f"coalesce(sum({name}), 0) AS {name}" for name in COUNTS),
+        "coalesce(sum(duration_ms), 0) AS duration_ms, coalesce(max(timed), 0) AS timed_entries",
+        "max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5)"
+        " + max(CASE WHEN place = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5) AS latency_p50",
+        "max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0)"
+        " + max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END)"
+        " * ((timed - 1) * 19 % 20 / 20.0) AS latency_p95",
+        # Whole dollars and whole ten-billionths of one: exact, where a float sum of the two would not be.
+        "sum(CAST(cost_usd AS INTEGER)) AS cost,"
+        " sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) AS cost_fraction",
+    )
+)
+HEAVIEST = "cost IS NULL, round(cost + cost_fraction / 1e10, 10) DESC, input_tokens + output_tokens DESC, entries DESC"
+
+# Both ends are found in an index. A minute may lie before the first entry, never after the last.
+SPAN = Statement("""
+    SELECT (SELECT min(created_at) FROM {history_entries} WHERE namespace = :namespace),
+        (SELECT min(bucket_at) FROM {usage_ledger} WHERE namespace = :namespace),
+        (SELECT max(created_at) FROM {history_entries} WHERE namespace = :namespace),
+        (SELECT max(bucket_at) FROM {usage_ledger} WHERE namespace = :namespace)""")
+
+CACHE_BY_DAY = Statement("""
+    SELECT day, agent_name, hits, misses, sets, evictions, expirations, invalidations, hit_rate
+    FROM {cache_usage_by_day} WHERE namespace = :namespace AND day >= :since AND day < :until
+    ORDER BY day, agent_name IS NOT NULL, agent_name""")
+
+STORAGE = Statement("""
+    SELECT table_name, user_id, row_count, bytes FROM {storage_usage}
+    WHERE namespace = :namespace
+    ORDER BY table_name, user_id IS NOT NULL, user_id""")
+
+LINEAGE = Statement("""
+    SELECT session_id, user_id, parent_session_id, root_session_id, forked_at_seq, depth, forks, entries, own_entries,
+        created_at
+    FROM {session_lineage} WHERE namespace = :namespace ORDER BY created_at, session_id""")
+LINEAGE_OF_ROOT = Statement("""
+    SELECT session_id, user_id, parent_session_id, root_session_id, forked_at_seq, depth, forks, entries, own_entries,
+        created_at
+    FROM {session_lineage} WHERE namespace = :namespace AND root_session_id = :root ORDER BY created_at, session_id""")
+
+
+@lru_cache(maxsize=256)
+def measured(
+    keys: tuple[str, ...], filters: tuple[str, ...], changes: int, order: str, ends: bool, limited: bool
+) -> Statement:
+    """The measures of `usage_lines` for each of *keys*, which are columns of it or parts of the local time."""
+    where = " AND ".join(
+        ["namespace = :namespace", "at >= :since", "at < :until", *(f"{name} = :{name}" for name in filters)]
+    )
+    computed = [*keys, "local_day"] if ends else keys
+    selected = "".join(f"{key}, " for key in keys)
+    if ends:
+        selected += "min(local_day) AS first_day, max(local_day) AS last_day, "
+    grouped = f"GROUP BY {', '.join(keys)}" if keys else ""
+    partition = f"PARTITION BY {', '.join(keys)}" if keys else ""
+    tail = f"SELECT * FROM measured{f' ORDER BY {order}' if order else ''}{' LIMIT :limit' if limited else ''}"
+    postgresql, sqlite = _local_time(changes)
+    days_postgresql = _parts(computed, local_day=f"CAST({postgresql} AS date)",
+        weekday=f"CAST(extract(isodow FROM {postgresql}) AS integer) - 1",
+        hour=f"CAST(extract(hour FROM {postgresql}) AS integer)")  # fmt: skip
+    days_sqlite = _parts(computed, local_day=f"date({sqlite})",
+        weekday=f"(strftime('%w', {sqlite}) + 6) % 7",
+        hour=f"CAST(strftime('%H', {sqlite}) AS INTEGER)")  # fmt: skip
+    return Statement(
+        postgresql=f"""
+    WITH lines AS (SELECT *{days_postgresql} FROM {{usage_lines}} WHERE {where}),
+    measured AS (SELECT {selected}{_MEASURED_POSTGRESQL} FROM lines {grouped})
+    {tail}""",
+        sqlite=f"""
+    WITH lines AS (SELECT *{days_sqlite} FROM {{usage_lines}} WHERE {where}),
+    placed AS (SELECT *, count(latency_ms) OVER ({partition}) AS timed,
+        row_number() OVER ({partition} ORDER BY latency_ms IS NULL, latency_ms) AS place FROM lines),
+    measured AS (SELECT {selected}{_MEASURED_SQLITE} FROM placed {grouped})
+    {tail}""",
+    )
+
+
+def _parts(keys: Sequence[str], **expressions: str) -> str:
+    return "".join(f", {expressions[key]} AS {key}" for key in keys if key in expressions)
+
+
+def _local_time(changes: int) -> tuple[str, str]:
+    """The time of a line on the clocks of the time zone, for PostgreSQL and for SQLite."""
+    cases = " ".join(f"WHEN at < {{change:{index}}} THEN {{offset:{index}}}" for index in range(changes))
+    offset = f"CASE {cases} ELSE {{offset:{changes}}} END" if changes else "{offset:0}"
+    postgresql = re.sub(r"\{change:(\d+)\}", r"CAST(:change_\1 AS timestamptz)", offset)
+    postgresql = re.sub(r"\{offset:(\d+)\}", r"CAST(:offset_\1 AS interval)", postgresql)
+    sqlite = re.sub(r"\{(\w+):(\d+)\}", r":\1_\2", offset)
+    # SQLite rounds fractions of a second, the last of a day into the next.
+    return f"((at + {postgresql}) AT TIME ZONE 'UTC')", f"substr(at, 1, 19), {sqlite}"

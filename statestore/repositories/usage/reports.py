@@ -1,0 +1,340 @@
+"""What was used and what it cost: the report views, for a period, filtered, and by the days of any time zone."""
+
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from statestore.checking import checks
+from statestore.engine.calls import reads
+from statestore.engine.sql import Params, Row
+from statestore.repositories.base import Repository
+from statestore.repositories.usage import report_sql
+from statestore.repositories.usage.periods import Moment, Period
+from statestore.values.usage import (
+    AgentUsage,
+    CacheDayUsage,
+    DayUsage,
+    HourUsage,
+    ModelUsage,
+    SessionDescent,
+    SessionUsage,
+    StorageUsage,
+    ToolUsage,
+    UsageTotals,
+    UserUsage,
+)
+
+T = TypeVar("T", bound=UsageTotals)
+
+_FILTERS = ("user_id", "agent_name", "provider_name", "model", "tool_name", "session_id")
+
+
+class UsageRepository(Repository):
+    """What was used, by whom and for what, deleted entries included. Nothing here extends a TTL.
+
+    All reports take the same arguments:
+
+        since, until: From `since` up to, and without, `until`: aware datetimes, cut to a quarter of an hour, or dates,
+            which begin at midnight of the time zone. None for no limit.
+        tz: The time zone whose days are meant: a name such as `Europe/Berlin`, or a tzinfo.
+        user_id, agent_name, provider_name, model, tool_name, session_id: Only what is of these.
+        limit: Only so many rows, those with the highest cost first.
+        daily: A row for each day instead of one for the whole period.
+    """
+
+    @reads
+    def totals(
+        self,
+        *,
+        since: Moment = None,
+        until: Moment = None,
+        tz: str | tzinfo = "UTC",
+        user_id: str | None = None,
+        agent_name: str | None = None,
+        provider_name: str | None = None,
+        model: str | None = None,
+        tool_name: str | None = None,
+        session_id: str | None = None,
+    ) -> UsageTotals:
+        """Everything together."""
+        filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
+        return self._report(UsageTotals, (), Period.of(since, until, tz), filters)[0]
+
+    @reads
+    def by_day(
+        self,
+        *,
+        since: Moment = None,
+        until: Moment = None,
+        tz: str | tzinfo = "UTC",
+        user_id: str | None = None,
+        agent_name: str | None = None,
+        provider_name: str | None = None,
+        model: str | None = None,
+        tool_name: str | None = None,
+        session_id: str | None = None,
+    ) -> list[DayUsage]:
+        """A row for each day on which something was used, the earliest first."""
+        filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
+        period = Period.of(since, until, tz)
+        return self._report(DayUsage, ("local_day",), period, filters)
+
+    @reads
+    def by_session(
+        self,
+        *,
+        since: Moment = None,
+        until: Moment = None,
+        tz: str | tzinfo = "UTC",
+        user_id: str | None = None,
+        agent_name: str | None = None,
+        provider_name: str | None = None,
+        model: str | None = None,
+        tool_name: str | None = None,
+        session_id: str | None = None,
+        limit: int | None = None,
+    ) -> list[SessionUsage]:
+        """A row for each session and the user it belonged to, deleted sessions included, the most expensive first."""
+        filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
+        period = Period.of(since, until, tz)
+        return self._report(SessionUsage, ("session_id", "user_id"), period, filters, limit=limit, ends=True)
+
+    @reads
+    def by_user(
+        self,
+        *,
+        since: Moment = None,
+        until: Moment = None,
+        tz: str | tzinfo = "UTC",
+        user_id: str | None = None,
+        agent_name: str | None = None,
+        provider_name: str | None = None,
+        model: str | None = None,
+        tool_name: str | None = None,
+        session_id: str | None = None,
+        daily: bool = False,
+        limit: int | None = None,
+    ) -> list[UserUsage]:
+        """A row for each user, the most expensive first."""
+        filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
+        period = Period.of(since, until, tz)
+        keys = ("user_id",)
+        if daily:
+            return self._report(UserUsage, ("local_day", *keys), period, filters, limit=limit)
+        return self._report(UserUsage, keys, period, filters, limit=limit)
+
+    @reads
+    def by_agent(
+        self,
+        *,
+        since: Moment = None,
+        until: Moment = None,
+        tz: str | tzinfo = "UTC",
+        user_id: str | None = None,
+        agent_name: str | None = None,
+        provider_name: str | None = None,
+        model: str | None = None,
+        tool_name: str | None = None,
+        session_id: str | None = None,
+        daily: bool = False,
+        limit: int | None = None,
+    ) -> list[AgentUsage]:
+        """A row for each agent, the most expensive first."""
+        filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
+        period = Period.of(since, until, tz)
+        keys = ("agent_name",)
+        if daily:
+            return self._report(AgentUsage, ("local_day", *keys), period, filters, limit=limit)
+        return self._report(AgentUsage, keys, period, filters, limit=limit)
+
+    @reads
+    def by_model(
+        self,
+        *,
+        since: Moment = None,
+        until: Moment = None,
+        tz: str | tzinfo = "UTC",
+        user_id: str | None = None,
+        agent_name: str | None = None,
+        provider_name: str | None = None,
+        model: str | None = None,
+        tool_name: str | None = None,
+        session_id: str | None = None,
+        daily: bool = False,
+        limit: int | None = None,
+    ) -> list[ModelUsage]:
+        """A row for each provider and model, the most expensive first."""
+        filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
+        period = Period.of(since, until, tz)
+        keys = ("provider_name", "model")
+        if daily:
+            return self._report(ModelUsage, ("local_day", *keys), period, filters, limit=limit)
+        return self._report(ModelUsage, keys, period, filters, limit=limit)
+
+    @reads
+    def by_tool(
+        self,
+        *,
+        since: Moment = None,
+        until: Moment = None,
+        tz: str | tzinfo = "UTC",
+        user_id: str | None = None,
+        agent_name: str | None = None,
+        provider_name: str | None = None,
+        model: str | None = None,
+        tool_name: str | None = None,
+        session_id: str | None = None,
+        daily: bool = False,
+        limit: int | None = None,
+    ) -> list[ToolUsage]:
+        """A row for each tool, the most expensive first, then the one most used."""
+        filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
+        period = Period.of(since, until, tz)
+        keys = ("tool_name",)
+        if daily:
+            return self._report(ToolUsage, ("local_day", *keys), period, filters, limit=limit)
+        return self._report(ToolUsage, keys, period, filters, limit=limit)
+
+    @reads
+    def by_hour(
+        self,
+        *,
+        since: Moment = None,
+        until: Moment = None,
+        tz: str | tzinfo = "UTC",
+        user_id: str | None = None,
+        agent_name: str | None = None,
+        provider_name: str | None = None,
+        model: str | None = None,
+        tool_name: str | None = None,
+        session_id: str | None = None,
+    ) -> list[HourUsage]:
+        """A row for each hour of the week in which something was used, on the clocks of the time zone."""
+        filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
+        period = Period.of(since, until, tz)
+        return self._report(HourUsage, ("weekday", "hour"), period, filters)
+
+    @reads
+    def cache_by_day(
+        self, *, since: Moment = None, until: Moment = None, agent_name: str | None = None
+    ) -> list[CacheDayUsage]:
+        """What happened in the result cache, by UTC day and agent. Times are cut to their day."""
+        period = Period.of(since, until, "UTC")
+        checks.optional_key(agent_name, "agent_name")
+        rows = self._link.all(
+            report_sql.CACHE_BY_DAY, since=self._day(period.since), until=self._day(period.until, up=True)
+        )
+        return [
+            CacheDayUsage(
+                day=_date(row[0]), agent_name=row[1], hits=row[2], misses=row[3], sets=row[4], evictions=row[5],
+                expirations=row[6], invalidations=row[7], hit_rate=row[8],
+            )
+            for row in rows
+            if agent_name is None or row[1] == agent_name
+        ]  # fmt: skip
+
+    @reads
+    def storage(self) -> list[StorageUsage]:
+        """What is stored, by table and user."""
+        rows = self._link.all(report_sql.STORAGE)
+        return [StorageUsage(table_name=row[0], user_id=row[1], row_count=row[2], bytes=row[3]) for row in rows]
+
+    @reads
+    def lineage(self, *, root_session_id: str | None = None) -> list[SessionDescent]:
+        """Where living sessions come from, the oldest first; only those that come from one, if it is given."""
+        root = checks.optional_key(root_session_id, "root_session_id")
+        rows = (
+            self._link.all(report_sql.LINEAGE)
+            if root is None
+            else self._link.all(report_sql.LINEAGE_OF_ROOT, root=root)
+        )
+        names = ("session_id", "user_id", "parent_session_id", "root_session_id", "forked_at_seq", "depth", "forks",
+            "entries", "own_entries")  # fmt: skip
+        return [
+            SessionDescent(**dict(zip(names, row[:-1], strict=True)), created_at=self._link.dialect.time(row[-1]))
+            for row in rows
+        ]
+
+    def _report(
+        self,
+        kind: type[T],
+        keys: tuple[str, ...],
+        period: Period,
+        filters: dict[str, str],
+        *,
+        limit: int | None = None,
+        ends: bool = False,
+    ) -> list[T]:
+        checks.optional_count(limit, "limit")
+        if period.zone is not UTC and ("local_day" in keys or "hour" in keys or ends):
+            period = period.within(*self._span())
+        first, changes = period.offsets()
+        params: Params = {"since": period.since, "until": period.until, "limit": limit, **filters}
+        offsets = [first, *(offset for _, offset in changes)]
+        if "local_day" in keys or "hour" in keys or ends:
+            params |= {f"offset_{index}": self._offset(offset) for index, offset in enumerate(offsets)}
+            params |= {f"change_{index}": moment for index, (moment, _) in enumerate(changes)}
+        time_first = [key for key in keys if key in ("local_day", "weekday", "hour")]
+        names = [key for key in keys if key not in time_first]
+        order = ", ".join(
+            [*time_first, *([report_sql.HEAVIEST] if names else []), *(_nulls_first(name) for name in names)]
+        )
+        statement = report_sql.measured(keys, tuple(filters), len(changes), order, ends, limit is not None)
+        rows = self._link.all(statement, **params)
+        return [self._row(kind, [*keys, *(("first_day", "last_day") if ends else ())], row) for row in rows]
+
+    def _row(self, kind: type[T], keys: list[str], row: Row) -> T:
+        found: dict[str, Any] = dict(zip([*keys, *report_sql.MEASURES], row, strict=True))
+        for name in ("local_day", "first_day", "last_day"):
+            if name in found:
+                found[name] = _date(found[name])
+        day = found.pop("local_day", None)
+        if "day" in kind.__dataclass_fields__:
+            found["day"] = day
+        whole, fraction = found.pop("cost"), found.pop("cost_fraction")
+        found["cost_usd"] = None if whole is None else (Decimal(whole) + Decimal(fraction) / 10**10).quantize(_CENTS)
+        found["duration"] = timedelta(milliseconds=found.pop("duration_ms"))
+        for name in ("latency_p50", "latency_p95"):
+            # What lies between two durations has at most five decimals; the rest is a float's.
+            found[name] = None if found[name] is None else timedelta(milliseconds=round(found[name], 6))
+        return kind(**found)
+
+    def _span(self) -> tuple[datetime | None, datetime | None]:
+        """The first and the last time of which there is something."""
+        row = self._link.one(report_sql.SPAN) or (None,) * 4
+        times = [self._link.dialect.time(value) for value in row]
+        firsts, lasts = [t for t in times[:2] if t], [t for t in times[2:] if t]
+        return (min(firsts), max(lasts)) if firsts else (None, None)
+
+    def _offset(self, offset: timedelta) -> Any:
+        return f"{offset.total_seconds():+.0f} seconds" if self._link.dialect.name == "sqlite" else offset
+
+    def _day(self, moment: datetime, *, up: bool = False) -> Any:
+        day = moment.date()
+        if up and moment.time() != moment.min.time():
+            day += timedelta(days=1)
+        return day.isoformat() if self._link.dialect.name == "sqlite" else day
+
+
+_CENTS = Decimal("1e-10")
+
+
+def _date(value: Any) -> Any:
+    return date.fromisoformat(value) if isinstance(value, str) else value
+
+
+def _nulls_first(name: str) -> str:
+    """The same place for NULL on both databases."""
+    return f"{name} IS NOT NULL, {name}"
+
+
+def _filters(
+    user_id: str | None,
+    agent_name: str | None,
+    provider_name: str | None,
+    model: str | None,
+    tool_name: str | None,
+    session_id: str | None,
+) -> dict[str, str]:
+    given = zip(_FILTERS, (user_id, agent_name, provider_name, model, tool_name, session_id), strict=True)
+    return {name: checks.key(value, name) for name, value in given if value is not None}

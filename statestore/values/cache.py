@@ -1,0 +1,58 @@
+"""Entries of the result cache."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheEntry:
+    """A cached value with what is known of it.
+
+    `value` is MISSING where a list was asked for without values. `size_bytes` is what the value takes in the database,
+    where it may be compressed. `access_count` counts the hits since it was set. `stale_ttl` is how much longer than
+    until `expires_at` it is kept for `get_or_compute(…, stale_ttl=…)`.
+    """
+
+    key: str
+    value: Any
+    agent_name: str | None
+    request: Any
+    content_hash: str | None
+    metadata: dict[str, Any]
+    tags: tuple[str, ...]
+    size_bytes: int
+    created_at: datetime
+    expires_at: datetime | None
+    last_accessed_at: datetime
+    access_count: int
+    stale_ttl: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStats:
+    """What is in a cache, and what has happened in it since it was made.
+
+    Expired entries are in none of the first figures. `hits` to `invalidations` outlive the entries that they are about;
+    `invalidations` counts the entries removed by reason: key, tag, agent, content_hash, clear. A miss belongs to the
+    agent that the reader named. `oldest_at` and `newest_at` are when the oldest and newest entry were set.
+    """
+
+    entries: int
+    size_bytes: int
+    average_access_count: float
+    oldest_at: datetime | None
+    newest_at: datetime | None
+    hits: int
+    misses: int
+    sets: int
+    evictions: int
+    expirations: int
+    invalidations: dict[str, int]
+    by_agent: dict[str | None, "CacheStats"]
+
+    @property
+    def hit_rate(self) -> float:
+        """Hits among all reads, 0 to 1; 0 if there were none."""
+        reads = self.hits + self.misses
+        return self.hits / reads if reads else 0.0
