@@ -21,14 +21,15 @@ from statestore.engine.sql import Clock
 from statestore.engine.threaded_database import ThreadedDatabase
 from statestore.engine.waits import pauses
 from statestore.errors import InvalidValueError, StoreClosedError, UnavailableError
+from statestore.operations.base import AsyncGroup
 from statestore.operations.cache import AsyncCache
 from statestore.operations.cache_runner import cache_transaction, joined_cache
 from statestore.operations.history import AsyncHistory
 from statestore.operations.prices import AsyncPrices
 from statestore.operations.sessions import AsyncSessions
 from statestore.operations.state import AsyncState
-from statestore.operations.store import AsyncStoreOperations
-from statestore.operations.sweeping import AsyncSweeping
+from statestore.operations.store import StoreOperations
+from statestore.operations.sweeping import Sweeping
 from statestore.operations.usage import AsyncUsage
 from statestore.options import Verify, connections_of, make_options, make_settings, waits_of
 from statestore.repositories.cache.limits import CacheState
@@ -40,11 +41,11 @@ from statestore.values.markers import NeverType
 R = TypeVar("R")
 
 
-class AsyncTransaction(AsyncStoreOperations):
+class AsyncTransaction(StoreOperations, AsyncGroup):
     """As `Transaction`, awaited."""
 
     def __init__(self, runner: AsyncRunner, namespace: str, cache: CacheState) -> None:
-        self._runner = runner
+        super().__init__(runner, namespace)
         self.sessions = AsyncSessions(runner, namespace)
         self.history = AsyncHistory(runner, namespace)
         self.state = AsyncState(runner, namespace)
@@ -53,7 +54,7 @@ class AsyncTransaction(AsyncStoreOperations):
         self.prices = AsyncPrices(runner, namespace)
 
 
-class AsyncStateStore(AsyncSweeping, AsyncTransaction):
+class AsyncStateStore(Sweeping, AsyncTransaction):
     """As `StateStore`, awaited. Safe to share between the tasks of one event loop."""
 
     _database: AsyncDatabase

@@ -17,7 +17,7 @@ import orjson
 from statestore.async_store import AsyncStateStore, AsyncTransaction
 from statestore.engine.async_database import finished
 from statestore.engine.calls import Call
-from statestore.engine.flows import Course, run, run_async
+from statestore.engine.flows import Flow, run, run_async
 from statestore.errors import ConflictError, DatabaseError, InvalidValueError, SessionExistsError, SessionNotFoundError
 from statestore.portable_files import FORMAT, VERSION, Part, Progress, Survey
 from statestore.repositories.portable import portable_ledger
@@ -79,9 +79,9 @@ def export_sessions(
     Raises:
         SessionNotFoundError: There is no session with one of the ids.
     """
-    course = _Export(store.namespace, file, expect, progress).course(session_ids, user_id)
+    flow = _Export(store.namespace, file, expect, progress).flow(session_ids, user_id)
     with store._database.snapshot() as runner:
-        return run(runner, course)
+        return run(runner, flow)
 
 
 async def export_sessions_async(
@@ -94,9 +94,9 @@ async def export_sessions_async(
     progress: Progress = lambda lines: None,
 ) -> Totals:
     """As `export_sessions`, awaited. *file* is written, and *expect* and *progress* are called, in worker threads."""
-    course = _Export(store.namespace, file, expect, progress).course(session_ids, user_id)
+    flow = _Export(store.namespace, file, expect, progress).flow(session_ids, user_id)
     async with store._database.snapshot() as runner:
-        return await run_async(runner, course, in_thread=True)
+        return await run_async(runner, flow, in_thread=True)
 
 
 class _Export:
@@ -107,7 +107,7 @@ class _Export:
         self._progress = progress
         self._totals = Totals()
 
-    def course(self, session_ids: Sequence[str] | None, user_id: str | None) -> Course[Totals]:
+    def flow(self, session_ids: Sequence[str] | None, user_id: str | None) -> Flow[Totals]:
         self._line(_HEADER)
         exported: set[str] = set()
         entries = 0
@@ -135,7 +135,7 @@ class _Export:
         self._line({"type": "end", "lines": self._totals.lines})
         return self._totals
 
-    def _history(self, session_id: str, exported: set[str]) -> Course[None]:
+    def _history(self, session_id: str, exported: set[str]) -> Flow[None]:
         pieces = yield _call(PortableWork.pieces, session_id)
         shared = [piece for piece in pieces if piece.owner != session_id and piece.owner in exported]
         for piece in shared:
@@ -223,15 +223,15 @@ async def import_sessions_async(
             for part in survey.parts():
 
                 async def bring(tx: AsyncTransaction, part: Part = part) -> Totals:
-                    course = _insert(store.namespace, part.records(), replace=True)
-                    return await run_async(tx._runner, course, in_thread=True)
+                    flow = _insert(store.namespace, part.records(), replace=True)
+                    return await run_async(tx._runner, flow, in_thread=True)
 
                 totals.include(await store.run_transaction(bring))
         else:
             async with store.transaction() as tx:
                 for part in survey.parts():
-                    course = _insert(store.namespace, part.records(), replace=False)
-                    totals.include(await run_async(tx._runner, course, in_thread=True))
+                    flow = _insert(store.namespace, part.records(), replace=False)
+                    totals.include(await run_async(tx._runner, flow, in_thread=True))
     return totals
 
 
@@ -245,7 +245,7 @@ def insert_records(store: StateStore, records: Sequence[Record], *, replace: boo
         return run(tx._runner, _insert(store.namespace, records, replace=replace))
 
 
-def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Course[Totals]:
+def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow[Totals]:
     """Put records that were checked into the tables; with *replace* in the place of what is there."""
     totals = Totals()
     sessions: dict[str, str] = {}

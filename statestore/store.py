@@ -17,6 +17,7 @@ from statestore.engine.engines import Durability, Options
 from statestore.engine.sql import Clock, Settings
 from statestore.engine.waits import pauses
 from statestore.errors import InvalidValueError, StoreClosedError, UnavailableError
+from statestore.operations.base import Group
 from statestore.operations.cache import Cache
 from statestore.operations.cache_runner import cache_transaction, joined_cache
 from statestore.operations.history import History
@@ -36,11 +37,11 @@ from statestore.values.markers import NeverType
 R = TypeVar("R")
 
 
-class Transaction(StoreOperations):
+class Transaction(StoreOperations, Group):
     """The operations of a store inside one transaction. Use it only while the transaction lasts."""
 
     def __init__(self, runner: Runner, namespace: str, cache: CacheState) -> None:
-        self._runner = runner
+        super().__init__(runner, namespace)
         self.sessions = Sessions(runner, namespace)
         self.history = History(runner, namespace)
         self.state = State(runner, namespace)

@@ -193,7 +193,7 @@ class Sweeper:
                 return
             pause = self._every + random.uniform(0, self._jitter)
 
-    def _sweep(self, run: _Run) -> flows.Course[SweepReport]:
+    def _sweep(self, run: _Run) -> flows.Flow[SweepReport]:
         now = time.monotonic()
         look = self._looked_at is None or now - self._looked_at >= _UNSEEN_EVERY
         if look:

@@ -1,1 +1,1 @@
-"""The operations of a store by group, sync and async, one file per group."""
+"""The operations of a store by group: one list for both worlds, one file per group. No SQL, no connections."""

@@ -1,94 +1,182 @@
-"""From repository methods to the operations of a store, in both worlds, one line each.
+"""From repository methods and flows to the operations of a store: one list for both worlds.
 
-`append = operation(HistoryRepository.append)` in a sync group, `append = async_operation(HistoryRepository.append)` in
-an async one. A type checker sees the method's own parameters in both, and a coroutine in the second; a test holds the
-lists against the repositories.
+A group of operations is written once, as a class of descriptors, and inherited by two: a `Group` calls them, an
+`AsyncGroup` awaits them. A type checker sees the same parameters in both, and a coroutine in the second.
+
+    append = operation(HistoryRepository.append)     one call
+    @flow                                            several, see `statestore.engine.flows`
+    @stream                                          what is iterated over
+    @block                                           what is entered
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import update_wrapper
 from inspect import Parameter, signature
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
+from statestore.engine import flows
 from statestore.engine.async_database import AsyncRunner
 from statestore.engine.calls import Call
 from statestore.engine.database import Runner
+from statestore.engine.flows import Block, Flow, Stream
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M", bound=Callable[..., Any])
 
 
-class Group:
+class Operations:
     """Operations that go through one runner."""
+
+    _runner: Any
+    _namespace: str
+
+
+class Group(Operations):
+    """Operations that are called."""
+
+    _runner: Runner
 
     def __init__(self, runner: Runner, namespace: str) -> None:
         self._runner = runner
         self._namespace = namespace
 
 
-class AsyncGroup:
-    """As `Group`, awaited."""
+class AsyncGroup(Operations):
+    """Operations that are awaited."""
+
+    _runner: AsyncRunner
 
     def __init__(self, runner: AsyncRunner, namespace: str) -> None:
         self._runner = runner
         self._namespace = namespace
 
 
-class operation(Generic[P, R]):
-    """A repository method as an operation of a `Group`."""
+class Declared(Generic[P, R]):
+    """A member of a group that is written once for both worlds."""
 
-    def __init__(self, method: Callable[Concatenate[Any, P], R]) -> None:
+    def __init__(self, method: Callable[..., Any]) -> None:
         self.method = method
         self.__doc__ = method.__doc__
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
+    def _keep(self, group: Operations, call: Callable[..., Any]) -> Any:
+        """Have *call* found in the group from now on, named and documented: once for each group, not for each call."""
+        group.__dict__[self._name] = _dressed(call, self.method)
+        return call
+
+
+class operation(Declared[P, R]):
+    """A repository method as an operation."""
+
+    def __init__(self, method: Callable[Concatenate[Any, P], R]) -> None:
+        super().__init__(method)
+
     @overload
-    def __get__(self, group: None, owner: type) -> "operation[P, R]": ...
+    def __get__(self, group: None, owner: type) -> Self: ...
     @overload
     def __get__(self, group: Group, owner: type) -> Callable[P, R]: ...
-    def __get__(self, group: Group | None, owner: type) -> "operation[P, R] | Callable[P, R]":
-        if group is None:
-            return self
-        run, method = group._runner.run, self.method
-
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            result: R = run(Call(method, args, kwargs))
-            return result
-
-        # Found in the instance from now on: this runs once for each group, not for each call.
-        group.__dict__[self._name] = _dressed(call, method)
-        return call
-
-
-class async_operation(Generic[P, R]):
-    """A repository method as an operation of an `AsyncGroup`."""
-
-    def __init__(self, method: Callable[Concatenate[Any, P], R]) -> None:
-        self.method = method
-        self.__doc__ = method.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, group: None, owner: type) -> "async_operation[P, R]": ...
     @overload
     def __get__(self, group: AsyncGroup, owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
-    def __get__(
-        self, group: AsyncGroup | None, owner: type
-    ) -> "async_operation[P, R] | Callable[P, Coroutine[Any, Any, R]]":
+    def __get__(self, group: Any, owner: type) -> Any:
         if group is None:
             return self
         run, method = group._runner.run, self.method
 
-        async def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            result: R = await run(Call(method, args, kwargs))
-            return result
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return run(Call(method, args, kwargs))
 
-        group.__dict__[self._name] = _dressed(call, method)
-        return call
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            return await run(Call(method, args, kwargs))
+
+        return self._keep(group, call_async if isinstance(group, AsyncGroup) else call)
+
+
+class flow(Declared[P, R]):
+    """A method that gives a flow, as an operation."""
+
+    def __init__(self, method: Callable[Concatenate[Any, P], Flow[R]]) -> None:
+        super().__init__(method)
+
+    @overload
+    def __get__(self, group: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, group: Group, owner: type) -> Callable[P, R]: ...
+    @overload
+    def __get__(self, group: AsyncGroup, owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(self, group: Any, owner: type) -> Any:
+        if group is None:
+            return self
+        method = self.method
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return flows.run(group._runner, method(group, *args, **kwargs))
+
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            return await flows.run_async(group._runner, method(group, *args, **kwargs))
+
+        return self._keep(group, call_async if isinstance(group, AsyncGroup) else call)
+
+
+class stream(Declared[P, R]):
+    """A method that gives a stream, as an iterator: `for` in one world, `async for` in the other."""
+
+    def __init__(self, method: Callable[Concatenate[Any, P], Stream[R]]) -> None:
+        super().__init__(method)
+
+    @overload
+    def __get__(self, group: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, group: Group, owner: type) -> Callable[P, Iterator[R]]: ...
+    @overload
+    def __get__(self, group: AsyncGroup, owner: type) -> Callable[P, AsyncIterator[R]]: ...
+    def __get__(self, group: Any, owner: type) -> Any:
+        if group is None:
+            return self
+        method = self.method
+        iterate: Callable[..., Any] = flows.iterate_async if isinstance(group, AsyncGroup) else flows.iterate
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return iterate(group._runner, method(group, *args, **kwargs))
+
+        return self._keep(group, call)
+
+
+class block(Declared[P, R]):
+    """A method that gives a block, as a context manager: `with` in one world, `async with` in the other."""
+
+    def __init__(self, method: Callable[Concatenate[Any, P], Block[R]]) -> None:
+        super().__init__(method)
+
+    @overload
+    def __get__(self, group: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, group: Group, owner: type) -> Callable[P, AbstractContextManager[R]]: ...
+    @overload
+    def __get__(self, group: AsyncGroup, owner: type) -> Callable[P, AbstractAsyncContextManager[R]]: ...
+    def __get__(self, group: Any, owner: type) -> Any:
+        if group is None:
+            return self
+        method = self.method
+        inside: Callable[..., Any] = flows.inside_async if isinstance(group, AsyncGroup) else flows.inside
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return inside(group._runner, method(group, *args, **kwargs))
+
+        return self._keep(group, call)
+
+
+def documented(method: Callable[..., Any]) -> Callable[[M], M]:
+    """Take over the docstring of *method*, of which this is the operation."""
+
+    def take(operation: M) -> M:
+        operation.__doc__ = method.__doc__
+        return operation
+
+    return take
 
 
 def _dressed(call: Callable[..., Any], method: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,23 +1,20 @@
 """Operations on the result cache."""
 
-import asyncio
-import inspect
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any, TypeVar
 
 from statestore.checking import checks
 from statestore.engine.async_database import AsyncRunner
 from statestore.engine.calls import Call
 from statestore.engine.database import Runner
-from statestore.errors import DatabaseError
-from statestore.operations import single_flight
-from statestore.operations.base import AsyncGroup, Group, async_operation, operation
+from statestore.engine.flows import Do, Flow, NewSignal, Sleep, Wait, run, run_async
+from statestore.errors import DatabaseError, StateStoreError
+from statestore.operations import compute_claims, single_flight
+from statestore.operations.base import AsyncGroup, Group, Operations, flow, operation
 from statestore.operations.cache_runner import AsyncCacheRunner, CacheRunner, not_claimed, not_kept
-from statestore.operations.compute_claims import AsyncClaims, Claims
+from statestore.operations.compute_claims import TaskRenewals, ThreadRenewals
 from statestore.operations.single_flight import Flight, Flights
 from statestore.repositories.cache import keys
 from statestore.repositories.cache.compute_claims import CacheClaims, Found
@@ -28,7 +25,7 @@ from statestore.values.markers import NeverType
 T = TypeVar("T")
 
 
-class Cache(Group):
+class CacheOperations(Operations):
     get = operation(CacheRepository.get)
     get_many = operation(CacheRepository.get_many)
     entry = operation(CacheRepository.entry)
@@ -46,11 +43,9 @@ class Cache(Group):
     evict = operation(CacheRepository.evict)
     stats = operation(CacheRepository.stats)
 
-    def __init__(self, runner: Runner, namespace: str, state: CacheState) -> None:
-        self._cache_runner = CacheRunner(runner, state)
-        super().__init__(self._cache_runner, namespace)
-        self._flights: Flights[threading.Event] = Flights(threading.Event)
-        self._claims = Claims(self._call, partial(not_claimed, state))
+    _cache_runner: CacheRunner | AsyncCacheRunner
+    _renewals: ThreadRenewals | TaskRenewals
+    _flights: Flights
 
     def make_key(self, agent_name: str, request: Any, permissions: Any = None) -> str:
         """A key for an agent's answer to a request under some permissions. Asks no database.
@@ -68,13 +63,118 @@ class Cache(Group):
         """
         return keys.make_key(agent_name, request, permissions)
 
-    def flush(self) -> None:
+    @flow
+    def flush(self) -> Flow[None]:
         """Write the hits and counts that were noted until now. The store does so by itself, from time to time.
 
         What cannot be written within five seconds is kept for later. In a transaction it does nothing: what is noted
         there counts with the commit.
         """
-        self._cache_runner.flush()
+        yield Do(self._cache_runner.flush)
+
+    def _get_or_compute(
+        self, key: str, compute: Callable[[], Any], *, timeout: timedelta, **attributes: Any
+    ) -> Flow[Any]:
+        """See `Cache.get_or_compute`."""
+        checks.key(key, "key")
+        timeout = single_flight.check(compute, timeout)
+        state = self._cache_runner.state
+        attributes = single_flight.checked(state.options, **attributes)
+        look = {"stale_ttl": attributes["stale_ttl"], "agent_name": attributes["agent_name"], "count": True}
+        found: Found | None = yield Call(CacheClaims.look, (key,), look)
+        if found is not None and not found.stale:
+            return single_flight.value_of(found)
+        if state.in_transaction:
+            value = yield Do(compute)
+            return single_flight.value_of((yield from self._keep(key, value, attributes)))
+        deadline = time.monotonic() + timeout.total_seconds()
+        while True:
+            flight, leads = self._flights.join(key, (yield NewSignal()))
+            if leads:
+                with self._flights.leading(key, flight):
+                    result = yield from self._lead(key, compute, attributes, found, flight, timeout, deadline)
+                    flight.found = None if result.stale else result
+                return single_flight.value_of(result)
+            if found is not None:
+                return single_flight.value_of(found)
+            if not (yield Wait(flight.landed, max(0.0, deadline - time.monotonic()))):
+                raise single_flight.too_late(key, timeout)
+            if flight.found is not None:
+                return single_flight.value_of(flight.found)
+
+    def _lead(
+        self,
+        key: str,
+        compute: Callable[[], Any],
+        attributes: dict[str, Any],
+        stale: Found | None,
+        flight: Flight,
+        timeout: timedelta,
+        deadline: float,
+    ) -> Flow[Found]:
+        """What is to be served, computed if nobody else does: its own result, another process's, or *stale*."""
+        found: Found | None
+        for pause in single_flight.waits():
+            claimed = computes = True  # For all that is known, if this is interrupted.
+            try:
+                try:
+                    claimed = computes = yield from compute_claims.claim(key, flight.token, timeout)
+                except StateStoreError as error:
+                    claimed = False
+                    not_claimed(self._cache_runner.state, error)
+                if computes:
+                    # Whoever had the claim before may have set it since.
+                    found = yield from self._look_again(key)
+                    if found is None:
+                        value = yield from self._computed(key, compute, flight, timeout)
+                        found = yield from self._keep(key, value, attributes)
+                    return found
+            finally:
+                if claimed:
+                    yield from compute_claims.release(key, flight.token)
+            if stale is not None:
+                return stale
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise single_flight.too_late(key, timeout)
+            yield Sleep(min(pause, left))
+            found = yield from self._look_again(key)
+            if found is not None:
+                return found
+        raise AssertionError("unreachable")
+
+    def _computed(self, key: str, compute: Callable[[], Any], flight: Flight, timeout: timedelta) -> Flow[Any]:
+        """What *compute* returns; the claim is kept meanwhile."""
+        renewal = yield from self._renewals.begin(key, flight.token, timeout)
+        try:
+            with single_flight.computing(flight):
+                value = yield Do(compute)
+        finally:
+            yield from self._renewals.end(renewal)
+        return value
+
+    def _look_again(self, key: str) -> Flow[Found | None]:
+        options = {"stale_ttl": None, "agent_name": None, "count": False}
+        found: Found | None = yield Call(CacheClaims.look, (key,), options)
+        return found
+
+    def _keep(self, key: str, value: Any, attributes: dict[str, Any]) -> Flow[Found]:
+        call = Call(CacheClaims.keep, (key, value, attributes))
+        try:
+            found: Found = yield call
+        except DatabaseError as error:
+            return not_kept(self._cache_runner.state, call, error)
+        return found
+
+
+class Cache(CacheOperations, Group):
+    """`store.cache`."""
+
+    def __init__(self, runner: Runner, namespace: str, state: CacheState) -> None:
+        self._cache_runner = CacheRunner(runner, state)
+        super().__init__(self._cache_runner, namespace)
+        self._renewals = ThreadRenewals(self._cache_runner)
+        self._flights = Flights()
 
     def get_or_compute(
         self,
@@ -126,10 +226,9 @@ class Cache(Group):
             UnavailableError: Another computes, and was not done in time.
             InvalidValueError: Among others, *compute* asks for the same key, by itself or in a task that it started.
         """
-        checks.key(key, "key")
-        timeout = single_flight.check(compute, timeout)
-        attributes = single_flight.checked(
-            self._cache_runner.state.options,
+        work = self._get_or_compute(
+            key,
+            compute,
             ttl=ttl,
             tags=tags,
             agent_name=agent_name,
@@ -137,106 +236,19 @@ class Cache(Group):
             content_hash=content_hash,
             metadata=metadata,
             stale_ttl=stale_ttl,
+            timeout=timeout,
         )
-        found = self._look(key, stale_ttl, agent_name, count=True)
-        if found is not None and not found.stale:
-            return single_flight.value_of(found)  # type: ignore[no-any-return]
-        if self._cache_runner.state.in_transaction:
-            return single_flight.value_of(self._keep(key, compute(), attributes))  # type: ignore[no-any-return]
-        deadline = time.monotonic() + timeout.total_seconds()
-        while True:
-            flight, leads = self._flights.join(key)
-            if leads:
-                with self._flights.leading(key, flight):
-                    result = self._lead(key, compute, attributes, found, flight, timeout, deadline)
-                    flight.found = None if result.stale else result
-                return single_flight.value_of(result)  # type: ignore[no-any-return]
-            if found is not None:
-                return single_flight.value_of(found)  # type: ignore[no-any-return]
-            if not flight.landed.wait(max(0.0, deadline - time.monotonic())):
-                raise single_flight.too_late(key, timeout)
-            if flight.found is not None:
-                return single_flight.value_of(flight.found)  # type: ignore[no-any-return]
-
-    def _lead(
-        self,
-        key: str,
-        compute: Callable[[], Any],
-        attributes: dict[str, Any],
-        stale: Found | None,
-        flight: Flight[threading.Event],
-        timeout: timedelta,
-        deadline: float,
-    ) -> Found:
-        """What is to be served, computed if nobody else does: its own result, another process's, or *stale*."""
-        for pause in single_flight.waits():
-            with self._claims.held(key, flight.token, timeout) as claimed:
-                if claimed:
-                    # Whoever had the claim before may have set it since.
-                    found = self._look(key, None, None, count=False)
-                    if found is None:
-                        with self._claims.renewed(key, flight.token, timeout), single_flight.computing(flight):
-                            value = compute()
-                        found = self._keep(key, value, attributes)
-                    return found
-            if stale is not None:
-                return stale
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise single_flight.too_late(key, timeout)
-            time.sleep(min(pause, left))
-            found = self._look(key, None, None, count=False)
-            if found is not None:
-                return found
-        raise AssertionError("unreachable")
-
-    def _look(self, key: str, stale_ttl: timedelta | None, agent_name: str | None, *, count: bool) -> Found | None:
-        found: Found | None = self._call(CacheClaims.look, key, stale_ttl=stale_ttl, agent_name=agent_name, count=count)
-        return found
-
-    def _keep(self, key: str, value: Any, attributes: dict[str, Any]) -> Found:
-        call = Call(CacheClaims.keep, (key, value, attributes))
-        try:
-            found: Found = self._runner.run(call)
-        except DatabaseError as error:
-            return not_kept(self._cache_runner.state, call, error)
-        return found
-
-    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._runner.run(Call(method, args, kwargs))
+        return run(self._runner, work)  # type: ignore[no-any-return]
 
 
-class AsyncCache(AsyncGroup):
-    get = async_operation(CacheRepository.get)
-    get_many = async_operation(CacheRepository.get_many)
-    entry = async_operation(CacheRepository.entry)
-    entries = async_operation(CacheRepository.entries)
-    set = async_operation(CacheRepository.set)
-    add = async_operation(CacheRepository.add)
-    set_many = async_operation(CacheRepository.set_many)
-    restore = async_operation(CacheRepository.restore)
-    invalidate = async_operation(CacheRepository.invalidate)
-    invalidate_tag = async_operation(CacheRepository.invalidate_tag)
-    invalidate_tags = async_operation(CacheRepository.invalidate_tags)
-    invalidate_agent = async_operation(CacheRepository.invalidate_agent)
-    invalidate_content_hash = async_operation(CacheRepository.invalidate_content_hash)
-    clear = async_operation(CacheRepository.clear)
-    evict = async_operation(CacheRepository.evict)
-    stats = async_operation(CacheRepository.stats)
+class AsyncCache(CacheOperations, AsyncGroup):
+    """`store.cache` of an `AsyncStateStore`."""
 
     def __init__(self, runner: AsyncRunner, namespace: str, state: CacheState) -> None:
         self._cache_runner = AsyncCacheRunner(runner, state)
         super().__init__(self._cache_runner, namespace)
-        self._flights: Flights[asyncio.Event] = Flights(asyncio.Event)
-        self._claims = AsyncClaims(self._call, partial(not_claimed, state))
-
-    def make_key(self, agent_name: str, request: Any, permissions: Any = None) -> str:
-        """A key for an agent's answer to a request under some permissions. Not a coroutine. See `Cache.make_key`."""
-        return keys.make_key(agent_name, request, permissions)
-
-    async def flush(self) -> None:
-        """Write the hits and counts that were noted until now. See `Cache.flush`."""
-        await self._cache_runner.flush()
+        self._renewals = TaskRenewals()
+        self._flights = Flights()
 
     async def get_or_compute(
         self,
@@ -256,10 +268,9 @@ class AsyncCache(AsyncGroup):
 
         *compute* is a coroutine function, or a plain one, which runs on the event loop. See `Cache.get_or_compute`.
         """
-        checks.key(key, "key")
-        timeout = single_flight.check(compute, timeout)
-        attributes = single_flight.checked(
-            self._cache_runner.state.options,
+        work = self._get_or_compute(
+            key,
+            compute,
             ttl=ttl,
             tags=tags,
             agent_name=agent_name,
@@ -267,83 +278,6 @@ class AsyncCache(AsyncGroup):
             content_hash=content_hash,
             metadata=metadata,
             stale_ttl=stale_ttl,
+            timeout=timeout,
         )
-        found = await self._look(key, stale_ttl, agent_name, count=True)
-        if found is not None and not found.stale:
-            return single_flight.value_of(found)  # type: ignore[no-any-return]
-        if self._cache_runner.state.in_transaction:
-            kept = await self._keep(key, await _computed(compute), attributes)
-            return single_flight.value_of(kept)  # type: ignore[no-any-return]
-        deadline = time.monotonic() + timeout.total_seconds()
-        while True:
-            flight, leads = self._flights.join(key)
-            if leads:
-                with self._flights.leading(key, flight):
-                    result = await self._lead(key, compute, attributes, found, flight, timeout, deadline)
-                    flight.found = None if result.stale else result
-                return single_flight.value_of(result)  # type: ignore[no-any-return]
-            if found is not None:
-                return single_flight.value_of(found)  # type: ignore[no-any-return]
-            try:
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                    await flight.landed.wait()
-            except TimeoutError:
-                raise single_flight.too_late(key, timeout) from None
-            if flight.found is not None:
-                return single_flight.value_of(flight.found)  # type: ignore[no-any-return]
-
-    async def _lead(
-        self,
-        key: str,
-        compute: Callable[[], Any],
-        attributes: dict[str, Any],
-        stale: Found | None,
-        flight: Flight[asyncio.Event],
-        timeout: timedelta,
-        deadline: float,
-    ) -> Found:
-        """As `Cache._lead`."""
-        for pause in single_flight.waits():
-            async with self._claims.held(key, flight.token, timeout) as claimed:
-                if claimed:
-                    found = await self._look(key, None, None, count=False)
-                    if found is None:
-                        async with self._claims.renewed(key, flight.token, timeout):
-                            with single_flight.computing(flight):
-                                value = await _computed(compute)
-                        found = await self._keep(key, value, attributes)
-                    return found
-            if stale is not None:
-                return stale
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise single_flight.too_late(key, timeout)
-            await asyncio.sleep(min(pause, left))
-            found = await self._look(key, None, None, count=False)
-            if found is not None:
-                return found
-        raise AssertionError("unreachable")
-
-    async def _look(
-        self, key: str, stale_ttl: timedelta | None, agent_name: str | None, *, count: bool
-    ) -> Found | None:
-        found: Found | None = await self._call(
-            CacheClaims.look, key, stale_ttl=stale_ttl, agent_name=agent_name, count=count
-        )
-        return found
-
-    async def _keep(self, key: str, value: Any, attributes: dict[str, Any]) -> Found:
-        call = Call(CacheClaims.keep, (key, value, attributes))
-        try:
-            found: Found = await self._runner.run(call)
-        except DatabaseError as error:
-            return not_kept(self._cache_runner.state, call, error)
-        return found
-
-    async def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return await self._runner.run(Call(method, args, kwargs))
-
-
-async def _computed(compute: Callable[[], Any]) -> Any:
-    value = compute()
-    return await value if inspect.isawaitable(value) else value
+        return await run_async(self._runner, work)

@@ -1,15 +1,18 @@
-"""Holding the claim to compute a value, while a block of code runs; `single_flight` says for how long at a time."""
+"""The claim to compute a value: taken, renewed while the value is computed, and given back.
 
-import asyncio
+`single_flight` says for how long at a time.
+"""
+
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeAlias
 
 from statestore.engine import forking
-from statestore.engine.async_database import finished
+from statestore.engine.calls import Call
+from statestore.engine.database import Runner
+from statestore.engine.flows import Flow, Join, NewSignal, Signal, Start, Undoable, Wait
 from statestore.errors import StateStoreError
 from statestore.operations import single_flight
 from statestore.repositories.cache.compute_claims import CacheClaims
@@ -17,55 +20,77 @@ from statestore.repositories.cache.compute_claims import CacheClaims
 Renewals: TypeAlias = Iterator[tuple[float, Callable[[], timedelta]]]
 
 
-class Claims:
-    """The claims of a cache, by way of *call*, which runs a method of `CacheClaims`.
+def claim(key: str, token: str, timeout: timedelta) -> Flow[bool]:
+    """Whether one has got the claim."""
 
-    Where nothing can be written, nobody gets a claim, and everybody may compute: *not_written* then takes the error, or
-    raises it again if it is another.
+    def undo(claimed: bool) -> Call | None:
+        return Call(CacheClaims.release, (key, token)) if claimed else None
+
+    lasts = single_flight.claim_time(timeout)
+    claimed: bool = yield Undoable(Call(CacheClaims.claim, (key, token, lasts)), undo)
+    return claimed
+
+
+def release(key: str, token: str) -> Flow[None]:
+    """Give a claim back. If that fails it ends by itself, and the caller has its value, or an error that says more."""
+    try:
+        yield Call(CacheClaims.release, (key, token))
+    except StateStoreError:
+        return
+
+
+class ThreadRenewals:
+    """Keeps the claims of threads for as long as they compute.
+
+    One thread serves all: one for each computation doubled the price of a quick one.
     """
 
-    def __init__(self, call: Callable[..., Any], not_written: Callable[[StateStoreError], None]) -> None:
-        self._call = call
-        self._not_written = not_written
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
         self._renewer = _Renewer(self._renew)
 
-    @contextmanager
-    def held(self, key: str, token: str, timeout: timedelta) -> Iterator[bool]:
-        """Whether to compute: one has got the claim, or nobody can. It is given back at the end of the block."""
-        claimed = computes = True  # For all that is known, if this is interrupted.
-        try:
-            try:
-                claimed = computes = self._call(CacheClaims.claim, key, token, single_flight.claim_time(timeout))
-            except StateStoreError as error:
-                claimed = False
-                self._not_written(error)
-            yield computes
-        finally:
-            if claimed:
-                self._release(key, token)
-
-    @contextmanager
-    def renewed(self, key: str, token: str, timeout: timedelta) -> Iterator[None]:
-        """Keeps a claim for as long as the block takes, but not longer than *timeout*."""
+    def begin(self, key: str, token: str, timeout: timedelta) -> Flow[Any]:
+        """Renew a claim from now on, but not for longer than *timeout*. Gives what `end` takes."""
         self._renewer.add(key, token, single_flight.renewals(timeout))
-        try:
-            yield
-        finally:
-            self._renewer.remove(token)
+        yield from ()
+        return token
+
+    def end(self, begun: Any) -> Flow[None]:
+        self._renewer.remove(begun)
+        yield from ()
 
     def _renew(self, key: str, token: str, lasts: timedelta) -> bool:
         """Whether to go on; what may pass is tried again."""
         try:
-            renewed: bool = self._call(CacheClaims.renew, key, token, lasts)
+            renewed: bool = self._runner.run(Call(CacheClaims.renew, (key, token, lasts)))
         except StateStoreError as error:
             return error.retryable
         return renewed
 
-    def _release(self, key: str, token: str) -> None:
-        try:
-            self._call(CacheClaims.release, key, token)
-        except StateStoreError:
-            return  # It ends by itself, and the caller has its value, or an error that says more.
+
+class TaskRenewals:
+    """As `ThreadRenewals`, for tasks: each has one of its own."""
+
+    def begin(self, key: str, token: str, timeout: timedelta) -> Flow[Any]:
+        stop: Signal = yield NewSignal()
+        task = yield Start(lambda: self._keep(key, token, timeout, stop), "statestore-claim")
+        return stop, task
+
+    def end(self, begun: Any) -> Flow[None]:
+        stop, task = begun
+        stop.set()
+        yield Join(task)
+
+    def _keep(self, key: str, token: str, timeout: timedelta, stop: Signal) -> Flow[None]:
+        for pause, lasts in single_flight.renewals(timeout):
+            if (yield Wait(stop, pause)):
+                return
+            try:
+                renewed = yield Call(CacheClaims.renew, (key, token, lasts()))
+            except StateStoreError as error:
+                renewed = error.retryable
+            if not renewed:
+                return
 
 
 class _Renewal(NamedTuple):
@@ -132,78 +157,3 @@ class _Renewer:
             with self._sooner:
                 if token in self._renewals:
                     self._plan(planned.key, token, planned.later if renewed else iter(()))
-
-
-class AsyncClaims:
-    """As `Claims`, awaited. A cancellation leaves no claim behind, not even one that is repeated at every await."""
-
-    def __init__(
-        self, call: Callable[..., Coroutine[Any, Any, Any]], not_written: Callable[[StateStoreError], None]
-    ) -> None:
-        self._call = call
-        self._not_written = not_written
-
-    @asynccontextmanager
-    async def held(self, key: str, token: str, timeout: timedelta) -> AsyncIterator[bool]:
-        """As `Claims.held`."""
-        claimed = computes = True
-        try:
-            try:
-                lasts = single_flight.claim_time(timeout)
-                claimed = computes = await _cancelled_once(self._call(CacheClaims.claim, key, token, lasts))
-            except StateStoreError as error:
-                claimed = False
-                self._not_written(error)
-            yield computes
-        finally:
-            if claimed:
-                await finished(self._release(key, token))
-
-    @asynccontextmanager
-    async def renewed(self, key: str, token: str, timeout: timedelta) -> AsyncIterator[None]:
-        """As `Claims.renewed`."""
-        stop = asyncio.Event()
-
-        async def renew() -> None:
-            for pause, lasts in single_flight.renewals(timeout):
-                try:
-                    async with asyncio.timeout(pause):
-                        await stop.wait()
-                    return
-                except TimeoutError:
-                    pass
-                if not await self._renew(key, token, lasts()):
-                    return
-
-        task = asyncio.create_task(renew(), name="statestore-claim")
-        try:
-            yield
-        finally:
-            stop.set()
-            await finished(task)
-
-    async def _renew(self, key: str, token: str, lasts: timedelta) -> bool:
-        try:
-            renewed: bool = await self._call(CacheClaims.renew, key, token, lasts)
-        except StateStoreError as error:
-            return error.retryable
-        return renewed
-
-    async def _release(self, key: str, token: str) -> None:
-        try:
-            await self._call(CacheClaims.release, key, token)
-        except StateStoreError:
-            return
-
-
-async def _cancelled_once(work: Coroutine[Any, Any, Any]) -> Any:
-    """Await *work*. Of a cancellation that is repeated it sees one, and comes to its end before that is passed on."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        task.cancel()
-        await finished(asyncio.wait([task]))
-        if not task.cancelled():
-            task.exception()  # It is nobody's any more.
-        raise

@@ -1,11 +1,11 @@
-"""The courses of removing much: users, large sessions and long histories, in transactions that hold nobody up."""
+"""Removing much: users, large sessions and long histories, in transactions that hold nobody up."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
 
 from statestore.engine.calls import Call
-from statestore.engine.flows import Course
+from statestore.engine.flows import Flow
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.erasure import ErasureRepository
 from statestore.repositories.history.shortening import ShorteningRepository
@@ -18,7 +18,7 @@ BATCH = 1000
 ENTRIES = 5000
 
 
-def trim(session_id: str, keep_last: int) -> Course[int]:
+def trim(session_id: str, keep_last: int) -> Flow[int]:
     """See `History.trim`."""
     gone, more = 0, True
     while more:
@@ -28,7 +28,7 @@ def trim(session_id: str, keep_last: int) -> Course[int]:
     return gone
 
 
-def clear(session_id: str) -> Course[int]:
+def clear(session_id: str) -> Flow[int]:
     """See `History.clear`."""
     gone, more = 0, True
     while more:
@@ -37,7 +37,7 @@ def clear(session_id: str) -> Course[int]:
     return gone
 
 
-def delete(session_id: str) -> Course[bool]:
+def delete(session_id: str) -> Flow[bool]:
     """See `Sessions.delete`."""
     removed = yield Call(ErasureRepository.remove, (session_id, BATCH))
     more = removed.more
@@ -48,7 +48,7 @@ def delete(session_id: str) -> Course[bool]:
     return lived
 
 
-def delete_user(namespace: str, user_id: str, progress: Progress | None) -> Course[ErasureReceipt]:
+def delete_user(namespace: str, user_id: str, progress: Progress | None) -> Flow[ErasureReceipt]:
     """See `Sessions.delete_user`."""
     erased_at, batch = yield Call(ErasureRepository.hide_user, (user_id, BATCH))
     receipt = ErasureReceipt(

@@ -5,20 +5,16 @@ SQLite, one looks again after a pause that grows while nothing happens. So nothi
 a lost connection the follower goes on where it was. All followers of a store share the connection that listens.
 """
 
-import asyncio
-import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 from statestore.checking import checks
-from statestore.engine.async_database import AsyncRunner
 from statestore.engine.calls import Call
-from statestore.engine.database import Database, Runner
+from statestore.engine.database import Database
 from statestore.engine.execution import BoundRunner
+from statestore.engine.flows import Item, NewSignal, Signal, Stream, Wait
 from statestore.engine.listening import Ear, Listener
 from statestore.engine.threaded_database import ThreadedDatabase
 from statestore.errors import InvalidValueError, StateStoreError
@@ -100,15 +96,17 @@ class _Follower:
         return max(0.0, min(pause, self._timeout.total_seconds() - (time.monotonic() - self._since)))
 
 
-def follow(runner: Runner, session_id: str, *, after: int | None, timeout: timedelta | None) -> Iterator[Entry]:
+def follow(runner: Any, session_id: str, *, after: int | None, timeout: timedelta | None) -> Stream[Entry]:
     """See `History.follow`."""
-    _check_runner(runner)
-    follower = _Follower(session_id, after, timeout)
-    return _follow(runner, follower, runner.listener if isinstance(runner, Database) else None, session_id)
+    if isinstance(runner, BoundRunner) or not hasattr(runner, "transaction"):
+        raise InvalidValueError("history.follow", "cannot run inside a transaction, which would see nothing new")
+    database = runner.database if isinstance(runner, ThreadedDatabase) else runner
+    listener = database.listener if isinstance(database, Database) else None
+    return _follow(_Follower(session_id, after, timeout), listener, session_id)
 
 
-def _follow(runner: Runner, follower: _Follower, listener: Listener | None, session_id: str) -> Iterator[Entry]:
-    heard = threading.Event()
+def _follow(follower: _Follower, listener: Listener | None, session_id: str) -> Stream[Entry]:
+    heard: Signal = yield NewSignal()
     ear = None if listener is None else Ear(listener, session_id, heard.set)
     try:
         while True:
@@ -117,79 +115,17 @@ def _follow(runner: Runner, follower: _Follower, listener: Listener | None, sess
                 ear.open()
             entries: list[Entry] | None = []
             try:
-                entries = follower.found(runner.run(follower.call()))
+                entries = follower.found((yield follower.call()))
             except StateStoreError as error:
                 follower.failed(error)
             for entry in entries or ():
                 follower.passed_on(entry)
-                yield entry
+                yield Item(entry)
             if entries is None or entries:
                 continue
             if follower.over:
                 return
-            if ear is None:
-                time.sleep(follower.pause(False))
-            else:
-                heard.wait(follower.pause(ear.listening))
+            yield Wait(heard, follower.pause(ear is not None and ear.listening))
     finally:
         if ear is not None:
             ear.close()
-
-
-def follow_async(
-    runner: AsyncRunner, session_id: str, *, after: int | None, timeout: timedelta | None
-) -> AsyncIterator[Entry]:
-    """See `AsyncHistory.follow`."""
-    _check_runner(runner)
-    follower = _Follower(session_id, after, timeout)
-    listener = runner.database.listener if isinstance(runner, ThreadedDatabase) else None
-    return _follow_async(runner, follower, listener, session_id)
-
-
-async def _follow_async(
-    runner: AsyncRunner, follower: _Follower, listener: Listener | None, session_id: str
-) -> AsyncIterator[Entry]:
-    heard = asyncio.Event()
-    ear = None if listener is None else Ear(listener, session_id, _in_loop(heard.set))
-    try:
-        while True:
-            heard.clear()
-            if ear is not None:
-                ear.open()
-            entries: list[Entry] | None = []
-            try:
-                entries = follower.found(await runner.run(follower.call()))
-            except StateStoreError as error:
-                follower.failed(error)
-            for entry in entries or ():
-                follower.passed_on(entry)
-                yield entry
-            if entries is None or entries:
-                continue
-            if follower.over:
-                return
-            if ear is None:
-                await asyncio.sleep(follower.pause(False))
-                continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(follower.pause(ear.listening)):
-                    await heard.wait()
-    finally:
-        if ear is not None:
-            ear.close()
-
-
-def _in_loop(call: Callable[[], None]) -> Callable[[], None]:
-    """*call*, for other threads: it is made in the event loop that runs now."""
-    loop = asyncio.get_running_loop()
-
-    def called() -> None:
-        with suppress(RuntimeError):  # The loop is closed, and nobody waits in it.
-            loop.call_soon_threadsafe(call)
-
-    return called
-
-
-def _check_runner(runner: Any) -> None:
-    if isinstance(runner, BoundRunner) or not hasattr(runner, "transaction"):
-        raise InvalidValueError("history.follow", "cannot run inside a transaction, which would see nothing new")

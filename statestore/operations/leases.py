@@ -1,11 +1,9 @@
 """Waiting for a lease, and holding one while a block of code runs."""
 
-import asyncio
-import contextlib
 import random
-import threading
 import time
 from collections.abc import Coroutine, Generator, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +13,7 @@ from statestore.engine import forking
 from statestore.engine.async_database import AsyncRunner, finished
 from statestore.engine.calls import Call
 from statestore.engine.database import Runner
+from statestore.engine.flows import Flow, Join, NewSignal, Signal, Sleep, Start, Undoable, Wait, run, run_async
 from statestore.errors import ConflictError, StaleLeaseError, StateStoreError
 from statestore.repositories.sessions.leases import Holder, LeasesRepository, LeaseWork
 from statestore.values.sessions import Lease
@@ -22,8 +21,6 @@ from statestore.values.sessions import Lease
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
 # Renewed when a third of it is over, so that two tries may fail.
 _RENEWALS = 3
-# Seconds that a cancelled task waits for the answer of the database, which it may have to give a lease back for.
-_LONGEST_FAREWELL = 0.5
 
 
 class _Held(Lease):
@@ -92,6 +89,39 @@ class _Held(Lease):
                 expected=self.token,
             )
 
+    def _enter(self) -> Flow[None]:
+        try:
+            yield self._call(LeaseWork.begin_work)
+        except BaseException:
+            with suppress(StateStoreError):
+                yield self._call(LeaseWork.end_work)
+            raise
+        stop: Signal = yield NewSignal()
+        worker = yield Start(lambda: self._keep(stop), "statestore-lease")
+        object.__setattr__(self, "_stop", stop)
+        object.__setattr__(self, "_worker", worker)
+
+    def _leave(self, *, failed: bool) -> Flow[None]:
+        if self._generation != forking.generation():
+            if not failed:
+                raise self._of_the_parent()
+            return
+        self._stop.set()
+        yield Join(self._worker)
+        if failed:
+            with suppress(StateStoreError):
+                yield self._call(LeaseWork.end_work)
+            return
+        self._ended((yield self._call(LeaseWork.end_work)))
+
+    def _keep(self, stop: Signal) -> Flow[None]:
+        while not (yield Wait(stop, self.ttl.total_seconds() / _RENEWALS)):
+            try:
+                self._renewed((yield self._call(LeasesRepository.renew)))
+            except StateStoreError as error:
+                if self._failed(error):
+                    return
+
 
 class HeldLease(_Held):
     """A lease of a `StateStore`. As a context manager it keeps itself: `with store.sessions.acquire(…) as lease:`.
@@ -104,41 +134,13 @@ class HeldLease(_Held):
     _runner: Runner
 
     def __enter__(self) -> Self:
-        try:
-            self._runner.run(self._call(LeaseWork.begin_work))
-        except BaseException:
-            with contextlib.suppress(StateStoreError):
-                self._runner.run(self._call(LeaseWork.end_work))
-            raise
-        stop = threading.Event()
-        worker = threading.Thread(target=self._keep, args=(stop,), name="statestore-lease", daemon=True)
-        object.__setattr__(self, "_stop", stop)
-        object.__setattr__(self, "_worker", worker)
-        worker.start()
+        run(self._runner, self._enter())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._generation != forking.generation():
-            if exc is None:
-                raise self._of_the_parent()
-            return
-        self._stop.set()
-        self._worker.join()
-        if exc is not None:
-            with contextlib.suppress(StateStoreError):
-                self._runner.run(self._call(LeaseWork.end_work))
-            return
-        self._ended(self._runner.run(self._call(LeaseWork.end_work)))
-
-    def _keep(self, stop: threading.Event) -> None:
-        while not stop.wait(self.ttl.total_seconds() / _RENEWALS):
-            try:
-                self._renewed(self._runner.run(self._call(LeasesRepository.renew)))
-            except StateStoreError as error:
-                if self._failed(error):
-                    return
+        run(self._runner, self._leave(failed=exc is not None))
 
 
 class AsyncHeldLease(_Held):
@@ -148,46 +150,14 @@ class AsyncHeldLease(_Held):
     _runner: AsyncRunner
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._runner.run(self._call(LeaseWork.begin_work))
-        except BaseException:
-            with contextlib.suppress(StateStoreError):
-                await finished(self._runner.run(self._call(LeaseWork.end_work)))
-            raise
-        stop = asyncio.Event()
-        object.__setattr__(self, "_stop", stop)
-        object.__setattr__(self, "_worker", asyncio.create_task(self._keep(stop), name="statestore-lease"))
+        await run_async(self._runner, self._enter())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # To its end, also when cancelled: nobody else would give the lease back.
-        if exc is not None:
-            with contextlib.suppress(StateStoreError):
-                await finished(self._end())
-            return
-        self._ended(await finished(self._end()))
-
-    async def _end(self) -> bool:
-        self._stop.set()
-        await self._worker
-        held: bool = await self._runner.run(self._call(LeaseWork.end_work))
-        return held
-
-    async def _keep(self, stop: asyncio.Event) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(self.ttl.total_seconds() / _RENEWALS):
-                    await stop.wait()
-                return
-            except TimeoutError:
-                pass
-            try:
-                self._renewed(await self._runner.run(self._call(LeasesRepository.renew)))
-            except StateStoreError as error:
-                if self._failed(error):
-                    return
+        await finished(run_async(self._runner, self._leave(failed=exc is not None)))
 
 
 class Acquiring(Coroutine[Any, Any, AsyncHeldLease]):
@@ -195,8 +165,11 @@ class Acquiring(Coroutine[Any, Any, AsyncHeldLease]):
 
     __slots__ = ("_acquiring", "_lease")
 
-    def __init__(self, acquiring: Coroutine[Any, Any, AsyncHeldLease]) -> None:
-        self._acquiring = acquiring
+    def __init__(self, runner: AsyncRunner, taking: Flow[Lease]) -> None:
+        self._acquiring = self._acquire(runner, taking)
+
+    async def _acquire(self, runner: AsyncRunner, taking: Flow[Lease]) -> AsyncHeldLease:
+        return AsyncHeldLease(await run_async(runner, taking), runner)
 
     def __await__(self) -> Generator[Any, Any, AsyncHeldLease]:
         return self._acquiring.__await__()
@@ -221,55 +194,20 @@ class Acquiring(Coroutine[Any, Any, AsyncHeldLease]):
         await self._lease.__aexit__(kind, exc, traceback)
 
 
-def acquire(runner: Runner, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None) -> HeldLease:
+def acquire(session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None) -> Flow[Lease]:
     """See `Sessions.acquire`."""
     pauses = _pauses(checks.optional_duration(wait, "wait") or timedelta())
     while True:
-        found = runner.run(_take(session_id, owner, ttl))
+        take = Call(LeaseWork.take, (session_id,), {"owner": owner, "ttl": ttl})
+        found: Lease | Holder = yield Undoable(take, _released)
         if isinstance(found, Lease):
-            return HeldLease(found, runner)
-        time.sleep(_next(pauses, session_id, found))
+            return found
+        yield Sleep(_next(pauses, session_id, found))
 
 
-async def acquire_async(
-    runner: AsyncRunner, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None
-) -> AsyncHeldLease:
-    """See `Sessions.acquire`."""
-    pauses = _pauses(checks.optional_duration(wait, "wait") or timedelta())
-    while True:
-        found = await _taken(runner, _take(session_id, owner, ttl))
-        if isinstance(found, Lease):
-            return AsyncHeldLease(found, runner)
-        await asyncio.sleep(_next(pauses, session_id, found))
-
-
-# Where nobody waits any more for a lease that is on its way: asyncio itself does not hold on to its tasks.
-_unwanted: set["asyncio.Task[None]"] = set()
-
-
-async def _taken(runner: AsyncRunner, call: Call) -> Any:
-    """What taking a lease gives. Cancelled meanwhile, a lease that it got goes back."""
-    taking = asyncio.ensure_future(runner.run(call))
-    try:
-        return await asyncio.shield(taking)
-    except asyncio.CancelledError:
-        giving_back = asyncio.ensure_future(_given_back(runner, taking))
-        _unwanted.add(giving_back)
-        giving_back.add_done_callback(_unwanted.discard)
-        # Behind a lock it may take longer than a cancelled task should; then it goes on without it.
-        await finished(asyncio.wait([giving_back], timeout=_LONGEST_FAREWELL))
-        raise
-
-
-async def _given_back(runner: AsyncRunner, taking: "asyncio.Future[Any]") -> None:
-    with contextlib.suppress(StateStoreError):
-        found = await taking
-        if isinstance(found, Lease):
-            await runner.run(Call(LeasesRepository.release, (found,)))
-
-
-def _take(session_id: str, owner: str, ttl: timedelta) -> Call:
-    return Call(LeaseWork.take, (session_id,), {"owner": owner, "ttl": ttl})
+def _released(found: Lease | Holder) -> Call | None:
+    """A lease that nobody waits for any longer goes back."""
+    return Call(LeasesRepository.release, (found,)) if isinstance(found, Lease) else None
 
 
 def _pauses(patience: timedelta) -> Iterator[float]:

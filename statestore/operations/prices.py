@@ -1,11 +1,11 @@
 """Prices of models."""
 
-from statestore.operations.base import AsyncGroup, Group, async_operation, operation
+from statestore.operations.base import AsyncGroup, Group, Operations, operation
 from statestore.repositories.usage.prices import PricesRepository
 from statestore.repositories.usage.shared_prices import SharedPricesRepository
 
 
-class Prices(Group):
+class PriceOperations(Operations):
     find = operation(PricesRepository.find)
     all = operation(PricesRepository.all)
     set = operation(PricesRepository.set)
@@ -13,15 +13,15 @@ class Prices(Group):
     apply = operation(PricesRepository.apply)
 
 
-class AsyncPrices(AsyncGroup):
-    find = async_operation(PricesRepository.find)
-    all = async_operation(PricesRepository.all)
-    set = async_operation(PricesRepository.set)
-    remove = async_operation(PricesRepository.remove)
-    apply = async_operation(PricesRepository.apply)
+class Prices(PriceOperations, Group):
+    """Called."""
 
 
-class SharedPrices(Group):
+class AsyncPrices(PriceOperations, AsyncGroup):
+    """Awaited."""
+
+
+class SharedPriceOperations(Operations):
     """Prices that hold for all namespaces of a database; see `statestore.prices_of`."""
 
     all = operation(SharedPricesRepository.all)
@@ -30,10 +30,9 @@ class SharedPrices(Group):
     replace = operation(SharedPricesRepository.replace)
 
 
-class AsyncSharedPrices(AsyncGroup):
-    """As `SharedPrices`, awaited."""
+class SharedPrices(SharedPriceOperations, Group):
+    """Called."""
 
-    all = async_operation(SharedPricesRepository.all)
-    set = async_operation(SharedPricesRepository.set)
-    remove = async_operation(SharedPricesRepository.remove)
-    replace = async_operation(SharedPricesRepository.replace)
+
+class AsyncSharedPrices(SharedPriceOperations, AsyncGroup):
+    """Awaited."""

@@ -3,10 +3,11 @@
 from datetime import timedelta
 
 from statestore.checking import checks
-from statestore.engine.flows import empty_log, empty_log_async, run, run_async
+from statestore.engine.calls import Call
+from statestore.engine.flows import Flow, empty_log, run
 from statestore.errors import InvalidValueError
 from statestore.operations import erasing, leases
-from statestore.operations.base import AsyncGroup, Group, async_operation, operation
+from statestore.operations.base import AsyncGroup, Group, Operations, documented, flow, operation
 from statestore.operations.leases import Acquiring, HeldLease
 from statestore.repositories.conversations.load_save import ConversationsRepository
 from statestore.repositories.sessions.forks import ForksRepository
@@ -20,7 +21,7 @@ from statestore.values.conversations import ConversationState, SaveReport
 from statestore.values.sessions import ErasureReceipt, Lease
 
 
-class Sessions(Group):
+class SessionOperations(Operations):
     create = operation(SessionsRepository.create)
     open = operation(SessionsRepository.open)
     get = operation(SessionsRepository.get)
@@ -40,16 +41,19 @@ class Sessions(Group):
     release = operation(LeasesRepository.release)
     stats = operation(StatisticsRepository.stats)
     load = operation(ConversationsRepository.load)
-    _save = operation(ConversationsRepository.save)
 
-    def save(self, conversation: ConversationState, *, create: bool = False, lease: Lease | None = None) -> SaveReport:
-        report = self._save(conversation, create=create, lease=lease)
+    @flow
+    @documented(ConversationsRepository.save)
+    def save(
+        self, conversation: ConversationState, *, create: bool = False, lease: Lease | None = None
+    ) -> Flow[SaveReport]:
+        options = {"create": create, "lease": lease}
+        report: SaveReport = yield Call(ConversationsRepository.save, (conversation,), options)
         _saved(conversation, report)
         return report
 
-    save.__doc__ = ConversationsRepository.save.__doc__
-
-    def delete(self, session_id: str) -> bool:
+    @flow
+    def delete(self, session_id: str) -> Flow[bool]:
         """Remove a session with its history, state and summaries. Forks keep what they see.
 
         It is gone at once. The rows of a session of more than a thousand entries go in batches, each in a short
@@ -59,9 +63,10 @@ class Sessions(Group):
         Returns:
             Whether there was such a session, not counting one that had expired.
         """
-        return run(self._runner, erasing.delete(session_id))
+        return erasing.delete(session_id)
 
-    def delete_user(self, user_id: str, *, progress: erasing.Progress | None = None) -> ErasureReceipt:
+    @flow
+    def delete_user(self, user_id: str, *, progress: erasing.Progress | None = None) -> Flow[ErasureReceipt]:
         """Remove all sessions of a user, expired ones included.
 
         All of them are gone at once, and the user's id with them, in the first transaction; sessions that the user
@@ -79,9 +84,19 @@ class Sessions(Group):
         Returns:
             What was removed, for the record. What an earlier call left that was cut off is in it.
         """
-        receipt = run(self._runner, erasing.delete_user(self._namespace, user_id, progress))
-        empty_log(self._runner)
+        receipt = yield from erasing.delete_user(self._namespace, user_id, progress)
+        yield from empty_log(self._runner)
         return receipt
+
+    def derive_id(self, *parts: str) -> str:
+        """A stable id: the same parts give the same id in this namespace, on every host. Asks no database."""
+        if not parts:
+            raise InvalidValueError("parts", "must name at least one part")
+        return ids.derive(self._namespace, *(checks.key(part, "parts") for part in parts))
+
+
+class Sessions(SessionOperations, Group):
+    """`store.sessions`."""
 
     def acquire(self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None) -> HeldLease:
         """Become the only one who works on a session, across processes and hosts, until the lease runs out.
@@ -102,80 +117,16 @@ class Sessions(Group):
             SessionNotFoundError: No such session, or it has expired.
             ConflictError: Another holds it, also after waiting. `owner` and `until` say who, and until when.
         """
-        return leases.acquire(self._runner, session_id, owner=owner, ttl=ttl, wait=wait)
-
-    def derive_id(self, *parts: str) -> str:
-        """A stable id: the same parts give the same id in this namespace, on every host. Asks no database."""
-        return _derive_id(self._namespace, parts)
+        taking = leases.acquire(session_id, owner=owner, ttl=ttl, wait=wait)
+        return HeldLease(run(self._runner, taking), self._runner)
 
 
-class AsyncSessions(AsyncGroup):
-    create = async_operation(SessionsRepository.create)
-    open = async_operation(SessionsRepository.open)
-    get = async_operation(SessionsRepository.get)
-    find = async_operation(SessionsRepository.find)
-    exists = async_operation(SessionsRepository.exists)
-    page = async_operation(ListingRepository.page)
-    count = async_operation(ListingRepository.count)
-    update = async_operation(SessionsRepository.update)
-    merge_metadata = async_operation(SessionsRepository.merge_metadata)
-    touch = async_operation(SessionsRepository.touch)
-    fork = async_operation(ForksRepository.fork)
-    lineage = async_operation(ForksRepository.lineage)
-    set_status = async_operation(LifecycleRepository.set_status)
-    terminate = async_operation(LifecycleRepository.terminate)
-    repair_abandoned = async_operation(LifecycleRepository.repair_abandoned)
-    renew = async_operation(LeasesRepository.renew)
-    release = async_operation(LeasesRepository.release)
-    stats = async_operation(StatisticsRepository.stats)
-    load = async_operation(ConversationsRepository.load)
-    _save = async_operation(ConversationsRepository.save)
-
-    async def save(
-        self, conversation: ConversationState, *, create: bool = False, lease: Lease | None = None
-    ) -> SaveReport:
-        report = await self._save(conversation, create=create, lease=lease)
-        _saved(conversation, report)
-        return report
-
-    save.__doc__ = ConversationsRepository.save.__doc__
-
-    async def delete(self, session_id: str) -> bool:
-        return await run_async(self._runner, erasing.delete(session_id))
-
-    delete.__doc__ = Sessions.delete.__doc__
-
-    async def delete_user(self, user_id: str, *, progress: erasing.Progress | None = None) -> ErasureReceipt:
-        receipt = await run_async(self._runner, erasing.delete_user(self._namespace, user_id, progress))
-        await empty_log_async(self._runner)
-        return receipt
-
-    delete_user.__doc__ = Sessions.delete_user.__doc__
+class AsyncSessions(SessionOperations, AsyncGroup):
+    """`store.sessions` of an `AsyncStateStore`."""
 
     def acquire(self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None) -> Acquiring:
-        """Become the only one who works on a session, across processes and hosts, until the lease runs out.
-
-        Hand the lease to writes as `lease=`: once another may hold the session they are refused. As a context manager
-        it renews itself in the background and marks the session busy, then ready:
-        `async with store.sessions.acquire(…) as lease:`. A lease that is not renewed can be taken over.
-
-        Args:
-            session_id: The session.
-            owner: Who acquires it, for people to read; it need not be unique.
-            ttl: How long the lease holds unless it is renewed; at most 12 hours. It goes by the store's clock: on
-                SQLite by that of the process. A lease that ends later than any may, since the clock of who has it is
-                far ahead, counts as free.
-            wait: How long to wait for it while another has it; by default not at all.
-
-        Raises:
-            SessionNotFoundError: No such session, or it has expired.
-            ConflictError: Another holds it, also after waiting. `owner` and `until` say who, and until when.
-        """
-        return Acquiring(leases.acquire_async(self._runner, session_id, owner=owner, ttl=ttl, wait=wait))
-
-    def derive_id(self, *parts: str) -> str:
-        """A stable id: the same parts give the same id in this namespace, on every host. Not a coroutine."""
-        return _derive_id(self._namespace, parts)
+        """As `Sessions.acquire`: await the lease, or enter it with `async with store.sessions.acquire(…) as lease:`."""
+        return Acquiring(self._runner, leases.acquire(session_id, owner=owner, ttl=ttl, wait=wait))
 
 
 def _saved(conversation: ConversationState, report: SaveReport) -> None:
@@ -187,9 +138,3 @@ def _saved(conversation: ConversationState, report: SaveReport) -> None:
         conversation.baseline = report.conversation.baseline
         conversation.session = report.conversation.session
         conversation.summaries = [*report.conversation.summaries]
-
-
-def _derive_id(namespace: str, parts: tuple[str, ...]) -> str:
-    if not parts:
-        raise InvalidValueError("parts", "must name at least one part")
-    return ids.derive(namespace, *(checks.key(part, "parts") for part in parts))

@@ -3,7 +3,7 @@
 In a process, the first that misses a key leads a *flight*, and the others on board wait for its result in memory.
 Among processes, the leader needs the key's *claim*, a row in the database with an end. It is short, and renewed while
 the leader computes, so that others take over soon from one whose process died. What is decided is decided here, once;
-`operations.cache` does the calling and the waiting, in its two ways.
+`operations.cache` does the calling and the waiting.
 """
 
 import random
@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final
 
 from statestore.checking import checks, codec, exactjson
 from statestore.engine import forking
+from statestore.engine.flows import Signal
 from statestore.errors import InvalidValueError, UnavailableError
 from statestore.repositories.cache.base import tags as checked_tags
 from statestore.repositories.cache.compute_claims import Found
@@ -40,17 +41,8 @@ _RENEWALS = 3
 _own: ContextVar[frozenset[str]] = ContextVar("statestore_own_flights", default=frozenset())
 
 
-class Settable(Protocol):
-    """What waiters wait for: an event of `threading` or of `asyncio`."""
-
-    def set(self) -> None: ...
-
-
-Signal = TypeVar("Signal", bound=Settable)
-
-
 @dataclass(slots=True, eq=False)
-class Flight(Generic[Signal]):
+class Flight:
     """A computation under way in this process: what tells its end, and what came out, if anything."""
 
     landed: Signal
@@ -77,7 +69,7 @@ def checked(options: CacheOptions, *, tags: Any, **others: Any) -> dict[str, Any
 
 
 @contextmanager
-def computing(flight: Flight[Any]) -> Iterator[None]:
+def computing(flight: Flight) -> Iterator[None]:
     """While one computes what the others on a flight wait for."""
     before = _own.set(_own.get() | {flight.token})
     try:
@@ -86,7 +78,7 @@ def computing(flight: Flight[Any]) -> Iterator[None]:
         _own.reset(before)
 
 
-def _check_not_own(flight: Flight[Any], key: str) -> None:
+def _check_not_own(flight: Flight, key: str) -> None:
     """Waiting for oneself would last until the deadline; so would a task that one started, and waits for."""
     if flight.token in _own.get():
         raise InvalidValueError("compute", f"asks for the key that it is to compute, {key!r}; it would wait for itself")
@@ -128,31 +120,30 @@ def waits() -> Iterator[float]:
         wait = min(wait * 1.6, _LONGEST_WAIT)
 
 
-class Flights(Generic[Signal]):
+class Flights:
     """The flights of a store, by key. Safe between threads."""
 
-    def __init__(self, make_signal: Callable[[], Signal]) -> None:
-        self._make_signal = make_signal
+    def __init__(self) -> None:
         self.renew_after_fork()
         forking.renew_in_child(self)
 
     def renew_after_fork(self) -> None:
         """In a forked child nobody of the parent's lands any more."""
         self._lock = threading.Lock()
-        self._flights: dict[str, Flight[Signal]] = {}
+        self._flights: dict[str, Flight] = {}
 
-    def join(self, key: str) -> tuple[Flight[Signal], bool]:
-        """The flight of a key, and whether one leads it."""
+    def join(self, key: str, landed: Signal) -> tuple[Flight, bool]:
+        """The flight of a key, and whether one leads it: then *landed* tells the others its end."""
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None:
                 _check_not_own(flight, key)
                 return flight, False
-            flight = self._flights[key] = Flight(self._make_signal())
+            flight = self._flights[key] = Flight(landed)
             return flight, True
 
     @contextmanager
-    def leading(self, key: str, flight: Flight[Signal]) -> Iterator[None]:
+    def leading(self, key: str, flight: Flight) -> Iterator[None]:
         """Until the flight has landed, with a result or without."""
         try:
             yield

@@ -1,10 +1,10 @@
 """Operations on the state of a session."""
 
-from statestore.operations.base import AsyncGroup, Group, async_operation, operation
+from statestore.operations.base import AsyncGroup, Group, Operations, operation
 from statestore.repositories.state.repository import StateRepository
 
 
-class State(Group):
+class StateOperations(Operations):
     set = operation(StateRepository.set)
     set_many = operation(StateRepository.set_many)
     get = operation(StateRepository.get)
@@ -15,12 +15,9 @@ class State(Group):
     clear = operation(StateRepository.clear)
 
 
-class AsyncState(AsyncGroup):
-    set = async_operation(StateRepository.set)
-    set_many = async_operation(StateRepository.set_many)
-    get = async_operation(StateRepository.get)
-    entry = async_operation(StateRepository.entry)
-    get_all = async_operation(StateRepository.get_all)
-    increment = async_operation(StateRepository.increment)
-    delete = async_operation(StateRepository.delete)
-    clear = async_operation(StateRepository.clear)
+class State(StateOperations, Group):
+    """Called."""
+
+
+class AsyncState(StateOperations, AsyncGroup):
+    """Awaited."""

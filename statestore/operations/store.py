@@ -1,22 +1,20 @@
 """Operations that belong to no group: a turn, and figures about the whole namespace."""
 
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
-
-from statestore.engine.async_database import AsyncRunner
-from statestore.engine.calls import Call
-from statestore.engine.database import Runner
+from statestore.engine.flows import Block
 from statestore.operations import turn
+from statestore.operations.base import Operations, block, operation
 from statestore.operations.turn import Turn
 from statestore.repositories.history.windows import Limits, Tokenizer
 from statestore.repositories.sessions.statistics import StoreStatistics
-from statestore.values.sessions import Lease, StoreStats
+from statestore.values.sessions import Lease
 
 
-class StoreOperations:
+class StoreOperations(Operations):
     """What a store does as a whole."""
 
-    _runner: Runner
+    stats = operation(StoreStatistics.stats)
 
+    @block
     def turn(
         self,
         session_id: str,
@@ -29,8 +27,8 @@ class StoreOperations:
         include_summaries: bool = False,
         create: bool = False,
         lease: Lease | None = None,
-    ) -> AbstractContextManager[Turn]:
-        """One turn of an agent: `with store.turn(session_id, max_tokens=8000) as turn:`.
+    ) -> Block[Turn]:
+        """One turn of an agent: `with store.turn(session_id, max_tokens=8000) as turn:`, or `async with`.
 
         The block begins with `turn.window`, `turn.state` and `turn.instructions`, and collects with `turn.append(…)`
         and `turn.state[…] = …`. Its end commits all of that in one transaction. An exception writes nothing.
@@ -62,50 +60,4 @@ class StoreOperations:
             keep_newest=keep_newest,
             include_summaries=include_summaries,
         )
-        return turn.turn(self._runner, session_id, limits.check(), create=create, lease=lease)
-
-    def stats(self) -> StoreStats:
-        """What the namespace holds now: sessions by status, entries, bytes, without what has expired.
-
-        It reads all of it, so that its cost grows with the history: for people to look at, not for loops.
-        """
-        found: StoreStats = self._runner.run(Call(StoreStatistics.stats))
-        return found
-
-
-class AsyncStoreOperations:
-    """As `StoreOperations`, awaited."""
-
-    _runner: AsyncRunner
-
-    def turn(
-        self,
-        session_id: str,
-        *,
-        max_entries: int | None = None,
-        max_tokens: int | None = None,
-        tokenizer: Tokenizer | None = None,
-        keep_system: bool = False,
-        keep_newest: bool = True,
-        include_summaries: bool = False,
-        create: bool = False,
-        lease: Lease | None = None,
-    ) -> AbstractAsyncContextManager[Turn]:
-        """One turn of an agent: `async with store.turn(session_id) as turn:`. See `StateStore.turn`.
-
-        Only the beginning and the end are awaited: what is done to the turn itself is not.
-        """
-        limits = Limits(
-            max_entries=max_entries,
-            max_tokens=max_tokens,
-            tokenizer=tokenizer,
-            keep_system=keep_system,
-            keep_newest=keep_newest,
-            include_summaries=include_summaries,
-        )
-        return turn.turn_async(self._runner, session_id, limits.check(), create=create, lease=lease)
-
-    async def stats(self) -> StoreStats:
-        """What the namespace holds now. See `StateStore.stats`."""
-        found: StoreStats = await self._runner.run(Call(StoreStatistics.stats))
-        return found
+        return turn.turn(session_id, limits.check(), create=create, lease=lease)

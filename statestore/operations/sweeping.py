@@ -1,4 +1,4 @@
-"""The course of a sweep: which steps, in which order, and when it ends. Both stores run it, each in its own way."""
+"""Sweeps: which steps, in which order, and when they end."""
 
 import time
 from collections.abc import Callable, Generator
@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 from statestore.checking import checks
 from statestore.engine.calls import Call
-from statestore.engine.flows import Course, empty_log, empty_log_async, run, run_async
-from statestore.operations.cache import AsyncCache, Cache
+from statestore.engine.flows import Do, Flow, empty_log
+from statestore.operations.base import Operations, flow, operation
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.due import DueRepository
 from statestore.values.usage import SweepKind, SweepReport, Swept
@@ -26,7 +26,7 @@ def sweep(
     progress: Progress | None,
     look_for_unseen: bool = True,
     stopped: Callable[[], bool] = lambda: False,
-) -> Course[SweepReport]:
+) -> Flow[SweepReport]:
     """Everything that is due."""
     checks.count(batch_size, "batch_size", least=1)
     checks.ttl(time_budget, "time_budget")
@@ -47,7 +47,7 @@ def sweep(
     return tally.report()
 
 
-def inactive(max_inactivity: timedelta) -> Course[SweepReport]:
+def inactive(max_inactivity: timedelta) -> Flow[SweepReport]:
     """Sessions that have been idle for so long."""
     checks.ttl(max_inactivity, "max_inactivity")
     tally = _Tally()
@@ -56,7 +56,7 @@ def inactive(max_inactivity: timedelta) -> Course[SweepReport]:
     return tally.report()
 
 
-def expired() -> Course[SweepReport]:
+def expired() -> Flow[SweepReport]:
     """Sessions, state keys and cache entries whose time is over."""
     tally = _Tally()
     steps = (DueRepository.sweep_sessions, DueRepository.sweep_state, DueRepository.sweep_cache)
@@ -117,12 +117,15 @@ class _Tally:
         return timedelta(seconds=time.monotonic() - self._started)
 
 
-class Sweeping:
+class Sweeping(Operations):
     """What a store can do about what has expired."""
 
-    _database: Any
-    cache: Cache
+    cache: Any
 
+    retention = operation(DueRepository.retention)
+    set_retention = operation(DueRepository.set_retention)
+
+    @flow
     def sweep(
         self,
         *,
@@ -130,7 +133,7 @@ class Sweeping:
         time_budget: timedelta | None = None,
         dry_run: bool = False,
         progress: Progress | None = None,
-    ) -> SweepReport:
+    ) -> Flow[SweepReport]:
         """Delete what is due, in short transactions.
 
         Due are expired sessions, state keys and cache entries, sessions that have been idle for longer than the
@@ -148,90 +151,30 @@ class Sweeping:
         Raises:
             DatabaseError: The database failed. What was deleted before stays deleted.
         """
-        self.cache.flush()  # What was hit last is to stay.
-        report = run(
-            self._database,
-            sweep(batch_size=batch_size, time_budget=time_budget, dry_run=dry_run, progress=progress),
-        )
+        yield Do(self.cache.flush)  # What was hit last is to stay.
+        report = yield from sweep(batch_size=batch_size, time_budget=time_budget, dry_run=dry_run, progress=progress)
         if not dry_run and any(swept.rows for swept in report.kinds.values()):
-            empty_log(self._database)
+            yield from empty_log(self._runner)
         return report
 
-    def cleanup_inactive(self, max_inactivity: timedelta) -> int:
+    @flow
+    def cleanup_inactive(self, max_inactivity: timedelta) -> Flow[int]:
         """Delete the sessions that were not used for *max_inactivity*, whatever their TTL; see `set_retention`.
 
         Returns:
             How many there were. Sessions that expired by themselves go too, and are not counted.
         """
-        return run(self._database, inactive(max_inactivity))["idle_sessions"].rows
+        report = yield from inactive(max_inactivity)
+        return report["idle_sessions"].rows
 
-    def cleanup_expired(self) -> int:
+    @flow
+    def cleanup_expired(self) -> Flow[int]:
         """Delete the sessions, state keys and cache entries that have expired.
 
         Returns:
             How many of them there were; what belongs to a session counts with it as one.
         """
-        return counted(run(self._database, expired()))
-
-    def retention(self) -> timedelta | None:
-        """How long a session of the namespace may be idle before the sweep deletes it; None for ever."""
-        found: timedelta | None = self._database.run(Call(DueRepository.retention))
-        return found
-
-    def set_retention(self, max_idle: timedelta | None) -> None:
-        """Say how long a session of the namespace may be idle, TTL or not, before the sweep deletes it.
-
-        Idle means not written to. Reading counts as far as it is known: where it has extended the TTL. Sessions without
-        a TTL that are only read have to be touched now and then. Sessions that are busy or under a lease are spared;
-        those that a process left busy when it died are found by `sessions.repair_abandoned`. Holds for all processes,
-        from their next sweep on.
-
-        Args:
-            max_idle: None for ever.
-        """
-        self._database.run(Call(DueRepository.set_retention, (max_idle,)))
-
-
-class AsyncSweeping:
-    """As `Sweeping`, awaited."""
-
-    _database: Any
-    cache: AsyncCache
-
-    async def sweep(
-        self,
-        *,
-        batch_size: int = DEFAULT_BATCH,
-        time_budget: timedelta | None = None,
-        dry_run: bool = False,
-        progress: Progress | None = None,
-    ) -> SweepReport:
-        """Delete what is due. See `StateStore.sweep`."""
-        await self.cache.flush()
-        report = await run_async(
-            self._database,
-            sweep(batch_size=batch_size, time_budget=time_budget, dry_run=dry_run, progress=progress),
-        )
-        if not dry_run and any(swept.rows for swept in report.kinds.values()):
-            await empty_log_async(self._database)
-        return report
-
-    async def cleanup_inactive(self, max_inactivity: timedelta) -> int:
-        """Delete the sessions that were not used for *max_inactivity*. See `StateStore.cleanup_inactive`."""
-        return (await run_async(self._database, inactive(max_inactivity)))["idle_sessions"].rows
-
-    async def cleanup_expired(self) -> int:
-        """Delete the sessions, state keys and cache entries that have expired. See `StateStore.cleanup_expired`."""
-        return counted(await run_async(self._database, expired()))
-
-    async def retention(self) -> timedelta | None:
-        """How long a session of the namespace may be idle before the sweep deletes it; None for ever."""
-        found: timedelta | None = await self._database.run(Call(DueRepository.retention))
-        return found
-
-    async def set_retention(self, max_idle: timedelta | None) -> None:
-        """Say how long a session of the namespace may be idle. See `StateStore.set_retention`."""
-        await self._database.run(Call(DueRepository.set_retention, (max_idle,)))
+        return counted((yield from expired()))
 
 
 def counted(report: SweepReport) -> int:

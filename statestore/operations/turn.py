@@ -1,14 +1,12 @@
 """One turn of an agent: it begins with what the model needs, and ends with one commit."""
 
-from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from statestore.checking import checks, exactjson
-from statestore.engine.async_database import AsyncRunner
 from statestore.engine.calls import Call
-from statestore.engine.database import Runner
+from statestore.engine.flows import Block, Enter
 from statestore.errors import ConflictError
 from statestore.repositories.conversations.turns import Begun, TurnWork
 from statestore.repositories.history import entry_rows
@@ -129,35 +127,15 @@ class Turn:
         self._saved = True
 
 
-@contextmanager
-def turn(runner: Runner, session_id: str, limits: Limits, *, create: bool, lease: Lease | None) -> Iterator[Turn]:
+def turn(session_id: str, limits: Limits, *, create: bool, lease: Lease | None) -> Block[Turn]:
     """See `StateStore.turn`."""
-    turn = Turn(session_id, runner.run(_begin(session_id, limits, create, lease)))
-    yield turn
+    begun = yield Call(TurnWork.begin, (session_id, limits), {"create": create, "lease": lease})
+    turn = Turn(session_id, begun)
+    yield Enter(turn)
     call = turn.commit(create=create, lease=lease)
     if call is not None:
         try:
-            turn.committed(runner.run(call))
+            turn.committed((yield call))
         except ConflictError as error:
             error.unsaved = turn.unsaved
             raise
-
-
-@asynccontextmanager
-async def turn_async(
-    runner: AsyncRunner, session_id: str, limits: Limits, *, create: bool, lease: Lease | None
-) -> AsyncIterator[Turn]:
-    """See `AsyncStateStore.turn`."""
-    turn = Turn(session_id, await runner.run(_begin(session_id, limits, create, lease)))
-    yield turn
-    call = turn.commit(create=create, lease=lease)
-    if call is not None:
-        try:
-            turn.committed(await runner.run(call))
-        except ConflictError as error:
-            error.unsaved = turn.unsaved
-            raise
-
-
-def _begin(session_id: str, limits: Limits, create: bool, lease: Lease | None) -> Call:
-    return Call(TurnWork.begin, (session_id, limits), {"create": create, "lease": lease})

@@ -1,11 +1,11 @@
 """Reports on what was used."""
 
-from statestore.operations.base import AsyncGroup, Group, async_operation, operation
+from statestore.operations.base import AsyncGroup, Group, Operations, operation
 from statestore.repositories.expiry.backlog import BacklogRepository
 from statestore.repositories.usage.reports import UsageRepository
 
 
-class Usage(Group):
+class UsageOperations(Operations):
     __doc__ = UsageRepository.__doc__
 
     totals = operation(UsageRepository.totals)
@@ -22,18 +22,9 @@ class Usage(Group):
     lineage = operation(UsageRepository.lineage)
 
 
-class AsyncUsage(AsyncGroup):
-    __doc__ = UsageRepository.__doc__
+class Usage(UsageOperations, Group):
+    """Called."""
 
-    totals = async_operation(UsageRepository.totals)
-    by_day = async_operation(UsageRepository.by_day)
-    by_session = async_operation(UsageRepository.by_session)
-    by_user = async_operation(UsageRepository.by_user)
-    by_agent = async_operation(UsageRepository.by_agent)
-    by_model = async_operation(UsageRepository.by_model)
-    by_tool = async_operation(UsageRepository.by_tool)
-    by_hour = async_operation(UsageRepository.by_hour)
-    cache_by_day = async_operation(UsageRepository.cache_by_day)
-    storage = async_operation(UsageRepository.storage)
-    expiry_backlog = async_operation(BacklogRepository.expiry_backlog)
-    lineage = async_operation(UsageRepository.lineage)
+
+class AsyncUsage(UsageOperations, AsyncGroup):
+    """Awaited."""

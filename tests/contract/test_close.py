@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from statestore import NewEntry, StateStore, StoreClosedError
-from statestore.operations.base import AsyncGroup, Group, async_operation, operation
+from statestore.operations.base import Operations, operation
 from tests.support.content import Content
 from tests.support.crowd import at_once
 from tests.support.engines import sync_engine
@@ -21,9 +21,9 @@ def operations(groups: Any) -> list[tuple[str, str]]:
     """Every operation of every group: what is added later is tested too."""
     names = []
     for group_name, group in vars(groups).items():
-        if isinstance(group, Group | AsyncGroup):
+        if isinstance(group, Operations):
             for name, member in inspect.getmembers_static(type(group)):
-                if isinstance(member, operation | async_operation):
+                if isinstance(member, operation):
                     names.append((group_name, name))
     return sorted(names)
 

@@ -131,7 +131,10 @@ class StoreStatistics(Repository):
 
     @reads
     def stats(self) -> StoreStats:
-        """What the namespace holds now; see `StateStore.stats`."""
+        """What the namespace holds now: sessions by status, entries, bytes, without what has expired.
+
+        It reads all of it, so that its cost grows with the history: for people to look at, not for loops.
+        """
         row = self._link.one(_STORE_STATS)
         assert row is not None
         sessions, *counts, entries, stored = row
