@@ -218,7 +218,7 @@ def test_a_callback_may_stop_the_sweeper_of_an_event_loop(database_url: str, awa
 def test_errors_are_awaited_too(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     errors = []
 
-    async def fails(*_: Any) -> None:
+    def fails(**_: Any) -> None:
         raise DatabaseError("no database")
 
     async def note(error: Exception) -> None:
@@ -228,7 +228,7 @@ def test_errors_are_awaited_too(sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 
     async def run() -> None:
         async with await AsyncStateStore.open(sqlite_url) as store:
-            monkeypatch.setattr("statestore.engine.flows.run_async", fails)
+            monkeypatch.setattr("statestore.operations.sweeping.sweep", fails)
             async with Sweeper(store, every=SOON, jitter=NOW, on_error=note):
                 await asyncio.to_thread(noted.wait, 10)
 
