@@ -5,14 +5,15 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
-from inspect import isawaitable
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, cast
 
 from statestore.async_store import AsyncStateStore
-from statestore.engine import forking
+from statestore.engine import flows, forking
+from statestore.engine.flows import Do, Flow
 from statestore.errors import InvalidValueError
 from statestore.store import StateStore
 from statestore.values import ids
@@ -36,9 +37,10 @@ class Current:
 
 
 class _Context:
-    """What both contexts know and decide; they differ in how they reach the store."""
+    """What both contexts know and do; they differ in how they carry it out."""
 
-    def __init__(self, session_id: str | None, project_root: Path, cwd: Path | None) -> None:
+    def __init__(self, store: Any, session_id: str | None, project_root: Path, cwd: Path | None) -> None:
+        self._store = store
         root = _text(project_root, "project_root")
         self._wanted_cwd = None if cwd is None else _text(cwd, "cwd")
         self._current = Current(ids.uuid7() if session_id is None else session_id, root, self._wanted_cwd or root)
@@ -99,13 +101,80 @@ class _Context:
 
         return unsubscribe
 
-    def _opened(self, session: Session) -> dict[str, Any]:
-        """Take a session that was just opened; what the store has still to be told of it is returned."""
-        root = session.project_root or self._current.project_root
+    # What follows is written once: flows, which each kind of context carries out in its way, with the lock held.
+
+    def _drive(self, flow: Flow[Any]) -> Any:
+        """Carry out a flow: its result, or what is awaited for it."""
+        raise NotImplementedError
+
+    def _open(self) -> Flow[None]:
+        """Open the session, unless that was done."""
+        current = self._current
+        if current.session is not None:
+            return
+        sessions, session_id = self._store.sessions, current.session_id
+        session = yield Do(lambda: sessions.open(session_id, project_root=current.project_root, cwd=current.cwd))
+        root = session.project_root or current.project_root
         cwd = self._wanted_cwd or session.cwd or root
-        self._current = replace(self._current, project_root=root, cwd=cwd, session=session)
-        unknown: dict[str, Any] = {"project_root": root, "cwd": cwd}
-        return {name: value for name, value in unknown.items() if getattr(session, name) != value}
+        self._current = replace(current, project_root=root, cwd=cwd, session=session)
+        known: dict[str, Any] = {"project_root": root, "cwd": cwd}
+        if unknown := {name: value for name, value in known.items() if getattr(session, name) != value}:
+            changed = yield Do(lambda: sessions.update(session_id, **unknown))
+            self._moved(replace(changed, resumed=session.resumed))
+
+    def _set_cwd(self, path: Path) -> Flow[None]:
+        yield from self._open()
+        self._moved((yield Do(lambda: self._store.sessions.update(self.session_id, cwd=_text(path, "cwd")))))
+
+    def _regenerate(self, session_id: str, *, as_child: bool) -> Flow[None]:
+        yield from self._open()
+        if as_child:
+            fork = partial(self._fork, session_id)
+            session = yield Do(lambda: self._store.run_transaction(lambda tx: self._drive(fork(tx))))
+        else:
+            session = yield Do(lambda: self._store.sessions.create(session_id, **self._inherited()))
+        self._switched(session)
+
+    def _fork(self, session_id: str, tx: Any) -> Flow[Session]:
+        """A child of the current session that has nothing of its history and its state."""
+        yield Do(lambda: tx.sessions.fork(self.session_id, session_id, at_seq=0))
+        yield Do(lambda: tx.state.clear(session_id))
+        session: Session = yield Do(
+            lambda: tx.sessions.update(session_id, title=None, metadata=None, **self._inherited())
+        )
+        return session
+
+    def _switch(self, session_id: str, root: str | None) -> Flow[tuple[Session, bool]]:
+        """The session, and whether it is another than before."""
+        yield from self._open()
+        sessions = self._store.sessions
+        session = yield Do(lambda: sessions.get(session_id))
+        if session.status == "dead":
+            session = yield Do(lambda: sessions.open(session_id))
+        if root is not None and root != session.project_root:
+            session = yield Do(lambda: sessions.update(session_id, project_root=root))
+        before = self._current
+        if before.session_id == session_id and before.project_root == (session.project_root or before.project_root):
+            self._moved(session)
+            return session, False
+        self._switched(session)
+        return session, True
+
+    def _tell(self) -> Flow[None]:
+        """Tell the listeners of all changes that they were not told of yet. Without the lock: they may switch."""
+        due = self._next_to_tell(go_on=False)
+        try:
+            while due is not None:
+                session_id, listeners = due
+                for listener in listeners:
+                    try:
+                        yield Do(partial(listener, session_id))
+                    except Exception:
+                        _log.exception("a listener failed that was told of a switch to session %r", session_id)
+                due = self._next_to_tell(go_on=True)
+        except BaseException:
+            self._telling = False
+            raise
 
     def _moved(self, session: Session) -> None:
         """Take the current session as it is after a change of its attributes."""
@@ -167,16 +236,16 @@ class SessionContext(_Context):
             project_root: What a new session is about.
             cwd: Where the agent works; by default where it was, or the project root.
         """
-        super().__init__(session_id, project_root, cwd)
-        self._store = store
-        current = self._current
-        session = store.sessions.open(current.session_id, project_root=current.project_root, cwd=current.cwd)
-        if unknown := self._opened(session):
-            self._moved(replace(store.sessions.update(session.session_id, **unknown), resumed=session.resumed))
+        super().__init__(store, session_id, project_root, cwd)
+        with self._switching:
+            self._drive(self._open())
 
     def renew_after_fork(self) -> None:
         super().renew_after_fork()
         self._switching = threading.Lock()
+
+    def _drive(self, flow: Flow[Any]) -> Any:
+        return flows.run(self._store._database, flow)
 
     @property
     def cwd(self) -> str:
@@ -194,7 +263,7 @@ class SessionContext(_Context):
             SessionNotFoundError: The session was deleted, or has expired.
         """
         with self._switching:
-            self._moved(self._store.sessions.update(self.session_id, cwd=_text(path, "cwd")))
+            self._drive(self._set_cwd(path))
 
     def regenerate(self, *, as_child: bool = False) -> str:
         """Go on in a new session, with the same project root, directory, user, agent and instructions.
@@ -207,15 +276,8 @@ class SessionContext(_Context):
         """
         session_id = ids.uuid7()
         with self._switching:
-            if as_child:
-                with self._store.transaction() as tx:
-                    tx.sessions.fork(self.session_id, session_id, at_seq=0)
-                    tx.state.clear(session_id)
-                    session = tx.sessions.update(session_id, title=None, metadata=None, **self._inherited())
-            else:
-                session = self._store.sessions.create(session_id, **self._inherited())
-            self._switched(session)
-        self._tell()
+            self._drive(self._regenerate(session_id, as_child=as_child))
+        self._drive(self._tell())
         return session_id
 
     def switch(self, session_id: str, project_root: Path | None = None) -> Session:
@@ -232,32 +294,10 @@ class SessionContext(_Context):
         """
         root = None if project_root is None else _text(project_root, "project_root")
         with self._switching:
-            session = self._store.sessions.get(session_id)
-            if session.status == "dead":
-                session = self._store.sessions.open(session_id)
-            if root is not None and root != session.project_root:
-                session = self._store.sessions.update(session_id, project_root=root)
-            before = self._current
-            if before.session_id == session_id and before.project_root == (session.project_root or before.project_root):
-                self._moved(session)
-                return session
-            self._switched(session)
-        self._tell()
-        return session
-
-    def _tell(self) -> None:
-        due = self._next_to_tell(go_on=False)
-        try:
-            while due is not None:
-                for listener in due[1]:
-                    try:
-                        listener(due[0])
-                    except Exception:
-                        _log.exception("a listener failed that was told of a switch to session %r", due[0])
-                due = self._next_to_tell(go_on=True)
-        except BaseException:
-            self._telling = False
-            raise
+            session, is_other = self._drive(self._switch(session_id, root))
+        if is_other:
+            self._drive(self._tell())
+        return session  # type: ignore[no-any-return]
 
 
 class AsyncSessionContext(_Context):
@@ -271,14 +311,16 @@ class AsyncSessionContext(_Context):
         self, store: AsyncStateStore, session_id: str | None = None, *, project_root: Path, cwd: Path | None = None
     ) -> None:
         """Prepare to open the session. Arguments as for `SessionContext`."""
-        super().__init__(session_id, project_root, cwd)
-        self._store = store
+        super().__init__(store, session_id, project_root, cwd)
         self._switching = asyncio.Lock()
+
+    async def _drive(self, flow: Flow[Any]) -> Any:
+        return await flows.run_async(self._store._database, flow)
 
     async def start(self) -> Self:
         """Open the session, if that was not done yet."""
         async with self._switching:
-            await self._start()
+            await self._drive(self._open())
         return self
 
     def __await__(self) -> Generator[Any, Any, Self]:
@@ -300,66 +342,21 @@ class AsyncSessionContext(_Context):
     async def set_cwd(self, path: Path) -> None:
         """Change the directory, and store it with the session. See `SessionContext.set_cwd`."""
         async with self._switching:
-            await self._start()
-            self._moved(await self._store.sessions.update(self.session_id, cwd=_text(path, "cwd")))
+            await self._drive(self._set_cwd(path))
 
     async def regenerate(self, *, as_child: bool = False) -> str:
         """Go on in a new session. See `SessionContext.regenerate`."""
         session_id = ids.uuid7()
         async with self._switching:
-            await self._start()
-            if as_child:
-                async with self._store.transaction() as tx:
-                    await tx.sessions.fork(self.session_id, session_id, at_seq=0)
-                    await tx.state.clear(session_id)
-                    session = await tx.sessions.update(session_id, title=None, metadata=None, **self._inherited())
-            else:
-                session = await self._store.sessions.create(session_id, **self._inherited())
-            self._switched(session)
-        await self._tell()
+            await self._drive(self._regenerate(session_id, as_child=as_child))
+        await self._drive(self._tell())
         return session_id
 
     async def switch(self, session_id: str, project_root: Path | None = None) -> Session:
         """Make another session the current one, then tell the listeners. See `SessionContext.switch`."""
         root = None if project_root is None else _text(project_root, "project_root")
         async with self._switching:
-            await self._start()
-            session = await self._store.sessions.get(session_id)
-            if session.status == "dead":
-                session = await self._store.sessions.open(session_id)
-            if root is not None and root != session.project_root:
-                session = await self._store.sessions.update(session_id, project_root=root)
-            before = self._current
-            if before.session_id == session_id and before.project_root == (session.project_root or before.project_root):
-                self._moved(session)
-                return session
-            self._switched(session)
-        await self._tell()
-        return session
-
-    async def _start(self) -> None:
-        current = self._current
-        if current.session is not None:
-            return
-        session = await self._store.sessions.open(
-            current.session_id, project_root=current.project_root, cwd=current.cwd
-        )
-        if unknown := self._opened(session):
-            changed = await self._store.sessions.update(session.session_id, **unknown)
-            self._moved(replace(changed, resumed=session.resumed))
-
-    async def _tell(self) -> None:
-        due = self._next_to_tell(go_on=False)
-        try:
-            while due is not None:
-                for listener in due[1]:
-                    try:
-                        answer: Awaitable[Any] | Any = listener(due[0])
-                        if isawaitable(answer):
-                            await answer
-                    except Exception:
-                        _log.exception("a listener failed that was told of a switch to session %r", due[0])
-                due = self._next_to_tell(go_on=True)
-        except BaseException:
-            self._telling = False
-            raise
+            session, is_other = await self._drive(self._switch(session_id, root))
+        if is_other:
+            await self._drive(self._tell())
+        return session  # type: ignore[no-any-return]
