@@ -4,11 +4,10 @@ What was noted is written here when it is due: behind the call that notices, in 
 never fail that call. It waits for nobody longer than a moment, and if it cannot be written it is kept for later.
 """
 
-import asyncio
 import logging
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +20,7 @@ from statestore.engine.calls import Call
 from statestore.engine.database import Runner
 from statestore.engine.deadlines import deadline
 from statestore.engine.execution import BoundRunner
+from statestore.engine.flows import Do, Flow, Sleep, run, run_async
 from statestore.engine.sql import Settings
 from statestore.engine.waits import Waits, pauses
 from statestore.errors import DatabaseError, ReadOnlyError, StateStoreError, StorageFullError
@@ -41,22 +41,15 @@ _ASKED_FOR, _LONGEST = 4.0, 5.0
 _SHOWS_COUNTS = frozenset({CacheRepository.stats, CacheRepository.entry, CacheRepository.entries})
 
 
-class CacheRunner:
-    """A `Runner` for the calls of a cache."""
+class _CacheRunner:
+    """What both worlds share; they differ in how a call is run."""
 
-    def __init__(self, runner: Runner, state: CacheState) -> None:
-        self._runner = runner
+    _run: Callable[[Call], Any]
+
+    def __init__(self, state: CacheState) -> None:
         self.state = state
 
-    def run(self, call: Call) -> Any:
-        if call.method in _SHOWS_COUNTS and self.state.may_write():
-            self.flush(BRIEF)
-        result = self._run(call)
-        if self.state.is_due():
-            self.flush(BRIEF)
-        return result
-
-    def flush(self, patience: float = _ASKED_FOR) -> None:
+    def _flushing(self, patience: float) -> Flow[None]:
         """Write what was noted, now if the database can: it is kept for later if not.
 
         Does nothing in a transaction, whose counts count with its commit.
@@ -67,30 +60,55 @@ class CacheRunner:
             with deadline(_LONGEST):
                 for pause in _pauses(patience):
                     call = _write_pending(self.state, patience)
-                    self._run(call)
+                    yield Do(partial(self._run, call))
                     if pause is None or not call.memo[NOTES].skipped:
                         return
-                    time.sleep(pause)
+                    yield Sleep(pause)
         except StateStoreError as error:
             not_written(self.state, error)
+
+    def _failed(self, call: Call) -> None:
+        notes = call.memo.get(NOTES)  # None: the call never came to a connection.
+        if notes is not None:
+            self.state.fail(notes)
+
+
+class CacheRunner(_CacheRunner):
+    """A `Runner` for the calls of a cache."""
+
+    def __init__(self, runner: Runner, state: CacheState) -> None:
+        super().__init__(state)
+        self._runner = runner
+
+    def run(self, call: Call) -> Any:
+        if call.method in _SHOWS_COUNTS and self.state.may_write():
+            self.flush(BRIEF)
+        result = self._run(call)
+        if self.state.is_due():
+            self.flush(BRIEF)
+        return result
+
+    def flush(self, patience: float = _ASKED_FOR) -> None:
+        """Write what was noted; see `Cache.flush`."""
+        run(self._runner, self._flushing(patience))
 
     def _run(self, call: Call) -> Any:
         call.memo[STATE] = self.state
         try:
             result = self._runner.run(call)
         except BaseException:
-            _failed(self.state, call)
+            self._failed(call)
             raise
         self.state.settle(call.memo[NOTES])
         return result
 
 
-class AsyncCacheRunner:
-    """As `CacheRunner`, awaited."""
+class AsyncCacheRunner(_CacheRunner):
+    """As `CacheRunner`, awaited. A hit is a single call, too quick to be made of a flow."""
 
     def __init__(self, runner: AsyncRunner, state: CacheState) -> None:
+        super().__init__(state)
         self._runner = runner
-        self.state = state
 
     async def run(self, call: Call) -> Any:
         if call.method in _SHOWS_COUNTS and self.state.may_write():
@@ -102,25 +120,14 @@ class AsyncCacheRunner:
 
     async def flush(self, patience: float = _ASKED_FOR) -> None:
         """As `CacheRunner.flush`."""
-        if self.state.in_transaction or not self.state.has_pending:
-            return
-        try:
-            with deadline(_LONGEST):
-                for pause in _pauses(patience):
-                    call = _write_pending(self.state, patience)
-                    await self._run(call)
-                    if pause is None or not call.memo[NOTES].skipped:
-                        return
-                    await asyncio.sleep(pause)
-        except StateStoreError as error:
-            not_written(self.state, error)
+        await run_async(self._runner, self._flushing(patience))
 
     async def _run(self, call: Call) -> Any:
         call.memo[STATE] = self.state
         try:
             result = await self._runner.run(call)
         except BaseException:
-            _failed(self.state, call)
+            self._failed(call)
             raise
         self.state.settle(call.memo[NOTES])
         return result
@@ -174,12 +181,6 @@ def _warn(state: CacheState, error: StateStoreError) -> None:
     if not state.has_warned:
         state.has_warned = True
         _log.warning("the cache cannot be written; results are returned but not kept, hits are not counted: %s", error)
-
-
-def _failed(state: CacheState, call: Call) -> None:
-    notes = call.memo.get(NOTES)  # None: the call never came to a connection.
-    if notes is not None:
-        state.fail(notes)
 
 
 @contextmanager
