@@ -6,9 +6,11 @@
         store.sessions.open("user-42", user_id="ada")
         store.history.append("user-42", [{"role": "user", "content": "Hi"}])
 
-The stores are imported at their first use, since they bring SQLAlchemy: a command line's --help does without.
+The stores, and what belongs to them, are imported at their first use, since they bring SQLAlchemy: a command line's
+--help does without.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from statestore.engine.deadlines import deadline
@@ -70,6 +72,14 @@ from statestore.values.usage import (
 if TYPE_CHECKING:
     from statestore.async_store import AsyncStateStore, AsyncTransaction
     from statestore.context import AsyncSessionContext, SessionContext
+    from statestore.operations.cache import AsyncCache, Cache
+    from statestore.operations.history import AsyncHistory, History
+    from statestore.operations.leases import AsyncHeldLease, HeldLease
+    from statestore.operations.prices import AsyncPrices, AsyncSharedPrices, Prices, SharedPrices
+    from statestore.operations.sessions import AsyncSessions, Sessions
+    from statestore.operations.state import AsyncState, State
+    from statestore.operations.turn import Turn
+    from statestore.operations.usage import AsyncUsageReports, UsageReports
     from statestore.shared_prices import prices_of
     from statestore.store import StateStore, Transaction
     from statestore.sweeper import Sweeper
@@ -81,9 +91,18 @@ __all__ = [
     "NEVER",
     "AgentUsage",
     "Ancestor",
+    "AsyncCache",
+    "AsyncHeldLease",
+    "AsyncHistory",
+    "AsyncPrices",
     "AsyncSessionContext",
+    "AsyncSessions",
+    "AsyncSharedPrices",
+    "AsyncState",
     "AsyncStateStore",
     "AsyncTransaction",
+    "AsyncUsageReports",
+    "Cache",
     "CacheDayUsage",
     "CacheEntry",
     "CacheStats",
@@ -96,6 +115,8 @@ __all__ = [
     "EntryNotFoundError",
     "ErasureReceipt",
     "ExpiryBacklog",
+    "HeldLease",
+    "History",
     "HourUsage",
     "InvalidTransitionError",
     "InvalidValueError",
@@ -105,6 +126,7 @@ __all__ = [
     "ModelUsage",
     "NewEntry",
     "NotFoundError",
+    "Prices",
     "ReadOnlyError",
     "SaveReport",
     "SchemaAheadError",
@@ -119,7 +141,10 @@ __all__ = [
     "SessionPage",
     "SessionStats",
     "SessionUsage",
+    "Sessions",
+    "SharedPrices",
     "StaleLeaseError",
+    "State",
     "StateEntry",
     "StateKeyNotFoundError",
     "StateStore",
@@ -134,9 +159,11 @@ __all__ = [
     "Swept",
     "ToolUsage",
     "Transaction",
+    "Turn",
     "UnavailableError",
     "Unsaved",
     "Usage",
+    "UsageReports",
     "UsageTotals",
     "UserUsage",
     "Window",
@@ -144,28 +171,39 @@ __all__ = [
     "prices_of",
 ]
 
-_FROM_STORE = frozenset({"AsyncStateStore", "AsyncTransaction", "StateStore", "Transaction"})
-
-_FROM_CONTEXT = frozenset({"AsyncSessionContext", "SessionContext"})
+# Where each name is that is imported at its first use.
+_LAZY = {
+    "AsyncCache": "operations.cache",
+    "AsyncHeldLease": "operations.leases",
+    "AsyncHistory": "operations.history",
+    "AsyncPrices": "operations.prices",
+    "AsyncSessionContext": "context",
+    "AsyncSessions": "operations.sessions",
+    "AsyncSharedPrices": "operations.prices",
+    "AsyncState": "operations.state",
+    "AsyncStateStore": "async_store",
+    "AsyncTransaction": "async_store",
+    "AsyncUsageReports": "operations.usage",
+    "Cache": "operations.cache",
+    "HeldLease": "operations.leases",
+    "History": "operations.history",
+    "Prices": "operations.prices",
+    "SessionContext": "context",
+    "Sessions": "operations.sessions",
+    "SharedPrices": "operations.prices",
+    "State": "operations.state",
+    "StateStore": "store",
+    "Sweeper": "sweeper",
+    "Transaction": "store",
+    "Turn": "operations.turn",
+    "UsageReports": "operations.usage",
+    "prices_of": "shared_prices",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FROM_CONTEXT:
-        from statestore import context
-
-        return getattr(context, name)
-    if name in _FROM_STORE:
-        from statestore import async_store, store
-
-        return getattr(async_store if name.startswith("Async") else store, name)
-    if name == "prices_of":
-        from statestore.shared_prices import prices_of
-
-        return prices_of
-    if name == "Sweeper":
-        from statestore.sweeper import Sweeper
-
-        return Sweeper
+    if name in _LAZY:
+        return getattr(import_module(f"statestore.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -30,7 +30,7 @@ from statestore.operations.sessions import AsyncSessions
 from statestore.operations.state import AsyncState
 from statestore.operations.store import StoreOperations
 from statestore.operations.sweeping import Sweeping
-from statestore.operations.usage import AsyncUsage
+from statestore.operations.usage import AsyncUsageReports
 from statestore.options import Verify, connections_of, make_options, make_settings, waits_of
 from statestore.repositories.cache.limits import CacheState
 from statestore.repositories.cache.options import CacheOptions
@@ -50,7 +50,7 @@ class AsyncTransaction(StoreOperations, AsyncGroup):
         self.history = AsyncHistory(runner, namespace)
         self.state = AsyncState(runner, namespace)
         self.cache = AsyncCache(runner, namespace, cache)
-        self.usage = AsyncUsage(runner, namespace)
+        self.usage = AsyncUsageReports(runner, namespace)
         self.prices = AsyncPrices(runner, namespace)
 
 

@@ -26,7 +26,7 @@ from statestore.operations.sessions import Sessions
 from statestore.operations.state import State
 from statestore.operations.store import StoreOperations
 from statestore.operations.sweeping import Sweeping
-from statestore.operations.usage import Usage
+from statestore.operations.usage import UsageReports
 from statestore.options import connections_of, make_options, make_settings, waits_of
 from statestore.repositories.cache.limits import CacheState
 from statestore.repositories.cache.options import CacheOptions
@@ -46,7 +46,7 @@ class Transaction(StoreOperations, Group):
         self.history = History(runner, namespace)
         self.state = State(runner, namespace)
         self.cache = Cache(runner, namespace, cache)
-        self.usage = Usage(runner, namespace)
+        self.usage = UsageReports(runner, namespace)
         self.prices = Prices(runner, namespace)
 
 

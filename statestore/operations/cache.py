@@ -168,7 +168,7 @@ class CacheOperations(Operations):
 
 
 class Cache(CacheOperations, Group):
-    """`store.cache`."""
+    """The result cache: `store.cache`."""
 
     def __init__(self, runner: Runner, namespace: str, state: CacheState) -> None:
         self._cache_runner = CacheRunner(runner, state)
@@ -242,7 +242,7 @@ class Cache(CacheOperations, Group):
 
 
 class AsyncCache(CacheOperations, AsyncGroup):
-    """`store.cache` of an `AsyncStateStore`."""
+    """As `Cache`, awaited."""
 
     def __init__(self, runner: AsyncRunner, namespace: str, state: CacheState) -> None:
         self._cache_runner = AsyncCacheRunner(runner, state)

@@ -93,8 +93,8 @@ class HistoryOperations(Operations):
 
 
 class History(HistoryOperations, Group):
-    """`store.history`."""
+    """Appending to the history of a session, and reading it: `store.history`."""
 
 
 class AsyncHistory(HistoryOperations, AsyncGroup):
-    """`store.history` of an `AsyncStateStore`; what is iterated over takes `async for`."""
+    """As `History`, awaited; what is iterated over takes `async for`."""

@@ -14,16 +14,14 @@ class PriceOperations(Operations):
 
 
 class Prices(PriceOperations, Group):
-    """Called."""
+    """The prices of models that hold for the namespace: `store.prices`."""
 
 
 class AsyncPrices(PriceOperations, AsyncGroup):
-    """Awaited."""
+    """As `Prices`, awaited."""
 
 
 class SharedPriceOperations(Operations):
-    """Prices that hold for all namespaces of a database; see `statestore.prices_of`."""
-
     all = operation(SharedPricesRepository.all)
     set = operation(SharedPricesRepository.set)
     remove = operation(SharedPricesRepository.remove)
@@ -31,8 +29,8 @@ class SharedPriceOperations(Operations):
 
 
 class SharedPrices(SharedPriceOperations, Group):
-    """Called."""
+    """Prices that hold for all namespaces of a database; see `statestore.prices_of`."""
 
 
 class AsyncSharedPrices(SharedPriceOperations, AsyncGroup):
-    """Awaited."""
+    """As `SharedPrices`, awaited."""

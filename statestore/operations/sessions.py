@@ -96,7 +96,7 @@ class SessionOperations(Operations):
 
 
 class Sessions(SessionOperations, Group):
-    """`store.sessions`."""
+    """Making, finding, forking, leasing and deleting sessions: `store.sessions`."""
 
     def acquire(self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None) -> HeldLease:
         """Become the only one who works on a session, across processes and hosts, until the lease runs out.
@@ -122,7 +122,7 @@ class Sessions(SessionOperations, Group):
 
 
 class AsyncSessions(SessionOperations, AsyncGroup):
-    """`store.sessions` of an `AsyncStateStore`."""
+    """As `Sessions`, awaited."""
 
     def acquire(self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None) -> Acquiring:
         """As `Sessions.acquire`: await the lease, or enter it with `async with store.sessions.acquire(…) as lease:`."""

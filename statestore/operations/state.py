@@ -16,8 +16,8 @@ class StateOperations(Operations):
 
 
 class State(StateOperations, Group):
-    """Called."""
+    """The key-value state of a session: `store.state`."""
 
 
 class AsyncState(StateOperations, AsyncGroup):
-    """Awaited."""
+    """As `State`, awaited."""

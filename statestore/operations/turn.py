@@ -107,7 +107,7 @@ class Turn:
             return Unsaved(entries=(), state_set={}, state_deleted=())
         return Unsaved(entries=tuple(self._entries), state_set=self.state.written(), state_deleted=self.state.deleted())
 
-    def commit(self, *, create: bool, lease: Lease | None) -> Call | None:
+    def _commit(self, *, create: bool, lease: Lease | None) -> Call | None:
         """The call that writes all that was collected; None where there is nothing, nor a lease to be checked."""
         unsaved = self.unsaved
         if not (unsaved.entries or unsaved.state_set or unsaved.state_deleted):
@@ -122,7 +122,7 @@ class Turn:
         }
         return Call(TurnWork.commit, (self.session_id, unsaved.entries), options)
 
-    def committed(self, stored: list[Entry] | None) -> None:
+    def _committed(self, stored: list[Entry] | None) -> None:
         self.stored = stored or []
         self._saved = True
 
@@ -132,10 +132,10 @@ def turn(session_id: str, limits: Limits, *, create: bool, lease: Lease | None) 
     begun = yield Call(TurnWork.begin, (session_id, limits), {"create": create, "lease": lease})
     turn = Turn(session_id, begun)
     yield Enter(turn)
-    call = turn.commit(create=create, lease=lease)
+    call = turn._commit(create=create, lease=lease)
     if call is not None:
         try:
-            turn.committed((yield call))
+            turn._committed((yield call))
         except ConflictError as error:
             error.unsaved = turn.unsaved
             raise

@@ -22,9 +22,9 @@ class UsageOperations(Operations):
     lineage = operation(UsageRepository.lineage)
 
 
-class Usage(UsageOperations, Group):
-    """Called."""
+class UsageReports(UsageOperations, Group):
+    """What was used and what it cost: `store.usage`."""
 
 
-class AsyncUsage(UsageOperations, AsyncGroup):
-    """Awaited."""
+class AsyncUsageReports(UsageOperations, AsyncGroup):
+    """As `UsageReports`, awaited."""
