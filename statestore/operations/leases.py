@@ -43,6 +43,10 @@ class _Held(Lease):
     _stop: Any
     _worker: Any
 
+    # Equal to itself alone: by its fields, of which `until` moves, it would get lost in a set or a dict.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     @property
     def lost(self) -> bool:
         """Whether renewing the lease was refused: somebody else may be at work on the session."""

@@ -336,6 +336,21 @@ def test_the_block_renews_its_lease(open_store: Any) -> None:
         store.history.append("s", say("x"), lease=lease)
 
 
+def test_a_lease_that_renews_itself_stays_the_one_it_was(open_store: Any) -> None:
+    store = open_store()
+    store.sessions.create("s")
+    ttl = timedelta(seconds=0.9)
+    lease = store.sessions.acquire("s", owner="a", ttl=ttl)
+    work = {lease: "what is done under it"}
+    before = hash(lease), lease.until
+    with entering(store, lease):
+        with pytest.raises(ConflictError):
+            store.sessions.acquire("s", owner="b", ttl=ttl, wait=ttl / 2)
+        assert lease.until > before[1]
+        assert hash(lease) == before[0]
+        assert work[lease] == "what is done under it"
+
+
 def test_waiting_gets_the_lease_when_it_is_released(open_store: Any) -> None:
     store = open_store()
     store.sessions.create("s")
