@@ -38,7 +38,7 @@ from statestore.errors import (
 )
 from statestore.values.cache import CacheEntry, CacheStats
 from statestore.values.conversations import ConversationState, SaveReport, Unsaved
-from statestore.values.history import Entry, NewEntry, Summary, Usage, Window
+from statestore.values.history import Entry, EntryLike, NewEntry, Summary, Usage, Window
 from statestore.values.markers import MISSING, NEVER
 from statestore.values.prices import ModelPrice
 from statestore.values.sessions import (
@@ -112,6 +112,7 @@ __all__ = [
     "DatabaseError",
     "DayUsage",
     "Entry",
+    "EntryLike",
     "EntryNotFoundError",
     "ErasureReceipt",
     "ExpiryBacklog",

@@ -4,14 +4,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """What one model call used, in OpenTelemetry's terms. None means not reported, which is not zero.
 
-    `input_tokens` includes the cached ones, `output_tokens` the reasoning ones.
+    Attributes:
+        input_tokens: All tokens of the input, those in the provider's prompt cache included. Anthropic counts the
+            latter apart; where the store reads a message of theirs it adds them.
+        output_tokens: All tokens of the output, reasoning included.
+        cache_read_input_tokens: Of the input, the tokens that the provider had in its prompt cache.
+        cache_write_input_tokens: Of the input, the tokens that it put into its prompt cache.
+        reasoning_output_tokens: Of the output, the tokens that were thought and not said.
     """
 
     input_tokens: int | None = None
@@ -25,13 +31,31 @@ class Usage:
 class NewEntry:
     """A history entry to append.
 
-    Args:
-        content: Any exact JSON value. Where it is a chat message (a mapping with a role), what is not given here is
-            read from it.
+    All but the content may be left out. If the content is a chat message, in the shapes of the usual providers, the
+    store reads `role`, `usage`, `response_model`, `tool_name`, `tool_call_id` and `finish_reason` from it as far as
+    they are not given here. Names and ids have 1 to 512 characters.
+
+    Attributes:
+        content: What was said or done: any exact JSON value, of at most the store's `max_value_bytes` (16 MiB).
         role: Who speaks: `user` starts a turn. Any text; `system`, `user`, `assistant` and `tool` are the usual ones.
-        entry_id: The caller's own key for idempotent appends; without it the store makes a UUIDv7.
-        created_at: When it happened, an aware datetime; the time of the append if not given.
-        cost_usd: US dollars, kept to ten decimals.
+        agent_name: The agent whose entry it is, for reports by agent. It is not taken from the session.
+        usage: The tokens of the model call that made the entry. A `Usage()` without figures says that there are none,
+            whatever the content reports.
+        provider_name: Who ran the model, such as `openai`. Prices are looked up under it.
+        request_model: The model that was asked for.
+        response_model: The model that answered. Reports and prices go by it, and by `request_model` without it.
+        cost_usd: What the call cost in US dollars, kept to ten decimals. Without it the store computes the cost if it
+            knows both token counts and a price of the model.
+        tool_name: The tool that the entry calls, or whose result it is.
+        tool_call_id: What a call and its result have in common.
+        duration: How long the call of the model or the tool took, kept in milliseconds and their fractions.
+        finish_reason: Why the model stopped, in the provider's words.
+        error_type: What kind of error it ended with, if it did: entries with one count as errors in reports.
+        metadata: A mapping of exact JSON for the caller's own use. The store never reads it.
+        entry_id: The caller's own key for idempotent appends: in one session an id is stored once. Without it the store
+            makes a UUIDv7.
+        created_at: When it happened, an aware datetime; the time of the append if not given. It does not change the
+            order of the history.
     """
 
     content: Any
@@ -52,12 +76,39 @@ class NewEntry:
     created_at: datetime | None = field(default=None, kw_only=True)
 
 
+EntryLike: TypeAlias = NewEntry | Mapping[str, Any]
+"""What can be appended: an entry, or a plain message. A list that mixes both is a `list[EntryLike]`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A stored history entry.
 
-    `seq` is its position in the session, from 1 and without gaps; `turn` counts the user entries up to here.
-    `content` equals what was appended, key order included. `content_bytes` is its length as JSON in UTF-8.
+    What the caller did not give and the content does not say is None.
+
+    Attributes:
+        session_id: The session that it was read from: for an entry that a fork shares, the fork.
+        seq: Its position in the session, from 1 and without gaps. The store gives it.
+        turn: How many entries of role `user` there are from the start of the session up to here; 0 before the first.
+        entry_id: The caller's, else a UUIDv7 of the store's. Unique in the session.
+        role: Who speaks; None if nobody said.
+        agent_name: The agent, as it was given.
+        content: What was appended: an equal value, key order included.
+        metadata: The caller's own; empty if none was given.
+        usage: The tokens that were given, else those that the content reports. Its figures are None if nobody did.
+        provider_name: Who ran the model, as it was given.
+        request_model: The model that was asked for, as it was given.
+        response_model: The model that answered: as it was given, else as the content says.
+        cost_usd: US dollars: as given, else computed by the store from the tokens and the price of the model at the
+            time of the append, or later by `prices.apply`. None as long as it is not known, which is not zero.
+        tool_name: The tool that the entry calls, or whose result it is: as it was given, else as the content says. Of
+            several calls in one message it is the first.
+        tool_call_id: What a call and its result have in common, from the same source.
+        duration: How long the call of the model or the tool took, as it was given.
+        finish_reason: Why the model stopped: as it was given, else as the content says.
+        error_type: What kind of error it ended with, as it was given; None without an error.
+        content_bytes: The length of the content as JSON in UTF-8, in bytes. The store counts it.
+        created_at: When it happened, in UTC: the caller's time, else that of the append.
     """
 
     session_id: str
@@ -84,7 +135,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A text that stands for the entries `start_seq` to `end_seq`, so that they need not be sent again."""
+    """A text in place of the entries `start_seq` to `end_seq`, so that they need not be sent again.
+
+    Attributes:
+        session_id: The session that it was read from.
+        start_seq: The first position that it covers.
+        end_seq: The last one.
+        content: The text.
+        token_count: How many tokens the text takes, as its author said; None if nobody did.
+        created_at: When it was added, in UTC.
+    """
 
     session_id: str
     start_seq: int
@@ -98,7 +158,7 @@ class Window(list[Entry]):
     """The newest entries of a session that fit, oldest first.
 
     Attributes:
-        summaries: What stands for the entries before them, oldest first; empty where it was not asked for.
+        summaries: The summaries of the entries before them, oldest first; empty if they were not asked for.
         tokens: How many tokens it all takes by the tokenizer used, or by the estimate. None without a token budget.
     """
 

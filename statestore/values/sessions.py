@@ -17,9 +17,31 @@ STATUSES: Final = ("starting", "ready", "busy", "dead")
 class Session:
     """A session as it was when read.
 
-    Its history has the positions `first_seq` to `next_seq` - 1; `first_seq` moves when the front is trimmed.
-    `revision` counts the changes of the session's own attributes, not of its history or state.
-    `resumed` is true where `sessions.open` found the session rather than made it.
+    Attributes:
+        namespace: The namespace of the store.
+        session_id: Its id: the caller's, else a UUIDv7 of the store's. Unique among the living of the namespace.
+        user_id: Whose it is, as the caller said; None for nobody's. Lists, reports and erasure go by it.
+        agent_name: Which agent runs it, as the caller said; None if nobody did.
+        title: What people call it; None if nobody gave it a title.
+        status: `starting`, `ready`, `busy` or `dead`. A lease that is entered makes it busy, and ready at its end;
+            `sessions.set_status` and `sessions.terminate` change it, too.
+        instructions: The agent's standing instructions; None for none.
+        metadata: A mapping of exact JSON for the caller's own use; empty if none was given.
+        project_root: The directory that the session is about; None if nobody said. It stays while `cwd` wanders.
+        cwd: The directory in which the agent works; None if nobody said.
+        parent_session_id: The session that it was forked from, which may be deleted by now; None unless it is a fork.
+        root_session_id: The session at the root of its family of forks: itself, unless it is a fork.
+        forked_at_seq: The last position that it took over from its parent, 0 for none; None unless it is a fork.
+        first_seq: The position of the oldest entry; 1 until the front is trimmed.
+        next_seq: The position that the next entry gets, one behind the newest.
+        revision: How often its own attributes were written, from 1. What changes the history, the state or the status
+            does not count. `sessions.update` compares it with `expected_revision`.
+        ttl: How long after its last use it ends; None for never.
+        expires_at: When it ends unless it is used, in UTC; None without a TTL. A read moves it only once a tenth of
+            the TTL is over.
+        created_at: When it was made, in UTC.
+        last_activity_at: When it was last written to, in UTC: attributes, history or state. Reads do not count.
+        resumed: Whether `sessions.open` found the session rather than made it. False from all other operations.
     """
 
     namespace: str
@@ -97,8 +119,14 @@ class ErasureReceipt:
 class Lease:
     """The right to be the only one at work on a session, until it runs out or is taken back.
 
-    `token` grows with each lease of a session, so that of two leases the larger is the younger. Hand the lease to a
-    write, and the write is refused once somebody else may hold the session.
+    Hand the lease to a write, and the write is refused once somebody else may hold the session.
+
+    Attributes:
+        session_id: The session.
+        owner: Who acquired it, for people to read; it need not be unique.
+        token: It grows with each lease of a session: of two leases the one with the larger token is the younger.
+        ttl: For how long acquiring and each renewal make it hold.
+        until: When it runs out unless it is renewed, in UTC, by the clock of the store.
     """
 
     session_id: str

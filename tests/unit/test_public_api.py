@@ -3,6 +3,7 @@
 `STATESTORE_UPDATE_SNAPSHOT=1` writes the file anew.
 """
 
+import dataclasses
 import inspect
 import os
 import re
@@ -26,15 +27,21 @@ from statestore import (
     AsyncTransaction,
     AsyncUsageReports,
     Cache,
+    Entry,
     HeldLease,
     History,
+    Lease,
+    NewEntry,
     Prices,
+    Session,
     Sessions,
     SharedPrices,
     State,
     StateStore,
+    Summary,
     Transaction,
     Turn,
+    Usage,
     UsageReports,
 )
 from statestore.engine.calls import mode_of
@@ -152,6 +159,13 @@ async def test_what_a_store_hands_out_is_of_a_public_type() -> None:
     assert len(handed_out) == 15
     for cls in handed_out:
         assert getattr(statestore, cls.__name__) is cls
+
+
+@pytest.mark.parametrize("cls", [Entry, NewEntry, Usage, Summary, Session, Lease], ids=lambda cls: cls.__name__)
+def test_every_field_is_explained(cls: Any) -> None:
+    listed = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2]
+    explained = re.findall(r"^    (\w+): \S", listed, re.MULTILINE)
+    assert explained == [field.name for field in dataclasses.fields(cls)]
 
 
 def lines() -> Iterator[str]:
