@@ -17,6 +17,7 @@ from statestore.engine.async_database import AsyncDatabase, AsyncRunner
 from statestore.engine.database import Database
 from statestore.engine.engine_database import EngineDatabase, EngineRunner
 from statestore.engine.engines import Durability
+from statestore.engine.entering import entering
 from statestore.engine.sql import Clock
 from statestore.engine.threaded_database import ThreadedDatabase
 from statestore.engine.waits import pauses
@@ -102,6 +103,7 @@ class AsyncStateStore(Sweeping, AsyncTransaction):
         super().__init__(database, database.settings.namespace, self._cache_state)
 
     @classmethod
+    @entering
     async def open(
         cls,
         url: str | URL | os.PathLike[str] | None = None,
@@ -124,7 +126,10 @@ class AsyncStateStore(Sweeping, AsyncTransaction):
         timeout: float | timedelta = 30,
         retry_for: float | timedelta = 15,
     ) -> Self:
-        """Connect to a database. See `StateStore.open`."""
+        """Connect to a database: `store = await AsyncStateStore.open(…)`. See `StateStore.open`.
+
+        Entered without being awaited, `async with AsyncStateStore.open(…) as store:`, it does the same.
+        """
         cache = CacheOptions(
             max_entries=cache_max_entries,
             max_bytes=cache_max_bytes,

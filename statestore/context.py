@@ -217,7 +217,8 @@ class SessionContext(_Context):
     """The current session of an agent process. Safe to share between threads.
 
     Makes or resumes the session. A session is found by its id, whichever directory the process is in; it keeps the
-    project root that it has. With an `AsyncStateStore` this gives an `AsyncSessionContext`.
+    project root that it has. Called with an `AsyncStateStore` it gives an `AsyncSessionContext`; type checkers do not
+    see that, and need the latter's own name.
     """
 
     def __new__(cls, store: StateStore | AsyncStateStore, *args: Any, **kwargs: Any) -> "SessionContext":
@@ -301,7 +302,7 @@ class SessionContext(_Context):
 
 
 class AsyncSessionContext(_Context):
-    """As `SessionContext`, for an `AsyncStateStore`: `context = await SessionContext(store, project_root=…)`.
+    """As `SessionContext`, for an `AsyncStateStore`: `context = await AsyncSessionContext(store, project_root=…)`.
 
     The session is opened when the context is awaited, entered, or first used. Listeners may be coroutine functions;
     they are awaited one after the other.

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from statestore.checking import checks
 from statestore.engine.async_database import AsyncRunner
@@ -250,6 +250,36 @@ class AsyncCache(CacheOperations, AsyncGroup):
         self._renewals = TaskRenewals()
         self._flights = Flights()
 
+    @overload
+    async def get_or_compute(
+        self,
+        key: str,
+        compute: Callable[[], Awaitable[T]],
+        *,
+        ttl: timedelta | NeverType | None = ...,
+        tags: Iterable[str] = ...,
+        agent_name: str | None = ...,
+        request: Any = ...,
+        content_hash: str | None = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        stale_ttl: timedelta | None = ...,
+        timeout: timedelta = ...,
+    ) -> T: ...
+    @overload
+    async def get_or_compute(
+        self,
+        key: str,
+        compute: Callable[[], T],
+        *,
+        ttl: timedelta | NeverType | None = ...,
+        tags: Iterable[str] = ...,
+        agent_name: str | None = ...,
+        request: Any = ...,
+        content_hash: str | None = ...,
+        metadata: Mapping[str, Any] | None = ...,
+        stale_ttl: timedelta | None = ...,
+        timeout: timedelta = ...,
+    ) -> T: ...
     async def get_or_compute(
         self,
         key: str,

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
@@ -162,40 +162,6 @@ class AsyncHeldLease(_Held):
     ) -> None:
         # To its end, also when cancelled: nobody else would give the lease back.
         await finished(run_async(self._runner, self._leave(failed=exc is not None)))
-
-
-class Acquiring(Coroutine[Any, Any, AsyncHeldLease]):
-    """A lease that is being acquired: await it to have it, or enter it to work under it."""
-
-    __slots__ = ("_acquiring", "_lease")
-
-    def __init__(self, runner: AsyncRunner, taking: Flow[Lease]) -> None:
-        self._acquiring = self._acquire(runner, taking)
-
-    async def _acquire(self, runner: AsyncRunner, taking: Flow[Lease]) -> AsyncHeldLease:
-        return AsyncHeldLease(await run_async(runner, taking), runner)
-
-    def __await__(self) -> Generator[Any, Any, AsyncHeldLease]:
-        return self._acquiring.__await__()
-
-    # A coroutine, and no mere awaitable, since asyncio.create_task takes nothing else.
-    def send(self, value: Any) -> Any:
-        return self._acquiring.send(value)
-
-    def throw(self, *exc: Any) -> Any:
-        return self._acquiring.throw(*exc)
-
-    def close(self) -> None:
-        self._acquiring.close()
-
-    async def __aenter__(self) -> AsyncHeldLease:
-        self._lease = await self._acquiring
-        return await self._lease.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._lease.__aexit__(kind, exc, traceback)
 
 
 def acquire(session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None) -> Flow[Lease]:

@@ -4,11 +4,12 @@ from datetime import timedelta
 
 from statestore.checking import checks
 from statestore.engine.calls import Call
-from statestore.engine.flows import Flow, empty_log, run
+from statestore.engine.entering import entering
+from statestore.engine.flows import Flow, empty_log, run, run_async
 from statestore.errors import InvalidValueError
 from statestore.operations import erasing, leases
 from statestore.operations.base import AsyncGroup, Group, Operations, documented, flow, operation
-from statestore.operations.leases import Acquiring, HeldLease
+from statestore.operations.leases import AsyncHeldLease, HeldLease
 from statestore.repositories.conversations.load_save import ConversationsRepository
 from statestore.repositories.sessions.forks import ForksRepository
 from statestore.repositories.sessions.leases import LeasesRepository
@@ -124,9 +125,13 @@ class Sessions(SessionOperations, Group):
 class AsyncSessions(SessionOperations, AsyncGroup):
     """As `Sessions`, awaited."""
 
-    def acquire(self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None) -> Acquiring:
+    @entering
+    async def acquire(
+        self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None
+    ) -> AsyncHeldLease:
         """As `Sessions.acquire`: await the lease, or enter it with `async with store.sessions.acquire(…) as lease:`."""
-        return Acquiring(self._runner, leases.acquire(session_id, owner=owner, ttl=ttl, wait=wait))
+        taking = leases.acquire(session_id, owner=owner, ttl=ttl, wait=wait)
+        return AsyncHeldLease(await run_async(self._runner, taking), self._runner)
 
 
 def _saved(conversation: ConversationState, report: SaveReport) -> None:

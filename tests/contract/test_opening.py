@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from statestore import AsyncStateStore, DatabaseError, InvalidValueError, StateStore
+from statestore import AsyncStateStore, DatabaseError, InvalidValueError, StateStore, StoreClosedError
 from tests.support.content import Content
 
 Store = Any
@@ -32,6 +32,20 @@ def test_who_hands_a_url_to_the_class_is_sent_to_open(given: Any) -> None:
 
     with pytest.raises(InvalidValueError, match=r"AsyncStateStore\.open"):
         asyncio.run(use())
+
+
+async def test_an_async_store_can_be_entered_as_it_is_opened(sqlite_url: str) -> None:
+    async with AsyncStateStore.open(sqlite_url) as store:
+        await store.sessions.create("s")
+    with pytest.raises(StoreClosedError):
+        await store.sessions.exists("s")
+    async with asyncio.timeout(30):
+        store = await asyncio.create_task(AsyncStateStore.open(sqlite_url))
+    assert await store.sessions.exists("s")
+    await store.close()
+    with pytest.raises(InvalidValueError):
+        async with AsyncStateStore.open("mysql://nowhere"):
+            pytest.fail("the block must not run")
 
 
 @OWN_ENGINE
