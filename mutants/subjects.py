@@ -94,6 +94,8 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "engine/watchdog.py",
         ("tests/unit/test_threads_not_to_be_had.py", "tests/concurrency/test_sqlite_interrupts.py", *_ENGINE),
     ),
+    ("engine/telemetry.py", (f"{_C}telemetry.py", f"{_C}logging.py")),
+    ("engine/lost_places.py", ("tests/concurrency/test_connections_at_hand.py", f"{_C}callers_pool.py")),
     ("engine/forking.py", ("tests/concurrency/test_forking.py",)),
     ("engine/sqlite_files.py", (*_SQLITE, f"{_C}connections.py")),
     ("engine/*batch*.py", _BATCHES),

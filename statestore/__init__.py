@@ -40,6 +40,7 @@ from statestore.values.cache import CacheEntry, CacheStats
 from statestore.values.conversations import ConversationState, SaveReport, Unsaved
 from statestore.values.history import Entry, EntryLike, NewEntry, Summary, Usage, Window
 from statestore.values.markers import MISSING, NEVER
+from statestore.values.operations import Operation
 from statestore.values.prices import ModelPrice
 from statestore.values.sessions import (
     Ancestor,
@@ -127,6 +128,7 @@ __all__ = [
     "ModelUsage",
     "NewEntry",
     "NotFoundError",
+    "Operation",
     "Prices",
     "ReadOnlyError",
     "SaveReport",

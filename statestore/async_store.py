@@ -19,6 +19,7 @@ from statestore.engine.engine_database import EngineDatabase, EngineRunner
 from statestore.engine.engines import Durability
 from statestore.engine.entering import entering
 from statestore.engine.sql import Clock
+from statestore.engine.telemetry import Hook
 from statestore.engine.threaded_database import ThreadedDatabase
 from statestore.engine.waits import pauses
 from statestore.errors import InvalidValueError, StoreClosedError, UnavailableError
@@ -76,6 +77,7 @@ class AsyncStateStore(Sweeping, AsyncTransaction):
         content_hash_invalidation: bool = True,
         timeout: float | timedelta = 30,
         retry_for: float | timedelta = 15,
+        slow_call: float | timedelta | None = None,
     ) -> None:
         """Use *engine*. See `StateStore`."""
         if not isinstance(engine, AsyncEngine):
@@ -91,7 +93,9 @@ class AsyncStateStore(Sweeping, AsyncTransaction):
         )
         settings = make_settings(namespace, clock, max_value_bytes, cache)
         dialect = engines.dialect_of(engine.sync_engine, schema, server_time=clock is None)
-        options = make_options(schema=schema, durability=durability, timeout=timeout, retry_for=retry_for)
+        options = make_options(
+            schema=schema, durability=durability, timeout=timeout, retry_for=retry_for, slow_call=slow_call
+        )
         verify = Verify(dialect, options, owned=False)
         self._start(EngineDatabase(engine, dialect, settings, verify=verify, waits=waits_of(options)))
 
@@ -125,6 +129,7 @@ class AsyncStateStore(Sweeping, AsyncTransaction):
         prepared_statements: bool | None = None,
         timeout: float | timedelta = 30,
         retry_for: float | timedelta = 15,
+        slow_call: float | timedelta | None = None,
     ) -> Self:
         """Connect to a database: `store = await AsyncStateStore.open(…)`. See `StateStore.open`.
 
@@ -148,6 +153,7 @@ class AsyncStateStore(Sweeping, AsyncTransaction):
             prepared_statements=prepared_statements,
             timeout=timeout,
             retry_for=retry_for,
+            slow_call=slow_call,
         )
         parsed = engines.parse(url)
         store = cls.__new__(cls)
@@ -203,22 +209,34 @@ class AsyncStateStore(Sweeping, AsyncTransaction):
     @asynccontextmanager
     async def transaction(self, *, read_only: bool = False) -> AsyncIterator[AsyncTransaction]:
         """Several operations, one commit. See `StateStore.transaction`."""
+        with self._database.telemetry.transaction():
+            async with self._transaction(read_only=read_only) as tx:
+                yield tx
+
+    @asynccontextmanager
+    async def _transaction(self, *, read_only: bool = False) -> AsyncIterator[AsyncTransaction]:
         begin = self._database.snapshot(read_only=True) if read_only else self._database.transaction()
         with cache_transaction(self._cache_state) as cache:
             async with begin as runner:
-                yield AsyncTransaction(runner, self.namespace, cache)
+                yield AsyncTransaction(self._database.telemetry.watched_async(runner), self.namespace, cache)
 
     async def run_transaction(self, work: Callable[[AsyncTransaction], Awaitable[R]]) -> R:
         """Run *work* in a transaction, and again where the database undid it. See `StateStore.run_transaction`."""
-        for pause in pauses(self._database.waits):
-            try:
-                async with self.transaction() as tx:
-                    return await work(tx)
-            except UnavailableError as error:
-                if pause is None or not error.retryable:
-                    raise
-                await asyncio.sleep(pause)
+        with self._database.telemetry.transaction() as outcome:
+            for pause in pauses(self._database.waits):
+                try:
+                    async with self._transaction() as tx:
+                        return await work(tx)
+                except UnavailableError as error:
+                    if pause is None or not error.retryable:
+                        raise
+                    outcome.tries_again(error, pause)
+                    await asyncio.sleep(pause)
         raise AssertionError("unreachable")
+
+    def on_operation(self, hook: Hook) -> Callable[[], None]:
+        """Call *hook* after each operation of this store, on the event loop. See `StateStore.on_operation`."""
+        return self._database.telemetry.subscribe(hook)
 
     async def close(self) -> None:
         """Close the connections, also if cancelled meanwhile. See `StateStore.close`."""

@@ -60,8 +60,9 @@ def make_options(**values: Any) -> Options:
         checks.ttl(values.get(name), name)
     if values.get("pool_timeout", 1) is None:
         raise InvalidValueError("pool_timeout", "must be a timedelta; how long to wait for a free connection")
-    for name in ("timeout", "retry_for"):
-        values[name] = in_seconds(values[name], name)
+    for name in ("timeout", "retry_for", "slow_call"):
+        if values.get(name) is not None or name != "slow_call":
+            values[name] = in_seconds(values[name], name)
     return Options(**values)
 
 
@@ -79,4 +80,4 @@ def connections_of(engine: Engine, dialect: Dialect, options: Options, *, owned:
 
 def waits_of(options: Options) -> Waits:
     lock = math.inf if options.lock_timeout is None else options.lock_timeout.total_seconds()
-    return Waits(options.timeout, options.retry_for, options.pool_timeout.total_seconds(), lock)
+    return Waits(options.timeout, options.retry_for, options.pool_timeout.total_seconds(), lock, options.slow_call)

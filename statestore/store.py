@@ -15,6 +15,7 @@ from statestore.engine import engines, execution, hosts
 from statestore.engine.database import Database, Runner
 from statestore.engine.engines import Durability, Options
 from statestore.engine.sql import Clock, Settings
+from statestore.engine.telemetry import Hook
 from statestore.engine.waits import pauses
 from statestore.errors import InvalidValueError, StoreClosedError, UnavailableError
 from statestore.operations.base import Group
@@ -78,6 +79,7 @@ class StateStore(Sweeping, Transaction):
         content_hash_invalidation: bool = True,
         timeout: float | timedelta = 30,
         retry_for: float | timedelta = 15,
+        slow_call: float | timedelta | None = None,
     ) -> None:
         """Use *engine*. Its database must have the tables; see `statestore.migrate`.
 
@@ -96,7 +98,9 @@ class StateStore(Sweeping, Transaction):
             content_hash_invalidation=content_hash_invalidation,
         )
         settings = make_settings(namespace, clock, max_value_bytes, cache)
-        options = make_options(schema=schema, durability=durability, timeout=timeout, retry_for=retry_for)
+        options = make_options(
+            schema=schema, durability=durability, timeout=timeout, retry_for=retry_for, slow_call=slow_call
+        )
         self._start(engine, settings, options)
 
     def _start(self, engine: Engine, settings: Settings, options: Options, *, owned: bool = False) -> None:
@@ -128,6 +132,7 @@ class StateStore(Sweeping, Transaction):
         prepared_statements: bool | None = None,
         timeout: float | timedelta = 30,
         retry_for: float | timedelta = 15,
+        slow_call: float | timedelta | None = None,
     ) -> Self:
         """Connect to a database.
 
@@ -158,6 +163,8 @@ class StateStore(Sweeping, Transaction):
                 locks and for the network, and all its tries. `statestore.deadline` narrows it.
             retry_for: How long a store that has been connected tries again when the database goes away, restarts or
                 undoes its work, in seconds or as a timedelta.
+            slow_call: From how long on a call, or a transaction, is logged as slow, by its name and its duration, in
+                seconds or as a timedelta; by default none is.
 
         Raises:
             InvalidValueError: The URL or another argument cannot be used.
@@ -183,6 +190,7 @@ class StateStore(Sweeping, Transaction):
             prepared_statements=prepared_statements,
             timeout=timeout,
             retry_for=retry_for,
+            slow_call=slow_call,
         )
         parsed = engines.parse(url)
         store = cls.__new__(cls)
@@ -247,9 +255,14 @@ class StateStore(Sweeping, Transaction):
             UnavailableError: The transaction was undone, for a deadlock for example. Nothing was written.
             CommitUnknownError: The connection was lost during the commit, which may or may not have happened.
         """
+        with self._database.telemetry.transaction(), self._transaction(read_only=read_only) as tx:
+            yield tx
+
+    @contextmanager
+    def _transaction(self, *, read_only: bool = False) -> Iterator[Transaction]:
         begin = self._database.snapshot(read_only=True) if read_only else self._database.transaction()
         with cache_transaction(self._cache_state) as cache, begin as runner:
-            yield Transaction(runner, self.namespace, cache)
+            yield Transaction(self._database.telemetry.watched(runner), self.namespace, cache)
 
     def run_transaction(self, work: Callable[[Transaction], R]) -> R:
         """Run *work* in a transaction, and again where the database undid it: `store.run_transaction(move)`.
@@ -265,15 +278,39 @@ class StateStore(Sweeping, Transaction):
             UnavailableError: The transaction was undone each time. Nothing was written.
             CommitUnknownError: As for `transaction`; that is not tried again.
         """
-        for pause in pauses(self._database.waits):
-            try:
-                with self.transaction() as tx:
-                    return work(tx)
-            except UnavailableError as error:
-                if pause is None or not error.retryable:
-                    raise
-                time.sleep(pause)
+        with self._database.telemetry.transaction() as outcome:
+            for pause in pauses(self._database.waits):
+                try:
+                    with self._transaction() as tx:
+                        return work(tx)
+                except UnavailableError as error:
+                    if pause is None or not error.retryable:
+                        raise
+                    outcome.tries_again(error, pause)
+                    time.sleep(pause)
         raise AssertionError("unreachable")
+
+    def on_operation(self, hook: Hook) -> Callable[[], None]:
+        """Call *hook* after each operation of this store, with an `Operation`: `store.on_operation(print)`.
+
+        It is called before the caller has the result: in the thread of the caller, or on the event loop of an async
+        store, so it should be quick. Each operation inside a transaction reports when it ends, and then the transaction
+        itself does, as `transaction`. Operations that travel in one batch report each by itself, and so does each call
+        of work that takes several, such as `sweep`. What a hook itself does with the store is not reported.
+
+        An exception in *hook* does not fail the operation; the first one is logged as a warning of `statestore`.
+        While there is no hook, nothing is measured.
+
+        Args:
+            hook: A plain function that takes an `Operation`.
+
+        Returns:
+            A function that ends the subscription; it may be called more than once.
+
+        Raises:
+            InvalidValueError: *hook* cannot be called, or is a coroutine function.
+        """
+        return self._database.telemetry.subscribe(hook)
 
     def close(self) -> None:
         """Close the connections. Every operation raises `StoreClosedError` from now on. May be called twice.

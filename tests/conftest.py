@@ -209,6 +209,7 @@ ENGINE_FILES = frozenset(
         "test_ends.py",
         "test_outcomes.py",
         "test_portable.py",
+        "test_telemetry.py",
     }
 )
 

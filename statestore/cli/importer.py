@@ -1,5 +1,6 @@
 """Conversations into a store: in batches, each line as a whole or not at all, and again without harm."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
@@ -12,6 +13,9 @@ from statestore.errors import CommitUnknownError, ConflictError, InvalidValueErr
 
 if TYPE_CHECKING:
     from statestore.store import StateStore, Transaction
+
+# The command says itself what it does: without a handler, stamina's warnings would go to standard error.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 # A transaction costs a wait for the disk, however much is in it; beyond this size that no longer shows.
 _BATCH_ENTRIES = 500

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 from statestore.engine.calls import Call
 from statestore.engine.deadlines import GRACE
 from statestore.engine.sql import Settings
+from statestore.engine.telemetry import Telemetry
 from statestore.engine.waits import Waits, writer_timeout
 from statestore.engine.watchdog import watchdog
 from statestore.engine.workers import until_done
@@ -39,6 +40,8 @@ class AsyncDatabase(AsyncRunner, Protocol):
     def waits(self) -> Waits: ...
     @property
     def closed(self) -> bool: ...
+    @property
+    def telemetry(self) -> Telemetry: ...
     @property
     def url(self) -> str: ...
     def transaction(self) -> AbstractAsyncContextManager[AsyncRunner]: ...

@@ -8,6 +8,7 @@ from statestore.engine.calls import Call
 from statestore.engine.driver_errors import classify
 from statestore.engine.execution import Retryable
 from statestore.engine.sql import Link, Settings
+from statestore.engine.telemetry import tell_batch
 from statestore.errors import StateStoreError
 
 
@@ -74,10 +75,16 @@ def carry_out(batching: Batching[Any], database: BatchRunner, calls: Sequence[Ca
             # at any second try, what is stored already is found.
             refused = isinstance(exc, StateStoreError | Retryable)
             failure = classify(exc)
+            _tell(calls, exc.error if isinstance(exc, Retryable) else failure.error if failure else None)
             for call, item in zip(calls, prepared, strict=True):
                 if item is not None:
                     item.result = None
+                    call.attempt += 1
                     if batching.writes:
-                        call.attempt += 1
                         call.unsettled = not refused and (failure is None or failure.lost)
     return [None if item is None else item.result for item in prepared]
+
+
+def _tell(calls: Sequence[Call], error: StateStoreError | None) -> None:
+    if error is not None:
+        tell_batch(calls[0].name, len(calls), error)

@@ -94,9 +94,33 @@ def in_batches(batching: Batching[Any]) -> Callable[[Method[S, P, R]], Method[S,
     return mark
 
 
-def belongs_to(repository: Callable[[Link, Call], Any], method: Callable[..., Any]) -> None:
-    """Note which repository a method is declared in, so that a call of it needs nothing but the method."""
+def reported_as(
+    name: str | None = None, *, rows: Callable[[Any], int | None] | None = None
+) -> Callable[[Method[S, P, R]], Method[S, P, R]]:
+    """How hooks and logs hear of the operation, where that does not follow from its declaration.
+
+    *name*: of the work that it is a step of, by default its own in its repository's group. *rows* counts what came back
+    or was written in its result, where the type of that does not say.
+    """
+
+    def mark(method: Method[S, P, R]) -> Method[S, P, R]:
+        if name is not None:
+            method.name = name  # type: ignore[attr-defined]
+        if rows is not None:
+            method.rows = rows  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+def belongs_to(repository: Callable[[Link, Call], Any], method: Callable[..., Any], group: str) -> None:
+    """Note which repository a method is declared in, so that a call of it needs nothing but the method.
+
+    *group* is what its callers find it under.
+    """
     method.repository = repository  # type: ignore[attr-defined]
+    if not hasattr(method, "name"):
+        method.name = f"{group}.{method.__name__}"  # type: ignore[attr-defined]
 
 
 def mode_of(method: Callable[..., Any]) -> Mode | None:
@@ -156,6 +180,12 @@ class Call:
         """Whether its caller has left, and it is not to begin anything more."""
         self.watch: Any = None
         """The use of a connection that it has now."""
+
+    @property
+    def name(self) -> str:
+        """What hooks and logs call the operation, such as `history.append`."""
+        found: str = self.method.name  # type: ignore[attr-defined]
+        return found
 
     def waits_until(self, usual: float) -> float:
         """Until when it waits for SQLite's writer, if a call does so for *usual* seconds."""

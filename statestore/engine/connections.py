@@ -1,5 +1,6 @@
 """The connections of a store: taken until a deadline, given back, and renewed in a process that was forked."""
 
+import math
 import os
 import select
 import sqlite3
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
 
-from statestore.engine import forking, hosts
+from statestore.engine import forking, hosts, lost_places
 from statestore.engine.bounded import LeftBehind, run_until
 from statestore.engine.deadlines import ends_at
 from statestore.engine.driver_errors import classify, raise_alone, understood
@@ -21,6 +22,7 @@ from statestore.engine.pooler import MADE_AT
 from statestore.engine.slots import Slots
 from statestore.engine.sql import Connected, Dialect
 from statestore.engine.sqlite_files import FILE, SqliteFile
+from statestore.engine.telemetry import LossLog
 from statestore.engine.transactions import Borrowed
 from statestore.engine.waits import Waits, no_connection
 from statestore.engine.watchdog import driver_of, watchdog
@@ -61,6 +63,7 @@ class Connections:
         self.elsewhere = dialect.name == "postgresql" and hosts.several(engine.url)
         """Whether a new connection may lead to another server."""
         self._left_at = 0.0
+        self._loss_log = LossLog()
         self.slots = None if size is None else Slots(size)
         # Connections of our own that nobody uses: the latest is used next. They stay checked out of SQLAlchemy's pool,
         # since taking one out of it costs as much as a small read of SQLite.
@@ -70,7 +73,7 @@ class Connections:
         self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
         if owned and dialect.name == "postgresql":
             event.listen(engine, "connect", partial(_note_opened, weakref.ref(self)))
-        self._losses = _losses_of(engine) if not owned and dialect.name == "postgresql" else None
+        self._losses = lost_places.of(engine) if not owned and dialect.name == "postgresql" else None
         forking.renew_in_child(self)
 
     def verify(self) -> None:
@@ -119,9 +122,7 @@ class Connections:
             connection = self._idle_or_new(until)
             if self._dialect.name == "postgresql":
                 now = time.monotonic()
-                while self._is_left(connection) or (
-                    self._suspect(connection, now) and _has_ended(connection.driver_connection)
-                ):
+                while self._is_left(connection) or self._is_dead(connection, now):
                     self.forget(connection)
                     connection = self._idle_or_new(until)
                 connection.info["used_at"] = now
@@ -228,6 +229,17 @@ class Connections:
         """Whether a connection leads to a server that this store has left, or may do so."""
         return self._left_at > 0 and connection.info.get(MADE_AT, 0.0) <= self._left_at
 
+    def _is_dead(self, connection: PoolProxiedConnection, now: float) -> bool:
+        if not (self._suspect(connection, now) and _has_ended(connection.driver_connection)):
+            return False
+        self.note_loss(connection)
+        return True
+
+    def note_loss(self, connection: Any, error: StateStoreError | None = None) -> None:
+        """Tell of a lost connection, if it was made since the latest loss: those before it went with the same."""
+        if getattr(connection, "info", {}).get(MADE_AT, math.inf) > self._lost_at:
+            self._loss_log.note(error)
+
     def _suspect(self, connection: PoolProxiedConnection, now: float) -> bool:
         """Whether to ask a connection if it still stands.
 
@@ -267,6 +279,8 @@ class Connections:
     def discard(self, connection: Connected, exc: Exception) -> None:
         failure = classify(exc)
         if failure is not None and (failure.lost or failure.demoted):
+            if failure.lost:
+                self.note_loss(connection, failure.error)
             self.forget(connection)
             if failure.demoted:
                 self.leave_server()
@@ -347,35 +361,8 @@ def _note_opened(owner: "weakref.ref[Connections]", driver: Any, record: Any) ->
         connections._opened.add(driver)
 
 
-class _Losses:
-    """What a caller's engine has lost.
-
-    A pool keeps the place of a lost connection, and makes another when it comes to that one: it hands them out in turn,
-    so that all have been there after as many as it has.
-    """
-
-    to_be_replaced = 0
-
-    def note(self, *_: Any) -> None:
-        self.to_be_replaced = 2 * _MANY
-
-
-# One for each engine, however many stores are made on it.
-_losses: "weakref.WeakKeyDictionary[Engine, _Losses]" = weakref.WeakKeyDictionary()
-
-
-def _losses_of(engine: Engine) -> _Losses:
-    found = _losses.get(engine)
-    if found is None:
-        found = _losses[engine] = _Losses()
-        event.listen(engine, "invalidate", found.note)
-    return found
-
-
 # libpq's PQTRANS_IDLE.
 _IDLE = 0
-# Connections, of a pool that does not say.
-_MANY = 20
 _PAUSE = 0.5
 
 

@@ -1,10 +1,9 @@
 """Where operations meet the database, for threads. `async_database` does the same for event loops."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Protocol
 
@@ -29,14 +28,12 @@ from statestore.engine.execution import (
 from statestore.engine.fair_lock import ANY_TIME, FairLock, Ticket
 from statestore.engine.listening import Listener, ListenStatements
 from statestore.engine.sql import Connected, Dialect, Link, Settings
+from statestore.engine.telemetry import BEGIN, Telemetry, tell_retry
 from statestore.engine.thread_batches import ThreadBatches
 from statestore.engine.transactions import Transaction, Waiter, local_timeouts
-from statestore.engine.waits import Waits, acquire, retrying, writer_timeout
+from statestore.engine.waits import Waits, acquire, tries, writer_timeout
 from statestore.engine.watchdog import driver_of, watchdog
 from statestore.errors import StateStoreError
-
-# A library does not print: without a handler of the application's, stamina's warnings would go to standard error.
-logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 
 class Runner(Protocol):
@@ -60,6 +57,8 @@ class Database:
         self.dialect = dialect
         self.settings = settings
         self.waits = waits
+        self.telemetry = Telemetry(settings.namespace, waits.slow_call)
+        self._watchers = self.telemetry.watchers
         # For those who follow sessions; None if there is nothing to listen to.
         self.listener = Listener(connections, settings.namespace, listening) if dialect.name == "postgresql" else None
         self.renew_after_fork()
@@ -101,6 +100,13 @@ class Database:
             self.listener.close()
 
     def run(self, call: Call) -> Any:
+        if self._watchers:
+            with self.telemetry.watching(call) as outcome:
+                outcome.result = self._run(call)
+            return outcome.result
+        return self._run(call)
+
+    def _run(self, call: Call) -> Any:
         call.ends_at = ends_at(self.waits.timeout)
         batching = call.batching
         # Reads are no trouble to SQLite.
@@ -136,13 +142,14 @@ class Database:
             error = again.error
         if call.patience is not None:
             raise error
-        try:
-            for attempt in retrying(call.ends_at, self.waits):
-                with attempt:
-                    call.attempt += 1
-                    return self._attempt(call)
-        except Retryable as again:
-            error = again.error
+        for pause in tries(call.ends_at, self.waits):
+            call.attempt += 1
+            tell_retry(call.name, error, attempt=call.attempt, pause=pause)
+            time.sleep(pause)
+            try:
+                return self._attempt(call)
+            except Retryable as again:
+                error = again.error
         raise error
 
     @contextmanager
@@ -153,7 +160,7 @@ class Database:
             yield runner
             runner.check_process()
             runner.finish()
-            with translated(committing=True), runner.watched():
+            with translated(committing=runner), runner.watched():
                 transaction.commit()
 
     @contextmanager
@@ -190,6 +197,8 @@ class Database:
             if generation != forking.generation():
                 forking.keep(connection)
             else:
+                if runner.lost:
+                    self._connections.note_loss(connection, runner.lost)
                 if runner.demoted:
                     self._connections.leave_server()
                 if runner.given_up:
@@ -198,12 +207,18 @@ class Database:
 
     def _begin(self, waiter: Waiter, snapshot: bool, read_only: bool) -> tuple[Connected, Transaction, BoundRunner]:
         # Nothing can have been done before it began, so that may be tried again on another connection.
-        with suppress(Retryable):
+        try:
             return self._begin_once(waiter, snapshot, read_only)
-        for attempt in retrying(waiter.until, self.waits):
-            with attempt:
+        except Retryable as again:
+            failure = again
+        for attempt, pause in enumerate(tries(waiter.until, self.waits), 2):
+            tell_retry(BEGIN, failure.error, attempt=attempt, pause=pause)
+            time.sleep(pause)
+            try:
                 return self._begin_once(waiter, snapshot, read_only)
-        raise AssertionError("unreachable")
+            except Retryable as again:
+                failure = again
+        raise failure
 
     def _begin_once(
         self, waiter: Waiter, snapshot: bool, read_only: bool

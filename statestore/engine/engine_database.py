@@ -28,8 +28,9 @@ from statestore.engine.execution import (
     translated,
 )
 from statestore.engine.sql import Dialect, Settings
+from statestore.engine.telemetry import BEGIN, LossLog, Telemetry, tell_retry
 from statestore.engine.transactions import Borrowed, Transaction
-from statestore.engine.waits import Waits, retrying
+from statestore.engine.waits import Waits, tries
 from statestore.engine.watchdog import cut, driver_of, watchdog
 from statestore.engine.workers import until_done
 from statestore.errors import StateStoreError, StoreClosedError
@@ -45,6 +46,8 @@ class EngineDatabase:
         self.dialect = dialect
         self._waits = waits
         self._settings = settings
+        self.telemetry = Telemetry(settings.namespace, waits.slow_call)
+        self._loss_log = LossLog()
         self._verify = verify
         self._verified = False
         self._closed = False
@@ -68,29 +71,37 @@ class EngineDatabase:
         return self._closed
 
     async def run(self, call: Call) -> Any:
+        if self.telemetry.watchers:
+            with self.telemetry.watching(call) as outcome:
+                outcome.result = await self._run(call)
+            return outcome.result
+        return await self._run(call)
+
+    async def _run(self, call: Call) -> Any:
         call.ends_at = ends_at(self._waits.timeout)
         try:
-            return await self._run(call)
+            return await self._run_tries(call)
         except StateStoreError as error:
             if not call.unsettled:
                 raise
             unknown = settled(error, call)
         raise unknown
 
-    async def _run(self, call: Call) -> Any:
+    async def _run_tries(self, call: Call) -> Any:
         try:
             return await self._attempt(call)
         except Retryable as again:
             error = again.error
         if call.patience is not None:
             raise error
-        try:
-            async for attempt in retrying(call.ends_at, self._waits):
-                with attempt:
-                    call.attempt += 1
-                    return await self._attempt(call)
-        except Retryable as again:
-            error = again.error
+        for pause in tries(call.ends_at, self._waits):
+            call.attempt += 1
+            tell_retry(call.name, error, attempt=call.attempt, pause=pause)
+            await asyncio.sleep(pause)
+            try:
+                return await self._attempt(call)
+            except Retryable as again:
+                error = again.error
         raise error
 
     @asynccontextmanager
@@ -101,7 +112,7 @@ class EngineDatabase:
             yield EngineRunner(connection, bound)
             bound.check_process()
             bound.finish()
-            with translated(committing=True), bound.watched():
+            with translated(committing=bound), bound.watched():
                 await finished(connection.run_sync(lambda _: transaction.commit()), hurry=bound.hurry)
 
     @asynccontextmanager
@@ -134,6 +145,8 @@ class EngineDatabase:
                     await finished(connection.run_sync(lambda _: transaction.abandon(cause)), hurry=bound.hurry)
                 raise
             finally:
+                if bound.lost:
+                    self._loss_log.note(bound.lost)
                 if bound.given_up:
                     await connection.invalidate()
 
@@ -141,12 +154,18 @@ class EngineDatabase:
         self, until: float, snapshot: bool, read_only: bool
     ) -> tuple[AsyncExitStack, AsyncConnection, Transaction, BoundRunner]:
         # As `Database._begin`.
-        with suppress(Retryable):
+        try:
             return await self._begin_once(until, snapshot, read_only)
-        async for attempt in retrying(until, self._waits):
-            with attempt:
+        except Retryable as again:
+            failure = again
+        for attempt, pause in enumerate(tries(until, self._waits), 2):
+            tell_retry(BEGIN, failure.error, attempt=attempt, pause=pause)
+            await asyncio.sleep(pause)
+            try:
                 return await self._begin_once(until, snapshot, read_only)
-        raise AssertionError("unreachable")
+            except Retryable as again:
+                failure = again
+        raise failure
 
     async def _begin_once(
         self, until: float, snapshot: bool, read_only: bool
@@ -174,6 +193,7 @@ class EngineDatabase:
             except Exception as exc:
                 failure = classify(exc)
                 if failure is not None and failure.lost:
+                    self._loss_log.note(failure.error)
                     await connection.invalidate()
                 raise_again(exc, until)
             except asyncio.CancelledError:
@@ -212,6 +232,8 @@ class EngineDatabase:
                 raise
             except Exception as exc:
                 failure = classify(exc)
+                if failure is not None and failure.lost:
+                    self._loss_log.note(failure.error)
                 if failure is not None and (failure.lost or failure.demoted):
                     await connection.invalidate()
                 raise_for(exc, call, elsewhere=hosts.several(self.engine.url))

@@ -44,6 +44,7 @@ class Options:
     prepared_statements: bool | None = None
     timeout: float = 30.0
     retry_for: float = 15.0
+    slow_call: float | None = None
 
 
 def parse(url: hosts.Address | None) -> URL:

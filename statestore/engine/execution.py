@@ -15,16 +15,17 @@ from sqlalchemy import Connection
 from statestore.engine import forking
 from statestore.engine.calls import Call, Mode
 from statestore.engine.deadlines import ends_at, out_of_time
-from statestore.engine.driver_errors import classify, moved, raise_alone, understood
+from statestore.engine.driver_errors import Failure, classify, moved, raise_alone, understood
 from statestore.engine.fair_lock import ANY_TIME, Ticket
 from statestore.engine.sql import Connected, Dialect, Link, NeedsTransaction, Settings
+from statestore.engine.telemetry import tell_undone
 from statestore.engine.transactions import Borrowed, Transaction, local_timeouts
 from statestore.engine.watchdog import Watch, driver_of, watchdog
 from statestore.errors import CommitUnknownError, InvalidValueError, ReadOnlyError, StateStoreError, StoreClosedError
 
 
 class Retryable(Exception):
-    """A failure that may pass: what `stamina` retries on."""
+    """A failure that may pass: the call is tried again."""
 
     def __init__(self, error: StateStoreError) -> None:
         super().__init__(type(error).__name__)
@@ -182,12 +183,18 @@ class BoundRunner:
             except Exception as exc:
                 failure = understood(exc)
                 error = failure.error
+                self._note_lost(failure)
+                tell_undone(call.name, error)
                 if failure.demoted and self._elsewhere:
                     self.given_up = self.demoted = True
                     error = moved(error)
                 late = call.given_up or time.monotonic() >= call.ends_at
                 self._failed = out_of_time() if late else error
                 raise_alone(self._failed)
+
+    def _note_lost(self, failure: Failure) -> None:
+        if failure.lost:
+            self.lost = failure.error
 
     def _is_undone(self) -> bool:
         """Whether SQLite has rolled back by itself, after which each statement would be committed at once."""
@@ -216,6 +223,9 @@ class BoundRunner:
                 call.watch = None
             if watchdog.end(watch) and self._link.dialect.name == "postgresql":
                 self.given_up = True
+
+    lost: StateStoreError | None = None
+    """The error that the connection was lost with."""
 
     given_up = False
     """Whether the connection is not to be used again after the transaction."""
@@ -279,14 +289,16 @@ def no_retry() -> Iterator[None]:
 
 
 @contextmanager
-def translated(*, committing: bool = False) -> Iterator[None]:
+def translated(*, committing: BoundRunner | None = None) -> Iterator[None]:
+    """Turn a driver's error into ours. *committing*: whose commit it is, which may have been done."""
     try:
         yield
     except (StateStoreError, Retryable):
         raise
     except Exception as exc:
         failure = understood(exc)
-        if committing and failure.lost:
+        if committing is not None and failure.lost:
+            committing.lost = failure.error
             raise_alone(
                 CommitUnknownError(
                     "the connection was lost while the transaction was committed, so it may or may not have been done; "

@@ -19,6 +19,7 @@ from statestore.engine.deadlines import ends_at, out_of_time
 from statestore.engine.execution import BoundRunner
 from statestore.engine.sql import Settings
 from statestore.engine.task_batches import TaskBatches
+from statestore.engine.telemetry import Telemetry
 from statestore.engine.transactions import Waiter
 from statestore.engine.waits import Waits
 from statestore.engine.workers import Workers
@@ -29,6 +30,7 @@ class ThreadedDatabase:
 
     def __init__(self, database: Database, *, threads: int, one_connection: bool) -> None:
         self.database = database
+        self._watchers = database.telemetry.watchers
         self._generation = forking.generation()
         self._workers = Workers(threads, "statestore", spare=3 if database.dialect.name == "sqlite" else 0)
         # SQLite has one writer. Tasks take turns here, so that none of them blocks a thread that another one needs;
@@ -55,7 +57,18 @@ class ThreadedDatabase:
     def closed(self) -> bool:
         return self.database.closed
 
+    @property
+    def telemetry(self) -> Telemetry:
+        return self.database.telemetry
+
     async def run(self, call: Call) -> Any:
+        if self._watchers:
+            with self.telemetry.watching(call) as outcome:
+                outcome.result = await self._run(call)
+            return outcome.result
+        return await self._run(call)
+
+    async def _run(self, call: Call) -> Any:
         self._check_process()
         call.ends_at = ends_at(self.database.waits.timeout)
         batching = call.batching
@@ -63,7 +76,7 @@ class ThreadedDatabase:
             key = batching.key(call, self.settings)
             if key is not None:
                 return await self._batches_of(batching).run(call, key)
-        return await self._run(call)
+        return await self._run_alone(call)
 
     def _batches_of(self, batching: Batching[Any]) -> TaskBatches:
         """See `Database.run`."""
@@ -72,11 +85,11 @@ class ThreadedDatabase:
             together = partial(carry_out, batching, self.database)
             patience = None if self._turn else PATIENCE
             found = self._batches[batching] = TaskBatches(
-                self._run, together, self._workers, self._in_turn, to_the_end=batching.writes, patience=patience
+                self._run_alone, together, self._workers, self._in_turn, to_the_end=batching.writes, patience=patience
             )
         return found
 
-    async def _run(self, call: Call) -> Any:
+    async def _run_alone(self, call: Call) -> Any:
         if self._turn is None or (call.mode is Mode.READ and not self._one_connection):
             return await self._work(call)
         async with taking_turn(self._turn, call.waits_until(math.inf)):

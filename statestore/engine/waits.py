@@ -5,12 +5,9 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
-
-import stamina
+from typing import NamedTuple
 
 from statestore.engine.deadlines import ends_at
-from statestore.engine.execution import Retryable
 from statestore.errors import UnavailableError
 
 
@@ -22,19 +19,22 @@ class Waits(NamedTuple):
     pool: float = math.inf
     lock: float = math.inf
     """For SQLite's writer; PostgreSQL has a setting of its own."""
+    slow_call: float | None = None
+    """From when on a call is told of as slow."""
 
 
-def retrying(until: float, waits: Waits) -> Any:
-    """Further tries, for `retry_for` seconds, or *until* then on the monotonic clock if that comes first."""
-    return stamina.retry_context(
-        on=Retryable,
-        attempts=None,
-        timeout=max(0.001, min(waits.retry_for, until - time.monotonic())),
-        wait_initial=0.02,
+def tries(until: float, waits: Waits) -> Iterator[float]:
+    """How long to pause before each further try, for `retry_for` seconds, or *until* then on the monotonic clock.
+
+    There is at least one, at once.
+    """
+    until = min(until, time.monotonic() + waits.retry_for)
+    yield 0.0
+    pause = 0.02
+    while time.monotonic() < until:
         # Not longer, so that a call is not late by more than that.
-        wait_max=0.25,
-        wait_jitter=0.02,
-    )
+        yield min(0.25, pause + random.uniform(0, 0.02))
+        pause = min(2 * pause, 0.25)
 
 
 def pauses(waits: Waits) -> Iterator[float | None]:

@@ -13,10 +13,11 @@ R = TypeVar("R")
 class Repository:
     """Operations on one family of tables, over one link, for one call."""
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, *, group: str | None = None) -> None:
+        """*group*: what callers find its operations under, if that is not the name of its folder."""
         for method in vars(cls).values():
             if mode_of(method) is not None:
-                belongs_to(cls, method)
+                belongs_to(cls, method, group or cls.__module__.split(".")[-2])
 
     def __init__(self, link: Link, call: Call) -> None:
         self._link = link

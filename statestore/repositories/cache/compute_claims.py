@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from statestore.engine.calls import reads, writes_in_one_statement
+from statestore.engine.calls import reads, reported_as, writes_in_one_statement
 from statestore.engine.sql import Statement
 from statestore.repositories.cache.base import LIVE
 from statestore.repositories.cache.holding import HELD
@@ -50,6 +50,7 @@ class Found(NamedTuple):
 class CacheClaims(CacheWrites):
     """The steps of `get_or_compute`."""
 
+    @reported_as("cache.get_or_compute")
     @reads
     def look(self, key: str, *, stale_ttl: timedelta | None, agent_name: str | None, count: bool) -> Found | None:
         """The value, if there is one; with *count* it is a hit or a miss."""
@@ -63,16 +64,19 @@ class CacheClaims(CacheWrites):
             self._notes.pending.hit(key, version, self._link.dialect.time(now), owner)
         return Found(data, codec_name, not live, self._link.settings.max_value_bytes)
 
+    @reported_as("cache.get_or_compute")
     @writes_in_one_statement
     def claim(self, key: str, token: str, lasts: timedelta) -> bool:
         """Take it upon oneself to compute a value, for so long; tells whether nobody else has."""
         return bool(self._link.all(_CLAIM, key=key, token=token, lasts=lasts))
 
+    @reported_as("cache.get_or_compute")
     @writes_in_one_statement
     def renew(self, key: str, token: str, lasts: timedelta) -> bool:
         """Go on, for so long from now; tells whether nobody else has taken over."""
         return bool(self._link.all(_RENEW, key=key, token=token, lasts=lasts))
 
+    @reported_as("cache.get_or_compute")
     @writes_in_one_statement
     def keep(self, key: str, value: Any, attributes: Mapping[str, Any]) -> Found:
         """Set what was computed; see `CacheRepository.set`."""
@@ -82,6 +86,7 @@ class CacheClaims(CacheWrites):
         self._write({key: encoded}, self._once("attributes", lambda: self._attributes(**attributes)))
         return found
 
+    @reported_as("cache.get_or_compute")
     @writes_in_one_statement
     def release(self, key: str, token: str) -> None:
         """Let others have it."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from statestore.engine.calls import reads, writes, writes_once_in_one_statement
+from statestore.engine.calls import reads, reported_as, writes, writes_once_in_one_statement
 from statestore.engine.sql import Statement
 from statestore.repositories.cache.base import LIVE, NOTED
 from statestore.repositories.cache.eviction import CacheRoom
@@ -81,6 +81,7 @@ class CacheStatistics(CacheRoom):
 class CacheCounts(CacheRoom):
     """What the store does for itself."""
 
+    @reported_as("cache.flush")
     @writes_once_in_one_statement
     def write_pending(self) -> None:
         """Write the counts that were noted."""

@@ -43,7 +43,7 @@ _MARK_FOLDED = Statement("""
     WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq""")
 
 
-class ConversationsRepository(Repository):
+class ConversationsRepository(Repository, group="sessions"):
     """Whole sessions."""
 
     @reads_snapshot

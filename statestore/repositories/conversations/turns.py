@@ -51,7 +51,7 @@ class Begun:
     state: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
-class TurnWork(Repository):
+class TurnWork(Repository, group="turn"):
     """The steps of `store.turn`; no operations of their own."""
 
     @reads

@@ -28,7 +28,7 @@ _MAX_IDLE = Statement("""
     SELECT {now}, (SELECT value FROM {store_settings} WHERE namespace = :namespace AND name = 'max_idle')""")
 
 
-class BacklogRepository(Repository):
+class BacklogRepository(Repository, group="usage"):
     """How far the sweep is behind."""
 
     @reads

@@ -24,6 +24,10 @@ class Batch:
     state_entries: int = 0
     summaries: int = 0
 
+    @property
+    def rows(self) -> int:
+        return sum(swept.rows for swept in self.kinds.values())
+
     def add(self, kind: SweepKind, rows: int, size: Any = 0) -> None:
         if rows or size:
             self.kinds[kind] = self.kinds.get(kind, Swept()) + Swept(int(rows), int(size or 0))

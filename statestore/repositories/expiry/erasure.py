@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from statestore.checking import checks
-from statestore.engine.calls import writes
+from statestore.engine.calls import reported_as, writes
 from statestore.engine.sql import Statement
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.repository import FIND_ERASED, ExpiryRepository
@@ -49,6 +49,7 @@ class Removed:
 class ErasureRepository(ExpiryRepository):
     """The steps of `sessions.delete` and `sessions.delete_user`; no operations of their own."""
 
+    @reported_as("sessions.delete")
     @writes
     def remove(self, session_id: str, limit: int) -> Removed:
         """Delete a session with up to *limit* entries; hide a larger one."""
@@ -62,6 +63,7 @@ class ErasureRepository(ExpiryRepository):
         self._link.run(_HIDE_SESSION, session_id=session_id, deleted=endings.DELETED, back=endings.BACK)
         return Removed(lived=bool(row[0]), more=True)
 
+    @reported_as("sessions.delete")
     @writes
     def remove_slice(self, session_id: str, limit: int) -> Batch:
         """Delete up to *limit* rows of a session that is hidden, waiting for who holds it or its family."""
@@ -72,6 +74,7 @@ class ErasureRepository(ExpiryRepository):
             return batch  # Another session by now, made anew under the id.
         return self._remove(session_id, limit, batch)
 
+    @reported_as("sessions.delete_user", rows=lambda hidden: hidden[1].rows)
     @writes
     def hide_user(self, user_id: str, limit: int) -> tuple[datetime, Batch]:
         """Hide all sessions of a user, and delete as many as one batch takes.
@@ -90,11 +93,13 @@ class ErasureRepository(ExpiryRepository):
         ledger.forget_user(self._link, user_id, erased=endings.ERASED)
         return session_rows.now(self._link), self._erase(user_id, limit, ())
 
+    @reported_as("sessions.delete_user")
     @writes
     def erase_batch(self, user_id: str, limit: int, after: tuple[Any, ...]) -> Batch:
         """Delete hidden sessions of a user with up to *limit* rows in all, as a sweep does."""
         return self._erase(user_id, limit, after)
 
+    @reported_as("sessions.delete_user")
     @writes
     def erase_next(self, user_id: str, limit: int) -> Batch:
         """Delete up to *limit* rows of the next hidden session of a user, waiting for who holds it or its family."""

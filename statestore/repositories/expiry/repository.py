@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from statestore.checking import checks
-from statestore.engine.calls import reads, writes
+from statestore.engine.calls import reads, reported_as, writes
 from statestore.engine.sql import Params, Statement
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.rows import ExpiredRows
@@ -185,11 +185,13 @@ class _Doomed:
 class ExpiryRepository(ExpiredRows):
     """The steps of a sweep, and how long sessions may be idle."""
 
+    @reported_as("store.retention")
     @reads
     def retention(self) -> timedelta | None:
         """How long a session of the namespace may be idle before the sweep deletes it; None for ever."""
         return self._now_and_max_idle()[1]
 
+    @reported_as("store.set_retention")
     @writes
     def set_retention(self, max_idle: timedelta | None) -> None:
         """Say how long a session of the namespace may be idle, TTL or not, before the sweep deletes it.

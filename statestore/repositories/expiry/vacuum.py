@@ -1,6 +1,6 @@
 """How much of a SQLite file is free, and giving some of it back."""
 
-from statestore.engine.calls import reads, writes
+from statestore.engine.calls import reads, reported_as, writes
 from statestore.engine.sql import Link, Statement
 from statestore.repositories.base import Repository
 
@@ -13,7 +13,7 @@ _FREE_ONE = Statement(sqlite="PRAGMA incremental_vacuum(1)")
 _PRAGMAS = {name: Statement(sqlite=f"PRAGMA {name}") for name in ("auto_vacuum", "freelist_count")}
 
 
-class VacuumWork(Repository):
+class VacuumWork(Repository, group="vacuum"):
     """The steps of `statestore vacuum`; no operations of their own."""
 
     @reads
@@ -25,6 +25,7 @@ class VacuumWork(Repository):
     def free_pages(self) -> int:
         return _pragma(self._link, "freelist_count")
 
+    @reported_as(rows=lambda _: None)
     @writes
     def step(self) -> int:
         """Cut some free pages off the file's end; others wait no longer than that takes. Returns how many are left."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from statestore.checking import checks
-from statestore.engine.calls import reads
+from statestore.engine.calls import reads, reported_as
 from statestore.repositories.base import Repository
 from statestore.repositories.history import entry_reads, tail
 from statestore.repositories.sessions import session_rows
@@ -35,6 +35,7 @@ class Start:
 class FollowWork(Repository):
     """The steps of `history.follow`; no operations of their own."""
 
+    @reported_as("history.follow")
     @reads
     def start(self, session_id: str, after: int | None) -> Start:
         """Where to begin. Of a history that has not come as far yet, nothing was seen."""
@@ -49,6 +50,7 @@ class FollowWork(Repository):
             entries = entry_reads.read(self._link, session_id, last=REMEMBERED_AT_START, before=position + 1)
         return Start(position, found.created_at, [Seen(entry.seq, entry.entry_id) for entry in entries])
 
+    @reported_as("history.follow", rows=lambda found: len(found[1]))
     @reads
     def look(
         self, session_id: str, created_at: datetime, position: int, seen: Sequence[Seen], first: Seen | None

@@ -1,7 +1,9 @@
 """Letting go of the front of a history, or of all of it, a part at a time."""
 
+from operator import itemgetter
+
 from statestore.checking import checks
-from statestore.engine.calls import writes
+from statestore.engine.calls import reported_as, writes
 from statestore.repositories.base import Repository
 from statestore.repositories.history import ranges
 
@@ -13,6 +15,7 @@ class ShorteningRepository(Repository):
     does not come, and what others append or delete meanwhile is reckoned with.
     """
 
+    @reported_as(rows=itemgetter(0))
     @writes
     def trim(self, session_id: str, keep_last: int, limit: int) -> tuple[int, bool]:
         """Let go of up to *limit* of the oldest entries that are not among the newest *keep_last*.
@@ -31,6 +34,7 @@ class ShorteningRepository(Repository):
             ranges.shrink(self._link, session, first_seq=first_seq, next_seq=next_seq, last_turn=locked.last_turn)
         return gone, excess > gone
 
+    @reported_as(rows=itemgetter(0))
     @writes
     def clear(self, session_id: str, limit: int) -> tuple[int, bool]:
         """Empty a history of up to *limit* entries; trim a longer one by so many.

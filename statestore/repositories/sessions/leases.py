@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from statestore.checking import checks
-from statestore.engine.calls import writes_in_one_statement, writes_once_in_one_statement
+from statestore.engine.calls import reported_as, writes_in_one_statement, writes_once_in_one_statement
 from statestore.engine.sql import Statement
 from statestore.repositories.base import Repository
 from statestore.repositories.sessions import lease_checks, lifecycle, session_rows
@@ -98,6 +98,7 @@ class LeasesRepository(Repository):
 class LeaseWork(Repository):
     """The steps of `sessions.acquire` and of a lease as a context manager; no operations of their own."""
 
+    @reported_as("sessions.acquire")
     @writes_once_in_one_statement
     def take(self, session_id: str, *, owner: str, ttl: timedelta) -> Lease | Holder:
         """The lease, or who has it."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import orjson
 
 from statestore.checking import checks
-from statestore.engine.calls import reads
+from statestore.engine.calls import reads, reported_as
 from statestore.engine.sql import Statement
 from statestore.errors import InvalidValueError
 from statestore.repositories.base import Repository
@@ -54,6 +54,7 @@ def _count_statement(filters: tuple[str, ...]) -> Statement:
 class ListingRepository(Repository):
     """The sessions of a namespace, page by page."""
 
+    @reported_as(rows=lambda page: len(page.sessions))
     @reads
     def page(
         self,

@@ -126,7 +126,7 @@ class StatisticsRepository(Repository):
         )
 
 
-class StoreStatistics(Repository):
+class StoreStatistics(Repository, group="store"):
     """Figures about a namespace."""
 
     @reads

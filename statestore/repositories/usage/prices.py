@@ -2,10 +2,11 @@
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any
 
 from statestore.checking import checks, exactjson
-from statestore.engine.calls import reads, writes
+from statestore.engine.calls import reads, reported_as, writes
 from statestore.engine.sql import Statement
 from statestore.errors import InvalidValueError
 from statestore.repositories.base import Repository
@@ -37,7 +38,7 @@ _UNPRICED_COLUMNS = (
 )
 
 
-class PricesRepository(Repository):
+class PricesRepository(Repository, group="prices"):
     """What models cost. The namespace's own prices go before those that hold for all."""
 
     @reads
@@ -115,6 +116,7 @@ class PricesRepository(Repository):
         """
         return price_writes.remove(self._link, self._link.settings.namespace, model, provider_name)
 
+    @reported_as(rows=itemgetter(1))
     @writes
     def apply(self, limit: int, after: tuple[str, int] = ("", 0)) -> tuple[int, int, tuple[str, int] | None]:
         """Compute the cost of up to *limit* live entries of the namespace that have none.

@@ -16,7 +16,7 @@ from statestore.values.prices import ModelPrice
 _CLEAR = Statement("DELETE FROM {model_prices} WHERE namespace = '' AND position > 0")
 
 
-class SharedPricesRepository(Repository):
+class SharedPricesRepository(Repository, group="shared_prices"):
     """What models cost in every namespace that has set no price of its own."""
 
     @reads

@@ -1,0 +1,34 @@
+"""The places in a caller's pool whose connections were lost."""
+
+import weakref
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+# Connections, of a pool that does not say.
+_MANY = 20
+
+
+class LostPlaces:
+    """What a caller's engine has lost.
+
+    A pool keeps the place of a lost connection, and makes another when it comes to that one: it hands them out in turn,
+    so that all have been there after as many as it has.
+    """
+
+    to_be_replaced = 0
+
+    def note(self, *_: Any) -> None:
+        self.to_be_replaced = 2 * _MANY
+
+
+# One for each engine, however many stores are made on it.
+_losses: "weakref.WeakKeyDictionary[Engine, LostPlaces]" = weakref.WeakKeyDictionary()
+
+
+def of(engine: Engine) -> LostPlaces:
+    found = _losses.get(engine)
+    if found is None:
+        found = _losses[engine] = LostPlaces()
+        event.listen(engine, "invalidate", found.note)
+    return found
