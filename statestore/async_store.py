@@ -56,7 +56,7 @@ class AsyncTransaction(StoreOperations, AsyncGroup):
         self.prices = AsyncPrices(runner, namespace)
 
 
-class AsyncStateStore(Sweeping, AsyncTransaction):
+class AsyncStateStore(AsyncTransaction, Sweeping):
     """As `StateStore`, awaited. Safe to share between the tasks of one event loop."""
 
     _database: AsyncDatabase

@@ -51,7 +51,7 @@ class Transaction(StoreOperations, Group):
         self.prices = Prices(runner, namespace)
 
 
-class StateStore(Sweeping, Transaction):
+class StateStore(Transaction, Sweeping):
     """Sessions, their history and their state, in a SQL database.
 
     Safe to share between threads. `StateStore.open(url)` connects; `StateStore(engine)` uses an engine of the caller's,
