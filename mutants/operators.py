@@ -36,15 +36,14 @@ _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
 
 _SQL = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|WHERE|BEGIN|VALUES|RETURNING|LOCK|ORDER BY|ON CONFLICT|AND) ")
 _NEXT = "AND|OR|ORDER|GROUP|RETURNING|FOR|LIMIT|ON|UNION|LEFT|JOIN|WHEN|THEN"
-_END = rf"(?=\s+(?:{_NEXT})\b|[)\"]|\s*\{{?\{{(?:lock|share)|\s*$)"
+_END = rf"(?=\s+(?:{_NEXT})\b|[)\"]|\s*\$(?:lock|share)\b|\s*$)"
 # In the text of a literal as it stands in the source. What leaves a statement that no database takes is noticed at
 # once; that costs a run and nothing else.
 _IN_SQL: tuple[tuple[str, str, str], ...] = (
-    ("a row lock", r"\s*\{?\{(?:lock|share)\}\}?|\s*\bFOR (?:NO KEY )?(?:UPDATE|SHARE)(?: OF \w+)?(?! SKIP)\b", ""),
+    ("a row lock", r"\s*\$(?:lock|share)\b|\s*\bFOR (?:NO KEY )?(?:UPDATE|SHARE)(?: OF \w+)?(?! SKIP)\b", ""),
     ("SKIP LOCKED", r" SKIP LOCKED\b| NOWAIT\b", ""),
     ("IMMEDIATE", r"(?<=BEGIN) IMMEDIATE\b", ""),
-    ("a condition", rf"\s\bAND (?!\w+ AND\b)[^()\"]+?{_END}", ""),
-    ("a condition", rf"\s\bAND \{{?\{{live\}}\}}?{_END}", ""),
+    ("a condition", rf"\s\bAND (?!\w+ AND\b)(?:[^()\"$]|\$\w+(?:\([^()]*\)|\b(?!\()))+?{_END}", ""),
     ("<", r"(?<= )<(?= )", "<="),
     ("<=", r"(?<= )<=(?= )", "<"),
     (">", r"(?<= )>(?= )", ">="),
@@ -58,8 +57,8 @@ _IN_SQL: tuple[tuple[str, str, str], ...] = (
     ("DESC", r" DESC\b", ""),
     ("DISTINCT", r"\bDISTINCT ", ""),
     ("UNION ALL", r"\bUNION ALL\b", "UNION"),
-    ("greatest", r"\{greatest\}|\bgreatest(?=\()", "{least}"),
-    ("least", r"\{least\}|\bleast(?=\()", "{greatest}"),
+    ("greatest", r"\$?\bgreatest(?=\()", "$least"),
+    ("least", r"\$?\bleast(?=\()", "$greatest"),
 )
 _LOGS = {"debug", "info", "warning", "error", "exception", "log"}
 

@@ -12,10 +12,10 @@ _BATCH = 500
 # Whether the entry carries usage does not matter: where another copy has it, it was not to be counted again either.
 # The index on entries' ids finds them; sessions that have expired count, since their usage stays in the reports.
 _HELD = Statement("""
-    SELECT DISTINCT h.entry_id FROM {history_entries} AS h
-    JOIN {sessions} AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
-    WHERE h.entry_id {in:entry_ids} AND h.namespace = :namespace AND h.session_id <> :session_id
-        AND s.agent_name {in:agents}""")
+    SELECT DISTINCT h.entry_id FROM $history_entries AS h
+    JOIN $sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+    WHERE h.entry_id $in(:entry_ids) AND h.namespace = :namespace AND h.session_id <> :session_id
+        AND s.agent_name $in(:agents)""")
 
 
 class CountedRepository(Repository):

@@ -1,6 +1,6 @@
 """Statements, and the link through which repositories run them.
 
-A `Statement` is written once, at import, as SQL with `:named` parameters and `{tokens}` for what the databases spell
+A `Statement` is written once, at import, as SQL with `:named` parameters and `$tokens` for what the databases spell
 differently. A `Link` is one checked-out connection together with what every statement needs to know: the namespace,
 the time and the dialect. It runs statements on the driver's cursor: SQLAlchemy keeps engines, pools and dialects, but
 its `Connection.execute` costs a one-statement operation as much again as the database does.
@@ -29,6 +29,7 @@ Clock: TypeAlias = Callable[[], datetime]
 DialectName: TypeAlias = Literal["postgresql", "sqlite"]
 
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
+_TOKEN = re.compile(r"\$([a-z]\w*)")
 # Where the schema's name goes, which is put in last: it may hold whatever looks like a token or a parameter.
 _SCHEMA, _SCHEMA_IN_TEXT = "\0", "\1"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -38,12 +39,20 @@ _MICROSECOND = timedelta(microseconds=1)
 class Statement:
     """One SQL statement, for both databases or twice, side by side.
 
-    Tokens: a table's name; `{now}`, the time of the statement, or of the operation where it is our clock's;
-    `{hour}`, the same cut to the hour; `{later:X}`, now plus the duration X; `{live}`, that session `s` has not
-    expired; `{writable}`, that this transaction may change sessions, as far as the database tells; `{lock}` and
-    `{share}`, row locks, which SQLite does not need since its write transactions run one at a time; `{least}` and
-    `{greatest}`; `{bytes:X}`, the size of the text or JSON X in UTF-8, 0 for NULL; `{in:x}`, that what stands before
-    is in the list `:x`.
+    Tokens, which are put in place for a database when the statement is rendered:
+
+        $sessions, $history_entries, …: a table or a view.
+        $now: The time of the statement, or of the operation if our clock tells it.
+        $hour: The same, cut to the hour.
+        $later(X): Now plus the duration X.
+        $live: Session `s` has not expired.
+        $writable: This transaction may change sessions, as far as the database tells.
+        $lock, $share: Row locks on `s`. SQLite needs none, since its write transactions run one at a time.
+        $least, $greatest: Functions.
+        $bytes(X): The size of the text or JSON X in UTF-8; 0 for NULL.
+        $in(:list): What comes before is in the list, which is one parameter.
+
+    Rendering fails if there is no such token.
     """
 
     __slots__ = ("_sql",)
@@ -57,12 +66,7 @@ class Statement:
         return self._sql["postgresql"]
 
     def render(self, dialect: "Dialect") -> str:
-        sql = self._sql[dialect.name]
-        for token, meaning in dialect.tokens.items():
-            sql = sql.replace(token, meaning)
-        sql = re.sub(r"\{later:([^}]*)\}", dialect.later, sql)
-        sql = re.sub(r"\{bytes:([^}]*)\}", dialect.size, sql)
-        sql = re.sub(r"\{in:(\w+)\}", dialect.member, sql)
+        sql = _with_tokens(self._sql[dialect.name], dialect)
         if dialect.name == "sqlite":
             return sql.replace(_SCHEMA, "")
         # Arrays travel in binary: as text they take twice as long.
@@ -71,6 +75,34 @@ class Statement:
         )
         prefixes = {_SCHEMA: dialect.schema_prefix, _SCHEMA_IN_TEXT: dialect.schema_prefix.replace("'", "''")}
         return re.sub(f"[{_SCHEMA}{_SCHEMA_IN_TEXT}]", lambda match: prefixes[match[0]], sql)
+
+
+def _with_tokens(sql: str, dialect: "Dialect") -> str:
+    """The SQL with its tokens replaced, those within what another one encloses first."""
+    rendered: list[str] = []
+    position = 0
+    while token := _TOKEN.search(sql, position):
+        rendered.append(sql[position : token.start()])
+        name, position = token[1], token.end()
+        if name in dialect.tokens:
+            rendered.append(dialect.tokens[name])
+        elif name in dialect.functions and sql[position : position + 1] == "(":
+            end = _closing(sql, position)
+            rendered.append(dialect.functions[name](_with_tokens(sql[position + 1 : end], dialect)))
+            position = end + 1
+        else:
+            raise ValueError(f"no token ${name} in statements: {sql.strip()}")
+    return "".join(rendered) + sql[position:]
+
+
+def _closing(sql: str, opening: int) -> int:
+    """Where the parenthesis closes that opens at a place."""
+    depth = 0
+    for place in range(opening, len(sql)):
+        depth += {"(": 1, ")": -1}.get(sql[place], 0)
+        if not depth:
+            return place
+    raise ValueError(f"a parenthesis of a token is not closed: {sql[opening:].strip()}")
 
 
 class Dialect:
@@ -85,13 +117,15 @@ class Dialect:
         # As psycopg takes it, for which a single % begins a parameter.
         self.schema_prefix = '"' + checks.schema_name(schema_name).replace('"', '""').replace("%", "%%") + '".'
         self.tokens = self._tokens()
+        self.functions: dict[str, Callable[[str], str]] = (
+            {"later": self._later_postgresql, "bytes": _size_postgresql, "in": _member_postgresql}
+            if name == "postgresql"
+            else {"later": _later_sqlite, "bytes": _size_sqlite, "in": _member_sqlite}
+        )
         # As `time`, for a column that is never empty: without a call in Python, since every entry has one.
         self.instant: Callable[[Any], datetime] = (
             methodcaller("astimezone", UTC) if name == "postgresql" else datetime.fromisoformat
         )
-        self.later = self._later_postgresql if name == "postgresql" else _later_sqlite
-        self.size = _size_postgresql if name == "postgresql" else _size_sqlite
-        self.member = _member_postgresql if name == "postgresql" else _member_sqlite
         # Statements built for a shape (a batch size, a set of filters) come and go, so this is bounded.
         self.render: Callable[[Statement], str] = lru_cache(maxsize=1024)(self._render)
 
@@ -99,25 +133,25 @@ class Dialect:
         return statement.render(self)
 
     def _tokens(self) -> dict[str, str]:
-        tokens = {f"{{{name}}}": _SCHEMA + name for name in (*schema.metadata.tables, *schema.VIEWS)}
+        tokens = {name: _SCHEMA + name for name in (*schema.metadata.tables, *schema.VIEWS)}
         if self.name == "sqlite":
             now = ":now"
-            tokens |= {"{hour}": "substr(:now, 1, 13) || ':00:00.000000Z'", "{lock}": "", "{share}": ""}
-            tokens |= {"{least}": "min", "{greatest}": "max", "{writable}": "true"}
+            tokens |= {"hour": "substr(:now, 1, 13) || ':00:00.000000Z'", "lock": "", "share": ""}
+            tokens |= {"least": "min", "greatest": "max", "writable": "true"}
         else:
             now = "statement_timestamp()" if self.server_time else "CAST(:now AS timestamptz)"
-            tokens |= {"{hour}": f"date_trunc('hour', {now}, 'UTC')"}
+            tokens |= {"hour": f"date_trunc('hour', {now}, 'UTC')"}
             # Not FOR UPDATE: that would also stop the foreign key checks of rows that refer to the locked one.
-            tokens |= {"{lock}": "FOR NO KEY UPDATE OF s", "{share}": "FOR SHARE OF s"}
-            tokens |= {"{least}": "least", "{greatest}": "greatest"}
-            tokens["{writable}"] = (
+            tokens |= {"lock": "FOR NO KEY UPDATE OF s", "share": "FOR SHARE OF s"}
+            tokens |= {"least": "least", "greatest": "greatest"}
+            tokens["writable"] = (
                 "(current_setting('transaction_read_only') = 'off'"
                 f" AND has_any_column_privilege('{_SCHEMA_IN_TEXT}sessions', 'update'))"
             )
-        return tokens | {"{now}": now, "{live}": f"(s.expires_at IS NULL OR s.expires_at > {now})"}
+        return tokens | {"now": now, "live": f"(s.expires_at IS NULL OR s.expires_at > {now})"}
 
-    def _later_postgresql(self, match: re.Match[str]) -> str:
-        return f"({self.tokens['{now}']} + {match[1]})"
+    def _later_postgresql(self, duration: str) -> str:
+        return f"({self.tokens['now']} + {duration})"
 
     def encode(self, value: Any) -> Any:
         """A parameter as the driver takes it. psycopg takes everything as it is; SQLite has no types for these."""
@@ -140,26 +174,26 @@ class Dialect:
 
 
 # SQLite has no arithmetic on times with microseconds, so it is done on integers: :now_us is :now since 1970.
-def _later_sqlite(match: re.Match[str]) -> str:
-    total = f"(:now_us + ({match[1]}))"
+def _later_sqlite(duration: str) -> str:
+    total = f"(:now_us + ({duration}))"
     return f"(strftime('%Y-%m-%dT%H:%M:%S', {total} / 1000000, 'unixepoch') || printf('.%06dZ', {total} % 1000000))"
 
 
-def _size_postgresql(match: re.Match[str]) -> str:
-    return f"coalesce(octet_length(CAST({match[1]} AS text)), 0)"
+def _size_postgresql(value: str) -> str:
+    return f"coalesce(octet_length(CAST({value} AS text)), 0)"
 
 
 # SQLite has octet_length from 3.43 on.
-def _size_sqlite(match: re.Match[str]) -> str:
-    return f"coalesce(length(CAST({match[1]} AS blob)), 0)"
+def _size_sqlite(value: str) -> str:
+    return f"coalesce(length(CAST({value} AS blob)), 0)"
 
 
-def _member_postgresql(match: re.Match[str]) -> str:
-    return f"= ANY (:{match[1]})"
+def _member_postgresql(parameter: str) -> str:
+    return f"= ANY ({parameter})"
 
 
-def _member_sqlite(match: re.Match[str]) -> str:
-    return f"IN (SELECT value FROM json_each(:{match[1]}))"
+def _member_sqlite(parameter: str) -> str:
+    return f"IN (SELECT value FROM json_each({parameter}))"
 
 
 def sqlite_time(value: datetime) -> str:

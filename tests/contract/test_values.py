@@ -83,7 +83,7 @@ IDS: dict[str, str] = {
     "slash": "a/b/../c",
     "colon": "user:42",
     "sql": "'; DROP TABLE sessions; --",
-    "parameter": ":session_id %(session_id)s $1 {sessions}",
+    "parameter": ":session_id %(session_id)s $1 $sessions",
     "composed": "é",
     "decomposed": "e\u0301",
     "upper case": "ABC",

@@ -12,9 +12,9 @@ from tests.migrations.databases import driver_url, rows, tables
 ODD = [
     "a :word b",
     ":namespace",
-    "in{now}to{sessions}",
+    "in$now to $sessions",
     "it's",
-    "it's :word {sessions} 5%s \1",
+    "it's :word $sessions 5%s \1",
     "50%s %(namespace)s %",
     'a "b" c',
     "back\\slash",

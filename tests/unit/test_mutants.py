@@ -18,7 +18,7 @@ def test_every_module_has_tests_that_are_there(module: Path) -> None:
 
 SOURCE = '''"""Docstring: WHERE a AND b > 1."""
 
-FIND = Statement("SELECT n FROM {t} WHERE id = :id AND owner = :owner AND n > :n {lock}")
+FIND = Statement("SELECT n FROM $t WHERE id = :id AND owner = :owner AND n > :n $lock")
 
 
 @writes_once
@@ -37,7 +37,7 @@ def test_each_kind_of_change_is_made_once_at_its_place() -> None:
         (" AND owner = :owner", ""),
         (" AND n > :n", ""),
         ("n > :n", "n >= :n"),
-        (" {lock}", ""),
+        (" $lock", ""),
         ("@writes_once", "@writes"),
         ('checks.count(n, "ä")', "pass"),
         ("if n < 3 and", "if (n <= 3) and"),

@@ -22,10 +22,10 @@ BRIEF = 0.05
 NOTES = "cache notes"
 """Where it carries what it found and did."""
 
-LIVE = "(e.expires_at IS NULL OR e.expires_at > {now})"
+LIVE = "(e.expires_at IS NULL OR e.expires_at > $now)"
 # The same, for RETURNING on SQLite, which knows no alias there.
-LIVE_RETURNED = "coalesce(expires_at > {now}, 1)"
-TODAY = "CAST({now} AT TIME ZONE 'UTC' AS date)"
+LIVE_RETURNED = "coalesce(expires_at > $now, 1)"
+TODAY = "CAST($now AT TIME ZONE 'UTC' AS date)"
 
 # For PostgreSQL, where keys come as an array or from a subquery. A namespace that stands there as a value is looked up
 # in the statistics, and one that they do not know yet is taken to be empty: then any index that begins with it seems as
@@ -46,10 +46,10 @@ NOTED = {
 }
 
 _TAGS_POSTGRESQL = """
-    array(SELECT t.tag FROM {cache_tags} AS t
+    array(SELECT t.tag FROM $cache_tags AS t
         WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag)"""
 _TAGS_SQLITE = """
-    (SELECT json_group_array(tag) FROM (SELECT t.tag FROM {cache_tags} AS t
+    (SELECT json_group_array(tag) FROM (SELECT t.tag FROM $cache_tags AS t
         WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag))"""
 
 
@@ -73,36 +73,36 @@ _WRITE_PENDING = Statement(
     postgresql=f"""
     WITH patience AS MATERIALIZED (SELECT set_config('lock_timeout', :patience, true) AS lock_timeout),
     held AS MATERIALIZED (
-        SELECT e.key FROM {{cache_entries}} AS e
+        SELECT e.key FROM $cache_entries AS e
         WHERE e.namespace = {NAMESPACE} AND e.key {KEYS_POSTGRESQL}
         ORDER BY e.key FOR NO KEY UPDATE OF e SKIP LOCKED),
     hit AS (
-        UPDATE {{cache_entries}} AS e SET access_count = e.access_count + h.hits,
+        UPDATE $cache_entries AS e SET access_count = e.access_count + h.hits,
             last_accessed_at = greatest(e.last_accessed_at, h.at), access_seq = greatest(e.access_seq, h.stamp)
         FROM unnest(CAST(:keys AS text[]), CAST(:versions AS bigint[]), CAST(:hit_counts AS bigint[]),
             CAST(:times AS timestamptz[]), CAST(:stamps AS bigint[])) AS h (key, version, hits, at, stamp)
         WHERE e.namespace = {NAMESPACE} AND e.key = ANY (array(SELECT held.key FROM held))
             AND e.key = h.key AND e.version = h.version),
     counted AS (
-        INSERT INTO {{cache_ledger}} AS l (namespace, day, agent_name, {_COUNTERS})
+        INSERT INTO $cache_ledger AS l (namespace, day, agent_name, {_COUNTERS})
         SELECT :namespace, c.day, c.agent_name, {", ".join(f"c.{counter}" for counter in CACHE_COUNTERS)}
         FROM unnest(CAST(:days AS date[]), CAST(:agents AS text[]), {_ARRAYS}) AS c (day, agent_name, {_COUNTERS})
         WHERE (SELECT lock_timeout FROM patience) IS NOT NULL
         ORDER BY c.day, c.agent_name COLLATE "C"
         {ADD_TO_LEDGER})
-    SELECT e.key, e.version FROM {{cache_entries}} AS e
+    SELECT e.key, e.version FROM $cache_entries AS e
     WHERE e.namespace = {NAMESPACE} AND e.key {KEYS_POSTGRESQL}
         AND NOT EXISTS (SELECT 1 FROM held WHERE held.key = e.key)"""
 )
 _WRITE_HITS_SQLITE = Statement(
     sqlite="""
-    UPDATE {cache_entries} SET access_count = access_count + :hits,
+    UPDATE $cache_entries SET access_count = access_count + :hits,
         last_accessed_at = max(last_accessed_at, :at), access_seq = max(access_seq, :stamp)
     WHERE namespace = :namespace AND key = :key AND version = :version"""
 )
 _WRITE_COUNTERS_SQLITE = Statement(
     sqlite=f"""
-    INSERT INTO {{cache_ledger}} AS l (namespace, day, agent_name, {_COUNTERS})
+    INSERT INTO $cache_ledger AS l (namespace, day, agent_name, {_COUNTERS})
     VALUES (:namespace, :day, :agent_name, {", ".join(f":{counter}" for counter in CACHE_COUNTERS)})
     {ADD_TO_LEDGER}"""
 )

@@ -12,26 +12,26 @@ from statestore.repositories.cache.writes import CacheWrites
 
 # An expired value too, as long as it may be served stale: whoever has it need not wait.
 _LOOK_SQL = f"""
-    SELECT e.value, e.codec, e.agent_name, e.version, {{now}}, {LIVE} FROM {{cache_entries}} AS e
+    SELECT e.value, e.codec, e.agent_name, e.version, $now, {LIVE} FROM $cache_entries AS e
     WHERE e.namespace = :namespace AND e.key = :key
-        AND (e.expires_at IS NULL OR e.expires_at > {{later:-CAST(:stale_ttl AS interval)}})"""
+        AND (e.expires_at IS NULL OR e.expires_at > $later(-CAST(:stale_ttl AS interval)))"""
 _LOOK, _LOOK_HELD = Statement(_LOOK_SQL), Statement(f"{_LOOK_SQL} {HELD}")
 
 _CLAIM = Statement("""
-    INSERT INTO {cache_claims} AS c (namespace, key, token, claimed_until)
-    VALUES (:namespace, :key, :token, {later:CAST(:lasts AS interval)})
+    INSERT INTO $cache_claims AS c (namespace, key, token, claimed_until)
+    VALUES (:namespace, :key, :token, $later(CAST(:lasts AS interval)))
     ON CONFLICT (namespace, key) DO UPDATE SET token = excluded.token, claimed_until = excluded.claimed_until
-    WHERE c.claimed_until <= {now} OR c.token = excluded.token
+    WHERE c.claimed_until <= $now OR c.token = excluded.token
     RETURNING token""")
 
 # No claim that was released comes back by it.
 _RENEW = Statement("""
-    UPDATE {cache_claims} SET claimed_until = {later:CAST(:lasts AS interval)}
+    UPDATE $cache_claims SET claimed_until = $later(CAST(:lasts AS interval))
     WHERE namespace = :namespace AND key = :key AND token = :token
     RETURNING token""")
 
 _RELEASE = Statement("""
-    DELETE FROM {cache_claims} WHERE namespace = :namespace AND key = :key AND token = :token""")
+    DELETE FROM $cache_claims WHERE namespace = :namespace AND key = :key AND token = :token""")
 
 
 COMPUTED = "computed"

@@ -29,14 +29,14 @@ ALONE = Statement(
     postgresql="SELECT pg_advisory_xact_lock(hashtextextended('statestore.cache:' || CAST(:namespace AS text), 0))"
 )
 
-_COUNT = Statement("SELECT count(*) FROM {cache_entries} WHERE namespace = :namespace")
+_COUNT = Statement("SELECT count(*) FROM $cache_entries WHERE namespace = :namespace")
 _COUNT_BYTES = Statement(
-    "SELECT count(*), coalesce(sum(size_bytes), 0) FROM {cache_entries} WHERE namespace = :namespace"
+    "SELECT count(*), coalesce(sum(size_bytes), 0) FROM $cache_entries WHERE namespace = :namespace"
 )
 _REPLACED = Statement(
-    postgresql=f"""SELECT count(*), coalesce(sum(size_bytes), 0) FROM {{cache_entries}}
+    postgresql=f"""SELECT count(*), coalesce(sum(size_bytes), 0) FROM $cache_entries
         WHERE namespace = :namespace AND key {KEYS_POSTGRESQL}""",
-    sqlite=f"""SELECT count(*), coalesce(sum(size_bytes), 0) FROM {{cache_entries}}
+    sqlite=f"""SELECT count(*), coalesce(sum(size_bytes), 0) FROM $cache_entries
         WHERE namespace = :namespace AND key {KEYS_SQLITE}""",
 )
 
@@ -85,25 +85,25 @@ class Removal:
     ) -> None:
         self.counter = counter
         removed = f"""
-            WITH {given[0]} doomed AS MATERIALIZED (SELECT e.key FROM {{cache_entries}} AS e {postgresql} {lock}),
+            WITH {given[0]} doomed AS MATERIALIZED (SELECT e.key FROM $cache_entries AS e {postgresql} {lock}),
             removed AS (
-                DELETE FROM {{cache_entries}} AS e
+                DELETE FROM $cache_entries AS e
                 WHERE e.namespace = {NAMESPACE} AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-                RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > {{now}}) AS live),
+                RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > $now) AS live),
             counted AS (
                 SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
                     count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
                 FROM removed GROUP BY 1)"""
         counters = ", ".join({**_ZEROS, counter: "c.live", "expirations": "c.expired"}[name] for name in CACHE_COUNTERS)
         ledger = f""", ledger AS (
-                INSERT INTO {{cache_ledger}} AS l (namespace, day, agent_name, {", ".join(CACHE_COUNTERS)})
+                INSERT INTO $cache_ledger AS l (namespace, day, agent_name, {", ".join(CACHE_COUNTERS)})
                 SELECT :namespace, {TODAY}, c.agent_name, {counters} FROM counted AS c ORDER BY c.agent_name
                 {ADD_TO_LEDGER})"""
         result = " SELECT agent_name, live, expired, size FROM counted"
         self.alone = Statement(postgresql=removed + ledger + result)
         self.within = Statement(
             postgresql=removed + result,
-            sqlite=f"{given[1]} DELETE FROM {{cache_entries}} AS e {sqlite}".lstrip()
+            sqlite=f"{given[1]} DELETE FROM $cache_entries AS e {sqlite}".lstrip()
             + f" RETURNING agent_name, size_bytes, {LIVE_RETURNED}",
         )
 
@@ -111,11 +111,11 @@ class Removal:
 # Those that somebody works on at the moment are left out: they are not the least recently used any more.
 _EXPIRED = Removal(
     "evictions",
-    postgresql=f"WHERE e.namespace = {NAMESPACE} AND e.keep_until <= {{now}} AND NOT e.key {KEYS_POSTGRESQL}",
+    postgresql=f"WHERE e.namespace = {NAMESPACE} AND e.keep_until <= $now AND NOT e.key {KEYS_POSTGRESQL}",
     lock="ORDER BY e.keep_until LIMIT :most FOR UPDATE OF e SKIP LOCKED",
     sqlite=f"""WHERE e.rowid IN (
-        SELECT x.rowid FROM {{cache_entries}} AS x
-        WHERE x.namespace = :namespace AND x.keep_until <= {{now}} AND NOT x.key {KEYS_SQLITE}
+        SELECT x.rowid FROM $cache_entries AS x
+        WHERE x.namespace = :namespace AND x.keep_until <= $now AND NOT x.key {KEYS_SQLITE}
         ORDER BY x.keep_until LIMIT :most)""",
 )
 _LEAST_RECENTLY_USED = Removal(
@@ -123,21 +123,21 @@ _LEAST_RECENTLY_USED = Removal(
     postgresql=f"WHERE e.namespace = {NAMESPACE} AND NOT e.key {KEYS_POSTGRESQL}",
     lock="ORDER BY e.last_accessed_at, e.access_seq LIMIT :most FOR UPDATE OF e SKIP LOCKED",
     sqlite=f"""WHERE e.rowid IN (
-        SELECT x.rowid FROM {{cache_entries}} AS x WHERE x.namespace = :namespace AND NOT x.key {KEYS_SQLITE}
+        SELECT x.rowid FROM $cache_entries AS x WHERE x.namespace = :namespace AND NOT x.key {KEYS_SQLITE}
         ORDER BY x.last_accessed_at, x.access_seq LIMIT :most)""",
 )
 # The same with the hits that are only noted. These only move entries back, so that what goes is among the first of the
 # index, as many as are to go and as many as have such hits; on PostgreSQL some more, since others may hold some.
 _NOTED_POSTGRESQL = f"noted AS MATERIALIZED ({NOTED['postgresql']}),"
 _NOTED_SQLITE = f"WITH noted AS MATERIALIZED ({NOTED['sqlite']})"
-_USED = """{greatest}(x.last_accessed_at, coalesce(n.at, x.last_accessed_at)),
-    {greatest}(x.access_seq, coalesce(n.stamp, x.access_seq))"""
+_USED = """$greatest(x.last_accessed_at, coalesce(n.at, x.last_accessed_at)),
+    $greatest(x.access_seq, coalesce(n.stamp, x.access_seq))"""
 _LEAST_RECENTLY_USED_OR_NOTED = Removal(
     "evictions",
     given=(
         f"""{_NOTED_POSTGRESQL}
             candidates AS MATERIALIZED (
-                SELECT x.key, x.version, x.last_accessed_at, x.access_seq FROM {{cache_entries}} AS x
+                SELECT x.key, x.version, x.last_accessed_at, x.access_seq FROM $cache_entries AS x
                 WHERE x.namespace = {NAMESPACE} AND NOT x.key {KEYS_POSTGRESQL}
                 ORDER BY x.last_accessed_at, x.access_seq LIMIT :among),""",
         _NOTED_SQLITE,
@@ -148,7 +148,7 @@ _LEAST_RECENTLY_USED_OR_NOTED = Removal(
     lock=f"ORDER BY {_USED} LIMIT :most FOR UPDATE OF e SKIP LOCKED",
     sqlite=f"""WHERE e.rowid IN (
         SELECT x.place FROM (
-            SELECT rowid AS place, key, version, last_accessed_at, access_seq FROM {{cache_entries}}
+            SELECT rowid AS place, key, version, last_accessed_at, access_seq FROM $cache_entries
             WHERE namespace = :namespace AND NOT key {KEYS_SQLITE}
             ORDER BY last_accessed_at, access_seq LIMIT :among) AS x
         LEFT JOIN noted AS n ON n.key = x.key AND n.version = x.version
@@ -161,14 +161,14 @@ _HOW_MANY = Statement(
     WITH noted AS MATERIALIZED ({NOTED[dialect]})
     SELECT count(*) FROM (
         SELECT sum(x.size_bytes) OVER (ORDER BY {_USED}, x.key) - x.size_bytes AS before
-        FROM {{cache_entries}} AS x LEFT JOIN noted AS n ON n.key = x.key AND n.version = x.version
+        FROM $cache_entries AS x LEFT JOIN noted AS n ON n.key = x.key AND n.version = x.version
         WHERE x.namespace = :namespace AND NOT x.key {keys}) AS o
     WHERE o.before < :size"""
         for dialect, keys in (("postgresql", KEYS_POSTGRESQL), ("sqlite", KEYS_SQLITE))
     }
 )
 
-_DROP_CLAIMS = Statement("DELETE FROM {cache_claims} WHERE namespace = :namespace AND claimed_until <= {now}")
+_DROP_CLAIMS = Statement("DELETE FROM $cache_claims WHERE namespace = :namespace AND claimed_until <= $now")
 
 _AT_ONCE = 10_000
 _ALL = 2**62

@@ -18,15 +18,15 @@ HELD = "FOR NO KEY UPDATE OF e"
 # circle. A row that stands is locked even though the condition leaves it as it is.
 _HOLD = Statement(
     postgresql="""
-    INSERT INTO {cache_entries} AS e (namespace, key, value, codec, size_bytes, version, created_at, last_accessed_at,
+    INSERT INTO $cache_entries AS e (namespace, key, value, codec, size_bytes, version, created_at, last_accessed_at,
         access_seq)
-    SELECT :namespace, k.key, '', '', 0, 0, {now}, {now}, 0
+    SELECT :namespace, k.key, '', '', 0, 0, $now, $now, 0
     FROM unnest(CAST(:keys AS text[])) AS k (key) ORDER BY k.key COLLATE "C"
     ON CONFLICT (namespace, key) DO UPDATE SET size_bytes = e.size_bytes WHERE false
     RETURNING e.key"""
 )
 _LET_GO = Statement(
-    postgresql="DELETE FROM {cache_entries} WHERE namespace = :namespace AND key = ANY (CAST(:keys AS text[]))"
+    postgresql="DELETE FROM $cache_entries WHERE namespace = :namespace AND key = ANY (CAST(:keys AS text[]))"
 )
 
 

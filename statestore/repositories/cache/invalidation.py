@@ -22,27 +22,27 @@ _BY_TAG = Removal(
     "invalidations_tag",
     postgresql=f"""
         WHERE e.namespace = {NAMESPACE}
-            AND e.key = ANY (array(SELECT t.key FROM {{cache_tags}} AS t
+            AND e.key = ANY (array(SELECT t.key FROM $cache_tags AS t
                 WHERE t.namespace = :namespace AND t.tag = :tag))
-            AND EXISTS (SELECT 1 FROM {{cache_tags}} AS x
+            AND EXISTS (SELECT 1 FROM $cache_tags AS x
                 WHERE x.namespace = :namespace AND x.tag = :tag AND x.version = e.version OFFSET 0)""",
     sqlite="""
         WHERE e.namespace = :namespace AND (e.key, e.version) IN (
-            SELECT t.key, t.version FROM {cache_tags} AS t WHERE t.namespace = :namespace AND t.tag = :tag)""",
+            SELECT t.key, t.version FROM $cache_tags AS t WHERE t.namespace = :namespace AND t.tag = :tag)""",
 )
 # CROSS JOIN: SQLite takes the tables in this order, each tag by its index, instead of all tags by their keys.
 _BY_TAGS = Removal(
     "invalidations_tag",
     postgresql=f"""
         WHERE e.namespace = {NAMESPACE}
-            AND e.key = ANY (array(SELECT t.key FROM {{cache_tags}} AS t
+            AND e.key = ANY (array(SELECT t.key FROM $cache_tags AS t
                 WHERE t.namespace = :namespace AND t.tag {KEYS_POSTGRESQL}))
-            AND (SELECT count(*) FROM {{cache_tags}} AS x
+            AND (SELECT count(*) FROM $cache_tags AS x
                 WHERE x.namespace = :namespace AND x.tag {KEYS_POSTGRESQL} AND x.version = e.version) >= :needed""",
     sqlite="""
         WHERE e.namespace = :namespace AND (e.key, e.version) IN (
             SELECT t.key, t.version FROM json_each(:keys) AS j
-            CROSS JOIN {cache_tags} AS t ON t.namespace = :namespace AND t.tag = j.value
+            CROSS JOIN $cache_tags AS t ON t.namespace = :namespace AND t.tag = j.value
             GROUP BY t.key, t.version HAVING count(*) >= :needed)""",
 )
 _BY_AGENT = Removal(

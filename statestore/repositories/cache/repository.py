@@ -22,35 +22,35 @@ _MAX_PAGE = 10_000
 # More than there can be, and far from where counting on would leave 64 bits.
 _MAX_ACCESSES = 10**15
 
-_FOUND = "e.key, e.value, e.codec, e.agent_name, e.version, {now}"
+_FOUND = "e.key, e.value, e.codec, e.agent_name, e.version, $now"
 
 _GET_SQL = f"""
-    SELECT {_FOUND} FROM {{cache_entries}} AS e WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}"""
+    SELECT {_FOUND} FROM $cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}"""
 _GET, _GET_HELD = Statement(_GET_SQL), Statement(f"{_GET_SQL} {HELD}")
 
 _GET_MANY = Statement(
     postgresql=f"""
-    SELECT {_FOUND} FROM {{cache_entries}} AS e
+    SELECT {_FOUND} FROM $cache_entries AS e
     WHERE e.namespace = :namespace AND e.key {KEYS_POSTGRESQL} AND {LIVE}""",
     sqlite=f"""
-    SELECT {_FOUND} FROM {{cache_entries}} AS e
+    SELECT {_FOUND} FROM $cache_entries AS e
     WHERE e.namespace = :namespace AND e.key {KEYS_SQLITE} AND {LIVE}""",
 )
 
 _ENTRY_SQL = {
     dialect: f"""
-    SELECT {entry_columns(dialect)} FROM {{cache_entries}} AS e
+    SELECT {entry_columns(dialect)} FROM $cache_entries AS e
     WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}"""
     for dialect in ("postgresql", "sqlite")
 }
 _ENTRY, _ENTRY_HELD = Statement(**_ENTRY_SQL), Statement(postgresql=f"{_ENTRY_SQL['postgresql']} {HELD}")
 
 _STANDING = Statement(f"""
-    SELECT e.value, e.codec, e.created_at, e.last_accessed_at, e.access_count FROM {{cache_entries}} AS e
+    SELECT e.value, e.codec, e.created_at, e.last_accessed_at, e.access_count FROM $cache_entries AS e
     WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}""")
 
 _RESTORE = Statement("""
-    UPDATE {cache_entries} SET created_at = :created_at, expires_at = :expires_at, keep_until = :keep_until,
+    UPDATE $cache_entries SET created_at = :created_at, expires_at = :expires_at, keep_until = :keep_until,
         last_accessed_at = :last_accessed_at, access_count = :access_count
     WHERE namespace = :namespace AND key = :key""")
 
@@ -62,11 +62,11 @@ def _page(*, values: bool, agent: bool, tag: bool, after: bool, held: bool) -> S
     if agent:
         where.append("e.agent_name = :agent_name")
     if tag:
-        where.append("""EXISTS (SELECT 1 FROM {cache_tags} AS x WHERE x.namespace = e.namespace AND x.key = e.key
+        where.append("""EXISTS (SELECT 1 FROM $cache_tags AS x WHERE x.namespace = e.namespace AND x.key = e.key
             AND x.version = e.version AND x.tag = :tag)""")
     if after:
         where.append("e.key > :after")
-    tail = f"FROM {{cache_entries}} AS e WHERE {' AND '.join(where)} ORDER BY e.key LIMIT :limit {HELD if held else ''}"
+    tail = f"FROM $cache_entries AS e WHERE {' AND '.join(where)} ORDER BY e.key LIMIT :limit {HELD if held else ''}"
     return Statement(
         postgresql=f"SELECT {entry_columns('postgresql', values=values)} {tail}",
         sqlite=f"SELECT {entry_columns('sqlite', values=values)} {tail}",

@@ -15,15 +15,15 @@ _COLUMNS = """namespace, key, value, codec, size_bytes, agent_name, request, con
 
 _REPLACED = ", ".join(f"{column} = excluded.{column}" for column in (name.strip() for name in _COLUMNS.split(",")[2:]))
 _OVERWRITE = f"ON CONFLICT (namespace, key) DO UPDATE SET {_REPLACED}"
-_ONLY_EXPIRED = f"{_OVERWRITE} WHERE e.expires_at <= {{now}}"
+_ONLY_EXPIRED = f"{_OVERWRITE} WHERE e.expires_at <= $now"
 
 _COMMON = """CAST(:agent_name AS text), CAST(:request AS json), CAST(:content_hash AS text), CAST(:metadata AS json)"""
 _NOTHING = "NULL, NULL, NULL, NULL"
-_TIMES = """{now}, {later:CAST(:ttl AS interval)}, {later:CAST(:keep AS interval)}, {now}"""
+_TIMES = """$now, $later(CAST(:ttl AS interval)), $later(CAST(:keep AS interval)), $now"""
 
 # Which rows there were. Read in the statement's own snapshot, so a concurrent set may make it wrong by one; the bound
 # is then too high, never too low.
-_OLD = "SELECT e.key, e.size_bytes, e.version, coalesce(e.expires_at > {now}, true) AS live FROM {cache_entries} AS e"
+_OLD = "SELECT e.key, e.size_bytes, e.version, coalesce(e.expires_at > $now, true) AS live FROM $cache_entries AS e"
 
 # OFFSET 0 closes the inner query to the planner, which then looks up each key by itself. As long as it has no
 # statistics of a cache that has just been filled, it would rather compare each key with all entries. Where a row stands
@@ -31,14 +31,14 @@ _OLD = "SELECT e.key, e.size_bytes, e.version, coalesce(e.expires_at > {now}, tr
 # write, all of whose tags are to go.
 _STALE = """
     SELECT x.place, x.version FROM up CROSS JOIN LATERAL (
-        SELECT t.ctid AS place, t.version FROM {cache_tags} AS t
+        SELECT t.ctid AS place, t.version FROM $cache_tags AS t
         WHERE t.key = up.key AND t.namespace = up.namespace AND t.version <> up.version OFFSET 0) AS x"""
 _UNTAGGED = f"""
-    DELETE FROM {{cache_tags}} AS t
+    DELETE FROM $cache_tags AS t
     WHERE t.ctid = ANY (array(SELECT stale.place FROM stale)) AND t.namespace = {NAMESPACE}
         AND t.version IN (SELECT stale.version FROM stale)"""
 _TAGGED = """
-    INSERT INTO {cache_tags} (namespace, tag, version, key)
+    INSERT INTO $cache_tags (namespace, tag, version, key)
     SELECT :namespace, n.tag, up.version, up.key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
     ON CONFLICT DO NOTHING"""
 
@@ -46,8 +46,8 @@ _TAGGED = """
 # Whether what is new fits beside what is there. Asked only where the bound does not know: while a subquery that nobody
 # asks is not run, one that is asked reads the whole namespace.
 _HELD = {
-    "entries": """SELECT count(*) AS n, 0 AS size FROM {cache_entries} WHERE namespace = :namespace""",
-    "bytes": """SELECT count(*) AS n, coalesce(sum(size_bytes), 0) AS size FROM {cache_entries}
+    "entries": """SELECT count(*) AS n, 0 AS size FROM $cache_entries WHERE namespace = :namespace""",
+    "bytes": """SELECT count(*) AS n, coalesce(sum(size_bytes), 0) AS size FROM $cache_entries
         WHERE namespace = :namespace""",
 }
 _FITS = {
@@ -88,7 +88,7 @@ def set_postgresql(*, several: bool, absent: bool = False, limited_by: str | Non
         {_OLD} WHERE e.key = new.key AND e.namespace = {NAMESPACE} OFFSET 0) AS e),
     {held}
     up AS (
-        INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
+        INSERT INTO $cache_entries AS e ({_COLUMNS})
         SELECT :namespace, new.key, new.value, new.codec, new.size_bytes, {_COMMON},
             CAST(:version AS bigint) + new.place - 1, {_TIMES}, CAST(:stamp AS bigint) + new.place - 1, 0
         FROM new {_FITS[limited_by] if limited_by else ""} {'ORDER BY new.key COLLATE "C"' if several else ""}
@@ -103,14 +103,14 @@ def set_postgresql(*, several: bool, absent: bool = False, limited_by: str | Non
 
 
 _UNTAGGED_ONE = """
-        DELETE FROM {cache_tags} AS t WHERE t.namespace = :namespace AND t.key = :key AND t.version <> :version"""
+        DELETE FROM $cache_tags AS t WHERE t.namespace = :namespace AND t.key = :key AND t.version <> :version"""
 
 
 @lru_cache(maxsize=4)
 def set_one_postgresql(*, tagged: bool, described: bool) -> Statement:
     """The most frequent write: one entry, whatever stood there. Half the price of the statement for every case."""
     tags = """, tagged AS (
-        INSERT INTO {cache_tags} (namespace, tag, version, key)
+        INSERT INTO $cache_tags (namespace, tag, version, key)
         SELECT :namespace, n.tag, :version, :key FROM unnest(CAST(:tags AS text[])) AS n (tag)
         ON CONFLICT DO NOTHING)"""
     return Statement(
@@ -118,7 +118,7 @@ def set_one_postgresql(*, tagged: bool, described: bool) -> Statement:
     WITH old AS MATERIALIZED ({_OLD} WHERE e.namespace = :namespace AND e.key = :key),
     untagged AS ({_UNTAGGED_ONE})
     {tags if tagged else ""}
-    INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
+    INSERT INTO $cache_entries AS e ({_COLUMNS})
     VALUES (:namespace, :key, :value, :codec, :size, {_COMMON if described else _NOTHING}, :version, {_TIMES},
         :stamp, 0)
     {_OVERWRITE}
@@ -132,7 +132,7 @@ def replace_one_postgresql(*, tagged: bool, described: bool) -> Statement:
     names = [name.strip() for name in _COLUMNS.split(",")[2:]]
     values = f":value, :codec, :size, {_COMMON if described else _NOTHING}, :version, {_TIMES}, :stamp, 0"
     tags = """, tagged AS (
-        INSERT INTO {cache_tags} (namespace, tag, version, key)
+        INSERT INTO $cache_tags (namespace, tag, version, key)
         SELECT :namespace, n.tag, :version, :key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
         ON CONFLICT DO NOTHING)"""
     return Statement(
@@ -140,7 +140,7 @@ def replace_one_postgresql(*, tagged: bool, described: bool) -> Statement:
     WITH old AS MATERIALIZED ({_OLD} WHERE e.namespace = :namespace AND e.key = :key),
     untagged AS ({_UNTAGGED_ONE}),
     up AS (
-        UPDATE {{cache_entries}} AS e SET ({", ".join(names)}) = ROW ({values}) FROM old
+        UPDATE $cache_entries AS e SET ({", ".join(names)}) = ROW ({values}) FROM old
         WHERE e.namespace = :namespace AND e.key = :key
         RETURNING old.size_bytes, old.version, old.live)
     {tags if tagged else ""}
@@ -150,28 +150,28 @@ def replace_one_postgresql(*, tagged: bool, described: bool) -> Statement:
 
 FIND_OLD_SQLITE = Statement(
     sqlite=f"""
-    SELECT key, size_bytes, version, coalesce(expires_at > {{now}}, 1) FROM {{cache_entries}}
+    SELECT key, size_bytes, version, coalesce(expires_at > $now, 1) FROM $cache_entries
     WHERE namespace = :namespace AND key {KEYS_SQLITE}"""
 )
 
 FIND_OLD_ONE_SQLITE = Statement(
     sqlite="""
-    SELECT e.size_bytes, e.version, coalesce(e.expires_at > {now}, 1),
-        EXISTS (SELECT 1 FROM {cache_tags} AS t WHERE t.namespace = e.namespace AND t.key = e.key)
-    FROM {cache_entries} AS e WHERE e.namespace = :namespace AND e.key = :key"""
+    SELECT e.size_bytes, e.version, coalesce(e.expires_at > $now, 1),
+        EXISTS (SELECT 1 FROM $cache_tags AS t WHERE t.namespace = e.namespace AND t.key = e.key)
+    FROM $cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key"""
 )
 SET_ONE_SQLITE = Statement(
     sqlite=f"""
-    INSERT INTO {{cache_entries}} AS e ({_COLUMNS})
+    INSERT INTO $cache_entries AS e ({_COLUMNS})
     VALUES (:namespace, :key, :value, :codec, :size, :agent_name, :request, :content_hash, :metadata, :version,
         {_TIMES}, :stamp, 0) {_OVERWRITE}"""
 )
 
-UNTAG_ONE_SQLITE = Statement(sqlite="DELETE FROM {cache_tags} WHERE namespace = :namespace AND key = :key")
-UNTAG_SQLITE = Statement(sqlite=f"DELETE FROM {{cache_tags}} WHERE namespace = :namespace AND key {KEYS_SQLITE}")
+UNTAG_ONE_SQLITE = Statement(sqlite="DELETE FROM $cache_tags WHERE namespace = :namespace AND key = :key")
+UNTAG_SQLITE = Statement(sqlite=f"DELETE FROM $cache_tags WHERE namespace = :namespace AND key {KEYS_SQLITE}")
 TAG_SQLITE = Statement(
     sqlite="""
-    INSERT INTO {cache_tags} (namespace, tag, version, key)
+    INSERT INTO $cache_tags (namespace, tag, version, key)
     SELECT :namespace, t.value, :version + k.key, k.value FROM json_each(:keys) AS k, json_each(:tags) AS t"""
 )
 
@@ -188,5 +188,5 @@ def set_sqlite(rows: int) -> Statement:
     )
     return Statement(
         sqlite=f"""
-        INSERT INTO {{cache_entries}} AS e ({_COLUMNS}) VALUES {values} {_OVERWRITE}"""
+        INSERT INTO $cache_entries AS e ({_COLUMNS}) VALUES {values} {_OVERWRITE}"""
     )

@@ -16,7 +16,7 @@ _REASONS = tuple(counter for counter in CACHE_COUNTERS if counter.startswith("in
 _ENTRIES = Statement(f"""
     SELECT coalesce(e.agent_name, ''), count(*), sum(e.size_bytes), sum(e.access_count), min(e.created_at),
         max(e.created_at)
-    FROM {{cache_entries}} AS e WHERE e.namespace = :namespace AND {LIVE} GROUP BY 1""")
+    FROM $cache_entries AS e WHERE e.namespace = :namespace AND {LIVE} GROUP BY 1""")
 
 # Those of some entries that live, and whose they are.
 _HIT = Statement(
@@ -24,14 +24,14 @@ _HIT = Statement(
         dialect: f"""
     WITH noted AS MATERIALIZED ({NOTED[dialect]})
     SELECT e.key, e.version, coalesce(e.agent_name, '') FROM noted AS n
-    JOIN {{cache_entries}} AS e ON e.namespace = :namespace AND e.key = n.key AND e.version = n.version AND {LIVE}"""
+    JOIN $cache_entries AS e ON e.namespace = :namespace AND e.key = n.key AND e.version = n.version AND {LIVE}"""
         for dialect in ("postgresql", "sqlite")
     }
 )
 
 _LEDGER = Statement(f"""
     SELECT agent_name, {", ".join(f"sum({counter})" for counter in CACHE_COUNTERS)}
-    FROM {{cache_ledger}} WHERE namespace = :namespace GROUP BY agent_name""")
+    FROM $cache_ledger WHERE namespace = :namespace GROUP BY agent_name""")
 
 
 class CacheStatistics(CacheRoom):

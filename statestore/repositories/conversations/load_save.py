@@ -34,12 +34,12 @@ _ATTRIBUTES = ("user_id", "agent_name", "title", "instructions", "metadata", "pr
 # An entry that is stored anew is not billed anew. If its row was the session's own and is not in the ledger yet, it
 # never gets there, and the new row is billed in its place: that one says what the entry used by now.
 _DO_NOT_BILL = Statement("""
-    UPDATE {history_entries} SET usage_folded = 1
-    WHERE namespace = :namespace AND session_id = :session_id AND seq {in:seqs} AND usage_folded = 0
+    UPDATE $history_entries SET usage_folded = 1
+    WHERE namespace = :namespace AND session_id = :session_id AND seq $in(:seqs) AND usage_folded = 0
     RETURNING seq""")
 # What it used is in the ledger, or with the session that it was forked from.
 _MARK_FOLDED = Statement("""
-    UPDATE {history_entries} SET usage_folded = 1
+    UPDATE $history_entries SET usage_folded = 1
     WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq""")
 
 

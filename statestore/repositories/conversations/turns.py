@@ -19,8 +19,8 @@ from statestore.values.history import Entry, NewEntry, Window
 from statestore.values.sessions import Lease, Session
 
 _BEGIN = f"""
-    SELECT {session_rows.COLUMNS}, {session_rows.EXTENSION_DUE}, %s, s.lease_token, s.lease_until > {{now}}
-    FROM {{sessions}} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}"""
+    SELECT {session_rows.COLUMNS}, {session_rows.EXTENSION_DUE}, %s, s.lease_token, s.lease_until > $now
+    FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live"""
 _FIND = Statement(postgresql=_BEGIN % "CAST(s.xmin AS text)", sqlite=_BEGIN % "NULL")
 
 

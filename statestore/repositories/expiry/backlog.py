@@ -12,20 +12,20 @@ from statestore.values.usage import ExpiryBacklog
 
 # The view does the same by the database's clock; here the store's decides.
 _BACKLOG = Statement(f"""
-    SELECT 'expired_sessions', count(*), min(s.expires_at), {{now}} FROM {{sessions}} AS s
-    WHERE s.namespace = :namespace AND s.expires_at <= {{now}}
+    SELECT 'expired_sessions', count(*), min(s.expires_at), $now FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.expires_at <= $now
     UNION ALL
-    SELECT 'idle_sessions', count(*), min(s.last_activity_at), {{now}} FROM {{sessions}} AS s
+    SELECT 'idle_sessions', count(*), min(s.last_activity_at), $now FROM $sessions AS s
     WHERE s.namespace = :namespace AND {endings.IS_IDLE}
     UNION ALL
-    SELECT 'expired_state', count(*), min(e.expires_at), {{now}} FROM {{state_entries}} AS e
-    WHERE e.namespace = :namespace AND e.expires_at <= {{now}}
+    SELECT 'expired_state', count(*), min(e.expires_at), $now FROM $state_entries AS e
+    WHERE e.namespace = :namespace AND e.expires_at <= $now
     UNION ALL
-    SELECT 'expired_cache', count(*), min(c.keep_until), {{now}} FROM {{cache_entries}} AS c
-    WHERE c.namespace = :namespace AND c.keep_until <= {{now}}""")
+    SELECT 'expired_cache', count(*), min(c.keep_until), $now FROM $cache_entries AS c
+    WHERE c.namespace = :namespace AND c.keep_until <= $now""")
 
 _MAX_IDLE = Statement("""
-    SELECT {now}, (SELECT value FROM {store_settings} WHERE namespace = :namespace AND name = 'max_idle')""")
+    SELECT $now, (SELECT value FROM $store_settings WHERE namespace = :namespace AND name = 'max_idle')""")
 
 
 class BacklogRepository(Repository, group="usage"):

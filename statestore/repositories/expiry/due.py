@@ -10,48 +10,48 @@ from statestore.repositories.sessions import endings
 from statestore.repositories.usage.periods import EARLIEST
 
 _DOOMED = f"""doomed AS (
-        SELECT s.session_id, CASE WHEN s.expires_at <= {{now}} AND s.ttl <> :ended THEN 0 ELSE 1 END AS idle
-        FROM {{sessions}} AS s WHERE s.namespace = :namespace AND ({endings.DUE} OR ({endings.IS_IDLE})))"""
+        SELECT s.session_id, CASE WHEN s.expires_at <= $now AND s.ttl <> :ended THEN 0 ELSE 1 END AS idle
+        FROM $sessions AS s WHERE s.namespace = :namespace AND ({endings.DUE} OR ({endings.IS_IDLE})))"""
 
 _SESSIONS = Statement(f"""
     WITH {_DOOMED}
-    SELECT d.idle, count(*), sum({{bytes:s.title}} + {{bytes:s.instructions}} + {{bytes:s.metadata}}
-        + coalesce((SELECT sum({{bytes:e.value}}) FROM {{state_entries}} AS e
+    SELECT d.idle, count(*), sum($bytes(s.title) + $bytes(s.instructions) + $bytes(s.metadata)
+        + coalesce((SELECT sum($bytes(e.value)) FROM $state_entries AS e
             WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
-        + coalesce((SELECT sum({{bytes:m.content}}) FROM {{summaries}} AS m
+        + coalesce((SELECT sum($bytes(m.content)) FROM $summaries AS m
             WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0))
-    FROM doomed AS d JOIN {{sessions}} AS s ON s.namespace = :namespace AND s.session_id = d.session_id
+    FROM doomed AS d JOIN $sessions AS s ON s.namespace = :namespace AND s.session_id = d.session_id
     GROUP BY d.idle""")
 
 # Only what no session sees that lives on: the rest is handed over.
 _ENTRIES = Statement(f"""
     WITH {_DOOMED}
-    SELECT count(*), sum(h.content_bytes + {{bytes:h.metadata}}) FROM doomed AS d
-    JOIN {{history_entries}} AS h ON h.namespace = :namespace AND h.session_id = d.session_id
+    SELECT count(*), sum(h.content_bytes + $bytes(h.metadata)) FROM doomed AS d
+    JOIN $history_entries AS h ON h.namespace = :namespace AND h.session_id = d.session_id
     WHERE NOT EXISTS (
-        SELECT 1 FROM {{session_segments}} AS g WHERE g.namespace = :namespace AND g.owner_session_id = h.session_id
+        SELECT 1 FROM $session_segments AS g WHERE g.namespace = :namespace AND g.owner_session_id = h.session_id
             AND h.seq BETWEEN g.from_seq AND g.to_seq AND g.session_id NOT IN (SELECT session_id FROM doomed))""")
 
 _STATE = Statement(f"""
     WITH {_DOOMED}
-    SELECT count(*), sum({{bytes:e.value}}) FROM {{state_entries}} AS e
-    WHERE e.namespace = :namespace AND e.expires_at <= {{now}}
+    SELECT count(*), sum($bytes(e.value)) FROM $state_entries AS e
+    WHERE e.namespace = :namespace AND e.expires_at <= $now
         AND e.session_id NOT IN (SELECT session_id FROM doomed)""")
 
 _BEYOND = f"{BEYOND} AND s.session_id NOT IN (SELECT session_id FROM doomed)"
 _UNSEEN = Statement(f"""
     WITH {_DOOMED}
     SELECT count(*), sum(size) FROM (
-        SELECT h.content_bytes + {{bytes:h.metadata}} AS size {_BEYOND % "< s.first_seq"}
-        UNION ALL SELECT h.content_bytes + {{bytes:h.metadata}} {_BEYOND % ">= s.next_seq"}) AS unseen""")
+        SELECT h.content_bytes + $bytes(h.metadata) AS size {_BEYOND % "< s.first_seq"}
+        UNION ALL SELECT h.content_bytes + $bytes(h.metadata) {_BEYOND % ">= s.next_seq"}) AS unseen""")
 
 _CACHE = Statement("""
-    SELECT count(*), sum(c.size_bytes + {bytes:c.request} + {bytes:c.metadata}) FROM {cache_entries} AS c
-    WHERE c.namespace = :namespace AND c.keep_until <= {now}""")
+    SELECT count(*), sum(c.size_bytes + $bytes(c.request) + $bytes(c.metadata)) FROM $cache_entries AS c
+    WHERE c.namespace = :namespace AND c.keep_until <= $now""")
 _OVERFLOW = Statement("""
     SELECT count(*), sum(size) FROM (
-        SELECT c.size_bytes + {bytes:c.request} + {bytes:c.metadata} AS size FROM {cache_entries} AS c
-        WHERE c.namespace = :namespace AND (c.keep_until IS NULL OR c.keep_until > {now})
+        SELECT c.size_bytes + $bytes(c.request) + $bytes(c.metadata) AS size FROM $cache_entries AS c
+        WHERE c.namespace = :namespace AND (c.keep_until IS NULL OR c.keep_until > $now)
         ORDER BY c.last_accessed_at, c.access_seq LIMIT :excess) AS least_used""")
 
 

@@ -19,22 +19,22 @@ from statestore.repositories.usage import ledger
 
 # What is left in the row says nothing of the user but which erasure it belongs to.
 _HIDE_USER = Statement(f"""
-    UPDATE {{sessions}} AS s SET user_id = NULL, title = NULL, instructions = :erasure, metadata = '{{}}',
+    UPDATE $sessions AS s SET user_id = NULL, title = NULL, instructions = :erasure, metadata = '{{}}',
         project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = :erased, {endings.END}
     WHERE s.namespace = :namespace AND s.user_id = :user_id""")
 
 _LOOK = Statement("""
-    SELECT {live}, s.next_seq - s.first_seq FROM {sessions} AS s
+    SELECT $live, s.next_seq - s.first_seq FROM $sessions AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id""")
 _HIDE_SESSION = Statement(f"""
-    UPDATE {{sessions}} AS s SET ttl = :deleted, {endings.END}
+    UPDATE $sessions AS s SET ttl = :deleted, {endings.END}
     WHERE s.namespace = :namespace AND s.session_id = :session_id""")
 _IS_HIDDEN = Statement("""
-    SELECT 1 FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
-        AND s.expires_at <= {later:-CAST(:gone_for AS interval)}""")
+    SELECT 1 FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
+        AND s.expires_at <= $later(-CAST(:gone_for AS interval))""")
 _NEXT_ERASED = Statement("""
-    SELECT s.session_id FROM {sessions} AS s
-    WHERE s.namespace = :namespace AND s.expires_at <= {now} AND s.ttl = :erased AND s.instructions = :erasure
+    SELECT s.session_id FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.expires_at <= $now AND s.ttl = :erased AND s.instructions = :erasure
     ORDER BY s.expires_at, s.session_id LIMIT 1""")
 
 

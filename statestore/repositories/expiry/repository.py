@@ -27,37 +27,35 @@ _FAR = 2**62
 _FAMILIES_AT_ONCE = 100
 
 _NOW_AND_MAX_IDLE = Statement("""
-    SELECT {now}, (SELECT value FROM {store_settings} WHERE namespace = :namespace AND name = 'max_idle')""")
+    SELECT $now, (SELECT value FROM $store_settings WHERE namespace = :namespace AND name = 'max_idle')""")
 _SET_MAX_IDLE = Statement("""
-    INSERT INTO {store_settings} (namespace, name, value) VALUES (:namespace, 'max_idle', :value)
+    INSERT INTO $store_settings (namespace, name, value) VALUES (:namespace, 'max_idle', :value)
     ON CONFLICT (namespace, name) DO UPDATE SET value = excluded.value""")
-_DROP_MAX_IDLE = Statement("DELETE FROM {store_settings} WHERE namespace = :namespace AND name = 'max_idle'")
+_DROP_MAX_IDLE = Statement("DELETE FROM $store_settings WHERE namespace = :namespace AND name = 'max_idle'")
 
 _END_IDLE = Statement(
     postgresql=f"""
-    UPDATE {{sessions}} AS s SET ttl = :ended, {endings.END}
-    FROM (SELECT s.session_id FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {endings.IS_IDLE}
+    UPDATE $sessions AS s SET ttl = :ended, {endings.END}
+    FROM (SELECT s.session_id FROM $sessions AS s WHERE s.namespace = :namespace AND {endings.IS_IDLE}
         ORDER BY s.active_hour LIMIT :limit FOR NO KEY UPDATE OF s SKIP LOCKED) AS idle
     WHERE s.namespace = :namespace AND s.session_id = idle.session_id AND {endings.IS_IDLE}""",
     sqlite=f"""
-    UPDATE {{sessions}} SET ttl = :ended, {endings.END} WHERE rowid IN (
-        SELECT s.rowid FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {endings.IS_IDLE}
+    UPDATE $sessions SET ttl = :ended, {endings.END} WHERE rowid IN (
+        SELECT s.rowid FROM $sessions AS s WHERE s.namespace = :namespace AND {endings.IS_IDLE}
         ORDER BY s.active_hour LIMIT :limit)""",
 )
 
 # Somebody else has it locked.
-_IDLE_IS_LEFT = Statement(
-    f"SELECT 1 FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {endings.IS_IDLE} LIMIT 1"
-)
+_IDLE_IS_LEFT = Statement(f"SELECT 1 FROM $sessions AS s WHERE s.namespace = :namespace AND {endings.IS_IDLE} LIMIT 1")
 
 _DUE = """
-    SELECT s.expires_at, s.session_id, s.root_session_id FROM {sessions} AS s
+    SELECT s.expires_at, s.session_id, s.root_session_id FROM $sessions AS s
     WHERE s.namespace = :namespace AND %s
         AND (s.expires_at, s.session_id) > (CAST(:after_at AS timestamptz), :after_id)
     ORDER BY s.expires_at, s.session_id LIMIT :limit"""
-_SHARES = """(EXISTS (SELECT 1 FROM {session_segments} AS g
+_SHARES = """(EXISTS (SELECT 1 FROM $session_segments AS g
             WHERE g.namespace = :namespace AND g.owner_session_id = s.session_id)
-        OR EXISTS (SELECT 1 FROM {session_segments} AS g
+        OR EXISTS (SELECT 1 FROM $session_segments AS g
             WHERE g.namespace = :namespace AND g.session_id = s.session_id))"""
 
 
@@ -88,74 +86,74 @@ def _find_due(which: str) -> Statement:
 
 
 _FIND_DUE = _find_due(endings.DUE)
-FIND_ERASED = _find_due("s.expires_at <= {now} AND s.ttl = :erased AND s.instructions = :erasure")
+FIND_ERASED = _find_due("s.expires_at <= $now AND s.ttl = :erased AND s.instructions = :erasure")
 _LOCK_DUE = Statement(
     postgresql="""
-    SELECT s.session_id FROM {sessions} AS s
-    WHERE s.namespace = :namespace AND s.session_id {in:session_ids} AND s.expires_at <= {now}
+    SELECT s.session_id FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND s.expires_at <= $now
     FOR UPDATE OF s SKIP LOCKED""",
     sqlite="""
-    SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id {in:session_ids}""",
+    SELECT s.session_id FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id $in(:session_ids)""",
 )
 # Which of them share entries with others, and so are let go of under the lock of the family alone; and which of these
 # have entries that sessions see which are not gone.
 _SHARING = Statement(f"""
-    SELECT s.session_id, EXISTS (SELECT 1 FROM {{session_segments}} AS g
-        JOIN {{sessions}} AS v ON v.namespace = g.namespace AND v.session_id = g.session_id
-            AND (v.expires_at IS NULL OR v.expires_at > {{later:-CAST(:gone_for AS interval)}})
+    SELECT s.session_id, EXISTS (SELECT 1 FROM $session_segments AS g
+        JOIN $sessions AS v ON v.namespace = g.namespace AND v.session_id = g.session_id
+            AND (v.expires_at IS NULL OR v.expires_at > $later(-CAST(:gone_for AS interval)))
         WHERE g.namespace = :namespace AND g.owner_session_id = s.session_id)
-    FROM {{sessions}} AS s WHERE s.namespace = :namespace AND s.session_id {{in:session_ids}} AND {_SHARES}""")
+    FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND {_SHARES}""")
 _FORGET_VIEWERS = Statement("""
-    DELETE FROM {session_segments} WHERE namespace = :namespace AND owner_session_id {in:session_ids}""")
+    DELETE FROM $session_segments WHERE namespace = :namespace AND owner_session_id $in(:session_ids)""")
 
 # What would be deleted with each session. Asked once it is locked, so that nothing is added any more. Entries are
 # counted as far as a batch goes: of a session that is ended nobody keeps what it sees of others up to date.
 _WEIGH = Statement("""
     SELECT s.session_id, s.first_seq, s.next_seq, s.ttl = :idle, s.ttl = :erased,
-        (SELECT count(*) FROM (SELECT 1 FROM {history_entries} AS h
+        (SELECT count(*) FROM (SELECT 1 FROM $history_entries AS h
             WHERE h.namespace = s.namespace AND h.session_id = s.session_id
             LIMIT CAST(:limit AS bigint) + 1) AS counted),
-        (SELECT count(*) FROM {state_entries} AS e WHERE e.namespace = s.namespace AND e.session_id = s.session_id),
-        (SELECT count(*) FROM {summaries} AS m WHERE m.namespace = s.namespace AND m.session_id = s.session_id),
-        {bytes:s.title} + {bytes:s.instructions} + {bytes:s.metadata}
-        + coalesce((SELECT sum({bytes:e.value}) FROM {state_entries} AS e
+        (SELECT count(*) FROM $state_entries AS e WHERE e.namespace = s.namespace AND e.session_id = s.session_id),
+        (SELECT count(*) FROM $summaries AS m WHERE m.namespace = s.namespace AND m.session_id = s.session_id),
+        $bytes(s.title) + $bytes(s.instructions) + $bytes(s.metadata)
+        + coalesce((SELECT sum($bytes(e.value)) FROM $state_entries AS e
             WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
-        + coalesce((SELECT sum({bytes:m.content}) FROM {summaries} AS m
+        + coalesce((SELECT sum($bytes(m.content)) FROM $summaries AS m
             WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0)
-    FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id {in:session_ids}""")
+    FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id $in(:session_ids)""")
 _COUNT_VIEWERS = Statement("""
-    SELECT count(*) FROM {session_segments} AS g
+    SELECT count(*) FROM $session_segments AS g
     WHERE g.namespace = :namespace AND g.owner_session_id = :session_id""")
 _LAST_OF_SLICE = Statement("""
-    SELECT max(seq) FROM (SELECT h.seq FROM {history_entries} AS h
+    SELECT max(seq) FROM (SELECT h.seq FROM $history_entries AS h
         WHERE h.namespace = :namespace AND h.session_id = :session_id ORDER BY h.seq LIMIT :limit) AS slice""")
 
 _DELETE_ENTRIES = Statement(
     postgresql="""
     WITH gone AS (
-        DELETE FROM {history_entries} WHERE namespace = :namespace AND session_id {in:session_ids}
-        RETURNING content_bytes + {bytes:metadata} AS size)
+        DELETE FROM $history_entries WHERE namespace = :namespace AND session_id $in(:session_ids)
+        RETURNING content_bytes + $bytes(metadata) AS size)
     SELECT count(*), sum(size) FROM gone""",
     sqlite="""
-    SELECT count(*), sum(content_bytes + {bytes:metadata}) FROM {history_entries}
-    WHERE namespace = :namespace AND session_id {in:session_ids}""",
+    SELECT count(*), sum(content_bytes + $bytes(metadata)) FROM $history_entries
+    WHERE namespace = :namespace AND session_id $in(:session_ids)""",
 )
 _DELETE_ENTRIES_SQLITE = Statement(
-    sqlite="DELETE FROM {history_entries} WHERE namespace = :namespace AND session_id {in:session_ids}"
+    sqlite="DELETE FROM $history_entries WHERE namespace = :namespace AND session_id $in(:session_ids)"
 )
 # State, summaries and segments go with it. That they are due was seen under the lock that is still held.
 _DELETE_SESSIONS = Statement("""
-    DELETE FROM {sessions} WHERE namespace = :namespace AND session_id {in:session_ids}""")
+    DELETE FROM $sessions WHERE namespace = :namespace AND session_id $in(:session_ids)""")
 
 _SET_FIRST = Statement("""
-    UPDATE {sessions} SET first_seq = :first_seq WHERE namespace = :namespace AND session_id = :session_id""")
+    UPDATE $sessions SET first_seq = :first_seq WHERE namespace = :namespace AND session_id = :session_id""")
 _DELETE_SOME_STATE = Statement("""
-    DELETE FROM {state_entries} WHERE namespace = :namespace AND session_id = :session_id AND key IN (
-        SELECT e.key FROM {state_entries} AS e WHERE e.namespace = :namespace AND e.session_id = :session_id
+    DELETE FROM $state_entries WHERE namespace = :namespace AND session_id = :session_id AND key IN (
+        SELECT e.key FROM $state_entries AS e WHERE e.namespace = :namespace AND e.session_id = :session_id
         ORDER BY e.key LIMIT :limit)""")
 _DELETE_SOME_SUMMARIES = Statement("""
-    DELETE FROM {summaries} WHERE namespace = :namespace AND session_id = :session_id AND start_seq IN (
-        SELECT m.start_seq FROM {summaries} AS m WHERE m.namespace = :namespace AND m.session_id = :session_id
+    DELETE FROM $summaries WHERE namespace = :namespace AND session_id = :session_id AND start_seq IN (
+        SELECT m.start_seq FROM $summaries AS m WHERE m.namespace = :namespace AND m.session_id = :session_id
         ORDER BY m.start_seq LIMIT :limit)""")
 
 

@@ -14,49 +14,49 @@ from statestore.repositories.usage import ledger
 _DELETE_STATE = Statement(
     postgresql="""
     WITH due AS (
-        SELECT e.session_id, e.key FROM {state_entries} AS e WHERE e.namespace = :namespace AND e.expires_at <= {now}
+        SELECT e.session_id, e.key FROM $state_entries AS e WHERE e.namespace = :namespace AND e.expires_at <= $now
         ORDER BY e.expires_at LIMIT :limit FOR UPDATE OF e SKIP LOCKED), gone AS (
-        DELETE FROM {state_entries} AS e USING due WHERE e.namespace = :namespace
-            AND e.session_id = due.session_id AND e.key = due.key AND e.expires_at <= {now}
-        RETURNING {bytes:e.value} AS size)
+        DELETE FROM $state_entries AS e USING due WHERE e.namespace = :namespace
+            AND e.session_id = due.session_id AND e.key = due.key AND e.expires_at <= $now
+        RETURNING $bytes(e.value) AS size)
     SELECT count(*), sum(size) FROM gone""",
     sqlite="""
-    DELETE FROM {state_entries} WHERE rowid IN (
-        SELECT e.rowid FROM {state_entries} AS e WHERE e.namespace = :namespace AND e.expires_at <= {now}
-        ORDER BY e.expires_at LIMIT :limit) RETURNING {bytes:value}""",
+    DELETE FROM $state_entries WHERE rowid IN (
+        SELECT e.rowid FROM $state_entries AS e WHERE e.namespace = :namespace AND e.expires_at <= $now
+        ORDER BY e.expires_at LIMIT :limit) RETURNING $bytes(value)""",
 )
 
 # Tags go with the entry. What is deleted is counted in the cache's own ledger, as the cache does it.
-_EXPIRED_CACHE = "c.keep_until <= {now} ORDER BY c.keep_until LIMIT :limit"
-_OVERFLOW = "(c.keep_until IS NULL OR c.keep_until > {now}) ORDER BY c.last_accessed_at, c.access_seq LIMIT :limit"
+_EXPIRED_CACHE = "c.keep_until <= $now ORDER BY c.keep_until LIMIT :limit"
+_OVERFLOW = "(c.keep_until IS NULL OR c.keep_until > $now) ORDER BY c.last_accessed_at, c.access_seq LIMIT :limit"
 
 
 def _delete_cache(which: str, counter: str, recheck: str) -> Statement:
     return Statement(
         postgresql=f"""
     WITH due AS (
-        SELECT c.key FROM {{cache_entries}} AS c WHERE c.namespace = {NAMESPACE} AND {which}
+        SELECT c.key FROM $cache_entries AS c WHERE c.namespace = {NAMESPACE} AND {which}
         FOR UPDATE OF c SKIP LOCKED), gone AS (
-        DELETE FROM {{cache_entries}} AS c
+        DELETE FROM $cache_entries AS c
         WHERE c.namespace = {NAMESPACE} AND c.key = ANY (array(SELECT due.key FROM due)) {recheck}
-        RETURNING coalesce(c.agent_name, '') AS agent_name, c.size_bytes + {{bytes:c.request}} + {{bytes:c.metadata}}
+        RETURNING coalesce(c.agent_name, '') AS agent_name, c.size_bytes + $bytes(c.request) + $bytes(c.metadata)
             AS size), noted AS (
-        INSERT INTO {{cache_ledger}} AS l (namespace, day, agent_name, {counter})
-        SELECT :namespace, CAST({{now}} AT TIME ZONE 'UTC' AS date), agent_name, count(*) FROM gone
+        INSERT INTO $cache_ledger AS l (namespace, day, agent_name, {counter})
+        SELECT :namespace, CAST($now AT TIME ZONE 'UTC' AS date), agent_name, count(*) FROM gone
         GROUP BY agent_name ORDER BY agent_name
         ON CONFLICT (namespace, day, agent_name) DO UPDATE SET {counter} = l.{counter} + excluded.{counter})
     SELECT count(*), sum(size) FROM gone""",
         sqlite=f"""
-    DELETE FROM {{cache_entries}} WHERE rowid IN (
-        SELECT c.rowid FROM {{cache_entries}} AS c WHERE c.namespace = :namespace AND {which})
-    RETURNING coalesce(agent_name, ''), size_bytes + {{bytes:request}} + {{bytes:metadata}}""",
+    DELETE FROM $cache_entries WHERE rowid IN (
+        SELECT c.rowid FROM $cache_entries AS c WHERE c.namespace = :namespace AND {which})
+    RETURNING coalesce(agent_name, ''), size_bytes + $bytes(request) + $bytes(metadata)""",
     )
 
 
 def _note(counter: str) -> Statement:
     return Statement(
         sqlite=f"""
-    INSERT INTO {{cache_ledger}} AS l (namespace, day, agent_name, {counter})
+    INSERT INTO $cache_ledger AS l (namespace, day, agent_name, {counter})
     VALUES (:namespace, substr(:now, 1, 10), :agent_name, :number)
     ON CONFLICT (namespace, day, agent_name) DO UPDATE SET {counter} = l.{counter} + excluded.{counter}"""
     )
@@ -64,30 +64,30 @@ def _note(counter: str) -> Statement:
 
 # Whether something is due that a step has passed by, since somebody else had it locked.
 _STATE_IS_LEFT = Statement("""
-    SELECT 1 FROM {state_entries} AS e WHERE e.namespace = :namespace AND e.expires_at <= {now} LIMIT 1""")
+    SELECT 1 FROM $state_entries AS e WHERE e.namespace = :namespace AND e.expires_at <= $now LIMIT 1""")
 _CACHE_IS_LEFT = Statement("""
-    SELECT 1 FROM {cache_entries} AS c WHERE c.namespace = :namespace AND c.keep_until <= {now} LIMIT 1""")
+    SELECT 1 FROM $cache_entries AS c WHERE c.namespace = :namespace AND c.keep_until <= $now LIMIT 1""")
 
-_DELETE_EXPIRED_CACHE = _delete_cache(_EXPIRED_CACHE, "expirations", "AND c.keep_until <= {now}")
+_DELETE_EXPIRED_CACHE = _delete_cache(_EXPIRED_CACHE, "expirations", "AND c.keep_until <= $now")
 _NOTE_EXPIRED = _note("expirations")
 _DELETE_OVERFLOW = _delete_cache(_OVERFLOW, "evictions", "")
 _NOTE_OVERFLOW = _note("evictions")
-_KEPT = "c.namespace = :namespace AND (c.keep_until IS NULL OR c.keep_until > {now})"
-_COUNT_CACHE = Statement(f"SELECT count(*) FROM {{cache_entries}} AS c WHERE {_KEPT}")
+_KEPT = "c.namespace = :namespace AND (c.keep_until IS NULL OR c.keep_until > $now)"
+_COUNT_CACHE = Statement(f"SELECT count(*) FROM $cache_entries AS c WHERE {_KEPT}")
 # So many of the least recently used that what is left fits.
 _COUNT_EXCESS_BYTES = Statement(f"""
     SELECT count(*) FROM (
         SELECT sum(c.size_bytes) OVER (ORDER BY c.last_accessed_at DESC, c.access_seq DESC) AS so_far
-        FROM {{cache_entries}} AS c WHERE {_KEPT}) AS recent
+        FROM $cache_entries AS c WHERE {_KEPT}) AS recent
     WHERE so_far > :max_bytes""")
 
 # Sessions in the order of their ids, a page at a time, and of each what is stored beyond its ends.
 _PAGE = Statement("""
     SELECT max(session_id), count(*) FROM (
-        SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id > :after_id
+        SELECT s.session_id FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id > :after_id
         ORDER BY s.session_id LIMIT :limit) AS page""")
 BEYOND = """
-    FROM {sessions} AS s JOIN {history_entries} AS h
+    FROM $sessions AS s JOIN $history_entries AS h
         ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq %s
     WHERE s.namespace = :namespace AND s.session_id > :after_id AND s.session_id <= :last_id"""
 _FIND_UNSEEN = Statement(f"""
@@ -96,20 +96,20 @@ _FIND_UNSEEN = Statement(f"""
     ) AS unseen ORDER BY session_id""")
 _LOCK_UNSEEN = Statement(
     postgresql="""
-    SELECT s.first_seq, s.next_seq FROM {sessions} AS s
+    SELECT s.first_seq, s.next_seq FROM $sessions AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id FOR UPDATE OF s SKIP LOCKED""",
     sqlite="""
-    SELECT s.first_seq, s.next_seq FROM {sessions} AS s
+    SELECT s.first_seq, s.next_seq FROM $sessions AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id""",
 )
 _UNSEEN_OF_SESSION = Statement("""
-    SELECT h.seq, h.content_bytes + {bytes:h.metadata} FROM {history_entries} AS h
+    SELECT h.seq, h.content_bytes + $bytes(h.metadata) FROM $history_entries AS h
     WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq BETWEEN :from_seq AND :to_seq
-        AND NOT EXISTS (SELECT 1 FROM {session_segments} AS g WHERE g.namespace = h.namespace
+        AND NOT EXISTS (SELECT 1 FROM $session_segments AS g WHERE g.namespace = h.namespace
             AND g.owner_session_id = h.session_id AND h.seq BETWEEN g.from_seq AND g.to_seq)
     ORDER BY h.seq LIMIT :limit""")
 _DELETE_RANGE = Statement("""
-    DELETE FROM {history_entries}
+    DELETE FROM $history_entries
     WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq""")
 
 _FAR = 2**62

@@ -170,7 +170,7 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
     arrays = ", ".join(f"CAST(:{column}_array AS {kind}[])" for column, kind in kinds.items())
     names = [column for column in kinds if column != "created_at"]
     values = [f"CAST(v.{name} AS json)" if name in ("content", "metadata") else f"v.{name}" for name in names]
-    created_at = "coalesce(v.created_at, {now})" if "created_at" in columns else "{now}"
+    created_at = "coalesce(v.created_at, $now)" if "created_at" in columns else "$now"
     unchanged = pricing.UNCHANGED if priced else ""
     return Statement(
         postgresql=f"""
@@ -178,17 +178,17 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
             SELECT * FROM unnest(CAST(:sessions_array AS text[]), CAST(:counts_array AS bigint[]),
                 CAST(:turns_array AS bigint[])) AS w (session_id, count, turns)),
         locked AS MATERIALIZED (
-            SELECT s.session_id FROM {{sessions}} AS s JOIN wanted AS w ON s.session_id = w.session_id
-            WHERE s.namespace = :namespace AND {{live}}{unchanged} ORDER BY s.session_id {{lock}} SKIP LOCKED),
+            SELECT s.session_id FROM $sessions AS s JOIN wanted AS w ON s.session_id = w.session_id
+            WHERE s.namespace = :namespace AND $live{unchanged} ORDER BY s.session_id $lock SKIP LOCKED),
         updated AS (
-            UPDATE {{sessions}} AS s
+            UPDATE $sessions AS s
             SET next_seq = s.next_seq + w.count, last_turn = s.last_turn + w.turns, {session_rows.ACTIVE}
             FROM wanted AS w
-            WHERE s.namespace = :namespace AND s.session_id = w.session_id AND {{live}}
+            WHERE s.namespace = :namespace AND s.session_id = w.session_id AND $live
                 AND w.session_id = ANY (array(SELECT l.session_id FROM locked AS l))
             RETURNING s.session_id, s.next_seq - w.count AS first_seq, s.last_turn - w.turns AS base_turn,
                 {notify.wake("s")})
-        INSERT INTO {{history_entries}} (namespace, session_id, seq, turn, created_at, {", ".join(names)})
+        INSERT INTO $history_entries (namespace, session_id, seq, turn, created_at, {", ".join(names)})
         SELECT :namespace, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, {created_at},
             {", ".join(values)}
         FROM updated AS u JOIN unnest(CAST(:session_array AS text[]), CAST(:position_array AS bigint[]),

@@ -16,9 +16,9 @@ from statestore.values.sessions import Lease, Session
 CHUNK = 500
 
 _UPDATE = f"""
-    UPDATE {{sessions}} AS s
+    UPDATE $sessions AS s
     SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, {session_rows.ACTIVE}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}"""
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live"""
 _RETURNING = " RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn"
 _AND_WAKE = f", {notify.wake('s')}"
 
@@ -27,7 +27,7 @@ _IF_AT = " AND s.next_seq - 1 = :after_seq"
 # PostgreSQL's own number of the transaction that wrote the row: unlike the time of the last activity it never repeats.
 _IF_SAME_ROW = " AND CAST(s.xmin AS text) = :row_version"
 _IF_NEW = """ AND s.forked_at_seq IS NULL AND NOT EXISTS (
-        SELECT 1 FROM {history_entries} AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
+        SELECT 1 FROM $history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
         AND h.entry_id = ANY (:entry_ids))"""
 
 _SQLITE = {

@@ -21,8 +21,8 @@ def bounds(last: str, after: str, before: str, limit: str) -> tuple[str, str]:
 
     The history of a session is dense, so that a window is a range, whichever way it is asked for.
     """
-    start = f"{{greatest}}({after} + 1, s.first_seq, {{least}}(s.next_seq, {before}) - {last})"
-    end = f"{{least}}(s.next_seq, {before}, {{greatest}}({after} + 1, s.first_seq) + {limit}) - 1"
+    start = f"$greatest({after} + 1, s.first_seq, $least(s.next_seq, {before}) - {last})"
+    end = f"$least(s.next_seq, {before}, $greatest({after} + 1, s.first_seq) + {limit}) - 1"
     return start, end
 
 
@@ -48,16 +48,16 @@ def _statements(columns: str) -> tuple[Statement, Statement]:
     # scan; in a plain join it may take them for a filter, and read the whole session. A subquery keeps its order here.
     plain = Statement(
         postgresql=f"""
-        SELECT {ALSO}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
-            SELECT {columns} FROM {{history_entries}} AS h
+        SELECT {ALSO}, h.* FROM $sessions AS s LEFT JOIN LATERAL (
+            SELECT {columns} FROM $history_entries AS h
             WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq BETWEEN {_FROM} AND {_TO}
             ORDER BY h.seq OFFSET 0) AS h ON true
-        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""",
         sqlite=f"""
-        SELECT {ALSO}, {columns} FROM {{sessions}} AS s
-        LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+        SELECT {ALSO}, {columns} FROM $sessions AS s
+        LEFT JOIN $history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
             AND h.seq BETWEEN {_FROM_SQLITE} AND {_TO_SQLITE}
-        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live
         ORDER BY h.seq""",
     )
 
@@ -65,29 +65,29 @@ def _statements(columns: str) -> tuple[Statement, Statement]:
     # segment reads only its share. In no order.
     fork = Statement(
         postgresql=f"""
-        SELECT {ALSO}, h.* FROM {{sessions}} AS s LEFT JOIN LATERAL (
+        SELECT {ALSO}, h.* FROM $sessions AS s LEFT JOIN LATERAL (
             SELECT h.* FROM (
                 SELECT s.session_id AS owner, {_FROM} AS from_seq, {_TO} AS to_seq
                 UNION ALL
                 SELECT g.owner_session_id, greatest(g.from_seq, {_FROM}), least(g.to_seq, {_TO})
-                FROM {{session_segments}} AS g WHERE g.namespace = :namespace AND g.session_id = :session_id
+                FROM $session_segments AS g WHERE g.namespace = :namespace AND g.session_id = :session_id
                     AND g.from_seq <= {_TO} AND g.to_seq >= {_FROM}
             ) AS piece CROSS JOIN LATERAL (
-                SELECT {columns} FROM {{history_entries}} AS h WHERE h.namespace = :namespace
+                SELECT {columns} FROM $history_entries AS h WHERE h.namespace = :namespace
                 AND h.session_id = piece.owner AND h.seq BETWEEN piece.from_seq AND piece.to_seq OFFSET 0) AS h
         ) AS h ON true
-        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""",
         sqlite=f"""
-        SELECT {ALSO}, {columns} FROM {{sessions}} AS s
-        LEFT JOIN {{history_entries}} AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+        SELECT {ALSO}, {columns} FROM $sessions AS s
+        LEFT JOIN $history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
             AND h.seq BETWEEN {_FROM_SQLITE} AND {_TO_SQLITE}
-        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live
         UNION ALL
-        SELECT {ALSO}, {columns} FROM {{sessions}} AS s
-        JOIN {{session_segments}} AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
-        CROSS JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+        SELECT {ALSO}, {columns} FROM $sessions AS s
+        JOIN $session_segments AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
+        CROSS JOIN $history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
             AND h.seq BETWEEN max(g.from_seq, {_FROM_SQLITE}) AND min(g.to_seq, {_TO_SQLITE})
-        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""",
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""",
     )
     return plain, fork
 
@@ -103,11 +103,11 @@ _READ_SMALL, _READ_FORK_SMALL = _statements(
 _IDS_POSTGRESQL = "h.entry_id = ANY (:entry_ids)"
 _IDS_SQLITE = "h.entry_id IN (SELECT value FROM json_each(:entry_ids))"
 _BY_ID = f"""
-    SELECT NULL, {entry_rows.COLUMNS} FROM {{history_entries}} AS h
+    SELECT NULL, {entry_rows.COLUMNS} FROM $history_entries AS h
     WHERE h.namespace = :namespace AND h.session_id = :session_id AND %s
     UNION ALL
-    SELECT NULL, {entry_rows.COLUMNS} FROM {{session_segments}} AS g
-    JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+    SELECT NULL, {entry_rows.COLUMNS} FROM $session_segments AS g
+    JOIN $history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
         AND h.seq BETWEEN g.from_seq AND g.to_seq
     WHERE g.namespace = :namespace AND g.session_id = :session_id AND %s"""
 _FIND_BY_ID = Statement(

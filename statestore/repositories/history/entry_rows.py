@@ -193,18 +193,18 @@ def insert_after_update(count: int, columns: tuple[str, ...], update: str) -> St
     names = [*casts] + ([] if "created_at" in columns else ["created_at"])
     selected = [_SELECTED.get(column, f"v.{column}") for column in names]
     if "created_at" not in columns:
-        selected[-1] = "{now}"
+        selected[-1] = "$now"
     return Statement(
         postgresql=f"""
         WITH session AS ({update})
-        INSERT INTO {{history_entries}} (namespace, session_id, seq, {", ".join(names)})
+        INSERT INTO $history_entries (namespace, session_id, seq, {", ".join(names)})
         SELECT :namespace, :session_id, session.first_seq + v.i, {", ".join(selected)}
         FROM session, (VALUES {values}) AS v (i, {", ".join(casts)})
         RETURNING seq, turn, created_at"""
     )
 
 
-_SELECTED = {"turn": "session.base_turn + v.turn", "created_at": "coalesce(v.created_at, {now})"}
+_SELECTED = {"turn": "session.base_turn + v.turn", "created_at": "coalesce(v.created_at, $now)"}
 
 
 @lru_cache(maxsize=128)
@@ -212,7 +212,7 @@ def insert_one(columns: tuple[str, ...]) -> Statement:
     """Insert one entry at a position that is already known."""
     names = (*_REQUIRED_COLUMNS, *(column for column in columns if column != "created_at"))
     return Statement(f"""
-        INSERT INTO {{history_entries}} (namespace, session_id, seq, created_at, {", ".join(names)})
+        INSERT INTO $history_entries (namespace, session_id, seq, created_at, {", ".join(names)})
         VALUES (:namespace, :session_id, :seq, :created_at, {", ".join(f":{n}" for n in names)})""")
 
 

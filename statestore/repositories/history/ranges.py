@@ -6,12 +6,12 @@ from statestore.repositories.sessions.session_rows import LockedSession
 from statestore.values.sessions import Session
 
 _SET_RANGE = Statement(f"""
-    UPDATE {{sessions}} AS s
+    UPDATE $sessions AS s
     SET first_seq = :first_seq, next_seq = :next_seq, last_turn = :last_turn, {session_rows.ACTIVE}
     WHERE s.namespace = :namespace AND s.session_id = :session_id""")
 
 _DELETE_SUMMARIES = Statement("""
-    DELETE FROM {summaries} WHERE namespace = :namespace AND session_id = :session_id AND end_seq > :last_seq""")
+    DELETE FROM $summaries WHERE namespace = :namespace AND session_id = :session_id AND end_seq > :last_seq""")
 
 
 def lock(link: Link, session_id: str) -> LockedSession:

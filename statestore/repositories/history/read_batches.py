@@ -31,10 +31,10 @@ _READ = Statement(
         (SELECT CAST(:after_array AS bigint[])), (SELECT CAST(:before_array AS bigint[])),
         (SELECT CAST(:limit_array AS bigint[])))
         WITH ORDINALITY AS w (session_id, last, after, before, most, number)
-    JOIN {{sessions}} AS s ON s.namespace = :namespace AND s.session_id = w.session_id AND {{live}}
+    JOIN $sessions AS s ON s.namespace = :namespace AND s.session_id = w.session_id AND $live
         AND coalesce({entry_reads.ALSO}, 0) = 0
     LEFT JOIN LATERAL (
-        SELECT {entry_rows.COLUMNS} FROM {{history_entries}} AS h
+        SELECT {entry_rows.COLUMNS} FROM $history_entries AS h
         WHERE h.namespace = :namespace AND h.session_id = w.session_id AND h.seq BETWEEN {_FROM} AND {_TO}
         ORDER BY h.seq OFFSET 0) AS h ON true"""
 )

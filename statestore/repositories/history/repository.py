@@ -18,8 +18,8 @@ from statestore.values.history import Entry, NewEntry
 from statestore.values.sessions import Lease, Session
 
 _COUNT = Statement("""
-    SELECT s.next_seq - s.first_seq FROM {sessions} AS s
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
+    SELECT s.next_seq - s.first_seq FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
 
 class HistoryRepository(WindowsRepository, SummariesRepository):

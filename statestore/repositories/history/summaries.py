@@ -13,7 +13,7 @@ from statestore.values.history import Summary
 _COLUMNS = "start_seq, end_seq, content, token_count, created_at"
 
 _UPSERT = """
-    INSERT INTO {summaries} AS m (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
+    INSERT INTO $summaries AS m (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
     %s
     ON CONFLICT (namespace, session_id, start_seq) DO UPDATE SET end_seq = excluded.end_seq,
         content = excluded.content, token_count = excluded.token_count, created_at = excluded.created_at
@@ -21,37 +21,37 @@ _UPSERT = """
 
 # Written only where the session has come as far as the summary reaches.
 _TOUCH = f"""
-    UPDATE {{sessions}} AS s SET {session_rows.ACTIVE}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} AND s.next_seq > :end_seq"""
+    UPDATE $sessions AS s SET {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live AND s.next_seq > :end_seq"""
 
 _ADD = Statement(
     postgresql=f"WITH session AS ({_TOUCH} RETURNING s.session_id)"
     + _UPSERT
     % """SELECT :namespace, session.session_id, CAST(:start_seq AS bigint), CAST(:end_seq AS bigint),
-        CAST(:content AS text), CAST(:token_count AS bigint), {now} FROM session""",
-    sqlite=_UPSERT % "VALUES (:namespace, :session_id, :start_seq, :end_seq, :content, :token_count, {now})",
+        CAST(:content AS text), CAST(:token_count AS bigint), $now FROM session""",
+    sqlite=_UPSERT % "VALUES (:namespace, :session_id, :start_seq, :end_seq, :content, :token_count, $now)",
 )
 _TOUCH_SQLITE = Statement(sqlite=_TOUCH)
 
 _WRITE = Statement("""
-    INSERT INTO {summaries} AS m (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
+    INSERT INTO $summaries AS m (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
     VALUES (:namespace, :session_id, :start_seq, :end_seq, :content, :token_count, :created_at)
     ON CONFLICT (namespace, session_id, start_seq) DO UPDATE SET end_seq = excluded.end_seq,
         content = excluded.content, token_count = excluded.token_count, created_at = excluded.created_at""")
 
 _DELETE = Statement("""
-    DELETE FROM {summaries} WHERE namespace = :namespace AND session_id = :session_id AND start_seq = :start_seq""")
+    DELETE FROM $summaries WHERE namespace = :namespace AND session_id = :session_id AND start_seq = :start_seq""")
 
 _END = Statement("""
-    SELECT s.next_seq - 1 FROM {sessions} AS s
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
+    SELECT s.next_seq - 1 FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
 # The session comes with its summaries, or without one: one round trip.
 _READ = Statement(f"""
     SELECT {session_rows.EXTENSION_DUE}, m.start_seq, m.end_seq, m.content, m.token_count, m.created_at
-    FROM {{sessions}} AS s
-    LEFT JOIN {{summaries}} AS m ON m.namespace = s.namespace AND m.session_id = s.session_id
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} ORDER BY m.start_seq""")
+    FROM $sessions AS s
+    LEFT JOIN $summaries AS m ON m.namespace = s.namespace AND m.session_id = s.session_id
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live ORDER BY m.start_seq""")
 
 
 class SummariesRepository(Repository):

@@ -8,12 +8,12 @@ from statestore.engine.sql import Link, Statement
 # A popped position is used again, and a deleted session's id as well. Looking extends no TTL.
 _LOOK = Statement("""
     SELECT s.next_seq - 1, s.created_at, coalesce(
-        (SELECT h.entry_id FROM {history_entries} AS h
+        (SELECT h.entry_id FROM $history_entries AS h
         WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq = :seq),
-        (SELECT h.entry_id FROM {session_segments} AS g
-        JOIN {history_entries} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id AND h.seq = :seq
+        (SELECT h.entry_id FROM $session_segments AS g
+        JOIN $history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id AND h.seq = :seq
         WHERE g.namespace = :namespace AND g.session_id = :session_id AND :seq BETWEEN g.from_seq AND g.to_seq))
-    FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
+    FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,12 @@ _MEASURES = (*ledger.COUNTS, "duration_ms", "cost_usd")
 _CENT = Decimal("1e-10")
 
 _HELD = Statement(
-    f"SELECT line, {', '.join(ledger.COLUMNS)} FROM {{usage_ledger}}"
+    f"SELECT line, {', '.join(ledger.COLUMNS)} FROM $usage_ledger"
     " WHERE namespace = :namespace AND session_id = :session_id ORDER BY bucket_at, line"
 )
-_DELETE = Statement("DELETE FROM {usage_ledger} WHERE namespace = :namespace AND session_id = :session_id")
+_DELETE = Statement("DELETE FROM $usage_ledger WHERE namespace = :namespace AND session_id = :session_id")
 _INSERT = Statement(f"""
-    INSERT INTO {{usage_ledger}} (namespace, line, {", ".join(ledger.COLUMNS)})
+    INSERT INTO $usage_ledger (namespace, line, {", ".join(ledger.COLUMNS)})
     VALUES (:namespace, :line, {", ".join(f":{name}" for name in ledger.COLUMNS)})""")
 
 

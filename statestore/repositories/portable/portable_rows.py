@@ -23,7 +23,7 @@ _ROWS_AT_ONCE = 500
 
 def _select(table: Table, where: str) -> Statement:
     order = ", ".join(f"t.{column.name}" for column in table.primary_key if column.name != "namespace")
-    tail = f" FROM {{{table.name}}} AS t WHERE t.namespace = :namespace AND {where} ORDER BY {order} LIMIT :limit"
+    tail = f" FROM ${table.name} AS t WHERE t.namespace = :namespace AND {where} ORDER BY {order} LIMIT :limit"
 
     def head(json: str) -> str:
         exact = column_types.ExactJson
@@ -33,7 +33,7 @@ def _select(table: Table, where: str) -> Statement:
     return Statement(postgresql=head("CAST(t.%s AS text)") + tail, sqlite=head("t.%s") + tail)
 
 
-_LIVE = "(t.expires_at IS NULL OR t.expires_at > {now})"
+_LIVE = "(t.expires_at IS NULL OR t.expires_at > $now)"
 _OF_SESSION = "t.session_id = :session_id"
 _SESSIONS = _select(schema.sessions, f"{_LIVE} AND t.session_id > :after")
 _SESSIONS_OF_USER = _select(schema.sessions, f"{_LIVE} AND t.session_id > :after AND t.user_id = :user_id")
@@ -52,21 +52,19 @@ _ALL_USAGE_SQLITE = _select(
 _EVERYTHING = 2**61
 
 _RANGE = Statement("""
-    SELECT s.first_seq, s.next_seq - 1 FROM {sessions} AS s
+    SELECT s.first_seq, s.next_seq - 1 FROM $sessions AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id""")
 
-_FIND_USAGE = Statement(
-    "SELECT 1 FROM {usage_ledger} WHERE namespace = :namespace AND session_id = :session_id LIMIT 1"
-)
+_FIND_USAGE = Statement("SELECT 1 FROM $usage_ledger WHERE namespace = :namespace AND session_id = :session_id LIMIT 1")
 
 # Ends whatever the rows say: a pair that was found already is not looked at again.
 _OWN_ANCESTOR = Statement("""
     WITH RECURSIVE above (session_id, ancestor) AS (
-        SELECT s.session_id, s.parent_session_id FROM {sessions} AS s
-        WHERE s.namespace = :namespace AND s.session_id {in:session_ids} AND s.parent_session_id IS NOT NULL
+        SELECT s.session_id, s.parent_session_id FROM $sessions AS s
+        WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND s.parent_session_id IS NOT NULL
         UNION
         SELECT a.session_id, s.parent_session_id FROM above AS a
-        JOIN {sessions} AS s ON s.namespace = :namespace AND s.session_id = a.ancestor
+        JOIN $sessions AS s ON s.namespace = :namespace AND s.session_id = a.ancestor
         WHERE s.parent_session_id IS NOT NULL)
     SELECT session_id FROM above WHERE session_id = ancestor LIMIT 1""")
 
@@ -76,7 +74,7 @@ def _insert(kind: str, columns: tuple[str, ...]) -> Statement:
     table = TABLES[kind]
     names = ["namespace", *columns] + (["active_hour"] if kind == "session" else [])
     values = [f":{name}" for name in names]
-    return Statement(f"INSERT INTO {{{table.name}}} ({', '.join(names)}) VALUES ({', '.join(values)})")
+    return Statement(f"INSERT INTO ${table.name} ({', '.join(names)}) VALUES ({', '.join(values)})")
 
 
 class PortableWork(Repository):

@@ -25,13 +25,13 @@ CLAIMED = BACK + timedelta(hours=1)
 """Until an end is so long ago, the sessions of an erased user are left to who erases them, and counts them."""
 
 # Of the row `s`.
-END = "expires_at = {later:-CAST(:back AS interval)}"
-DUE = "s.expires_at <= {now} AND NOT (s.ttl = :erased AND s.expires_at > {later:-CAST(:claimed AS interval)})"
+END = "expires_at = $later(-CAST(:back AS interval))"
+DUE = "s.expires_at <= $now AND NOT (s.ttl = :erased AND s.expires_at > $later(-CAST(:claimed AS interval)))"
 DUE_PARAMS = {"erased": ERASED, "claimed": CLAIMED}
 
 # What was read is known from the TTL that it extended, at no cost. Who is busy is at work, though it writes nothing.
-IS_IDLE = f"""s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since AND {{live}} AND s.status <> 'busy'
-        AND (s.ttl IS NULL OR s.expires_at <= {{later:s.ttl - CAST(:max_idle AS interval)}}) AND {lease_checks.FREE}"""
+IS_IDLE = f"""s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since AND $live AND s.status <> 'busy'
+        AND (s.ttl IS NULL OR s.expires_at <= $later(s.ttl - CAST(:max_idle AS interval))) AND {lease_checks.FREE}"""
 
 
 def idle_params(now: datetime, max_idle: timedelta) -> Params:

@@ -15,21 +15,21 @@ from statestore.values import ids
 from statestore.values.sessions import Ancestor, Lineage, Session
 
 _ROOT = Statement("""
-    SELECT s.root_session_id, s.created_at FROM {sessions} AS s
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
+    SELECT s.root_session_id, s.created_at FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
 _TURN_AT = Statement("""
-    SELECT turn FROM {history_entries} WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq""")
+    SELECT turn FROM $history_entries WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq""")
 
 _COPY_STATE = Statement("""
-    INSERT INTO {state_entries} (namespace, session_id, key, value, version, updated_at, expires_at)
-    SELECT e.namespace, :fork_id, e.key, e.value, e.version, e.updated_at, e.expires_at FROM {state_entries} AS e
+    INSERT INTO $state_entries (namespace, session_id, key, value, version, updated_at, expires_at)
+    SELECT e.namespace, :fork_id, e.key, e.value, e.version, e.updated_at, e.expires_at FROM $state_entries AS e
     WHERE e.namespace = :namespace AND e.session_id = :session_id
-        AND (e.expires_at IS NULL OR e.expires_at > {now})""")
+        AND (e.expires_at IS NULL OR e.expires_at > $now)""")
 
 _COPY_SUMMARIES = Statement("""
-    INSERT INTO {summaries} (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
-    SELECT namespace, :fork_id, start_seq, end_seq, content, token_count, created_at FROM {summaries}
+    INSERT INTO $summaries (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
+    SELECT namespace, :fork_id, start_seq, end_seq, content, token_count, created_at FROM $summaries
     WHERE namespace = :namespace AND session_id = :session_id AND end_seq <= :at_seq""")
 
 # A step needs a row to go on from; the id of a parent that is gone is still known to its child. A session younger than
@@ -37,21 +37,21 @@ _COPY_SUMMARIES = Statement("""
 # this ends whatever the rows say.
 _UP = """
     WITH RECURSIVE up (session_id, parent_session_id, forked_at_seq, created_at) AS (
-        SELECT session_id, parent_session_id, forked_at_seq, created_at FROM {sessions}
+        SELECT session_id, parent_session_id, forked_at_seq, created_at FROM $sessions
         WHERE namespace = :namespace AND session_id = :session_id
         UNION
         SELECT p.session_id, p.parent_session_id, p.forked_at_seq, p.created_at FROM up
-        JOIN {sessions} AS p ON p.namespace = :namespace AND p.session_id = up.parent_session_id
+        JOIN $sessions AS p ON p.namespace = :namespace AND p.session_id = up.parent_session_id
             AND p.created_at <= up.created_at)
     SELECT session_id, parent_session_id, forked_at_seq, created_at FROM up WHERE parent_session_id IS NOT NULL"""
 _ANCESTORS = Statement(_UP)
 # Whether a session that is made now would be taken for one that the source comes from: so it is where the clock stands
 # still, or goes back.
-_COMES_FROM = Statement(_UP + " AND parent_session_id = :ancestor_id AND created_at >= {now} LIMIT 1")
+_COMES_FROM = Statement(_UP + " AND parent_session_id = :ancestor_id AND created_at >= $now LIMIT 1")
 
 _FORKS = Statement("""
-    SELECT s.session_id FROM {sessions} AS s
-    WHERE s.namespace = :namespace AND s.parent_session_id = :session_id AND s.created_at >= :created_at AND {live}
+    SELECT s.session_id FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.parent_session_id = :session_id AND s.created_at >= :created_at AND $live
     ORDER BY s.created_at, s.session_id""")
 
 

@@ -29,9 +29,9 @@ def _holding(statement: Statement) -> Statement:
     return Statement(
         postgresql=f"""
     WITH held AS MATERIALIZED (
-        SELECT CAST(s.xmin AS text) AS version FROM {{sessions}} AS s
-        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} {{lock}})
-    SELECT (SELECT held.version FROM held) IS NOT DISTINCT FROM (SELECT CAST(s.xmin AS text) FROM {{sessions}} AS s
+        SELECT CAST(s.xmin AS text) AS version FROM $sessions AS s
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live $lock)
+    SELECT (SELECT held.version FROM held) IS NOT DISTINCT FROM (SELECT CAST(s.xmin AS text) FROM $sessions AS s
         WHERE s.namespace = :namespace AND s.session_id = :session_id), r.*
     FROM ({statement.postgresql}) AS r"""
     )

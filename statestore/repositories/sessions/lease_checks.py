@@ -12,8 +12,8 @@ MAX_TTL = timedelta(hours=12)
 
 # What ends later than any lease can, by a clock that is an hour off at most, was given out by a clock that is wrong.
 LATEST = MAX_TTL + timedelta(hours=1)
-FREE = """(s.lease_until IS NULL OR s.lease_until <= {now}
-            OR s.lease_until > {later:CAST(:latest_lease AS interval)})"""
+FREE = """(s.lease_until IS NULL OR s.lease_until <= $now
+            OR s.lease_until > $later(CAST(:latest_lease AS interval)))"""
 """Nobody holds a lease on session `s`. It needs `LATEST` as `:latest_lease`."""
 
 

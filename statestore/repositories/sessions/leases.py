@@ -14,9 +14,9 @@ from statestore.values.sessions import Lease
 # The token is the time of the real clock in microseconds, and at least one more than the last: a session that is made
 # anew under an old id must not give out tokens that were given out before.
 _TAKE = f"""
-    UPDATE {{sessions}} AS s SET lease_owner = :owner, lease_token = %s,
-        lease_until = {{later:CAST(:lease_ttl AS interval)}}, {session_rows.ACTIVE}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}
+    UPDATE $sessions AS s SET lease_owner = :owner, lease_token = %s,
+        lease_until = $later(CAST(:lease_ttl AS interval)), {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live
         AND {lease_checks.FREE}
     RETURNING lease_token, lease_until"""
 _ACQUIRE = Statement(
@@ -25,28 +25,28 @@ _ACQUIRE = Statement(
 )
 
 _RENEW = Statement(f"""
-    UPDATE {{sessions}} AS s SET lease_until = {{later:CAST(:lease_ttl AS interval)}}, {session_rows.ACTIVE}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} {session_rows.HELD}
+    UPDATE $sessions AS s SET lease_until = $later(CAST(:lease_ttl AS interval)), {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live {session_rows.HELD}
     RETURNING lease_until""")
 
 _RELEASE = Statement(f"""
-    UPDATE {{sessions}} AS s SET lease_owner = NULL, lease_until = NULL, {session_rows.ACTIVE}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} {session_rows.HELD}""")
+    UPDATE $sessions AS s SET lease_owner = NULL, lease_until = NULL, {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live {session_rows.HELD}""")
 
 # A session that was left busy may be taken over as it is: the lease says that nobody else is at work on it.
 _BEGIN_WORK = Statement(f"""
-    UPDATE {{sessions}} AS s SET status = 'busy', {session_rows.ACTIVE}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} AND s.status IN ('ready', 'busy')
+    UPDATE $sessions AS s SET status = 'busy', {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live AND s.status IN ('ready', 'busy')
         {session_rows.HELD}""")
 
 _END_WORK = Statement(f"""
-    UPDATE {{sessions}} AS s SET lease_owner = NULL, lease_until = NULL, {session_rows.ACTIVE},
+    UPDATE $sessions AS s SET lease_owner = NULL, lease_until = NULL, {session_rows.ACTIVE},
         status = CASE WHEN s.status = 'busy' THEN 'ready' ELSE s.status END
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} {session_rows.HELD}""")
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live {session_rows.HELD}""")
 
 _STATUS = Statement("""
-    SELECT s.status FROM {sessions} AS s
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
+    SELECT s.status FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
 
 @dataclass(frozen=True, slots=True)

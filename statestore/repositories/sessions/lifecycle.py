@@ -20,21 +20,21 @@ TRANSITIONS: dict[str, tuple[str, ...]] = {
 }
 
 _STATUS = Statement("""
-    SELECT s.status FROM {sessions} AS s
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
+    SELECT s.status FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
 # Whoever still holds a lease on a session that is ended from outside has lost it.
 _TAKE_BACK = "lease_owner = NULL, lease_until = NULL"
 
 _TERMINATE = Statement(f"""
-    UPDATE {{sessions}} AS s SET status = 'dead', {_TAKE_BACK}, {session_rows.ACTIVE}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""")
+    UPDATE $sessions AS s SET status = 'dead', {_TAKE_BACK}, {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
 # A holder that renews its lease also moves the last activity, so that this one condition serves both kinds of work.
 _REPAIR = Statement(f"""
-    UPDATE {{sessions}} AS s SET status = 'ready', lease_owner = NULL, lease_until = NULL
-    WHERE s.namespace = :namespace AND s.status = 'busy' AND {{live}}
-        AND s.last_activity_at <= {{later:-CAST(:older_than AS interval)}}
+    UPDATE $sessions AS s SET status = 'ready', lease_owner = NULL, lease_until = NULL
+    WHERE s.namespace = :namespace AND s.status = 'busy' AND $live
+        AND s.last_activity_at <= $later(-CAST(:older_than AS interval))
         AND {lease_checks.FREE}""")
 
 
@@ -44,8 +44,8 @@ def _set_status(to: str, leased: bool, repeated: bool) -> Statement:
     allowed = ", ".join(f"'{status}'" for status in before)
     take_back = f"{_TAKE_BACK}, " if to == "dead" and not leased else ""
     return Statement(f"""
-        UPDATE {{sessions}} AS s SET status = :status, {take_back}{session_rows.ACTIVE}
-        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} AND s.status IN ({allowed})
+        UPDATE $sessions AS s SET status = :status, {take_back}{session_rows.ACTIVE}
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live AND s.status IN ({allowed})
         {session_rows.HELD if leased else ""}
         RETURNING {session_rows.COLUMNS}""")
 

@@ -27,7 +27,7 @@ def _page_statement(filters: tuple[str, ...], order_by: OrderBy, descending: boo
     # By the indexed hour first, then by the exact time within it: the same order, without an index on the exact time.
     keys = ["s.active_hour", "s.last_activity_at"] if order_by == "last_activity_at" else ["s.created_at"]
     keys.append("s.session_id")
-    where = ["s.namespace = :namespace", "{live}", *(f"s.{column} = :{column}" for column in filters)]
+    where = ["s.namespace = :namespace", "$live", *(f"s.{column} = :{column}" for column in filters)]
     if continues:
         comparison = "<" if descending else ">"
         bounds = [":at_hour", ":at", ":at_id"] if order_by == "last_activity_at" else [":at", ":at_id"]
@@ -38,7 +38,7 @@ def _page_statement(filters: tuple[str, ...], order_by: OrderBy, descending: boo
         where_postgresql = where_sqlite = where
     direction = " DESC" if descending else ""
     order = ", ".join(key + direction for key in keys)
-    head = f"SELECT {COLUMNS} FROM {{sessions}} AS s WHERE "
+    head = f"SELECT {COLUMNS} FROM $sessions AS s WHERE "
     tail = f" ORDER BY {order} LIMIT :limit"
     return Statement(
         postgresql=head + " AND ".join(where_postgresql) + tail, sqlite=head + " AND ".join(where_sqlite) + tail
@@ -47,8 +47,8 @@ def _page_statement(filters: tuple[str, ...], order_by: OrderBy, descending: boo
 
 @lru_cache(maxsize=128)
 def _count_statement(filters: tuple[str, ...]) -> Statement:
-    where = ["s.namespace = :namespace", "{live}", *(f"s.{column} = :{column}" for column in filters)]
-    return Statement("SELECT count(*) FROM {sessions} AS s WHERE " + " AND ".join(where))
+    where = ["s.namespace = :namespace", "$live", *(f"s.{column} = :{column}" for column in filters)]
+    return Statement("SELECT count(*) FROM $sessions AS s WHERE " + " AND ".join(where))
 
 
 class ListingRepository(Repository):

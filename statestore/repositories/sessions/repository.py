@@ -15,7 +15,7 @@ from statestore.values.markers import MISSING, MissingType
 from statestore.values.sessions import Session, Status
 
 _EXISTS = Statement("""
-    SELECT 1 FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
+    SELECT 1 FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
 
 class SessionsRepository(Repository):

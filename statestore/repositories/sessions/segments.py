@@ -28,22 +28,22 @@ FAMILY = "hashtextextended(s.root_session_id, hashtextextended(CAST(:namespace A
 _ALL = "hashtextextended(CAST(:namespace AS text), 8)"
 TRY_FAMILY = f"(pg_try_advisory_xact_lock_shared({_ALL}) AND pg_try_advisory_xact_lock({FAMILY}))"
 _FAMILY = f"""
-    SELECT s.root_session_id, pg_advisory_xact_lock_shared({_ALL}), {{function}}({FAMILY})
-    FROM {{{{sessions}}}} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id"""
-_LOCK_FAMILY = Statement(postgresql=_FAMILY.format(function="pg_advisory_xact_lock"))
-_SHARE_FAMILY = Statement(postgresql=_FAMILY.format(function="pg_advisory_xact_lock_shared"))
+    SELECT s.root_session_id, pg_advisory_xact_lock_shared({_ALL}), %s({FAMILY})
+    FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id"""
+_LOCK_FAMILY = Statement(postgresql=_FAMILY % "pg_advisory_xact_lock")
+_SHARE_FAMILY = Statement(postgresql=_FAMILY % "pg_advisory_xact_lock_shared")
 _LOCK_ALL = Statement(postgresql=f"SELECT pg_advisory_xact_lock({_ALL})")
 
 # Only as one of that family: the row of a session that has come back in another one must not be locked before its lock.
 _ROW = """
-    SELECT 1 FROM {sessions} AS s
+    SELECT 1 FROM $sessions AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.root_session_id = :root_session_id"""
-_EXISTS = Statement("SELECT 1 FROM {sessions} WHERE namespace = :namespace AND session_id = :session_id")
-_LOCK_ROW = Statement(_ROW + " {lock}")
-_SHARE_ROW = Statement(_ROW + " {share}")
+_EXISTS = Statement("SELECT 1 FROM $sessions WHERE namespace = :namespace AND session_id = :session_id")
+_LOCK_ROW = Statement(_ROW + " $lock")
+_SHARE_ROW = Statement(_ROW + " $share")
 
 _OF_SESSION = Statement("""
-    SELECT session_id, from_seq, to_seq, owner_session_id FROM {session_segments}
+    SELECT session_id, from_seq, to_seq, owner_session_id FROM $session_segments
     WHERE namespace = :namespace AND session_id = :session_id ORDER BY from_seq""")
 
 # Which ranges of a session's rows forks see: of those that begin at one position the longest, with the fork that would
@@ -57,72 +57,72 @@ _VIEWED = Statement("""
             max(CASE WHEN lives < 0 THEN 1 ELSE 0 END) OVER () AS gone, count(*) OVER () AS viewers
         FROM (
             SELECT g.from_seq, g.to_seq, g.session_id, (
-                SELECT CASE WHEN s.expires_at IS NULL THEN 2 WHEN {live} THEN 1
-                    WHEN s.expires_at <= {later:-CAST(:gone_for AS interval)} THEN -1 ELSE 0 END
-                FROM {sessions} AS s WHERE s.namespace = g.namespace AND s.session_id = g.session_id) AS lives
-            FROM {session_segments} AS g
+                SELECT CASE WHEN s.expires_at IS NULL THEN 2 WHEN $live THEN 1
+                    WHEN s.expires_at <= $later(-CAST(:gone_for AS interval)) THEN -1 ELSE 0 END
+                FROM $sessions AS s WHERE s.namespace = g.namespace AND s.session_id = g.session_id) AS lives
+            FROM $session_segments AS g
             WHERE g.namespace = :namespace AND g.owner_session_id = :session_id
                 AND g.from_seq <= :to_seq AND g.to_seq >= :from_seq) AS v) AS placed
     WHERE place = 1 ORDER BY from_seq""")
 
 # Sessions that nothing can revive any more look for nothing.
 _FORGET_GONE = Statement("""
-    DELETE FROM {session_segments} AS g
+    DELETE FROM $session_segments AS g
     WHERE g.namespace = :namespace AND g.owner_session_id = :session_id
         AND g.from_seq <= :to_seq AND g.to_seq >= :from_seq
-        AND EXISTS (SELECT 1 FROM {sessions} AS s WHERE s.namespace = g.namespace AND s.session_id = g.session_id
-            AND s.expires_at <= {later:-CAST(:gone_for AS interval)})""")
+        AND EXISTS (SELECT 1 FROM $sessions AS s WHERE s.namespace = g.namespace AND s.session_id = g.session_id
+            AND s.expires_at <= $later(-CAST(:gone_for AS interval)))""")
 
 _INSERT = Statement("""
-    INSERT INTO {session_segments} (namespace, session_id, from_seq, to_seq, owner_session_id)
+    INSERT INTO $session_segments (namespace, session_id, from_seq, to_seq, owner_session_id)
     VALUES (:namespace, :session_id, :from_seq, :to_seq, :owner)""")
 
 _DELETE = Statement("""
-    DELETE FROM {session_segments}
+    DELETE FROM $session_segments
     WHERE namespace = :namespace AND session_id = :session_id AND from_seq = :from_seq""")
 
 _DELETE_ROWS = Statement("""
-    DELETE FROM {history_entries}
+    DELETE FROM $history_entries
     WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq""")
 
 _WEIGH_ROWS = Statement("""
-    SELECT count(*), sum(content_bytes + {bytes:metadata}) FROM {history_entries}
+    SELECT count(*), sum(content_bytes + $bytes(metadata)) FROM $history_entries
     WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq""")
 
 # What they used stays where it was: it has been folded by now.
 _HAND_OVER_ROWS = Statement("""
-    UPDATE {history_entries} SET session_id = :heir, usage_folded = 1
+    UPDATE $history_entries SET session_id = :heir, usage_folded = 1
     WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq""")
 
 # Segments that reach beyond a range that changes hands are cut at its ends first; then those within it name the heir.
 _OF_OWNER = "namespace = :namespace AND owner_session_id = :session_id"
 _CUT_BEHIND = Statement(f"""
-    INSERT INTO {{session_segments}} (namespace, session_id, from_seq, to_seq, owner_session_id)
-    SELECT namespace, session_id, CAST(:to_seq AS bigint) + 1, to_seq, owner_session_id FROM {{session_segments}}
+    INSERT INTO $session_segments (namespace, session_id, from_seq, to_seq, owner_session_id)
+    SELECT namespace, session_id, CAST(:to_seq AS bigint) + 1, to_seq, owner_session_id FROM $session_segments
     WHERE {_OF_OWNER} AND from_seq <= :to_seq AND to_seq > :to_seq""")
 _CUT_BEFORE = Statement(f"""
-    INSERT INTO {{session_segments}} (namespace, session_id, from_seq, to_seq, owner_session_id)
-    SELECT namespace, session_id, CAST(:from_seq AS bigint), to_seq, owner_session_id FROM {{session_segments}}
+    INSERT INTO $session_segments (namespace, session_id, from_seq, to_seq, owner_session_id)
+    SELECT namespace, session_id, CAST(:from_seq AS bigint), to_seq, owner_session_id FROM $session_segments
     WHERE {_OF_OWNER} AND from_seq < :from_seq AND to_seq >= :from_seq""")
 _SHORTEN = Statement(f"""
-    UPDATE {{session_segments}} SET to_seq = CAST(:from_seq AS bigint) - 1
+    UPDATE $session_segments SET to_seq = CAST(:from_seq AS bigint) - 1
     WHERE {_OF_OWNER} AND from_seq < :from_seq AND to_seq >= :from_seq""")
 _NAME_HEIR = Statement(f"""
-    UPDATE {{session_segments}} SET owner_session_id = :heir, to_seq = {{least}}(to_seq, :to_seq)
+    UPDATE $session_segments SET owner_session_id = :heir, to_seq = $least(to_seq, :to_seq)
     WHERE {_OF_OWNER} AND from_seq BETWEEN :from_seq AND :to_seq AND session_id <> :heir""")
 _OWN_NOW = Statement(f"""
-    DELETE FROM {{session_segments}}
+    DELETE FROM $session_segments
     WHERE {_OF_OWNER} AND from_seq BETWEEN :from_seq AND :to_seq AND session_id = :heir""")
 
 # Segments of one owner that continue each other become the first of them, in all sessions that see rows of an owner.
-_VIEWERS = """session_id IN (SELECT v.session_id FROM {session_segments} AS v
+_VIEWERS = """session_id IN (SELECT v.session_id FROM $session_segments AS v
             WHERE v.namespace = :namespace AND v.owner_session_id = :owner)"""
 _CHAINS = f"""
     WITH marked AS (
         SELECT session_id, from_seq, to_seq,
             CASE WHEN lag(owner_session_id) OVER w = owner_session_id AND lag(to_seq) OVER w = from_seq - 1
                 THEN 0 ELSE 1 END AS begins
-        FROM {{session_segments}} WHERE namespace = :namespace AND {_VIEWERS}
+        FROM $session_segments WHERE namespace = :namespace AND {_VIEWERS}
         WINDOW w AS (PARTITION BY session_id ORDER BY from_seq)),
     numbered AS (
         SELECT session_id, from_seq, to_seq,
@@ -132,20 +132,20 @@ _CHAINS = f"""
         GROUP BY session_id, chain HAVING count(*) > 1)"""
 _MERGE_POSTGRESQL = Statement(
     postgresql=f"""{_CHAINS}, merged AS (
-        DELETE FROM {{session_segments}} AS g USING chains AS c WHERE g.namespace = :namespace
+        DELETE FROM $session_segments AS g USING chains AS c WHERE g.namespace = :namespace
             AND g.session_id = c.session_id AND g.from_seq > c.from_seq AND g.from_seq <= c.to_seq)
-    UPDATE {{session_segments}} AS g SET to_seq = c.to_seq FROM chains AS c
+    UPDATE $session_segments AS g SET to_seq = c.to_seq FROM chains AS c
     WHERE g.namespace = :namespace AND g.session_id = c.session_id AND g.from_seq = c.from_seq"""
 )
 _EXTEND_SQLITE = Statement(
     sqlite=f"""{_CHAINS}
-    UPDATE {{session_segments}} AS g SET to_seq = c.to_seq FROM chains AS c
+    UPDATE $session_segments AS g SET to_seq = c.to_seq FROM chains AS c
     WHERE g.namespace = :namespace AND g.session_id = c.session_id AND g.from_seq = c.from_seq"""
 )
 _MERGE_SQLITE = Statement(
     sqlite=f"""
-    DELETE FROM {{session_segments}} AS g WHERE g.namespace = :namespace AND g.{_VIEWERS}
-        AND EXISTS (SELECT 1 FROM {{session_segments}} AS x WHERE x.namespace = g.namespace
+    DELETE FROM $session_segments AS g WHERE g.namespace = :namespace AND g.{_VIEWERS}
+        AND EXISTS (SELECT 1 FROM $session_segments AS x WHERE x.namespace = g.namespace
             AND x.session_id = g.session_id AND x.from_seq < g.from_seq AND x.to_seq >= g.to_seq)"""
 )
 

@@ -10,20 +10,20 @@ from statestore.values.sessions import Session, Status
 
 # The last position is read here, under the lock: the row that a caller read before may be older.
 _LAST_SEQ = Statement("""
-    SELECT next_seq - 1, coalesce(ttl = :erased, false) FROM {sessions}
+    SELECT next_seq - 1, coalesce(ttl = :erased, false) FROM $sessions
     WHERE namespace = :namespace AND session_id = :session_id""")
 
-_ONE = "SELECT 1 FROM {sessions} AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND "
-_LIVES = Statement(_ONE + "{live}")
-_HAS_EXPIRED = Statement(_ONE + "NOT {live}")
+_ONE = "SELECT 1 FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND "
+_LIVES = Statement(_ONE + "$live")
+_HAS_EXPIRED = Statement(_ONE + "NOT $live")
 
 _REVIVE = Statement(f"""
-    UPDATE {{sessions}} AS s SET status = :status, {session_rows.ACTIVE}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} AND s.status = 'dead'
+    UPDATE $sessions AS s SET status = :status, {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live AND s.status = 'dead'
     RETURNING {session_rows.COLUMNS}""")
 
 # State, summaries and the session's own segments go with it, by ON DELETE CASCADE.
-_DELETE = Statement("DELETE FROM {sessions} WHERE namespace = :namespace AND session_id = :session_id")
+_DELETE = Statement("DELETE FROM $sessions WHERE namespace = :namespace AND session_id = :session_id")
 
 
 def create(link: Link, session_id: str, columns: Mapping[str, Any]) -> Session | None:

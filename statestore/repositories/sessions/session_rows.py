@@ -17,51 +17,51 @@ COLUMNS = """session_id, user_id, agent_name, title, status, instructions, CAST(
     last_activity_at"""
 
 # Every write to a session says this of its row, `s`.
-ACTIVE = "last_activity_at = {now}, active_hour = {hour}, expires_at = {later:s.ttl}"
+ACTIVE = "last_activity_at = $now, active_hour = $hour, expires_at = $later(s.ttl)"
 
 # Every write that carries a lease says this of the row too: whether the lease still holds is decided in the statement
 # that writes.
-HELD = " AND s.lease_token = :lease_token AND s.lease_until > {now}"
+HELD = " AND s.lease_token = :lease_token AND s.lease_until > $now"
 
 # Extending on each read would turn every read into a write; a tenth of the TTL is close enough.
 # It is selected with each row of a history: the CASE keeps SQLite from computing times for sessions without a TTL.
 # Where nothing can be written, on a standby for example, nothing is due: PostgreSQL says so itself, since a statement
 # that fails would end the caller's transaction.
-EXTENSION_DUE = "(CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < {later:s.ttl * 9 / 10} AND {writable} END)"
+EXTENSION_DUE = "(CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < $later(s.ttl * 9 / 10) AND $writable END)"
 
 _FIND = Statement(f"""
-    SELECT {COLUMNS}, {EXTENSION_DUE} FROM {{sessions}} AS s
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""")
-_FIND_HELD = Statement(_FIND.postgresql + " {lock}")
+    SELECT {COLUMNS}, {EXTENSION_DUE} FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
+_FIND_HELD = Statement(_FIND.postgresql + " $lock")
 
 _LOOK = f"""
-    SELECT {COLUMNS}, last_turn, NOT {{live}} FROM {{sessions}} AS s
+    SELECT {COLUMNS}, last_turn, NOT $live FROM $sessions AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id"""
-_LOCK = Statement(_LOOK + " {lock}")
-_SHARE = Statement(_LOOK + " {share}")
+_LOCK = Statement(_LOOK + " $lock")
+_SHARE = Statement(_LOOK + " $share")
 
-_NOW = Statement("SELECT {now}")
+_NOW = Statement("SELECT $now")
 
 _LEASE = Statement("""
-    SELECT s.lease_owner, s.lease_token, s.lease_until, s.lease_until > {now} FROM {sessions} AS s
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {live}""")
+    SELECT s.lease_owner, s.lease_token, s.lease_until, s.lease_until > $now FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
 _EXTEND = Statement(f"""
-    UPDATE {{sessions}} AS s SET expires_at = {{later:s.ttl}}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.ttl IS NOT NULL AND {{live}}
+    UPDATE $sessions AS s SET expires_at = $later(s.ttl)
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.ttl IS NOT NULL AND $live
     RETURNING {COLUMNS}""")
 
 _ACTIVE = Statement(f"""
-    UPDATE {{sessions}} AS s SET {ACTIVE}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""")
+    UPDATE $sessions AS s SET {ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
 _INSERT = Statement(f"""
-    INSERT INTO {{sessions}} (namespace, session_id, user_id, agent_name, title, status, instructions, metadata,
+    INSERT INTO $sessions (namespace, session_id, user_id, agent_name, title, status, instructions, metadata,
         project_root, cwd, parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, last_turn,
         ttl, expires_at, created_at, last_activity_at, active_hour)
     VALUES (:namespace, :session_id, :user_id, :agent_name, :title, :status, :instructions, :metadata,
         :project_root, :cwd, :parent_session_id, :root_session_id, :forked_at_seq, :first_seq, :next_seq, :last_turn,
-        :ttl, {{later:CAST(:ttl AS interval)}}, {{now}}, {{now}}, {{hour}})
+        :ttl, $later(CAST(:ttl AS interval)), $now, $now, $hour)
     ON CONFLICT (namespace, session_id) DO NOTHING
     RETURNING {COLUMNS}""")
 
@@ -89,11 +89,11 @@ def update_statement(columns: tuple[str, ...], checked: bool) -> Statement:
     changes = [f"{column} = :{column}" for column in columns]
     active = ACTIVE
     if "ttl" in columns:
-        active = active.replace("{later:s.ttl}", "{later:CAST(:ttl AS interval)}")
+        active = active.replace("$later(s.ttl)", "$later(CAST(:ttl AS interval))")
     revision = " AND s.revision = :expected_revision" if checked else ""
     return Statement(f"""
-        UPDATE {{sessions}} AS s SET {", ".join([*changes, "revision = s.revision + 1", active])}
-        WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}{revision}
+        UPDATE $sessions AS s SET {", ".join([*changes, "revision = s.revision + 1", active])}
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live{revision}
         RETURNING {COLUMNS}""")
 
 

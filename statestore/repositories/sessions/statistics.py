@@ -26,17 +26,17 @@ _SEEN = "h.role, h.tool_name, h.tool_call_id, h.error_type, h.cost_usd, h.conten
 
 # State and summaries are measured where they stand: they are few and small beside the history.
 _OWN_BYTES = """
-    (SELECT coalesce(sum({bytes:e.value}), 0) FROM {state_entries} AS e WHERE %(e)s)
-    + (SELECT coalesce(sum({bytes:m.content}), 0) FROM {summaries} AS m WHERE %(m)s)"""
+    (SELECT coalesce(sum($bytes(e.value)), 0) FROM $state_entries AS e WHERE %(e)s)
+    + (SELECT coalesce(sum($bytes(m.content)), 0) FROM $summaries AS m WHERE %(m)s)"""
 
 # A call and its result count once, as in the usage reports: the result names the call that it answers.
 _SESSION = f"""
     WITH seen AS (
-        SELECT {_SEEN}, 1 AS own FROM {{history_entries}} AS h
+        SELECT {_SEEN}, 1 AS own FROM $history_entries AS h
         WHERE h.namespace = :namespace AND h.session_id = :session_id
         UNION ALL
-        SELECT {_SEEN}, 0 AS own FROM {{session_segments}} AS g
-        JOIN {{history_entries}} AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+        SELECT {_SEEN}, 0 AS own FROM $session_segments AS g
+        JOIN $history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
             AND h.seq BETWEEN g.from_seq AND g.to_seq
         WHERE g.namespace = :namespace AND g.session_id = :session_id
     ), totals AS (
@@ -50,26 +50,26 @@ _SESSION = f"""
         SELECT tool_name, count(*) AS calls FROM seen
         WHERE tool_name IS NOT NULL AND (role IS NULL OR role <> 'tool' OR tool_call_id IS NULL) GROUP BY tool_name
     )
-    SELECT s.status, s.created_at, s.last_activity_at, {{now}}, t.entries, t.turns, t.input, t.output, t.cache_read,
+    SELECT s.status, s.created_at, s.last_activity_at, $now, t.entries, t.turns, t.input, t.output, t.cache_read,
         t.cache_write, t.reasoning, t.cost, t.errors, t.own_bytes, (SELECT %s(tool_name, calls) FROM tools),
-        (SELECT count(*) FROM {{sessions}} AS f WHERE f.namespace = :namespace AND f.parent_session_id = :session_id
-            AND f.created_at >= s.created_at AND (f.expires_at IS NULL OR f.expires_at > {{now}})),
+        (SELECT count(*) FROM $sessions AS f WHERE f.namespace = :namespace AND f.parent_session_id = :session_id
+            AND f.created_at >= s.created_at AND (f.expires_at IS NULL OR f.expires_at > $now)),
         {_OWN_BYTES % {scope: f"{scope}.namespace = :namespace AND {scope}.session_id = :session_id" for scope in "em"}}
-    FROM {{sessions}} AS s CROSS JOIN totals AS t
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}"""
+    FROM $sessions AS s CROSS JOIN totals AS t
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live"""
 
 _STORE = f"""
     SELECT count(*), %s, coalesce(sum(s.next_seq - s.first_seq), 0),
-        (SELECT coalesce(sum(h.content_bytes), 0) FROM {{history_entries}} AS h WHERE h.namespace = :namespace)
+        (SELECT coalesce(sum(h.content_bytes), 0) FROM $history_entries AS h WHERE h.namespace = :namespace)
         + {_OWN_BYTES % {scope: f"{scope}.namespace = :namespace" for scope in "em"}}
-    FROM {{sessions}} AS s WHERE s.namespace = :namespace AND {{live}}""" % ", ".join(
+    FROM $sessions AS s WHERE s.namespace = :namespace AND $live""" % ", ".join(
     f"sum(CASE WHEN s.status = '{status}' THEN 1 ELSE 0 END)" for status in STATUSES
 )
 
 
 def _measured(sql: str, bytes_of: str) -> str:
     for column in ("e.value", "m.content"):
-        sql = sql.replace(f"{{bytes:{column}}}", bytes_of % column)
+        sql = sql.replace(f"$bytes({column})", bytes_of % column)
     return sql
 
 

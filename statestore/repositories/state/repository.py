@@ -19,28 +19,28 @@ _COLUMNS = "key, CAST(value AS text), version, updated_at, expires_at"
 # Keys of one statement: two parameters each, of 65,535.
 _CHUNK = 1000
 
-_FRESH = "(e.expires_at IS NULL OR e.expires_at > {now})"
+_FRESH = "(e.expires_at IS NULL OR e.expires_at > $now)"
 # The same, for RETURNING on SQLite, which knows no alias there, and where 3.40 takes `expires_at IS NULL` to be false
 # since the partial index on the column holds no NULL.
-_FRESH_RETURNED = "coalesce(expires_at > {now}, 1)"
+_FRESH_RETURNED = "coalesce(expires_at > $now, 1)"
 
 # The session comes with the value, or without one: one round trip tells a missing key from a missing session.
 _GET = Statement(f"""
     SELECT {session_rows.EXTENSION_DUE}, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at
-    FROM {{sessions}} AS s
-    LEFT JOIN {{state_entries}} AS e ON e.namespace = s.namespace AND e.session_id = s.session_id AND e.key = :key
+    FROM $sessions AS s
+    LEFT JOIN $state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id AND e.key = :key
         AND {_FRESH}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}}""")
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
 _GET_ALL = Statement(f"""
     SELECT {session_rows.EXTENSION_DUE}, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at
-    FROM {{sessions}} AS s
-    LEFT JOIN {{state_entries}} AS e ON e.namespace = s.namespace AND e.session_id = s.session_id AND {_FRESH}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} ORDER BY e.key""")
+    FROM $sessions AS s
+    LEFT JOIN $state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id AND {_FRESH}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live ORDER BY e.key""")
 
 _SESSION = f"""
-    UPDATE {{sessions}} AS s SET {session_rows.ACTIVE}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND {{live}} RETURNING s.session_id"""
+    UPDATE $sessions AS s SET {session_rows.ACTIVE}
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live RETURNING s.session_id"""
 
 # A key that has expired but was not swept yet starts again at version 1.
 _REPLACE = """
@@ -49,35 +49,35 @@ _REPLACE = """
             WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END"""
 
 _UPSERT = Statement(f"""
-    INSERT INTO {{state_entries}} AS e (namespace, session_id, key, value, updated_at, expires_at)
-    VALUES (:namespace, :session_id, :key, :value, {{now}}, {{later:CAST(:ttl AS interval)}}) {_REPLACE}
+    INSERT INTO $state_entries AS e (namespace, session_id, key, value, updated_at, expires_at)
+    VALUES (:namespace, :session_id, :key, :value, $now, $later(CAST(:ttl AS interval))) {_REPLACE}
     RETURNING {_COLUMNS}""")
 
 _SET_VALUE = Statement("""
-    UPDATE {state_entries} SET value = :value, version = version + 1, updated_at = {now}
+    UPDATE $state_entries SET value = :value, version = version + 1, updated_at = $now
     WHERE namespace = :namespace AND session_id = :session_id AND key = :key""")
 
 _DELETE = Statement(
     postgresql=f"""
     WITH session AS ({_SESSION}), deleted AS (
-        DELETE FROM {{state_entries}} AS e USING session
+        DELETE FROM $state_entries AS e USING session
         WHERE e.namespace = :namespace AND e.session_id = session.session_id AND e.key = :key
         RETURNING {_FRESH} AS fresh)
     SELECT coalesce((SELECT fresh FROM deleted), false) FROM session""",
     sqlite=f"""
-    DELETE FROM {{state_entries}} AS e
+    DELETE FROM $state_entries AS e
     WHERE e.namespace = :namespace AND e.session_id = :session_id AND e.key = :key RETURNING {_FRESH_RETURNED}""",
 )
 
 _CLEAR = Statement(
     postgresql=f"""
     WITH session AS ({_SESSION}), deleted AS (
-        DELETE FROM {{state_entries}} AS e USING session
+        DELETE FROM $state_entries AS e USING session
         WHERE e.namespace = :namespace AND e.session_id = session.session_id
         RETURNING {_FRESH} AS fresh)
     SELECT (SELECT count(*) FROM deleted WHERE fresh) FROM session""",
     sqlite=f"""
-    DELETE FROM {{state_entries}} AS e
+    DELETE FROM $state_entries AS e
     WHERE e.namespace = :namespace AND e.session_id = :session_id RETURNING {_FRESH_RETURNED}""",
 )
 
@@ -89,8 +89,8 @@ def _set_many(count: int) -> Statement:
     return Statement(
         postgresql=f"""
         WITH session AS ({_SESSION})
-        INSERT INTO {{state_entries}} AS e (namespace, session_id, key, value, updated_at, expires_at)
-        SELECT :namespace, session.session_id, v.key, v.value, {{now}}, {{later:CAST(:ttl AS interval)}}
+        INSERT INTO $state_entries AS e (namespace, session_id, key, value, updated_at, expires_at)
+        SELECT :namespace, session.session_id, v.key, v.value, $now, $later(CAST(:ttl AS interval))
         FROM session, (VALUES {values}) AS v (key, value)
         {_REPLACE}
         RETURNING {_COLUMNS}"""

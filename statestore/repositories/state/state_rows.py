@@ -9,14 +9,14 @@ from statestore.checking import exactjson
 from statestore.engine.sql import Link, Statement
 from statestore.errors import ConflictError
 
-_FRESH = "(e.expires_at IS NULL OR e.expires_at > {now})"
+_FRESH = "(e.expires_at IS NULL OR e.expires_at > $now)"
 
 _READ = Statement(f"""
-    SELECT e.key, CAST(e.value AS text), e.version FROM {{state_entries}} AS e
+    SELECT e.key, CAST(e.value AS text), e.version FROM $state_entries AS e
     WHERE e.namespace = :namespace AND e.session_id = :session_id AND {_FRESH} ORDER BY e.key""")
 
 _VERSIONS = f"""
-    SELECT e.key, e.version FROM {{state_entries}} AS e
+    SELECT e.key, e.version FROM $state_entries AS e
     WHERE e.namespace = :namespace AND e.session_id = :session_id AND {_FRESH} AND e.key %s"""
 _VERSIONS_OF = Statement(
     postgresql=_VERSIONS % "= ANY (:keys)", sqlite=_VERSIONS % "IN (SELECT value FROM json_each(:keys))"
@@ -24,13 +24,13 @@ _VERSIONS_OF = Statement(
 
 # A key that has expired but was not swept yet starts again at version 1.
 _SET = Statement("""
-    INSERT INTO {state_entries} AS e (namespace, session_id, key, value, updated_at)
-    VALUES (:namespace, :session_id, :key, :value, {now})
+    INSERT INTO $state_entries AS e (namespace, session_id, key, value, updated_at)
+    VALUES (:namespace, :session_id, :key, :value, $now)
     ON CONFLICT (namespace, session_id, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at,
         expires_at = NULL, version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END""")
 
 _DELETE = Statement("""
-    DELETE FROM {state_entries} WHERE namespace = :namespace AND session_id = :session_id AND key = :key""")
+    DELETE FROM $state_entries WHERE namespace = :namespace AND session_id = :session_id AND key = :key""")
 
 
 def value(session_id: str, key: str, text: str) -> Any:

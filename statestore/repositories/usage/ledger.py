@@ -54,8 +54,8 @@ def _entries(bucket: str) -> str:
         coalesce(h.reasoning_output_tokens, 0) AS reasoning_output_tokens,
         CASE WHEN h.cost_usd IS NULL AND {_HAS_TOKENS} THEN 1 ELSE 0 END AS unpriced_calls,
         h.content_bytes, coalesce(h.duration_ms, 0) AS duration_ms, h.cost_usd
-    FROM {{history_entries}} AS h
-    JOIN {{sessions}} AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+    FROM $history_entries AS h
+    JOIN $sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
     WHERE h.namespace = :namespace AND h.usage_folded = 0 AND """
 
 
@@ -76,10 +76,10 @@ def _fold_postgresql(which: str, sessions: str) -> Statement:
         postgresql=f"""
     WITH folded AS ({_entries(_BUCKET_POSTGRESQL)} {which}),
     replaced AS (
-        DELETE FROM {{usage_ledger}} AS l WHERE l.namespace = :namespace AND {sessions}
+        DELETE FROM $usage_ledger AS l WHERE l.namespace = :namespace AND {sessions}
             AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT session_id, bucket_at FROM folded)
         RETURNING {_COLUMNS})
-    INSERT INTO {{usage_ledger}} (namespace, line, {_COLUMNS})
+    INSERT INTO $usage_ledger (namespace, line, {_COLUMNS})
     SELECT :namespace, {_NUMBERED}, {_COLUMNS} FROM (
         SELECT {_KEY}, {_SUMS_POSTGRESQL}
         FROM (SELECT {_COLUMNS} FROM folded UNION ALL SELECT {_COLUMNS} FROM replaced) AS lines GROUP BY {_KEY}
@@ -94,22 +94,22 @@ def _fold_sqlite(which: str, sessions: str) -> tuple[Statement, Statement, State
             sqlite=f"""
     WITH folded AS ({_entries(_BUCKET_SQLITE)} {which}),
     replaced AS (
-        SELECT {_COLUMNS} FROM {{usage_ledger}} AS l WHERE l.namespace = :namespace AND {sessions}
+        SELECT {_COLUMNS} FROM $usage_ledger AS l WHERE l.namespace = :namespace AND {sessions}
             AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT session_id, bucket_at FROM folded))
-    INSERT INTO {{usage_ledger}} (namespace, line, {_COLUMNS})
+    INSERT INTO $usage_ledger (namespace, line, {_COLUMNS})
     SELECT :namespace, -{_NUMBERED}, {_COLUMNS} FROM (
         SELECT {_KEY}, {_SUMS_SQLITE}
         FROM (SELECT {_COLUMNS} FROM folded UNION ALL SELECT {_COLUMNS} FROM replaced) GROUP BY {_KEY})"""
         ),
         Statement(
             sqlite=f"""
-    DELETE FROM {{usage_ledger}} AS l WHERE l.namespace = :namespace AND {sessions} AND l.line > 0
-        AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT n.session_id, n.bucket_at FROM {{usage_ledger}} AS n
+    DELETE FROM $usage_ledger AS l WHERE l.namespace = :namespace AND {sessions} AND l.line > 0
+        AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT n.session_id, n.bucket_at FROM $usage_ledger AS n
             WHERE n.namespace = :namespace AND {sessions.replace("l.", "n.")} AND n.line < 0)"""
         ),
         Statement(
             sqlite=f"""
-    UPDATE {{usage_ledger}} AS l SET line = -line WHERE l.namespace = :namespace AND {sessions} AND l.line < 0"""
+    UPDATE $usage_ledger AS l SET line = -line WHERE l.namespace = :namespace AND {sessions} AND l.line < 0"""
         ),
     )
 
@@ -134,27 +134,27 @@ _UNFOLDED = Statement(
 
 # Of sessions that are being erased: their lines get another session's id when they go, and lose the user's at once.
 _DISOWN = Statement("""
-    UPDATE {usage_ledger} SET user_id = NULL
+    UPDATE $usage_ledger SET user_id = NULL
     WHERE namespace = :namespace AND user_id = :user_id AND session_id IN (
-        SELECT s.session_id FROM {sessions} AS s WHERE s.namespace = :namespace AND s.ttl = :erased)""")
+        SELECT s.session_id FROM $sessions AS s WHERE s.namespace = :namespace AND s.ttl = :erased)""")
 _SESSIONS_OF_USER = Statement(
-    "SELECT DISTINCT session_id FROM {usage_ledger} WHERE namespace = :namespace AND user_id = :user_id"
+    "SELECT DISTINCT session_id FROM $usage_ledger WHERE namespace = :namespace AND user_id = :user_id"
 )
 _WITH_LINES = Statement("""
-    SELECT DISTINCT session_id FROM {usage_ledger} WHERE namespace = :namespace AND session_id {in:session_ids}""")
+    SELECT DISTINCT session_id FROM $usage_ledger WHERE namespace = :namespace AND session_id $in(:session_ids)""")
 
 # Lines that another user had there before keep that user.
 _FORGET = "SET session_id = %s, user_id = nullif(user_id, :user_id)"
 _FORGET_POSTGRESQL = Statement(
     postgresql=f"""
-    UPDATE {{usage_ledger}} AS l {_FORGET % "r.random_id"}
+    UPDATE $usage_ledger AS l {_FORGET % "r.random_id"}
     FROM unnest(CAST(:session_ids AS text[]), CAST(:random_ids AS text[])) AS r (session_id, random_id)
     WHERE l.namespace = :namespace AND l.session_id = r.session_id
         AND (l.user_id = :user_id OR CAST(:user_id AS text) IS NULL)"""
 )
 _FORGET_SQLITE = Statement(
     sqlite=f"""
-    UPDATE {{usage_ledger}} {_FORGET % ":random_id"}
+    UPDATE $usage_ledger {_FORGET % ":random_id"}
     WHERE namespace = :namespace AND session_id = :session_id AND (user_id = :user_id OR :user_id IS NULL)"""
 )
 

@@ -11,7 +11,7 @@ from statestore.schema import PRICE_COLUMNS
 from statestore.values.price_patterns import PatternError
 from statestore.values.prices import MAX_COST, Consumption, ModelPrice, PriceBook, Prices, Rule, cost, leave_out
 
-REVISION = """(SELECT coalesce(sum(p.value), 0) FROM {store_settings} AS p
+REVISION = """(SELECT coalesce(sum(p.value), 0) FROM $store_settings AS p
         WHERE p.name = 'prices' AND p.namespace IN ('', :namespace))"""
 
 _REVISION = Statement(f"SELECT {REVISION}")
@@ -20,7 +20,7 @@ _REVISION = Statement(f"SELECT {REVISION}")
 _SELECT = """
     SELECT namespace, position, provider_name, model, CAST(match AS text), {day}, above_input_tokens, input_price,
         output_price, cache_read_price, cache_write_price, cache_write_1h_price, source
-    FROM {{model_prices}} WHERE namespace IN ('', {own})
+    FROM $model_prices WHERE namespace IN ('', {own})
     ORDER BY namespace DESC, position, valid_from, above_input_tokens"""
 _DAY = {"postgresql": "to_char(valid_from, 'YYYY-MM-DD')", "sqlite": "CAST(valid_from AS text)"}
 _PRICES, _SHARED_PRICES = (

@@ -18,10 +18,10 @@ ALWAYS = date(1970, 1, 1)
 BY_HAND = "set by hand"
 
 UPSERT = Statement(f"""
-    INSERT INTO {{model_prices}} (namespace, position, provider_name, model, match, valid_from, above_input_tokens,
+    INSERT INTO $model_prices (namespace, position, provider_name, model, match, valid_from, above_input_tokens,
         {", ".join(PRICE_COLUMNS)}, source, updated_at)
     VALUES (:owner, :position, :provider_name, :model, :match, :valid_from, :above_input_tokens,
-        {", ".join(f":{name}" for name in PRICE_COLUMNS)}, :source, {{now}})
+        {", ".join(f":{name}" for name in PRICE_COLUMNS)}, :source, $now)
     ON CONFLICT (namespace, position, valid_from, above_input_tokens) DO UPDATE SET
         {", ".join(f"{name} = excluded.{name}" for name in PRICE_COLUMNS)}, source = excluded.source,
         updated_at = excluded.updated_at""")
@@ -29,15 +29,15 @@ UPSERT = Statement(f"""
 _POSITION = Statement("""
     SELECT max(CASE WHEN model = :model AND provider_name = :provider_name THEN position END),
         coalesce(max(position), 0) + 1, coalesce(min(position), 0)
-    FROM {model_prices} WHERE namespace = :owner AND (:owner <> '' OR position < 0)""")
+    FROM $model_prices WHERE namespace = :owner AND (:owner <> '' OR position < 0)""")
 _REMOVE = Statement("""
-    DELETE FROM {model_prices} WHERE namespace = :owner AND model = :model AND provider_name = :provider_name
+    DELETE FROM $model_prices WHERE namespace = :owner AND model = :model AND provider_name = :provider_name
         AND (:owner <> '' OR position < 0)""")
 _CHANGED = Statement("""
-    INSERT INTO {store_settings} AS p (namespace, name, value) VALUES (:owner, 'prices', 1)
+    INSERT INTO $store_settings AS p (namespace, name, value) VALUES (:owner, 'prices', 1)
     ON CONFLICT (namespace, name) DO UPDATE SET value = p.value + 1""")
 _HOLD = Statement("""
-    INSERT INTO {store_settings} AS p (namespace, name, value) VALUES (:namespace, 'prices', 0)
+    INSERT INTO $store_settings AS p (namespace, name, value) VALUES (:namespace, 'prices', 0)
     ON CONFLICT (namespace, name) DO UPDATE SET value = p.value""")
 
 

@@ -16,14 +16,14 @@ from statestore.values.prices import ModelPrice
 _UNPRICED = Statement("""
     SELECT h.session_id, h.seq, CAST(h.content AS text), h.created_at, h.provider_name, h.request_model,
         h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens
-    FROM {history_entries} AS h
+    FROM $history_entries AS h
     WHERE h.namespace = :namespace AND (h.session_id, h.seq) > (:after_id, :after_seq) AND h.usage_folded = 0
         AND h.cost_usd IS NULL AND h.input_tokens IS NOT NULL AND h.output_tokens IS NOT NULL
         AND (h.response_model IS NOT NULL OR h.request_model IS NOT NULL)
     ORDER BY h.session_id, h.seq LIMIT :limit""")
 # Not one that was folded meanwhile: the ledger has it as unpriced.
 _SET_COST = Statement("""
-    UPDATE {history_entries} SET cost_usd = :cost_usd
+    UPDATE $history_entries SET cost_usd = :cost_usd
     WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq AND usage_folded = 0
         AND cost_usd IS NULL""")
 _UNPRICED_COLUMNS = (

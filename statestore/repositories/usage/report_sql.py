@@ -39,29 +39,29 @@ HEAVIEST = "cost IS NULL, round(cost + cost_fraction / 1e10, 10) DESC, input_tok
 
 # Both ends are found in an index. A minute may lie before the first entry, never after the last.
 SPAN = Statement("""
-    SELECT (SELECT min(created_at) FROM {history_entries} WHERE namespace = :namespace),
-        (SELECT min(bucket_at) FROM {usage_ledger} WHERE namespace = :namespace),
-        (SELECT max(created_at) FROM {history_entries} WHERE namespace = :namespace),
-        (SELECT max(bucket_at) FROM {usage_ledger} WHERE namespace = :namespace)""")
+    SELECT (SELECT min(created_at) FROM $history_entries WHERE namespace = :namespace),
+        (SELECT min(bucket_at) FROM $usage_ledger WHERE namespace = :namespace),
+        (SELECT max(created_at) FROM $history_entries WHERE namespace = :namespace),
+        (SELECT max(bucket_at) FROM $usage_ledger WHERE namespace = :namespace)""")
 
 CACHE_BY_DAY = Statement("""
     SELECT day, agent_name, hits, misses, sets, evictions, expirations, invalidations, hit_rate
-    FROM {cache_usage_by_day} WHERE namespace = :namespace AND day >= :since AND day < :until
+    FROM $cache_usage_by_day WHERE namespace = :namespace AND day >= :since AND day < :until
     ORDER BY day, agent_name IS NOT NULL, agent_name""")
 
 STORAGE = Statement("""
-    SELECT table_name, user_id, row_count, bytes FROM {storage_usage}
+    SELECT table_name, user_id, row_count, bytes FROM $storage_usage
     WHERE namespace = :namespace
     ORDER BY table_name, user_id IS NOT NULL, user_id""")
 
 LINEAGE = Statement("""
     SELECT session_id, user_id, parent_session_id, root_session_id, forked_at_seq, depth, forks, entries, own_entries,
         created_at
-    FROM {session_lineage} WHERE namespace = :namespace ORDER BY created_at, session_id""")
+    FROM $session_lineage WHERE namespace = :namespace ORDER BY created_at, session_id""")
 LINEAGE_OF_ROOT = Statement("""
     SELECT session_id, user_id, parent_session_id, root_session_id, forked_at_seq, depth, forks, entries, own_entries,
         created_at
-    FROM {session_lineage} WHERE namespace = :namespace AND root_session_id = :root ORDER BY created_at, session_id""")
+    FROM $session_lineage WHERE namespace = :namespace AND root_session_id = :root ORDER BY created_at, session_id""")
 
 
 @lru_cache(maxsize=256)
@@ -88,11 +88,11 @@ def measured(
         hour=f"CAST(strftime('%H', {sqlite}) AS INTEGER)")  # fmt: skip
     return Statement(
         postgresql=f"""
-    WITH lines AS (SELECT *{days_postgresql} FROM {{usage_lines}} WHERE {where}),
+    WITH lines AS (SELECT *{days_postgresql} FROM $usage_lines WHERE {where}),
     measured AS (SELECT {selected}{_MEASURED_POSTGRESQL} FROM lines {grouped})
     {tail}""",
         sqlite=f"""
-    WITH lines AS (SELECT *{days_sqlite} FROM {{usage_lines}} WHERE {where}),
+    WITH lines AS (SELECT *{days_sqlite} FROM $usage_lines WHERE {where}),
     placed AS (SELECT *, count(latency_ms) OVER ({partition}) AS timed,
         row_number() OVER ({partition} ORDER BY latency_ms IS NULL, latency_ms) AS place FROM lines),
     measured AS (SELECT {selected}{_MEASURED_SQLITE} FROM placed {grouped})
@@ -106,10 +106,9 @@ def _parts(keys: Sequence[str], **expressions: str) -> str:
 
 def _local_time(changes: int) -> tuple[str, str]:
     """The time of a line on the clocks of the time zone, for PostgreSQL and for SQLite."""
-    cases = " ".join(f"WHEN at < {{change:{index}}} THEN {{offset:{index}}}" for index in range(changes))
-    offset = f"CASE {cases} ELSE {{offset:{changes}}} END" if changes else "{offset:0}"
-    postgresql = re.sub(r"\{change:(\d+)\}", r"CAST(:change_\1 AS timestamptz)", offset)
-    postgresql = re.sub(r"\{offset:(\d+)\}", r"CAST(:offset_\1 AS interval)", postgresql)
-    sqlite = re.sub(r"\{(\w+):(\d+)\}", r":\1_\2", offset)
+    cases = " ".join(f"WHEN at < :change_{index} THEN :offset_{index}" for index in range(changes))
+    sqlite = f"CASE {cases} ELSE :offset_{changes} END" if changes else ":offset_0"
+    postgresql = re.sub(r":change_\d+", r"CAST(\g<0> AS timestamptz)", sqlite)
+    postgresql = re.sub(r":offset_\d+", r"CAST(\g<0> AS interval)", postgresql)
     # SQLite rounds fractions of a second, the last of a day into the next.
     return f"((at + {postgresql}) AT TIME ZONE 'UTC')", f"substr(at, 1, 19), {sqlite}"

@@ -13,7 +13,7 @@ from statestore.repositories.usage import price_rows, price_writes
 from statestore.repositories.usage.price_writes import SHARED
 from statestore.values.prices import ModelPrice
 
-_CLEAR = Statement("DELETE FROM {model_prices} WHERE namespace = '' AND position > 0")
+_CLEAR = Statement("DELETE FROM $model_prices WHERE namespace = '' AND position > 0")
 
 
 class SharedPricesRepository(Repository, group="shared_prices"):
