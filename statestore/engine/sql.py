@@ -41,7 +41,7 @@ class Statement:
 
     Tokens, which are put in place for a database when the statement is rendered:
 
-        $sessions, $history_entries, …: a table or a view.
+        $TABLE: The table or the view of this name.
         $now: The time of the statement, or of the operation if our clock tells it.
         $hour: The same, cut to the hour.
         $later(X): Now plus the duration X.

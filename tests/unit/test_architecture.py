@@ -104,7 +104,7 @@ def for_types(module: str) -> set[str]:
 def test_the_engine_knows_no_table() -> None:
     from statestore.schema import metadata
 
-    tables = {f"{{{name}}}" for name in metadata.tables}
+    tables = {f"${name}" for name in metadata.tables}
     for module in MODULES:
         if module.startswith("engine."):
             text = MODULES[module].read_text()

@@ -1,15 +1,15 @@
-"""Statements: what their tokens become, and that each that is written somewhere can be rendered."""
+"""Statements: what their tokens become, and docs/sql, which shows all of them."""
 
-import gc
-import importlib
-import pkgutil
+import subprocess
+import sys
 
 import pytest
 
-from statestore import repositories
 from statestore.engine.sql import Dialect, DialectName, Statement
-
-DIALECTS: tuple[DialectName, ...] = ("postgresql", "sqlite")
+from tests.statements.collecting import collect, is_builder, modules
+from tests.statements.pages import DATABASES, pages, readable
+from tests.statements.serving import served
+from tests.statements.shapes import SHAPES
 
 
 def rendered(sql: str, dialect: DialectName) -> str:
@@ -37,17 +37,58 @@ def test_tokens_become_what_each_database_takes(sql: str, postgresql: str, sqlit
 
 
 @pytest.mark.parametrize("sql", ["SELECT $nwo", "FROM $sessionss", "$later", "$in :ids", "$bytes(x", "$now_us"])
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("dialect", DATABASES)
 def test_an_unknown_token_fails_when_the_statement_is_rendered(sql: str, dialect: DialectName) -> None:
     with pytest.raises(ValueError, match="token"):
         rendered(sql, dialect)
 
 
-def test_every_statement_can_be_rendered() -> None:
-    for module in pkgutil.walk_packages(repositories.__path__, "statestore.repositories."):
-        importlib.import_module(module.name)
-    found = [one for one in gc.get_objects() if isinstance(one, Statement)]
-    assert len(found) > 200
-    for statement in found:
-        for dialect in DIALECTS:
-            statement.render(Dialect(dialect))
+def test_the_files_hold_the_statements_of_the_code() -> None:
+    """Which renders all of them."""
+    for path, text in pages().items():
+        assert path.exists(), f"there is no {path.name}: write it with ./run sql"
+        assert path.read_text() == text, f"docs/sql/{path.name} is out of date: write it anew with ./run sql"
+
+
+def test_no_statement_is_missing() -> None:
+    """In a process of its own: other tests make statements too."""
+    code = """if True:
+        import gc
+        from statestore.engine.sql import Statement
+        from tests.statements.collecting import collect
+        found = {id(one.statement) for one in collect()}
+        missing = [one for one in gc.get_objects() if isinstance(one, Statement) and id(one) not in found]
+        print(len(missing), len(found))
+    """
+    missing, found = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert (missing, int(found) > 200) == ("0", True)
+
+
+def test_each_builder_of_statements_is_shown_for_a_shape() -> None:
+    builders = {value for module in modules() for value in vars(module).values() if is_builder(value)}
+    assert builders == set(SHAPES), "tests/statements/shapes.py names them"
+
+
+def test_each_statement_serves_an_operation() -> None:
+    operations = served()
+    found = [one for one in collect() if not one.name.startswith("STATEMENTS.")]
+    assert not [(one.module, one.name) for one in found if id(one.builder or one.statement) not in operations]
+
+
+def test_operations_are_found_however_they_come_to_a_statement() -> None:
+    operations = served()
+    of = {f"{one.module}.{one.name}": operations.get(id(one.builder or one.statement), []) for one in collect()}
+    assert "HistoryRepository.append" in of["history.append_batches._statement"]  # by its batches
+    assert "CacheRepository.set" in of["cache.eviction._EXPIRED.within"]  # by methods that it inherits
+    assert "LeasesRepository.renew" in of["sessions.session_rows._LEASE"]  # by a function of another module
+    assert of["expiry.due._CACHE"] == ["DueRepository.due"]
+
+
+def test_a_statement_is_shown_as_it_is_sent_but_for_white_space() -> None:
+    for one in collect():
+        for dialect in DATABASES:
+            sql = one.statement.render(Dialect(dialect))
+            assert readable(sql).split() == sql.split()
+            assert readable(sql).split("'")[1::2] == sql.split("'")[1::2]

@@ -15,7 +15,7 @@ _LOOK_SQL = f"""
     SELECT e.value, e.codec, e.agent_name, e.version, $now, {LIVE} FROM $cache_entries AS e
     WHERE e.namespace = :namespace AND e.key = :key
         AND (e.expires_at IS NULL OR e.expires_at > $later(-CAST(:stale_ttl AS interval)))"""
-_LOOK, _LOOK_HELD = Statement(_LOOK_SQL), Statement(f"{_LOOK_SQL} {HELD}")
+_LOOK, _LOOK_HELD = Statement(_LOOK_SQL), Statement(postgresql=f"{_LOOK_SQL} {HELD}")
 
 _CLAIM = Statement("""
     INSERT INTO $cache_claims AS c (namespace, key, token, claimed_until)

@@ -26,7 +26,7 @@ _FOUND = "e.key, e.value, e.codec, e.agent_name, e.version, $now"
 
 _GET_SQL = f"""
     SELECT {_FOUND} FROM $cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}"""
-_GET, _GET_HELD = Statement(_GET_SQL), Statement(f"{_GET_SQL} {HELD}")
+_GET, _GET_HELD = Statement(_GET_SQL), Statement(postgresql=f"{_GET_SQL} {HELD}")
 
 _GET_MANY = Statement(
     postgresql=f"""

@@ -1,0 +1,68 @@
+"""Statements that are built for a shape: the shape in which each of them is shown.
+
+The key is a function that keeps the statements it has built. What is missing here makes `tests/unit` fail.
+"""
+
+from typing import Any
+
+from statestore.engine.sql import Statement
+from statestore.repositories.cache import repository as cache_entries
+from statestore.repositories.cache import statements as cache_statements
+from statestore.repositories.history import append_batches, appending, entry_reads, entry_rows
+from statestore.repositories.portable import portable_rows
+from statestore.repositories.sessions import holding, lifecycle, listing, session_rows
+from statestore.repositories.state import repository as state
+from statestore.repositories.usage import report_sql
+
+_COLUMNS = ("provider_name", "request_model", "input_tokens", "output_tokens", "cost_usd")
+_PLAIN_READ: Statement = entry_reads._READ
+
+SHAPES: dict[Any, tuple[str, dict[str, Any]]] = {
+    append_batches._statement: (
+        "entries that say what they used, whose cost was computed",
+        {"columns": _COLUMNS, "priced": True},
+    ),
+    appending._postgresql: (
+        "two plain messages with ids of their caller's",
+        {"count": 2, "columns": (), "at": False, "new": True, "same": False, "leased": False, "priced": False},
+    ),
+    entry_rows.insert_one: ("an entry that says what it used", {"columns": _COLUMNS}),
+    cache_entries._page: (
+        "the entries of an agent that have a tag, with their values, from the second page on",
+        {"values": True, "agent": True, "tag": True, "after": True, "held": False},
+    ),
+    cache_statements.set_postgresql: (
+        "several values, in a cache that is limited by the number of its entries and may be full",
+        {"several": True, "absent": False, "limited_by": "entries"},
+    ),
+    cache_statements.set_one_postgresql: ("a value with tags and a description", {"tagged": True, "described": True}),
+    cache_statements.replace_one_postgresql: (
+        "a value with tags and a description",
+        {"tagged": True, "described": True},
+    ),
+    cache_statements.set_sqlite: ("two values", {"rows": 2}),
+    holding._holding: ("the read of a history", {"statement": _PLAIN_READ}),
+    lifecycle._set_status: (
+        "from ready to busy, by who holds a lease",
+        {"to": "busy", "leased": True, "repeated": False},
+    ),
+    listing._count_statement: ("of a user", {"filters": ("user_id",)}),
+    listing._page_statement: (
+        "a user's sessions, the latest first, from the second page on",
+        {"filters": ("user_id",), "order_by": "last_activity_at", "descending": True, "continues": True},
+    ),
+    portable_rows._insert: ("state keys", {"kind": "state", "columns": ("session_id", "key", "value", "updated_at")}),
+    report_sql.measured: (
+        "by model and day, in a time zone whose distance from UTC changes once in the period",
+        {
+            "keys": ("local_day", "provider_name", "model"),
+            "filters": ("user_id",),
+            "changes": 1,
+            "order": f"local_day, {report_sql.HEAVIEST}",
+            "ends": False,
+            "limited": True,
+        },
+    ),
+    session_rows.update_statement: ("the title, of a known revision", {"columns": ("title",), "checked": True}),
+    state._set_many: ("two keys", {"count": 2}),
+}
