@@ -226,6 +226,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pgbouncer", action="store_true", help="run the whole contract through PgBouncer, too")
+    parser.addoption("--need-postgresql", action="store_true", help="fail if no test ran on PostgreSQL")
 
 
 def parameters(item: pytest.Item) -> dict[str, Any]:
@@ -268,9 +269,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker process tells its parent which server it used."""
-    if hasattr(session.config, "workeroutput") and server_name in session.config.stash:
+    """A worker process tells its parent which server it used, and the parent whether all databases took part."""
+    if not hasattr(session.config, "workeroutput"):
+        if session.config.getoption("--need-postgresql") and not ran_on(session.config, "postgresql"):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    elif server_name in session.config.stash:
         session.config.workeroutput["server_name"] = session.config.stash[server_name]
+
+
+def ran_on(config: pytest.Config, database: str) -> int:
+    """How many tests ran on a database, in all worker processes together."""
+    stats = config.pluginmanager.get_plugin("terminalreporter").stats
+    return sum(database in report.keywords for outcome in ("passed", "failed") for report in stats.get(outcome, ()))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -281,10 +291,10 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say how many tests ran on which database: a run that left one out must not look like one that did not."""
-    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, ())]
-    on_postgresql = sum("postgresql" in report.keywords for report in reports)
-    on_sqlite = sum("sqlite" in report.keywords for report in reports)
+    on_postgresql, on_sqlite = ran_on(config, "postgresql"), ran_on(config, "sqlite")
     postgresql = config.stash.get(server_name, "PostgreSQL (not started)")
     terminalreporter.write_line(
         f"{postgresql}: {on_postgresql} tests ran, SQLite {sqlite3.sqlite_version}: {on_sqlite} tests ran"
     )
+    if config.getoption("--need-postgresql") and not on_postgresql:
+        terminalreporter.write_line("No test ran on PostgreSQL: the run counts as failed.")
