@@ -85,7 +85,7 @@ if TYPE_CHECKING:
     from statestore.store import StateStore, Transaction
     from statestore.sweeper import Sweeper
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "MISSING",

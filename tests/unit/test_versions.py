@@ -1,8 +1,11 @@
-"""Which versions are supported is said in several places, and is the same in all of them."""
+"""Which version this is, and which others it works with: said in several places, and the same in all of them."""
 
 import re
 import tomllib
+from datetime import date
 from pathlib import Path
+
+import statestore
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -13,6 +16,20 @@ RUN = (ROOT / "run").read_text()
 def listed(name: str) -> list[str]:
     """A list of the workflow's matrix."""
     return re.findall(r'"([\d.]+)"', re.search(rf"^ +{name}: \[(.*)\]$", WORKFLOW, re.MULTILINE)[1])  # type: ignore[index]
+
+
+def test_the_changelog_is_cut_for_this_version() -> None:
+    sections = re.findall("^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert sections[0] == "Unreleased"
+    released = [re.fullmatch(r"(\d+\.\d+\.\d+) \((.*)\)", section) for section in sections[1:]]
+    assert released[0][1] == statestore.__version__  # type: ignore[index]
+    days = [date.fromisoformat(one[2]) for one in released]  # type: ignore[index]
+    assert days == sorted(days, reverse=True)
+
+
+def test_the_version_is_written_once() -> None:
+    assert "version" not in PROJECT["project"]
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "statestore/__init__.py"
 
 
 def test_pythons() -> None:
