@@ -50,6 +50,7 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("repositories/history/entry_*.py", (*_HISTORY, f"{_C}values.py", f"{_C}statistics.py")),
     ("repositories/history/windows.py", (f"{_C}windows.py",)),
     ("repositories/history/summaries.py", (f"{_C}windows.py", f"{_C}conversations.py", f"{_C}values.py")),
+    ("repositories/history/locating.py", (f"{_C}locate.py",)),
     ("repositories/history/pricing.py", (f"{_C}prices.py",)),
     ("repositories/history/follows.py", (f"{_C}follow.py",)),
     ("repositories/history/notify.py", (f"{_C}follow.py",)),

@@ -13,6 +13,7 @@ class HistoryOperations(Operations):
     append = operation(HistoryRepository.append)
     read = operation(HistoryRepository.read)
     get = operation(HistoryRepository.get)
+    locate = operation(HistoryRepository.locate)
     count = operation(HistoryRepository.count)
     window = operation(HistoryRepository.window)
     pop_last = operation(HistoryRepository.pop_last)

@@ -27,6 +27,7 @@ READS: dict[str, Callable[[Any], Any]] = {
     "history.read": lambda store: store.history.read("s")[0].content,
     "history.read of a fork": lambda store: store.history.read("fork")[0].content,
     "history.get": lambda store: store.history.get("s", 1).content,
+    "history.locate": lambda store: "a" if store.history.locate(["e"]) == {"e": ["s"]} else "nothing",
     "history.window": lambda store: store.history.window("s", max_tokens=10)[0].content,
     "history.summaries": lambda store: store.history.summaries("s")[0].content,
     "state.get": lambda store: store.state.get("s", "k"),
@@ -38,7 +39,7 @@ READS: dict[str, Callable[[Any], Any]] = {
 def make_due(store: Store, clock: MovableClock) -> None:
     """A session and a fork whose TTL is to be extended by the next read."""
     store.sessions.create("s", title="a", ttl=HOUR)
-    store.history.append("s", [NewEntry("a", role="user")])
+    store.history.append("s", [NewEntry("a", role="user", entry_id="e")])
     store.state.set("s", "k", "a")
     store.history.add_summary("s", "a", start_seq=1, end_seq=1)
     store.sessions.fork("s", "fork")

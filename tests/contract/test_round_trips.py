@@ -304,6 +304,7 @@ case(
     ONE,
     (4, 1),
 )
+case("history.locate", history, lambda store, s: store.history.locate(["a", "b"], agent_names=["x"]), ONE, (1, 1))
 case("history.window", history, lambda store, s: store.history.window(s, max_entries=20), ONE, (1, 1))
 case(
     "history.add_summary",

@@ -10,6 +10,7 @@ from statestore.errors import ConflictError, EntryNotFoundError, InvalidValueErr
 from statestore.repositories.history import appending, entry_differences, entry_reads, entry_rows, ranges
 from statestore.repositories.history.append_batches import APPENDS
 from statestore.repositories.history.entry_rows import PreparedEntry
+from statestore.repositories.history.locating import LocatingRepository
 from statestore.repositories.history.read_batches import READS
 from statestore.repositories.history.summaries import SummariesRepository
 from statestore.repositories.history.windows import WindowsRepository
@@ -22,7 +23,7 @@ _COUNT = Statement("""
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
 
-class HistoryRepository(WindowsRepository, SummariesRepository):
+class HistoryRepository(WindowsRepository, SummariesRepository, LocatingRepository):
     """The ordered entries of a session. Positions (`seq`) start at 1 and have no gaps."""
 
     @in_batches(APPENDS)

@@ -1,0 +1,60 @@
+"""Finding entries by their ids, in whichever session they are."""
+
+from collections.abc import Iterable
+
+from statestore.checking import checks
+from statestore.engine.calls import reads
+from statestore.engine.sql import Statement
+from statestore.errors import InvalidValueError
+from statestore.repositories.base import Repository
+
+# The unique index on entries begins with their ids.
+_LOCATE = Statement("""
+    SELECT h.entry_id, h.session_id FROM {history_entries} AS h
+    JOIN {sessions} AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+    WHERE h.entry_id {in:entry_ids} AND h.namespace = :namespace
+        AND (:any_agent OR s.agent_name {in:agent_names}) AND (:expired_too OR {live})""")
+
+
+class LocatingRepository(Repository):
+    """Looks entries up across the sessions of a namespace."""
+
+    @reads
+    def locate(
+        self, entry_ids: Iterable[str], *, agent_names: Iterable[str] | None = None, include_expired: bool = False
+    ) -> dict[str, list[str]]:
+        """The sessions that entries with these ids were appended to, in one statement.
+
+        An `entry_id` is unique within a session only; so this tells what is in the store already, under whichever
+        session. A fork that shares an entry is not named: only the session that the entry's usage counts for. Extends
+        no TTL. Inside a caller's transaction others may change what was found before it ends.
+
+        Args:
+            entry_ids: The ids to look for, any number; several hundred at a time are a good size.
+            agent_names: Look only at the sessions of these agents; by default at all.
+            include_expired: Look at sessions that have expired as well, until a sweep deletes them: until then their
+                usage is in the reports too.
+
+        Returns:
+            The session ids, sorted, by entry id, in the order given. Ids that no session has are left out.
+
+        Raises:
+            InvalidValueError: An id or a name that can never be stored, or one text in place of several.
+        """
+        ids = self._once("entry_ids", lambda: _keys(entry_ids, "entry_ids"))
+        names = self._once("agent_names", lambda: _keys(() if agent_names is None else agent_names, "agent_names"))
+        if not ids:
+            return {}
+        found: dict[str, list[str]] = {}
+        for entry_id, session_id in self._link.all(
+            _LOCATE, entry_ids=ids, agent_names=names, any_agent=agent_names is None, expired_too=include_expired
+        ):
+            found.setdefault(entry_id, []).append(session_id)
+        return {entry_id: sorted(found[entry_id]) for entry_id in ids if entry_id in found}
+
+
+def _keys(values: Iterable[str], argument: str) -> list[str]:
+    """The values checked, each once, in the order given. A generator can be gone through only at the first try."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InvalidValueError(argument, "must be a list of strings; put a single one into a list")
+    return list(dict.fromkeys(checks.key(value, f"{argument}[{index}]") for index, value in enumerate(values)))
