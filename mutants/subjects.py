@@ -76,6 +76,10 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("repositories/usage/*price*.py", (f"{_C}prices.py", f"{_C}shared_prices.py")),
     ("repositories/usage/*.py", ("tests/reports/test_report.py", "tests/reports/test_views.py")),
+    (
+        "repositories/portable/portable_sessions.py",
+        ("tests/importers/test_saved_sessions.py", "tests/cli/test_export.py"),
+    ),
     ("repositories/portable/*.py", (f"{_C}portable*.py",)),
     ("repositories/*/*.py", (*_LIFE, f"{_C}model.py")),
     ("engine/engines.py", (*_ENGINE, *_SQLITE)),

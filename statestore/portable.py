@@ -20,11 +20,12 @@ from statestore.engine.calls import Call
 from statestore.engine.flows import Flow, run, run_async
 from statestore.errors import ConflictError, DatabaseError, InvalidValueError, SessionExistsError, SessionNotFoundError
 from statestore.portable_files import FORMAT, VERSION, Part, Progress, Survey
-from statestore.repositories.portable import portable_ledger
+from statestore.repositories.portable import portable_ledger, portable_sessions
 from statestore.repositories.portable.portable_checks import Histories
 from statestore.repositories.portable.portable_rows import PortableWork
 from statestore.repositories.portable.portable_values import TABLES, Record
 from statestore.store import StateStore, Transaction
+from statestore.values.saved_sessions import SavedSession
 
 _BATCH = 500
 _HEADER = {"type": "header", "format": FORMAT, "version": VERSION}
@@ -235,8 +236,20 @@ async def import_sessions_async(
     return totals
 
 
-def insert_records(store: StateStore, records: Sequence[Record], *, replace: bool) -> Totals:
-    """Write records, those of sessions first, in one transaction. See `import_sessions`."""
+def insert_session(store: StateStore, session: SavedSession, *, replace: bool = False) -> Totals:
+    """Write a session that another system kept, with all that belongs to it, in one transaction.
+
+    Args:
+        store: Where to.
+        session: The session, from whatever kept it.
+        replace: Overwrite a session that is there already. See `import_sessions`.
+
+    Raises:
+        SessionExistsError: The session is there already, and *replace* is false. Nothing was written.
+        InvalidValueError: A value cannot be stored, or parts of it contradict each other; the message begins with
+            where that came from. Nothing was written.
+    """
+    records = portable_sessions.records(session)
     histories = Histories()
     for record in records:
         histories.add(record.kind, record.values, record.where)

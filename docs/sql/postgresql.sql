@@ -1529,6 +1529,16 @@ INSERT INTO "statestore".history_entries (namespace, session_id, seq, created_at
 VALUES (%(namespace)s, %(session_id)s, %(seq)s, %(created_at)s, %(entry_id)s, %(turn)s, %(role)s, %(content)s,
     %(content_bytes)s, %(provider_name)s, %(request_model)s, %(input_tokens)s, %(output_tokens)s, %(cost_usd)s);
 
+-- history/locating.py: _LOCATE
+-- Serves LocatingRepository.locate.
+--
+-- The unique index on entries begins with their ids.
+SELECT h.entry_id, h.session_id FROM "statestore".history_entries AS h
+JOIN "statestore".sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+WHERE h.entry_id = ANY (%(entry_ids)s) AND h.namespace = %(namespace)s
+    AND (%(any_agent)s OR s.agent_name = ANY (%(agent_names)s))
+        AND (%(expired_too)s OR (s.expires_at IS NULL OR s.expires_at > statement_timestamp()));
+
 -- history/notify.py: STATEMENTS.listen_to
 --
 -- For `history.follow`.

@@ -968,6 +968,16 @@ INSERT INTO history_entries (namespace, session_id, seq, created_at, entry_id, t
 VALUES (:namespace, :session_id, :seq, :created_at, :entry_id, :turn, :role, :content, :content_bytes, :provider_name,
     :request_model, :input_tokens, :output_tokens, :cost_usd);
 
+-- history/locating.py: _LOCATE
+-- Serves LocatingRepository.locate.
+--
+-- The unique index on entries begins with their ids.
+SELECT h.entry_id, h.session_id FROM history_entries AS h
+JOIN sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+WHERE h.entry_id IN (SELECT value FROM json_each(:entry_ids)) AND h.namespace = :namespace
+    AND (:any_agent OR s.agent_name IN (SELECT value FROM json_each(:agent_names)))
+        AND (:expired_too OR (s.expires_at IS NULL OR s.expires_at > :now));
+
 -- history/ranges.py: _SET_RANGE
 -- Serves ConversationsRepository.save, HistoryRepository.pop_last, ShorteningRepository.clear,
 -- ShorteningRepository.trim.

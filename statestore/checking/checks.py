@@ -13,6 +13,8 @@ MAX_SCHEMA_BYTES = 63
 MAX_INTEGER = 2**63 - 1
 # More than any call uses, and so little that sums of thousands of the largest still fit 64 bits.
 MAX_TOKENS = 10**9  # Of one entry. The sum over every entry that a table can hold stays within 64 bits.
+# Of a history: far beyond any, and so little that no position computed from it leaves 64 bits.
+MAX_POSITION = 10**12
 # Far beyond any use, and far enough from the year 9999 that now + ttl is always a date.
 MAX_TTL = timedelta(days=36_500)
 # A day inside what datetime holds: drivers read times in the server's zone before they become UTC again.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -21,7 +21,8 @@ from statestore.values.cache import CacheEntry, CacheStats
 from statestore.values.markers import MISSING, NEVER, NeverType
 
 if TYPE_CHECKING:
-    from statestore.store import StateStore, Transaction
+    from statestore.importers.cache_files import CacheFormat
+    from statestore.store import StateStore
 
 _AT_ONCE = 100
 
@@ -262,62 +263,35 @@ def export_entries(database: Database, file: str, agent: str | None, replace: bo
 )
 @store_options
 @json_option
-def import_entries(database: Database, file: str, kind: str, ttl: timedelta | NeverType | None, as_json: bool) -> None:
+def import_entries(
+    database: Database, file: str, kind: CacheFormat, ttl: timedelta | NeverType | None, as_json: bool
+) -> None:
     """Bring back the entries of a FILE that `statestore cache export` wrote, or of Conexus' cache.json.
 
     They keep their times and replace those of the same keys that were set before them. Those that have expired are left
     out, and those whose keys were set anew since. All or none.
     """
-    now = datetime.now(UTC)
-    kept = expired = newer = 0
+    from statestore.importers import cache_files
+
     try:
         with _source(file) as source:
-            entries = _read(source, kind, ttl)
+            entries = cache_files.read(source, kind, ttl)
             first = list(islice(entries, 1))  # Of a file that is something else no database is made.
-            with _opened(database, create=True) as store, store.transaction() as tx:
-                for where, entry in chain(first, entries):
-                    if _restored(tx, where, entry):
-                        kept += 1
-                    elif entry.expires_at is not None and entry.expires_at <= now:
-                        expired += 1
-                    else:
-                        newer += 1
+            with _opened(database, create=True) as store:
+                done = cache_files.restore(store, chain(first, entries))
     except InvalidValueError as error:
         raise Failure(f"{file}: {error}") from None
     if as_json:
-        click.echo(json_text({"file": file, "imported": kept, "expired": expired, "newer": newer}))
+        click.echo(json_text({"file": file, "imported": done.restored, "expired": done.expired, "newer": done.newer}))
         return
-    left = f"; left out {counted(expired, 'entry')} that expired" if expired else ""
-    left += f"; left out {counted(newer, 'entry')} set anew since" if newer else ""
-    click.echo(f"imported {counted(kept, 'entry')} from {visible(file)}{left}")
+    left = f"; left out {counted(done.expired, 'entry')} that expired" if done.expired else ""
+    left += f"; left out {counted(done.newer, 'entry')} set anew since" if done.newer else ""
+    click.echo(f"imported {counted(done.restored, 'entry')} from {visible(file)}{left}")
 
 
 def _opened(database: Database, *, create: bool = False) -> StateStore:
     """The store, without limits of its own: those that the application keeps are unknown here."""
     return database.open(create=create, cache_max_entries=None)
-
-
-def _read(source: BinaryIO, kind: str, ttl: timedelta | NeverType | None) -> Iterator[tuple[str, CacheEntry]]:
-    """The entries of a file: line by line, or all at once if it is one document."""
-    from statestore.checking import json_files
-    from statestore.importers import cache_files
-
-    lines = json_files.lines(source)
-    first = next(lines, (1, b""))
-    if kind == "auto":
-        kind = "statestore" if cache_files.written_by_dump(first[1]) else "conexus"
-    if kind == "statestore":
-        yield from cache_files.load(line for _, line in chain([first], lines))
-        return
-    lives = cache_files.CONEXUS_TTL if ttl is None else None if ttl is NEVER else ttl
-    yield from cache_files.load_conexus(first[1] + json_files.whole(source), ttl=lives)
-
-
-def _restored(tx: Transaction, where: str, entry: CacheEntry) -> bool:
-    try:
-        return tx.cache.restore(entry)
-    except InvalidValueError as error:
-        raise InvalidValueError(where, str(error)) from None
 
 
 def _source(file: str) -> BinaryIO:

@@ -1,16 +1,13 @@
 """`statestore import claude-code`: transcripts of Claude Code as sessions, with what they used."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
+from statestore.cli.importing import Progress
 from statestore.cli.options import Database, examples, json_option, store_options
-from statestore.cli.output import Failure, counted, json_text, visible
+from statestore.cli.output import Failure, counted, json_text
 
 _DEFAULT = "~/.claude/projects"
 
@@ -40,21 +37,27 @@ def claude_code(database: Database, path: Path | None, user_id: str | None, as_j
     apply` afterwards.
     """
     from statestore.checking import checks
-    from statestore.cli import claude_lines
-    from statestore.cli.claude_transcripts import Importer
+    from statestore.importers import Problem
+    from statestore.importers import claude_code as import_transcripts
 
     checks.optional_key(user_id, "--user-id")
     folder = Path(_DEFAULT).expanduser() if path is None else path
     if not folder.exists():
         raise Failure(f"there is no {folder}; name the file or the folder to import")
-    found = claude_lines.files(folder)
 
-    def report(file: Path, number: int, reason: str) -> None:
-        click.echo(visible(f"{file}:{number}: {reason}"), err=True)
+    with database.open(create=True) as store, Progress("importing") as bar:
 
-    with database.open(create=True) as store, _progress(len(found)) as advance:
-        importer = Importer(store, user_id=user_id, report=report, progress=advance)
-        totals = importer.run(found)
+        def say(problem: Problem) -> None:
+            bar.say(f"{problem.source}:{problem.line or 0}: {problem.reason}")
+
+        totals = import_transcripts(
+            store,
+            folder,
+            user_id=user_id,
+            expect=bar.expect,
+            progress=lambda file: bar.advance(1),
+            on_problem=say,
+        )
     if as_json:
         click.echo(json_text(asdict(totals)))
     else:
@@ -67,13 +70,3 @@ def claude_code(database: Database, path: Path | None, user_id: str | None, as_j
         )
     if totals.lines_failed:
         raise Failure(f"{counted(totals.lines_failed, 'line')} could not be imported; see above")
-
-
-@contextmanager
-def _progress(files: int) -> Iterator[Callable[[Any], None]]:
-    """A bar on a terminal; elsewhere nothing, where click before 8.2 would print the label."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    with click.progressbar(length=files, label="importing", file=sys.stderr, width=0) as bar:
-        yield lambda _: bar.update(1)

@@ -10,10 +10,11 @@ import click
 
 from statestore import migrate
 from statestore.checking import json_files
-from statestore.cli.importer import Importer, NotConversationsError, Totals
 from statestore.cli.narration import Narrator, milliseconds
-from statestore.cli.openai_jsonl import Conversation, LineError, SessionId, parse
 from statestore.cli.output import Failure, counted, visible
+from statestore.importers import ConversationsReport, NotConversationsError, Problem, openai_jsonl
+from statestore.importers.json_lines import LineError
+from statestore.importers.openai_lines import Conversation, SessionId, parse
 from statestore.store import StateStore
 from statestore.values.history import Entry
 from statestore.values.sessions import Session
@@ -90,14 +91,13 @@ def read(store: StateStore, session_id: str) -> list[Entry]:
     return store.history.read(session_id)
 
 
-def _import(narrator: Narrator, store: StateStore, file: str) -> Totals:
-    def report(line: int, reason: str) -> None:
-        click.echo(visible(f"{file}:{line}: {reason}"), err=True)
+def _import(narrator: Narrator, store: StateStore, file: str) -> ConversationsReport:
+    def say(problem: Problem) -> None:
+        click.echo(visible(f"{file}:{problem.line}: {problem.reason}"), err=True)
 
     narrator.show(f"$ statestore import openai-jsonl {shlex.quote(file)}")
     try:
-        with open(file, "rb") as lines:
-            return narrator.time(Importer(store, session_id=SessionId(), report=report).run, lines)
+        return narrator.time(openai_jsonl, store, file, on_problem=say)
     except NotConversationsError:
         raise Failure(f"{file}: none of the first lines is a conversation; is it JSON Lines?") from None
 

@@ -4,7 +4,7 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +17,7 @@ from statestore.cli.options import Database, examples, json_option, store_option
 from statestore.cli.output import Failure, counted, json_text, visible
 
 if TYPE_CHECKING:
-    from statestore.cli.foreign import Foreign
-    from statestore.repositories.portable.portable_values import Record
+    from statestore.importers import Problem, SessionsReport
 
 replace_option = click.option("--replace", is_flag=True, help="Overwrite what is there already.")
 
@@ -174,9 +173,10 @@ def promptkit(database: Database, path: Path, replace: bool, as_json: bool) -> N
     to PATH. A conversation that is there already is reported and left alone,
     unless --replace lets it be overwritten.
     """
-    from statestore.cli import foreign
+    from statestore.importers import promptkit as import_conversations
+    from statestore.importers.promptkit_files import conversations
 
-    _import_each(database, foreign.promptkit_conversations(path), foreign.read_promptkit, path, replace, as_json)
+    _import_each(database, import_conversations, conversations(path), path, replace, as_json)
 
 
 @click.command("conexus", epilog=examples("statestore import conexus ./state"))
@@ -190,41 +190,33 @@ def conexus(database: Database, path: Path, replace: bool, as_json: bool) -> Non
     Each interaction becomes one history entry, with its agent and its duration. Nothing is written to PATH. A session
     that is there already is reported and left alone, unless --replace lets it be overwritten.
     """
-    from statestore.cli import foreign
+    from statestore.importers import conexus as import_sessions
+    from statestore.importers.conexus_files import saved_sessions
 
-    _import_each(database, foreign.conexus_sessions(path), foreign.read_conexus, path, replace, as_json)
+    _import_each(database, import_sessions, saved_sessions(path), path, replace, as_json)
 
 
 def _import_each(
     database: Database,
-    found: "list[Foreign]",
-    read: "Callable[[Foreign], list[Record]]",
+    bring: "Callable[..., SessionsReport]",
+    found: Sequence[Path],
     path: Path,
     replace: bool,
     as_json: bool,
 ) -> None:
-    """Import sessions one by one: what is wrong with one does not keep the others out."""
-    from statestore.cli.foreign import UnreadableError
-    from statestore.errors import ConflictError, DatabaseError, InvalidValueError
-    from statestore.portable import insert_records
+    """Import what was *found* at *path*, and report what was left out."""
+    from statestore.errors import ConflictError
 
-    if not found:
+    if not found:  # Then no database is made.
         raise Failure(f"{path} holds nothing to import")
-    sessions = entries = failed = 0
+
+    def say(problem: "Problem") -> None:
+        hint = "; overwrite it with --replace" if isinstance(problem.error, ConflictError) else ""
+        click.echo(visible(f"{Path(problem.source).name}: {problem.reason}{hint}"), err=True)
+
     with database.open(create=True) as store:
-        for one in found:
-            try:
-                totals = insert_records(store, read(one), replace=replace)
-            except (UnreadableError, InvalidValueError, ConflictError, DatabaseError, OSError) as error:
-                if isinstance(error, DatabaseError) and type(error) is not DatabaseError:
-                    raise  # It is gone, full or read-only, and that would keep the others out as well.
-                failed += 1
-                hint = "; overwrite it with --replace" if isinstance(error, ConflictError) else ""
-                said = error.strerror if isinstance(error, OSError) else error
-                click.echo(visible(f"{one.name}: {said}{hint}"), err=True)
-                continue
-            sessions += totals.sessions
-            entries += totals.entries
+        totals = bring(store, path, replace=replace, on_problem=say)
+    sessions, entries, failed = totals.sessions, totals.entries, totals.sessions_failed
     if as_json:
         click.echo(json_text({"path": str(path), "sessions": sessions, "entries": entries, "failed": failed}))
     else:

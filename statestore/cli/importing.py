@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from statestore.cli.openai_jsonl import SessionId
 from statestore.cli.options import Database, examples, json_option, store_options
 from statestore.cli.output import Failure, counted, json_text, visible
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
+
+    from statestore.importers.openai_lines import SessionId
 
 _REDRAW_SECONDS = 0.1
 
@@ -33,9 +34,11 @@ def import_() -> None:
     """Bring conversations in from a file."""
 
 
-def _template(ctx: click.Context, param: click.Parameter, value: str | None) -> SessionId:
+def _template(ctx: click.Context, param: click.Parameter, value: str | None) -> "SessionId":
+    from statestore.importers.openai_lines import SessionId
+
     try:
-        return SessionId(value)
+        return SessionId(value, option="--session-id")
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -61,7 +64,7 @@ def _template(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 def openai_jsonl(
     database: Database,
     file: str,
-    session_id: SessionId,
+    session_id: "SessionId",
     user_id: str | None,
     agent_name: str | None,
     as_json: bool,
@@ -79,24 +82,30 @@ def openai_jsonl(
     A line that cannot be imported is reported on stderr and left out as a whole, the others go in, and the exit code is
     1. A file whose first 100 lines are all bad is not read further.
     """
-    from statestore.cli.importer import Importer, NotConversationsError
+    from statestore.checking import checks
+    from statestore.importers import NotConversationsError, Problem
+    from statestore.importers import openai_jsonl as import_conversations
 
+    checks.optional_key(user_id, "--user-id")
+    checks.optional_key(agent_name, "--agent-name")
     name = "standard input" if file == "-" else os.path.basename(file)
     with _opened(file) as source, database.open(create=True) as store, Progress.reading(source) as bar:
-        importer = Importer(
-            store,
-            session_id=session_id,
-            user_id=user_id,
-            agent_name=agent_name,
-            report=lambda line, reason: bar.say(f"{file}:{line}: {reason}"),
-            progress=bar.advance,
-        )
+
+        def say(problem: Problem) -> None:
+            bar.say(f"{file}:{problem.line}: {problem.reason}")
+
         try:
-            totals = importer.run(source)
+            totals = import_conversations(
+                store,
+                source,
+                session_id=session_id,
+                user_id=user_id,
+                agent_name=agent_name,
+                progress=bar.advance,
+                on_problem=say,
+            )
         except NotConversationsError:
             raise Failure(f"{file}: none of the first lines is a conversation; is it JSON Lines?") from None
-        except OSError as error:
-            raise Failure(f"{file}: {error.strerror}") from None
         except KeyboardInterrupt:
             bar.say("stopped; what was imported stays, and the same command goes on from there")
             raise

@@ -1,1 +1,27 @@
 """Conversations, caches and prices from elsewhere, as functions; the command line only calls them."""
+
+from statestore.importers.cache_files import CacheReport, cache_entries
+from statestore.importers.claude_transcripts import ClaudeCodeReport, claude_code
+from statestore.importers.conexus_files import conexus
+from statestore.importers.each_session import SessionsReport
+from statestore.importers.genai_prices import PricesReport, PricesUnavailableError, model_prices
+from statestore.importers.openai_conversations import ConversationsReport, NotConversationsError, openai_jsonl
+from statestore.importers.problems import Problem
+from statestore.importers.promptkit_files import promptkit
+
+__all__ = [
+    "CacheReport",
+    "ClaudeCodeReport",
+    "ConversationsReport",
+    "NotConversationsError",
+    "PricesReport",
+    "PricesUnavailableError",
+    "Problem",
+    "SessionsReport",
+    "cache_entries",
+    "claude_code",
+    "conexus",
+    "model_prices",
+    "openai_jsonl",
+    "promptkit",
+]

@@ -10,16 +10,28 @@ beside or within the metadata.
 
 import base64
 import binascii
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from itertools import chain
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, TypeAlias
 
 import orjson
 
-from statestore.checking import json_files
+from statestore.checking import checks, json_files
 from statestore.errors import InvalidValueError
+from statestore.importers.json_lines import Source, name_of, unreadable
+from statestore.importers.problems import check_store
 from statestore.values.cache import CacheEntry
+from statestore.values.markers import NEVER, NeverType
+
+if TYPE_CHECKING:
+    from statestore.store import StateStore
+
+CacheFormat: TypeAlias = Literal["auto", "statestore", "conexus"]
 
 CONEXUS_TTL: Final = timedelta(hours=1)
 
@@ -43,6 +55,102 @@ _FIELDS = frozenset(
 
 # As far as it goes, if the line was cut off.
 _BEGINNING = re.compile(rb'\{\s*"key"\s*:\s*"')
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """What an import of cache entries has done."""
+
+    restored: int
+    """Entries that are in the cache now as they are in the file."""
+    expired: int
+    """Entries that were left out since they have expired."""
+    newer: int
+    """Entries that were left out since their keys were set anew after them."""
+
+
+def cache_entries(
+    store: "StateStore", source: Source, *, format: CacheFormat = "auto", ttl: timedelta | NeverType | None = None
+) -> CacheReport:
+    """Bring back the entries of a file that `statestore cache export` wrote, or of Conexus' cache.json.
+
+    They keep their times, and replace those of the same keys that were set before them. Those that have expired are
+    left out, and those whose keys were set anew since. All or none, in one transaction; the same import again changes
+    nothing.
+
+    Args:
+        store: Where to. Its limits hold: a store that was opened with `cache_max_entries=None` evicts nothing.
+        source: The path of a file, or a file that is open for reading in binary. A line, and a cache.json as a whole,
+            may have 128 MiB.
+        format: What wrote the file. By default its beginning tells.
+        ttl: How long entries of Conexus live, whose files do not say; NEVER for no end, by default an hour.
+
+    Raises:
+        InvalidValueError: An argument cannot be used, or the file cannot be read, or something in it is not an entry;
+            the message names the file and the place in it. Nothing was written.
+        DatabaseError: The database failed. Nothing was written.
+    """
+    check_store(store)
+    checks.one_of(format, ("auto", "statestore", "conexus"), "format")
+    if ttl is not NEVER:
+        checks.ttl(ttl, "ttl", hint="use NEVER for no end")
+    with closing(_placed(source, format, ttl)) as entries:
+        return restore(store, entries)
+
+
+def _placed(
+    source: Source, format: CacheFormat, ttl: timedelta | NeverType | None
+) -> Generator[tuple[str, CacheEntry], None, None]:
+    """The entries of a file, each with the file and the place in it. A path is opened, and closed at the end."""
+    name = name_of(source)
+    try:
+        with open(source, "rb") if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
+            for where, entry in read(file, format, ttl):
+                yield f"{name}: {where}", entry
+    except InvalidValueError as error:
+        raise InvalidValueError(name, str(error)) from None
+    except OSError as error:
+        raise InvalidValueError(name, unreadable(error)) from error
+
+
+def read(file: BinaryIO, format: CacheFormat, ttl: timedelta | NeverType | None) -> Iterator[tuple[str, CacheEntry]]:
+    """The entries of a file, each with where it is: line by line, or all at once if the file is one document.
+
+    Raises:
+        InvalidValueError: Something is not an entry; the message begins with where that is.
+    """
+    lines = json_files.lines(file)
+    first = next(lines, (1, b""))
+    if format == "auto":
+        format = "statestore" if written_by_dump(first[1]) else "conexus"
+    if format == "statestore":
+        yield from load(line for _, line in chain([first], lines))
+        return
+    lives = CONEXUS_TTL if ttl is None else None if ttl is NEVER else ttl
+    yield from load_conexus(first[1] + json_files.whole(file), ttl=lives)
+
+
+def restore(store: "StateStore", entries: Iterable[tuple[str, CacheEntry]]) -> CacheReport:
+    """Put entries into the cache, each of which comes with where it is in a file; all or none.
+
+    Raises:
+        InvalidValueError: An entry cannot be stored; the message begins with where it is. Nothing was written.
+    """
+    now = datetime.now(UTC)
+    restored = expired = newer = 0
+    with store.transaction() as tx:
+        for where, entry in entries:
+            try:
+                taken = tx.cache.restore(entry)
+            except InvalidValueError as error:
+                raise InvalidValueError(where, str(error)) from None
+            if taken:
+                restored += 1
+            elif entry.expires_at is not None and entry.expires_at <= now:
+                expired += 1
+            else:
+                newer += 1
+    return CacheReport(restored, expired, newer)
 
 
 def dump(entry: CacheEntry) -> bytes:

@@ -7,13 +7,17 @@ such as pictures or searches, is not in the cost.
 
 import importlib.metadata
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from statestore.errors import StateStoreError
+from statestore.errors import InvalidValueError, StateStoreError
 from statestore.values.price_patterns import PatternError, compile_clause
 from statestore.values.prices import ModelPrice
+
+if TYPE_CHECKING:
+    from statestore.operations.prices import SharedPrices
 
 _RATES = {
     "input_mtok": "input_price",
@@ -39,6 +43,40 @@ _CLAUSES = ("equals", "starts_with", "ends_with", "contains", "regex")
 
 class PricesUnavailableError(StateStoreError):
     """The package `genai-prices` is not installed, or cannot be used; install `statestore[prices]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PricesReport:
+    """What an import of prices has done."""
+
+    prices: int
+    """Prices that hold now."""
+    source: str
+    """The package and its version."""
+
+
+def model_prices(prices: "SharedPrices") -> PricesReport:
+    """Take over the prices of the installed package genai-prices, for all namespaces of a database.
+
+    They replace those of an earlier import, in one transaction. Prices that were set by hand stay, and are asked first.
+    Entries that are stored already keep their cost, or stay without one: `store.prices` computes what is missing.
+
+    Args:
+        prices: Where to: `statestore.prices_of(engine)`, with the `Engine` of the database's owner.
+
+    Raises:
+        PricesUnavailableError: The package is not installed, or newer than this version can read. Nothing was written.
+        InvalidValueError: *prices* is not what `prices_of` gives for an `Engine`. Nothing was written.
+        DatabaseError: The database failed. Nothing was written.
+    """
+    from statestore.operations.prices import SharedPrices
+
+    if not isinstance(prices, SharedPrices):
+        raise InvalidValueError(
+            "prices", f"must be statestore.prices_of(engine) of an Engine, not {type(prices).__name__}"
+        )
+    found = rows()
+    return PricesReport(prices.replace(found), found[0][0].source)
 
 
 def rows() -> list[tuple[ModelPrice, int, dict[str, Any]]]:

@@ -5,6 +5,7 @@ import os
 import pty
 import stat
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -387,16 +388,16 @@ def test_the_last_of_the_summaries_from_one_position_counts(cli: CommandLine, co
 def test_what_the_database_refuses_does_not_keep_the_others_out(
     cli: CommandLine, conversations: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from statestore.cli import foreign
+    from statestore.importers import promptkit_files
 
-    damaged(conversations, "bad")
-    read = foreign.read_promptkit
+    damaged(conversations, "bad", state={"token_count": 1})
+    read = promptkit_files.read
 
-    def doubled(one: foreign.Foreign) -> list[Any]:
-        records = read(one)
-        return records + records[-1:] if one.name == "conv-bad" else records
+    def doubled(path: Path) -> Any:
+        session = read(path)
+        return replace(session, state=[*session.state, *session.state]) if path.name == "conv-bad" else session
 
-    monkeypatch.setattr(foreign, "read_promptkit", doubled)
+    monkeypatch.setattr(promptkit_files, "read", doubled)
     output = cli("import", "promptkit", str(conversations), code=1).output
     assert "conv-bad: " in output
     assert "imported 1 session" in output

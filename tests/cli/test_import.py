@@ -87,9 +87,10 @@ def test_real_runs_come_back_as_they_are_and_a_second_import_changes_nothing(
 
 KILLED = """
 import os, signal, sys
-from statestore.cli import importer, main
+from statestore.cli import main
+from statestore.importers.openai_conversations import BatchWriter
 
-written, write_one = 0, importer.Importer._write_one
+written, write_one = 0, BatchWriter._write_one
 
 def write_one_and_die(self, *args):
     global written
@@ -98,7 +99,7 @@ def write_one_and_die(self, *args):
     if written == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
 
-importer.Importer._write_one = write_one_and_die
+BatchWriter._write_one = write_one_and_die
 main(["import", "openai-jsonl", sys.argv[2]])
 """
 
@@ -246,15 +247,15 @@ def test_large_files_are_written_in_several_transactions(
     sqlite_cli: CommandLine, write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    from statestore.cli.importer import Importer
+    from statestore.importers.openai_conversations import BatchWriter
 
-    commit = Importer._commit
+    commit = BatchWriter._commit
 
-    def counting(self: Importer, batch: list[Any]) -> Any:
+    def counting(self: BatchWriter, batch: list[Any]) -> Any:
         sizes.append(sum(len(one.messages) for one in batch))
         return commit(self, batch)
 
-    monkeypatch.setattr(Importer, "_commit", counting)
+    monkeypatch.setattr(BatchWriter, "_commit", counting)
     sqlite_cli("import", "openai-jsonl", write(*(line(str(n), "again") for n in range(600))))
     assert sum(sizes) == 1200
     assert max(sizes) <= 500
@@ -271,18 +272,18 @@ def test_a_lost_connection_does_not_end_an_import(
     cli: CommandLine, trajectories: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from statestore import CommitUnknownError
-    from statestore.cli.importer import Importer
+    from statestore.importers.openai_conversations import BatchWriter
 
     failures = iter([CommitUnknownError("lost"), None, CommitUnknownError("lost")])
-    write_one = Importer._write_one
+    write_one = BatchWriter._write_one
 
-    def failing(self: Importer, *args: Any) -> None:
+    def failing(self: BatchWriter, *args: Any) -> None:
         write_one(self, *args)
         failure = next(failures, None)
         if failure is not None:
             raise failure
 
-    monkeypatch.setattr(Importer, "_write_one", failing)
+    monkeypatch.setattr(BatchWriter, "_write_one", failing)
     result = cli("import", "openai-jsonl", str(trajectories))
     assert f"200 sessions new, 0 unchanged, {count_messages(trajectories):,} entries added" in result.stdout
     with cli.store() as store:

@@ -223,7 +223,8 @@ def test_an_interrupt_ends_a_command_quietly(sqlite_cli: CommandLine) -> None:
     # Reading standard input is where it waits, and asks for the line that tells that it has come this far.
     code = """
 import sys
-from statestore.cli import main, importer
+from statestore.cli import main
+from statestore.importers import openai_conversations
 
 class Told:
     def __init__(self, stream): self.stream = stream
@@ -232,8 +233,8 @@ class Told:
         print("waiting", flush=True)
         return self.stream.readline(size)
 
-run = importer.Importer.run
-importer.Importer.run = lambda self, file: run(self, Told(file))
+lines_of = openai_conversations.lines_of
+openai_conversations.lines_of = lambda source: lines_of(Told(source))
 main(["import", "openai-jsonl", "-"])
 """
     with subprocess.Popen(

@@ -121,8 +121,6 @@ def test_no_private_name_of_another_floor_is_used(module: str) -> None:
             used.add(node.attr)
     # Those that nobody here defines are another library's.
     strangers = used & PRIVATE_ANYWHERE - PRIVATE[floor(module)]
-    if module == "cli.claude_counted":
-        strangers -= {"_database"}  # Until the importers are out of the command line.
     assert not strangers
 
 

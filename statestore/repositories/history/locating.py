@@ -10,10 +10,10 @@ from statestore.repositories.base import Repository
 
 # The unique index on entries begins with their ids.
 _LOCATE = Statement("""
-    SELECT h.entry_id, h.session_id FROM {history_entries} AS h
-    JOIN {sessions} AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
-    WHERE h.entry_id {in:entry_ids} AND h.namespace = :namespace
-        AND (:any_agent OR s.agent_name {in:agent_names}) AND (:expired_too OR {live})""")
+    SELECT h.entry_id, h.session_id FROM $history_entries AS h
+    JOIN $sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+    WHERE h.entry_id $in(:entry_ids) AND h.namespace = :namespace
+        AND (:any_agent OR s.agent_name $in(:agent_names)) AND (:expired_too OR $live)""")
 
 
 class LocatingRepository(Repository):

@@ -6,8 +6,6 @@ from statestore.engine.sql import Params
 from statestore.errors import InvalidValueError
 from statestore.repositories.usage import ledger
 
-# Far beyond any history, and so little that no position computed from it leaves 64 bits.
-MAX_POSITION = 10**12
 # Of a line of the ledger, which is a quarter of an hour of one session: a million of the largest entries, and thousands
 # of such lines still have a sum of 64 bits.
 MAX_SUM = 10**15

@@ -13,7 +13,7 @@ from statestore import schema
 from statestore.checking import checks, exactjson
 from statestore.engine.sql import Dialect, Params, Row, sqlite_time
 from statestore.errors import InvalidValueError
-from statestore.repositories.portable.portable_checks import MAX_POSITION, MAX_SUM
+from statestore.repositories.portable.portable_checks import MAX_SUM
 from statestore.repositories.usage.ledger import COUNTS
 from statestore.schema import column_types
 from statestore.values.sessions import STATUSES
@@ -105,19 +105,19 @@ def decode(kind: Any, values: Mapping[str, Any], where: str) -> Record:
 
 # What an append, and the other operations that write such rows, would refuse; and what would take a sum, or the next
 # number, out of 64 bits.
-_POSITION = {"least": 1, "most": MAX_POSITION}
+_POSITION = {"least": 1, "most": checks.MAX_POSITION}
 _NUMBER = {"most": 2**53}
 _RANGES: dict[tuple[str, str], dict[str, int]] = {
     **{("history_entries", column): {"most": checks.MAX_TOKENS} for column in schema.TOKEN_COLUMNS},
     **{("usage_ledger", column): {"most": MAX_SUM} for column in COUNTS},
     **{("sessions", column): _POSITION for column in ("first_seq", "next_seq")},
-    **{("sessions", column): {"most": MAX_POSITION} for column in ("forked_at_seq", "last_turn")},
+    **{("sessions", column): {"most": checks.MAX_POSITION} for column in ("forked_at_seq", "last_turn")},
     **{("session_segments", column): _POSITION for column in ("from_seq", "to_seq")},
     **{("summaries", column): _POSITION for column in ("start_seq", "end_seq")},
     ("sessions", "revision"): _NUMBER,
     ("state_entries", "version"): _NUMBER,
     ("history_entries", "seq"): _POSITION,
-    ("history_entries", "turn"): {"most": MAX_POSITION},
+    ("history_entries", "turn"): {"most": checks.MAX_POSITION},
     ("history_entries", "content_bytes"): {"most": exactjson.MAX_BYTES},
     ("history_entries", "usage_folded"): {"most": 1},
     # Negative ones, and zero, belong to a fold that is under way.

@@ -1,7 +1,7 @@
 """Conversations from JSON Lines: one object a line, its `messages` in the shape of OpenAI's chat completions.
 
-The other keys of a line become the session's metadata. A line is read exactly or refused: a key that stands twice, a
-number that would change or text that is not Unicode is an error, not a guess.
+The other keys of a line become the session's metadata. A line is read exactly or refused: a key that is there twice,
+a number that would change or text that is not Unicode is an error, not a guess.
 """
 
 import hashlib
@@ -10,12 +10,7 @@ import string
 from dataclasses import dataclass
 from typing import Any
 
-from statestore.checking import json_files
-from statestore.errors import InvalidValueError
-
-
-class LineError(Exception):
-    """A line that is no conversation, and why; never what it says."""
+from statestore.importers.json_lines import LineError, parse_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +31,9 @@ class SessionId:
     joined with another or read from a pipe, as a line's number would; and equal lines are one session.
     """
 
-    def __init__(self, template: str | None = None) -> None:
-        """Raises ValueError for a template that cannot be used."""
+    def __init__(self, template: str | None = None, *, option: str = "session_id") -> None:
+        """Raises ValueError for a template that cannot be used. *option* is what messages call it."""
+        self._option = option
         self._parts: list[tuple[str, str | None]] = []
         for text, field, spec, conversion in string.Formatter().parse(template or ""):
             if field == "" or spec or conversion:
@@ -50,27 +46,26 @@ class SessionId:
         if not self._parts:
             # Of what was read, so that spacing does not matter, but the order of keys does.
             return hashlib.sha256(json.dumps(record).encode()).hexdigest()[:32]
-        return "".join(text + ("" if field is None else _value(record, field)) for text, field in self._parts)
+        return "".join(text + ("" if field is None else self._value(record, field)) for text, field in self._parts)
 
-
-def _value(record: dict[str, Any], field: str) -> str:
-    if field not in record:
-        raise LineError(f"--session-id names field {field!r}, which the line does not have")
-    value = record[field]
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise LineError(f"--session-id names field {field!r}, which is neither text nor a number")
-    return str(value)
+    def _value(self, record: dict[str, Any], field: str) -> str:
+        if field not in record:
+            raise LineError(f"{self._option} names field {field!r}, which the line does not have")
+        value = record[field]
+        if isinstance(value, str):
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise LineError(f"{self._option} names field {field!r}, which is neither text nor a number")
+        return str(value)
 
 
 def parse(number: int, line: bytes, session_id: SessionId) -> Conversation:
     """The conversation on a line.
 
     Raises:
-        LineError: It is none.
+        LineError: It is not a conversation.
     """
-    record = load_line(line)
+    record = parse_line(line)
     if not isinstance(record, dict):
         raise LineError("not a JSON object")
     messages = record.get("messages")
@@ -85,10 +80,3 @@ def parse(number: int, line: bytes, session_id: SessionId) -> Conversation:
         raise LineError("nested too deeply") from None
     metadata = {key: value for key, value in record.items() if key != "messages"}
     return Conversation(number, len(line), found, messages, metadata)
-
-
-def load_line(line: bytes) -> Any:
-    try:
-        return json_files.parse(line, "line")
-    except InvalidValueError as error:
-        raise LineError(str(error).removeprefix("line: ")) from None

@@ -6,31 +6,32 @@ A line that carries a message is an entry, its message kept as it is. Some of wh
   usage. The first of them gets the usage, in the figures of the last.
 - A response that is still being written has figures that are not its last, and what is stored does not change: its
   newest line waits until the response says why it stopped, or until nobody has written to the file for a while. What
-  the lines before it leave out it then brings. If lines of others stand behind it, it does not wait: the figures so far
-  are stored, and a later line of the response gets what has come on top of them.
+  the lines before it leave out it then brings. If lines of others follow it, it does not wait: the figures so far are
+  stored, and a later line of the response gets what has come on top of them.
 - A session that was resumed may begin with a copy of the one before. Files are read in the order of their times, and
   what another file of this run has had, or another session in the database by the ids of the lines, only counts there.
-- Lines of a sub-agent stand in a file of their own or, in older transcripts, between those of the session. Each
+- Lines of a sub-agent are in a file of their own or, in older transcripts, between those of the session. Each
   sub-agent is a session of its own, forked from its session before the first entry.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from statestore.checking import checks, messages
-from statestore.cli import claude_counted
-from statestore.cli.claude_lines import Line, Report, Totals, Transcript, age, read
 from statestore.errors import ConflictError, InvalidValueError, NotFoundError, SessionExistsError, SessionNotFoundError
+from statestore.importers.claude_lines import Line, Transcript, age, files, read
+from statestore.importers.claude_usage import AGENT, SUB_AGENT, CountedResponses
+from statestore.importers.json_lines import unreadable
+from statestore.importers.problems import OnProblem, Problems, check_store
 from statestore.values.history import Entry, NewEntry, Usage
 
 if TYPE_CHECKING:
     from statestore.store import StateStore
-
-AGENT = "claude-code"
-SUB_AGENT = "claude-code/sub-agent"
 
 _BATCH = 500
 _REFUSED = (ConflictError, InvalidValueError, NotFoundError)
@@ -41,69 +42,138 @@ _KEPT = ("requestId", "parentUuid", "cwd", "gitBranch", "version", "agentId", "i
 _SYNTHETIC = "<synthetic>"
 
 
-class Importer:
-    """Writes transcripts as sessions. What is there already stays, so an import that was cut off can be run again."""
+@dataclass(frozen=True, slots=True)
+class ClaudeCodeReport:
+    """What an import of transcripts has done."""
 
-    def __init__(
-        self, store: "StateStore", *, user_id: str | None = None, report: Report, progress: Callable[[Path], None]
-    ) -> None:
-        """Make an importer into *store*.
+    files: int = 0
+    """Files that were read."""
+    sessions_new: int = 0
+    """Sessions that were made, those of sub-agents included."""
+    sessions_extended: int = 0
+    """Sessions that were there, and got further entries."""
+    sessions_unchanged: int = 0
+    """Sessions that had all entries already."""
+    entries_added: int = 0
+    """Entries that were appended, in all sessions."""
+    lines_skipped: int = 0
+    """Lines that carry no message, such as titles and snapshots of files."""
+    lines_failed: int = 0
+    """Lines and files that were left out, and attributes of sessions, each of which was reported."""
+    lines_unfinished: int = 0
+    """Lines that were left for the next import, since they are still being written."""
 
-        Args:
-            store: Where to.
-            user_id: Whose the sessions are.
-            report: Called with file, line and reason for each line that cannot be imported; line 0 for the file.
-            progress: Called with each file that is done.
-        """
+
+def claude_code(
+    store: "StateStore",
+    path: str | os.PathLike[str],
+    *,
+    user_id: str | None = None,
+    expect: Callable[[int], object] | None = None,
+    progress: Callable[[Path], object] | None = None,
+    on_problem: OnProblem | None = None,
+) -> ClaudeCodeReport:
+    """Import transcripts of Claude Code, each as a session, with what they used.
+
+    Messages are kept as they are. Each sub-agent is a session of its own, forked from its session before the first
+    entry. A response that is written in several lines counts once, also if a resumed session begins with a copy of
+    another, as long as that is there or was imported and not deleted. Costs are computed if prices are known. Nothing
+    is written to *path*.
+
+    What is there already stays, and what is new is appended; so the same import again changes nothing, and completes
+    one that was cut off. A session is appended to by 500 entries at a time, each time all or none. A file's last line
+    is left for the next import if it is not complete, or belongs to a response that has not said why it stopped, unless
+    nobody has written to the file for ten minutes.
+
+    Args:
+        store: Where to.
+        path: A transcript, or a folder with all `*.jsonl` files below it, such as `Path.home() / ".claude/projects"`.
+        user_id: The user that new sessions belong to.
+        expect: Called once, before anything is written, with the number of files.
+        progress: Called with each file that is done.
+        on_problem: Called with each line, file or attribute of a session that is left out, since it cannot be read or
+            stored. The others go in. Without it the first one raises.
+
+    Returns:
+        How many files, sessions, entries and lines were read, written and left out.
+
+    Raises:
+        InvalidValueError: There is nothing at *path*, or an argument cannot be used. Nothing was written. Or a line
+            cannot be imported, and there is no *on_problem*; the message names the file and the line. What was appended
+            before stays.
+        ConflictError: A line contradicts what is stored under its id, and there is no *on_problem*. What was appended
+            before stays.
+        DatabaseError: The database failed. What was appended before stays.
+    """
+    check_store(store)
+    checks.optional_key(user_id, "user_id")
+    place = Path(path)
+    if not place.exists():
+        raise InvalidValueError("path", f"there is no {place}; name the file or the folder to import")
+    found = files(place)
+    if expect is not None:
+        expect(len(found))
+    problems = Problems(on_problem)
+    writer = TranscriptWriter(store, problems, user_id=user_id)
+    for file in sorted(found, key=age):  # The earliest first, sub-agents after the session that they belong to.
+        writer.write(file)
+        if progress is not None:
+            progress(file)
+    return ClaudeCodeReport(**writer.counts, lines_failed=problems.count)
+
+
+class TranscriptWriter:
+    """Writes transcripts as sessions. What is there already stays."""
+
+    def __init__(self, store: "StateStore", problems: Problems, *, user_id: str | None) -> None:
         self._store = store
         self._user_id = user_id
-        self._report = report
-        self._progress = progress
-        self._counted: set[str] = set()
-        self.totals = Totals()
+        self._problems = problems
+        self._responses = CountedResponses(store)
+        self.counts: Counter[str] = Counter()
+        """What was done, by the fields of `ClaudeCodeReport`."""
 
-    def run(self, paths: Iterable[Path]) -> Totals:
-        """Import the files, the earliest first, sub-agents behind the session that they belong to."""
-        for path in sorted(paths, key=age):
-            self.totals.files += 1
-            try:
-                found = read(path, self.totals, self._report)
-            except OSError as error:
-                self._fail(path, 0, error.strerror or "cannot be read")
-                continue
-            for transcript in found:
-                if transcript.lines:
-                    self._write(transcript)
-            self._progress(path)
-        return self.totals
+    def write(self, path: Path) -> None:
+        """Write what a file holds."""
+        self.counts["files"] += 1
+        try:
+            found = read(path, self._problems)
+        except OSError as error:
+            self._problems.report(str(path), unreadable(error))
+            return
+        self.counts["lines_skipped"] += found.skipped
+        self.counts["lines_unfinished"] += found.unfinished
+        for transcript in found.transcripts:
+            if transcript.lines:
+                self._write(transcript)
 
     def _write(self, transcript: Transcript) -> None:
         lines, waiting = transcript.finished()
-        self.totals.lines_unfinished += len(transcript.lines) - len(lines)
+        self.counts["lines_unfinished"] += len(transcript.lines) - len(lines)
         if not lines:
             return
         try:
             last = self._open(transcript)
             known = {} if not last else self._known(transcript.session_id, last, lines)
         except _REFUSED as error:
-            self._fail(transcript.path, 0, str(error))
+            self._problems.report(str(transcript.path), error)
             return
-        new = [line for line in lines if _entry_id(line) not in known]
+        new = [line for line in lines if line.entry_id not in known]
         entries = self._entries(transcript.session_id, lines, new, known, waiting)
         numbered = list(zip(entries, [line.number for line in new], strict=True))
         added = sum(
             self._append(transcript, numbered[start : start + _BATCH]) for start in range(0, len(numbered), _BATCH)
         )
-        self.totals.entries_added += added
+        self.counts["entries_added"] += added
         if last is None:
-            self.totals.sessions_new += 1
+            self.counts["sessions_new"] += 1
         elif added:
-            self.totals.sessions_extended += 1
+            self.counts["sessions_extended"] += 1
         else:
-            self.totals.sessions_unchanged += 1
+            self.counts["sessions_unchanged"] += 1
 
     def _open(self, transcript: Transcript) -> int | None:
-        """The last position of the session; None where it had to be made."""
+        """The last position of the session; None if it had to be made."""
         sessions = self._store.sessions
         found = sessions.find(transcript.session_id)
         if found is not None:
@@ -147,7 +217,7 @@ class Importer:
                 checks.text(text, name)
             return text
         except InvalidValueError as error:
-            self._fail(transcript.path, number, str(error))
+            self._problems.report(str(transcript.path), error, line=number)
             return None
 
     def _known(self, session_id: str, last: int, lines: list[Line]) -> dict[str, Usage | None]:
@@ -159,8 +229,8 @@ class Importer:
         history = self._store.history
         if last <= len(lines):
             newest = history.read(session_id, last=1)
-            if not newest or newest[0].entry_id == _entry_id(lines[last - 1]):  # None: trimmed away, and counted.
-                known: dict[str, Usage | None] = dict.fromkeys(_entry_id(line) for line in lines[:last])
+            if not newest or newest[0].entry_id == lines[last - 1].entry_id:  # None: trimmed away, and counted.
+                known: dict[str, Usage | None] = dict.fromkeys(line.entry_id for line in lines[:last])
                 going_on = {line.response for line in lines[last:]}
                 first = next((n for n, line in enumerate(lines[:last]) if line.response in going_on), last)
                 return known | {entry.entry_id: entry.usage for entry in self._entries_after(session_id, first, last)}
@@ -181,7 +251,7 @@ class Importer:
         except _REFUSED as error:
             if len(numbered) > 1:
                 return sum(self._append(transcript, [one]) for one in numbered)
-            self._fail(transcript.path, numbered[0][1], str(error))
+            self._problems.report(str(transcript.path), error, line=numbered[0][1])
             return 0
 
     def _entries(
@@ -193,14 +263,14 @@ class Importer:
         waiting: str | None,
     ) -> Iterator[NewEntry]:
         """What is to be appended for the *new* ones of the lines. The response that is *waiting* is not counted yet."""
-        due = self._due(session_id, lines, new, known)
+        due = self._responses.due(session_id, lines, new, known)
         for line in new:
             usage = Usage()
             if line.response is None:
                 usage = messages.usage(line.message)
             elif line.response != waiting:
                 usage = due.pop(line.response, usage)
-                self._counted.add(line.response)
+                self._responses.add(line.response)
             if line.message.get("model") == _SYNTHETIC:
                 usage = Usage()
             record = line.record
@@ -211,76 +281,9 @@ class Importer:
                 error_type=_error(record, line.message),
                 duration=_duration(record.get("toolUseResult")),
                 metadata={key: record[key] for key in _KEPT if record.get(key) is not None} or None,
-                entry_id=_entry_id(line),
+                entry_id=line.entry_id,
                 created_at=_time(record),
             )
-
-    def _due(
-        self, session_id: str, lines: list[Line], new: list[Line], known: Mapping[str, Usage | None]
-    ) -> dict[str, Usage]:
-        """What is still to be counted of the responses of the *new* lines."""
-        final: dict[str, Usage] = {}
-        for line in lines:
-            if line.response is not None and isinstance(line.message.get("usage"), Mapping):
-                final[line.response] = messages.usage(line.message)
-        due = {line.response: final[line.response] for line in new if line.response in final}
-        counted: dict[str, Usage] = {}
-        for line in lines:
-            if line.response in due and (entry_id := _entry_id(line)) in known:
-                used = known[entry_id]
-                if used is None:  # It is not there any more to be asked.
-                    counted[line.response] = final[line.response]
-                elif used != Usage():
-                    counted[line.response] = _sum(counted.get(line.response, Usage()), used)
-        uncounted = [line for line in lines if line.response in due and line.response not in counted]
-        others = self._counted | self._elsewhere(session_id, uncounted)
-        self._counted.update(line.response for line in lines if line.response is not None and _entry_id(line) in known)
-        return {
-            response: _rest(usage, counted[response]) if response in counted else usage
-            for response, usage in due.items()
-            if response in counted or response not in others
-        }
-
-    def _elsewhere(self, session_id: str, lines: list[Line]) -> set[str]:
-        """The responses of which another session has a line, from an import before this one or from this one."""
-        new = [line for line in lines if line.response not in self._counted]
-        asked = {line.uuid: line.response for line in new if line.uuid is not None and _is_key(line.uuid)}
-        held = claude_counted.elsewhere(self._store, asked, session_id=session_id, agents=(AGENT, SUB_AGENT))
-        return {response for uuid in held if (response := asked[uuid]) is not None}
-
-    def _fail(self, path: Path, number: int, reason: str) -> None:
-        self.totals.lines_failed += 1
-        self._report(path, number, reason)
-
-
-def _sum(one: Usage, other: Usage) -> Usage:
-    return _combined(one, other, lambda a, b: a + b)
-
-
-def _rest(whole: Usage, part: Usage) -> Usage:
-    """What *whole* has beyond *part*."""
-    return _combined(whole, part, lambda a, b: max(a - b, 0) or None)
-
-
-def _combined(one: Usage, other: Usage, combine: Callable[[int, int], int | None]) -> Usage:
-    found = {}
-    for name in (field.name for field in fields(Usage)):
-        a, b = getattr(one, name), getattr(other, name)
-        found[name] = None if a is None and b is None else combine(a or 0, b or 0)
-    return Usage(**found)
-
-
-def _is_key(text: str) -> bool:
-    """Whether an entry can have this id; the others are refused, line by line, when they are appended."""
-    try:
-        checks.key(text, "entry_id")
-    except InvalidValueError:
-        return False
-    return True
-
-
-def _entry_id(line: Line) -> str:
-    return line.uuid or f"line-{line.number}"
 
 
 def _error(record: Mapping[str, Any], message: Mapping[str, Any]) -> str | None:
@@ -292,7 +295,7 @@ def _error(record: Mapping[str, Any], message: Mapping[str, Any]) -> str | None:
 
 
 def _duration(result: Any) -> timedelta | None:
-    """How long a tool has run, where its result says so."""
+    """How long a tool has run, if its result says so."""
     for name in _DURATIONS if isinstance(result, Mapping) else ():
         value = result.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 10**11:

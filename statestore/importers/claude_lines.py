@@ -3,35 +3,20 @@
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from statestore.checking import json_files
-from statestore.cli.openai_jsonl import LineError, load_line
+from statestore.importers.json_lines import LineError, parse_line
+from statestore.importers.problems import Problems
 
 # Longer than a block of a response takes: its line is written when the block is complete.
 _SETTLED = timedelta(minutes=10).total_seconds()
 _TIMESTAMP = re.compile(rb'"timestamp"\s*:\s*"([^"]+)"')
 _LOOK = 1 << 16
-
-Report = Callable[[Path, int, str], None]
-
-
-@dataclass(slots=True)
-class Totals:
-    """What an import has done."""
-
-    files: int = 0
-    sessions_new: int = 0
-    sessions_extended: int = 0
-    sessions_unchanged: int = 0
-    entries_added: int = 0
-    lines_skipped: int = 0
-    lines_failed: int = 0
-    lines_unfinished: int = 0
 
 
 @dataclass(slots=True)
@@ -54,6 +39,11 @@ class Line:
     def message_id(self) -> str | None:
         found = self.message.get("id")
         return found if isinstance(found, str) and found else None
+
+    @property
+    def entry_id(self) -> str:
+        """The id of the line's entry."""
+        return self.uuid or f"line-{self.number}"
 
     @property
     def response(self) -> str | None:
@@ -93,37 +83,53 @@ def files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(found for found in path.rglob("*.jsonl") if found.is_file())
 
 
-def read(path: Path, totals: Totals, report: Report) -> list[Transcript]:
-    """What a file holds: its session first, then the sub-agents between its lines."""
+@dataclass(frozen=True, slots=True)
+class FileLines:
+    """What a file holds."""
+
+    transcripts: list[Transcript]
+    """Its session first, then the sub-agents between its lines."""
+    skipped: int
+    """How many lines carry no message."""
+    unfinished: int
+    """How many lines, one at most, are still being written."""
+
+
+def read(path: Path, problems: Problems) -> FileLines:
+    """Read a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     lines: list[Line] = []
+    skipped = unfinished = 0
     with path.open("rb") as file:
         main = Transcript(path, path.stem, written_at=os.fstat(file.fileno()).st_mtime)
         for number, text in json_files.lines(file):
             if text.isspace():
                 continue
             try:
-                record = load_line(text)
+                record = parse_line(text)
                 if not isinstance(record, dict):
                     raise LineError("not a JSON object")
                 line = _line(number, record)
             except LineError as error:
                 if not text.endswith(b"\n") and not _settled(main.written_at):
-                    totals.lines_unfinished += 1
-                    continue
-                totals.lines_failed += 1
-                report(path, number, str(error))
+                    unfinished += 1
+                else:
+                    problems.report(str(path), str(error), line=number)
                 continue
             if line is not None:
                 lines.append(line)
                 continue
-            totals.lines_skipped += 1
+            skipped += 1
             if record.get("type") == "summary" and isinstance(record.get("summary"), str):
                 main.title = record["summary"], number
     owners = {line.record.get("sessionId") for line in lines}
     if path.stem.startswith("agent-") and len(owners) == 1 and isinstance(owner := owners.pop(), str) and owner:
         main.session_id, main.parent_id, main.lines = f"{owner}/{path.stem}", owner, lines
-        return [main]
-    return [main, *_split(main, lines)]
+        return FileLines([main], skipped, unfinished)
+    return FileLines([main, *_split(main, lines)], skipped, unfinished)
 
 
 def _settled(written_at: float) -> bool:
@@ -181,6 +187,6 @@ def age(path: Path) -> tuple[bool, str, str, str]:
     except OSError:
         return is_agent, "", "", path.name
     first, last = _TIMESTAMP.findall(head), _TIMESTAMP.findall(tail)
-    # Bytes that are no text are the reader's to report.
+    # Bytes that are not text are the reader's to report.
     begun, ended = (found[at].decode(errors="replace") if found else "" for found, at in ((first, 0), (last, -1)))
     return is_agent, begun, ended, path.name

@@ -1,0 +1,54 @@
+"""JSON Lines that somebody else wrote: each line read exactly, or refused with a reason."""
+
+import os
+from collections.abc import Generator
+from typing import Any, BinaryIO, TypeAlias
+
+from statestore.checking import json_files
+from statestore.errors import InvalidValueError
+
+Source: TypeAlias = str | os.PathLike[str] | BinaryIO
+
+
+class LineError(Exception):
+    """Why a line cannot be imported; never what it says."""
+
+
+def parse_line(line: bytes) -> Any:
+    """The value on a line.
+
+    Raises:
+        LineError: It is not JSON that can be stored exactly.
+    """
+    try:
+        return json_files.parse(line, "line")
+    except InvalidValueError as error:
+        raise LineError(str(error).removeprefix("line: ")) from None
+
+
+def name_of(source: Source) -> str:
+    """What messages call a source."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return str(getattr(source, "name", "the file"))
+
+
+def lines_of(source: Source) -> Generator[tuple[int, bytes], None, None]:
+    """The lines of a file, from 1, each with its end. A path is opened, and closed at the end.
+
+    Raises:
+        InvalidValueError: It cannot be opened or read.
+    """
+    try:
+        if isinstance(source, str | os.PathLike):
+            with open(source, "rb") as file:
+                yield from json_files.lines(file)
+        else:
+            yield from json_files.lines(source)
+    except OSError as error:
+        raise InvalidValueError(name_of(source), unreadable(error)) from error
+
+
+def unreadable(error: OSError) -> str:
+    """Why a file cannot be read."""
+    return error.strerror or "cannot be read"

@@ -1,0 +1,98 @@
+"""JSON objects that somebody else wrote, and their fields: of the right type, or an error that says where."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from statestore.checking import checks, json_files
+from statestore.errors import InvalidValueError
+
+
+class FieldError(InvalidValueError):
+    """A file or a field that is not what it should be; the message begins with where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonObject:
+    """An object in a file. A field that is read from it is right, or None, or raises `FieldError`."""
+
+    values: Mapping[str, Any]
+    where: str
+
+    @classmethod
+    def of(cls, value: Any, where: str) -> "JsonObject":
+        if not isinstance(value, Mapping):
+            raise FieldError(where, "no JSON object")
+        return cls(value, where)
+
+    def object(self, name: str) -> "JsonObject":
+        """The object under *name*; an empty one if there is none."""
+        return JsonObject.of({} if self.values.get(name) is None else self.values[name], f"{self.where}: {name}")
+
+    def text(self, name: str) -> str | None:
+        with naming(self.where):
+            return checks.optional_text(self.values.get(name), name) or None
+
+    def count(self, name: str) -> int | None:
+        with naming(self.where):
+            return checks.optional_count(self.values.get(name), name)
+
+    def duration(self, name: str, *, a_second: int) -> timedelta | None:
+        """A number of units, of which *a_second* make a second; None for zero, which means that it is not known."""
+        value = self.values.get(name)
+        if not value:
+            return None
+        if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+            raise FieldError(self.where, f"{name} is no duration")
+        if value / a_second > checks.MAX_TTL.total_seconds():
+            raise FieldError(self.where, f"{name} is longer than {checks.MAX_TTL.days:,} days")
+        return timedelta(seconds=value / a_second)
+
+    def time(self, name: str) -> datetime | None:
+        """A time as Go writes it; None for Go's zero time, which means that it is not known."""
+        value = self.values.get(name)
+        if value is None or value == "":
+            return None
+        try:
+            found = datetime.fromisoformat(value)
+            found = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+            return None if found.year == 1 else checks.optional_time(found, name)
+        except (TypeError, ValueError):
+            raise FieldError(self.where, f"{name} is no time") from None
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Say where in the files a value is that the store does not accept."""
+    try:
+        yield
+    except FieldError:
+        raise
+    except InvalidValueError as error:
+        raise FieldError(where, str(error)) from None
+
+
+def object_in(file: Path) -> JsonObject:
+    """The object that is a whole file."""
+    try:
+        with file.open("rb") as opened:
+            return JsonObject.of(json_files.parse(json_files.whole(opened), str(file)), str(file))
+    except FileNotFoundError:
+        raise FieldError(str(file), "is missing") from None
+
+
+def objects_in(file: Path) -> Iterator[JsonObject]:
+    """The objects of a file of JSON Lines; none if there is no such file."""
+    if not file.exists():
+        return
+    with file.open("rb") as opened:
+        for number, line in json_files.lines(opened):
+            where = f"{file}:{number}"
+            yield JsonObject.of(json_files.parse(line, where), where)
+
+
+def modified_at(file: Path) -> datetime:
+    return datetime.fromtimestamp(file.stat().st_mtime, UTC)

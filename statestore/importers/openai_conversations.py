@@ -1,0 +1,219 @@
+"""Conversations in the shape of OpenAI's chat completions, as sessions: in batches, and again without harm."""
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import orjson
+
+from statestore.checking import checks
+from statestore.errors import CommitUnknownError, ConflictError, InvalidValueError, NotFoundError
+from statestore.importers.json_lines import LineError, Source, lines_of, name_of
+from statestore.importers.openai_lines import Conversation, SessionId, parse
+from statestore.importers.problems import OnProblem, Problems, check_store
+
+if TYPE_CHECKING:
+    from statestore.store import StateStore, Transaction
+
+_TRIES = 8
+# A transaction costs a wait for the disk, however much is in it; beyond this size that no longer shows.
+_BATCH_ENTRIES = 500
+_BATCH_BYTES = 4 * 1024 * 1024
+# A file that starts with so many bad lines, and not one good, is something else.
+_HOPELESS = 100
+
+# What is wrong with one conversation; everything else is wrong with the database.
+_REFUSED = (ConflictError, InvalidValueError, NotFoundError)
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationsReport:
+    """What an import of conversations has done."""
+
+    sessions_new: int = 0
+    """Sessions that were made."""
+    sessions_extended: int = 0
+    """Sessions that were there, and got further messages."""
+    sessions_unchanged: int = 0
+    """Sessions that had all messages already."""
+    entries_added: int = 0
+    """Messages that were appended, in all sessions."""
+    lines_failed: int = 0
+    """Lines that were left out, each of which was reported."""
+
+
+class NotConversationsError(InvalidValueError):
+    """None of the first hundred lines is a conversation. Nothing was written."""
+
+
+def openai_jsonl(
+    store: "StateStore",
+    source: Source,
+    *,
+    session_id: str | SessionId | None = None,
+    user_id: str | None = None,
+    agent_name: str | None = None,
+    progress: Callable[[int], object] | None = None,
+    on_problem: OnProblem | None = None,
+) -> ConversationsReport:
+    """Import conversations from JSON Lines, each line as a session.
+
+    A line is a JSON object: its `messages`, OpenAI chat messages, become the history, kept as they are, key order
+    included; its other keys become the metadata of a session that is made.
+
+    A session that is there already is compared: equal messages are left alone, further ones are appended, and other
+    ones are a problem of the line. So the same import again changes nothing, and completes one that was cut off.
+    Several lines are written in a transaction, each as a whole or not at all. Transactions are tried again for a minute
+    if the database goes away.
+
+    Args:
+        store: Where to.
+        source: The path of a file, or a file that is open for reading in binary. Lines of up to 128 MiB.
+        session_id: The sessions' ids, a template with fields of the line in braces, such as `{task_id}-{trial}`. By
+            default a digest of the line, which suits files whose lines do not change, and makes equal lines one
+            session.
+        user_id: The user that new sessions belong to.
+        agent_name: The agent that new sessions belong to.
+        progress: Called with the number of bytes that were read since the last call.
+        on_problem: Called with each line that is left out, as a whole: it is not a conversation, cannot be stored
+            exactly, or contradicts its session. The others go in. Without it the first one raises.
+
+    Returns:
+        How many sessions and entries were written, and how many lines were left out.
+
+    Raises:
+        InvalidValueError: An argument cannot be used, or *source* cannot be opened. Nothing was written. Or a line
+            cannot be imported, and there is no *on_problem*; the message names the file and the line. Lines before it
+            may be in.
+        ConflictError: A session has other messages than its line, and there is no *on_problem*. Lines before it may be
+            in.
+        NotConversationsError: The first hundred lines are all bad, and were reported. Nothing was written.
+        DatabaseError: The database failed. What was committed before stays.
+    """
+    check_store(store)
+    checks.optional_key(user_id, "user_id")
+    checks.optional_key(agent_name, "agent_name")
+    if not isinstance(session_id, SessionId):
+        checks.optional_text(session_id, "session_id")
+        try:
+            session_id = SessionId(session_id)
+        except ValueError as error:
+            raise InvalidValueError("session_id", str(error)) from None
+    problems = Problems(on_problem)
+    writer = BatchWriter(store, name_of(source), problems, user_id=user_id, agent_name=agent_name)
+    with closing(_conversations(source, session_id, problems, progress)) as found:
+        writer.write_all(found)
+    return ConversationsReport(**writer.counts, lines_failed=problems.count)
+
+
+def _conversations(
+    source: Source, session_id: SessionId, problems: Problems, progress: Callable[[int], object] | None
+) -> Generator[Conversation, None, None]:
+    name = name_of(source)
+    good = 0
+    with closing(lines_of(source)) as lines:
+        for number, line in lines:
+            if progress is not None:
+                progress(len(line))
+            if line.isspace():
+                continue
+            try:
+                conversation = parse(number, line, session_id)
+            except LineError as error:
+                problems.report(name, str(error), line=number)
+                if not good and problems.count >= _HOPELESS:
+                    raise NotConversationsError(
+                        name, "none of the first lines is a conversation; is it JSON Lines?"
+                    ) from None
+                continue
+            good += 1
+            yield conversation
+
+
+class BatchWriter:
+    """Writes conversations as sessions, several in a transaction."""
+
+    def __init__(
+        self, store: "StateStore", name: str, problems: Problems, *, user_id: str | None, agent_name: str | None
+    ) -> None:
+        """Make a writer into *store*, of what comes from the file *name*."""
+        self._store = store
+        self._name = name
+        self._problems = problems
+        self._user_id = user_id
+        self._agent_name = agent_name
+        self.counts: Counter[str] = Counter()
+        """What was committed, by the fields of `ConversationsReport`."""
+
+    def write_all(self, conversations: Iterable[Conversation]) -> None:
+        batch: list[Conversation] = []
+        for conversation in conversations:
+            batch.append(conversation)
+            entries = sum(len(one.messages) for one in batch)
+            if entries >= _BATCH_ENTRIES or sum(one.size for one in batch) >= _BATCH_BYTES:
+                self._write(batch)
+                batch = []
+        self._write(batch)
+
+    def _write(self, batch: list[Conversation]) -> None:
+        try:
+            done = self._commit(batch)
+        except _REFUSED as error:
+            if len(batch) == 1:
+                self._problems.report(self._name, error, line=batch[0].line)
+                return
+            # Nothing of the batch was kept. One by one, the good ones go in, and the bad ones are found.
+            for conversation in batch:
+                self._write([conversation])
+            return
+        self.counts += done
+
+    def _commit(self, batch: list[Conversation]) -> Counter[str]:
+        """Write the batch in a transaction, which may be done twice without harm: also if a commit's reply was lost."""
+
+        def write(tx: "Transaction") -> Counter[str]:
+            done: Counter[str] = Counter()
+            for conversation in batch:
+                self._write_one(tx, conversation, done)
+            return done
+
+        for _ in range(_TRIES - 1):
+            with suppress(CommitUnknownError):
+                return self._store.run_transaction(write)
+        return self._store.run_transaction(write)
+
+    def _write_one(self, tx: "Transaction", conversation: Conversation, done: Counter[str]) -> None:
+        session_id, messages = conversation.session_id, conversation.messages
+        found = tx.sessions.find(session_id)
+        # Compared without append, which would count as a use of the session and move its last activity.
+        if found is not None and found.next_seq > len(messages) and _same(tx, conversation):
+            done["sessions_unchanged"] += 1
+            return
+        session = tx.sessions.open(
+            session_id, user_id=self._user_id, agent_name=self._agent_name, metadata=conversation.metadata
+        )
+        tx.history.append(session_id, messages, after_seq=0)
+        added = max(0, len(messages) - session.next_seq + 1)
+        done["entries_added"] += added
+        if not session.resumed:
+            done["sessions_new"] += 1
+        elif added:
+            done["sessions_extended"] += 1
+        else:
+            done["sessions_unchanged"] += 1
+
+
+def _same(tx: "Transaction", conversation: Conversation) -> bool:
+    """Whether the session begins with the messages, key order included, as far as it was not trimmed."""
+    messages = conversation.messages
+    stored = tx.history.read(conversation.session_id, before=len(messages) + 1)
+    return all(orjson.dumps(entry.content) == _dumped(messages[entry.seq - 1]) for entry in stored)
+
+
+def _dumped(message: dict[str, object]) -> bytes | None:
+    try:
+        return orjson.dumps(message)
+    except TypeError:
+        return None  # The store would refuse it, and say why.

@@ -1,0 +1,72 @@
+"""What an import leaves out: told to a function of the caller's, or raised."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from statestore.errors import InvalidValueError, StateStoreError
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that could not be imported: where it is, and why. Never what it says."""
+
+    source: str
+    """The file, or the folder of a conversation, as it was named."""
+    line: int | None
+    """Which line of the file; None for the source as a whole."""
+    reason: str
+    error: StateStoreError
+    """What an import raises that is not told whom to report to: its message also says where."""
+
+
+OnProblem: TypeAlias = Callable[[Problem], object]
+
+
+class Problems:
+    """Counts what an import leaves out, and reports it. Without a function to report to, the first problem raises."""
+
+    def __init__(self, on_problem: OnProblem | None) -> None:
+        self._on_problem = on_problem
+        self.count = 0
+
+    def report(self, source: str, cause: StateStoreError | str, *, line: int | None = None) -> None:
+        """Report why *source*, or a line of it, is left out.
+
+        Raises:
+            StateStoreError: There is no function to report to: *cause*, with the place in front of its message.
+        """
+        where = source if line is None else f"{source}:{line}"
+        error = InvalidValueError(where, cause) if isinstance(cause, str) else _placed(cause, source, where)
+        self.count += 1
+        if self._on_problem is None:
+            raise error
+        self._on_problem(Problem(source, line, str(cause), error))
+
+
+def _placed(error: StateStoreError, source: str, where: str) -> StateStoreError:
+    """The same error, with the place in front of its message, unless that names it already."""
+    if str(error).startswith(source):
+        return error
+    placed = copy.copy(error)
+    placed.args = (f"{where}: {error}",)
+    return placed
+
+
+def check_store(store: object) -> None:
+    """Refuse what is not a store whose operations can be called."""
+    from statestore.store import StateStore
+
+    if not isinstance(store, StateStore):
+        raise InvalidValueError(
+            "store",
+            f"must be a StateStore, not {type(store).__name__}; in a coroutine open a StateStore on the same database, "
+            "and call the import with asyncio.to_thread",
+        )
+
+
+__all__ = ["OnProblem", "Problem", "Problems", "check_store"]

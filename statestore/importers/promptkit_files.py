@@ -1,0 +1,190 @@
+"""Conversations that PromptKit's file store keeps, as sessions.
+
+What a field means there was read from its source. Content is taken over as it is, key order included; what reports and
+windows need is read from it into columns of its own.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from statestore.checking import checks, exactjson, json_files
+from statestore.errors import InvalidValueError
+from statestore.importers.each_session import SessionsReport, import_each
+from statestore.importers.json_objects import FieldError, JsonObject, modified_at, naming, object_in, objects_in
+from statestore.importers.problems import OnProblem
+from statestore.values.history import NewEntry, Usage
+from statestore.values.saved_sessions import SavedEntry, SavedSession, SavedState, SavedSummary
+
+if TYPE_CHECKING:
+    from statestore.store import StateStore
+
+# What has a place in a session. Anything else is kept in its state, under the system's name: nothing is lost.
+_PLACED = frozenset({"id", "user_id", "system_prompt", "metadata", "last_accessed_at"})
+_CONVERSATION = "conv-"
+_MILLISECONDS = 1000
+
+
+def promptkit(
+    store: "StateStore",
+    path: str | os.PathLike[str],
+    *,
+    replace: bool = False,
+    progress: Callable[[Path], object] | None = None,
+    on_problem: OnProblem | None = None,
+) -> SessionsReport:
+    """Import the conversations of PromptKit's file store, each as a session.
+
+    Messages are kept as they are, key order included; tokens, costs, tools and times are read from them. The system
+    prompt becomes the session's instructions; its named lists and unknown fields become keys of its state,
+    `promptkit.list.NAME` and `promptkit.NAME`. Messages that were trimmed behind a summary leave their positions free.
+    Nothing is written to *path*.
+
+    Each conversation is written in a transaction of its own, as a whole or not at all. One whose session is there
+    already is a problem and changes nothing, unless *replace* is true; so an import that was cut off is completed by
+    the same import with *replace*.
+
+    Args:
+        store: Where to.
+        path: The folder that holds `conv-ID` folders, or one of these.
+        replace: Overwrite sessions that are there already, with all that belongs to them. Forks of theirs keep what
+            they see, and what was recorded as used stays recorded.
+        progress: Called with the folder of each conversation that is done, left out or not.
+        on_problem: Called with each conversation that is left out: it cannot be read or stored, or is there already;
+            the others go in. Without it the first one raises.
+
+    Returns:
+        How many sessions and entries were written, and how many sessions were left out.
+
+    Raises:
+        InvalidValueError: *path* holds no conversation, or *store* is not a `StateStore`: nothing was written. Or a
+            conversation cannot be read or stored, and there is no *on_problem*: those before it stay. The message names
+            the file and the line.
+        ConflictError: A session is there already, *replace* is false, and there is no *on_problem*. Those before it
+            stay.
+        DatabaseError: The database failed. What was written before stays.
+    """
+    folder = Path(path)
+    return import_each(
+        store, folder, conversations(folder), read, replace=replace, progress=progress, on_problem=on_problem
+    )
+
+
+def conversations(folder: Path) -> list[Path]:
+    """The conversations of a file store: the folders `conv-ID`, or *folder* itself if it is one."""
+    if folder.name.startswith(_CONVERSATION) and (folder / "state.json").exists():
+        return [folder]
+    return sorted(path for path in folder.glob(f"{_CONVERSATION}*") if path.is_dir())
+
+
+def read(conversation: Path) -> SavedSession:
+    """`state.json`, `messages.jsonl`, `summaries.jsonl` and `lists/NAME.jsonl` of a conversation.
+
+    Of a conversation that was trimmed only the last messages are there, while its summaries count from its beginning:
+    then the messages come behind the furthest summary, at the positions that it leaves them.
+
+    Raises:
+        InvalidValueError: A file is missing or is not what it should be.
+        OSError: A file cannot be read.
+    """
+    state = object_in(conversation / "state.json")
+    messages = [*objects_in(conversation / "messages.jsonl")]
+    entries = [SavedEntry(_entry(message), message.where) for message in messages]
+    last_used = state.time("last_accessed_at") or modified_at(conversation / "state.json")
+    summaries = [_summary(summary, last_used) for summary in objects_in(conversation / "summaries.jsonl")]
+    summarized = max((summary.end_seq for summary in summaries), default=0)
+    # A later summary from the same position takes the place of an earlier one.
+    latest = {summary.start_seq: summary for summary in summaries}
+    return SavedSession(
+        session_id=state.text("id") or conversation.name.removeprefix(_CONVERSATION),
+        user_id=state.text("user_id"),
+        instructions=state.text("system_prompt"),
+        metadata=dict(state.object("metadata").values),
+        created_at=min([one.entry.created_at for one in entries if one.entry.created_at is not None] + [last_used]),
+        last_activity_at=last_used,
+        first_seq=summarized + 1 if summarized > len(entries) else 1,
+        entries=entries,
+        summaries=[latest[start_seq] for start_seq in sorted(latest)],
+        state=[*_others(state), *_lists(conversation / "lists")],
+        where=state.where,
+    )
+
+
+def _others(state: JsonObject) -> list[SavedState]:
+    """The fields that have no place in a session."""
+    return [
+        SavedState(f"promptkit.{name}", value, state.where)
+        for name, value in state.values.items()
+        if name not in _PLACED
+    ]
+
+
+def _lists(folder: Path) -> list[SavedState]:
+    """The named lists."""
+    return [
+        SavedState(f"promptkit.list.{file.relative_to(folder).with_suffix('').as_posix()}", _list(file), str(file))
+        for file in sorted(folder.rglob("*.jsonl"))
+    ]
+
+
+def _list(file: Path) -> list[Any]:
+    """The items of a list: they are bytes there, kept as JSON if all of them are, and otherwise as text."""
+    with file.open("rb") as opened:
+        items = [(f"{file}:{number}", line.rstrip(b"\n")) for number, line in json_files.lines(opened)]
+    try:
+        found = [json_files.parse(item, where) for where, item in items]
+        for one in found:
+            exactjson.dumps(one, "item")
+        return found
+    except InvalidValueError:
+        pass
+    texts = []
+    for where, item in items:
+        try:
+            texts.append(item.decode())
+        except UnicodeDecodeError:
+            raise FieldError(where, "is not text in UTF-8") from None
+    return texts
+
+
+def _summary(summary: JsonObject, written_at: datetime) -> SavedSummary:
+    # There a summary is of the messages from StartTurn up to, not including, EndTurn, counted from 0.
+    with naming(summary.where):
+        start_seq = checks.count(summary.values.get("StartTurn"), "StartTurn", most=checks.MAX_POSITION - 1) + 1
+        return SavedSummary(
+            start_seq=start_seq,
+            end_seq=checks.count(summary.values.get("EndTurn"), "EndTurn", least=start_seq, most=checks.MAX_POSITION),
+            content=checks.text(summary.values.get("Content"), "Content"),
+            token_count=checks.optional_count(summary.values.get("TokenCount"), "TokenCount") or None,
+            created_at=summary.time("CreatedAt") or written_at,
+            where=summary.where,
+        )
+
+
+def _entry(message: JsonObject) -> NewEntry:
+    cost, result = message.object("cost_info"), message.object("tool_result")
+    calls = message.values.get("tool_calls")
+    first_call = calls[0] if isinstance(calls, list) and calls and isinstance(calls[0], Mapping) else {}
+    cached = cost.count("cached_tokens")
+    uncached = cost.count("input_tokens")
+    return NewEntry(
+        message.values,
+        usage=Usage(
+            # Those that were read from a cache are counted beside the others there, and among them here.
+            input_tokens=None if uncached is None else uncached + (cached or 0),
+            output_tokens=cost.count("output_tokens"),
+            cache_read_input_tokens=cached,
+        )
+        if cost.values
+        else None,
+        provider_name=cost.text("provider_name"),
+        cost_usd=cost.values.get("total_cost_usd"),
+        tool_name=result.text("name") or first_call.get("name") or None,
+        tool_call_id=result.text("id") or first_call.get("id") or None,
+        duration=message.duration("latency_ms", a_second=_MILLISECONDS)
+        or result.duration("latency_ms", a_second=_MILLISECONDS),
+        error_type=result.text("error_type") or ("error" if result.values.get("error") else None),
+        created_at=message.time("timestamp"),
+    )
