@@ -604,22 +604,20 @@ WHERE e.namespace = %(namespace)s AND e.key = ANY(CAST(%(keys)s AS text[]))
 
 -- cache/repository.py: _ENTRY
 -- Serves CacheRepository.entry.
-SELECT e.key, e.value, e.codec, e.agent_name, CAST(e.request AS text), e.content_hash,
-    CAST(e.metadata AS text),
+SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
 array(SELECT t.tag FROM "statestore".cache_tags AS t
     WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag), e.size_bytes,
-        e.created_at, e.expires_at, e.last_accessed_at,
-    e.access_count, e.version, e.keep_until FROM "statestore".cache_entries AS e
+        e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.codec, e.version, e.keep_until
+        FROM "statestore".cache_entries AS e
 WHERE e.namespace = %(namespace)s AND e.key = %(key)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp());
 
 -- cache/repository.py: _ENTRY_HELD
 -- Serves CacheRepository.entry.
-SELECT e.key, e.value, e.codec, e.agent_name, CAST(e.request AS text), e.content_hash,
-    CAST(e.metadata AS text),
+SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
 array(SELECT t.tag FROM "statestore".cache_tags AS t
     WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag), e.size_bytes,
-        e.created_at, e.expires_at, e.last_accessed_at,
-    e.access_count, e.version, e.keep_until FROM "statestore".cache_entries AS e
+        e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.codec, e.version, e.keep_until
+        FROM "statestore".cache_entries AS e
 WHERE e.namespace = %(namespace)s AND e.key = %(key)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
     FOR NO KEY UPDATE OF e;
 
@@ -641,12 +639,11 @@ WHERE namespace = %(namespace)s AND key = %(key)s;
 -- In the order of the keys, each page found in the index.
 --
 -- Built for: the entries of an agent that have a tag, with their values, from the second page on.
-SELECT e.key, e.value, e.codec, e.agent_name, CAST(e.request AS text), e.content_hash,
-    CAST(e.metadata AS text),
+SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
 array(SELECT t.tag FROM "statestore".cache_tags AS t
     WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag), e.size_bytes,
-        e.created_at, e.expires_at, e.last_accessed_at,
-    e.access_count, e.version, e.keep_until FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s
+        e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.codec, e.version, e.keep_until
+        FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s
         AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.agent_name = %(agent_name)s AND EXISTS
         (SELECT 1 FROM "statestore".cache_tags AS x WHERE x.namespace = e.namespace AND x.key = e.key
         AND x.version = e.version AND x.tag = %(tag)s) AND e.key > %(after)s ORDER BY e.key LIMIT %(limit)s;
@@ -808,8 +805,8 @@ WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq = %(seq)
 -- conversations/turns.py: _FIND
 -- Serves TurnWork.begin.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
     AND (current_setting('transaction_read_only') = 'off'
     AND has_any_column_privilege('"statestore".sessions', 'update')) END), CAST(s.xmin AS text), s.lease_token,
     s.lease_until > statement_timestamp()
@@ -1382,11 +1379,11 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
         AND (current_setting('transaction_read_only') = 'off'
         AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
         FROM "statestore".sessions AS s LEFT JOIN LATERAL (
-        SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
-    FROM "statestore".history_entries AS h
+        SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+            h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+            h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+            h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
+            FROM "statestore".history_entries AS h
         WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
             AND h.seq BETWEEN greatest(CAST(%(after)s AS bigint) + 1, s.first_seq,
             least(s.next_seq, CAST(%(before)s AS bigint)) - CAST(%(last)s AS bigint))
@@ -1424,11 +1421,11 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
                     AND g.to_seq >= greatest(CAST(%(after)s AS bigint) + 1, s.first_seq,
                     least(s.next_seq, CAST(%(before)s AS bigint)) - CAST(%(last)s AS bigint))
         ) AS piece CROSS JOIN LATERAL (
-            SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
-    FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s
+            SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+                h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+                h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+                h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
+                FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s
             AND h.session_id = piece.owner AND h.seq BETWEEN piece.from_seq AND piece.to_seq OFFSET 0) AS h
     ) AS h ON true
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
@@ -1439,7 +1436,7 @@ h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h
 -- HistoryRepository.append, HistoryRepository.get, HistoryRepository.pop_last, HistoryRepository.read, TurnWork.begin,
 -- WindowsRepository.window.
 --
--- How entries are read: of sessions that are no forks, and of any.
+-- The same without the content of large entries, which is null then.
     SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
@@ -1464,10 +1461,10 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
         ) AS piece CROSS JOIN LATERAL (
             SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name,
                 CASE WHEN h.content_bytes <= %(largest)s THEN CAST(h.content AS text) ELSE 'null' END,
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
-    FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s
+                CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+                h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model,
+                h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type,
+                h.content_bytes, h.created_at FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s
             AND h.session_id = piece.owner AND h.seq BETWEEN piece.from_seq AND piece.to_seq OFFSET 0) AS h
     ) AS h ON true
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
@@ -1478,7 +1475,7 @@ h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h
 -- HistoryRepository.append, HistoryRepository.get, HistoryRepository.pop_last, HistoryRepository.read, TurnWork.begin,
 -- WindowsRepository.window.
 --
--- How entries are read: of sessions that are no forks, and of any.
+-- The same without the content of large entries, which is null then.
     SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
@@ -1487,10 +1484,10 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
         FROM "statestore".sessions AS s LEFT JOIN LATERAL (
         SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name,
             CASE WHEN h.content_bytes <= %(largest)s THEN CAST(h.content AS text) ELSE 'null' END,
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
-    FROM "statestore".history_entries AS h
+            CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+            h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model,
+            h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes,
+            h.created_at FROM "statestore".history_entries AS h
         WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
             AND h.seq BETWEEN greatest(CAST(%(after)s AS bigint) + 1, s.first_seq,
             least(s.next_seq, CAST(%(before)s AS bigint)) - CAST(%(last)s AS bigint))
@@ -1502,18 +1499,16 @@ h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h
 
 -- history/entry_reads.py: _FIND_BY_ID
 -- Serves HistoryRepository.append, TurnWork.commit.
-SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
-    FROM "statestore".history_entries AS h
+SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".history_entries AS h
 WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s AND h.entry_id = ANY (%(entry_ids)s)
 UNION ALL
-SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
-    FROM "statestore".session_segments AS g
+SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".session_segments AS g
 JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
     AND h.seq BETWEEN g.from_seq AND g.to_seq
 WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s AND h.entry_id = ANY (%(entry_ids)s);
@@ -1587,11 +1582,11 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
         AND (current_setting('transaction_read_only') = 'off'
         AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, 0) = 0
 LEFT JOIN LATERAL (
-    SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
-    FROM "statestore".history_entries AS h
+    SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+        h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+        h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+        h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
+        FROM "statestore".history_entries AS h
     WHERE h.namespace = %(namespace)s AND h.session_id = w.session_id
         AND h.seq BETWEEN greatest(w.after + 1, s.first_seq, least(s.next_seq, w.before) - w.last)
         AND least(s.next_seq, w.before, greatest(w.after + 1, s.first_seq) + w.most) - 1
@@ -1668,9 +1663,9 @@ FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_
 
 -- portable/portable_ledger.py: _HELD
 -- Serves PortableWork.keep_usage, PortableWork.take_usage.
-SELECT line, session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
+SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
     tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
-    reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM "statestore".usage_ledger
+    reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd, line FROM "statestore".usage_ledger
     WHERE namespace = %(namespace)s AND session_id = %(session_id)s ORDER BY bucket_at, line;
 
 -- portable/portable_ledger.py: _DELETE
@@ -1692,53 +1687,56 @@ VALUES (%(namespace)s, %(line)s, %(session_id)s, %(bucket_at)s, %(user_id)s, %(a
 -- Serves PortableWork.sessions.
 SELECT t.session_id, t.user_id, t.agent_name, t.title, t.status, t.instructions, CAST(t.metadata AS text),
     t.project_root, t.cwd, t.parent_session_id, t.root_session_id, t.forked_at_seq, t.first_seq, t.next_seq,
-    t.last_turn, t.revision, t.ttl, t.expires_at, t.created_at, t.last_activity_at FROM "statestore".sessions AS t
-    WHERE t.namespace = %(namespace)s AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp())
-    AND t.session_id > %(after)s ORDER BY t.session_id LIMIT %(limit)s;
+    t.last_turn, t.revision, t.ttl, t.expires_at, t.created_at, t.last_activity_at
+FROM "statestore".sessions AS t WHERE t.namespace = %(namespace)s
+    AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp()) AND t.session_id > %(after)s
+    ORDER BY t.session_id LIMIT %(limit)s;
 
 -- portable/portable_rows.py: _SESSIONS_OF_USER
 -- Serves PortableWork.sessions.
 SELECT t.session_id, t.user_id, t.agent_name, t.title, t.status, t.instructions, CAST(t.metadata AS text),
     t.project_root, t.cwd, t.parent_session_id, t.root_session_id, t.forked_at_seq, t.first_seq, t.next_seq,
-    t.last_turn, t.revision, t.ttl, t.expires_at, t.created_at, t.last_activity_at FROM "statestore".sessions AS t
-    WHERE t.namespace = %(namespace)s AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp())
-    AND t.session_id > %(after)s AND t.user_id = %(user_id)s ORDER BY t.session_id LIMIT %(limit)s;
+    t.last_turn, t.revision, t.ttl, t.expires_at, t.created_at, t.last_activity_at
+FROM "statestore".sessions AS t WHERE t.namespace = %(namespace)s
+    AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp()) AND t.session_id > %(after)s
+    AND t.user_id = %(user_id)s ORDER BY t.session_id LIMIT %(limit)s;
 
 -- portable/portable_rows.py: _SESSION
 -- Serves PortableWork.sessions.
 SELECT t.session_id, t.user_id, t.agent_name, t.title, t.status, t.instructions, CAST(t.metadata AS text),
     t.project_root, t.cwd, t.parent_session_id, t.root_session_id, t.forked_at_seq, t.first_seq, t.next_seq,
-    t.last_turn, t.revision, t.ttl, t.expires_at, t.created_at, t.last_activity_at FROM "statestore".sessions AS t
-    WHERE t.namespace = %(namespace)s AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp())
-    AND t.session_id = %(session_id)s ORDER BY t.session_id LIMIT %(limit)s;
+    t.last_turn, t.revision, t.ttl, t.expires_at, t.created_at, t.last_activity_at
+FROM "statestore".sessions AS t WHERE t.namespace = %(namespace)s
+    AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp()) AND t.session_id = %(session_id)s
+    ORDER BY t.session_id LIMIT %(limit)s;
 
 -- portable/portable_rows.py: _ENTRIES
 -- Serves PortableWork.entries.
 SELECT t.session_id, t.seq, t.entry_id, t.turn, t.role, t.agent_name, CAST(t.content AS text), CAST(t.metadata AS text),
     t.provider_name, t.request_model, t.response_model, t.input_tokens, t.output_tokens, t.cache_read_input_tokens,
     t.cache_write_input_tokens, t.reasoning_output_tokens, t.cost_usd, t.tool_name, t.tool_call_id, t.duration_ms,
-    t.finish_reason, t.error_type, t.content_bytes, t.usage_folded, t.created_at FROM "statestore".history_entries AS t
-    WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s AND t.seq BETWEEN %(from_seq)s AND %(to_seq)s
-    ORDER BY t.session_id, t.seq LIMIT %(limit)s;
+    t.finish_reason, t.error_type, t.content_bytes, t.usage_folded, t.created_at
+FROM "statestore".history_entries AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
+    AND t.seq BETWEEN %(from_seq)s AND %(to_seq)s ORDER BY t.session_id, t.seq LIMIT %(limit)s;
 
 -- portable/portable_rows.py: _STATE
 -- Serves PortableWork.state.
 SELECT t.session_id, t.key, CAST(t.value AS text), t.version, t.updated_at, t.expires_at
-    FROM "statestore".state_entries AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
+FROM "statestore".state_entries AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
     AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp()) ORDER BY t.session_id, t.key LIMIT %(limit)s;
 
 -- portable/portable_rows.py: _SUMMARIES
 -- Serves PortableWork.summaries.
-SELECT t.session_id, t.start_seq, t.end_seq, t.content, t.token_count, t.created_at FROM "statestore".summaries AS t
-    WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s ORDER BY t.session_id, t.start_seq
-    LIMIT %(limit)s;
+SELECT t.session_id, t.start_seq, t.end_seq, t.content, t.token_count, t.created_at
+FROM "statestore".summaries AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
+    ORDER BY t.session_id, t.start_seq LIMIT %(limit)s;
 
 -- portable/portable_rows.py: _USAGE
 -- Serves PortableWork.usage.
 SELECT t.session_id, t.bucket_at, t.line, t.user_id, t.agent_name, t.provider_name, t.model, t.tool_name, t.entries,
     t.turns, t.model_calls, t.tool_calls, t.errors, t.input_tokens, t.output_tokens, t.cache_read_input_tokens,
     t.cache_write_input_tokens, t.reasoning_output_tokens, t.cost_usd, t.unpriced_calls, t.duration_ms, t.content_bytes
-    FROM "statestore".usage_ledger AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
+FROM "statestore".usage_ledger AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
     ORDER BY t.session_id, t.bucket_at, t.line LIMIT %(limit)s;
 
 -- portable/portable_rows.py: _ALL_USAGE
@@ -1746,18 +1744,9 @@ SELECT t.session_id, t.bucket_at, t.line, t.user_id, t.agent_name, t.provider_na
 SELECT t.session_id, t.bucket_at, t.line, t.user_id, t.agent_name, t.provider_name, t.model, t.tool_name, t.entries,
     t.turns, t.model_calls, t.tool_calls, t.errors, t.input_tokens, t.output_tokens, t.cache_read_input_tokens,
     t.cache_write_input_tokens, t.reasoning_output_tokens, t.cost_usd, t.unpriced_calls, t.duration_ms, t.content_bytes
-    FROM "statestore".usage_ledger AS t WHERE t.namespace = %(namespace)s
+FROM "statestore".usage_ledger AS t WHERE t.namespace = %(namespace)s
     AND (t.session_id, t.bucket_at, t.line) > (%(after_id)s, CAST(%(after_at)s AS timestamptz), %(after_line)s)
     ORDER BY t.session_id, t.bucket_at, t.line LIMIT %(limit)s;
-
--- portable/portable_rows.py: _ALL_USAGE_SQLITE
--- Serves PortableWork.all_usage.
-SELECT t.session_id, t.bucket_at, t.line, t.user_id, t.agent_name, t.provider_name, t.model, t.tool_name, t.entries,
-    t.turns, t.model_calls, t.tool_calls, t.errors, t.input_tokens, t.output_tokens, t.cache_read_input_tokens,
-    t.cache_write_input_tokens, t.reasoning_output_tokens, t.cost_usd, t.unpriced_calls, t.duration_ms, t.content_bytes
-    FROM "statestore".usage_ledger AS t WHERE t.namespace = %(namespace)s
-    AND (t.session_id, t.bucket_at, t.line) > (%(after_id)s, %(after_at)s, %(after_line)s) ORDER BY t.session_id,
-    t.bucket_at, t.line LIMIT %(limit)s;
 
 -- portable/portable_rows.py: _RANGE
 -- Serves PortableWork.pieces.
@@ -1887,11 +1876,11 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
         AND (current_setting('transaction_read_only') = 'off'
         AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
         FROM "statestore".sessions AS s LEFT JOIN LATERAL (
-        SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
-    FROM "statestore".history_entries AS h
+        SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+            h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+            h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+            h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
+            FROM "statestore".history_entries AS h
         WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
             AND h.seq BETWEEN greatest(CAST(%(after)s AS bigint) + 1, s.first_seq,
             least(s.next_seq, CAST(%(before)s AS bigint)) - CAST(%(last)s AS bigint))
@@ -1985,14 +1974,14 @@ WHERE s.namespace = %(namespace)s AND s.status = 'busy'
 -- Serves LifecycleRepository.set_status.
 --
 -- Built for: from ready to busy, by who holds a lease.
-    UPDATE "statestore".sessions AS s SET status = %(status)s, last_activity_at = statement_timestamp(),
-        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl)
-    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-        AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.status IN ('ready')
-     AND s.lease_token = %(lease_token)s AND s.lease_until > statement_timestamp()
-    RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at;
+UPDATE "statestore".sessions AS s SET status = %(status)s, last_activity_at = statement_timestamp(),
+    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl)
+WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.status IN ('ready')
+ AND s.lease_token = %(lease_token)s AND s.lease_until > statement_timestamp()
+RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at;
 
 -- sessions/listing.py: _page_statement
 -- Serves ListingRepository.page.
@@ -2001,8 +1990,8 @@ last_activity_at;
 --
 -- Built for: a user's sessions, the latest first, from the second page on.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
     AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.user_id = %(user_id)s
     AND (s.active_hour, s.last_activity_at, s.session_id) < (CAST(%(at_hour)s AS timestamptz),
     CAST(%(at)s AS timestamptz), %(at_id)s) ORDER BY s.active_hour DESC, s.last_activity_at DESC, s.session_id DESC
@@ -2262,8 +2251,8 @@ UPDATE "statestore".sessions AS s SET status = %(status)s, last_activity_at = st
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.status = 'dead'
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at;
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at;
 
 -- sessions/session_life.py: _DELETE
 -- Serves ConversationsRepository.save, ErasureRepository.remove, ForksRepository.fork, HistoryRepository.append,
@@ -2276,8 +2265,8 @@ DELETE FROM "statestore".sessions WHERE namespace = %(namespace)s AND session_id
 -- Serves ConversationsRepository.load, ConversationsRepository.save, SessionsRepository.find, SessionsRepository.get,
 -- SessionsRepository.open, SessionsRepository.update, TurnWork.begin.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
     AND (current_setting('transaction_read_only') = 'off'
     AND has_any_column_privilege('"statestore".sessions', 'update')) END) FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
@@ -2287,8 +2276,8 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
 -- Serves ConversationsRepository.load, ConversationsRepository.save, SessionsRepository.find, SessionsRepository.get,
 -- SessionsRepository.open, SessionsRepository.update, TurnWork.begin.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
     AND (current_setting('transaction_read_only') = 'off'
     AND has_any_column_privilege('"statestore".sessions', 'update')) END) FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
@@ -2299,8 +2288,8 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
 -- PortableWork.make_room, SessionsRepository.merge_metadata, ShorteningRepository.clear, ShorteningRepository.trim,
 -- TurnWork.commit.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at, last_turn, NOT (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at, last_turn, NOT (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
     FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY UPDATE OF s;
 
@@ -2309,8 +2298,8 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY U
 -- PortableWork.make_room, SessionsRepository.merge_metadata, ShorteningRepository.clear, ShorteningRepository.trim,
 -- TurnWork.commit.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at, last_turn, NOT (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at, last_turn, NOT (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
     FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR SHARE OF s;
 
@@ -2337,8 +2326,8 @@ UPDATE "statestore".sessions AS s SET expires_at = (statement_timestamp() + s.tt
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND s.ttl IS NOT NULL
     AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at;
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at;
 
 -- sessions/session_rows.py: _ACTIVE
 -- Serves ConversationsRepository.save, HistoryRepository.append, SessionsRepository.touch, StateRepository.clear,
@@ -2362,8 +2351,8 @@ VALUES (%(namespace)s, %(session_id)s, %(user_id)s, %(agent_name)s, %(title)s, %
         date_trunc('hour', statement_timestamp(), 'UTC'))
 ON CONFLICT (namespace, session_id) DO NOTHING
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at;
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at;
 
 -- sessions/session_rows.py: update_statement
 -- Serves ConversationsRepository.save, SessionsRepository.merge_metadata, SessionsRepository.update.
@@ -2371,14 +2360,14 @@ last_activity_at;
 -- Change attributes, and return the session; with *checked* only one of `:expected_revision`.
 --
 -- Built for: the title, of a known revision.
-    UPDATE "statestore".sessions AS s SET title = %(title)s, revision = s.revision + 1,
-        last_activity_at = statement_timestamp(), active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
-        expires_at = (statement_timestamp() + s.ttl)
-    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-        AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.revision = %(expected_revision)s
-    RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at;
+UPDATE "statestore".sessions AS s SET title = %(title)s, revision = s.revision + 1,
+    last_activity_at = statement_timestamp(), active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+    expires_at = (statement_timestamp() + s.ttl)
+WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.revision = %(expected_revision)s
+RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at;
 
 -- sessions/statistics.py: _SESSION_STATS
 -- Serves StatisticsRepository.stats.
@@ -2748,8 +2737,8 @@ WHERE p.name = 'prices' AND p.namespace IN ('', %(namespace)s));
 -- Serves ConversationsRepository.save, HistoryRepository.append, PricesRepository.all, PricesRepository.apply,
 -- PricesRepository.find, SharedPricesRepository.all, TurnWork.commit.
 SELECT namespace, position, provider_name, model, CAST(match AS text), to_char(valid_from, 'YYYY-MM-DD'),
-    above_input_tokens, input_price,
-    output_price, cache_read_price, cache_write_price, cache_write_1h_price, source
+    above_input_tokens,
+    input_price, output_price, cache_read_price, cache_write_price, cache_write_1h_price, source
 FROM "statestore".model_prices WHERE namespace IN ('', %(namespace)s)
 ORDER BY namespace DESC, position, valid_from, above_input_tokens;
 
@@ -2757,8 +2746,8 @@ ORDER BY namespace DESC, position, valid_from, above_input_tokens;
 -- Serves ConversationsRepository.save, HistoryRepository.append, PricesRepository.all, PricesRepository.apply,
 -- PricesRepository.find, SharedPricesRepository.all, TurnWork.commit.
 SELECT namespace, position, provider_name, model, CAST(match AS text), to_char(valid_from, 'YYYY-MM-DD'),
-    above_input_tokens, input_price,
-    output_price, cache_read_price, cache_write_price, cache_write_1h_price, source
+    above_input_tokens,
+    input_price, output_price, cache_read_price, cache_write_price, cache_write_1h_price, source
 FROM "statestore".model_prices WHERE namespace IN ('', '')
 ORDER BY namespace DESC, position, valid_from, above_input_tokens;
 
@@ -2802,9 +2791,9 @@ ON CONFLICT (namespace, name) DO UPDATE SET value = p.value;
 
 -- usage/prices.py: _UNPRICED
 -- Serves PricesRepository.apply.
-SELECT h.session_id, h.seq, CAST(h.content AS text), h.created_at, h.provider_name, h.request_model,
-    h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens
-FROM "statestore".history_entries AS h
+SELECT h.session_id, h.seq, CAST(h.content AS text), h.created_at, h.provider_name, h.request_model, h.response_model,
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens
+    FROM "statestore".history_entries AS h
 WHERE h.namespace = %(namespace)s AND (h.session_id, h.seq) > (%(after_id)s, %(after_seq)s) AND h.usage_folded = 0
     AND h.cost_usd IS NULL AND h.input_tokens IS NOT NULL AND h.output_tokens IS NOT NULL
     AND (h.response_model IS NOT NULL OR h.request_model IS NOT NULL)

@@ -189,12 +189,11 @@ WHERE e.namespace = :namespace AND e.key IN (SELECT value FROM json_each(:keys))
 
 -- cache/repository.py: _ENTRY
 -- Serves CacheRepository.entry.
-SELECT e.key, e.value, e.codec, e.agent_name, CAST(e.request AS text), e.content_hash,
-    CAST(e.metadata AS text),
+SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
 (SELECT json_group_array(tag) FROM (SELECT t.tag FROM cache_tags AS t
     WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag)), e.size_bytes,
-        e.created_at, e.expires_at, e.last_accessed_at,
-    e.access_count, e.version, e.keep_until FROM cache_entries AS e
+        e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.codec, e.version, e.keep_until
+        FROM cache_entries AS e
 WHERE e.namespace = :namespace AND e.key = :key AND (e.expires_at IS NULL OR e.expires_at > :now);
 
 -- cache/repository.py: _STANDING
@@ -214,14 +213,13 @@ WHERE namespace = :namespace AND key = :key;
 -- In the order of the keys, each page found in the index.
 --
 -- Built for: the entries of an agent that have a tag, with their values, from the second page on.
-SELECT e.key, e.value, e.codec, e.agent_name, CAST(e.request AS text), e.content_hash,
-    CAST(e.metadata AS text),
+SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
 (SELECT json_group_array(tag) FROM (SELECT t.tag FROM cache_tags AS t
     WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag)), e.size_bytes,
-        e.created_at, e.expires_at, e.last_accessed_at,
-    e.access_count, e.version, e.keep_until FROM cache_entries AS e WHERE e.namespace = :namespace
-        AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.agent_name = :agent_name AND EXISTS
-        (SELECT 1 FROM cache_tags AS x WHERE x.namespace = e.namespace AND x.key = e.key
+        e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.codec, e.version, e.keep_until
+        FROM cache_entries AS e WHERE e.namespace = :namespace AND (e.expires_at IS NULL OR e.expires_at > :now)
+        AND e.agent_name = :agent_name AND EXISTS (SELECT 1 FROM cache_tags AS x WHERE x.namespace = e.namespace
+        AND x.key = e.key
         AND x.version = e.version AND x.tag = :tag) AND e.key > :after ORDER BY e.key LIMIT :limit;
 
 -- cache/statements.py: FIND_OLD_SQLITE
@@ -332,8 +330,8 @@ WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq;
 -- conversations/turns.py: _FIND
 -- Serves TurnWork.begin.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
     (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
     AND true END), NULL, s.lease_token, s.lease_until > :now
 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
@@ -838,10 +836,10 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true END) THEN 2 ELSE 0 END END, h.seq, h.turn, h.entry_id, h.role,
-        h.agent_name, CAST(h.content AS text),
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM sessions AS s
+        h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text), h.input_tokens, h.output_tokens,
+        h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name,
+        h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason,
+        h.error_type, h.content_bytes, h.created_at FROM sessions AS s
     LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
         AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
             AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1
@@ -859,10 +857,10 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true END) THEN 2 ELSE 0 END END, h.seq, h.turn, h.entry_id, h.role,
-        h.agent_name, CAST(h.content AS text),
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM sessions AS s
+        h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text), h.input_tokens, h.output_tokens,
+        h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name,
+        h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason,
+        h.error_type, h.content_bytes, h.created_at FROM sessions AS s
     LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
         AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
             AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1
@@ -873,10 +871,10 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true END) THEN 2 ELSE 0 END END, h.seq, h.turn, h.entry_id, h.role,
-        h.agent_name, CAST(h.content AS text),
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM sessions AS s
+        h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text), h.input_tokens, h.output_tokens,
+        h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name,
+        h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason,
+        h.error_type, h.content_bytes, h.created_at FROM sessions AS s
     JOIN session_segments AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
     CROSS JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
         AND h.seq BETWEEN max(g.from_seq, max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last))
@@ -888,16 +886,17 @@ h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h
 -- HistoryRepository.append, HistoryRepository.get, HistoryRepository.pop_last, HistoryRepository.read, TurnWork.begin,
 -- WindowsRepository.window.
 --
--- How entries are read: of sessions that are no forks, and of any.
+-- The same without the content of large entries, which is null then.
     SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true END) THEN 2 ELSE 0 END END, h.seq, h.turn, h.entry_id, h.role,
         h.agent_name, CASE WHEN h.content_bytes <= :largest THEN CAST(h.content AS text) ELSE 'null' END,
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM sessions AS s
+        CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+        h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model,
+        h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes,
+        h.created_at FROM sessions AS s
     LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
         AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
             AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1
@@ -909,9 +908,10 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
         (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true END) THEN 2 ELSE 0 END END, h.seq, h.turn, h.entry_id, h.role,
         h.agent_name, CASE WHEN h.content_bytes <= :largest THEN CAST(h.content AS text) ELSE 'null' END,
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM sessions AS s
+        CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+        h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model,
+        h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes,
+        h.created_at FROM sessions AS s
     JOIN session_segments AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
     CROSS JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
         AND h.seq BETWEEN max(g.from_seq, max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last))
@@ -923,16 +923,17 @@ h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h
 -- HistoryRepository.append, HistoryRepository.get, HistoryRepository.pop_last, HistoryRepository.read, TurnWork.begin,
 -- WindowsRepository.window.
 --
--- How entries are read: of sessions that are no forks, and of any.
+-- The same without the content of large entries, which is null then.
     SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true END) THEN 2 ELSE 0 END END, h.seq, h.turn, h.entry_id, h.role,
         h.agent_name, CASE WHEN h.content_bytes <= :largest THEN CAST(h.content AS text) ELSE 'null' END,
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM sessions AS s
+        CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+        h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model,
+        h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes,
+        h.created_at FROM sessions AS s
     LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
         AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
             AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1
@@ -941,17 +942,17 @@ h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h
 
 -- history/entry_reads.py: _FIND_BY_ID
 -- Serves HistoryRepository.append, TurnWork.commit.
-SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM history_entries AS h
+SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM history_entries AS h
 WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.entry_id IN
     (SELECT value FROM json_each(:entry_ids))
 UNION ALL
-SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
-CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM session_segments AS g
+SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM session_segments AS g
 JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
     AND h.seq BETWEEN g.from_seq AND g.to_seq
 WHERE g.namespace = :namespace AND g.session_id = :session_id AND h.entry_id IN
@@ -1060,9 +1061,9 @@ FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
 
 -- portable/portable_ledger.py: _HELD
 -- Serves PortableWork.keep_usage, PortableWork.take_usage.
-SELECT line, session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
+SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
     tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
-    reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM usage_ledger
+    reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd, line FROM usage_ledger
     WHERE namespace = :namespace AND session_id = :session_id ORDER BY bucket_at, line;
 
 -- portable/portable_ledger.py: _DELETE
@@ -1080,69 +1081,63 @@ VALUES (:namespace, :line, :session_id, :bucket_at, :user_id, :agent_name, :prov
 
 -- portable/portable_rows.py: _SESSIONS
 -- Serves PortableWork.sessions.
-SELECT t.session_id, t.user_id, t.agent_name, t.title, t.status, t.instructions, t.metadata, t.project_root, t.cwd,
-    t.parent_session_id, t.root_session_id, t.forked_at_seq, t.first_seq, t.next_seq, t.last_turn, t.revision, t.ttl,
-    t.expires_at, t.created_at, t.last_activity_at FROM sessions AS t WHERE t.namespace = :namespace
-    AND (t.expires_at IS NULL OR t.expires_at > :now) AND t.session_id > :after ORDER BY t.session_id LIMIT :limit;
+SELECT t.session_id, t.user_id, t.agent_name, t.title, t.status, t.instructions, CAST(t.metadata AS text),
+    t.project_root, t.cwd, t.parent_session_id, t.root_session_id, t.forked_at_seq, t.first_seq, t.next_seq,
+    t.last_turn, t.revision, t.ttl, t.expires_at, t.created_at, t.last_activity_at
+FROM sessions AS t WHERE t.namespace = :namespace AND (t.expires_at IS NULL OR t.expires_at > :now)
+    AND t.session_id > :after ORDER BY t.session_id LIMIT :limit;
 
 -- portable/portable_rows.py: _SESSIONS_OF_USER
 -- Serves PortableWork.sessions.
-SELECT t.session_id, t.user_id, t.agent_name, t.title, t.status, t.instructions, t.metadata, t.project_root, t.cwd,
-    t.parent_session_id, t.root_session_id, t.forked_at_seq, t.first_seq, t.next_seq, t.last_turn, t.revision, t.ttl,
-    t.expires_at, t.created_at, t.last_activity_at FROM sessions AS t WHERE t.namespace = :namespace
-    AND (t.expires_at IS NULL OR t.expires_at > :now) AND t.session_id > :after AND t.user_id = :user_id
-    ORDER BY t.session_id LIMIT :limit;
+SELECT t.session_id, t.user_id, t.agent_name, t.title, t.status, t.instructions, CAST(t.metadata AS text),
+    t.project_root, t.cwd, t.parent_session_id, t.root_session_id, t.forked_at_seq, t.first_seq, t.next_seq,
+    t.last_turn, t.revision, t.ttl, t.expires_at, t.created_at, t.last_activity_at
+FROM sessions AS t WHERE t.namespace = :namespace AND (t.expires_at IS NULL OR t.expires_at > :now)
+    AND t.session_id > :after AND t.user_id = :user_id ORDER BY t.session_id LIMIT :limit;
 
 -- portable/portable_rows.py: _SESSION
 -- Serves PortableWork.sessions.
-SELECT t.session_id, t.user_id, t.agent_name, t.title, t.status, t.instructions, t.metadata, t.project_root, t.cwd,
-    t.parent_session_id, t.root_session_id, t.forked_at_seq, t.first_seq, t.next_seq, t.last_turn, t.revision, t.ttl,
-    t.expires_at, t.created_at, t.last_activity_at FROM sessions AS t WHERE t.namespace = :namespace
-    AND (t.expires_at IS NULL OR t.expires_at > :now) AND t.session_id = :session_id ORDER BY t.session_id LIMIT :limit;
+SELECT t.session_id, t.user_id, t.agent_name, t.title, t.status, t.instructions, CAST(t.metadata AS text),
+    t.project_root, t.cwd, t.parent_session_id, t.root_session_id, t.forked_at_seq, t.first_seq, t.next_seq,
+    t.last_turn, t.revision, t.ttl, t.expires_at, t.created_at, t.last_activity_at
+FROM sessions AS t WHERE t.namespace = :namespace AND (t.expires_at IS NULL OR t.expires_at > :now)
+    AND t.session_id = :session_id ORDER BY t.session_id LIMIT :limit;
 
 -- portable/portable_rows.py: _ENTRIES
 -- Serves PortableWork.entries.
-SELECT t.session_id, t.seq, t.entry_id, t.turn, t.role, t.agent_name, t.content, t.metadata, t.provider_name,
-    t.request_model, t.response_model, t.input_tokens, t.output_tokens, t.cache_read_input_tokens,
+SELECT t.session_id, t.seq, t.entry_id, t.turn, t.role, t.agent_name, CAST(t.content AS text), CAST(t.metadata AS text),
+    t.provider_name, t.request_model, t.response_model, t.input_tokens, t.output_tokens, t.cache_read_input_tokens,
     t.cache_write_input_tokens, t.reasoning_output_tokens, t.cost_usd, t.tool_name, t.tool_call_id, t.duration_ms,
-    t.finish_reason, t.error_type, t.content_bytes, t.usage_folded, t.created_at FROM history_entries AS t
-    WHERE t.namespace = :namespace AND t.session_id = :session_id AND t.seq BETWEEN :from_seq AND :to_seq
-    ORDER BY t.session_id, t.seq LIMIT :limit;
+    t.finish_reason, t.error_type, t.content_bytes, t.usage_folded, t.created_at
+FROM history_entries AS t WHERE t.namespace = :namespace AND t.session_id = :session_id AND t.seq BETWEEN :from_seq
+    AND :to_seq ORDER BY t.session_id, t.seq LIMIT :limit;
 
 -- portable/portable_rows.py: _STATE
 -- Serves PortableWork.state.
-SELECT t.session_id, t.key, t.value, t.version, t.updated_at, t.expires_at FROM state_entries AS t
-    WHERE t.namespace = :namespace AND t.session_id = :session_id AND (t.expires_at IS NULL OR t.expires_at > :now)
-    ORDER BY t.session_id, t.key LIMIT :limit;
+SELECT t.session_id, t.key, CAST(t.value AS text), t.version, t.updated_at, t.expires_at
+FROM state_entries AS t WHERE t.namespace = :namespace AND t.session_id = :session_id
+    AND (t.expires_at IS NULL OR t.expires_at > :now) ORDER BY t.session_id, t.key LIMIT :limit;
 
 -- portable/portable_rows.py: _SUMMARIES
 -- Serves PortableWork.summaries.
-SELECT t.session_id, t.start_seq, t.end_seq, t.content, t.token_count, t.created_at FROM summaries AS t
-    WHERE t.namespace = :namespace AND t.session_id = :session_id ORDER BY t.session_id, t.start_seq LIMIT :limit;
+SELECT t.session_id, t.start_seq, t.end_seq, t.content, t.token_count, t.created_at
+FROM summaries AS t WHERE t.namespace = :namespace AND t.session_id = :session_id ORDER BY t.session_id, t.start_seq
+    LIMIT :limit;
 
 -- portable/portable_rows.py: _USAGE
 -- Serves PortableWork.usage.
 SELECT t.session_id, t.bucket_at, t.line, t.user_id, t.agent_name, t.provider_name, t.model, t.tool_name, t.entries,
     t.turns, t.model_calls, t.tool_calls, t.errors, t.input_tokens, t.output_tokens, t.cache_read_input_tokens,
     t.cache_write_input_tokens, t.reasoning_output_tokens, t.cost_usd, t.unpriced_calls, t.duration_ms, t.content_bytes
-    FROM usage_ledger AS t WHERE t.namespace = :namespace AND t.session_id = :session_id ORDER BY t.session_id,
-    t.bucket_at, t.line LIMIT :limit;
+FROM usage_ledger AS t WHERE t.namespace = :namespace AND t.session_id = :session_id ORDER BY t.session_id, t.bucket_at,
+    t.line LIMIT :limit;
 
 -- portable/portable_rows.py: _ALL_USAGE
 -- Serves PortableWork.all_usage.
 SELECT t.session_id, t.bucket_at, t.line, t.user_id, t.agent_name, t.provider_name, t.model, t.tool_name, t.entries,
     t.turns, t.model_calls, t.tool_calls, t.errors, t.input_tokens, t.output_tokens, t.cache_read_input_tokens,
     t.cache_write_input_tokens, t.reasoning_output_tokens, t.cost_usd, t.unpriced_calls, t.duration_ms, t.content_bytes
-    FROM usage_ledger AS t WHERE t.namespace = :namespace
-    AND (t.session_id, t.bucket_at, t.line) > (:after_id, CAST(:after_at AS timestamptz), :after_line)
-    ORDER BY t.session_id, t.bucket_at, t.line LIMIT :limit;
-
--- portable/portable_rows.py: _ALL_USAGE_SQLITE
--- Serves PortableWork.all_usage.
-SELECT t.session_id, t.bucket_at, t.line, t.user_id, t.agent_name, t.provider_name, t.model, t.tool_name, t.entries,
-    t.turns, t.model_calls, t.tool_calls, t.errors, t.input_tokens, t.output_tokens, t.cache_read_input_tokens,
-    t.cache_write_input_tokens, t.reasoning_output_tokens, t.cost_usd, t.unpriced_calls, t.duration_ms, t.content_bytes
-    FROM usage_ledger AS t WHERE t.namespace = :namespace
+FROM usage_ledger AS t WHERE t.namespace = :namespace
     AND (t.session_id, t.bucket_at, t.line) > (:after_id, :after_at, :after_line) ORDER BY t.session_id, t.bucket_at,
     t.line LIMIT :limit;
 
@@ -1324,16 +1319,16 @@ WHERE s.namespace = :namespace AND s.status = 'busy' AND (s.expires_at IS NULL O
 -- Serves LifecycleRepository.set_status.
 --
 -- Built for: from ready to busy, by who holds a lease.
-    UPDATE sessions AS s SET status = :status, last_activity_at = :now,
-        active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
-        expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
-        (:now_us + (s.ttl)) % 1000000))
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-        AND s.status IN ('ready')
-     AND s.lease_token = :lease_token AND s.lease_until > :now
-    RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at;
+UPDATE sessions AS s SET status = :status, last_activity_at = :now,
+    active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
+    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (s.ttl)) % 1000000))
+WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
+    AND s.status IN ('ready')
+ AND s.lease_token = :lease_token AND s.lease_until > :now
+RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at;
 
 -- sessions/listing.py: _page_statement
 -- Serves ListingRepository.page.
@@ -1342,8 +1337,8 @@ last_activity_at;
 --
 -- Built for: a user's sessions, the latest first, from the second page on.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at FROM sessions AS s WHERE s.namespace = :namespace AND (s.expires_at IS NULL OR s.expires_at > :now)
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at FROM sessions AS s WHERE s.namespace = :namespace AND (s.expires_at IS NULL OR s.expires_at > :now)
     AND s.user_id = :user_id AND (s.active_hour, s.last_activity_at, s.session_id) < (:at_hour, :at, :at_id)
     ORDER BY s.active_hour DESC, s.last_activity_at DESC, s.session_id DESC LIMIT :limit;
 
@@ -1589,8 +1584,8 @@ UPDATE sessions AS s SET status = :status, last_activity_at = :now,
 WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
     AND s.status = 'dead'
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at;
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at;
 
 -- sessions/session_life.py: _DELETE
 -- Serves ConversationsRepository.save, ErasureRepository.remove, ForksRepository.fork, HistoryRepository.append,
@@ -1603,8 +1598,8 @@ DELETE FROM sessions WHERE namespace = :namespace AND session_id = :session_id;
 -- Serves ConversationsRepository.load, ConversationsRepository.save, SessionsRepository.find, SessionsRepository.get,
 -- SessionsRepository.open, SessionsRepository.update, TurnWork.begin.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
     (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
     AND true END) FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
@@ -1613,8 +1608,8 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at 
 -- Serves ConversationsRepository.load, ConversationsRepository.save, SessionsRepository.find, SessionsRepository.get,
 -- SessionsRepository.open, SessionsRepository.update, TurnWork.begin.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
     (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
     AND true END) FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
@@ -1624,8 +1619,8 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at 
 -- PortableWork.make_room, SessionsRepository.merge_metadata, ShorteningRepository.clear, ShorteningRepository.trim,
 -- TurnWork.commit.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at, last_turn, NOT (s.expires_at IS NULL OR s.expires_at > :now) FROM sessions AS s
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at, last_turn, NOT (s.expires_at IS NULL OR s.expires_at > :now) FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id;
 
 -- sessions/session_rows.py: _SHARE
@@ -1633,8 +1628,8 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id;
 -- PortableWork.make_room, SessionsRepository.merge_metadata, ShorteningRepository.clear, ShorteningRepository.trim,
 -- TurnWork.commit.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at, last_turn, NOT (s.expires_at IS NULL OR s.expires_at > :now) FROM sessions AS s
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at, last_turn, NOT (s.expires_at IS NULL OR s.expires_at > :now) FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id;
 
 -- sessions/session_rows.py: _NOW
@@ -1659,8 +1654,8 @@ UPDATE sessions AS s SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + 
 WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.ttl IS NOT NULL
     AND (s.expires_at IS NULL OR s.expires_at > :now)
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at;
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at;
 
 -- sessions/session_rows.py: _ACTIVE
 -- Serves ConversationsRepository.save, HistoryRepository.append, SessionsRepository.touch, StateRepository.clear,
@@ -1683,8 +1678,8 @@ VALUES (:namespace, :session_id, :user_id, :agent_name, :title, :status, :instru
         substr(:now, 1, 13) || ':00:00.000000Z')
 ON CONFLICT (namespace, session_id) DO NOTHING
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at;
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at;
 
 -- sessions/session_rows.py: update_statement
 -- Serves ConversationsRepository.save, SessionsRepository.merge_metadata, SessionsRepository.update.
@@ -1692,15 +1687,15 @@ last_activity_at;
 -- Change attributes, and return the session; with *checked* only one of `:expected_revision`.
 --
 -- Built for: the title, of a known revision.
-    UPDATE sessions AS s SET title = :title, revision = s.revision + 1, last_activity_at = :now,
-        active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
-        expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
-        (:now_us + (s.ttl)) % 1000000))
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-        AND s.revision = :expected_revision
-    RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-last_activity_at;
+UPDATE sessions AS s SET title = :title, revision = s.revision + 1, last_activity_at = :now,
+    active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
+    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (s.ttl)) % 1000000))
+WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
+    AND s.revision = :expected_revision
+RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at;
 
 -- sessions/statistics.py: _SESSION_STATS
 -- Serves StatisticsRepository.stats.
@@ -2048,8 +2043,7 @@ WHERE p.name = 'prices' AND p.namespace IN ('', :namespace));
 -- Serves ConversationsRepository.save, HistoryRepository.append, PricesRepository.all, PricesRepository.apply,
 -- PricesRepository.find, SharedPricesRepository.all, TurnWork.commit.
 SELECT namespace, position, provider_name, model, CAST(match AS text), CAST(valid_from AS text), above_input_tokens,
-    input_price,
-    output_price, cache_read_price, cache_write_price, cache_write_1h_price, source
+    input_price, output_price, cache_read_price, cache_write_price, cache_write_1h_price, source
 FROM model_prices WHERE namespace IN ('', :namespace)
 ORDER BY namespace DESC, position, valid_from, above_input_tokens;
 
@@ -2057,8 +2051,7 @@ ORDER BY namespace DESC, position, valid_from, above_input_tokens;
 -- Serves ConversationsRepository.save, HistoryRepository.append, PricesRepository.all, PricesRepository.apply,
 -- PricesRepository.find, SharedPricesRepository.all, TurnWork.commit.
 SELECT namespace, position, provider_name, model, CAST(match AS text), CAST(valid_from AS text), above_input_tokens,
-    input_price,
-    output_price, cache_read_price, cache_write_price, cache_write_1h_price, source
+    input_price, output_price, cache_read_price, cache_write_price, cache_write_1h_price, source
 FROM model_prices WHERE namespace IN ('', '')
 ORDER BY namespace DESC, position, valid_from, above_input_tokens;
 
@@ -2100,9 +2093,8 @@ ON CONFLICT (namespace, name) DO UPDATE SET value = p.value;
 
 -- usage/prices.py: _UNPRICED
 -- Serves PricesRepository.apply.
-SELECT h.session_id, h.seq, CAST(h.content AS text), h.created_at, h.provider_name, h.request_model,
-    h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens
-FROM history_entries AS h
+SELECT h.session_id, h.seq, CAST(h.content AS text), h.created_at, h.provider_name, h.request_model, h.response_model,
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens FROM history_entries AS h
 WHERE h.namespace = :namespace AND (h.session_id, h.seq) > (:after_id, :after_seq) AND h.usage_folded = 0
     AND h.cost_usd IS NULL AND h.input_tokens IS NOT NULL AND h.output_tokens IS NOT NULL
     AND (h.response_model IS NOT NULL OR h.request_model IS NOT NULL)

@@ -60,19 +60,6 @@ def encode(value: Any, argument: str, *, max_bytes: int = MAX_BYTES) -> tuple[by
 loads = orjson.loads
 
 
-def stored(data: str | bytes, table: str, place: str, **facts: Any) -> Any:
-    """The value of a text in the database that `dumps` made once.
-
-    Raises:
-        DatabaseError: It is not JSON any more. The error says where it stands, and holds nothing of it.
-    """
-    try:
-        return loads(data)
-    except orjson.JSONDecodeError:
-        pass  # Not raised from here: the error would hold this one, and this one holds the text.
-    raise damaged(table, place, **facts)
-
-
 def damaged(table: str, place: str, **facts: Any) -> DatabaseError:
     """What to raise where a text in the database is not JSON any more."""
     return DatabaseError(

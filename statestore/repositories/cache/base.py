@@ -5,14 +5,17 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from statestore import schema
 from statestore.checking import checks, codec, exactjson
 from statestore.engine.calls import Call
+from statestore.engine.columns import Columns, fields_of
 from statestore.engine.sql import Link, Row, Statement, sqlite_time
 from statestore.errors import InvalidValueError
 from statestore.repositories.base import Repository
 from statestore.repositories.cache.limits import CacheState, Notes, Pending
 from statestore.schema import CACHE_COUNTERS
 from statestore.values.cache import CacheEntry
+from statestore.values.fast_dataclass import builder
 from statestore.values.markers import MISSING
 
 STATE = "cache state"
@@ -53,12 +56,14 @@ _TAGS_SQLITE = """
         WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag))"""
 
 
+_ENTRY = Columns(schema.cache_entries, *fields_of(CacheEntry, "stale_ttl"), "codec", "version", "keep_until")
+_cache_entry = builder(CacheEntry)
+
+
 def entry_columns(dialect: str, *, values: bool = True) -> str:
     """The columns that `CacheBase._entry` reads, of an entry `e`."""
     tags = _TAGS_POSTGRESQL if dialect == "postgresql" else _TAGS_SQLITE
-    return f"""e.key, {"e.value" if values else "NULL"}, e.codec, e.agent_name, CAST(e.request AS text), e.content_hash,
-        CAST(e.metadata AS text), {tags}, e.size_bytes, e.created_at, e.expires_at, e.last_accessed_at,
-        e.access_count, e.version, e.keep_until"""
+    return _ENTRY.select("e", tags=tags, value="e.value" if values else "NULL")
 
 
 _COUNTERS = ", ".join(CACHE_COUNTERS)
@@ -132,25 +137,18 @@ class CacheBase(Repository):
 
     def _entry(self, row: Row) -> CacheEntry:
         """An entry, with the hits that are only noted."""
-        time = self._link.dialect.time
-        tags: list[str] = row[7] if self._postgresql else json.loads(row[7])
-        expires_at, keep_until, last_accessed_at = time(row[10]), time(row[14]), time(row[11])
-        hits, at, _ = self._state.hits_of(row[0], row[13]) or (0, last_accessed_at, 0)
-        return CacheEntry(
-            key=row[0],
-            value=MISSING if row[1] is None else self._decode(row[1], row[2]),
-            agent_name=row[3],
-            request=None if row[4] is None else exactjson.loads(row[4]),
-            content_hash=row[5],
-            metadata={} if row[6] is None else exactjson.loads(row[6]),
-            tags=tuple(tags),
-            size_bytes=row[8],
-            created_at=time(row[9]),
-            expires_at=expires_at,
-            last_accessed_at=max(last_accessed_at, at),
-            access_count=row[12] + hits,
-            stale_ttl=None if keep_until == expires_at else keep_until - expires_at,
-        )
+        found = _ENTRY.named(self._link.dialect, row)
+        codec_name, keep_until = found.pop("codec"), found.pop("keep_until")
+        hits, at, _ = self._state.hits_of(found["key"], found.pop("version")) or (0, found["last_accessed_at"], 0)
+        found["value"] = MISSING if found["value"] is None else self._decode(found["value"], codec_name)
+        found["metadata"] = found["metadata"] or {}
+        found["tags"] = tuple(found["tags"] if self._postgresql else json.loads(found["tags"]))
+        found["last_accessed_at"] = max(found["last_accessed_at"], at)
+        found["access_count"] += hits
+        expires_at = found["expires_at"]
+        stale_ttl = None if keep_until == expires_at else keep_until - expires_at
+        # In the order of the fields of CacheEntry.
+        return _cache_entry(*found.values(), stale_ttl)
 
     def _write_pending(self) -> None:
         """Write what has been noted until now: in a transaction on SQLite, in one statement on PostgreSQL."""
@@ -175,7 +173,7 @@ class CacheBase(Repository):
             agents=[row["agent_name"] for row in counters],
             **{counter: [row[counter] for row in counters] for counter in CACHE_COUNTERS},
         )
-        skipped = {entry: taken.hits[entry] for row in held_by_others if (entry := (row[0], row[1])) in taken.hits}
+        skipped = {entry: taken.hits[entry] for entry in held_by_others if entry in taken.hits}
         self._notes.skipped = Pending(skipped)
 
     def _add_on_sqlite(self, counts: Pending) -> None:

@@ -194,7 +194,9 @@ class CacheRoom(CacheHolding):
                 self._notes.pending.add(counts)
             else:
                 self._add_on_sqlite(counts)
-        removed = Removed(*(int(sum(row[column] for row in rows)) for column in (1, 2, 3)))
+        removed = Removed(0, 0, 0)
+        for _, live, expired, size in rows:
+            removed = removed.plus(Removed(live, expired, int(size)))
         self._notes.remove(removed.entries, removed.size)
         return removed
 
@@ -218,8 +220,8 @@ class CacheRoom(CacheHolding):
         held, held_bytes = self._count()
         kept = self._list(keys)
         if replaced is None:
-            row = self._link.all(_REPLACED, keys=kept)[0]
-            replaced = int(row[0]), int(row[1])
+            ((old_entries, old_bytes),) = self._link.all(_REPLACED, keys=kept)
+            replaced = int(old_entries), int(old_bytes)
         too_many, too_large = 0, 0
         if options.max_entries is not None and replaced[0] < entries:
             too_many = held + room.others_entries + entries - replaced[0] - options.max_entries
@@ -254,7 +256,7 @@ class CacheRoom(CacheHolding):
         """Delete the least recently used of *held*, so many at least, and so many bytes at least."""
         noted = self._state.noted().hits
         if size > 0:
-            (needed,) = self._link.all(_HOW_MANY, keys=kept, size=size, **self._noted(noted))[0]
+            ((needed,),) = self._link.all(_HOW_MANY, keys=kept, size=size, **self._noted(noted))
             entries = max(entries, needed)
         if entries <= 0:
             return Removed(0, 0, 0)
@@ -278,9 +280,10 @@ class CacheRoom(CacheHolding):
         """How many entries there are, expired ones included, and with a limit in bytes how large they are."""
         token = self._state.start_count()
         if self._state.options.max_bytes is None:
-            held, size = int(self._link.all(_COUNT)[0][0]), 0
+            ((held,),), size = self._link.all(_COUNT), 0
         else:
-            held, size = (int(number) for number in self._link.all(_COUNT_BYTES)[0])
+            ((held, size),) = self._link.all(_COUNT_BYTES)
+        held, size = int(held), int(size)
         self._state.end_count(token, held, size, own=self._notes)
         return held, size
 

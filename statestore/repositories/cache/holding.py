@@ -37,7 +37,7 @@ class CacheHolding(CacheBase):
         """Hold *keys* until the transaction ends; tells whether any of them has an entry."""
         if not self._postgresql:
             return True
-        absent = [row[0] for row in self._link.all(_HOLD, keys=list(keys))]
+        absent = [key for (key,) in self._link.all(_HOLD, keys=list(keys))]
         if absent:
             self._link.run(_LET_GO, keys=absent)
         return len(absent) < len(keys)

@@ -5,9 +5,11 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
+from statestore import schema
 from statestore.checking import checks, codec
 from statestore.checking.codec import Encoded
 from statestore.engine.calls import reads, writes, writes_in_one_statement
+from statestore.engine.columns import Columns
 from statestore.engine.sql import Row, Statement
 from statestore.errors import InvalidValueError
 from statestore.repositories.cache.base import KEYS_POSTGRESQL, KEYS_SQLITE, LIVE, entry_columns
@@ -45,8 +47,9 @@ _ENTRY_SQL = {
 }
 _ENTRY, _ENTRY_HELD = Statement(**_ENTRY_SQL), Statement(postgresql=f"{_ENTRY_SQL['postgresql']} {HELD}")
 
+_STANDING_ROW = Columns(schema.cache_entries, "value", "codec", "created_at", "last_accessed_at", "access_count")
 _STANDING = Statement(f"""
-    SELECT e.value, e.codec, e.created_at, e.last_accessed_at, e.access_count FROM $cache_entries AS e
+    SELECT {_STANDING_ROW.select("e")} FROM $cache_entries AS e
     WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}""")
 
 _RESTORE = Statement("""
@@ -109,7 +112,7 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
             return {}
         if self._link.holds_reads:
             self._hold(wanted)
-        rows = {row[0]: row for row in self._link.all(_GET_MANY, keys=self._list(wanted))}
+        rows = {key: (key, *found) for key, *found in self._link.all(_GET_MANY, keys=self._list(wanted))}
         self._notes.pending.count(self._now(), agent_name, "misses", len(wanted) - len(rows))
         return {key: self._hit(rows[key]) for key in wanted if key in rows}
 
@@ -310,14 +313,13 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         self._hold([entry.key])
         standing = self._link.one(_STANDING, key=entry.key)
         if standing is not None:
-            time = self._link.dialect.time
-            set_at = time(standing[2])
-            same = set_at == created_at and codec.same(Encoded(standing[0], standing[1]), encoded)
+            data, codec_name, set_at, used_at, uses = _STANDING_ROW.values(self._link.dialect, standing)
+            same = set_at == created_at and codec.same(Encoded(data, codec_name), encoded)
             if not same and set_at >= created_at:
                 return False
             if same:  # The hits that it has had since are not taken back.
-                last_accessed_at = max(last_accessed_at, time(standing[3]))
-                access_count = max(access_count, standing[4])
+                last_accessed_at = max(last_accessed_at, used_at)
+                access_count = max(access_count, uses)
         self._write({entry.key: encoded}, attributes)
         self._link.run(
             _RESTORE,

@@ -1,21 +1,47 @@
 """What is in the cache, and what has happened in it."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
+from statestore import schema
 from statestore.engine.calls import reads, reported_as, writes, writes_once_in_one_statement
+from statestore.engine.columns import Columns, fields_of
 from statestore.engine.sql import Statement
 from statestore.repositories.cache.base import LIVE, NOTED
 from statestore.repositories.cache.eviction import CacheRoom
 from statestore.schema import CACHE_COUNTERS
+from statestore.schema.column_types import UtcTime
 from statestore.values.cache import CacheStats
 
 _REASONS = tuple(counter for counter in CACHE_COUNTERS if counter.startswith("invalidations_"))
 
+
+@dataclass(slots=True)
+class _Held:
+    """What there is of an agent."""
+
+    entries: int
+    size_bytes: int
+    accesses: int
+    oldest_at: datetime
+    newest_at: datetime
+
+
+_HELD = Columns(
+    schema.cache_entries, "agent_name", *fields_of(_Held), types={"oldest_at": UtcTime, "newest_at": UtcTime}
+)
+_COMPUTED = _HELD.select(
+    agent_name="coalesce(e.agent_name, '')",
+    entries="count(*)",
+    size_bytes="sum(e.size_bytes)",
+    accesses="sum(e.access_count)",
+    oldest_at="min(e.created_at)",
+    newest_at="max(e.created_at)",
+)
 _ENTRIES = Statement(f"""
-    SELECT coalesce(e.agent_name, ''), count(*), sum(e.size_bytes), sum(e.access_count), min(e.created_at),
-        max(e.created_at)
+    SELECT {_COMPUTED}
     FROM $cache_entries AS e WHERE e.namespace = :namespace AND {LIVE} GROUP BY 1""")
 
 # Those of some entries that live, and whose they are.
@@ -45,25 +71,28 @@ class CacheStatistics(CacheRoom):
         and when they close the store. What this store counted is always in it. In a transaction nothing of this is
         held: others may change it meanwhile.
         """
-        time = self._link.dialect.time
-        held = {row[0]: [*row[1:4], time(row[4]), time(row[5])] for row in self._link.all(_ENTRIES)}
-        ledger: dict[str, Sequence[Any]] = {row[0]: row[1:] for row in self._link.all(_LEDGER)}
+        held: dict[str, _Held] = {}
+        for row in self._link.all(_ENTRIES):
+            agent_name, *found = _HELD.values(self._link.dialect, row)
+            held[agent_name] = _Held(*found)
+        ledger: dict[str, Counter[str]] = {}
+        for agent_name, *numbers in self._link.all(_LEDGER):
+            ledger[agent_name] = Counter(dict(zip(CACHE_COUNTERS, map(int, numbers), strict=True)))
         noted = self._state.noted()
         for (_, agent_name), counters in noted.counters.items():
-            known = ledger.get(agent_name, (0,) * len(CACHE_COUNTERS))
-            ledger[agent_name] = [
-                int(number) + counters.get(counter, 0) for counter, number in zip(CACHE_COUNTERS, known, strict=True)
-            ]
+            ledger.setdefault(agent_name, Counter()).update(counters)
         if noted.hits:
             for key, version, agent_name in self._link.all(_HIT, **self._noted(noted.hits)):
+                hits, *_ = noted.hits[key, version]
                 if agent_name in held:
-                    held[agent_name][2] += noted.hits[key, version][0]
-        agents = sorted({*held, *ledger})
+                    held[agent_name].accesses += hits
         by_agent = {
-            agent_name or None: _stats([held[agent_name]] if agent_name in held else [], [ledger.get(agent_name, ())])
-            for agent_name in agents
+            agent_name or None: _stats(
+                [held[agent_name]] if agent_name in held else [], ledger.get(agent_name, Counter())
+            )
+            for agent_name in sorted({*held, *ledger})
         }
-        return _stats(list(held.values()), list(ledger.values()), by_agent)
+        return _stats(list(held.values()), sum(ledger.values(), Counter()), by_agent)
 
     @writes
     def evict(self) -> int:
@@ -89,20 +118,15 @@ class CacheCounts(CacheRoom):
 
 
 def _stats(
-    held: list[list[Any]], ledger: list[Sequence[Any]], by_agent: dict[str | None, CacheStats] | None = None
+    held: Sequence[_Held], counters: Mapping[str, int], by_agent: dict[str | None, CacheStats] | None = None
 ) -> CacheStats:
-    entries, size, accesses = (sum(int(row[column]) for row in held) for column in range(3))
-    counters = {
-        counter: sum(int(row[column]) for row in ledger if row) for column, counter in enumerate(CACHE_COUNTERS)
-    }
-    created: list[datetime] = [row[3] for row in held]
-    newest: list[datetime] = [row[4] for row in held]
+    entries = sum(one.entries for one in held)
     return CacheStats(
         entries=entries,
-        size_bytes=size,
-        average_access_count=accesses / entries if entries else 0.0,
-        oldest_at=min(created, default=None),
-        newest_at=max(newest, default=None),
+        size_bytes=int(sum(one.size_bytes for one in held)),
+        average_access_count=int(sum(one.accesses for one in held)) / entries if entries else 0.0,
+        oldest_at=min((one.oldest_at for one in held), default=None),
+        newest_at=max((one.newest_at for one in held), default=None),
         hits=counters["hits"],
         misses=counters["misses"],
         sets=counters["sets"],

@@ -148,13 +148,15 @@ class CacheWrites(CacheRoom):
             written = may_add or found is not None
             if written:
                 self._link.run(statements.SET_ONE_SQLITE, **params, **description)
-            if found is not None and found[3]:
+            *_, was_tagged = found or (False,)
+            if was_tagged:
                 self._link.run(statements.UNTAG_ONE_SQLITE, key=key)
             if written and tags:
                 keys = self._list([key])
                 self._link.run(statements.TAG_SQLITE, keys=keys, version=version, tags=self._list(tags))
         if written:
-            old = {} if found is None or found[1] is None else {key: (found[0], found[1], bool(found[2]))}
+            old_size, old_version, live, *_ = found or (None, None, None)
+            old = {} if old_version is None else {key: (old_size, old_version, bool(live))}
             self._settle(1, old, attributes)
         return written
 
@@ -200,11 +202,17 @@ class CacheWrites(CacheRoom):
             token = self._state.start_count()
         statement = statements.set_postgresql(several=len(values) > 1, absent=absent, limited_by=limited_by)
         rows = self._link.all(statement, **params)
-        old = {row[0]: (row[2], row[3], row[4]) for row in rows if row[3] is not None}
-        counted = next((row[5:7] for row in rows if row[5] is not None), None)
+        old: dict[str, tuple[int, int, bool]] = {}
+        counted: tuple[int, int] | None = None
+        stored = 0
+        for key, is_stored, old_size, old_version, live, entries, held in rows:
+            stored += is_stored
+            if old_version is not None:
+                old[key] = (old_size, old_version, live)
+            if entries is not None:
+                counted = int(entries), int(held)
         if token is not None and counted is not None:
-            self._state.end_count(token, int(counted[0]), int(counted[1]), own=self._notes)
-        stored = sum(row[1] for row in rows)
+            self._state.end_count(token, *counted, own=self._notes)
         if not stored and room is not None and not (absent and any(live for *_, live in old.values())):
             return None
         self._settle(stored, old, attributes)
@@ -233,7 +241,7 @@ class CacheWrites(CacheRoom):
 
     def _old(self, values: Mapping[str, Encoded]) -> Old:
         rows = self._link.all(statements.FIND_OLD_SQLITE, keys=self._list(values))
-        return {row[0]: (row[1], row[2], bool(row[3])) for row in rows}
+        return {key: (size, version, bool(live)) for key, size, version, live in rows}
 
     def _settle(self, stored: int, old: Old, attributes: Attributes) -> None:
         """Note what was stored, and what stood in its place."""

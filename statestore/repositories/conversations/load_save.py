@@ -188,7 +188,7 @@ class ConversationsRepository(Repository, group="sessions"):
         unbilled: set[int] = set()
         if restored:
             seqs = [entry.seq for entry in restored]
-            unbilled = {row[0] for row in link.all(_DO_NOT_BILL, session_id=session_id, seqs=seqs)}
+            unbilled = {seq for (seq,) in link.all(_DO_NOT_BILL, session_id=session_id, seqs=seqs)}
         for from_seq, to_seq in plan.released():
             segments.release(link, session_id, from_seq, to_seq)
         if plan.rewritten:

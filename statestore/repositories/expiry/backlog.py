@@ -34,10 +34,9 @@ class BacklogRepository(Repository, group="usage"):
     @reads
     def expiry_backlog(self) -> list[ExpiryBacklog]:
         """What is due to be deleted and was not swept yet; nothing, where all was."""
-        head = self._link.one(_MAX_IDLE)
-        assert head is not None
-        now = self._link.dialect.time(head[0])
-        max_idle = None if head[1] is None else timedelta(microseconds=head[1])
+        ((now, setting),) = self._link.all(_MAX_IDLE)
+        now = self._link.dialect.time(now)
+        max_idle = None if setting is None else timedelta(microseconds=setting)
         idle = endings.idle_params(*((EARLIEST, checks.MAX_TTL) if max_idle is None else (now, max_idle)))
         backlog = []
         for kind, due, oldest, at in self._link.all(_BACKLOG, **idle):

@@ -57,11 +57,12 @@ class ErasureRepository(ExpiryRepository):
         row = self._link.one(_LOOK, session_id=session_id)
         if row is None:
             return Removed(lived=False, more=False)
-        if row[1] <= limit:
+        lives, entries = row
+        if entries <= limit:
             session_life.erase(self._link, session_id)
-            return Removed(lived=bool(row[0]), more=False)
+            return Removed(lived=bool(lives), more=False)
         self._link.run(_HIDE_SESSION, session_id=session_id, deleted=endings.DELETED, back=endings.BACK)
-        return Removed(lived=bool(row[0]), more=True)
+        return Removed(lived=bool(lives), more=True)
 
     @reported_as("sessions.delete")
     @writes
@@ -108,8 +109,9 @@ class ErasureRepository(ExpiryRepository):
         row = self._link.one(_NEXT_ERASED, **erasure)
         if row is None:
             return batch
-        if segments.lock_for_release(self._link, row[0]) and self._link.one(_NEXT_ERASED, **erasure) == row:
-            self._remove(row[0], limit, batch)
+        (session_id,) = row
+        if segments.lock_for_release(self._link, session_id) and self._link.one(_NEXT_ERASED, **erasure) == row:
+            self._remove(session_id, limit, batch)
         batch.after = ()
         return batch
 

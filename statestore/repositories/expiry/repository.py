@@ -240,11 +240,11 @@ class ExpiryRepository(ExpiredRows):
         if not found:
             return batch
         exhausted = len(found) < limit
-        for index, row in enumerate(found):
-            if row[3] is None:
+        for index, (*_, is_ours) in enumerate(found):
+            if is_ours is None:
                 found, exhausted = found[:index], False
                 break
-        ours, sharing = self._take({row[1]: bool(row[2]) for row in found if row[3]})
+        ours, sharing = self._take({session_id: bool(shares) for _, session_id, shares, is_ours in found if is_ours})
         viewed = {session_id for session_id, is_viewed in sharing.items() if is_viewed}
         weighed = self._weigh(ours, limit)
         taken: list[_Doomed] = []
@@ -281,10 +281,10 @@ class ExpiryRepository(ExpiredRows):
         Args:
             found: Whether a session shared entries when it was found, and the lock of its family is ours.
         """
-        ours = [row[0] for row in self._link.all(_LOCK_DUE, session_ids=list(found))]
+        ours = [session_id for (session_id,) in self._link.all(_LOCK_DUE, session_ids=list(found))]
         # Asked again once they are locked, when nobody can fork them any more: a fork may have come until then.
         rows = self._link.all(_SHARING, session_ids=ours, gone_for=endings.GONE_FOR)
-        sharing = {row[0]: bool(row[1]) for row in rows}
+        sharing = {session_id: bool(is_viewed) for session_id, is_viewed in rows}
         if self._link.dialect.name == "postgresql":
             ours = [session_id for session_id in ours if session_id not in sharing or found[session_id]]
         return ours, sharing
@@ -293,7 +293,8 @@ class ExpiryRepository(ExpiredRows):
         marks = {"idle": endings.IDLE, "erased": endings.ERASED}
         rows = self._link.all(_WEIGH, session_ids=session_ids, limit=limit, **marks)
         return {
-            row[0]: _Doomed(row[0], row[1], row[2], bool(row[3]), bool(row[4]), *map(int, row[5:9])) for row in rows
+            session_id: _Doomed(session_id, first_seq, next_seq, bool(idle), bool(erased), *map(int, counts))
+            for session_id, first_seq, next_seq, idle, erased, *counts in rows
         }
 
     def _delete(self, doomed: Sequence[_Doomed], batch: Batch, sharing: Container[str]) -> None:
@@ -305,10 +306,10 @@ class ExpiryRepository(ExpiredRows):
             self._link.run(_FORGET_VIEWERS, session_ids=ids)
         if any(one.entries for one in doomed):
             ledger.fold_sessions(self._link, ids)
-            row = self._link.one(_DELETE_ENTRIES, session_ids=ids) or (0, 0)
+            rows, size = self._link.one(_DELETE_ENTRIES, session_ids=ids) or (0, 0)
             if self._link.dialect.name == "sqlite":
                 self._link.run(_DELETE_ENTRIES_SQLITE, session_ids=ids)
-            batch.add("history_entries", row[0], row[1])
+            batch.add("history_entries", rows, size)
         self._link.run(_DELETE_SESSIONS, session_ids=ids)
         for one in doomed:
             self._count(one, batch)
@@ -360,9 +361,8 @@ class ExpiryRepository(ExpiredRows):
         batch.add(doomed.kind, 0, doomed.size - self._weigh([session_id], 0)[session_id].size)
 
     def _now_and_max_idle(self) -> tuple[datetime, timedelta | None]:
-        row = self._link.one(_NOW_AND_MAX_IDLE)
-        assert row is not None
-        return self._link.dialect.time(row[0]), None if row[1] is None else timedelta(microseconds=row[1])
+        ((now, max_idle),) = self._link.all(_NOW_AND_MAX_IDLE)
+        return self._link.dialect.time(now), None if max_idle is None else timedelta(microseconds=max_idle)
 
     def _idle(self, max_idle: timedelta | None) -> Params | None:
         """The parameters of `endings.IS_IDLE`; None where no session is idle, however long it was not used."""

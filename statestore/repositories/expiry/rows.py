@@ -1,5 +1,6 @@
 """Deleting what expires by itself: state keys and cache entries; and rows that no session sees."""
 
+from collections import Counter
 from typing import Any
 
 from statestore.engine.calls import writes
@@ -123,7 +124,10 @@ class ExpiredRows(Repository):
         """Delete up to *limit* expired state keys."""
         batch = Batch()
         rows = self._link.all(_DELETE_STATE, limit=limit)
-        count, size = rows[0] if self._link.dialect.name == "postgresql" else (len(rows), sum(row[0] for row in rows))
+        if self._link.dialect.name == "postgresql":
+            ((count, size),) = rows
+        else:
+            count, size = len(rows), sum(size for (size,) in rows)
         batch.add("expired_state", count, size)
         self._end_step(batch, count == limit, _STATE_IS_LEFT)
         return batch
@@ -189,7 +193,8 @@ class ExpiredRows(Repository):
             if found is None:
                 batch.left = True
                 continue
-            for from_seq, to_seq in ((1, found[0] - 1), (found[1], _FAR)):
+            first_seq, next_seq = found
+            for from_seq, to_seq in ((1, first_seq - 1), (next_seq, _FAR)):
                 room -= self._delete_unseen(session_id, from_seq, to_seq, room, batch)
             if room <= 0:
                 batch.after = (after_id,)  # This page again: there may be more.
@@ -209,10 +214,8 @@ class ExpiredRows(Repository):
     def _delete_cache(self, delete: Statement, note: Statement, limit: int) -> tuple[int, int]:
         rows = self._link.all(delete, limit=limit)
         if self._link.dialect.name == "postgresql":
-            return rows[0][0], int(rows[0][1] or 0)
-        by_agent: dict[str, int] = {}
-        for agent_name, _ in rows:
-            by_agent[agent_name] = by_agent.get(agent_name, 0) + 1
-        for agent_name, number in by_agent.items():
+            ((count, size),) = rows
+            return count, int(size or 0)
+        for agent_name, number in Counter(agent_name for agent_name, _ in rows).items():
             self._link.run(note, agent_name=agent_name, number=number)
-        return len(rows), sum(row[1] for row in rows)
+        return len(rows), sum(size for _, size in rows)

@@ -35,5 +35,6 @@ class VacuumWork(Repository, group="vacuum"):
 
 
 def _pragma(link: Link, name: str) -> int:
-    row = link.one(_PRAGMAS[name])
-    return 0 if row is None else row[0]
+    (value,) = link.one(_PRAGMAS[name]) or (0,)
+    found: int = value
+    return found

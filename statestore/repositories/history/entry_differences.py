@@ -5,6 +5,7 @@ from datetime import timedelta
 import orjson
 
 from statestore.repositories.history.entry_rows import PreparedEntry
+from statestore.schema import TOKEN_COLUMNS
 from statestore.values.history import Entry
 
 _NAMES = (
@@ -17,13 +18,6 @@ _NAMES = (
     "tool_call_id",
     "finish_reason",
     "error_type",
-)
-_TOKENS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_write_input_tokens",
-    "reasoning_output_tokens",
 )
 
 
@@ -44,7 +38,7 @@ def beside_content(stored: Entry, given: PreparedEntry) -> str | None:
     for name in _NAMES:
         if (name in columns or given.columns.get(name) is None) and columns.get(name) != getattr(stored, name):
             return name
-    for name in _TOKENS:
+    for name in TOKEN_COLUMNS:
         if (name in columns or given.columns.get(name) is None) and columns.get(name) != getattr(stored.usage, name):
             return f"usage.{name}"
     if orjson.dumps(given.metadata, option=orjson.OPT_SORT_KEYS) != orjson.dumps(

@@ -95,9 +95,10 @@ def _statements(columns: str) -> tuple[Statement, Statement]:
 _READ, _READ_FORK = _statements(entry_rows.COLUMNS)
 
 # The same without the content of large entries, which is null then.
-_CONTENT = "CAST(h.content AS text)"
 _READ_SMALL, _READ_FORK_SMALL = _statements(
-    entry_rows.COLUMNS.replace(_CONTENT, f"CASE WHEN h.content_bytes <= :largest THEN {_CONTENT} ELSE 'null' END")
+    entry_rows.ENTRY.select(
+        "h", content="CASE WHEN h.content_bytes <= :largest THEN CAST(h.content AS text) ELSE 'null' END"
+    )
 )
 
 _IDS_POSTGRESQL = "h.entry_id = ANY (:entry_ids)"
@@ -176,12 +177,13 @@ def _entries(
         if also is None:
             if not rows:
                 raise session_rows.not_found(link, session_id)
-            also = rows[0][0] or 0
+            also, *_ = rows[0]
+            also = also or 0
             if look_for_fork and also & _FORK:
                 break
         # A session without an entry there is a row all the same; of a fork there may be one for each of its halves.
-        if also & _FORK or (rows and rows[0][1] is None):
-            rows = [row for row in rows if row[1] is not None]
+        if also & _FORK or (rows and rows[0][entry_rows.SEQ] is None):
+            rows = [row for row in rows if row[entry_rows.SEQ] is not None]
         found = entry_rows.from_rows(link, session_id, rows)
         if entries:
             entries += found

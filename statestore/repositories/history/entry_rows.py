@@ -8,46 +8,38 @@ from typing import Any
 
 import orjson
 
+from statestore import schema
 from statestore.checking import checks, exactjson, messages
+from statestore.engine.columns import Columns, kinds
 from statestore.engine.sql import Link, Params, Row, Statement
 from statestore.errors import InvalidValueError
 from statestore.values import ids
 from statestore.values.fast_dataclass import builder, draft
 from statestore.values.history import Entry, NewEntry, Usage
 
-# Columns that most entries leave empty: a statement names only those that one of its entries fills.
+_KINDS = kinds(schema.history_entries)
+_REQUIRED = ("entry_id", "turn", "role", "content", "content_bytes")
+_REQUIRED_COLUMNS = {name: _KINDS[name] for name in _REQUIRED}
+# Columns that most entries leave empty, with their types: a statement names only those that one of its entries fills.
+# The others have no say in it: they are the session's, the position, and whether the ledger has what it used.
 OPTIONAL_COLUMNS = {
-    "agent_name": "varchar",
-    "metadata": "json",
-    "provider_name": "varchar",
-    "request_model": "varchar",
-    "response_model": "varchar",
-    "input_tokens": "bigint",
-    "output_tokens": "bigint",
-    "cache_read_input_tokens": "bigint",
-    "cache_write_input_tokens": "bigint",
-    "reasoning_output_tokens": "bigint",
-    "cost_usd": "numeric",
-    "tool_name": "varchar",
-    "tool_call_id": "varchar",
-    "duration_ms": "double precision",
-    "finish_reason": "varchar",
-    "error_type": "varchar",
-    "created_at": "timestamptz",
-}
-_REQUIRED_COLUMNS = {
-    "entry_id": "varchar",
-    "turn": "bigint",
-    "role": "varchar",
-    "content": "json",
-    "content_bytes": "bigint",
+    name: kind
+    for name, kind in _KINDS.items()
+    if name not in (*_REQUIRED, "namespace", "session_id", "seq", "usage_folded")
 }
 
-# In front of these, each statement that reads entries has one column of its own.
-COLUMNS = """h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
-    CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-    h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-    h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at"""
+# In front of these, each statement that reads entries has one column of its own. In the order in which `from_rows`
+# takes them.
+ENTRY = Columns(
+    schema.history_entries,
+    *("seq", "turn", "entry_id", "role", "agent_name", "content", "metadata"),
+    *schema.TOKEN_COLUMNS,
+    *("provider_name", "request_model", "response_model", "cost_usd", "tool_name", "tool_call_id", "duration_ms"),
+    *("finish_reason", "error_type", "content_bytes", "created_at"),
+)
+COLUMNS = ENTRY.select("h")
+SEQ = 1 + ENTRY.names.index("seq")
+"""Where a row has the position, which is None if the row holds no entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +146,14 @@ def _usage_columns(usage: Usage, name: str) -> Params:
         raise InvalidValueError(f"{name}.usage", f"must be a Usage, not {type(usage).__name__}")
     return {
         field: checks.count(tokens, f"{name}.usage.{field}", most=checks.MAX_TOKENS)
-        for field in _TOKENS
+        for field in schema.TOKEN_COLUMNS
         if (tokens := getattr(usage, field)) is not None
     }
 
 
 def reports_usage(entry: PreparedEntry) -> bool:
     """Whether there is something to be billed."""
-    return any(entry.columns.get(name) is not None for name in (*_TOKENS, "cost_usd"))
+    return any(entry.columns.get(name) is not None for name in (*schema.TOKEN_COLUMNS, "cost_usd"))
 
 
 def shape(entries: Sequence[PreparedEntry]) -> tuple[str, ...]:
@@ -220,7 +212,7 @@ def stored(link: Link, session_id: str, entry: PreparedEntry, seq: int, turn: in
     """The entry as it now stands in the table."""
     get = entry.columns.get
     milliseconds = get("duration_ms")
-    tokens = [get(column) for column in _TOKENS]
+    tokens = [get(column) for column in schema.TOKEN_COLUMNS]
     # In the order of the fields of Entry.
     return _entry(
         session_id,
@@ -246,14 +238,7 @@ def stored(link: Link, session_id: str, entry: PreparedEntry, seq: int, turn: in
     )
 
 
-_TOKENS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_write_input_tokens",
-    "reasoning_output_tokens",
-)
-_NO_TOKENS = [None] * len(_TOKENS)
+_NO_TOKENS = [None] * len(schema.TOKEN_COLUMNS)
 _NO_USAGE = Usage()
 _usage = builder(Usage)
 _entry = builder(Entry)
@@ -263,7 +248,8 @@ _Draft = draft(Entry)
 def from_rows(link: Link, session_id: str, rows: Sequence[Row]) -> list[Entry]:
     """Entries from rows of one column and `COLUMNS`. To their reader they belong to *session_id*, whoever has them.
 
-    One loop, without a call for each row: this is what reading costs in Python.
+    One loop, without a call for each row: this is what reading costs in Python. So the columns are named here once
+    more, where `Columns.values` would take twice as long; a test compares both lists.
     """
     make, loads, time = object.__new__, exactjson.loads, link.dialect.instant
     entries: list[Entry] = []

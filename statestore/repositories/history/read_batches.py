@@ -95,4 +95,4 @@ def _read(link: Link, reads: Sequence[BatchedRead]) -> None:
         one = reads[number - 1]
         of_one = list(found)
         # A session without an entry there is a row all the same.
-        one.result = [] if of_one[0][1] is None else entry_rows.from_rows(link, one.session_id, of_one)
+        one.result = [] if of_one[0][entry_rows.SEQ] is None else entry_rows.from_rows(link, one.session_id, of_one)

@@ -161,8 +161,9 @@ class HistoryRepository(WindowsRepository, SummariesRepository, LocatingReposito
         rows = holding.read(self._link, _COUNT, session_id=session_id)
         if not rows:
             raise session_rows.not_found(self._link, session_id)
-        entries: int = rows[0][0]
-        return entries
+        ((entries,),) = rows
+        found: int = entries
+        return found
 
     @writes_once
     def pop_last(self, session_id: str, n: int = 1) -> list[Entry]:

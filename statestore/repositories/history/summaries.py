@@ -1,23 +1,29 @@
 """Summaries: texts that stand for entries, so that these need not be sent again."""
 
 from collections.abc import Sequence
+from typing import Any
 
+from statestore import schema
 from statestore.checking import checks
 from statestore.engine.calls import reads, writes_in_one_statement
-from statestore.engine.sql import Link, Row, Statement
+from statestore.engine.columns import Columns, fields_of
+from statestore.engine.sql import Link, Statement
 from statestore.errors import InvalidValueError
 from statestore.repositories.base import Repository
 from statestore.repositories.sessions import holding, session_rows
+from statestore.values.fast_dataclass import builder
 from statestore.values.history import Summary
 
-_COLUMNS = "start_seq, end_seq, content, token_count, created_at"
+_SUMMARY = Columns(schema.summaries, *fields_of(Summary, "session_id"))
+_NONE = [None] * _SUMMARY.size
+_summary = builder(Summary)
 
-_UPSERT = """
+_UPSERT = f"""
     INSERT INTO $summaries AS m (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
     %s
     ON CONFLICT (namespace, session_id, start_seq) DO UPDATE SET end_seq = excluded.end_seq,
         content = excluded.content, token_count = excluded.token_count, created_at = excluded.created_at
-    RETURNING start_seq, end_seq, content, token_count, created_at"""
+    RETURNING {_SUMMARY.select()}"""
 
 # Written only where the session has come as far as the summary reaches.
 _TOUCH = f"""
@@ -48,7 +54,7 @@ _END = Statement("""
 
 # The session comes with its summaries, or without one: one round trip.
 _READ = Statement(f"""
-    SELECT {session_rows.EXTENSION_DUE}, m.start_seq, m.end_seq, m.content, m.token_count, m.created_at
+    SELECT {session_rows.EXTENSION_DUE}, {_SUMMARY.select("m")}
     FROM $sessions AS s
     LEFT JOIN $summaries AS m ON m.namespace = s.namespace AND m.session_id = s.session_id
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live ORDER BY m.start_seq""")
@@ -88,7 +94,8 @@ class SummariesRepository(Repository):
         found = self._link.one(_END, session_id=session_id)
         if found is None:
             raise session_rows.not_found(self._link, session_id)
-        raise InvalidValueError("end_seq", f"is {end_seq}, but session {session_id!r} ends at {found[0]}")
+        (end,) = found
+        raise InvalidValueError("end_seq", f"is {end_seq}, but session {session_id!r} ends at {end}")
 
     @reads
     def summaries(self, session_id: str) -> list[Summary]:
@@ -105,21 +112,16 @@ def read(link: Link, session_id: str) -> list[Summary]:
     rows = holding.read(link, _READ, session_id=session_id)
     if not rows:
         raise session_rows.not_found(link, session_id)
-    if rows[0][0]:
+    extension_due, *_ = rows[0]
+    if extension_due:
         session_rows.extend(link, session_id)
-    return [from_row(link, session_id, row[1:]) for row in rows if row[1] is not None]
+    # A session without a summary is a row all the same.
+    return [from_row(link, session_id, row) for _, *row in rows if row != _NONE]
 
 
-def from_row(link: Link, session_id: str, row: Row) -> Summary:
-    start_seq, end_seq, content, token_count, created_at = row
-    return Summary(
-        session_id=session_id,
-        start_seq=start_seq,
-        end_seq=end_seq,
-        content=content,
-        token_count=token_count,
-        created_at=link.dialect.time(created_at),
-    )
+def from_row(link: Link, session_id: str, row: Sequence[Any]) -> Summary:
+    # In the order of the fields of Summary.
+    return _summary(session_id, *_SUMMARY.values(link.dialect, row))
 
 
 def check(link: Link, summary: Summary, name: str, end: int) -> Summary:

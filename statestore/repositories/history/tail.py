@@ -28,4 +28,7 @@ class Found:
 def look(link: Link, session_id: str, seq: int) -> Found | None:
     """What stands at *seq*; None where there is no such session."""
     row = link.one(_LOOK, session_id=session_id, seq=seq)
-    return None if row is None else Found(row[0], link.dialect.time(row[1]), row[2])
+    if row is None:
+        return None
+    end, created_at, entry_id = row
+    return Found(end, link.dialect.time(created_at), entry_id)

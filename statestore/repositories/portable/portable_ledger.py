@@ -17,13 +17,13 @@ _MEASURES = (*ledger.COUNTS, "duration_ms", "cost_usd")
 _CENT = Decimal("1e-10")
 
 _HELD = Statement(
-    f"SELECT line, {', '.join(ledger.COLUMNS)} FROM $usage_ledger"
+    f"SELECT {ledger.LINE.select()}, line FROM $usage_ledger"
     " WHERE namespace = :namespace AND session_id = :session_id ORDER BY bucket_at, line"
 )
 _DELETE = Statement("DELETE FROM $usage_ledger WHERE namespace = :namespace AND session_id = :session_id")
 _INSERT = Statement(f"""
-    INSERT INTO $usage_ledger (namespace, line, {", ".join(ledger.COLUMNS)})
-    VALUES (:namespace, :line, {", ".join(f":{name}" for name in ledger.COLUMNS)})""")
+    INSERT INTO $usage_ledger (namespace, line, {", ".join(ledger.LINE.names)})
+    VALUES (:namespace, :line, {", ".join(f":{name}" for name in ledger.LINE.names)})""")
 
 
 def take(link: Link, session_id: str) -> list[Line]:
@@ -60,17 +60,16 @@ def keep(link: Link, session_id: str, taken: Sequence[Line], *, entries: bool) -
 
 def _held(link: Link, session_id: str) -> list[Line]:
     rows = link.all(_HELD, session_id=session_id)
-    lines = _lines(link, (row[1:] for row in rows))
-    return [{**line, "line": row[0]} for line, row in zip(lines, rows, strict=True)]
+    numbers = (number for (number,) in map(ledger.LINE.behind, rows))
+    return [{**line, "line": number} for line, number in zip(_lines(link, rows), numbers, strict=True)]
 
 
 def _lines(link: Link, rows: Iterable[Sequence[Any]]) -> list[Line]:
     lines = []
     for row in rows:
-        line = dict(zip(ledger.COLUMNS, row, strict=True))
-        cost = link.dialect.money(line["cost_usd"])
+        line = ledger.LINE.named(link.dialect, row)
+        cost = line["cost_usd"]
         line |= {
-            "bucket_at": link.dialect.time(line["bucket_at"]),
             "cost_usd": None if cost is None else Decimal(cost).quantize(_CENT),
             "duration_ms": float(line["duration_ms"]),
         }

@@ -5,49 +5,43 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Table
-
-from statestore import schema
 from statestore.engine.calls import reads, writes
 from statestore.engine.sql import Params, Statement
 from statestore.repositories.base import Repository
 from statestore.repositories.portable import portable_ledger
-from statestore.repositories.portable.portable_values import TABLES, Record, carried, encode
+from statestore.repositories.portable.portable_values import ROWS, TABLES, Record, encode
 from statestore.repositories.sessions import segments, session_life, session_rows
 from statestore.repositories.sessions.segments import Segment
-from statestore.schema import column_types
 
 _SESSIONS_AT_ONCE = 500
 _ROWS_AT_ONCE = 500
 
 
-def _select(table: Table, where: str) -> Statement:
+def _select(kind: str, which: str, *, sqlite: str = "") -> Statement:
+    table, columns = TABLES[kind], ROWS[kind].select("t")
     order = ", ".join(f"t.{column.name}" for column in table.primary_key if column.name != "namespace")
-    tail = f" FROM ${table.name} AS t WHERE t.namespace = :namespace AND {where} ORDER BY {order} LIMIT :limit"
 
-    def head(json: str) -> str:
-        exact = column_types.ExactJson
-        columns = [json % c.name if isinstance(c.type, exact) else f"t.{c.name}" for c in carried(table)]
-        return "SELECT " + ", ".join(columns)
+    def rows(which: str) -> str:
+        return f"""
+    SELECT {columns}
+    FROM ${table.name} AS t WHERE t.namespace = :namespace AND {which} ORDER BY {order} LIMIT :limit"""
 
-    return Statement(postgresql=head("CAST(t.%s AS text)") + tail, sqlite=head("t.%s") + tail)
+    return Statement(postgresql=rows(which), sqlite=rows(sqlite or which))
 
 
 _LIVE = "(t.expires_at IS NULL OR t.expires_at > $now)"
 _OF_SESSION = "t.session_id = :session_id"
-_SESSIONS = _select(schema.sessions, f"{_LIVE} AND t.session_id > :after")
-_SESSIONS_OF_USER = _select(schema.sessions, f"{_LIVE} AND t.session_id > :after AND t.user_id = :user_id")
-_SESSION = _select(schema.sessions, f"{_LIVE} AND {_OF_SESSION}")
-_ENTRIES = _select(schema.history_entries, f"{_OF_SESSION} AND t.seq BETWEEN :from_seq AND :to_seq")
-_STATE = _select(schema.state_entries, f"{_OF_SESSION} AND {_LIVE}")
-_SUMMARIES = _select(schema.summaries, _OF_SESSION)
-_USAGE = _select(schema.usage_ledger, _OF_SESSION)
+_SESSIONS = _select("session", f"{_LIVE} AND t.session_id > :after")
+_SESSIONS_OF_USER = _select("session", f"{_LIVE} AND t.session_id > :after AND t.user_id = :user_id")
+_SESSION = _select("session", f"{_LIVE} AND {_OF_SESSION}")
+_ENTRIES = _select("entry", f"{_OF_SESSION} AND t.seq BETWEEN :from_seq AND :to_seq")
+_STATE = _select("state", f"{_OF_SESSION} AND {_LIVE}")
+_SUMMARIES = _select("summary", _OF_SESSION)
+_USAGE = _select("usage", _OF_SESSION)
 _ALL_USAGE = _select(
-    schema.usage_ledger,
+    "usage",
     "(t.session_id, t.bucket_at, t.line) > (:after_id, CAST(:after_at AS timestamptz), :after_line)",
-)
-_ALL_USAGE_SQLITE = _select(
-    schema.usage_ledger, "(t.session_id, t.bucket_at, t.line) > (:after_id, :after_at, :after_line)"
+    sqlite="(t.session_id, t.bucket_at, t.line) > (:after_id, :after_at, :after_line)",
 )
 _EVERYTHING = 2**61
 
@@ -123,12 +117,11 @@ class PortableWork(Repository):
     @reads
     def all_usage(self, after: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         """The lines of the ledger behind *after*, those of sessions that are gone too; a part of them at a time."""
-        statement = _ALL_USAGE_SQLITE if self._link.dialect.name == "sqlite" else _ALL_USAGE
         position = {"after_id": "", "after_at": datetime.min.isoformat() + ".000000Z", "after_line": 0}
         if after is not None:
             at = after["bucket_at"]
             position = {"after_id": after["session_id"], "after_at": at, "after_line": after["line"]}
-        rows = self._link.all(statement, limit=_ROWS_AT_ONCE, **position)
+        rows = self._link.all(_ALL_USAGE, limit=_ROWS_AT_ONCE, **position)
         return [encode(self._link.dialect, "usage", row) for row in rows]
 
     @writes
@@ -182,7 +175,9 @@ class PortableWork(Repository):
     def own_ancestor(self, session_ids: Sequence[str]) -> str | None:
         """One of the sessions that is forked from itself, over however many others."""
         row = self._link.one(_OWN_ANCESTOR, session_ids=list(session_ids))
-        return None if row is None else row[0]
+        (session_id,) = row or (None,)
+        found: str | None = session_id
+        return found
 
 
 def _hour(value: datetime) -> datetime:

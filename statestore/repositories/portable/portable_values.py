@@ -11,6 +11,7 @@ from sqlalchemy import Column, String, Table
 
 from statestore import schema
 from statestore.checking import checks, exactjson
+from statestore.engine.columns import Columns
 from statestore.engine.sql import Dialect, Params, Row, sqlite_time
 from statestore.errors import InvalidValueError
 from statestore.repositories.portable.portable_checks import MAX_SUM
@@ -36,6 +37,12 @@ def carried(table: Table) -> list[Column[Any]]:
     return [column for column in table.columns if column.name not in _NOT_CARRIED]
 
 
+ROWS: dict[str, Columns] = {
+    kind: Columns(table, *(str(column.name) for column in carried(table))) for kind, table in TABLES.items()
+}
+"""How the rows of each record are selected."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A row on its way into the store: values as `decode` gives them, and where it comes from, for messages."""
@@ -48,19 +55,10 @@ class Record:
 def encode(dialect: Dialect, kind: str, row: Row) -> dict[str, Any]:
     """What stands in the file for a row, but for the record's name."""
     return {
-        str(column.name): _encoder(column)(dialect, value)
-        for column, value in zip(carried(TABLES[kind]), row, strict=True)
+        name: value if encoder is None else encoder(dialect, value)
+        for (name, encoder), value in zip(_ENCODERS_OF[kind], row, strict=True)
         if value is not None
     }
-
-
-def _encoder(column: Column[Any]) -> Callable[[Dialect, Any], Any]:
-    """From a column's value to what stands in the file."""
-    return _ENCODERS.get(type(column.type), _as_it_is)
-
-
-def _as_it_is(dialect: Dialect, value: Any) -> Any:
-    return value
 
 
 def _money(dialect: Dialect, value: Any) -> str:
@@ -74,6 +72,11 @@ _ENCODERS: dict[type[Any], Callable[[Dialect, Any], Any]] = {
     column_types.Duration: lambda dialect, value: (dialect.duration(value) or timedelta()) // _MICROSECOND,
     column_types.Money: _money,
     column_types.MoneySum: _money,
+}
+# The columns of a record, in order, each with what turns its value into that of the file.
+_ENCODERS_OF = {
+    kind: [(str(column.name), _ENCODERS.get(type(column.type))) for column in carried(table)]
+    for kind, table in TABLES.items()
 }
 
 

@@ -1,7 +1,8 @@
 """Forks of sessions, and where a session comes from."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import starmap
+from typing import Any, NamedTuple
 
 from statestore.checking import checks
 from statestore.engine.calls import reads, writes_once
@@ -146,12 +147,13 @@ class ForksRepository(Repository):
         if row is None:
             raise session_rows.not_found(self._link, session_id)
         ancestors = _in_order(session_id, self._link.all(_ANCESTORS, session_id=session_id))
-        forks = self._link.all(_FORKS, session_id=session_id, created_at=row[1])
+        root_session_id, created_at = row
+        forks = self._link.all(_FORKS, session_id=session_id, created_at=created_at)
         return Lineage(
             session_id=session_id,
-            root_session_id=row[0],
+            root_session_id=root_session_id,
             ancestors=tuple(ancestors),
-            forks=tuple(fork[0] for fork in forks),
+            forks=tuple(fork_id for (fork_id,) in forks),
         )
 
     def _check_descent(self, source_id: str, fork_id: str) -> None:
@@ -168,23 +170,34 @@ class ForksRepository(Repository):
         if not seen:
             return 0
         row = self._link.one(_TURN_AT, session_id=seen[-1].owner, seq=seen[-1].to_seq)
-        turn: int = row[0] if row else 0
-        return turn
+        (turn,) = row or (0,)
+        found: int = turn
+        return found
+
+
+class _Child(NamedTuple):
+    """A row of `_UP`."""
+
+    session_id: str
+    parent_session_id: str
+    forked_at_seq: int
+    created_at: Any
 
 
 def _in_order(session_id: str, rows: Sequence[Row]) -> list[Ancestor]:
     """The ancestors of a session, its parent first; up to where they begin to repeat themselves, if they do."""
-    parents = {row[0]: row for row in rows}
+    children = {child.session_id: child for child in starmap(_Child, rows)}
     seen = {session_id}
     ancestors: list[Ancestor] = []
-    child: Row | None = parents.get(session_id)
+    child = children.get(session_id)
     while child is not None:
-        parent = parents.get(child[1])
-        if child[1] in seen and (parent is None or parent[3] <= child[3]):
+        parent_id = child.parent_session_id
+        parent = children.get(parent_id)
+        if parent_id in seen and (parent is None or parent.created_at <= child.created_at):
             break  # An import of an earlier version may have brought a circle, or something else that wrote here.
-        ancestors.append(Ancestor(child[1], child[2]))
-        if child[1] in seen:
+        ancestors.append(Ancestor(parent_id, child.forked_at_seq))
+        if parent_id in seen:
             break  # An older session of that name, which is gone.
-        seen.add(child[1])
+        seen.add(parent_id)
         child = parent
     return ancestors

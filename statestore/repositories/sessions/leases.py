@@ -81,7 +81,8 @@ class LeasesRepository(Repository):
         if row is None:
             session_rows.check_lease(self._link, lease)
             raise session_rows.not_found(self._link, lease.session_id)
-        until = self._link.dialect.time(row[0])
+        (until,) = row
+        until = self._link.dialect.time(until)
         return Lease(session_id=lease.session_id, owner=lease.owner, token=lease.token, ttl=ttl, until=until)
 
     @writes_in_one_statement
@@ -114,13 +115,13 @@ class LeaseWork(Repository):
             real_time=time.time_ns() // 1000,
         )
         if row is not None:
-            return Lease(
-                session_id=session_id, owner=owner, token=row[0], ttl=ttl, until=self._link.dialect.time(row[1])
-            )
+            token, until = row
+            return Lease(session_id=session_id, owner=owner, token=token, ttl=ttl, until=self._link.dialect.time(until))
         held = session_rows.find_lease(self._link, session_id)
         if held is None:
             raise session_rows.not_found(self._link, session_id)
-        return Holder(held[0], self._link.dialect.time(held[2]))
+        holder, _, until, _ = held
+        return Holder(holder, self._link.dialect.time(until))
 
     @writes_in_one_statement
     def begin_work(self, lease: Lease) -> None:
@@ -131,7 +132,8 @@ class LeaseWork(Repository):
         found = self._link.one(_STATUS, session_id=lease.session_id)
         if found is None:
             raise session_rows.not_found(self._link, lease.session_id)
-        raise lifecycle.invalid_transition(lease.session_id, found[0], "busy")
+        (status,) = found
+        raise lifecycle.invalid_transition(lease.session_id, status, "busy")
 
     @writes_in_one_statement
     def end_work(self, lease: Lease) -> bool:
@@ -140,4 +142,7 @@ class LeaseWork(Repository):
             return True
         # Repeated after a lost connection, the first try may have done it.
         row = session_rows.find_lease(self._link, lease.session_id) if self._call.attempt > 1 else None
-        return row is not None and row[1] == lease.token and row[2] is None
+        if row is None:
+            return False
+        _, token, until, _ = row
+        return token == lease.token and until is None

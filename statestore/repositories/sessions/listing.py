@@ -99,9 +99,9 @@ class ListingRepository(Repository):
     def count(self, *, user_id: str | None = None, status: Status | None = None, agent_name: str | None = None) -> int:
         """How many sessions there are, expired ones left out. Arguments as for `page`."""
         filters = _filters(user_id, status, agent_name)
-        row = self._link.one(_count_statement(tuple(filters)), **filters)
-        sessions: int = row[0] if row else 0
-        return sessions
+        ((sessions,),) = self._link.all(_count_statement(tuple(filters)), **filters)
+        found: int = sessions
+        return found
 
 
 def _filters(user_id: str | None, status: str | None, agent_name: str | None) -> dict[str, str]:

@@ -13,8 +13,10 @@ Releasing is the one way in which rows leave a session: by trim, pop, clear, del
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import starmap
+from typing import NamedTuple
 
-from statestore.engine.sql import Link, Params, Row, StartOver, Statement
+from statestore.engine.sql import Link, Params, StartOver, Statement
 from statestore.repositories.sessions import endings
 from statestore.repositories.usage import ledger
 
@@ -207,10 +209,11 @@ def lock_for_fork(link: Link, session_id: str) -> bool:
 def _lock(link: Link, session_id: str, family: Statement, row: Statement) -> bool:
     if link.dialect.name == "sqlite":
         return True  # The one writer, whether or not there is a session.
-    root = link.one(family, session_id=session_id)
-    if root is None:
+    found = link.one(family, session_id=session_id)
+    if found is None:
         return False
-    if link.one(row, session_id=session_id, root_session_id=root[0]) is not None:
+    root, *_ = found
+    if link.one(row, session_id=session_id, root_session_id=root) is not None:
         return True
     # While we waited, it was deleted. If it was made again in another family, to wait for that one's lock with this one
     # held could end in a deadlock.
@@ -222,6 +225,18 @@ def _lock(link: Link, session_id: str, family: Statement, row: Statement) -> boo
 def of(link: Link, session_id: str) -> list[Segment]:
     """The segments through which a session sees others' rows, oldest entries first."""
     return [Segment(*row) for row in link.all(_OF_SESSION, session_id=session_id)]
+
+
+class _Viewed(NamedTuple):
+    """A row of `_VIEWED`: a range that forks see, and the one that would get it."""
+
+    from_seq: int
+    to_seq: int
+    lives: int
+    session_id: str
+    gone: int
+    """1 if there is one that nothing can revive any more."""
+    viewers: int
 
 
 def insert(link: Link, segments: list[Segment]) -> None:
@@ -293,29 +308,30 @@ def _delete_rows(link: Link, session_id: str, from_seq: int, to_seq: int, weigh:
     if from_seq > to_seq:
         return 0, 0
     rows: Params = {"session_id": session_id, "from_seq": from_seq, "to_seq": to_seq}
-    size = (link.one(_WEIGH_ROWS, **rows) or (0, 0))[1] if weigh else 0
+    _, size = (link.one(_WEIGH_ROWS, **rows) if weigh else None) or (0, 0)
     return link.run(_DELETE_ROWS, **rows), int(size or 0)
 
 
-def _viewed(link: Link, session_id: str, from_seq: int, to_seq: int) -> Sequence[Row]:
+def _viewed(link: Link, session_id: str, from_seq: int, to_seq: int) -> list[_Viewed]:
     """What forks see of the range."""
 
-    def look() -> Sequence[Row]:
-        return link.all(_VIEWED, session_id=session_id, from_seq=from_seq, to_seq=to_seq, gone_for=endings.GONE_FOR)
+    def look() -> list[_Viewed]:
+        rows = link.all(_VIEWED, session_id=session_id, from_seq=from_seq, to_seq=to_seq, gone_for=endings.GONE_FOR)
+        return list(starmap(_Viewed, rows))
 
     viewed = look()
-    if viewed and viewed[0][4]:
+    if viewed and viewed[0].gone:
         link.run(_FORGET_GONE, session_id=session_id, from_seq=from_seq, to_seq=to_seq, gone_for=endings.GONE_FOR)
         viewed = look()
-    begins = {row[0] for row in viewed}
-    if any(row[1] + 1 in begins for row in viewed):
+    begins = {one.from_seq for one in viewed}
+    if any(one.to_seq + 1 in begins for one in viewed):
         # Segments may be in pieces: whole ones need fewer heirs.
         merge(link, session_id)
         viewed = look()
     return viewed
 
 
-def _shares(viewed: Sequence[Row], from_seq: int, to_seq: int) -> list[tuple[int, int, str]]:
+def _shares(viewed: Sequence[_Viewed], from_seq: int, to_seq: int) -> list[tuple[int, int, str]]:
     """Which fork gets which rows: always the one that sees furthest on.
 
     So each range is as long as it can be, and what a fork sees lies in two ranges at most: where one begins within it,
@@ -326,32 +342,32 @@ def _shares(viewed: Sequence[Row], from_seq: int, to_seq: int) -> list[tuple[int
     furthest: tuple[int, int, str] | None = None
     position = from_seq
     while position <= to_seq:
-        while rows and rows[0][0] <= position:
-            row = rows.pop(0)
-            candidate = (row[1], row[2], row[3])
+        while rows and rows[0].from_seq <= position:
+            one = rows.pop(0)
+            candidate = (one.to_seq, one.lives, one.session_id)
             furthest = candidate if furthest is None else max(furthest, candidate)
         if furthest is not None and furthest[0] >= position:
             end = min(furthest[0], to_seq)
             shares.append((position, end, furthest[2]))
             position = end + 1
         elif rows:
-            position = rows[0][0]
+            position = rows[0].from_seq
         else:
             break
     return shares
 
 
-def _hand_over(link: Link, session_id: str, from_seq: int, to_seq: int, heir: str, viewed: Sequence[Row]) -> None:
+def _hand_over(link: Link, session_id: str, from_seq: int, to_seq: int, heir: str, viewed: Sequence[_Viewed]) -> None:
     """Make *heir* the owner of the rows, for all who see them. No statement is run for each fork."""
 
     def run(statement: Statement) -> int:
         return link.run(statement, session_id=session_id, from_seq=from_seq, to_seq=to_seq, heir=heir)
 
-    if any(row[0] <= to_seq < row[1] for row in viewed):
+    if any(one.from_seq <= to_seq < one.to_seq for one in viewed):
         run(_CUT_BEHIND)
     run(_HAND_OVER_ROWS)
-    begins_before = any(row[0] < from_seq <= row[1] for row in viewed)
-    if viewed[0][5] == 1:
+    begins_before = any(one.from_seq < from_seq <= one.to_seq for one in viewed)
+    if viewed[0].viewers == 1:
         run(_SHORTEN if begins_before else _OWN_NOW)
         return
     if begins_before and run(_CUT_BEFORE):

@@ -73,8 +73,9 @@ def erase(link: Link, session_id: str, *, locked: bool = False) -> int | None:
     row = link.one(_LAST_SEQ, session_id=session_id, erased=endings.ERASED) if found else None
     if row is None:
         return None
-    deleted = segments.release(link, session_id, 1, row[0])
+    last_seq, erased = row
+    deleted = segments.release(link, session_id, 1, last_seq)
     link.run(_DELETE, session_id=session_id)
-    if row[1]:
+    if erased:
         ledger.rename(link, [session_id])
     return deleted

@@ -5,16 +5,20 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+import orjson
+
+from statestore import schema
 from statestore.checking import exactjson
+from statestore.engine.columns import Columns, fields_of
 from statestore.engine.driver_errors import classify
 from statestore.engine.sql import Link, Row, Statement
 from statestore.errors import ReadOnlyError, SessionNotFoundError, StaleLeaseError
 from statestore.repositories.sessions import holding
+from statestore.values.fast_dataclass import builder
 from statestore.values.sessions import Lease, Session
 
-COLUMNS = """session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at"""
+_ROW = Columns(schema.sessions, *fields_of(Session, "namespace", "resumed"))
+COLUMNS = _ROW.select()
 
 # Every write to a session says this of its row, `s`.
 ACTIVE = "last_activity_at = $now, active_hour = $hour, expires_at = $later(s.ttl)"
@@ -97,6 +101,9 @@ def update_statement(columns: tuple[str, ...], checked: bool) -> Statement:
         RETURNING {COLUMNS}""")
 
 
+_session = builder(Session)
+
+
 class LockedSession:
     """A session whose row this transaction holds, with the columns that are nobody's business outside."""
 
@@ -110,30 +117,13 @@ class LockedSession:
 
 def from_row(link: Link, row: Row, *, resumed: bool = False) -> Session:
     """A session from a row that begins with `COLUMNS`."""
-    time = link.dialect.time
-    return Session(
-        namespace=link.settings.namespace,
-        session_id=row[0],
-        user_id=row[1],
-        agent_name=row[2],
-        title=row[3],
-        status=row[4],
-        instructions=row[5],
-        metadata=exactjson.stored(row[6], "sessions", f"the metadata of session {row[0]!r}", session_id=row[0]),
-        project_root=row[7],
-        cwd=row[8],
-        parent_session_id=row[9],
-        root_session_id=row[10],
-        forked_at_seq=row[11],
-        first_seq=row[12],
-        next_seq=row[13],
-        revision=row[14],
-        ttl=link.dialect.duration(row[15]),
-        expires_at=time(row[16]),
-        created_at=time(row[17]),
-        last_activity_at=time(row[18]),
-        resumed=resumed,
-    )
+    try:
+        # In the order of the fields of Session.
+        return _session(link.settings.namespace, *_ROW.values(link.dialect, row), resumed)
+    except orjson.JSONDecodeError:
+        pass  # Not raised from here: the error would hold this one, and this one holds the metadata.
+    session_id, *_ = row
+    raise exactjson.damaged("sessions", f"the metadata of session {session_id!r}", session_id=session_id)
 
 
 def not_found(link: Link, session_id: str) -> SessionNotFoundError:
@@ -154,7 +144,8 @@ def find(link: Link, session_id: str, *, resumed: bool = False) -> Session | Non
         row = link.one(_FIND_HELD, session_id=session_id)
     if row is None:
         return None
-    if row[-1]:
+    (extension_due,) = _ROW.behind(row)
+    if extension_due:
         extended = extend(link, session_id)
         row = row if extended is None else extended
     return from_row(link, row, resumed=resumed)
@@ -166,7 +157,10 @@ def lock_any(link: Link, session_id: str, *, share: bool = False) -> LockedSessi
     Until the transaction ends nobody else can change it; with *share*, others may hold it in the same way.
     """
     row = link.one(_SHARE if share else _LOCK, session_id=session_id)
-    return None if row is None else LockedSession(from_row(link, row), row[-2], bool(row[-1]))
+    if row is None:
+        return None
+    last_turn, expired = _ROW.behind(row)
+    return LockedSession(from_row(link, row), last_turn, bool(expired))
 
 
 def lock(link: Link, session_id: str, *, share: bool = False) -> LockedSession:
@@ -179,10 +173,9 @@ def lock(link: Link, session_id: str, *, share: bool = False) -> LockedSession:
 
 def now(link: Link) -> datetime:
     """The time by which the database's clock, or the one in its place, goes."""
-    row = link.one(_NOW)
-    assert row is not None
-    found: datetime = link.dialect.time(row[0])
-    return found
+    ((found,),) = link.all(_NOW)
+    moment: datetime = link.dialect.time(found)
+    return moment
 
 
 def extend(link: Link, session_id: str) -> Row | None:

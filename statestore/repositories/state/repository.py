@@ -5,17 +5,23 @@ from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
+import orjson
+
+from statestore import schema
 from statestore.checking import checks
 from statestore.engine.calls import reads, writes_in_one_statement, writes_once
+from statestore.engine.columns import Columns, fields_of
 from statestore.engine.sql import Row, Statement
 from statestore.errors import ConflictError, InvalidValueError, StateKeyNotFoundError
 from statestore.repositories.base import Repository
 from statestore.repositories.sessions import holding, session_rows
 from statestore.repositories.state import state_rows
+from statestore.values.fast_dataclass import builder
 from statestore.values.markers import MISSING
 from statestore.values.state import StateEntry
 
-_COLUMNS = "key, CAST(value AS text), version, updated_at, expires_at"
+_ENTRY = Columns(schema.state_entries, *fields_of(StateEntry))
+_entry = builder(StateEntry)
 # Keys of one statement: two parameters each, of 65,535.
 _CHUNK = 1000
 
@@ -26,14 +32,14 @@ _FRESH_RETURNED = "coalesce(expires_at > $now, 1)"
 
 # The session comes with the value, or without one: one round trip tells a missing key from a missing session.
 _GET = Statement(f"""
-    SELECT {session_rows.EXTENSION_DUE}, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at
+    SELECT {session_rows.EXTENSION_DUE}, {_ENTRY.select("e")}
     FROM $sessions AS s
     LEFT JOIN $state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id AND e.key = :key
         AND {_FRESH}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
 _GET_ALL = Statement(f"""
-    SELECT {session_rows.EXTENSION_DUE}, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at
+    SELECT {session_rows.EXTENSION_DUE}, {_ENTRY.select("e")}
     FROM $sessions AS s
     LEFT JOIN $state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id AND {_FRESH}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live ORDER BY e.key""")
@@ -51,7 +57,7 @@ _REPLACE = """
 _UPSERT = Statement(f"""
     INSERT INTO $state_entries AS e (namespace, session_id, key, value, updated_at, expires_at)
     VALUES (:namespace, :session_id, :key, :value, $now, $later(CAST(:ttl AS interval))) {_REPLACE}
-    RETURNING {_COLUMNS}""")
+    RETURNING {_ENTRY.select()}""")
 
 _SET_VALUE = Statement("""
     UPDATE $state_entries SET value = :value, version = version + 1, updated_at = $now
@@ -93,7 +99,7 @@ def _set_many(count: int) -> Statement:
         SELECT :namespace, session.session_id, v.key, v.value, $now, $later(CAST(:ttl AS interval))
         FROM session, (VALUES {values}) AS v (key, value)
         {_REPLACE}
-        RETURNING {_COLUMNS}"""
+        RETURNING {_ENTRY.select()}"""
     )
 
 
@@ -200,7 +206,7 @@ class StateRepository(Repository):
         checks.key(session_id, "session_id")
         rows = holding.read(self._link, _GET_ALL, session_id=session_id)
         self._opened(session_id, rows)
-        return {row[1]: state_rows.value(session_id, row[1], row[2]) for row in rows if row[1] is not None}
+        return {key: state_rows.value(session_id, key, text) for _, key, text, *_ in rows if key is not None}
 
     @writes_in_one_statement
     def delete(self, session_id: str, key: str) -> bool:
@@ -214,7 +220,7 @@ class StateRepository(Repository):
         """
         checks.key(session_id, "session_id")
         checks.key(key, "key")
-        return any(row[0] for row in self._remove(_DELETE, session_id, key=key))
+        return any(fresh for (fresh,) in self._remove(_DELETE, session_id, key=key))
 
     @writes_in_one_statement
     def clear(self, session_id: str) -> int:
@@ -227,7 +233,7 @@ class StateRepository(Repository):
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
         """
         checks.key(session_id, "session_id")
-        return sum(row[0] for row in self._remove(_CLEAR, session_id))
+        return sum(number for (number,) in self._remove(_CLEAR, session_id))
 
     @writes_once
     def increment(
@@ -309,14 +315,17 @@ class StateRepository(Repository):
         checks.key(session_id, "session_id")
         checks.key(key, "key")
         rows = holding.read(self._link, _GET, session_id=session_id, key=key)
-        self._opened(session_id, rows)
-        return None if rows[0][1] is None else self._entry(session_id, rows[0][1:])
+        _, *entry = self._opened(session_id, rows)
+        return None if entry[0] is None else self._entry(session_id, entry)
 
-    def _opened(self, session_id: str, rows: Any) -> None:
+    def _opened(self, session_id: str, rows: Sequence[Row]) -> Row:
+        """The first row, which says whether the session is to be extended; then it is."""
         if not rows:
             raise session_rows.not_found(self._link, session_id)
-        if rows[0][0]:
+        extension_due, *_ = first = rows[0]
+        if extension_due:
             session_rows.extend(self._link, session_id)
+        return first
 
     def _expect(self, session_id: str, key: str, version: int) -> None:
         found = self._find(session_id, key)
@@ -331,7 +340,11 @@ class StateRepository(Repository):
                 actual=actual,
             )
 
-    def _entry(self, session_id: str, row: Row) -> StateEntry:
-        time = self._link.dialect.time
-        value = state_rows.value(session_id, row[0], row[1])
-        return StateEntry(row[0], value, row[2], time(row[3]), time(row[4]))
+    def _entry(self, session_id: str, row: Sequence[Any]) -> StateEntry:
+        try:
+            # In the order of the fields of StateEntry.
+            return _entry(*_ENTRY.values(self._link.dialect, row))
+        except orjson.JSONDecodeError:
+            pass  # Not raised from here: the error would hold this one, and this one holds the value.
+        key, *_ = row
+        raise state_rows.damaged(session_id, key)

@@ -7,7 +7,7 @@ import orjson
 
 from statestore.checking import exactjson
 from statestore.engine.sql import Link, Statement
-from statestore.errors import ConflictError
+from statestore.errors import ConflictError, DatabaseError
 
 _FRESH = "(e.expires_at IS NULL OR e.expires_at > $now)"
 
@@ -39,14 +39,22 @@ def value(session_id: str, key: str, text: str) -> Any:
     Raises:
         DatabaseError: It is damaged.
     """
-    return exactjson.stored(
-        text, "state_entries", f"key {key!r} of session {session_id!r}", session_id=session_id, key=key
-    )
+    try:
+        return exactjson.loads(text)
+    except orjson.JSONDecodeError:
+        pass  # Not raised from here: the error would hold this one, and this one holds the text.
+    raise damaged(session_id, key)
+
+
+def damaged(session_id: str, key: str) -> DatabaseError:
+    """What to raise where the value of a key is not JSON any more."""
+    place = f"key {key!r} of session {session_id!r}"
+    return exactjson.damaged("state_entries", place, session_id=session_id, key=key)
 
 
 def read(link: Link, session_id: str) -> dict[str, tuple[str, int]]:
     """The JSON text and the version of each key."""
-    return {row[0]: (row[1], row[2]) for row in link.all(_READ, session_id=session_id)}
+    return {key: (text, version) for key, text, version in link.all(_READ, session_id=session_id)}
 
 
 def check_versions(link: Link, session_id: str, keys: Sequence[str], expected: Mapping[str, int]) -> None:
@@ -56,7 +64,7 @@ def check_versions(link: Link, session_id: str, keys: Sequence[str], expected: M
         ConflictError: One has another.
     """
     given = orjson.dumps(keys).decode() if link.dialect.name == "sqlite" else list(keys)
-    actual: dict[str, int] = {row[0]: row[1] for row in link.all(_VERSIONS_OF, session_id=session_id, keys=given)}
+    actual: dict[str, int] = dict(link.all(_VERSIONS_OF, session_id=session_id, keys=given))
     for key in keys:
         if actual.get(key, 0) != expected.get(key, 0):
             raise ConflictError(

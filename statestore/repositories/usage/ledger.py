@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
+from statestore import schema
+from statestore.engine.columns import Columns
 from statestore.engine.sql import Link, Row, Statement
 
 ERASED_SESSION = "erased-"
@@ -21,17 +23,13 @@ COUNTS = (
     "model_calls",
     "tool_calls",
     "errors",
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_write_input_tokens",
-    "reasoning_output_tokens",
+    *schema.TOKEN_COLUMNS,
     "unpriced_calls",
     "content_bytes",
 )
 _KEY = f"session_id, bucket_at, {', '.join(_NAMES)}"
-COLUMNS = ("session_id", "bucket_at", *_NAMES, *COUNTS, "duration_ms", "cost_usd")
-_COLUMNS = ", ".join(COLUMNS)
+LINE = Columns(schema.usage_ledger, "session_id", "bucket_at", *_NAMES, *COUNTS, "duration_ms", "cost_usd")
+_COLUMNS = LINE.select()
 
 _BUCKET_POSTGRESQL = "date_bin('15 minutes', h.created_at, TIMESTAMPTZ '2000-01-01 00:00:00+00')"
 _BUCKET_SQLITE = "substr(h.created_at, 1, 14) || printf('%02d', substr(h.created_at, 15, 2) / 15 * 15) || ':00.000000Z'"
@@ -176,7 +174,7 @@ def fold_sessions(link: Link, session_ids: Iterable[str]) -> None:
 
 
 def unfolded(link: Link, session_id: str) -> Sequence[Row]:
-    """What a session's own entries used that is not in the ledger yet, as lines of `COLUMNS`."""
+    """What a session's own entries used that is not in the ledger yet, as rows of `LINE`."""
     return link.all(_UNFOLDED, session_id=session_id)
 
 
@@ -188,13 +186,13 @@ def forget_user(link: Link, user_id: str, *, erased: timedelta) -> None:
     """
     link.run(_DISOWN, user_id=user_id, erased=erased)
     # Again until nothing is found: a fold of another transaction may have written lines anew while we waited for it.
-    while found := [row[0] for row in link.all(_SESSIONS_OF_USER, user_id=user_id)]:
+    while found := [session_id for (session_id,) in link.all(_SESSIONS_OF_USER, user_id=user_id)]:
         _rename(link, found, user_id)
 
 
 def rename(link: Link, session_ids: Iterable[str]) -> None:
     """Put a random id in place of each of the sessions, which are those of an erased user. Once for each of them."""
-    found = [row[0] for row in link.all(_WITH_LINES, session_ids=list(session_ids))]
+    found = [session_id for (session_id,) in link.all(_WITH_LINES, session_ids=list(session_ids))]
     if found:
         _rename(link, found, None)
 

@@ -16,15 +16,21 @@ REVISION = """(SELECT coalesce(sum(p.value), 0) FROM $store_settings AS p
 
 _REVISION = Statement(f"SELECT {REVISION}")
 
+
 # The day as text: PostgreSQL holds days that Python does not, and one of them would spoil the whole answer.
-_SELECT = """
-    SELECT namespace, position, provider_name, model, CAST(match AS text), {day}, above_input_tokens, input_price,
-        output_price, cache_read_price, cache_write_price, cache_write_1h_price, source
+def _select(day: str, own: str) -> str:
+    return f"""
+    SELECT namespace, position, provider_name, model, CAST(match AS text), {day}, above_input_tokens,
+        {", ".join(PRICE_COLUMNS)}, source
     FROM $model_prices WHERE namespace IN ('', {own})
     ORDER BY namespace DESC, position, valid_from, above_input_tokens"""
-_DAY = {"postgresql": "to_char(valid_from, 'YYYY-MM-DD')", "sqlite": "CAST(valid_from AS text)"}
+
+
 _PRICES, _SHARED_PRICES = (
-    Statement(**{name: _SELECT.format(day=day, own=own) for name, day in _DAY.items()}) for own in (":namespace", "''")
+    Statement(
+        postgresql=_select("to_char(valid_from, 'YYYY-MM-DD')", own), sqlite=_select("CAST(valid_from AS text)", own)
+    )
+    for own in (":namespace", "''")
 )
 
 
@@ -43,15 +49,17 @@ def rules(link: Link, *, shared_only: bool = False) -> list[Rule]:
         try:
             found.append(_rule(link, row))
         except (ValueError, TypeError, ArithmeticError) as error:  # Anything may stand in a column of SQLite.
-            leave_out(str(row[0]), row[1], str(error) if isinstance(error, PatternError) else "a value cannot be read")
+            namespace, position, *_ = row
+            why = str(error) if isinstance(error, PatternError) else "a value cannot be read"
+            leave_out(str(namespace), position, why)
     return found
 
 
 def refresh(link: Link) -> None:
     """Read the prices that the store works with anew, if they have changed."""
     prices = link.settings.of(Prices)
-    row = link.one(_REVISION)
-    revision = int(row[0]) if row else 0
+    ((revision,),) = link.all(_REVISION)
+    revision = int(revision)
     if revision != prices.revision:
         book = load(link) if revision else PriceBook()
         prices.revision, prices.book = revision, book

@@ -5,18 +5,23 @@ from decimal import Decimal
 from operator import itemgetter
 from typing import Any
 
-from statestore.checking import checks, exactjson
+from statestore import schema
+from statestore.checking import checks
 from statestore.engine.calls import reads, reported_as, writes
+from statestore.engine.columns import Columns
 from statestore.engine.sql import Statement
 from statestore.errors import InvalidValueError
 from statestore.repositories.base import Repository
 from statestore.repositories.usage import price_rows, price_writes
 from statestore.values.prices import ModelPrice
 
-_UNPRICED = Statement("""
-    SELECT h.session_id, h.seq, CAST(h.content AS text), h.created_at, h.provider_name, h.request_model,
-        h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens
-    FROM $history_entries AS h
+_CALL = Columns(
+    schema.history_entries,
+    *("session_id", "seq", "content", "created_at", "provider_name", "request_model", "response_model"),
+    *("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens"),
+)
+_UNPRICED = Statement(f"""
+    SELECT {_CALL.select("h")} FROM $history_entries AS h
     WHERE h.namespace = :namespace AND (h.session_id, h.seq) > (:after_id, :after_seq) AND h.usage_folded = 0
         AND h.cost_usd IS NULL AND h.input_tokens IS NOT NULL AND h.output_tokens IS NOT NULL
         AND (h.response_model IS NOT NULL OR h.request_model IS NOT NULL)
@@ -26,16 +31,6 @@ _SET_COST = Statement("""
     UPDATE $history_entries SET cost_usd = :cost_usd
     WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq AND usage_folded = 0
         AND cost_usd IS NULL""")
-_UNPRICED_COLUMNS = (
-    "created_at",
-    "provider_name",
-    "request_model",
-    "response_model",
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_write_input_tokens",
-)
 
 
 class PricesRepository(Repository, group="prices"):
@@ -137,11 +132,12 @@ class PricesRepository(Repository, group="prices"):
         rows = self._link.all(_UNPRICED, limit=limit, after_id=after[0], after_seq=after[1])
         book = price_rows.load(self._link)
         priced = []
+        last: tuple[str, int] | None = None
         for row in rows:
-            columns = dict(zip(_UNPRICED_COLUMNS, row[3:], strict=True))
-            columns["created_at"] = self._link.dialect.time(columns["created_at"])
-            found = price_rows.cost_of(columns, exactjson.loads(row[2]), book, columns["created_at"].date())
+            call = _CALL.named(self._link.dialect, row)
+            last = call["session_id"], call["seq"]
+            found = price_rows.cost_of(call, call["content"], book, call["created_at"].date())
             if found is not None:
-                priced.append({"session_id": row[0], "seq": row[1], "cost_usd": found})
+                priced.append({"session_id": call["session_id"], "seq": call["seq"], "cost_usd": found})
         self._link.many(_SET_COST, priced)
-        return len(rows), len(priced), (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
+        return len(rows), len(priced), last if len(rows) == limit else None

@@ -4,10 +4,13 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from statestore.engine.columns import Columns, fields_of
 from statestore.engine.sql import Statement
 from statestore.repositories.usage.ledger import COUNTS
+from statestore.schema.column_types import Day, UtcTime
+from statestore.values.usage import CacheDayUsage, SessionDescent, StorageUsage
 
-MEASURES = ("sessions", *COUNTS, "duration_ms", "timed_entries", "latency_p50", "latency_p95", "cost", "cost_fraction")
+_MEASURES = ("sessions", *COUNTS, "duration_ms", "timed_entries", "latency_p50", "latency_p95", "cost", "cost_fraction")
 
 # As the views have it; `place` and `timed` are SQLite's way to a percentile.
 _MEASURED_POSTGRESQL = ", ".join(
@@ -44,24 +47,32 @@ SPAN = Statement("""
         (SELECT max(created_at) FROM $history_entries WHERE namespace = :namespace),
         (SELECT max(bucket_at) FROM $usage_ledger WHERE namespace = :namespace)""")
 
-CACHE_BY_DAY = Statement("""
-    SELECT day, agent_name, hits, misses, sets, evictions, expirations, invalidations, hit_rate
+CACHE_DAY = Columns(None, *fields_of(CacheDayUsage), types={"day": Day})
+CACHE_BY_DAY = Statement(f"""
+    SELECT {CACHE_DAY.select()}
     FROM $cache_usage_by_day WHERE namespace = :namespace AND day >= :since AND day < :until
     ORDER BY day, agent_name IS NOT NULL, agent_name""")
 
-STORAGE = Statement("""
-    SELECT table_name, user_id, row_count, bytes FROM $storage_usage
+STORED = Columns(None, *fields_of(StorageUsage))
+STORAGE = Statement(f"""
+    SELECT {STORED.select()} FROM $storage_usage
     WHERE namespace = :namespace
     ORDER BY table_name, user_id IS NOT NULL, user_id""")
 
-LINEAGE = Statement("""
-    SELECT session_id, user_id, parent_session_id, root_session_id, forked_at_seq, depth, forks, entries, own_entries,
-        created_at
+DESCENT = Columns(None, *fields_of(SessionDescent), types={"created_at": UtcTime})
+LINEAGE = Statement(f"""
+    SELECT {DESCENT.select()}
     FROM $session_lineage WHERE namespace = :namespace ORDER BY created_at, session_id""")
-LINEAGE_OF_ROOT = Statement("""
-    SELECT session_id, user_id, parent_session_id, root_session_id, forked_at_seq, depth, forks, entries, own_entries,
-        created_at
+LINEAGE_OF_ROOT = Statement(f"""
+    SELECT {DESCENT.select()}
     FROM $session_lineage WHERE namespace = :namespace AND root_session_id = :root ORDER BY created_at, session_id""")
+
+
+@lru_cache(maxsize=64)
+def columns(keys: tuple[str, ...], ends: bool) -> Columns:
+    """The columns of `measured`."""
+    days = dict.fromkeys(("local_day", "first_day", "last_day"), Day)
+    return Columns(None, *keys, *(("first_day", "last_day") if ends else ()), *_MEASURES, types=days)
 
 
 @lru_cache(maxsize=256)

@@ -1,12 +1,12 @@
 """What was used and what it cost: the report views, for a period, filtered, and by the days of any time zone."""
 
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any, TypeVar
 
 from statestore.checking import checks
 from statestore.engine.calls import reads
-from statestore.engine.sql import Params, Row
+from statestore.engine.sql import Params
 from statestore.repositories.base import Repository
 from statestore.repositories.usage import report_sql
 from statestore.repositories.usage.periods import Moment, Period
@@ -224,20 +224,14 @@ class UsageRepository(Repository):
         rows = self._link.all(
             report_sql.CACHE_BY_DAY, since=self._day(period.since), until=self._day(period.until, up=True)
         )
-        return [
-            CacheDayUsage(
-                day=_date(row[0]), agent_name=row[1], hits=row[2], misses=row[3], sets=row[4], evictions=row[5],
-                expirations=row[6], invalidations=row[7], hit_rate=row[8],
-            )
-            for row in rows
-            if agent_name is None or row[1] == agent_name
-        ]  # fmt: skip
+        days = [CacheDayUsage(**report_sql.CACHE_DAY.named(self._link.dialect, row)) for row in rows]
+        return [day for day in days if agent_name is None or day.agent_name == agent_name]
 
     @reads
     def storage(self) -> list[StorageUsage]:
         """What is stored, by table and user."""
         rows = self._link.all(report_sql.STORAGE)
-        return [StorageUsage(table_name=row[0], user_id=row[1], row_count=row[2], bytes=row[3]) for row in rows]
+        return [StorageUsage(**report_sql.STORED.named(self._link.dialect, row)) for row in rows]
 
     @reads
     def lineage(self, *, root_session_id: str | None = None) -> list[SessionDescent]:
@@ -248,12 +242,7 @@ class UsageRepository(Repository):
             if root is None
             else self._link.all(report_sql.LINEAGE_OF_ROOT, root=root)
         )
-        names = ("session_id", "user_id", "parent_session_id", "root_session_id", "forked_at_seq", "depth", "forks",
-            "entries", "own_entries")  # fmt: skip
-        return [
-            SessionDescent(**dict(zip(names, row[:-1], strict=True)), created_at=self._link.dialect.time(row[-1]))
-            for row in rows
-        ]
+        return [SessionDescent(**report_sql.DESCENT.named(self._link.dialect, row)) for row in rows]
 
     def _report(
         self,
@@ -281,23 +270,8 @@ class UsageRepository(Repository):
         )
         statement = report_sql.measured(keys, tuple(filters), len(changes), order, ends, limit is not None)
         rows = self._link.all(statement, **params)
-        return [self._row(kind, [*keys, *(("first_day", "last_day") if ends else ())], row) for row in rows]
-
-    def _row(self, kind: type[T], keys: list[str], row: Row) -> T:
-        found: dict[str, Any] = dict(zip([*keys, *report_sql.MEASURES], row, strict=True))
-        for name in ("local_day", "first_day", "last_day"):
-            if name in found:
-                found[name] = _date(found[name])
-        day = found.pop("local_day", None)
-        if "day" in kind.__dataclass_fields__:
-            found["day"] = day
-        whole, fraction = found.pop("cost"), found.pop("cost_fraction")
-        found["cost_usd"] = None if whole is None else (Decimal(whole) + Decimal(fraction) / 10**10).quantize(_CENTS)
-        found["duration"] = timedelta(milliseconds=found.pop("duration_ms"))
-        for name in ("latency_p50", "latency_p95"):
-            # What lies between two durations has at most five decimals; the rest is a float's.
-            found[name] = None if found[name] is None else timedelta(milliseconds=round(found[name], 6))
-        return kind(**found)
+        columns = report_sql.columns(keys, ends)
+        return [_report_row(kind, columns.named(self._link.dialect, row)) for row in rows]
 
     def _span(self) -> tuple[datetime | None, datetime | None]:
         """The first and the last time of which there is something."""
@@ -319,8 +293,17 @@ class UsageRepository(Repository):
 _CENTS = Decimal("1e-10")
 
 
-def _date(value: Any) -> Any:
-    return date.fromisoformat(value) if isinstance(value, str) else value
+def _report_row(kind: type[T], found: dict[str, Any]) -> T:
+    day = found.pop("local_day", None)
+    if "day" in kind.__dataclass_fields__:
+        found["day"] = day
+    whole, fraction = found.pop("cost"), found.pop("cost_fraction")
+    found["cost_usd"] = None if whole is None else (Decimal(whole) + Decimal(fraction) / 10**10).quantize(_CENTS)
+    found["duration"] = timedelta(milliseconds=found.pop("duration_ms"))
+    for name in ("latency_p50", "latency_p95"):
+        # What lies between two durations has at most five decimals; the rest is a float's.
+        found[name] = None if found[name] is None else timedelta(milliseconds=round(found[name], 6))
+    return kind(**found)
 
 
 def _nulls_first(name: str) -> str:
