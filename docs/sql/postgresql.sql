@@ -22,13 +22,13 @@
 WITH patience AS MATERIALIZED (SELECT set_config('lock_timeout', %(patience)s, true) AS lock_timeout),
 held AS MATERIALIZED (
     SELECT e.key FROM "statestore".cache_entries AS e
-    WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY(CAST(%(keys)s AS text[]))
+    WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (%(hit_key)s)
     ORDER BY e.key FOR NO KEY UPDATE OF e SKIP LOCKED),
 hit AS (
     UPDATE "statestore".cache_entries AS e SET access_count = e.access_count + h.hits,
         last_accessed_at = greatest(e.last_accessed_at, h.at), access_seq = greatest(e.access_seq, h.stamp)
-    FROM unnest(CAST(%(keys)s AS text[]), CAST(%(versions)s AS bigint[]), CAST(%(hit_counts)s AS bigint[]),
-        CAST(%(times)s AS timestamptz[]), CAST(%(stamps)s AS bigint[])) AS h (key, version, hits, at, stamp)
+    FROM unnest(CAST(%(hit_key)s AS text[]), CAST(%(hit_version)s AS bigint[]), CAST(%(hit_at)s AS timestamptz[]),
+        CAST(%(hit_stamp)s AS bigint[]), CAST(%(hit_hits)s AS bigint[])) AS h (key, version, at, stamp, hits)
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT held.key FROM held))
         AND e.key = h.key AND e.version = h.version),
 counted AS (
@@ -37,13 +37,14 @@ counted AS (
     SELECT %(namespace)s, c.day, c.agent_name, c.hits, c.misses, c.sets, c.evictions, c.expirations,
         c.invalidations_key, c.invalidations_tag, c.invalidations_agent, c.invalidations_content_hash,
         c.invalidations_clear
-    FROM unnest(CAST(%(days)s AS date[]), CAST(%(agents)s AS text[]), CAST(%(hits)s AS bigint[]),
-        CAST(%(misses)s AS bigint[]), CAST(%(sets)s AS bigint[]), CAST(%(evictions)s AS bigint[]),
-        CAST(%(expirations)s AS bigint[]), CAST(%(invalidations_key)s AS bigint[]),
-        CAST(%(invalidations_tag)s AS bigint[]), CAST(%(invalidations_agent)s AS bigint[]),
-        CAST(%(invalidations_content_hash)s AS bigint[]), CAST(%(invalidations_clear)s AS bigint[])) AS c (day,
-        agent_name, hits, misses, sets, evictions, expirations, invalidations_key, invalidations_tag,
-        invalidations_agent, invalidations_content_hash, invalidations_clear)
+    FROM unnest(CAST(%(counted_day)s AS date[]), CAST(%(counted_agent_name)s AS text[]),
+        CAST(%(counted_hits)s AS bigint[]), CAST(%(counted_misses)s AS bigint[]), CAST(%(counted_sets)s AS bigint[]),
+        CAST(%(counted_evictions)s AS bigint[]), CAST(%(counted_expirations)s AS bigint[]),
+        CAST(%(counted_invalidations_key)s AS bigint[]), CAST(%(counted_invalidations_tag)s AS bigint[]),
+        CAST(%(counted_invalidations_agent)s AS bigint[]), CAST(%(counted_invalidations_content_hash)s AS bigint[]),
+        CAST(%(counted_invalidations_clear)s AS bigint[])) AS c (day, agent_name, hits, misses, sets, evictions,
+        expirations, invalidations_key, invalidations_tag, invalidations_agent, invalidations_content_hash,
+        invalidations_clear)
     WHERE (SELECT lock_timeout FROM patience) IS NOT NULL
     ORDER BY c.day, c.agent_name COLLATE "C"
     ON CONFLICT (namespace, day, agent_name) DO UPDATE SET hits = l.hits + excluded.hits,
@@ -55,7 +56,7 @@ counted AS (
         invalidations_content_hash = l.invalidations_content_hash + excluded.invalidations_content_hash,
         invalidations_clear = l.invalidations_clear + excluded.invalidations_clear)
 SELECT e.key, e.version FROM "statestore".cache_entries AS e
-WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY(CAST(%(keys)s AS text[]))
+WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (%(hit_key)s)
     AND NOT EXISTS (SELECT 1 FROM held WHERE held.key = e.key);
 
 -- cache/compute_claims.py: _LOOK
@@ -114,8 +115,8 @@ SELECT count(*), coalesce(sum(size_bytes), 0) FROM "statestore".cache_entries WH
 
 -- cache/eviction.py: _REPLACED
 -- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
-SELECT count(*), coalesce(sum(size_bytes), 0) FROM "statestore".cache_entries
-WHERE namespace = %(namespace)s AND key = ANY(CAST(%(keys)s AS text[]));
+SELECT count(*), coalesce(sum(size_bytes), 0) FROM "statestore".cache_entries WHERE namespace = %(namespace)s
+    AND key = ANY (%(keys)s);
 
 -- cache/eviction.py: _EXPIRED.alone
 -- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
@@ -123,8 +124,8 @@ WHERE namespace = %(namespace)s AND key = ANY(CAST(%(keys)s AS text[]));
 --
 -- Those that somebody works on at the moment are left out: they are not the least recently used any more.
 WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e WHERE e.namespace =
-    (SELECT CAST(%(namespace)s AS text)) AND e.keep_until <= statement_timestamp()
-    AND NOT e.key = ANY(CAST(%(keys)s AS text[])) ORDER BY e.keep_until LIMIT %(most)s FOR UPDATE OF e SKIP LOCKED),
+    (SELECT CAST(%(namespace)s AS text)) AND e.keep_until <= statement_timestamp() AND NOT e.key = ANY (%(keys)s)
+    ORDER BY e.keep_until LIMIT %(most)s FOR UPDATE OF e SKIP LOCKED),
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
@@ -153,8 +154,8 @@ counted AS (
 --
 -- Those that somebody works on at the moment are left out: they are not the least recently used any more.
 WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e WHERE e.namespace =
-    (SELECT CAST(%(namespace)s AS text)) AND e.keep_until <= statement_timestamp()
-    AND NOT e.key = ANY(CAST(%(keys)s AS text[])) ORDER BY e.keep_until LIMIT %(most)s FOR UPDATE OF e SKIP LOCKED),
+    (SELECT CAST(%(namespace)s AS text)) AND e.keep_until <= statement_timestamp() AND NOT e.key = ANY (%(keys)s)
+    ORDER BY e.keep_until LIMIT %(most)s FOR UPDATE OF e SKIP LOCKED),
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
@@ -168,8 +169,8 @@ counted AS (
 -- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
 -- CacheStatistics.evict.
 WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e WHERE e.namespace =
-    (SELECT CAST(%(namespace)s AS text)) AND NOT e.key = ANY(CAST(%(keys)s AS text[])) ORDER BY e.last_accessed_at,
-    e.access_seq LIMIT %(most)s FOR UPDATE OF e SKIP LOCKED),
+    (SELECT CAST(%(namespace)s AS text)) AND NOT e.key = ANY (%(keys)s) ORDER BY e.last_accessed_at, e.access_seq
+    LIMIT %(most)s FOR UPDATE OF e SKIP LOCKED),
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
@@ -196,8 +197,8 @@ counted AS (
 -- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
 -- CacheStatistics.evict.
 WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e WHERE e.namespace =
-    (SELECT CAST(%(namespace)s AS text)) AND NOT e.key = ANY(CAST(%(keys)s AS text[])) ORDER BY e.last_accessed_at,
-    e.access_seq LIMIT %(most)s FOR UPDATE OF e SKIP LOCKED),
+    (SELECT CAST(%(namespace)s AS text)) AND NOT e.key = ANY (%(keys)s) ORDER BY e.last_accessed_at, e.access_seq
+    LIMIT %(most)s FOR UPDATE OF e SKIP LOCKED),
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
@@ -211,12 +212,11 @@ counted AS (
 -- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
 -- CacheStatistics.evict.
         WITH noted AS MATERIALIZED (SELECT h.key, h.version, h.at, h.stamp
-    FROM unnest(CAST(%(noted_keys)s AS text[]), CAST(%(noted_versions)s AS bigint[]),
-        CAST(%(noted_times)s AS timestamptz[]),
-        CAST(%(noted_stamps)s AS bigint[])) AS h (key, version, at, stamp)),
+    FROM unnest(CAST(%(noted_key)s AS text[]), CAST(%(noted_version)s AS bigint[]), CAST(%(noted_at)s AS timestamptz[]),
+        CAST(%(noted_stamp)s AS bigint[])) AS h (key, version, at, stamp)),
         candidates AS MATERIALIZED (
             SELECT x.key, x.version, x.last_accessed_at, x.access_seq FROM "statestore".cache_entries AS x
-            WHERE x.namespace = (SELECT CAST(%(namespace)s AS text)) AND NOT x.key = ANY(CAST(%(keys)s AS text[]))
+            WHERE x.namespace = (SELECT CAST(%(namespace)s AS text)) AND NOT x.key = ANY (%(keys)s)
             ORDER BY x.last_accessed_at, x.access_seq LIMIT %(among)s), doomed AS MATERIALIZED
                 (SELECT e.key FROM "statestore".cache_entries AS e
     JOIN candidates AS x ON x.key = e.key LEFT JOIN noted AS n ON n.key = x.key AND n.version = x.version
@@ -252,12 +252,11 @@ greatest(x.access_seq, coalesce(n.stamp, x.access_seq)) LIMIT %(most)s FOR UPDAT
 -- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
 -- CacheStatistics.evict.
         WITH noted AS MATERIALIZED (SELECT h.key, h.version, h.at, h.stamp
-    FROM unnest(CAST(%(noted_keys)s AS text[]), CAST(%(noted_versions)s AS bigint[]),
-        CAST(%(noted_times)s AS timestamptz[]),
-        CAST(%(noted_stamps)s AS bigint[])) AS h (key, version, at, stamp)),
+    FROM unnest(CAST(%(noted_key)s AS text[]), CAST(%(noted_version)s AS bigint[]), CAST(%(noted_at)s AS timestamptz[]),
+        CAST(%(noted_stamp)s AS bigint[])) AS h (key, version, at, stamp)),
         candidates AS MATERIALIZED (
             SELECT x.key, x.version, x.last_accessed_at, x.access_seq FROM "statestore".cache_entries AS x
-            WHERE x.namespace = (SELECT CAST(%(namespace)s AS text)) AND NOT x.key = ANY(CAST(%(keys)s AS text[]))
+            WHERE x.namespace = (SELECT CAST(%(namespace)s AS text)) AND NOT x.key = ANY (%(keys)s)
             ORDER BY x.last_accessed_at, x.access_seq LIMIT %(among)s), doomed AS MATERIALIZED
                 (SELECT e.key FROM "statestore".cache_entries AS e
     JOIN candidates AS x ON x.key = e.key LEFT JOIN noted AS n ON n.key = x.key AND n.version = x.version
@@ -281,14 +280,13 @@ greatest(x.access_seq, coalesce(n.stamp, x.access_seq)) LIMIT %(most)s FOR UPDAT
 --
 -- How many of the least recently used make up so many bytes.
 WITH noted AS MATERIALIZED (SELECT h.key, h.version, h.at, h.stamp
-    FROM unnest(CAST(%(noted_keys)s AS text[]), CAST(%(noted_versions)s AS bigint[]),
-        CAST(%(noted_times)s AS timestamptz[]),
-        CAST(%(noted_stamps)s AS bigint[])) AS h (key, version, at, stamp))
+    FROM unnest(CAST(%(noted_key)s AS text[]), CAST(%(noted_version)s AS bigint[]), CAST(%(noted_at)s AS timestamptz[]),
+        CAST(%(noted_stamp)s AS bigint[])) AS h (key, version, at, stamp))
 SELECT count(*) FROM (
     SELECT sum(x.size_bytes) OVER (ORDER BY greatest(x.last_accessed_at, coalesce(n.at, x.last_accessed_at)),
 greatest(x.access_seq, coalesce(n.stamp, x.access_seq)), x.key) - x.size_bytes AS before
     FROM "statestore".cache_entries AS x LEFT JOIN noted AS n ON n.key = x.key AND n.version = x.version
-    WHERE x.namespace = %(namespace)s AND NOT x.key = ANY(CAST(%(keys)s AS text[]))) AS o
+    WHERE x.namespace = %(namespace)s AND NOT x.key = ANY (%(keys)s)) AS o
 WHERE o.before < %(size)s;
 
 -- cache/eviction.py: _DROP_CLAIMS
@@ -312,7 +310,7 @@ RETURNING e.key;
 -- cache/holding.py: _LET_GO
 -- Serves CacheClaims.keep, CacheClaims.look, CacheRepository.add, CacheRepository.entry, CacheRepository.get,
 -- CacheRepository.get_many, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
-DELETE FROM "statestore".cache_entries WHERE namespace = %(namespace)s AND key = ANY (CAST(%(keys)s AS text[]));
+DELETE FROM "statestore".cache_entries WHERE namespace = %(namespace)s AND key = ANY (%(keys)s);
 
 -- cache/invalidation.py: _BY_KEY.alone
 -- Serves CacheInvalidation.invalidate.
@@ -420,10 +418,10 @@ WHERE e.namespace = (SELECT CAST(%(namespace)s AS text))
     WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e
 WHERE e.namespace = (SELECT CAST(%(namespace)s AS text))
     AND e.key = ANY (array(SELECT t.key FROM "statestore".cache_tags AS t
-        WHERE t.namespace = %(namespace)s AND t.tag = ANY(CAST(%(keys)s AS text[]))))
+        WHERE t.namespace = %(namespace)s AND t.tag = ANY (%(keys)s)))
     AND (SELECT count(*) FROM "statestore".cache_tags AS x
-        WHERE x.namespace = %(namespace)s AND x.tag = ANY(CAST(%(keys)s AS text[]))
-            AND x.version = e.version) >= %(needed)s ORDER BY e.key FOR UPDATE OF e),
+        WHERE x.namespace = %(namespace)s AND x.tag = ANY (%(keys)s) AND x.version = e.version) >= %(needed)s
+            ORDER BY e.key FOR UPDATE OF e),
     removed AS (
         DELETE FROM "statestore".cache_entries AS e
         WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
@@ -454,10 +452,10 @@ WHERE e.namespace = (SELECT CAST(%(namespace)s AS text))
     WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e
 WHERE e.namespace = (SELECT CAST(%(namespace)s AS text))
     AND e.key = ANY (array(SELECT t.key FROM "statestore".cache_tags AS t
-        WHERE t.namespace = %(namespace)s AND t.tag = ANY(CAST(%(keys)s AS text[]))))
+        WHERE t.namespace = %(namespace)s AND t.tag = ANY (%(keys)s)))
     AND (SELECT count(*) FROM "statestore".cache_tags AS x
-        WHERE x.namespace = %(namespace)s AND x.tag = ANY(CAST(%(keys)s AS text[]))
-            AND x.version = e.version) >= %(needed)s ORDER BY e.key FOR UPDATE OF e),
+        WHERE x.namespace = %(namespace)s AND x.tag = ANY (%(keys)s) AND x.version = e.version) >= %(needed)s
+            ORDER BY e.key FOR UPDATE OF e),
     removed AS (
         DELETE FROM "statestore".cache_entries AS e
         WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
@@ -599,7 +597,7 @@ SELECT e.key, e.value, e.codec, e.agent_name, e.version, statement_timestamp() F
 -- cache/repository.py: _GET_MANY
 -- Serves CacheRepository.get_many.
 SELECT e.key, e.value, e.codec, e.agent_name, e.version, statement_timestamp() FROM "statestore".cache_entries AS e
-WHERE e.namespace = %(namespace)s AND e.key = ANY(CAST(%(keys)s AS text[]))
+WHERE e.namespace = %(namespace)s AND e.key = ANY (%(keys)s)
     AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp());
 
 -- cache/repository.py: _ENTRY
@@ -657,8 +655,8 @@ array(SELECT t.tag FROM "statestore".cache_tags AS t
 --
 -- Built for: several values, in a cache that is limited by the number of its entries and may be full.
 WITH new AS (
-SELECT * FROM unnest(CAST(%(keys)s AS text[]), CAST(%(data)s AS bytea[]), CAST(%(codecs)s AS text[]),
-    CAST(%(sizes)s AS bigint[])) WITH ORDINALITY AS n (key, value, codec, size_bytes, place)),
+SELECT * FROM unnest(CAST(%(new_key)s AS text[]), CAST(%(new_value)s AS bytea[]), CAST(%(new_codec)s AS text[]),
+    CAST(%(new_size_bytes)s AS bigint[])) WITH ORDINALITY AS n (key, value, codec, size_bytes, place)),
 old AS (SELECT e.* FROM new CROSS JOIN LATERAL (
     SELECT e.key, e.size_bytes, e.version, coalesce(e.expires_at > statement_timestamp(), true) AS live
         FROM "statestore".cache_entries AS e WHERE e.key = new.key AND e.namespace =
@@ -666,8 +664,7 @@ old AS (SELECT e.* FROM new CROSS JOIN LATERAL (
 held AS (SELECT count(*) AS n, 0 AS size FROM "statestore".cache_entries WHERE namespace = %(namespace)s),
 up AS (
     INSERT INTO "statestore".cache_entries AS e (namespace, key, value, codec, size_bytes, agent_name, request,
-        content_hash, metadata, version,
-    created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count)
+        content_hash, metadata, version, created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count)
     SELECT %(namespace)s, new.key, new.value, new.codec, new.size_bytes, CAST(%(agent_name)s AS text),
         CAST(%(request)s AS json), CAST(%(content_hash)s AS text), CAST(%(metadata)s AS json),
         CAST(%(version)s AS bigint) + new.place - 1, statement_timestamp(),
@@ -718,8 +715,7 @@ untagged AS (
     SELECT %(namespace)s, n.tag, %(version)s, %(key)s FROM unnest(CAST(%(tags)s AS text[])) AS n (tag)
     ON CONFLICT DO NOTHING)
 INSERT INTO "statestore".cache_entries AS e (namespace, key, value, codec, size_bytes, agent_name, request,
-    content_hash, metadata, version,
-    created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count)
+    content_hash, metadata, version, created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count)
 VALUES (%(namespace)s, %(key)s, %(value)s, %(codec)s, %(size)s, CAST(%(agent_name)s AS text), CAST(%(request)s AS json),
     CAST(%(content_hash)s AS text), CAST(%(metadata)s AS json), %(version)s, statement_timestamp(),
     (statement_timestamp() + CAST(%(ttl)s AS interval)), (statement_timestamp() + CAST(%(keep)s AS interval)),
@@ -771,9 +767,8 @@ FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s
 --
 -- Those of some entries that live, and whose they are.
 WITH noted AS MATERIALIZED (SELECT h.key, h.version, h.at, h.stamp
-    FROM unnest(CAST(%(noted_keys)s AS text[]), CAST(%(noted_versions)s AS bigint[]),
-        CAST(%(noted_times)s AS timestamptz[]),
-        CAST(%(noted_stamps)s AS bigint[])) AS h (key, version, at, stamp))
+    FROM unnest(CAST(%(noted_key)s AS text[]), CAST(%(noted_version)s AS bigint[]), CAST(%(noted_at)s AS timestamptz[]),
+        CAST(%(noted_stamp)s AS bigint[])) AS h (key, version, at, stamp))
 SELECT e.key, e.version, coalesce(e.agent_name, '') FROM noted AS n
 JOIN "statestore".cache_entries AS e ON e.namespace = %(namespace)s AND e.key = n.key AND e.version = n.version
     AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp());
@@ -1303,8 +1298,8 @@ WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq BETWEEN 
 --
 -- Built for: entries that say what they used, whose cost was computed.
 WITH wanted AS (
-    SELECT * FROM unnest(CAST(%(sessions_array)b AS text[]), CAST(%(counts_array)b AS bigint[]),
-        CAST(%(turns_array)b AS bigint[])) AS w (session_id, count, turns)),
+    SELECT * FROM unnest(CAST(%(wanted_session_id_array)b AS text[]), CAST(%(wanted_count_array)b AS bigint[]),
+        CAST(%(wanted_turns_array)b AS bigint[])) AS w (session_id, count, turns)),
 locked AS MATERIALIZED (
     SELECT s.session_id FROM "statestore".sessions AS s JOIN wanted AS w ON s.session_id = w.session_id
     WHERE s.namespace = %(namespace)s AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND
@@ -1329,13 +1324,13 @@ INSERT INTO "statestore".history_entries (namespace, session_id, seq, turn, crea
 SELECT %(namespace)s, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, statement_timestamp(),
     v.entry_id, v.role, CAST(v.content AS json), v.content_bytes, v.provider_name, v.request_model, v.input_tokens,
         v.output_tokens, v.cost_usd
-FROM updated AS u JOIN unnest(CAST(%(session_array)b AS text[]), CAST(%(position_array)b AS bigint[]),
+FROM updated AS u JOIN unnest(CAST(%(session_id_array)b AS text[]), CAST(%(position_array)b AS bigint[]),
     CAST(%(turn_array)b AS bigint[]), CAST(%(entry_id_array)b AS text[]), CAST(%(role_array)b AS text[]),
-        CAST(%(content_array)b AS text[]), CAST(%(content_bytes_array)b AS bigint[]),
-        CAST(%(provider_name_array)b AS text[]), CAST(%(request_model_array)b AS text[]),
-        CAST(%(input_tokens_array)b AS bigint[]), CAST(%(output_tokens_array)b AS bigint[]),
-        CAST(%(cost_usd_array)b AS numeric[])) AS v (session_id, position, turn, entry_id, role, content, content_bytes,
-        provider_name, request_model, input_tokens, output_tokens, cost_usd)
+    CAST(%(content_array)b AS text[]), CAST(%(content_bytes_array)b AS bigint[]),
+    CAST(%(provider_name_array)b AS text[]), CAST(%(request_model_array)b AS text[]),
+    CAST(%(input_tokens_array)b AS bigint[]), CAST(%(output_tokens_array)b AS bigint[]),
+    CAST(%(cost_usd_array)b AS numeric[])) AS v (session_id, position, turn, entry_id, role, content, content_bytes,
+    provider_name, request_model, input_tokens, output_tokens, cost_usd)
     ON v.session_id = u.session_id
 RETURNING session_id, seq, turn, created_at;
 
@@ -1991,11 +1986,11 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
 -- Built for: a user's sessions, the latest first, from the second page on.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.user_id = %(user_id)s
-    AND (s.active_hour, s.last_activity_at, s.session_id) < (CAST(%(at_hour)s AS timestamptz),
-    CAST(%(at)s AS timestamptz), %(at_id)s) ORDER BY s.active_hour DESC, s.last_activity_at DESC, s.session_id DESC
-    LIMIT %(limit)s;
+    last_activity_at FROM "statestore".sessions AS s
+WHERE s.namespace = %(namespace)s AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+    AND s.user_id = %(user_id)s AND (s.active_hour, s.last_activity_at,
+    s.session_id) < (CAST(%(at_hour)s AS timestamptz), CAST(%(at)s AS timestamptz), %(at_id)s)
+    ORDER BY s.active_hour DESC, s.last_activity_at DESC, s.session_id DESC LIMIT %(limit)s;
 
 -- sessions/listing.py: _count_statement
 -- Serves ListingRepository.count.
@@ -2400,9 +2395,9 @@ SELECT s.status, s.created_at, s.last_activity_at, statement_timestamp(), t.entr
     (SELECT count(*) FROM "statestore".sessions AS f WHERE f.namespace = %(namespace)s
         AND f.parent_session_id = %(session_id)s
         AND f.created_at >= s.created_at AND (f.expires_at IS NULL OR f.expires_at > statement_timestamp())),
-(SELECT coalesce(sum(octet_length(CAST(e.value AS text))), 0) FROM "statestore".state_entries AS e
+(SELECT coalesce(sum(coalesce(octet_length(CAST(e.value AS text)), 0)), 0) FROM "statestore".state_entries AS e
     WHERE e.namespace = %(namespace)s AND e.session_id = %(session_id)s)
-+ (SELECT coalesce(sum(octet_length(CAST(m.content AS text))), 0) FROM "statestore".summaries AS m
++ (SELECT coalesce(sum(coalesce(octet_length(CAST(m.content AS text)), 0)), 0) FROM "statestore".summaries AS m
     WHERE m.namespace = %(namespace)s AND m.session_id = %(session_id)s)
 FROM "statestore".sessions AS s CROSS JOIN totals AS t
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
@@ -2415,9 +2410,9 @@ SELECT count(*), sum(CASE WHEN s.status = 'starting' THEN 1 ELSE 0 END),
     sum(CASE WHEN s.status = 'dead' THEN 1 ELSE 0 END), coalesce(sum(s.next_seq - s.first_seq), 0),
     (SELECT coalesce(sum(h.content_bytes), 0) FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s)
     +
-(SELECT coalesce(sum(octet_length(CAST(e.value AS text))), 0) FROM "statestore".state_entries AS e
+(SELECT coalesce(sum(coalesce(octet_length(CAST(e.value AS text)), 0)), 0) FROM "statestore".state_entries AS e
     WHERE e.namespace = %(namespace)s)
-+ (SELECT coalesce(sum(octet_length(CAST(m.content AS text))), 0) FROM "statestore".summaries AS m
++ (SELECT coalesce(sum(coalesce(octet_length(CAST(m.content AS text)), 0)), 0) FROM "statestore".summaries AS m
     WHERE m.namespace = %(namespace)s)
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
     AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
@@ -2724,7 +2719,7 @@ SELECT DISTINCT session_id FROM "statestore".usage_ledger WHERE namespace = %(na
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, PortableWork.make_room,
 -- SessionsRepository.create, SessionsRepository.open, TurnWork.commit.
 UPDATE "statestore".usage_ledger AS l SET session_id = r.random_id, user_id = nullif(user_id, %(user_id)s)
-FROM unnest(CAST(%(session_ids)s AS text[]), CAST(%(random_ids)s AS text[])) AS r (session_id, random_id)
+FROM unnest(CAST(%(session_id_array)b AS text[]), CAST(%(random_id_array)b AS text[])) AS r (session_id, random_id)
 WHERE l.namespace = %(namespace)s AND l.session_id = r.session_id
     AND (l.user_id = %(user_id)s OR CAST(%(user_id)s AS text) IS NULL);
 

@@ -79,8 +79,8 @@ SELECT count(*), coalesce(sum(size_bytes), 0) FROM cache_entries WHERE namespace
 
 -- cache/eviction.py: _REPLACED
 -- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
-SELECT count(*), coalesce(sum(size_bytes), 0) FROM cache_entries
-WHERE namespace = :namespace AND key IN (SELECT value FROM json_each(:keys));
+SELECT count(*), coalesce(sum(size_bytes), 0) FROM cache_entries WHERE namespace = :namespace AND key IN
+    (SELECT value FROM json_each(:keys));
 
 -- cache/eviction.py: _EXPIRED.within
 -- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
@@ -236,8 +236,7 @@ FROM cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key;
 -- cache/statements.py: SET_ONE_SQLITE
 -- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
 INSERT INTO cache_entries AS e (namespace, key, value, codec, size_bytes, agent_name, request, content_hash, metadata,
-    version,
-    created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count)
+    version, created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count)
 VALUES (:namespace, :key, :value, :codec, :size, :agent_name, :request, :content_hash, :metadata, :version,
     :now, (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:ttl AS interval))) % 1000000)),
@@ -268,18 +267,17 @@ SELECT :namespace, t.value, :version + k.key, k.value FROM json_each(:keys) AS k
 --
 -- Built for: two values.
 INSERT INTO cache_entries AS e (namespace, key, value, codec, size_bytes, agent_name, request, content_hash, metadata,
-    version,
-created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count)
-    VALUES (:namespace, :k0, :v0, :c0, :s0, :agent_name, :request, :content_hash, :metadata, :w0, :now,
+    version, created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count)
+    VALUES (:namespace, :key_0, :value_0, :codec_0, :size_0, :agent_name, :request, :content_hash, :metadata,
+    :version_0, :now, (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000,
+    'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:ttl AS interval))) % 1000000)),
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:keep AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:keep AS interval))) % 1000000)), :now, :stamp_0, 0),
+    (:namespace, :key_1, :value_1, :codec_1, :size_1, :agent_name, :request, :content_hash, :metadata, :version_1, :now,
     (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (CAST(:ttl AS interval))) % 1000000)),
     (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:keep AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
-    (:now_us + (CAST(:keep AS interval))) % 1000000)), :now, :a0, 0),
-    (:namespace, :k1, :v1, :c1, :s1, :agent_name, :request, :content_hash, :metadata, :w1, :now,
-    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
-    (:now_us + (CAST(:ttl AS interval))) % 1000000)),
-    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:keep AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
-    (:now_us + (CAST(:keep AS interval))) % 1000000)), :now, :a1, 0) ON CONFLICT (namespace, key) DO UPDATE
+    (:now_us + (CAST(:keep AS interval))) % 1000000)), :now, :stamp_1, 0) ON CONFLICT (namespace, key) DO UPDATE
     SET value = excluded.value, codec = excluded.codec, size_bytes = excluded.size_bytes,
     agent_name = excluded.agent_name, request = excluded.request, content_hash = excluded.content_hash,
     metadata = excluded.metadata, version = excluded.version, created_at = excluded.created_at,
@@ -1338,9 +1336,10 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
 -- Built for: a user's sessions, the latest first, from the second page on.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at FROM sessions AS s WHERE s.namespace = :namespace AND (s.expires_at IS NULL OR s.expires_at > :now)
-    AND s.user_id = :user_id AND (s.active_hour, s.last_activity_at, s.session_id) < (:at_hour, :at, :at_id)
-    ORDER BY s.active_hour DESC, s.last_activity_at DESC, s.session_id DESC LIMIT :limit;
+    last_activity_at FROM sessions AS s
+WHERE s.namespace = :namespace AND (s.expires_at IS NULL OR s.expires_at > :now) AND s.user_id = :user_id
+    AND (s.active_hour, s.last_activity_at, s.session_id) < (:at_hour, :at, :at_id) ORDER BY s.active_hour DESC,
+    s.last_activity_at DESC, s.session_id DESC LIMIT :limit;
 
 -- sessions/listing.py: _count_statement
 -- Serves ListingRepository.count.
@@ -1726,10 +1725,10 @@ SELECT s.status, s.created_at, s.last_activity_at, :now, t.entries, t.turns, t.i
     t.cache_write, t.reasoning, t.cost, t.errors, t.own_bytes, (SELECT json_group_object(tool_name, calls) FROM tools),
     (SELECT count(*) FROM sessions AS f WHERE f.namespace = :namespace AND f.parent_session_id = :session_id
         AND f.created_at >= s.created_at AND (f.expires_at IS NULL OR f.expires_at > :now)),
-(SELECT coalesce(sum(length(CAST(e.value AS blob))), 0) FROM state_entries AS e WHERE e.namespace = :namespace
-    AND e.session_id = :session_id)
-+ (SELECT coalesce(sum(length(CAST(m.content AS blob))), 0) FROM summaries AS m WHERE m.namespace = :namespace
-    AND m.session_id = :session_id)
+(SELECT coalesce(sum(coalesce(length(CAST(e.value AS blob)), 0)), 0) FROM state_entries AS e
+    WHERE e.namespace = :namespace AND e.session_id = :session_id)
++ (SELECT coalesce(sum(coalesce(length(CAST(m.content AS blob)), 0)), 0) FROM summaries AS m
+    WHERE m.namespace = :namespace AND m.session_id = :session_id)
 FROM sessions AS s CROSS JOIN totals AS t
 WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
 
@@ -1740,8 +1739,10 @@ SELECT count(*), sum(CASE WHEN s.status = 'starting' THEN 1 ELSE 0 END),
     sum(CASE WHEN s.status = 'dead' THEN 1 ELSE 0 END), coalesce(sum(s.next_seq - s.first_seq), 0),
     (SELECT coalesce(sum(h.content_bytes), 0) FROM history_entries AS h WHERE h.namespace = :namespace)
     +
-(SELECT coalesce(sum(length(CAST(e.value AS blob))), 0) FROM state_entries AS e WHERE e.namespace = :namespace)
-+ (SELECT coalesce(sum(length(CAST(m.content AS blob))), 0) FROM summaries AS m WHERE m.namespace = :namespace)
+(SELECT coalesce(sum(coalesce(length(CAST(e.value AS blob)), 0)), 0) FROM state_entries AS e
+    WHERE e.namespace = :namespace)
++ (SELECT coalesce(sum(coalesce(length(CAST(m.content AS blob)), 0)), 0) FROM summaries AS m
+    WHERE m.namespace = :namespace)
 FROM sessions AS s WHERE s.namespace = :namespace AND (s.expires_at IS NULL OR s.expires_at > :now);
 
 -- ======================================================= state =======================================================

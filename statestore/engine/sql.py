@@ -50,6 +50,7 @@ class Statement:
         $lock, $share: Row locks on `s`. SQLite needs none, since its write transactions run one at a time.
         $least, $greatest: Functions.
         $bytes(X): The size of the text or JSON X in UTF-8; 0 for NULL.
+        $time(:at): A parameter that is a time, where PostgreSQL cannot tell by itself.
         $in(:list): What comes before is in the list, which is one parameter.
 
     Rendering fails if there is no such token.
@@ -117,11 +118,7 @@ class Dialect:
         # As psycopg takes it, for which a single % begins a parameter.
         self.schema_prefix = '"' + checks.schema_name(schema_name).replace('"', '""').replace("%", "%%") + '".'
         self.tokens = self._tokens()
-        self.functions: dict[str, Callable[[str], str]] = (
-            {"later": self._later_postgresql, "bytes": _size_postgresql, "in": _member_postgresql}
-            if name == "postgresql"
-            else {"later": _later_sqlite, "bytes": _size_sqlite, "in": _member_sqlite}
-        )
+        self.functions = self._functions()
         # As `time`, for a column that is never empty: without a call in Python, since every entry has one.
         self.instant: Callable[[Any], datetime] = (
             methodcaller("astimezone", UTC) if name == "postgresql" else datetime.fromisoformat
@@ -149,6 +146,17 @@ class Dialect:
                 f" AND has_any_column_privilege('{_SCHEMA_IN_TEXT}sessions', 'update'))"
             )
         return tokens | {"now": now, "live": f"(s.expires_at IS NULL OR s.expires_at > {now})"}
+
+    def _functions(self) -> dict[str, Callable[[str], str]]:
+        """The tokens that enclose something."""
+        if self.name == "sqlite":
+            return {"later": _later_sqlite, "bytes": _size_sqlite, "in": _member_sqlite, "time": str}
+        return {
+            "later": self._later_postgresql,
+            "bytes": _size_postgresql,
+            "in": _member_postgresql,
+            "time": _time_postgresql,
+        }
 
     def _later_postgresql(self, duration: str) -> str:
         return f"({self.tokens['now']} + {duration})"
@@ -186,6 +194,10 @@ def _size_postgresql(value: str) -> str:
 # SQLite has octet_length from 3.43 on.
 def _size_sqlite(value: str) -> str:
     return f"coalesce(length(CAST({value} AS blob)), 0)"
+
+
+def _time_postgresql(parameter: str) -> str:
+    return f"CAST({parameter} AS timestamptz)"
 
 
 def _member_postgresql(parameter: str) -> str:

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from statestore.engine.sql import Dialect, DialectName, Statement
+from statestore.engine.sql_parts import arrays, each, numbered, unnest, value_rows
 from tests.statements.collecting import collect, is_builder, modules
 from tests.statements.pages import DATABASES, pages, readable
 from tests.statements.serving import served
@@ -27,6 +28,7 @@ def rendered(sql: str, dialect: DialectName) -> str:
             "coalesce(length(CAST(coalesce(x, :now) AS blob)), 0)",
         ),
         ("id $in(:ids)", "id = ANY (%(ids)s)", "id IN (SELECT value FROM json_each(:ids))"),
+        ("at > $time(:at)", "at > CAST(%(at)s AS timestamptz)", "at > :at"),
         ("$least($greatest(1, 2), 3)", "least(greatest(1, 2), 3)", "min(max(1, 2), 3)"),
         ("'$[0]' || '$' || $1", "'$[0]' || '$' || $1", "'$[0]' || '$' || $1"),
         ("a % :b_array", "a %% %(b_array)b", "a % :b_array"),
@@ -92,3 +94,15 @@ def test_a_statement_is_shown_as_it_is_sent_but_for_white_space() -> None:
             sql = one.statement.render(Dialect(dialect))
             assert readable(sql).split() == sql.split()
             assert readable(sql).split("'")[1::2] == sql.split("'")[1::2]
+
+
+def test_parts_repeat_by_name_and_by_number() -> None:
+    rows = [{"key": "a", "value": 1}, {"key": "b"}]
+    assert each("{0} = excluded.{0}", ("key", "value")) == "key = excluded.key, value = excluded.value"
+    assert value_rows("(#, :key_#)", 2) == "(0, :key_0), (1, :key_1)"
+    assert numbered(rows, ("key", "value")) == {"key_0": "a", "value_0": 1, "key_1": "b", "value_1": None}
+    assert unnest("n", {"key": "text"}) == "unnest(CAST(:key_array AS text[])) AS n (key)"
+    assert unnest("n", {"key": "text", "value": "json"}, "new_{}", ordinal="place") == (
+        "unnest(CAST(:new_key AS text[]), CAST(:new_value AS json[])) WITH ORDINALITY AS n (key, value, place)"
+    )
+    assert arrays(rows, ("key", "value"), "new_{}") == {"new_key": ["a", "b"], "new_value": [1, None]}

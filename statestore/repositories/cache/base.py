@@ -10,6 +10,7 @@ from statestore.checking import checks, codec, exactjson
 from statestore.engine.calls import Call
 from statestore.engine.columns import Columns, fields_of
 from statestore.engine.sql import Link, Row, Statement, sqlite_time
+from statestore.engine.sql_parts import arrays, each, unnest
 from statestore.errors import InvalidValueError
 from statestore.repositories.base import Repository
 from statestore.repositories.cache.limits import CacheState, Notes, Pending
@@ -30,20 +31,18 @@ LIVE = "(e.expires_at IS NULL OR e.expires_at > $now)"
 LIVE_RETURNED = "coalesce(expires_at > $now, 1)"
 TODAY = "CAST($now AT TIME ZONE 'UTC' AS date)"
 
+KEYS = "$in(:keys)"
 # For PostgreSQL, where keys come as an array or from a subquery. A namespace that stands there as a value is looked up
 # in the statistics, and one that they do not know yet is taken to be empty: then any index that begins with it seems as
 # good as the primary key, and each of its entries is compared with all keys.
 NAMESPACE = "(SELECT CAST(:namespace AS text))"
 
-# SQLite has no arrays: a list comes as JSON.
-KEYS_POSTGRESQL = "= ANY(CAST(:keys AS text[]))"
-KEYS_SQLITE = "IN (SELECT value FROM json_each(:keys))"
+_HIT = {"key": "text", "version": "bigint", "at": "timestamptz", "stamp": "bigint"}
 
 # Hits that are only noted.
 NOTED = {
-    "postgresql": """SELECT h.key, h.version, h.at, h.stamp
-        FROM unnest(CAST(:noted_keys AS text[]), CAST(:noted_versions AS bigint[]), CAST(:noted_times AS timestamptz[]),
-            CAST(:noted_stamps AS bigint[])) AS h (key, version, at, stamp)""",
+    "postgresql": f"""SELECT h.key, h.version, h.at, h.stamp
+        FROM {unnest("h", _HIT, "noted_{}")}""",
     "sqlite": """SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS version,
         json_extract(value, '$[2]') AS at, json_extract(value, '$[3]') AS stamp FROM json_each(:noted)""",
 }
@@ -66,9 +65,10 @@ def entry_columns(dialect: str, *, values: bool = True) -> str:
     return _ENTRY.select("e", tags=tags, value="e.value" if values else "NULL")
 
 
+_HIT_COUNTED = _HIT | {"hits": "bigint"}
+_COUNTED = {"day": "date", "agent_name": "text", **dict.fromkeys(CACHE_COUNTERS, "bigint")}
 _COUNTERS = ", ".join(CACHE_COUNTERS)
-_ADDED = ", ".join(f"{counter} = l.{counter} + excluded.{counter}" for counter in CACHE_COUNTERS)
-_ARRAYS = ", ".join(f"CAST(:{counter} AS bigint[])" for counter in CACHE_COUNTERS)
+_ADDED = each("{0} = l.{0} + excluded.{0}", CACHE_COUNTERS)
 ADD_TO_LEDGER = f"ON CONFLICT (namespace, day, agent_name) DO UPDATE SET {_ADDED}"
 
 # On PostgreSQL all hits and all counters in one statement, which waits for nobody: entries that somebody holds are
@@ -79,24 +79,23 @@ _WRITE_PENDING = Statement(
     WITH patience AS MATERIALIZED (SELECT set_config('lock_timeout', :patience, true) AS lock_timeout),
     held AS MATERIALIZED (
         SELECT e.key FROM $cache_entries AS e
-        WHERE e.namespace = {NAMESPACE} AND e.key {KEYS_POSTGRESQL}
+        WHERE e.namespace = {NAMESPACE} AND e.key $in(:hit_key)
         ORDER BY e.key FOR NO KEY UPDATE OF e SKIP LOCKED),
     hit AS (
         UPDATE $cache_entries AS e SET access_count = e.access_count + h.hits,
             last_accessed_at = greatest(e.last_accessed_at, h.at), access_seq = greatest(e.access_seq, h.stamp)
-        FROM unnest(CAST(:keys AS text[]), CAST(:versions AS bigint[]), CAST(:hit_counts AS bigint[]),
-            CAST(:times AS timestamptz[]), CAST(:stamps AS bigint[])) AS h (key, version, hits, at, stamp)
+        FROM {unnest("h", _HIT_COUNTED, "hit_{}")}
         WHERE e.namespace = {NAMESPACE} AND e.key = ANY (array(SELECT held.key FROM held))
             AND e.key = h.key AND e.version = h.version),
     counted AS (
         INSERT INTO $cache_ledger AS l (namespace, day, agent_name, {_COUNTERS})
-        SELECT :namespace, c.day, c.agent_name, {", ".join(f"c.{counter}" for counter in CACHE_COUNTERS)}
-        FROM unnest(CAST(:days AS date[]), CAST(:agents AS text[]), {_ARRAYS}) AS c (day, agent_name, {_COUNTERS})
+        SELECT :namespace, {each("c.{}", _COUNTED)}
+        FROM {unnest("c", _COUNTED, "counted_{}")}
         WHERE (SELECT lock_timeout FROM patience) IS NOT NULL
         ORDER BY c.day, c.agent_name COLLATE "C"
         {ADD_TO_LEDGER})
     SELECT e.key, e.version FROM $cache_entries AS e
-    WHERE e.namespace = {NAMESPACE} AND e.key {KEYS_POSTGRESQL}
+    WHERE e.namespace = {NAMESPACE} AND e.key $in(:hit_key)
         AND NOT EXISTS (SELECT 1 FROM held WHERE held.key = e.key)"""
 )
 _WRITE_HITS_SQLITE = Statement(
@@ -108,7 +107,7 @@ _WRITE_HITS_SQLITE = Statement(
 _WRITE_COUNTERS_SQLITE = Statement(
     sqlite=f"""
     INSERT INTO $cache_ledger AS l (namespace, day, agent_name, {_COUNTERS})
-    VALUES (:namespace, :day, :agent_name, {", ".join(f":{counter}" for counter in CACHE_COUNTERS)})
+    VALUES (:namespace, {each(":{}", _COUNTED)})
     {ADD_TO_LEDGER}"""
 )
 
@@ -128,9 +127,6 @@ class CacheBase(Repository):
     def _now(self) -> datetime:
         """The time, for what is only noted: where the server's clock rules, ours will do."""
         return self._link.now() or datetime.now(UTC)
-
-    def _list(self, values: Iterable[str]) -> Any:
-        return list(values) if self._postgresql else json.dumps(list(values))
 
     def _decode(self, data: bytes, codec_name: str) -> Any:
         return codec.decode(data, codec_name, max_bytes=self._link.settings.max_value_bytes)
@@ -157,21 +153,15 @@ class CacheBase(Repository):
             return
         self._notes.taken.add(taken)
         if not self._postgresql:
-            self._link.many(_WRITE_HITS_SQLITE, _hit_rows(taken))
+            self._link.many(_WRITE_HITS_SQLITE, _hit_rows(taken.hits))
             self._add_on_sqlite(taken)
             return
-        hits, counters = _hit_rows(taken), _counter_rows(taken)
+        hits, counters = _hit_rows(taken.hits), _counter_rows(taken)
         held_by_others = self._link.all(
             _WRITE_PENDING,
             patience=str(max(1, int((self._call.patience or BRIEF) * 1000))),
-            keys=[row["key"] for row in hits],
-            versions=[row["version"] for row in hits],
-            hit_counts=[row["hits"] for row in hits],
-            times=[row["at"] for row in hits],
-            stamps=[row["stamp"] for row in hits],
-            days=[row["day"] for row in counters],
-            agents=[row["agent_name"] for row in counters],
-            **{counter: [row[counter] for row in counters] for counter in CACHE_COUNTERS},
+            **arrays(hits, _HIT_COUNTED, "hit_{}"),
+            **arrays(counters, _COUNTED, "counted_{}"),
         )
         skipped = {entry: taken.hits[entry] for entry in held_by_others if entry in taken.hits}
         self._notes.skipped = Pending(skipped)
@@ -181,18 +171,15 @@ class CacheBase(Repository):
 
     def _noted(self, hits: Mapping[tuple[str, int], tuple[int, datetime, int]]) -> dict[str, Any]:
         """The parameters of `NOTED`."""
-        rows = [(key, version, at, stamp) for (key, version), (_, at, stamp) in hits.items()]
-        if not self._postgresql:
-            return {"noted": json.dumps([(key, version, sqlite_time(at), stamp) for key, version, at, stamp in rows])}
-        columns = zip(*rows, strict=True) if rows else ((), (), (), ())
-        names = ("noted_keys", "noted_versions", "noted_times", "noted_stamps")
-        return {name: list(column) for name, column in zip(names, columns, strict=True)}
+        if self._postgresql:
+            return arrays(_hit_rows(hits), _HIT, "noted_{}")
+        return {"noted": [(key, version, sqlite_time(at), stamp) for (key, version), (_, at, stamp) in hits.items()]}
 
 
-def _hit_rows(pending: Pending) -> list[dict[str, Any]]:
+def _hit_rows(hits: Mapping[tuple[str, int], tuple[int, datetime, int]]) -> list[dict[str, Any]]:
     return [
         {"key": key, "version": version, "hits": number, "at": at, "stamp": stamp}
-        for (key, version), (number, at, stamp) in sorted(pending.hits.items())
+        for (key, version), (number, at, stamp) in sorted(hits.items())
     ]
 
 

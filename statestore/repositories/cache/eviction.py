@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from statestore.engine.sql import Row, Statement
 from statestore.repositories.cache.base import (
     ADD_TO_LEDGER,
-    KEYS_POSTGRESQL,
-    KEYS_SQLITE,
+    KEYS,
     LIVE_RETURNED,
     NAMESPACE,
     NOTED,
@@ -33,12 +32,8 @@ _COUNT = Statement("SELECT count(*) FROM $cache_entries WHERE namespace = :names
 _COUNT_BYTES = Statement(
     "SELECT count(*), coalesce(sum(size_bytes), 0) FROM $cache_entries WHERE namespace = :namespace"
 )
-_REPLACED = Statement(
-    postgresql=f"""SELECT count(*), coalesce(sum(size_bytes), 0) FROM $cache_entries
-        WHERE namespace = :namespace AND key {KEYS_POSTGRESQL}""",
-    sqlite=f"""SELECT count(*), coalesce(sum(size_bytes), 0) FROM $cache_entries
-        WHERE namespace = :namespace AND key {KEYS_SQLITE}""",
-)
+_REPLACED = Statement(f"""
+    SELECT count(*), coalesce(sum(size_bytes), 0) FROM $cache_entries WHERE namespace = :namespace AND key {KEYS}""")
 
 _ZEROS = dict.fromkeys(CACHE_COUNTERS, "0")
 
@@ -111,19 +106,19 @@ class Removal:
 # Those that somebody works on at the moment are left out: they are not the least recently used any more.
 _EXPIRED = Removal(
     "evictions",
-    postgresql=f"WHERE e.namespace = {NAMESPACE} AND e.keep_until <= $now AND NOT e.key {KEYS_POSTGRESQL}",
+    postgresql=f"WHERE e.namespace = {NAMESPACE} AND e.keep_until <= $now AND NOT e.key {KEYS}",
     lock="ORDER BY e.keep_until LIMIT :most FOR UPDATE OF e SKIP LOCKED",
     sqlite=f"""WHERE e.rowid IN (
         SELECT x.rowid FROM $cache_entries AS x
-        WHERE x.namespace = :namespace AND x.keep_until <= $now AND NOT x.key {KEYS_SQLITE}
+        WHERE x.namespace = :namespace AND x.keep_until <= $now AND NOT x.key {KEYS}
         ORDER BY x.keep_until LIMIT :most)""",
 )
 _LEAST_RECENTLY_USED = Removal(
     "evictions",
-    postgresql=f"WHERE e.namespace = {NAMESPACE} AND NOT e.key {KEYS_POSTGRESQL}",
+    postgresql=f"WHERE e.namespace = {NAMESPACE} AND NOT e.key {KEYS}",
     lock="ORDER BY e.last_accessed_at, e.access_seq LIMIT :most FOR UPDATE OF e SKIP LOCKED",
     sqlite=f"""WHERE e.rowid IN (
-        SELECT x.rowid FROM $cache_entries AS x WHERE x.namespace = :namespace AND NOT x.key {KEYS_SQLITE}
+        SELECT x.rowid FROM $cache_entries AS x WHERE x.namespace = :namespace AND NOT x.key {KEYS}
         ORDER BY x.last_accessed_at, x.access_seq LIMIT :most)""",
 )
 # The same with the hits that are only noted. These only move entries back, so that what goes is among the first of the
@@ -138,7 +133,7 @@ _LEAST_RECENTLY_USED_OR_NOTED = Removal(
         f"""{_NOTED_POSTGRESQL}
             candidates AS MATERIALIZED (
                 SELECT x.key, x.version, x.last_accessed_at, x.access_seq FROM $cache_entries AS x
-                WHERE x.namespace = {NAMESPACE} AND NOT x.key {KEYS_POSTGRESQL}
+                WHERE x.namespace = {NAMESPACE} AND NOT x.key {KEYS}
                 ORDER BY x.last_accessed_at, x.access_seq LIMIT :among),""",
         _NOTED_SQLITE,
     ),
@@ -149,7 +144,7 @@ _LEAST_RECENTLY_USED_OR_NOTED = Removal(
     sqlite=f"""WHERE e.rowid IN (
         SELECT x.place FROM (
             SELECT rowid AS place, key, version, last_accessed_at, access_seq FROM $cache_entries
-            WHERE namespace = :namespace AND NOT key {KEYS_SQLITE}
+            WHERE namespace = :namespace AND NOT key {KEYS}
             ORDER BY last_accessed_at, access_seq LIMIT :among) AS x
         LEFT JOIN noted AS n ON n.key = x.key AND n.version = x.version
         ORDER BY {_USED} LIMIT :most)""",
@@ -162,9 +157,9 @@ _HOW_MANY = Statement(
     SELECT count(*) FROM (
         SELECT sum(x.size_bytes) OVER (ORDER BY {_USED}, x.key) - x.size_bytes AS before
         FROM $cache_entries AS x LEFT JOIN noted AS n ON n.key = x.key AND n.version = x.version
-        WHERE x.namespace = :namespace AND NOT x.key {keys}) AS o
+        WHERE x.namespace = :namespace AND NOT x.key {KEYS}) AS o
     WHERE o.before < :size"""
-        for dialect, keys in (("postgresql", KEYS_POSTGRESQL), ("sqlite", KEYS_SQLITE))
+        for dialect in ("postgresql", "sqlite")
     }
 )
 
@@ -218,7 +213,7 @@ class CacheRoom(CacheHolding):
             self._hold(keys)
             self._alone()
         held, held_bytes = self._count()
-        kept = self._list(keys)
+        kept = list(keys)
         if replaced is None:
             ((old_entries, old_bytes),) = self._link.all(_REPLACED, keys=kept)
             replaced = int(old_entries), int(old_bytes)
@@ -244,13 +239,13 @@ class CacheRoom(CacheHolding):
             self._alone()
             # Whoever wants a claim that a transaction has removed would wait for its end.
             self._link.run(_DROP_CLAIMS)
-        gone = self._remove(_EXPIRED, keys=self._list(()), most=_ALL)
+        gone = self._remove(_EXPIRED, keys=[], most=_ALL)
         held, held_bytes = self._count()
         too_many = 0 if options.max_entries is None else held - options.max_entries
         too_large = 0 if options.max_bytes is None else held_bytes - options.max_bytes
         if max(too_many, too_large) <= 0:
             return gone
-        return gone.plus(self._evict(self._list(()), held, too_many, too_large))
+        return gone.plus(self._evict([], held, too_many, too_large))
 
     def _evict(self, kept: object, held: int, entries: int, size: int) -> Removed:
         """Delete the least recently used of *held*, so many at least, and so many bytes at least."""

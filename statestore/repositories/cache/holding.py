@@ -9,7 +9,7 @@ would have to be taken by every plain `set`, too. SQLite has one writer, so noth
 from collections.abc import Sequence
 
 from statestore.engine.sql import Row, Statement
-from statestore.repositories.cache.base import CacheBase
+from statestore.repositories.cache.base import KEYS, CacheBase
 
 # The row lock that a set takes, too; checks of foreign keys go on.
 HELD = "FOR NO KEY UPDATE OF e"
@@ -25,9 +25,7 @@ _HOLD = Statement(
     ON CONFLICT (namespace, key) DO UPDATE SET size_bytes = e.size_bytes WHERE false
     RETURNING e.key"""
 )
-_LET_GO = Statement(
-    postgresql="DELETE FROM $cache_entries WHERE namespace = :namespace AND key = ANY (CAST(:keys AS text[]))"
-)
+_LET_GO = Statement(postgresql=f"DELETE FROM $cache_entries WHERE namespace = :namespace AND key {KEYS}")
 
 
 class CacheHolding(CacheBase):

@@ -5,7 +5,7 @@ from typing import Literal
 
 from statestore.checking import checks
 from statestore.engine.calls import writes_in_one_statement
-from statestore.repositories.cache.base import KEYS_POSTGRESQL, NAMESPACE
+from statestore.repositories.cache.base import KEYS, NAMESPACE
 from statestore.repositories.cache.base import tags as checked_tags
 from statestore.repositories.cache.eviction import CacheRoom, Removal
 
@@ -36,9 +36,9 @@ _BY_TAGS = Removal(
     postgresql=f"""
         WHERE e.namespace = {NAMESPACE}
             AND e.key = ANY (array(SELECT t.key FROM $cache_tags AS t
-                WHERE t.namespace = :namespace AND t.tag {KEYS_POSTGRESQL}))
+                WHERE t.namespace = :namespace AND t.tag {KEYS}))
             AND (SELECT count(*) FROM $cache_tags AS x
-                WHERE x.namespace = :namespace AND x.tag {KEYS_POSTGRESQL} AND x.version = e.version) >= :needed""",
+                WHERE x.namespace = :namespace AND x.tag {KEYS} AND x.version = e.version) >= :needed""",
     sqlite="""
         WHERE e.namespace = :namespace AND (e.key, e.version) IN (
             SELECT t.key, t.version FROM json_each(:keys) AS j
@@ -99,7 +99,7 @@ class CacheInvalidation(CacheRoom):
         if not wanted:
             return 0
         needed = len(wanted) if match == "all" else 1
-        return self._remove(_BY_TAGS, keys=self._list(wanted), needed=needed).live
+        return self._remove(_BY_TAGS, keys=wanted, needed=needed).live
 
     @writes_in_one_statement
     def invalidate_agent(self, agent_name: str) -> int:

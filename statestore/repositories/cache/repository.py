@@ -12,7 +12,7 @@ from statestore.engine.calls import reads, writes, writes_in_one_statement
 from statestore.engine.columns import Columns
 from statestore.engine.sql import Row, Statement
 from statestore.errors import InvalidValueError
-from statestore.repositories.cache.base import KEYS_POSTGRESQL, KEYS_SQLITE, LIVE, entry_columns
+from statestore.repositories.cache.base import KEYS, LIVE, entry_columns
 from statestore.repositories.cache.holding import HELD
 from statestore.repositories.cache.invalidation import CacheInvalidation
 from statestore.repositories.cache.statistics import CacheStatistics
@@ -30,14 +30,9 @@ _GET_SQL = f"""
     SELECT {_FOUND} FROM $cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}"""
 _GET, _GET_HELD = Statement(_GET_SQL), Statement(postgresql=f"{_GET_SQL} {HELD}")
 
-_GET_MANY = Statement(
-    postgresql=f"""
+_GET_MANY = Statement(f"""
     SELECT {_FOUND} FROM $cache_entries AS e
-    WHERE e.namespace = :namespace AND e.key {KEYS_POSTGRESQL} AND {LIVE}""",
-    sqlite=f"""
-    SELECT {_FOUND} FROM $cache_entries AS e
-    WHERE e.namespace = :namespace AND e.key {KEYS_SQLITE} AND {LIVE}""",
-)
+    WHERE e.namespace = :namespace AND e.key {KEYS} AND {LIVE}""")
 
 _ENTRY_SQL = {
     dialect: f"""
@@ -112,7 +107,7 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
             return {}
         if self._link.holds_reads:
             self._hold(wanted)
-        rows = {key: (key, *found) for key, *found in self._link.all(_GET_MANY, keys=self._list(wanted))}
+        rows = {key: (key, *found) for key, *found in self._link.all(_GET_MANY, keys=wanted)}
         self._notes.pending.count(self._now(), agent_name, "misses", len(wanted) - len(rows))
         return {key: self._hit(rows[key]) for key in wanted if key in rows}
 

@@ -8,12 +8,16 @@ entry, and do not count for it.
 from functools import lru_cache
 
 from statestore.engine.sql import Statement
-from statestore.repositories.cache.base import KEYS_SQLITE, NAMESPACE
+from statestore.engine.sql_parts import each, unnest, value_rows
+from statestore.repositories.cache.base import KEYS, NAMESPACE
 
-_COLUMNS = """namespace, key, value, codec, size_bytes, agent_name, request, content_hash, metadata, version,
-        created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count"""
+_NAMES = (
+    *("namespace", "key", "value", "codec", "size_bytes", "agent_name", "request", "content_hash", "metadata"),
+    *("version", "created_at", "expires_at", "keep_until", "last_accessed_at", "access_seq", "access_count"),
+)
+_COLUMNS = ", ".join(_NAMES)
 
-_REPLACED = ", ".join(f"{column} = excluded.{column}" for column in (name.strip() for name in _COLUMNS.split(",")[2:]))
+_REPLACED = each("{0} = excluded.{0}", _NAMES[2:])
 _OVERWRITE = f"ON CONFLICT (namespace, key) DO UPDATE SET {_REPLACED}"
 _ONLY_EXPIRED = f"{_OVERWRITE} WHERE e.expires_at <= $now"
 
@@ -62,9 +66,9 @@ _FITS = {
 _ONE = """
     SELECT CAST(:key AS text) AS key, CAST(:value AS bytea) AS value, CAST(:codec AS text) AS codec,
         CAST(:size AS bigint) AS size_bytes, CAST(1 AS bigint) AS place"""
-_SEVERAL = """
-    SELECT * FROM unnest(CAST(:keys AS text[]), CAST(:data AS bytea[]), CAST(:codecs AS text[]),
-        CAST(:sizes AS bigint[])) WITH ORDINALITY AS n (key, value, codec, size_bytes, place)"""
+SEVERAL = {"key": "text", "value": "bytea", "codec": "text", "size_bytes": "bigint"}
+_SEVERAL = f"""
+    SELECT * FROM {unnest("n", SEVERAL, "new_{}", ordinal="place")}"""
 
 
 @lru_cache(maxsize=16)
@@ -129,7 +133,6 @@ def set_one_postgresql(*, tagged: bool, described: bool) -> Statement:
 @lru_cache(maxsize=4)
 def replace_one_postgresql(*, tagged: bool, described: bool) -> Statement:
     """One entry where there is one already, which takes no room: what most sets in a full cache are."""
-    names = [name.strip() for name in _COLUMNS.split(",")[2:]]
     values = f":value, :codec, :size, {_COMMON if described else _NOTHING}, :version, {_TIMES}, :stamp, 0"
     tags = """, tagged AS (
         INSERT INTO $cache_tags (namespace, tag, version, key)
@@ -140,7 +143,7 @@ def replace_one_postgresql(*, tagged: bool, described: bool) -> Statement:
     WITH old AS MATERIALIZED ({_OLD} WHERE e.namespace = :namespace AND e.key = :key),
     untagged AS ({_UNTAGGED_ONE}),
     up AS (
-        UPDATE $cache_entries AS e SET ({", ".join(names)}) = ROW ({values}) FROM old
+        UPDATE $cache_entries AS e SET ({", ".join(_NAMES[2:])}) = ROW ({values}) FROM old
         WHERE e.namespace = :namespace AND e.key = :key
         RETURNING old.size_bytes, old.version, old.live)
     {tags if tagged else ""}
@@ -151,7 +154,7 @@ def replace_one_postgresql(*, tagged: bool, described: bool) -> Statement:
 FIND_OLD_SQLITE = Statement(
     sqlite=f"""
     SELECT key, size_bytes, version, coalesce(expires_at > $now, 1) FROM $cache_entries
-    WHERE namespace = :namespace AND key {KEYS_SQLITE}"""
+    WHERE namespace = :namespace AND key {KEYS}"""
 )
 
 FIND_OLD_ONE_SQLITE = Statement(
@@ -168,7 +171,7 @@ SET_ONE_SQLITE = Statement(
 )
 
 UNTAG_ONE_SQLITE = Statement(sqlite="DELETE FROM $cache_tags WHERE namespace = :namespace AND key = :key")
-UNTAG_SQLITE = Statement(sqlite=f"DELETE FROM $cache_tags WHERE namespace = :namespace AND key {KEYS_SQLITE}")
+UNTAG_SQLITE = Statement(sqlite=f"DELETE FROM $cache_tags WHERE namespace = :namespace AND key {KEYS}")
 TAG_SQLITE = Statement(
     sqlite="""
     INSERT INTO $cache_tags (namespace, tag, version, key)
@@ -177,14 +180,15 @@ TAG_SQLITE = Statement(
 
 # SQLite finds a parameter by its name in a list of them all: a statement of 5,000 rows takes forty times as long.
 ROWS_SQLITE = 100
+NUMBERED_SQLITE = ("key", "value", "codec", "size", "version", "stamp")
 
 
 @lru_cache(maxsize=ROWS_SQLITE)
 def set_sqlite(rows: int) -> Statement:
-    values = ", ".join(
-        f"(:namespace, :k{i}, :v{i}, :c{i}, :s{i}, :agent_name, :request, :content_hash, :metadata, :w{i}, {_TIMES},"
-        f" :a{i}, 0)"
-        for i in range(rows)
+    values = value_rows(
+        "(:namespace, :key_#, :value_#, :codec_#, :size_#, :agent_name, :request, :content_hash, :metadata, :version_#,"
+        f" {_TIMES}, :stamp_#, 0)",
+        rows,
     )
     return Statement(
         sqlite=f"""

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from statestore.checking import checks, codec
 from statestore.checking.codec import Encoded
+from statestore.engine.sql_parts import arrays, numbered
 from statestore.errors import InvalidValueError
 from statestore.repositories.cache import statements
 from statestore.repositories.cache.base import json_or_none
@@ -152,8 +153,7 @@ class CacheWrites(CacheRoom):
             if was_tagged:
                 self._link.run(statements.UNTAG_ONE_SQLITE, key=key)
             if written and tags:
-                keys = self._list([key])
-                self._link.run(statements.TAG_SQLITE, keys=keys, version=version, tags=self._list(tags))
+                self._link.run(statements.TAG_SQLITE, keys=[key], version=version, tags=tags)
         if written:
             old_size, old_version, live, *_ = found or (None, None, None)
             old = {} if old_version is None else {key: (old_size, old_version, bool(live))}
@@ -191,8 +191,11 @@ class CacheWrites(CacheRoom):
             (key,) = values
             params |= {"key": key, "value": encoded[0].data, "codec": encoded[0].codec, "size": len(encoded[0].data)}
         else:
-            params |= {"keys": list(values), "data": [one.data for one in encoded]}
-            params |= {"codecs": [one.codec for one in encoded], "sizes": [len(one.data) for one in encoded]}
+            new = [
+                {"key": key, "value": one.data, "codec": one.codec, "size_bytes": len(one.data)}
+                for key, one in values.items()
+            ]
+            params |= arrays(new, statements.SEVERAL, "new_{}")
         limited_by = token = None
         if room is not None:
             options = self._state.options
@@ -224,23 +227,30 @@ class CacheWrites(CacheRoom):
         items = list(values.items())
         for start in range(0, len(items), statements.ROWS_SQLITE):
             part = items[start : start + statements.ROWS_SQLITE]
-            params: dict[str, Any] = {}
-            for i, (key, encoded) in enumerate(part):
-                params |= {f"k{i}": key, f"v{i}": encoded.data, f"c{i}": encoded.codec, f"s{i}": len(encoded.data)}
-                params |= {f"w{i}": version + start + i, f"a{i}": stamp + start + i}
-            self._link.run(statements.set_sqlite(len(part)), **params, **attributes.params())
+            rows = [
+                {
+                    "key": key,
+                    "value": encoded.data,
+                    "codec": encoded.codec,
+                    "size": len(encoded.data),
+                    "version": version + number,
+                    "stamp": stamp + number,
+                }
+                for number, (key, encoded) in enumerate(part, start)
+            ]
+            params = numbered(rows, statements.NUMBERED_SQLITE) | attributes.params()
+            self._link.run(statements.set_sqlite(len(part)), **params)
         if old:
-            self._link.run(statements.UNTAG_SQLITE, keys=self._list(values))
+            self._link.run(statements.UNTAG_SQLITE, keys=list(values))
         if attributes.tags:
-            tags = self._list(attributes.tags)
-            self._link.run(statements.TAG_SQLITE, keys=self._list(values), version=version, tags=tags)
+            self._link.run(statements.TAG_SQLITE, keys=list(values), version=version, tags=attributes.tags)
 
     def _version(self) -> int:
         """The same at every try, so that a try whose answer was lost is recognised."""
         return self._once("version", new_version)
 
     def _old(self, values: Mapping[str, Encoded]) -> Old:
-        rows = self._link.all(statements.FIND_OLD_SQLITE, keys=self._list(values))
+        rows = self._link.all(statements.FIND_OLD_SQLITE, keys=list(values))
         return {key: (size, version, bool(live)) for key, size, version, live in rows}
 
     def _settle(self, stored: int, old: Old, attributes: Attributes) -> None:

@@ -51,7 +51,7 @@ _IDLE_IS_LEFT = Statement(f"SELECT 1 FROM $sessions AS s WHERE s.namespace = :na
 _DUE = """
     SELECT s.expires_at, s.session_id, s.root_session_id FROM $sessions AS s
     WHERE s.namespace = :namespace AND %s
-        AND (s.expires_at, s.session_id) > (CAST(:after_at AS timestamptz), :after_id)
+        AND (s.expires_at, s.session_id) > ($time(:after_at), :after_id)
     ORDER BY s.expires_at, s.session_id LIMIT :limit"""
 _SHARES = """(EXISTS (SELECT 1 FROM $session_segments AS g
             WHERE g.namespace = :namespace AND g.owner_session_id = s.session_id)
@@ -81,7 +81,7 @@ def _find_due(which: str) -> Statement:
         CASE WHEN NOT s.shares OR CAST(:alone AS boolean) THEN true
             WHEN s.families <= {_FAMILIES_AT_ONCE} THEN {segments.TRY_FAMILY} END
     FROM counted AS s ORDER BY s.expires_at, s.session_id""",
-        sqlite=due.replace("CAST(:after_at AS timestamptz)", ":after_at").replace("s.root_session_id", "1, 1"),
+        sqlite=due.replace("s.root_session_id", "1, 1"),
     )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from statestore.checking import checks
 from statestore.engine.batches import Batching
 from statestore.engine.calls import Call
-from statestore.engine.sql import Link, Row, Settings, Statement
+from statestore.engine.sql import Link, Params, Row, Settings, Statement
+from statestore.engine.sql_parts import arrays, unnest
 from statestore.repositories.history import appending, entry_rows, notify, pricing
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.sessions import session_rows
@@ -113,32 +114,25 @@ def _append(link: Link, appends: Sequence[BatchedAppend]) -> None:
     for one in appends:
         one.batch, revision = pricing.price(link, one.batch)
         revisions |= set() if revision is None else {revision}
-    entries: list[tuple[str, int, int, PreparedEntry]] = []
+    entries: list[Params] = []
     counts: dict[str, int] = {}
     turns: dict[str, int] = {}
     for one in appends:
         position, turn = counts.get(one.session_id, 0), turns.get(one.session_id, 0)
         for offset, entry in enumerate(one.batch):
-            entries.append((one.session_id, position + offset, turn + entry.columns["turn"], entry))
+            place = {"session_id": one.session_id, "position": position + offset, "turn": turn + entry.columns["turn"]}
+            entries.append(entry.columns | place)
         counts[one.session_id] = position + len(one.batch)
         turns[one.session_id] = turn + one.batch[-1].columns["turn"]
 
-    columns = entry_rows.shape([entry for *_, entry in entries])
-    arrays: dict[str, list[object]] = {
-        f"{column}_array": [entry.columns.get(column) for *_, entry in entries]
-        for column in ("entry_id", "role", "content", "content_bytes", *columns)
-    }
+    columns = entry_rows.shape([entry for one in appends for entry in one.batch])
+    wanted = [{"session_id": one, "count": counts[one], "turns": turns[one]} for one in counts]
     rows = link.all(
         _statement(columns, bool(revisions)),
         # Prices that changed between two of the appends are no single revision: then all are run by themselves.
         prices_revision=min(revisions) if len(revisions) == 1 else -1,
-        sessions_array=list(counts),
-        counts_array=list(counts.values()),
-        turns_array=[turns[session_id] for session_id in counts],
-        session_array=[session_id for session_id, *_ in entries],
-        position_array=[position for _, position, *_ in entries],
-        turn_array=[turn for *_, turn, _ in entries],
-        **arrays,
+        **arrays(wanted, _WANTED, "wanted_{}_array"),
+        **arrays(entries, (*_PLACE, *_ALWAYS, *columns)),
     )
     by_session: dict[str, list[Row]] = {}
     for session_id, *row in sorted(rows):
@@ -155,6 +149,12 @@ def _append(link: Link, appends: Sequence[BatchedAppend]) -> None:
         ]
 
 
+# The columns of the two tables that come as arrays: the sessions, and the entries with their places in them.
+_WANTED = {"session_id": "text", "count": "bigint", "turns": "bigint"}
+_PLACE = {"session_id": "text", "position": "bigint", "turn": "bigint"}
+_ALWAYS = {"entry_id": "text", "role": "text", "content": "text", "content_bytes": "bigint"}
+
+
 @lru_cache(maxsize=128)
 def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
     """One statement for any number of sessions and entries: each column is one array, so it is prepared once.
@@ -164,10 +164,10 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
     waited, it would hold all others. All are locked before any is changed, hence the array: who inserts a session that
     exists, a fork with its source locked, waits for one that is being changed, but not for one that is only locked.
     """
-    kinds = {"entry_id": "text", "role": "text", "content": "text", "content_bytes": "bigint"}
+    kinds = dict(_ALWAYS)
     kinds |= {column: entry_rows.OPTIONAL_COLUMNS[column] for column in columns}
     kinds = {column: "text" if kind in ("varchar", "json") else kind for column, kind in kinds.items()}
-    arrays = ", ".join(f"CAST(:{column}_array AS {kind}[])" for column, kind in kinds.items())
+    entries = unnest("v", _PLACE | kinds)
     names = [column for column in kinds if column != "created_at"]
     values = [f"CAST(v.{name} AS json)" if name in ("content", "metadata") else f"v.{name}" for name in names]
     created_at = "coalesce(v.created_at, $now)" if "created_at" in columns else "$now"
@@ -175,8 +175,7 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
     return Statement(
         postgresql=f"""
         WITH wanted AS (
-            SELECT * FROM unnest(CAST(:sessions_array AS text[]), CAST(:counts_array AS bigint[]),
-                CAST(:turns_array AS bigint[])) AS w (session_id, count, turns)),
+            SELECT * FROM {unnest("w", _WANTED, "wanted_{}_array")}),
         locked AS MATERIALIZED (
             SELECT s.session_id FROM $sessions AS s JOIN wanted AS w ON s.session_id = w.session_id
             WHERE s.namespace = :namespace AND $live{unchanged} ORDER BY s.session_id $lock SKIP LOCKED),
@@ -191,8 +190,7 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
         INSERT INTO $history_entries (namespace, session_id, seq, turn, created_at, {", ".join(names)})
         SELECT :namespace, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, {created_at},
             {", ".join(values)}
-        FROM updated AS u JOIN unnest(CAST(:session_array AS text[]), CAST(:position_array AS bigint[]),
-            CAST(:turn_array AS bigint[]), {arrays}) AS v (session_id, position, turn, {", ".join(kinds)})
+        FROM updated AS u JOIN {entries}
             ON v.session_id = u.session_id
         RETURNING session_id, seq, turn, created_at"""
     )

@@ -28,7 +28,7 @@ _IF_AT = " AND s.next_seq - 1 = :after_seq"
 _IF_SAME_ROW = " AND CAST(s.xmin AS text) = :row_version"
 _IF_NEW = """ AND s.forked_at_seq IS NULL AND NOT EXISTS (
         SELECT 1 FROM $history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
-        AND h.entry_id = ANY (:entry_ids))"""
+        AND h.entry_id $in(:entry_ids))"""
 
 _SQLITE = {
     (at, leased): Statement(

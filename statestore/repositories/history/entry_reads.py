@@ -4,8 +4,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from operator import attrgetter
 
-import orjson
-
 from statestore.engine.sql import Link, Row, Statement
 from statestore.repositories.history import entry_rows
 from statestore.repositories.sessions import holding, session_rows
@@ -101,19 +99,14 @@ _READ_SMALL, _READ_FORK_SMALL = _statements(
     )
 )
 
-_IDS_POSTGRESQL = "h.entry_id = ANY (:entry_ids)"
-_IDS_SQLITE = "h.entry_id IN (SELECT value FROM json_each(:entry_ids))"
-_BY_ID = f"""
+_FIND_BY_ID = Statement(f"""
     SELECT NULL, {entry_rows.COLUMNS} FROM $history_entries AS h
-    WHERE h.namespace = :namespace AND h.session_id = :session_id AND %s
+    WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.entry_id $in(:entry_ids)
     UNION ALL
     SELECT NULL, {entry_rows.COLUMNS} FROM $session_segments AS g
     JOIN $history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
         AND h.seq BETWEEN g.from_seq AND g.to_seq
-    WHERE g.namespace = :namespace AND g.session_id = :session_id AND %s"""
-_FIND_BY_ID = Statement(
-    postgresql=_BY_ID % (_IDS_POSTGRESQL, _IDS_POSTGRESQL), sqlite=_BY_ID % (_IDS_SQLITE, _IDS_SQLITE)
-)
+    WHERE g.namespace = :namespace AND g.session_id = :session_id AND h.entry_id $in(:entry_ids)""")
 
 
 def read(
@@ -205,10 +198,5 @@ def window_of(last: int | None, after: int | None, before: int | None, limit: in
 
 def find_by_id(link: Link, session_id: str, entry_ids: Sequence[str]) -> dict[str, Entry]:
     """Those of the ids that are in what the session sees, with their entries. Runs in a transaction."""
-    ids = list(entry_ids)
-    rows = link.all(
-        _FIND_BY_ID,
-        session_id=session_id,
-        entry_ids=orjson.dumps(ids).decode() if link.dialect.name == "sqlite" else ids,
-    )
+    rows = link.all(_FIND_BY_ID, session_id=session_id, entry_ids=list(entry_ids))
     return {entry.entry_id: entry for entry in entry_rows.from_rows(link, session_id, rows)}

@@ -12,6 +12,7 @@ from statestore import schema
 from statestore.checking import checks, exactjson, messages
 from statestore.engine.columns import Columns, kinds
 from statestore.engine.sql import Link, Params, Row, Statement
+from statestore.engine.sql_parts import each, numbered, value_rows
 from statestore.errors import InvalidValueError
 from statestore.values import ids
 from statestore.values.fast_dataclass import builder, draft
@@ -164,11 +165,7 @@ def shape(entries: Sequence[PreparedEntry]) -> tuple[str, ...]:
 
 def params(entries: Sequence[PreparedEntry], columns: Sequence[str]) -> Params:
     """Parameters of a statement over several entries: each column's name with the entry's index behind it."""
-    return {
-        f"{column}_{index}": entry.columns.get(column)
-        for index, entry in enumerate(entries)
-        for column in (*_REQUIRED_COLUMNS, *columns)
-    }
+    return numbered((entry.columns for entry in entries), (*_REQUIRED, *columns))
 
 
 def insert_after_update(count: int, columns: tuple[str, ...], update: str) -> Statement:
@@ -178,10 +175,8 @@ def insert_after_update(count: int, columns: tuple[str, ...], update: str) -> St
     To be kept by who asks for it: built for each call it would double the cost of the call.
     """
     casts = _REQUIRED_COLUMNS | {column: OPTIONAL_COLUMNS[column] for column in columns}
-    values = ", ".join(
-        "(" + ", ".join([str(index)] + [f"CAST(:{column}_{index} AS {kind})" for column, kind in casts.items()]) + ")"
-        for index in range(count)
-    )
+    row = ", ".join(f"CAST(:{column}_# AS {kind})" for column, kind in casts.items())
+    values = value_rows(f"(#, {row})", count)
     names = [*casts] + ([] if "created_at" in columns else ["created_at"])
     selected = [_SELECTED.get(column, f"v.{column}") for column in names]
     if "created_at" not in columns:
@@ -205,7 +200,7 @@ def insert_one(columns: tuple[str, ...]) -> Statement:
     names = (*_REQUIRED_COLUMNS, *(column for column in columns if column != "created_at"))
     return Statement(f"""
         INSERT INTO $history_entries (namespace, session_id, seq, created_at, {", ".join(names)})
-        VALUES (:namespace, :session_id, :seq, :created_at, {", ".join(f":{n}" for n in names)})""")
+        VALUES (:namespace, :session_id, :seq, :created_at, {each(":{}", names)})""")
 
 
 def stored(link: Link, session_id: str, entry: PreparedEntry, seq: int, turn: int, created_at: Any) -> Entry:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 
 from statestore.engine.sql import Link, Statement
+from statestore.engine.sql_parts import each
 from statestore.repositories.usage import ledger
 
 Line: TypeAlias = dict[str, Any]
@@ -23,7 +24,7 @@ _HELD = Statement(
 _DELETE = Statement("DELETE FROM $usage_ledger WHERE namespace = :namespace AND session_id = :session_id")
 _INSERT = Statement(f"""
     INSERT INTO $usage_ledger (namespace, line, {", ".join(ledger.LINE.names)})
-    VALUES (:namespace, :line, {", ".join(f":{name}" for name in ledger.LINE.names)})""")
+    VALUES (:namespace, :line, {each(":{}", ledger.LINE.names)})""")
 
 
 def take(link: Link, session_id: str) -> list[Line]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from statestore.engine.calls import reads, writes
 from statestore.engine.sql import Params, Statement
+from statestore.engine.sql_parts import each
 from statestore.repositories.base import Repository
 from statestore.repositories.portable import portable_ledger
 from statestore.repositories.portable.portable_values import ROWS, TABLES, Record, encode
@@ -17,16 +18,12 @@ _SESSIONS_AT_ONCE = 500
 _ROWS_AT_ONCE = 500
 
 
-def _select(kind: str, which: str, *, sqlite: str = "") -> Statement:
+def _select(kind: str, which: str) -> Statement:
     table, columns = TABLES[kind], ROWS[kind].select("t")
     order = ", ".join(f"t.{column.name}" for column in table.primary_key if column.name != "namespace")
-
-    def rows(which: str) -> str:
-        return f"""
+    return Statement(f"""
     SELECT {columns}
-    FROM ${table.name} AS t WHERE t.namespace = :namespace AND {which} ORDER BY {order} LIMIT :limit"""
-
-    return Statement(postgresql=rows(which), sqlite=rows(sqlite or which))
+    FROM ${table.name} AS t WHERE t.namespace = :namespace AND {which} ORDER BY {order} LIMIT :limit""")
 
 
 _LIVE = "(t.expires_at IS NULL OR t.expires_at > $now)"
@@ -38,11 +35,7 @@ _ENTRIES = _select("entry", f"{_OF_SESSION} AND t.seq BETWEEN :from_seq AND :to_
 _STATE = _select("state", f"{_OF_SESSION} AND {_LIVE}")
 _SUMMARIES = _select("summary", _OF_SESSION)
 _USAGE = _select("usage", _OF_SESSION)
-_ALL_USAGE = _select(
-    "usage",
-    "(t.session_id, t.bucket_at, t.line) > (:after_id, CAST(:after_at AS timestamptz), :after_line)",
-    sqlite="(t.session_id, t.bucket_at, t.line) > (:after_id, :after_at, :after_line)",
-)
+_ALL_USAGE = _select("usage", "(t.session_id, t.bucket_at, t.line) > (:after_id, $time(:after_at), :after_line)")
 _EVERYTHING = 2**61
 
 _RANGE = Statement("""
@@ -67,8 +60,7 @@ _OWN_ANCESTOR = Statement("""
 def _insert(kind: str, columns: tuple[str, ...]) -> Statement:
     table = TABLES[kind]
     names = ["namespace", *columns] + (["active_hour"] if kind == "session" else [])
-    values = [f":{name}" for name in names]
-    return Statement(f"INSERT INTO ${table.name} ({', '.join(names)}) VALUES ({', '.join(values)})")
+    return Statement(f"INSERT INTO ${table.name} ({', '.join(names)}) VALUES ({each(':{}', names)})")
 
 
 class PortableWork(Repository):

@@ -30,19 +30,13 @@ def _page_statement(filters: tuple[str, ...], order_by: OrderBy, descending: boo
     where = ["s.namespace = :namespace", "$live", *(f"s.{column} = :{column}" for column in filters)]
     if continues:
         comparison = "<" if descending else ">"
-        bounds = [":at_hour", ":at", ":at_id"] if order_by == "last_activity_at" else [":at", ":at_id"]
-        casts = [f"CAST({b} AS timestamptz)" for b in bounds[:-1]] + bounds[-1:]
-        where_postgresql = [*where, f"({', '.join(keys)}) {comparison} ({', '.join(casts)})"]
-        where_sqlite = [*where, f"({', '.join(keys)}) {comparison} ({', '.join(bounds)})"]
-    else:
-        where_postgresql = where_sqlite = where
+        hour = "$time(:at_hour), " if order_by == "last_activity_at" else ""
+        where.append(f"({', '.join(keys)}) {comparison} ({hour}$time(:at), :at_id)")
     direction = " DESC" if descending else ""
     order = ", ".join(key + direction for key in keys)
-    head = f"SELECT {COLUMNS} FROM $sessions AS s WHERE "
-    tail = f" ORDER BY {order} LIMIT :limit"
-    return Statement(
-        postgresql=head + " AND ".join(where_postgresql) + tail, sqlite=head + " AND ".join(where_sqlite) + tail
-    )
+    return Statement(f"""
+    SELECT {COLUMNS} FROM $sessions AS s
+    WHERE {" AND ".join(where)} ORDER BY {order} LIMIT :limit""")
 
 
 @lru_cache(maxsize=128)

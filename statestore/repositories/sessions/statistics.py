@@ -3,9 +3,11 @@
 from decimal import Decimal
 from typing import Any
 
+from statestore import schema
 from statestore.checking import checks, exactjson
 from statestore.engine.calls import reads
 from statestore.engine.sql import Statement
+from statestore.engine.sql_parts import each
 from statestore.repositories.base import Repository
 from statestore.repositories.sessions import session_rows
 from statestore.values.history import Usage
@@ -13,15 +15,8 @@ from statestore.values.sessions import STATUSES, SessionStats, StoreStats
 
 _COST_STEP = Decimal("1e-10")
 
-_SEEN = "h.role, h.tool_name, h.tool_call_id, h.error_type, h.cost_usd, h.content_bytes, " + ", ".join(
-    f"h.{column}"
-    for column in (
-        "input_tokens",
-        "output_tokens",
-        "cache_read_input_tokens",
-        "cache_write_input_tokens",
-        "reasoning_output_tokens",
-    )
+_SEEN = "h.role, h.tool_name, h.tool_call_id, h.error_type, h.cost_usd, h.content_bytes, " + each(
+    "h.{}", schema.TOKEN_COLUMNS
 )
 
 # State and summaries are measured where they stand: they are few and small beside the history.
@@ -67,20 +62,8 @@ _STORE = f"""
 )
 
 
-def _measured(sql: str, bytes_of: str) -> str:
-    for column in ("e.value", "m.content"):
-        sql = sql.replace(f"$bytes({column})", bytes_of % column)
-    return sql
-
-
-_SESSION_STATS = Statement(
-    postgresql=_measured(_SESSION % "json_object_agg", "octet_length(CAST(%s AS text))"),
-    # SQLite 3.40 has no octet_length.
-    sqlite=_measured(_SESSION % "json_group_object", "length(CAST(%s AS blob))"),
-)
-_STORE_STATS = Statement(
-    postgresql=_measured(_STORE, "octet_length(CAST(%s AS text))"), sqlite=_measured(_STORE, "length(CAST(%s AS blob))")
-)
+_SESSION_STATS = Statement(postgresql=_SESSION % "json_object_agg", sqlite=_SESSION % "json_group_object")
+_STORE_STATS = Statement(_STORE)
 
 
 class StatisticsRepository(Repository):

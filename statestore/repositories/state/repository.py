@@ -12,6 +12,7 @@ from statestore.checking import checks
 from statestore.engine.calls import reads, writes_in_one_statement, writes_once
 from statestore.engine.columns import Columns, fields_of
 from statestore.engine.sql import Row, Statement
+from statestore.engine.sql_parts import numbered, value_rows
 from statestore.errors import ConflictError, InvalidValueError, StateKeyNotFoundError
 from statestore.repositories.base import Repository
 from statestore.repositories.sessions import holding, session_rows
@@ -91,7 +92,7 @@ _CLEAR = Statement(
 @lru_cache(maxsize=128)
 def _set_many(count: int) -> Statement:
     """Mark the session as active and write *count* keys, in one statement of PostgreSQL."""
-    values = ", ".join(f"(CAST(:key_{i} AS varchar), CAST(:value_{i} AS json))" for i in range(count))
+    values = value_rows("(CAST(:key_# AS varchar), CAST(:value_# AS json))", count)
     return Statement(
         postgresql=f"""
         WITH session AS ({_SESSION})
@@ -294,10 +295,8 @@ class StateRepository(Repository):
         return [self._entry(session_id, row) for row in rows]
 
     def _write_together(self, session_id: str, texts: Mapping[str, str], ttl: timedelta | None) -> Sequence[Row]:
-        params: dict[str, Any] = {"session_id": session_id, "ttl": ttl}
-        for index, (key, text) in enumerate(texts.items()):
-            params |= {f"key_{index}": key, f"value_{index}": text}
-        rows = self._link.all(_set_many(len(texts)), **params)
+        params = numbered(({"key": key, "value": text} for key, text in texts.items()), ("key", "value"))
+        rows = self._link.all(_set_many(len(texts)), session_id=session_id, ttl=ttl, **params)
         if not rows:
             raise session_rows.not_found(self._link, session_id)
         return rows

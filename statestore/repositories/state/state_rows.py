@@ -15,12 +15,9 @@ _READ = Statement(f"""
     SELECT e.key, CAST(e.value AS text), e.version FROM $state_entries AS e
     WHERE e.namespace = :namespace AND e.session_id = :session_id AND {_FRESH} ORDER BY e.key""")
 
-_VERSIONS = f"""
+_VERSIONS_OF = Statement(f"""
     SELECT e.key, e.version FROM $state_entries AS e
-    WHERE e.namespace = :namespace AND e.session_id = :session_id AND {_FRESH} AND e.key %s"""
-_VERSIONS_OF = Statement(
-    postgresql=_VERSIONS % "= ANY (:keys)", sqlite=_VERSIONS % "IN (SELECT value FROM json_each(:keys))"
-)
+    WHERE e.namespace = :namespace AND e.session_id = :session_id AND {_FRESH} AND e.key $in(:keys)""")
 
 # A key that has expired but was not swept yet starts again at version 1.
 _SET = Statement("""
@@ -63,8 +60,7 @@ def check_versions(link: Link, session_id: str, keys: Sequence[str], expected: M
     Raises:
         ConflictError: One has another.
     """
-    given = orjson.dumps(keys).decode() if link.dialect.name == "sqlite" else list(keys)
-    actual: dict[str, int] = dict(link.all(_VERSIONS_OF, session_id=session_id, keys=given))
+    actual: dict[str, int] = dict(link.all(_VERSIONS_OF, session_id=session_id, keys=list(keys)))
     for key in keys:
         if actual.get(key, 0) != expected.get(key, 0):
             raise ConflictError(

@@ -12,6 +12,7 @@ from datetime import timedelta
 from statestore import schema
 from statestore.engine.columns import Columns
 from statestore.engine.sql import Link, Row, Statement
+from statestore.engine.sql_parts import arrays, each, unnest
 
 ERASED_SESSION = "erased-"
 """How the random id begins that takes the place of an erased user's session."""
@@ -58,11 +59,11 @@ def _entries(bucket: str) -> str:
 
 
 # A sum never leaves 64 bits, whatever callers claim to have used.
-_SUMS_POSTGRESQL = ", ".join(f"CAST(least(sum({name}), {2**63 - 1}) AS bigint) AS {name}" for name in COUNTS) + (
+_SUMS_POSTGRESQL = each(f"CAST(least(sum({{0}}), {2**63 - 1}) AS bigint) AS {{0}}", COUNTS) + (
     ", round(CAST(sum(duration_ms) AS numeric), 3) AS duration_ms, sum(cost_usd) AS cost_usd"
 )
 # Whole dollars and whole ten-billionths of one: a sum of floats would be off in the last digits.
-_SUMS_SQLITE = ", ".join(f"sum({name}) AS {name}" for name in COUNTS) + (
+_SUMS_SQLITE = each("sum({0}) AS {0}", COUNTS) + (
     ", round(sum(duration_ms), 3) AS duration_ms, round(sum(CAST(cost_usd AS INTEGER))"
     " + sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) / 1e10, 10) AS cost_usd"
 )
@@ -117,11 +118,9 @@ _RANGE_LEDGER = "l.session_id = :session_id"
 _FOLD_RANGE = _fold_postgresql(_RANGE, _RANGE_LEDGER)
 _FOLD_RANGE_SQLITE = _fold_sqlite(_RANGE, _RANGE_LEDGER)
 
-_FOLD_SESSIONS = _fold_postgresql("h.session_id = ANY (:session_ids)", "l.session_id = ANY (:session_ids)")
-_FOLD_SESSIONS_SQLITE = _fold_sqlite(
-    "h.session_id IN (SELECT value FROM json_each(:session_ids))",
-    "l.session_id IN (SELECT value FROM json_each(:session_ids))",
-)
+_SESSIONS, _SESSIONS_LEDGER = "h.session_id $in(:session_ids)", "l.session_id $in(:session_ids)"
+_FOLD_SESSIONS = _fold_postgresql(_SESSIONS, _SESSIONS_LEDGER)
+_FOLD_SESSIONS_SQLITE = _fold_sqlite(_SESSIONS, _SESSIONS_LEDGER)
 
 _UNFOLDED = Statement(
     postgresql=f"SELECT {_KEY}, {_SUMS_POSTGRESQL} FROM ({_entries(_BUCKET_POSTGRESQL)} h.session_id = :session_id)"
@@ -146,7 +145,7 @@ _FORGET = "SET session_id = %s, user_id = nullif(user_id, :user_id)"
 _FORGET_POSTGRESQL = Statement(
     postgresql=f"""
     UPDATE $usage_ledger AS l {_FORGET % "r.random_id"}
-    FROM unnest(CAST(:session_ids AS text[]), CAST(:random_ids AS text[])) AS r (session_id, random_id)
+    FROM {unnest("r", {"session_id": "text", "random_id": "text"})}
     WHERE l.namespace = :namespace AND l.session_id = r.session_id
         AND (l.user_id = :user_id OR CAST(:user_id AS text) IS NULL)"""
 )
@@ -199,10 +198,8 @@ def rename(link: Link, session_ids: Iterable[str]) -> None:
 
 def _rename(link: Link, session_ids: list[str], user_id: str | None) -> None:
     """Only the lines of a user, if one is given."""
-    random_ids = [f"{ERASED_SESSION}{uuid.uuid4()}" for _ in session_ids]
+    rows = [{"session_id": one, "random_id": f"{ERASED_SESSION}{uuid.uuid4()}"} for one in session_ids]
     if link.dialect.name == "postgresql":
-        link.run(_FORGET_POSTGRESQL, session_ids=session_ids, random_ids=random_ids, user_id=user_id)
+        link.run(_FORGET_POSTGRESQL, user_id=user_id, **arrays(rows, ("session_id", "random_id")))
     else:
-        pairs = zip(session_ids, random_ids, strict=True)
-        rows = [{"session_id": session_id, "random_id": random_id} for session_id, random_id in pairs]
         link.many(_FORGET_SQLITE, rows, user_id=user_id)

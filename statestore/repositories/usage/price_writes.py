@@ -6,6 +6,7 @@ from typing import Any
 
 from statestore.checking import checks, exactjson
 from statestore.engine.sql import Link, Params, Statement
+from statestore.engine.sql_parts import each
 from statestore.errors import InvalidValueError
 from statestore.schema import PRICE_COLUMNS
 from statestore.values.price_patterns import PatternError
@@ -21,9 +22,9 @@ UPSERT = Statement(f"""
     INSERT INTO $model_prices (namespace, position, provider_name, model, match, valid_from, above_input_tokens,
         {", ".join(PRICE_COLUMNS)}, source, updated_at)
     VALUES (:owner, :position, :provider_name, :model, :match, :valid_from, :above_input_tokens,
-        {", ".join(f":{name}" for name in PRICE_COLUMNS)}, :source, $now)
+        {each(":{}", PRICE_COLUMNS)}, :source, $now)
     ON CONFLICT (namespace, position, valid_from, above_input_tokens) DO UPDATE SET
-        {", ".join(f"{name} = excluded.{name}" for name in PRICE_COLUMNS)}, source = excluded.source,
+        {each("{0} = excluded.{0}", PRICE_COLUMNS)}, source = excluded.source,
         updated_at = excluded.updated_at""")
 # Those for all that are set by hand have positions below zero: what is taken over from elsewhere counts from one.
 _POSITION = Statement("""

@@ -1,0 +1,44 @@
+"""Parts of statements that repeat by the name of a column or by the number of a row, and their parameters.
+
+Only names of columns and numbers end up in the text; values are parameters, always.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from statestore.engine.sql import Params
+
+
+def each(template: str, names: Iterable[str]) -> str:
+    """A list of what *template* says of each name, as in `each("{0} = excluded.{0}", names)`."""
+    return ", ".join(template.format(name) for name in names)
+
+
+def value_rows(template: str, count: int) -> str:
+    """The rows of a VALUES list. In the template, # is the number of the row."""
+    return ", ".join(template.replace("#", str(number)) for number in range(count))
+
+
+def numbered(rows: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Params:
+    """The parameters of `value_rows`: each value under its name and the number of its row, as in `:key_0`."""
+    return {f"{name}_{number}": row.get(name) for number, row in enumerate(rows) for name in names}
+
+
+def unnest(alias: str, kinds: Mapping[str, str], parameter: str = "{}_array", *, ordinal: str = "") -> str:
+    """Arrays as the columns of a table, for PostgreSQL: one statement serves any number of rows.
+
+    Args:
+        alias: What the statement calls the table.
+        kinds: Its columns, with their types.
+        parameter: How the parameter of a column is called; one that ends in `_array` travels in binary.
+        ordinal: The name of a column with the number of the row, if there is to be one.
+    """
+    arrays = ", ".join(f"CAST(:{parameter.format(name)} AS {kind}[])" for name, kind in kinds.items())
+    counted = " WITH ORDINALITY" if ordinal else ""
+    return f"unnest({arrays}){counted} AS {alias} ({', '.join([*kinds, ordinal] if ordinal else kinds)})"
+
+
+def arrays(rows: Iterable[Mapping[str, Any]], names: Iterable[str], parameter: str = "{}_array") -> Params:
+    """The parameters of `unnest`."""
+    rows = list(rows)
+    return {parameter.format(name): [row.get(name) for row in rows] for name in names}
