@@ -103,6 +103,8 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("engine/lost_places.py", ("tests/concurrency/test_connections_at_hand.py", f"{_C}callers_pool.py")),
     ("engine/forking.py", ("tests/concurrency/test_forking.py",)),
     ("engine/sqlite_files.py", (*_SQLITE, f"{_C}connections.py")),
+    ("engine/columns.py", ("tests/unit/test_columns.py", f"{_C}history.py", f"{_C}sessions.py", f"{_C}portable.py")),
+    ("engine/sql*.py", ("tests/unit/test_statements.py", f"{_C}explained_statements.py", *_HISTORY, *_CACHE)),
     ("engine/*batch*.py", _BATCHES),
     ("engine/listening.py", (f"{_C}follow.py", "tests/concurrency/test_listening.py")),
     ("engine/flows.py", (f"{_C}sweep.py", f"{_C}portable*.py")),

@@ -244,7 +244,7 @@ def from_rows(link: Link, session_id: str, rows: Sequence[Row]) -> list[Entry]:
     """Entries from rows of one column and `COLUMNS`. To their reader they belong to *session_id*, whoever has them.
 
     One loop, without a call for each row: this is what reading costs in Python. So the columns are named here once
-    more, where `Columns.values` would take twice as long; a test compares both lists.
+    more, where `Columns.values` takes nearly twice as long; a test compares the lists.
     """
     make, loads, time = object.__new__, exactjson.loads, link.dialect.instant
     entries: list[Entry] = []
