@@ -14,13 +14,20 @@ BLOCKS = ("about", "goals", "postgresql", "sqlite", "network", "concurrent", "gr
 
 
 def write(results_file: Path) -> None:
-    results = Results.load(results_file)
-    CHART.write_text(chart.draw(results))
+    """Fill the page and draw the chart; without results of a run, which are not in the repository, only the costs."""
+    written = {"costs": costs()}
+    if results_file.exists():
+        results = Results.load(results_file)
+        CHART.write_text(chart.draw(results))
+        print(f"written: {CHART.name}")
+        written |= blocks(results)
+    else:
+        print(f"there is no {results_file.name}: only the costs are written; `./run bench` measures all else")
     text = PAGE.read_text()
-    for name, content in {**blocks(results), "costs": costs()}.items():
+    for name, content in written.items():
         text = filled(text, name, content)
     PAGE.write_text(text)
-    print(f"written: {PAGE.relative_to(ROOT)}, {CHART.relative_to(ROOT)}")
+    print(f"written: {PAGE.name}")
 
 
 def filled(text: str, name: str, content: str) -> str:
