@@ -210,6 +210,7 @@ ENGINE_FILES = frozenset(
         "test_outcomes.py",
         "test_portable.py",
         "test_telemetry.py",
+        "test_cursor_events.py",
     }
 )
 

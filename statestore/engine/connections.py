@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
 
-from statestore.engine import forking, hosts, lost_places
+from statestore.engine import cursor_events, forking, hosts, lost_places
 from statestore.engine.bounded import LeftBehind, run_until
 from statestore.engine.deadlines import ends_at
 from statestore.engine.driver_errors import classify, raise_alone, understood
@@ -57,6 +57,8 @@ class Connections:
         self._file: SqliteFile | None = engine.get_execution_options().get(FILE)
         # Whether a caller's pool talks to the server before it gives a connection out.
         self._pings = not owned and (engine.pool._pre_ping or engine.pool._recycle >= 0)
+        # SQLAlchemy asks for each connection that it makes; here one serves many calls.
+        self._echoes = cursor_events.echoes(engine)
         self._verified = False
         self._closed = False
         self._lost_at = 0.0
@@ -126,6 +128,8 @@ class Connections:
                     self.forget(connection)
                     connection = self._idle_or_new(until)
                 connection.info["used_at"] = now
+            if self._echoes or self.engine._has_events:
+                return cursor_events.heard(connection, self.engine)
             return connection
         except LeftBehind as left:  # Its thread gives the place back, see `_put_away`.
             error = left.error

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 
 from sqlalchemy import Connection
 
-from statestore.engine import pooler, sqlite_files
+from statestore.engine import cursor_events, pooler, sqlite_files
 from statestore.engine.calls import Call
 from statestore.engine.driver_errors import understood
 from statestore.engine.sql import Connected, Dialect
@@ -23,7 +23,7 @@ class Borrowed:
         if connection.dialect.name == "postgresql":
             pooler.protect(connection.connection)
         self.connection = connection
-        self.cursor = connection.connection.cursor
+        self.cursor = cursor_events.cursors(connection)
         self.driver_connection = connection.connection.driver_connection
         self.invalidate = connection.invalidate
         self.close = connection.close
