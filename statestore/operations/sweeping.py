@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator
 from datetime import timedelta
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from statestore.checking import checks
 from statestore.engine.calls import Call
@@ -117,17 +117,22 @@ class _Tally:
         return timedelta(seconds=time.monotonic() - self._started)
 
 
-class Sweeping(Operations):
-    """What a store can do about what has expired."""
+class _Store(Protocol):
+    """What a sweep needs of a store."""
 
     cache: Any
+    _runner: Any
+
+
+class Sweeping(Operations):
+    """What a store can do about what has expired."""
 
     retention = operation(DueRepository.retention)
     set_retention = operation(DueRepository.set_retention)
 
     @flow
     def sweep(
-        self,
+        self: "_Store",
         *,
         batch_size: int = DEFAULT_BATCH,
         time_budget: timedelta | None = None,
