@@ -260,7 +260,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if is_pooled(item):
             wanted = item.path.parent.name == "contract" if whole_contract else item.path.name in POOLED_FILES
             return has_no_pooler(item) or not wanted
-        on_engine = isinstance(item, pytest.Function) and "engine" in parameters(item).values()
+        on_engine = parameters(item).get("world") == "engine"
         return on_engine and not long and item.path.name not in ENGINE_FILES
 
     left_out = [item for item in items if is_left_out(item)]
