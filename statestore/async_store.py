@@ -4,21 +4,17 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from statestore.checking import codec, exactjson
 from statestore.engine import engines, execution
 from statestore.engine.async_database import AsyncDatabase, AsyncRunner
 from statestore.engine.database import Database
 from statestore.engine.engine_database import EngineDatabase, EngineRunner
-from statestore.engine.engines import Durability
 from statestore.engine.entering import entering
-from statestore.engine.sql import Clock
 from statestore.engine.telemetry import Hook
 from statestore.engine.threaded_database import ThreadedDatabase
 from statestore.engine.waits import pauses
@@ -33,12 +29,19 @@ from statestore.operations.state import AsyncState
 from statestore.operations.store import StoreOperations
 from statestore.operations.sweeping import Sweeping
 from statestore.operations.usage import AsyncUsageReports
-from statestore.options import Verify, connections_of, make_options, make_settings, waits_of
+from statestore.options import (
+    EngineArguments,
+    JoinArguments,
+    OpenArguments,
+    StoreOptions,
+    Verify,
+    connections_of,
+    takes,
+    waits_of,
+)
 from statestore.repositories.cache.limits import CacheState
 from statestore.repositories.cache.options import CacheOptions
 from statestore.repositories.history import notify
-from statestore.schema import DEFAULT_SCHEMA
-from statestore.values.markers import NeverType
 
 R = TypeVar("R")
 
@@ -61,43 +64,18 @@ class AsyncStateStore(AsyncTransaction, Sweeping):
 
     _database: AsyncDatabase
 
-    def __init__(
-        self,
-        engine: AsyncEngine,
-        *,
-        namespace: str = "default",
-        clock: Clock | None = None,
-        durability: Durability = "full",
-        schema: str = DEFAULT_SCHEMA,
-        max_value_bytes: int = exactjson.MAX_BYTES,
-        cache_max_entries: int | None = 1000,
-        cache_max_bytes: int | None = None,
-        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
-        cache_compress_above: int = codec.COMPRESS_ABOVE,
-        content_hash_invalidation: bool = True,
-        timeout: float | timedelta = 30,
-        retry_for: float | timedelta = 15,
-        slow_call: float | timedelta | None = None,
-    ) -> None:
+    @takes(EngineArguments)
+    def __init__(self, engine: AsyncEngine, **options: Unpack[EngineArguments]) -> None:
         """Use *engine*. See `StateStore`."""
         if not isinstance(engine, AsyncEngine):
             raise InvalidValueError(
                 "engine", f"must be an AsyncEngine, not {type(engine).__name__}; AsyncStateStore.open takes a URL"
             )
-        cache = CacheOptions(
-            max_entries=cache_max_entries,
-            max_bytes=cache_max_bytes,
-            default_ttl=cache_default_ttl,
-            compress_above=cache_compress_above,
-            content_hash_invalidation=content_hash_invalidation,
-        )
-        settings = make_settings(namespace, clock, max_value_bytes, cache)
-        dialect = engines.dialect_of(engine.sync_engine, schema, server_time=clock is None)
-        options = make_options(
-            schema=schema, durability=durability, timeout=timeout, retry_for=retry_for, slow_call=slow_call
-        )
-        verify = Verify(dialect, options, owned=False)
-        self._start(EngineDatabase(engine, dialect, settings, verify=verify, waits=waits_of(options)))
+        checked = StoreOptions(**options)
+        dialect = checked.dialect(engine.sync_engine)
+        verify = Verify(dialect, checked.for_engine(), owned=False)
+        waits = waits_of(checked.for_engine())
+        self._start(EngineDatabase(engine, dialect, checked.settings(), verify=verify, waits=waits))
 
     def _start(self, database: AsyncDatabase) -> None:
         self._database = database
@@ -108,61 +86,22 @@ class AsyncStateStore(AsyncTransaction, Sweeping):
 
     @classmethod
     @entering
-    async def open(
-        cls,
-        url: str | URL | os.PathLike[str] | None = None,
-        *,
-        namespace: str = "default",
-        clock: Clock | None = None,
-        durability: Durability = "full",
-        schema: str = DEFAULT_SCHEMA,
-        max_value_bytes: int = exactjson.MAX_BYTES,
-        cache_max_entries: int | None = 1000,
-        cache_max_bytes: int | None = None,
-        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
-        cache_compress_above: int = codec.COMPRESS_ABOVE,
-        content_hash_invalidation: bool = True,
-        pool_size: int = 10,
-        pool_timeout: timedelta = timedelta(seconds=30),
-        lock_timeout: timedelta | None = None,
-        statement_timeout: timedelta | None = None,
-        prepared_statements: bool | None = None,
-        timeout: float | timedelta = 30,
-        retry_for: float | timedelta = 15,
-        slow_call: float | timedelta | None = None,
-    ) -> Self:
+    @takes(OpenArguments)
+    async def open(cls, url: str | URL | os.PathLike[str] | None = None, **options: Unpack[OpenArguments]) -> Self:
         """Connect to a database: `store = await AsyncStateStore.open(…)`. See `StateStore.open`.
 
         Entered without being awaited, `async with AsyncStateStore.open(…) as store:`, it does the same.
         """
-        cache = CacheOptions(
-            max_entries=cache_max_entries,
-            max_bytes=cache_max_bytes,
-            default_ttl=cache_default_ttl,
-            compress_above=cache_compress_above,
-            content_hash_invalidation=content_hash_invalidation,
-        )
-        settings = make_settings(namespace, clock, max_value_bytes, cache)
-        options = make_options(
-            schema=schema,
-            durability=durability,
-            pool_size=pool_size,
-            pool_timeout=pool_timeout,
-            lock_timeout=lock_timeout,
-            statement_timeout=statement_timeout,
-            prepared_statements=prepared_statements,
-            timeout=timeout,
-            retry_for=retry_for,
-            slow_call=slow_call,
-        )
+        checked = StoreOptions(**options)
         parsed = engines.parse(url)
-        store = cls.__new__(cls)
-        engine = engines.make(parsed, options)
-        dialect = engines.dialect_of(engine, schema, server_time=clock is None)
-        connections = connections_of(engine, dialect, options, owned=True)
-        sync = Database(connections, dialect, settings, waits_of(options), notify.STATEMENTS)
+        engine = engines.make(parsed, checked.for_engine())
+        dialect = checked.dialect(engine)
+        connections = connections_of(engine, dialect, checked.for_engine(), owned=True)
+        waits = waits_of(checked.for_engine())
+        sync = Database(connections, dialect, checked.settings(), waits, notify.STATEMENTS)
         # One thread serves SQLite best: more of them only wait for each other.
-        threads = 1 if dialect.name == "sqlite" else pool_size
+        threads = 1 if dialect.name == "sqlite" else checked.pool_size
+        store = cls.__new__(cls)
         store._start(ThreadedDatabase(sync, threads=threads, one_connection=engines.is_memory(parsed)))
         try:
             await store._database.verify()
@@ -172,32 +111,13 @@ class AsyncStateStore(AsyncTransaction, Sweeping):
         return store
 
     @classmethod
-    async def join(
-        cls,
-        connection: AsyncConnection,
-        *,
-        namespace: str = "default",
-        clock: Clock | None = None,
-        schema: str = DEFAULT_SCHEMA,
-        max_value_bytes: int = exactjson.MAX_BYTES,
-        cache_max_entries: int | None = 1000,
-        cache_max_bytes: int | None = None,
-        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
-        cache_compress_above: int = codec.COMPRESS_ABOVE,
-        content_hash_invalidation: bool = True,
-    ) -> AsyncTransaction:
+    @takes(JoinArguments)
+    async def join(cls, connection: AsyncConnection, **options: Unpack[JoinArguments]) -> AsyncTransaction:
         """The operations inside the caller's own transaction. See `StateStore.join`."""
         if not isinstance(connection, AsyncConnection):
             raise InvalidValueError("connection", f"must be an AsyncConnection, not {type(connection).__name__}")
-        cache = CacheOptions(
-            max_entries=cache_max_entries,
-            max_bytes=cache_max_bytes,
-            default_ttl=cache_default_ttl,
-            compress_above=cache_compress_above,
-            content_hash_invalidation=content_hash_invalidation,
-        )
-        settings = make_settings(namespace, clock, max_value_bytes, cache)
-        dialect = engines.dialect_of(connection.engine.sync_engine, schema, server_time=clock is None)
+        checked = StoreOptions(**options)
+        settings, dialect = checked.settings(), checked.dialect(connection.engine.sync_engine)
         bound = await connection.run_sync(execution.join, dialect, settings)
         state = await connection.run_sync(joined_cache, bound, settings)
         return AsyncTransaction(EngineRunner(connection, bound), settings.namespace, state)

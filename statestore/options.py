@@ -1,20 +1,172 @@
-"""What a store checks of its arguments, and of the database on its first connection."""
+"""What a store is opened with, and what it checks of the database on its first connection."""
 
+import inspect
 import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from functools import wraps
+from typing import Any, TypedDict, TypeVar
 
 from sqlalchemy import Connection, Engine
 
 from statestore import migrate
-from statestore.checking import checks
+from statestore.checking import checks, codec, exactjson
 from statestore.engine import engines
 from statestore.engine.connections import Connections
 from statestore.engine.deadlines import in_seconds
-from statestore.engine.engines import Options
+from statestore.engine.engines import Durability, Options
 from statestore.engine.sql import Clock, Dialect, Settings
 from statestore.engine.waits import Waits
 from statestore.errors import InvalidValueError, SchemaMissingError
 from statestore.repositories.cache.options import CacheOptions
+from statestore.schema import DEFAULT_SCHEMA
+from statestore.values.markers import NeverType
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+class JoinArguments(TypedDict, total=False):
+    """What `join` takes: all that does not concern the connection."""
+
+    namespace: str
+    clock: Clock | None
+    schema: str
+    max_value_bytes: int
+    cache_max_entries: int | None
+    cache_max_bytes: int | None
+    cache_default_ttl: timedelta | NeverType
+    cache_compress_above: int
+    content_hash_invalidation: bool
+
+
+class EngineArguments(JoinArguments, total=False):
+    """What a store on a caller's engine takes."""
+
+    durability: Durability
+    timeout: float | timedelta
+    retry_for: float | timedelta
+    slow_call: float | timedelta | None
+
+
+class OpenArguments(EngineArguments, total=False):
+    """What `open` takes beside the URL."""
+
+    pool_size: int
+    pool_timeout: timedelta
+    lock_timeout: timedelta | None
+    statement_timeout: timedelta | None
+    prepared_statements: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """What a store was opened with; `StateStore.open` explains each. Checked as a whole when it is made."""
+
+    namespace: str = "default"
+    clock: Clock | None = None
+    durability: Durability = "full"
+    schema: str = DEFAULT_SCHEMA
+    max_value_bytes: int = exactjson.MAX_BYTES
+    cache_max_entries: int | None = 1000
+    cache_max_bytes: int | None = None
+    cache_default_ttl: timedelta | NeverType = timedelta(hours=1)
+    cache_compress_above: int = codec.COMPRESS_ABOVE
+    content_hash_invalidation: bool = True
+    pool_size: int = 10
+    pool_timeout: timedelta = timedelta(seconds=30)
+    lock_timeout: timedelta | None = None
+    statement_timeout: timedelta | None = None
+    prepared_statements: bool | None = None
+    timeout: float | timedelta = 30
+    retry_for: float | timedelta = 15
+    slow_call: float | timedelta | None = None
+
+    def __post_init__(self) -> None:
+        checks.key(self.namespace, "namespace")
+        if self.clock is not None and not callable(self.clock):
+            raise InvalidValueError("clock", "must be callable and return an aware datetime")
+        checks.count(self.max_value_bytes, "max_value_bytes", least=1)
+        self.cache()
+        checks.schema_name(self.schema)
+        checks.one_of(self.durability, ("full", "normal"), "durability")
+        if not isinstance(self.prepared_statements, bool | None):
+            raise InvalidValueError("prepared_statements", "must be True, False, or None to find out")
+        checks.count(self.pool_size, "pool_size", least=1)
+        for name in ("pool_timeout", "lock_timeout", "statement_timeout"):
+            checks.ttl(getattr(self, name), name)
+        if self.pool_timeout is None:
+            raise InvalidValueError("pool_timeout", "must be a timedelta; how long to wait for a free connection")
+        self.for_engine()
+
+    def cache(self) -> CacheOptions:
+        """What concerns the cache."""
+        return CacheOptions(
+            max_entries=self.cache_max_entries,
+            max_bytes=self.cache_max_bytes,
+            default_ttl=self.cache_default_ttl,
+            compress_above=self.cache_compress_above,
+            content_hash_invalidation=self.content_hash_invalidation,
+        )
+
+    def settings(self) -> Settings:
+        """What concerns repositories."""
+        return Settings(
+            namespace=self.namespace,
+            clock=self.clock,
+            max_value_bytes=self.max_value_bytes,
+            families={CacheOptions: self.cache()},
+        )
+
+    def for_engine(self) -> Options:
+        """What concerns connections."""
+        return Options(
+            schema=self.schema,
+            durability=self.durability,
+            pool_size=self.pool_size,
+            pool_timeout=self.pool_timeout,
+            lock_timeout=self.lock_timeout,
+            statement_timeout=self.statement_timeout,
+            prepared_statements=self.prepared_statements,
+            timeout=in_seconds(self.timeout, "timeout"),
+            retry_for=in_seconds(self.retry_for, "retry_for"),
+            slow_call=None if self.slow_call is None else in_seconds(self.slow_call, "slow_call"),
+        )
+
+    def dialect(self, engine: Engine) -> Dialect:
+        return engines.dialect_of(engine, self.schema, server_time=self.clock is None)
+
+
+def takes(arguments: type[Any]) -> Callable[[M], M]:
+    """Show the options that a method takes as if they were written in its signature, and refuse any other."""
+
+    def decorate(method: M) -> M:
+        signature = inspect.signature(method)
+        shown = [
+            parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD
+        ]
+        options = [
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for field in fields(StoreOptions)
+            if field.name in arguments.__optional_keys__
+        ]
+        signature = signature.replace(parameters=[*shown, *options])
+
+        @wraps(method)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            signature.bind(*args, **kwargs)
+            return method(*args, **kwargs)
+
+        @wraps(method)
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            signature.bind(*args, **kwargs)
+            return await method(*args, **kwargs)
+
+        taking: Any = call_async if inspect.iscoroutinefunction(method) else call
+        taking.__signature__ = signature
+        return taking  # type: ignore[no-any-return]
+
+    return decorate
 
 
 class Verify:
@@ -36,34 +188,6 @@ class Verify:
             if self._dialect.name != "sqlite" or not self._owned:
                 raise
             migrate.upgrade(connection)
-
-
-def make_settings(namespace: str, clock: Clock | None, max_value_bytes: int, cache: CacheOptions) -> Settings:
-    if clock is not None and not callable(clock):
-        raise InvalidValueError("clock", "must be callable and return an aware datetime")
-    checks.count(max_value_bytes, "max_value_bytes", least=1)
-    return Settings(
-        namespace=checks.key(namespace, "namespace"),
-        clock=clock,
-        max_value_bytes=max_value_bytes,
-        families={CacheOptions: cache},
-    )
-
-
-def make_options(**values: Any) -> Options:
-    checks.schema_name(values["schema"])
-    checks.one_of(values["durability"], ("full", "normal"), "durability")
-    if not isinstance(values.get("prepared_statements"), bool | None):
-        raise InvalidValueError("prepared_statements", "must be True, False, or None to find out")
-    checks.count(values.get("pool_size", 1), "pool_size", least=1)
-    for name in ("pool_timeout", "lock_timeout", "statement_timeout"):
-        checks.ttl(values.get(name), name)
-    if values.get("pool_timeout", 1) is None:
-        raise InvalidValueError("pool_timeout", "must be a timedelta; how long to wait for a free connection")
-    for name in ("timeout", "retry_for", "slow_call"):
-        if values.get(name) is not None or name != "slow_call":
-            values[name] = in_seconds(values[name], name)
-    return Options(**values)
 
 
 def connections_of(engine: Engine, dialect: Dialect, options: Options, *, owned: bool) -> Connections:

@@ -4,17 +4,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 from sqlalchemy import URL, Connection, Engine
 
-from statestore.checking import codec, exactjson
 from statestore.engine import engines, execution, hosts
 from statestore.engine.database import Database, Runner
-from statestore.engine.engines import Durability, Options
-from statestore.engine.sql import Clock, Settings
 from statestore.engine.telemetry import Hook
 from statestore.engine.waits import pauses
 from statestore.errors import InvalidValueError, StoreClosedError, UnavailableError
@@ -28,12 +24,18 @@ from statestore.operations.state import State
 from statestore.operations.store import StoreOperations
 from statestore.operations.sweeping import Sweeping
 from statestore.operations.usage import UsageReports
-from statestore.options import connections_of, make_options, make_settings, waits_of
+from statestore.options import (
+    EngineArguments,
+    JoinArguments,
+    OpenArguments,
+    StoreOptions,
+    connections_of,
+    takes,
+    waits_of,
+)
 from statestore.repositories.cache.limits import CacheState
 from statestore.repositories.cache.options import CacheOptions
 from statestore.repositories.history import notify
-from statestore.schema import DEFAULT_SCHEMA
-from statestore.values.markers import NeverType
 
 R = TypeVar("R")
 
@@ -63,24 +65,8 @@ class StateStore(Transaction, Sweeping):
 
     _database: Database
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        namespace: str = "default",
-        clock: Clock | None = None,
-        durability: Durability = "full",
-        schema: str = DEFAULT_SCHEMA,
-        max_value_bytes: int = exactjson.MAX_BYTES,
-        cache_max_entries: int | None = 1000,
-        cache_max_bytes: int | None = None,
-        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
-        cache_compress_above: int = codec.COMPRESS_ABOVE,
-        content_hash_invalidation: bool = True,
-        timeout: float | timedelta = 30,
-        retry_for: float | timedelta = 15,
-        slow_call: float | timedelta | None = None,
-    ) -> None:
+    @takes(EngineArguments)
+    def __init__(self, engine: Engine, **options: Unpack[EngineArguments]) -> None:
         """Use *engine*. Its database must have the tables; see `statestore.migrate`.
 
         Arguments are those of `open`. A SQLite engine is checked at the first operation, and refused with
@@ -90,50 +76,18 @@ class StateStore(Transaction, Sweeping):
             raise InvalidValueError(
                 "engine", f"must be an Engine, not {type(engine).__name__}; StateStore.open takes a URL"
             )
-        cache = CacheOptions(
-            max_entries=cache_max_entries,
-            max_bytes=cache_max_bytes,
-            default_ttl=cache_default_ttl,
-            compress_above=cache_compress_above,
-            content_hash_invalidation=content_hash_invalidation,
-        )
-        settings = make_settings(namespace, clock, max_value_bytes, cache)
-        options = make_options(
-            schema=schema, durability=durability, timeout=timeout, retry_for=retry_for, slow_call=slow_call
-        )
-        self._start(engine, settings, options)
+        self._start(engine, StoreOptions(**options))
 
-    def _start(self, engine: Engine, settings: Settings, options: Options, *, owned: bool = False) -> None:
-        dialect = engines.dialect_of(engine, options.schema, server_time=settings.clock is None)
-        connections = connections_of(engine, dialect, options, owned=owned)
-        self._database = Database(connections, dialect, settings, waits_of(options), notify.STATEMENTS)
+    def _start(self, engine: Engine, options: StoreOptions, *, owned: bool = False) -> None:
+        settings, dialect = options.settings(), options.dialect(engine)
+        connections = connections_of(engine, dialect, options.for_engine(), owned=owned)
+        self._database = Database(connections, dialect, settings, waits_of(options.for_engine()), notify.STATEMENTS)
         self._cache_state = CacheState(settings.of(CacheOptions), max_value_bytes=settings.max_value_bytes)
         super().__init__(self._database, settings.namespace, self._cache_state)
 
     @classmethod
-    def open(
-        cls,
-        url: str | URL | os.PathLike[str] | None = None,
-        *,
-        namespace: str = "default",
-        clock: Clock | None = None,
-        durability: Durability = "full",
-        schema: str = DEFAULT_SCHEMA,
-        max_value_bytes: int = exactjson.MAX_BYTES,
-        cache_max_entries: int | None = 1000,
-        cache_max_bytes: int | None = None,
-        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
-        cache_compress_above: int = codec.COMPRESS_ABOVE,
-        content_hash_invalidation: bool = True,
-        pool_size: int = 10,
-        pool_timeout: timedelta = timedelta(seconds=30),
-        lock_timeout: timedelta | None = None,
-        statement_timeout: timedelta | None = None,
-        prepared_statements: bool | None = None,
-        timeout: float | timedelta = 30,
-        retry_for: float | timedelta = 15,
-        slow_call: float | timedelta | None = None,
-    ) -> Self:
+    @takes(OpenArguments)
+    def open(cls, url: str | URL | os.PathLike[str] | None = None, **options: Unpack[OpenArguments]) -> Self:
         """Connect to a database.
 
         Args:
@@ -172,29 +126,9 @@ class StateStore(Transaction, Sweeping):
             SchemaError: The tables are missing (on PostgreSQL), older than this version, or newer in a way that it
                 cannot use.
         """
-        cache = CacheOptions(
-            max_entries=cache_max_entries,
-            max_bytes=cache_max_bytes,
-            default_ttl=cache_default_ttl,
-            compress_above=cache_compress_above,
-            content_hash_invalidation=content_hash_invalidation,
-        )
-        settings = make_settings(namespace, clock, max_value_bytes, cache)
-        options = make_options(
-            schema=schema,
-            durability=durability,
-            pool_size=pool_size,
-            pool_timeout=pool_timeout,
-            lock_timeout=lock_timeout,
-            statement_timeout=statement_timeout,
-            prepared_statements=prepared_statements,
-            timeout=timeout,
-            retry_for=retry_for,
-            slow_call=slow_call,
-        )
-        parsed = engines.parse(url)
+        checked = StoreOptions(**options)
         store = cls.__new__(cls)
-        store._start(engines.make(parsed, options), settings, options, owned=True)
+        store._start(engines.make(engines.parse(url), checked.for_engine()), checked, owned=True)
         try:
             store._database.verify()
         except BaseException:
@@ -203,36 +137,17 @@ class StateStore(Transaction, Sweeping):
         return store
 
     @classmethod
-    def join(
-        cls,
-        connection: Connection,
-        *,
-        namespace: str = "default",
-        clock: Clock | None = None,
-        schema: str = DEFAULT_SCHEMA,
-        max_value_bytes: int = exactjson.MAX_BYTES,
-        cache_max_entries: int | None = 1000,
-        cache_max_bytes: int | None = None,
-        cache_default_ttl: timedelta | NeverType = timedelta(hours=1),
-        cache_compress_above: int = codec.COMPRESS_ABOVE,
-        content_hash_invalidation: bool = True,
-    ) -> Transaction:
+    @takes(JoinArguments)
+    def join(cls, connection: Connection, **options: Unpack[JoinArguments]) -> Transaction:
         """The operations inside the caller's own transaction on *connection*, which the caller commits or rolls back.
 
         Nothing is retried. On SQLite the transaction is made one that writes, so that it cannot lose an update.
         """
         if not isinstance(connection, Connection):
             raise InvalidValueError("connection", f"must be a Connection, not {type(connection).__name__}")
-        cache = CacheOptions(
-            max_entries=cache_max_entries,
-            max_bytes=cache_max_bytes,
-            default_ttl=cache_default_ttl,
-            compress_above=cache_compress_above,
-            content_hash_invalidation=content_hash_invalidation,
-        )
-        settings = make_settings(namespace, clock, max_value_bytes, cache)
-        dialect = engines.dialect_of(connection.engine, schema, server_time=clock is None)
-        runner = execution.join(connection, dialect, settings)
+        checked = StoreOptions(**options)
+        settings = checked.settings()
+        runner = execution.join(connection, checked.dialect(connection.engine), settings)
         return Transaction(runner, settings.namespace, joined_cache(connection, runner, settings))
 
     @property
