@@ -60,7 +60,7 @@ CHOICES = (
     Choice("two statements for a fork", "postgresql", "ForksUnknown", ("read_fork_8", "read_fork_0"), own=True),
     Choice("no groups, threads", "sqlite", "NoGroups", ("appends_32", "mixed_32"), own=True),
     Choice("no groups, tasks", "sqlite", "AsyncNoGroups", ("appends_32", "mixed_32"), style="async", own=True),
-    Choice("threads take no turns", "sqlite", "NoTurnstile", ("appends_32", "mixed_32", "mixed_8", "append_1"),
+    Choice("threads take no turns", "sqlite", "NoFairLock", ("appends_32", "mixed_32", "mixed_8", "append_1"),
            own=True),
     Choice("aiosqlite below SQLAlchemy's asyncio instead of a worker thread", "sqlite", "OnAsyncEngine",
            ("append_1", "read_20", "state_get", "mixed_8", "mixed_32"), style="async", own=True),

@@ -48,7 +48,7 @@ class AsyncNoReadGroups(AsyncStatestore):
         self.store._database._batches[READS] = _Alone(self.store._database._run)
 
 
-class NoTurnstile(Statestore):
+class NoFairLock(Statestore):
     """Threads work on SQLite whenever they come."""
 
     def open(self, url: str) -> None:

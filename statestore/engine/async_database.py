@@ -65,7 +65,7 @@ def forked() -> StoreClosedError:
 
 
 @asynccontextmanager
-async def taking_turn(lock: asyncio.Lock, until: float) -> AsyncIterator[None]:
+async def locked(lock: asyncio.Lock, until: float) -> AsyncIterator[None]:
     """Hold *lock*; what has to have it waits *until* then, on the monotonic clock."""
     try:
         async with asyncio.timeout(None if until == math.inf else max(0.0, until - time.monotonic())):

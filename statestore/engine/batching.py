@@ -1,14 +1,14 @@
 """Calls that wait at the same moment travel together.
 
-A round trip does not get cheaper by being alone, nor does a commit, nor a thread's hand-over. So a call that finds no
-other under way goes at once, by itself; those that come meanwhile wait for it, and then go as a group, which somebody
-else knows how to carry out. (Of tasks that come in crowds also the first waits for the others of its turn of the event
-loop.) What a group leaves over is run by itself, each for its own caller, who gets its own error.
+A round trip, a commit and a hand-over between threads cost the same for one call as for many. So a call that finds no
+other under way runs at once, by itself; calls that arrive meanwhile wait for it and then run as a batch. (In a crowd of
+tasks the first one also waits for the others of its iteration of the event loop.) What a batch leaves over is run call
+by call, and each caller gets its own error.
 
-Each call has a key. While one is under way, later ones with its key wait, and go in the order in which they came. The
-others wait no longer than `PATIENCE` for what is under way: past that, as many are under way as there are connections.
-Those with its key wait for longer, and then a few of them go past it, too: its connection may be dead. And every call
-leaves at its own deadline, wherever it waits.
+Each call has a key. While a call is under way, later calls with its key wait and run in the order in which they came.
+Calls with other keys wait at most `PATIENCE`; after that, as many calls run at once as there are connections. Calls
+with the same key wait longer, and then a few of them overtake it: its connection may be dead. Every call leaves at its
+own deadline, wherever it waits.
 """
 
 import time
@@ -19,28 +19,28 @@ from statestore.engine.calls import Call, Mode
 from statestore.engine.deadlines import out_of_time
 from statestore.errors import CommitUnknownError, UnavailableError
 
-_LARGEST_GROUP = 64
-# Seconds. Longer than a group takes, by far, where nobody waits for a lock; shorter than anybody would like to wait.
+_LARGEST_BATCH = 64
+# Seconds: far longer than a batch takes when nobody waits for a lock, and shorter than a caller would notice.
 PATIENCE = 0.02
-# Seconds. What takes longer on a database that works is most likely waiting for a lock, which those behind it would do
-# as well; so only a few of one key go past each other, and the other connections stay free.
+# Seconds. On a database that works, a call that takes longer is most likely waiting for a lock, as the calls behind it
+# would; so only a few calls with one key overtake each other, and the other connections stay free.
 _PATIENCE_WITHIN_KEY = 1.0
 _MOST_OF_ONE_KEY = 3
 
 Together: TypeAlias = Callable[[Sequence[Call], float], list[Any]]
-"""Carries out the calls of a group, until a moment on the monotonic clock. A result for each; None for one that has to
+"""Carries out the calls of a batch, until a moment on the monotonic clock. A result for each; None for one that has to
 be run by itself."""
 
 
 class Waiting(Protocol):
-    """A call that waits for its group."""
+    """A call that waits for its batch."""
 
     call: Call
     key: Hashable
 
 
 class Run:
-    """One call alone, or one group, that is under way."""
+    """One call alone, or one batch, that is under way."""
 
     __slots__ = ("ended", "keys", "since")
 
@@ -50,8 +50,8 @@ class Run:
         self.since = time.monotonic()
 
 
-class Turns:
-    """Which calls may go now: one at a time, a group counting as one, except past what takes long.
+class Schedule:
+    """Which calls may go now: one at a time, a batch counting as one, except past what takes long.
 
     Without *patience* nothing goes past anything.
     """
@@ -62,7 +62,7 @@ class Turns:
         self._patience = patience
         self.current: Run | None = None
         self.crowded = False
-        """Whether the latest group was more than one: then others are about to come."""
+        """Whether the latest batch was more than one: then others are about to come."""
         self.waiting: list[Any] = []
         self._busy: dict[Hashable, list[Run]] = {}
 
@@ -111,19 +111,19 @@ class Turns:
         ):
             self.current = None
 
-    def group_may_go(self) -> bool:
+    def batch_may_go(self) -> bool:
         return self.current is None and any(not self._is_busy(waiting.key) for waiting in self.waiting)
 
     def take(self) -> list[Any]:
-        """Take as many as fit one group out of those that wait, in the order in which they came."""
-        group: list[Any] = []
+        """Take as many as fit one batch out of those that wait, in the order in which they came."""
+        batch: list[Any] = []
         rest: list[Any] = []
         for waiting in self.waiting:
-            fits = len(group) < _LARGEST_GROUP and not self._is_busy(waiting.key)
-            (group if fits else rest).append(waiting)
+            fits = len(batch) < _LARGEST_BATCH and not self._is_busy(waiting.key)
+            (batch if fits else rest).append(waiting)
         self.waiting = rest
-        self.crowded = len(group) > 1
-        return group
+        self.crowded = len(batch) > 1
+        return batch
 
     def _is_busy(self, key: Hashable) -> bool:
         runs = self._busy.get(key)
@@ -135,7 +135,7 @@ class Turns:
 
 
 def too_late(call: Call, *, under_way: bool) -> UnavailableError | CommitUnknownError:
-    """The error of a call that leaves its group at its deadline, while that is *under way* or before."""
+    """The error of a call that leaves its batch at its deadline, while that is *under way* or before."""
     call.given_up = True
     return out_of_time(call.unsettled or (under_way and call.mode is not Mode.READ))
 
@@ -143,23 +143,23 @@ def too_late(call: Call, *, under_way: bool) -> UnavailableError | CommitUnknown
 W = TypeVar("W", bound=Waiting)
 
 
-def keys_of(group: "Iterable[Waiting]") -> list[Hashable]:
-    """Each key of a group once, in order."""
-    return list(dict.fromkeys(waiting.key for waiting in group))
+def keys_of(batch: "Iterable[Waiting]") -> list[Hashable]:
+    """Each key of a batch once, in order."""
+    return list(dict.fromkeys(waiting.key for waiting in batch))
 
 
-def left_of(group: Sequence[W], results: Sequence[Any]) -> dict[Hashable, list[W]]:
+def left_of(batch: Sequence[W], results: Sequence[Any]) -> dict[Hashable, list[W]]:
     """What has to be run by itself, by key: those with the same one go in the order in which they came."""
     left: dict[Hashable, list[W]] = {}
-    for waiting, result in zip(group, results, strict=True):
+    for waiting, result in zip(batch, results, strict=True):
         if result is None:
             left.setdefault(waiting.key, []).append(waiting)
     return left
 
 
-def unknown(group: "Sequence[Waiting]") -> list[Any]:
+def unknown(batch: "Sequence[Waiting]") -> list[Any]:
     """The results where it is not known what was done: each finds out by itself, as at any second try."""
-    for waiting in group:
+    for waiting in batch:
         waiting.call.attempt += 1
         waiting.call.unsettled = waiting.call.mode is not Mode.READ
-    return [None] * len(group)
+    return [None] * len(batch)

@@ -268,7 +268,7 @@ class Database:
         with self._writing(until):
             ticket: Ticket = ANY_TIME
             try:
-                # Before the connection, as everywhere: one of few may be with somebody who waits for his turn.
+                # Before the connection, as everywhere: one of few may be with somebody who waits here.
                 ticket = self._fair_lock.enter()
                 with self._connections.connected(until) as connection, self._watched(connection, until):
                     self._in_transaction(connection, work, until, ticket)

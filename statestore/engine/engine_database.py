@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import StaticPool
 
 from statestore.engine import forking, hosts
-from statestore.engine.async_database import AsyncRunner, abandon, finished, forked, give_up, taking_turn, unseen
+from statestore.engine.async_database import AsyncRunner, abandon, finished, forked, give_up, locked, unseen
 from statestore.engine.calls import Call, Mode
 from statestore.engine.connections import Verify
 from statestore.engine.deadlines import GRACE, ends_at, out_of_time
@@ -120,8 +120,8 @@ class EngineDatabase:
         """As `Database.snapshot`."""
         until = ends_at(self._waits.timeout)
         # Where all share one connection, nobody may begin a transaction within this one.
-        turn = self._writing(until) if isinstance(self.engine.pool, StaticPool) else nullcontext()
-        async with turn, self._begun(until, snapshot=True, read_only=read_only) as (connection, transaction, bound):
+        alone = self._writing(until) if isinstance(self.engine.pool, StaticPool) else nullcontext()
+        async with alone, self._begun(until, snapshot=True, read_only=read_only) as (connection, transaction, bound):
             yield EngineRunner(connection, bound)
             bound.check_process()
             bound.finish()
@@ -279,7 +279,7 @@ class EngineDatabase:
     def _writing(self, until: float, call: Call | None = None) -> AbstractAsyncContextManager[None]:
         if self._writer is None or (call is not None and call.mode is Mode.READ):
             return nullcontext()
-        return taking_turn(self._writer, until)
+        return locked(self._writer, until)
 
 
 class EngineRunner:

@@ -68,7 +68,7 @@ def is_memory(url: URL) -> bool:
 
 def size_of(url: URL, options: Options) -> int:
     """How many connections an engine of ours has at most."""
-    # An in-memory database is its only connection: callers take turns on it.
+    # An in-memory database is its only connection: callers queue for it.
     return 1 if is_memory(url) else options.pool_size
 
 

@@ -1,4 +1,4 @@
-"""Threads that take turns, to stay out of each other's way."""
+"""A lock that threads get in the order in which they ask for it, and overtake if its holder takes long."""
 
 import threading
 import time
@@ -9,13 +9,13 @@ _PATIENCE = 0.02
 
 
 class Ticket(Protocol):
-    """Shows that its holder is inside. To leave twice does nothing."""
+    """Shows that its holder is inside. Leaving twice does nothing."""
 
     def leave(self) -> None: ...
 
 
 class _AnyTime:
-    """A turnstile that is open: everybody may go on at any time."""
+    """A lock that is always free."""
 
     def enter(self) -> Ticket:
         return self
@@ -28,11 +28,11 @@ ANY_TIME = _AnyTime()
 
 
 class FairLock:
-    """Lets threads in one after the other, in the order in which they come, except past one that takes long.
+    """Lets threads in one at a time, in the order in which they come; one that takes long is overtaken.
 
-    Threads that work with SQLite at the same time fight for the interpreter's lock, which sqlite3 gives up at every
-    step: 32 of them get a third done of what they do one by one. This is for speed alone: nothing may depend on being
-    alone inside. Who has been inside for longer than *patience*, in seconds, is not waited for any more.
+    Threads that use SQLite at the same time compete for the interpreter's lock, which sqlite3 releases at every step: 32
+    of them get a third as much done as they do one at a time. This lock is for speed alone; nothing may depend on being
+    alone inside. A thread that has been inside for longer than *patience*, in seconds, no longer keeps others out.
     """
 
     def __init__(self, patience: float = _PATIENCE) -> None:
@@ -43,7 +43,7 @@ class FairLock:
         self._since = 0.0
 
     def enter(self) -> Ticket:
-        """Wait for one's turn. What is returned must be left with, whatever happens inside."""
+        """Wait until this thread may go on. The caller must leave with the ticket, whatever happens inside."""
         ticket = _Ticket(self)
         with self._lock:
             if self._inside is None:
@@ -82,11 +82,11 @@ class FairLock:
 class _Ticket:
     __slots__ = ("_fair_lock", "_left", "come")
 
-    def __init__(self, turnstile: FairLock) -> None:
-        self._fair_lock = turnstile
+    def __init__(self, lock: FairLock) -> None:
+        self._fair_lock = lock
         self._left = False
         self.come: threading.Lock | None = None
-        """Held until one's turn has come; for who has to wait for it only."""
+        """Held until the ticket is called; only for those who have to wait."""
 
     def leave(self) -> None:
         if not self._left:

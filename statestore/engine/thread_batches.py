@@ -1,4 +1,4 @@
-"""Groups of the calls of threads. The first of a group runs it for all; see `grouping`."""
+"""Batches of the calls of threads. The first of a batch runs it for all; see `batching`."""
 
 import math
 import threading
@@ -6,19 +6,19 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from statestore.engine.batching import PATIENCE, Run, Together, Turns, keys_of, left_of, too_late, unknown
+from statestore.engine.batching import PATIENCE, Run, Schedule, Together, keys_of, left_of, too_late, unknown
 from statestore.engine.calls import Call
 
 
 class ThreadBatches:
-    """Runs calls of threads, in groups where several wait. The first of a group runs it for all."""
+    """Runs calls of threads, in batches where several wait. The first of a batch runs it for all."""
 
     def __init__(self, alone: Callable[[Call], Any], together: Together, *, patience: float | None = PATIENCE) -> None:
         """*patience*: after how many seconds others go past what is under way; None for never."""
         self._alone = alone
         self._together = together
         self._patience = patience
-        self._turns = Turns(patience)
+        self._schedule = Schedule(patience)
         self._lock = threading.RLock()  # See `Watchdog`.
 
     def run(self, call: Call, key: Hashable) -> Any:
@@ -26,10 +26,10 @@ class ThreadBatches:
         waiting = _WaitingThread(call, key)
         try:
             with self._lock:
-                if self._turns.may_go_alone(key):
-                    run = self._turns.begin([key])
+                if self._schedule.may_go_alone(key):
+                    run = self._schedule.begin([key])
                 else:
-                    self._turns.waiting.append(waiting)
+                    self._schedule.waiting.append(waiting)
             if run is not None:
                 return self._alone(call)
         finally:
@@ -44,11 +44,11 @@ class ThreadBatches:
         return waiting.result
 
     def _see_through(self, waiting: "_WaitingThread") -> BaseException | None:
-        """Wait, and do for the group what falls to this thread. Returns what has interrupted it meanwhile."""
+        """Wait, and do for the batch what falls to this thread. Returns what has interrupted it meanwhile."""
         interrupt: BaseException | None = None
         while True:
             interrupt = self._wait(waiting) or interrupt
-            if waiting.group:
+            if waiting.batch:
                 interrupt = self._lead(waiting) or interrupt
             elif waiting.is_left and waiting.error is None:
                 self._run_left(waiting)
@@ -69,7 +69,7 @@ class ThreadBatches:
                     return interrupt
                 self._go_past()
             except BaseException as exc:
-                # Ctrl-C most likely: leave, but not with a group or a write under way.
+                # Ctrl-C most likely: leave, but not with a batch or a write under way.
                 if self._take_back(waiting):
                     raise
                 interrupt = exc
@@ -79,29 +79,29 @@ class ThreadBatches:
         with self._lock:
             if waiting.settled.is_set():
                 return False
-            under_way = waiting not in self._turns.waiting
+            under_way = waiting not in self._schedule.waiting
             if not under_way:
-                self._turns.waiting.remove(waiting)
-            # One that was left over by its group waits for those before it, and has not begun again.
+                self._schedule.waiting.remove(waiting)
+            # One that was left over by its batch waits for those before it, and has not begun again.
             waiting.error = too_late(waiting.call, under_way=under_way and not waiting.in_chain)
             waiting.settled.set()
             return True
 
     def _lead(self, first: "_WaitingThread") -> BaseException | None:
         interrupt: BaseException | None = None
-        group, first.group = first.group, []
+        batch, first.batch = first.batch, []
         first.settled.clear()
         try:
-            results = self._together([waiting.call for waiting in group], first.call.ends_at)
+            results = self._together([waiting.call for waiting in batch], first.call.ends_at)
         except BaseException as exc:
             interrupt = None if isinstance(exc, Exception) else exc
-            results = unknown(group)
-        left = left_of(group, results)
+            results = unknown(batch)
+        left = left_of(batch, results)
         run = first.run
         assert run is not None
         with self._lock:
-            self._turns.end(run, left)
-            for waiting, result in zip(group, results, strict=True):
+            self._schedule.end(run, left)
+            for waiting, result in zip(batch, results, strict=True):
                 waiting.result = result
                 if result is not None:
                     waiting.settled.set()
@@ -117,10 +117,10 @@ class ThreadBatches:
         for index, waiting in enumerate(chain):
             if waiting.error is None:
                 waiting.is_left, waiting.behind = True, chain[index + 1 :]
-                waiting.run = self._turns.renew(key, run)
+                waiting.run = self._schedule.renew(key, run)
                 waiting.settled.set()
                 return
-        self._turns.free(key, run)
+        self._schedule.free(key, run)
 
     def _run_left(self, waiting: "_WaitingThread") -> None:
         run = waiting.run
@@ -136,47 +136,47 @@ class ThreadBatches:
 
     def _end(self, run: Run) -> None:
         with self._lock:
-            self._turns.end(run)
+            self._schedule.end(run)
         self._start()
 
     def _start(self) -> None:
-        """Wake the first of the next group, if one may go now."""
+        """Wake the first of the next batch, if one may go now."""
         with self._lock:
-            if self._turns.group_may_go():
-                group = self._turns.take()
-                first = group[0]
-                first.run = self._turns.begin(keys_of(group))
-                first.group = group
+            if self._schedule.batch_may_go():
+                batch = self._schedule.take()
+                first = batch[0]
+                first.run = self._schedule.begin(keys_of(batch))
+                first.batch = batch
                 first.settled.set()
 
     def _go_past(self) -> None:
         with self._lock:
-            self._turns.overtake()
+            self._schedule.overtake()
         self._start()
 
     def _take_back(self, waiting: "_WaitingThread") -> bool:
         with self._lock:
-            if waiting not in self._turns.waiting:
+            if waiting not in self._schedule.waiting:
                 return False
-            self._turns.waiting.remove(waiting)
+            self._schedule.waiting.remove(waiting)
             return True
 
 
 class _WaitingThread:
-    """A call that waits for its result; or for leading its group, or for being run by its own thread after all."""
+    """A call that waits for its result; or for leading its batch, or for being run by its own thread after all."""
 
-    __slots__ = ("behind", "call", "error", "group", "in_chain", "is_left", "key", "result", "run", "settled")
+    __slots__ = ("batch", "behind", "call", "error", "in_chain", "is_left", "key", "result", "run", "settled")
 
     def __init__(self, call: Call, key: Hashable) -> None:
         self.call = call
         self.key = key
         self.settled = threading.Event()
-        self.group: list[_WaitingThread] = []
+        self.batch: list[_WaitingThread] = []
         self.run: Run | None = None
         self.in_chain = False
-        """Whether its group has left it over, behind others with its key perhaps."""
+        """Whether its batch has left it over, behind others with its key perhaps."""
         self.is_left = False
-        """Whether it is its own turn to be run by itself."""
+        """Whether it is to be run by itself now."""
         self.behind: list[_WaitingThread] = []
         """Those with the same key that go after it, where all were left."""
         self.result: Any = None

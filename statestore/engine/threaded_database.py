@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from statestore.engine import forking, hosts
-from statestore.engine.async_database import AsyncRunner, finished, forked, give_up, taking_turn
+from statestore.engine.async_database import AsyncRunner, finished, forked, give_up, locked
 from statestore.engine.batches import Batching, carry_out
 from statestore.engine.batching import PATIENCE, too_late
 from statestore.engine.calls import Call, Mode
@@ -33,12 +33,12 @@ class ThreadedDatabase:
         self._watchers = database.telemetry.watchers
         self._generation = forking.generation()
         self._workers = Workers(threads, "statestore", spare=3 if database.dialect.name == "sqlite" else 0)
-        # SQLite has one writer. Tasks take turns here, so that none of them blocks a thread that another one needs;
+        # SQLite has one writer. Tasks queue here, so that none of them blocks a thread that another one needs;
         # readers too, where the database is a single connection.
-        self._turn = asyncio.Lock() if database.dialect.name == "sqlite" else None
+        self._serial = asyncio.Lock() if database.dialect.name == "sqlite" else None
         self._one_connection = one_connection
         # A transaction has its connection, and must not wait for a thread that waits for just that, or for its locks.
-        self._steps = self._workers if self._turn else Workers(threads, "statestore-transaction")
+        self._steps = self._workers if self._serial else Workers(threads, "statestore-transaction")
         self._batches: dict[Batching[Any], TaskBatches] = {}
 
     @property
@@ -72,7 +72,7 @@ class ThreadedDatabase:
         self._check_process()
         call.ends_at = ends_at(self.database.waits.timeout)
         batching = call.batching
-        if batching is not None and (self._turn is None or batching.writes):
+        if batching is not None and (self._serial is None or batching.writes):
             key = batching.key(call, self.settings)
             if key is not None:
                 return await self._batches_of(batching).run(call, key)
@@ -83,16 +83,21 @@ class ThreadedDatabase:
         found = self._batches.get(batching)
         if found is None:
             together = partial(carry_out, batching, self.database)
-            patience = None if self._turn else PATIENCE
+            patience = None if self._serial else PATIENCE
             found = self._batches[batching] = TaskBatches(
-                self._run_alone, together, self._workers, self._in_turn, to_the_end=batching.writes, patience=patience
+                self._run_alone,
+                together,
+                self._workers,
+                self._serialized,
+                to_the_end=batching.writes,
+                patience=patience,
             )
         return found
 
     async def _run_alone(self, call: Call) -> Any:
-        if self._turn is None or (call.mode is Mode.READ and not self._one_connection):
+        if self._serial is None or (call.mode is Mode.READ and not self._one_connection):
             return await self._work(call)
-        async with taking_turn(self._turn, call.waits_until(math.inf)):
+        async with locked(self._serial, call.waits_until(math.inf)):
             return await self._work(call)
 
     async def _work(self, call: Call) -> Any:
@@ -104,8 +109,8 @@ class ThreadedDatabase:
             late=lambda begun: too_late(call, under_way=begun),
         )
 
-    def _in_turn(self, until: float) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if self._turn is None else taking_turn(self._turn, until)
+    def _serialized(self, until: float) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self._serial is None else locked(self._serial, until)
 
     def _check_process(self) -> None:
         if self._generation != forking.generation():
@@ -116,7 +121,7 @@ class ThreadedDatabase:
         """As `Database.transaction`."""
         self._check_process()
         waiter = Waiter(ends_at(self.database.waits.timeout))
-        async with self._in_turn(waiter.until), self._inside(self.database.transaction(waiter), waiter) as runner:
+        async with self._serialized(waiter.until), self._inside(self.database.transaction(waiter), waiter) as runner:
             yield runner
 
     @asynccontextmanager
@@ -124,8 +129,8 @@ class ThreadedDatabase:
         """As `Database.snapshot`."""
         self._check_process()
         waiter = Waiter(ends_at(self.database.waits.timeout))
-        turn = self._in_turn(waiter.until) if self._one_connection else nullcontext()
-        async with turn, self._inside(self.database.snapshot(waiter, read_only=read_only), waiter) as runner:
+        alone = self._serialized(waiter.until) if self._one_connection else nullcontext()
+        async with alone, self._inside(self.database.snapshot(waiter, read_only=read_only), waiter) as runner:
             yield runner
 
     @asynccontextmanager
@@ -163,8 +168,8 @@ class ThreadedDatabase:
 
     async def empty_log(self) -> None:
         """As `Database.empty_log`."""
-        if self._turn is not None:
-            async with self._in_turn(ends_at(self.waits.timeout)):
+        if self._serial is not None:
+            async with self._serialized(ends_at(self.waits.timeout)):
                 await self._workers.run(self.database.empty_log)
 
     async def close(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from statestore import StateStoreError, UnavailableError
 from statestore.engine import batching
-from statestore.engine.async_database import taking_turn
+from statestore.engine.async_database import locked
 from statestore.engine.calls import Mode
 from statestore.engine.task_batches import TaskBatches
 from statestore.engine.thread_batches import ThreadBatches
@@ -63,7 +63,7 @@ def test_what_takes_long_is_overtaken_but_not_by_its_own_key() -> None:
         assert [future.result(20) for future in stuck] == ["stuck"] * 6
         assert same_key.result(20) == "late"
     assert groups.run(Named("again"), "stuck 0") == "again"
-    assert groups._turns._busy == {}
+    assert groups._schedule._busy == {}
 
 
 def test_what_is_stuck_behind_a_stuck_group_goes_past_it_too() -> None:
@@ -84,7 +84,7 @@ def test_what_is_stuck_behind_a_stuck_group_goes_past_it_too() -> None:
         assert not any(task.done() for task in stuck)
         held.free.set()
         await asyncio.wait_for(asyncio.gather(*stuck), 10)
-        assert groups._turns._busy == {}
+        assert groups._schedule._busy == {}
         workers.close()
 
     asyncio.run(main())
@@ -97,7 +97,7 @@ def behind(writer: asyncio.Lock, going: asyncio.Event, workers: Workers) -> Task
         await going.wait()
         return call
 
-    turn = partial(taking_turn, writer)
+    turn = partial(locked, writer)
     return TaskBatches(alone, Held().together, workers, turn, to_the_end=True, patience=None)
 
 
@@ -175,9 +175,9 @@ def test_what_a_group_leaves_goes_by_itself_and_in_order_within_its_key() -> Non
         futures = {}
         for call, key in calls:
             futures[call] = pool.submit(groups.run, Named(call), key)
-            while len(groups._turns.waiting) < len(futures):
+            while len(groups._schedule.waiting) < len(futures):
                 time.sleep(0.001)
-        groups._turns.overtake()
+        groups._schedule.overtake()
         go_on.set()
         assert first.result(20) == "first"
         with pytest.raises(StateStoreError):
@@ -186,7 +186,7 @@ def test_what_a_group_leaves_goes_by_itself_and_in_order_within_its_key() -> Non
             "slow", "plain", "last", "other",
         ]  # fmt: skip
     assert ran == ["first", "other", "slow", "last"]
-    assert groups._turns._busy == {}
+    assert groups._schedule._busy == {}
 
 
 @pytest.mark.parametrize("world", ["threads", "tasks"])
@@ -254,7 +254,7 @@ def test_an_interrupt_is_for_its_own_thread_and_the_others_try_by_themselves() -
         first = pool.submit(groups.run, Named("first"), "first")  # type: ignore[arg-type]
         assert begun.wait(20)
         futures = [pool.submit(groups.run, Named(f"n{n}"), n) for n in range(4)]  # type: ignore[arg-type]
-        while len(groups._turns.waiting) < 4:
+        while len(groups._schedule.waiting) < 4:
             time.sleep(0.001)
         go_on.set()
         assert first.result(20) == "first 1"
@@ -262,4 +262,4 @@ def test_an_interrupt_is_for_its_own_thread_and_the_others_try_by_themselves() -
     # One of them led the group, and is interrupted once its own is done.
     assert outcomes.count("Interrupted()") == 1
     assert {outcome for outcome in outcomes if outcome != "Interrupted()"} < {repr(f"n{n} 2") for n in range(4)}
-    assert groups._turns._busy == {}
+    assert groups._schedule._busy == {}

@@ -368,17 +368,17 @@ def test_what_is_made_anew_while_a_history_is_trimmed_stays(
     """Positions begin at 1 again: those of the old history say nothing of the new one."""
     store.sessions.create("s")
     store.history.append("s", [NewEntry(n, role="user") for n in range(65)])
-    course = erasing.trim("s", 5)
+    flow = erasing.trim("s", 5)
     runner = store._target._runner if hasattr(store, "_target") else store._runner
 
     def step(call: Call) -> Any:
         return store._portal.run(runner.run(call)) if hasattr(store, "_target") else runner.run(call)
 
-    answer = step(next(course))
+    answer = step(next(flow))
     store.history.clear("s")
     store.history.append("s", [NewEntry(f"new {n}", role="user") for n in range(5)])
     with pytest.raises(StopIteration) as ended:
-        course.send(step(course.send(answer)))
+        flow.send(step(flow.send(answer)))
     assert ended.value.value == 10
     assert [entry.content for entry in store.history.read("s")] == [f"new {n}" for n in range(5)]
 
