@@ -211,6 +211,7 @@ ENGINE_FILES = frozenset(
         "test_portable.py",
         "test_telemetry.py",
         "test_cursor_events.py",
+        "test_logging.py",
     }
 )
 

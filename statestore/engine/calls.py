@@ -148,6 +148,7 @@ class Call:
         "sent",
         "unsettled",
         "watch",
+        "watched",
     )
 
     def __init__(
@@ -180,6 +181,8 @@ class Call:
         """Whether its caller has left, and it is not to begin anything more."""
         self.watch: Any = None
         """The use of a connection that it has now."""
+        self.watched = False
+        """Whether hooks are told when it ends."""
 
     @property
     def name(self) -> str:

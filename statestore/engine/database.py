@@ -100,13 +100,11 @@ class Database:
             self.listener.close()
 
     def run(self, call: Call) -> Any:
-        if self._watchers:
+        # Comes back here when it is watched. Another function in between would cost every call.
+        if self._watchers and not call.watched:
             with self.telemetry.watching(call) as outcome:
-                outcome.result = self._run(call)
+                outcome.result = self.run(call)
             return outcome.result
-        return self._run(call)
-
-    def _run(self, call: Call) -> Any:
         call.ends_at = ends_at(self.waits.timeout)
         batching = call.batching
         # Reads are no trouble to SQLite.

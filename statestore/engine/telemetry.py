@@ -75,6 +75,7 @@ class Telemetry:
         """Tell of a call that is run in the block, which leaves its result in the outcome."""
         outcome = Outcome()
         error: str | None = None
+        call.watched = True
         began = time.perf_counter()
         try:
             yield outcome
