@@ -32,6 +32,7 @@ LIVE_RETURNED = "coalesce(expires_at > $now, 1)"
 TODAY = "CAST($now AT TIME ZONE 'UTC' AS date)"
 
 KEYS = "$in(:keys)"
+
 # For PostgreSQL, where keys come as an array or from a subquery. A namespace that stands there as a value is looked up
 # in the statistics, and one that they do not know yet is taken to be empty: then any index that begins with it seems as
 # good as the primary key, and each of its entries is compared with all keys.
