@@ -32,7 +32,8 @@ class FairLock:
 
     Threads that use SQLite at the same time compete for the interpreter's lock, which sqlite3 releases at every step:
     32 of them get a third as much done as they do one at a time. This lock is for speed alone; nothing may depend on
-    being alone inside. A thread that has been inside for longer than *patience*, in seconds, no longer keeps others out.
+    being alone inside. A thread that has been inside for longer than *patience*, in seconds, no longer keeps
+    others out.
     """
 
     def __init__(self, patience: float = _PATIENCE) -> None:

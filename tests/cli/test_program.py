@@ -117,7 +117,7 @@ from statestore.cli import main
 try:
     main(sys.argv[1:])
 finally:
-    heavy = {"sqlalchemy", "alembic", "psycopg", "asyncio", "stamina"} & set(sys.modules)
+    heavy = {"sqlalchemy", "alembic", "psycopg", "asyncio"} & set(sys.modules)
     assert not heavy, heavy
 """
     done = sqlite_cli.python(code, *arguments)

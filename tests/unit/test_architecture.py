@@ -156,7 +156,7 @@ def test_every_room_says_what_it_knows(folder: Path) -> None:
 
 
 def test_only_the_upper_floors_wait_retry_or_log() -> None:
-    tabu = {"logging", "stamina", "asyncio"}
+    tabu = {"logging", "asyncio"}
     for module in MODULES:
         if module.startswith("repositories"):
             names = {
