@@ -82,7 +82,7 @@ def export_sessions(
     """
     flow = _Export(store.namespace, file, expect, progress).flow(session_ids, user_id)
     with store._database.snapshot() as runner:
-        return run(runner, flow)
+        return run(store._database.telemetry.watched(runner), flow)
 
 
 async def export_sessions_async(
@@ -97,7 +97,7 @@ async def export_sessions_async(
     """As `export_sessions`, awaited. *file* is written, and *expect* and *progress* are called, in worker threads."""
     flow = _Export(store.namespace, file, expect, progress).flow(session_ids, user_id)
     async with store._database.snapshot() as runner:
-        return await run_async(runner, flow, in_thread=True)
+        return await run_async(store._database.telemetry.watched_async(runner), flow, in_thread=True)
 
 
 class _Export:

@@ -5,11 +5,13 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from io import BytesIO
 from typing import Any
 
 import pytest
 
 from statestore import AsyncStateStore, InvalidValueError, NewEntry, Operation, SessionNotFoundError, StateStore
+from statestore.portable import export_sessions, export_sessions_async
 from tests.contract.test_close import OPERATIONS, call
 from tests.contract.test_connections import terminate
 from tests.support.crowd import at_once
@@ -152,6 +154,23 @@ def test_work_of_several_calls_tells_of_each(heard: tuple[Store, list[Operation]
     names = [name for name, _ in told(operations)]
     assert len(names) > 3
     assert {name.partition(".")[0] for name in names} <= {"expiry", "cache"}
+
+
+@SYNC
+def test_an_export_tells_of_each_of_its_reads(heard: tuple[StateStore, list[Operation]]) -> None:
+    store, operations = heard
+    export_sessions(store, BytesIO())
+    names = {name for name, _ in told(operations)}
+    assert {"portable.sessions", "portable.entries", "portable.state"} <= names
+
+
+async def test_an_awaited_export_tells_of_each_of_its_reads(database_url: str) -> None:
+    async with AsyncStateStore.open(database_url) as store:
+        await store.sessions.create("s")
+        operations: list[Operation] = []
+        store.on_operation(operations.append)
+        await export_sessions_async(store, BytesIO())
+    assert "portable.sessions" in {operation.name for operation in operations}
 
 
 def test_calls_of_a_batch_tell_of_each(heard: tuple[Store, list[Operation]]) -> None:
