@@ -1841,9 +1841,10 @@ ORDER BY s.created_at, s.session_id;
 -- TurnWork.begin, WindowsRepository.window.
 --
 -- A session that does not exist has no row to be locked. Two transactions that find it missing, and then make it, queue
--- here; the second one finds what the first has made.
+-- here; the second one finds what the first has made. The innermost number is this kind of lock's own: those who follow
+-- a session have 11 (see `notify`), families 7 (see `segments`).
 SELECT pg_advisory_xact_lock(
-    hashtextextended(CAST(%(session_id)s AS text), hashtextextended(CAST(%(namespace)s AS text), 11)));
+    hashtextextended(CAST(%(session_id)s AS text), hashtextextended(CAST(%(namespace)s AS text), 13)));
 
 -- sessions/holding.py: _holding
 -- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,

@@ -128,8 +128,8 @@ class Connections:
                     self.forget(connection)
                     connection = self._idle_or_new(until)
                 connection.info["used_at"] = now
-            if self._echoes or self.engine._has_events:
-                return cursor_events.heard(connection, self.engine)
+            if self._echoes or cursor_events.is_heard(self.engine):
+                return cursor_events.HeardConnection(connection, self.engine)
             return connection
         except LeftBehind as left:  # Its thread gives the place back, see `_put_away`.
             error = left.error
@@ -258,7 +258,7 @@ class Connections:
             connection.close()
         elif connection.is_valid:  # Otherwise it has been forgotten.
             if self._is_at_rest(connection):
-                self._idle.append(connection)
+                self._idle.append(cursor_events.plain(connection))
             else:
                 self.forget(connection)
         if slots is not None:

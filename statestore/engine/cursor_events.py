@@ -9,7 +9,7 @@ import logging
 import reprlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, PoolProxiedConnection
 from sqlalchemy.engine import ExceptionContext, ExecutionContext
@@ -33,9 +33,15 @@ def _is_heard(connection: Connection) -> bool:
     # The flags that SQLAlchemy itself goes by. They are true for any event, so the second look is at ours.
     if connection._echo:
         return True
-    if not (connection._has_events or connection.engine._has_events):
-        return False
-    events = connection.dispatch
+    return (connection._has_events or connection.engine._has_events) and _are_heard(connection.dispatch)
+
+
+def is_heard(engine: Engine) -> bool:
+    """Whether somebody listens to the statements of *engine*. Its flag alone stays set once anybody ever did."""
+    return engine._has_events and _are_heard(engine.dispatch)
+
+
+def _are_heard(events: Any) -> bool:
     return bool(events.before_cursor_execute) or bool(events.after_cursor_execute)
 
 
@@ -44,9 +50,9 @@ def echoes(engine: Engine) -> bool:
     return bool(engine.logger.isEnabledFor(logging.INFO))
 
 
-def heard(pooled: Any, engine: Engine) -> "HeardConnection":
-    """A connection of a pool whose cursors tell who listens; one that is so already stays as it is."""
-    return pooled if isinstance(pooled, HeardConnection) else HeardConnection(pooled, engine)
+def plain(connection: Any) -> Any:
+    """The connection of the pool itself."""
+    return connection._pooled if isinstance(connection, HeardConnection) else connection
 
 
 class HeardConnection:
@@ -70,11 +76,15 @@ class HeardCursor:
         self._connection = connection
         self._cursor = cursor
 
-    def execute(self, statement: str, parameters: Any = None, **options: Any) -> None:
-        self._execute(self._cursor.execute, statement, parameters, False, options)
+    # Both drivers return the cursor, so that what it found can be fetched in the same expression.
 
-    def executemany(self, statement: str, parameters: Any) -> None:
+    def execute(self, statement: str, parameters: Any = None, **options: Any) -> Self:
+        self._execute(self._cursor.execute, statement, parameters, False, options)
+        return self
+
+    def executemany(self, statement: str, parameters: Any) -> Self:
         self._execute(self._cursor.executemany, statement, parameters, True, {})
+        return self
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cursor, name)

@@ -124,7 +124,7 @@ class EngineDatabase:
         async with alone, self._begun(until, snapshot=True, read_only=read_only) as (connection, transaction, bound):
             yield EngineRunner(connection, bound)
             bound.check_process()
-            bound.finish()
+            bound.end()
             with translated(), bound.watched():
                 await finished(connection.run_sync(lambda _: transaction.commit()), hurry=bound.hurry)
 

@@ -227,3 +227,19 @@ def test_without_listeners_cursors_are_the_drivers_own(database_url: str) -> Non
         event.listen(connection, "before_cursor_execute", lambda *arguments: None)
         assert isinstance(Borrowed(connection).cursor(), HeardCursor)
     engine.dispose()
+
+
+def test_a_store_deletes_and_gives_space_back_while_it_is_heard(sqlite_url: str) -> None:
+    with StateStore.open(sqlite_url) as store, hearing() as (before, _):
+        store.sessions.create("s", user_id="ada")
+        store.history.append("s", words(3))
+        assert store.sessions.delete_user("ada").entries == 3  # Empties the log of the file, too.
+    assert any("wal_checkpoint" in statement for _, _, statement, *_ in before)
+
+
+def test_when_nobody_listens_any_longer_cursors_are_the_drivers_own(sqlite_url: str) -> None:
+    with StateStore.open(sqlite_url) as store:
+        with hearing(), store._database.connected() as connection:
+            assert isinstance(connection.cursor(), HeardCursor)
+        with store._database.connected() as connection:
+            assert not isinstance(connection.cursor(), HeardCursor)

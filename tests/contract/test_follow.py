@@ -381,3 +381,10 @@ def test_a_thousand_concurrent_appends_and_a_restart_come_once_and_in_order(
     assert len({entry.content["content"] for entry in stored}) == 1000
     store.close()
     writer.close()
+
+
+def test_a_follower_does_not_keep_a_transaction_from_reading_that_its_session_is_gone(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as follower, StateStore.open(postgres_url, timeout=5) as store:
+        assert follower.execute(notify.STATEMENTS.try_lock, ("default", "gone")).fetchone() == (True,)
+        with store.transaction() as tx:
+            assert tx.sessions.find("gone") is None

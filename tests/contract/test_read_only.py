@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -142,3 +143,11 @@ def test_where_it_can_be_written_a_read_extends(
     store = open_store(clock=clock)
     assert store.history.read("s")[0].content == "a"
     assert store.sessions.get("s").expires_at == clock.now + HOUR
+
+
+def test_a_failure_that_was_caught_does_not_fail_a_transaction_that_only_reads(store: Store) -> None:
+    store.sessions.create("s")
+    with store.transaction(read_only=True) as tx:
+        with suppress(ReadOnlyError):
+            tx.state.set("s", "k", 1)
+        assert tx.sessions.get("s").session_id == "s"

@@ -12,7 +12,8 @@ from statestore.engine.listening import ListenStatements
 
 # The database computes the key, so that it is the same for all that take part. The namespace is hashed into the seed:
 # joined into one text, `acme` and `prod/1` would share their lock with `acme/prod` and `1`. The innermost number tells
-# this kind of lock from the families' (7, see `segments`) and from the cache's.
+# this kind of lock from the families' (7, see `segments`), from that on
+# missing sessions (13, see `holding`), and from the cache's.
 _KEY = "hashtextextended({0}.session_id, hashtextextended({0}.namespace, 11))"
 _CHANNEL = "'statestore_' || to_hex({key})"
 

@@ -11,11 +11,12 @@ from typing import Any
 from statestore.engine.sql import Link, Row, Statement
 
 # A session that does not exist has no row to be locked. Two transactions that find it missing, and then make it, queue
-# here; the second one finds what the first has made.
+# here; the second one finds what the first has made. The innermost number is this kind of lock's own: those who follow
+# a session have 11 (see `notify`), families 7 (see `segments`).
 _LOCK_ABSENCE = Statement(
     postgresql="""
     SELECT pg_advisory_xact_lock(
-        hashtextextended(CAST(:session_id AS text), hashtextextended(CAST(:namespace AS text), 11)))"""
+        hashtextextended(CAST(:session_id AS text), hashtextextended(CAST(:namespace AS text), 13)))"""
 )
 
 
