@@ -1,9 +1,8 @@
-"""Where operations meet the database, for event loops: what both ways there share.
+"""What an `AsyncStateStore` runs on, and what its two kinds share.
 
-Engines of our own run in worker threads over a `Database` (`threaded_database`): measured, a thread's hand-over costs
-less than SQLAlchemy's asyncio bridge with the async driver underneath, on SQLite by a factor of four. A caller's
-`AsyncEngine` is used as it is, through `run_sync` (`engine_database`). The decisions are those of `execution`; here is
-the waiting.
+A store's own engine runs in worker threads over a `Database` (`threaded_database`): a hand-over between threads costs
+less than SQLAlchemy's asyncio bridge with the async driver underneath, on SQLite a quarter of it. A caller's
+`AsyncEngine` is used as it is, through `run_sync` (`engine_database`). `execution` decides; these wait.
 """
 
 import asyncio

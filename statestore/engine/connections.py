@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
 from statestore.engine import cursor_events, forking, hosts, lost_places
 from statestore.engine.bounded import LeftBehind, run_until
 from statestore.engine.deadlines import ends_at
-from statestore.engine.driver_errors import classify, raise_alone, understood
+from statestore.engine.driver_errors import classify, classify_or_raise, raise_alone
 from statestore.engine.execution import Retryable, no_retry, translated
 from statestore.engine.pooler import MADE_AT
 from statestore.engine.slots import Slots
@@ -138,7 +138,7 @@ class Connections:
                 slots.give_back()
             if isinstance(exc, StateStoreError) or not isinstance(exc, Exception):
                 raise
-            failure = understood(exc)
+            failure = classify_or_raise(exc)
             raise_alone(Retryable(failure.error) if failure.lost else failure.error)
         raise error
 
@@ -300,7 +300,7 @@ class Connections:
         connection.close()
         self._lost_at = time.monotonic()
 
-    def rest(self, until: float) -> None:
+    def before_fork(self, until: float) -> None:
         """Before a fork: let go of a SQLite file, since what is open at a fork can be used in neither process."""
         if self._dialect.name != "sqlite" or not self._lasts:
             return
@@ -326,7 +326,7 @@ class Connections:
     _rested = False
     _unusable_in_child: str | None = None
 
-    def go_on(self) -> None:
+    def after_fork_in_parent(self) -> None:
         """After a fork, in the parent."""
         self._rested, self._unusable_in_child = False, None
         if self.slots is not None:
@@ -392,12 +392,12 @@ _REST = 2.0
 def _rest() -> None:
     until = time.monotonic() + _REST
     for database in forking.living(Connections):
-        database.rest(until)
+        database.before_fork(until)
 
 
 def _go_on() -> None:
     for database in forking.living(Connections):
-        database.go_on()
+        database.after_fork_in_parent()
 
 
 forking.register(before=_rest, in_parent=_go_on)

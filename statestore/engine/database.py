@@ -1,4 +1,7 @@
-"""Where operations meet the database, for threads. `async_database` does the same for event loops."""
+"""Runs calls on an engine, for threads: each in a transaction of its own, retried if that may help.
+
+`threaded_database` wraps it for event loops.
+"""
 
 import threading
 import time
@@ -18,11 +21,11 @@ from statestore.engine.deadlines import ends_at, out_of_time
 from statestore.engine.execution import (
     BoundRunner,
     Retryable,
+    final_error,
     no_retry,
     perform,
     raise_again,
     raise_for,
-    settled,
     translated,
 )
 from statestore.engine.fair_lock import ANY_TIME, FairLock, Ticket
@@ -130,7 +133,7 @@ class Database:
         except StateStoreError as error:
             if not call.unsettled:
                 raise
-            unknown = settled(error, call)
+            unknown = final_error(error, call)
         raise unknown
 
     def _run_alone(self, call: Call) -> Any:
@@ -163,9 +166,9 @@ class Database:
 
     @contextmanager
     def snapshot(self, waiter: Waiter | None = None, *, read_only: bool = False) -> Iterator[BoundRunner]:
-        """A transaction in which everything that is read is of one moment, and in which nothing is written.
+        """A transaction that reads everything as of one moment.
 
-        With *read_only* the database sees to that; without, what is read may extend a TTL.
+        With *read_only* the database refuses writes; without it a read may extend a TTL.
         """
         waiter = waiter or Waiter(ends_at(self.waits.timeout))
         with self._begun(waiter, snapshot=True, read_only=read_only) as (transaction, runner):

@@ -185,7 +185,8 @@ def _with_code(error: DatabaseError, code: str | None) -> DatabaseError:
     return error
 
 
-def understood(exc: Exception) -> Failure:
+def classify_or_raise(exc: Exception) -> Failure:
+    """What a driver's error means; anything else is a bug, and raised again."""
     failure = classify(exc)
     if failure is None:
         raise exc

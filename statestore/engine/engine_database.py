@@ -16,15 +16,15 @@ from statestore.engine.async_database import AsyncRunner, abandon, finished, for
 from statestore.engine.calls import Call, Mode
 from statestore.engine.connections import Verify
 from statestore.engine.deadlines import GRACE, ends_at, out_of_time
-from statestore.engine.driver_errors import classify, raise_alone, understood
+from statestore.engine.driver_errors import classify, classify_or_raise, raise_alone
 from statestore.engine.execution import (
     BoundRunner,
     Retryable,
+    final_error,
     no_retry,
     perform,
     raise_again,
     raise_for,
-    settled,
     translated,
 )
 from statestore.engine.sql import Dialect, Settings
@@ -84,7 +84,7 @@ class EngineDatabase:
         except StateStoreError as error:
             if not call.unsettled:
                 raise
-            unknown = settled(error, call)
+            unknown = final_error(error, call)
         raise unknown
 
     async def _run_tries(self, call: Call) -> Any:
@@ -253,7 +253,7 @@ class EngineDatabase:
         except TimeoutError:
             raise_alone(out_of_time())
         except Exception as exc:
-            failure = understood(exc)
+            failure = classify_or_raise(exc)
             raise_alone(Retryable(failure.error) if failure.lost and self._verified else failure.error)
         try:
             if not self._verified:

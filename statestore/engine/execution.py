@@ -1,6 +1,7 @@
 """How a call is carried out on a connection: transactions, and what a failure means for a second try.
 
-All of it is blocking style; `database` calls it directly, `async_database` in a thread or through a greenlet.
+All of it is blocking style: `database` calls it directly, `threaded_database` in a thread, `engine_database` through a
+greenlet.
 """
 
 import math
@@ -15,7 +16,7 @@ from sqlalchemy import Connection
 from statestore.engine import forking
 from statestore.engine.calls import Call, Mode
 from statestore.engine.deadlines import ends_at, out_of_time
-from statestore.engine.driver_errors import Failure, classify, moved, raise_alone, understood
+from statestore.engine.driver_errors import Failure, classify, classify_or_raise, moved, raise_alone
 from statestore.engine.fair_lock import ANY_TIME, Ticket
 from statestore.engine.sql import Connected, Dialect, Link, NeedsTransaction, Settings
 from statestore.engine.telemetry import tell_undone
@@ -103,13 +104,13 @@ def raise_again(exc: Exception, until: float) -> NoReturn:
     """As `raise_for`, for what cannot have done anything."""
     if isinstance(exc, StateStoreError | Retryable):
         raise exc
-    failure = understood(exc)
+    failure = classify_or_raise(exc)
     if time.monotonic() >= until:
         raise_alone(out_of_time())
     raise_alone(Retryable(failure.error) if failure.lost else failure.error)
 
 
-def settled(error: StateStoreError, call: Call) -> StateStoreError:
+def final_error(error: StateStoreError, call: Call) -> StateStoreError:
     """The error that *call* ends with: one that says nothing was written only if that is certain."""
     if not call.unsettled or isinstance(error, CommitUnknownError):
         return error
@@ -140,9 +141,9 @@ class BoundRunner:
         elsewhere: bool = False,
         host: Connection | None = None,
     ) -> None:
-        """*timeout*: how long each call may take, in seconds. *read_only*: no call may write. *elsewhere*: as above.
+        """*timeout* is how long each call may take, in seconds. With *read_only* no call may write.
 
-        *host* is the connection whose transaction was joined.
+        *elsewhere* says that the URL names other hosts, one of which may take writes. *host* is the connection whose transaction was joined.
         """
         self._connection = connection
         self._link = Link(
@@ -181,7 +182,7 @@ class BoundRunner:
             except StateStoreError:
                 raise
             except Exception as exc:
-                failure = understood(exc)
+                failure = classify_or_raise(exc)
                 error = failure.error
                 self._note_lost(failure)
                 tell_undone(call.name, error)
@@ -296,7 +297,7 @@ def translated(*, committing: BoundRunner | None = None) -> Iterator[None]:
     except (StateStoreError, Retryable):
         raise
     except Exception as exc:
-        failure = understood(exc)
+        failure = classify_or_raise(exc)
         if committing is not None and failure.lost:
             committing.lost = failure.error
             raise_alone(

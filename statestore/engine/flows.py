@@ -1,8 +1,7 @@
 """Flows: what takes several calls, waits or computes, written once as a generator and carried out in either world.
 
 A flow yields *steps*, what it waits for, and is sent what came of each; what a step raises is raised where it was
-yielded. `run` carries a flow out in the calling thread, `run_async` in the event loop. There is nothing else that
-knows of both worlds.
+yielded. `run` carries a flow out in the calling thread, `run_async` in the event loop.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from statestore.engine import cursor_events, pooler, sqlite_files
 from statestore.engine.calls import Call
-from statestore.engine.driver_errors import understood
+from statestore.engine.driver_errors import classify_or_raise
 from statestore.engine.sql import Connected, Dialect
 
 
@@ -90,7 +90,7 @@ class Transaction:
                 if not (exc.sqlite_errorname or "").startswith("SQLITE_BUSY"):
                     raise
                 if time.monotonic() >= until or (call is not None and call.given_up):
-                    failure = understood(exc)
+                    failure = classify_or_raise(exc)
                     break
         raise failure.error
 
