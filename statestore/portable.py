@@ -1,9 +1,9 @@
-"""Sessions as a file, and back: JSON Lines that are the same whichever database they come from.
+"""Sessions as a file, and back: JSON Lines that are the same for both databases.
 
-The first line names the format and its version, the last one counts the lines before it, so that a file that was cut
-off is noticed. Between them stand all sessions, then for each of them its segments, entries, state and summaries, and
-what the usage ledger knows. A fork stays a fork: entries that it shares with another session of the file stand there
-once. Those that it shares with a session that is not in the file become its own, marked so that they bill nobody again.
+The first line names the format and its version; the last one counts the lines in between, so that a truncated file is
+noticed. Between them are all sessions, then for each session its segments, entries, state and summaries, and its lines
+of the usage ledger. A fork stays a fork: the file has the entries that it shares with another session of the file only
+once. Those that it shares with a session outside the file become its own, marked so that they are not billed again.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _HEADER = {"type": "header", "format": FORMAT, "version": VERSION}
 
 @dataclass(slots=True)
 class Totals:
-    """How much went out or in."""
+    """How much was exported or imported."""
 
     sessions: int = 0
     segments: int = 0
@@ -67,18 +67,18 @@ def export_sessions(
     expect: Progress = lambda lines: None,
     progress: Progress = lambda lines: None,
 ) -> Totals:
-    """Write sessions to *file*, as they are at one moment; expired ones are left out.
+    """Write sessions to *file*, all as of one moment; expired ones are left out.
 
     Args:
-        store: Where they are.
-        file: Open for writing. It is written from front to end.
+        store: The store that has them.
+        file: Open for writing. It is written from start to end.
         session_ids: Only these; by default all of the store's namespace.
         user_id: Only those of this user.
-        expect: Called once, before the first entry, with about the number of lines that there will be.
-        progress: Called with the number of lines that were written since the last call.
+        expect: Called once, before the first entry, with the approximate number of lines to come.
+        progress: Called with the number of lines written since the last call.
 
     Raises:
-        SessionNotFoundError: There is no session with one of the ids.
+        SessionNotFoundError: One of the ids has no session.
     """
     flow = _Export(store.namespace, file, expect, progress).flow(session_ids, user_id)
     with store._database.snapshot() as runner:
@@ -177,22 +177,22 @@ def import_sessions(
     replace: bool = False,
     progress: Progress = lambda size: None,
 ) -> Totals:
-    """Bring the sessions of an exported *file* into the store's namespace.
+    """Import the sessions of an exported *file* into the store's namespace.
 
-    All or none, in one transaction. With *replace* in short ones, each of which puts some sessions in the place of
-    those that are there, so that nobody waits long; the same import again completes one that was cut off.
+    All or none, in one transaction. With *replace*, in several short transactions, each of which replaces some
+    sessions, so that nobody waits long; running the same import again completes one that was interrupted.
 
     Args:
-        store: Where to.
-        file: Open for reading. It is read twice: looked over as a whole, before anything is written, and brought in.
-        replace: Overwrite sessions that are there already. Forks of theirs keep what they see, and what was recorded as
-            used and is not in the file stays recorded.
-        progress: Called with the number of bytes that were read since the last call.
+        store: The store to import into.
+        file: Open for reading. It is read twice: checked as a whole before anything is written, then imported.
+        replace: Overwrite sessions that exist already. Their forks keep what they see, and recorded usage that is not
+            in the file stays recorded.
+        progress: Called with the number of bytes read since the last call.
 
     Raises:
-        SessionExistsError: A session is there already, and *replace* is false. Nothing was written.
-        InvalidValueError: The file is none of `export_sessions`, is damaged, or ends too early. Nothing was written,
-            unless the sessions do not go together with others that are there already.
+        SessionExistsError: A session exists already, and *replace* is false. Nothing was written.
+        InvalidValueError: The file was not written by `export_sessions`, is damaged, or ends too early. Nothing was
+            written, unless the sessions conflict with others that exist already.
     """
     totals = Totals()
     with closing(Survey(file, progress)) as survey:
@@ -240,14 +240,14 @@ def insert_session(store: StateStore, session: SavedSession, *, replace: bool = 
     """Write a session that another system kept, with all that belongs to it, in one transaction.
 
     Args:
-        store: Where to.
-        session: The session, from whatever kept it.
-        replace: Overwrite a session that is there already. See `import_sessions`.
+        store: The store to write to.
+        session: The session, as read from the other system.
+        replace: Overwrite a session that exists already. See `import_sessions`.
 
     Raises:
-        SessionExistsError: The session is there already, and *replace* is false. Nothing was written.
-        InvalidValueError: A value cannot be stored, or parts of it contradict each other; the message begins with
-            where that came from. Nothing was written.
+        SessionExistsError: The session exists already, and *replace* is false. Nothing was written.
+        InvalidValueError: A value cannot be stored, or values contradict each other; the message begins with the place
+            that the value came from. Nothing was written.
     """
     records = portable_sessions.records(session)
     histories = Histories()
@@ -259,7 +259,7 @@ def insert_session(store: StateStore, session: SavedSession, *, replace: bool = 
 
 
 def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow[Totals]:
-    """Put records that were checked into the tables; with *replace* in the place of what is there."""
+    """Insert checked records into the tables; with *replace*, instead of what is there."""
     totals = Totals()
     sessions: dict[str, str] = {}
     forks: list[str] = []
@@ -279,7 +279,7 @@ def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow
             recorded = yield _call(PortableWork.find_usage, [one for one in ids if one not in looked_up])
             if recorded is not None:
                 raise ConflictError(
-                    f"the usage ledger has lines of session {recorded!r} already; replace them, or import into an "
+                    f"the usage ledger already has lines of session {recorded!r}; replace them, or import into an "
                     "empty namespace",
                     session_id=recorded,
                 )
@@ -290,14 +290,14 @@ def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow
             if type(error) is not DatabaseError:
                 raise
             where = batch[0].where if len(batch) == 1 else f"{batch[0].where} to {batch[-1].where}"
-            problem = f"does not go together with the rest, says the database ({error.code}); the file is damaged"
+            problem = f"was refused by the database ({error.code}): it does not fit the rest; the file is damaged"
             raise InvalidValueError(where, problem) from error
         totals.add(kind, len(batch))
     for session_id, lines in taken.items():
         if lines:
             yield _call(PortableWork.keep_usage, session_id, lines, entries=session_id in sessions)
     if forks and (found := (yield _call(PortableWork.own_ancestor, forks))) is not None:
-        raise InvalidValueError(sessions[found], "is a session that is forked from itself, over others that are there")
+        raise InvalidValueError(sessions[found], "is a session that is forked from itself, through existing sessions")
     return totals
 
 

@@ -1,4 +1,4 @@
-"""The file of an export, read: looked over as a whole first, then part by part, each of which can go in by itself."""
+"""Reading the file of an export: checked as a whole first, then in parts that can each be imported by itself."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from statestore.repositories.portable.portable_values import Record, decode
 
 FORMAT, VERSION = "statestore", 1
 
-# A part has so many lines or a few more; or one family of sessions, which share entries, however many those have.
+# A part has this many lines or a few more; or one family of sessions, which share entries, of any size.
 _LINES = 500
 
 Progress = Callable[[int], None]
@@ -21,7 +21,7 @@ Progress = Callable[[int], None]
 
 @dataclass(slots=True)
 class _Run:
-    """Lines of one session that stand in the file one after the other."""
+    """Consecutive lines of one session."""
 
     number: int
     offset: int
@@ -30,21 +30,21 @@ class _Run:
 
 
 class Survey:
-    """A file that was looked over: each line is one of ours, and together they are complete.
+    """A file that was checked: each line is valid, and together they are complete.
 
-    Of each session it keeps where its lines are, not what they say.
+    It remembers where the lines of each session are, not what they contain.
     """
 
     def __init__(self, file: BinaryIO, progress: Progress) -> None:
-        """Read *file* once, from where it stands to its end; a pipe is kept in a temporary file meanwhile.
+        """Read *file* once, from its current position to its end; a pipe is copied to a temporary file meanwhile.
 
         Raises:
-            InvalidValueError: It is none of `export_sessions`, is damaged, or ends too early.
+            InvalidValueError: It was not written by `export_sessions`, is damaged, or ends too early.
         """
         self._progress = progress
         self._runs: dict[str, list[_Run]] = {}
         self._family: dict[str, str] = {}
-        # Read for as long as there is a survey, and closed with it.
+        # Needed as long as the survey, and closed with it.
         self._copy = None if file.seekable() else tempfile.TemporaryFile()  # noqa: SIM115
         self._file: BinaryIO = self._copy or file
         self._start = 0 if self._copy else file.tell()
@@ -55,7 +55,7 @@ class Survey:
             raise
 
     def close(self) -> None:
-        """Let go of the copy of a pipe."""
+        """Delete the copy of a pipe."""
         if self._copy is not None:
             self._copy.close()
 
@@ -75,7 +75,7 @@ class Survey:
         histories.check()
 
     def parts(self) -> Iterator["Part"]:
-        """The file in parts: what shares entries is in one, and no part is larger than that needs."""
+        """The file in parts: sessions that share entries are in one part, and no part is larger than necessary."""
         families: dict[str, list[str]] = {}
         for session_id in self._runs:
             families.setdefault(self._head(session_id), []).append(session_id)
@@ -131,31 +131,29 @@ def _records(file: BinaryIO, progress: Progress, copy: IO[bytes] | None) -> Iter
         if number == 1:
             _check_header(kind, values)
         elif ended:
-            raise InvalidValueError(where, "stands behind the end; the file is damaged")
+            raise InvalidValueError(where, "comes after the last line of the export; the file is damaged")
         elif kind == "end":
             ended = True
             if values.get("lines") != count:
-                raise InvalidValueError(
-                    where, f"ends another number of lines than the {count} that there are; some are missing"
-                )
+                raise InvalidValueError(where, f"should count {count} lines, but does not; lines are missing")
         else:
             count += 1
             yield decode(kind, values, where), _Run(number, offset, 1, len(line))
         offset += len(line)
     if not ended:
-        raise InvalidValueError("file", "ends too early; it was cut off, or is none of statestore's")
+        raise InvalidValueError("file", "ends too early; it was cut off, or statestore did not write it")
 
 
 def _values(line: bytes, where: str) -> dict[str, Any]:
     values = json_files.parse(line, where)
     if not isinstance(values, dict):
-        raise InvalidValueError(where, "is not a JSON object; the file is none of statestore's")
+        raise InvalidValueError(where, "is not a JSON object; statestore did not write this file")
     return values
 
 
 def _check_header(kind: Any, values: dict[str, Any]) -> None:
     if kind != "header" or values.get("format") != FORMAT:
-        raise InvalidValueError("line 1", "is no header of a statestore export")
+        raise InvalidValueError("line 1", "is not the header of a statestore export")
     if values.get("version") != VERSION:
         said = values.get("version")
         named = f"version {said}" if isinstance(said, int) else "no version"

@@ -24,14 +24,14 @@ from statestore.values.usage import SweepReport
 logger = logging.getLogger("statestore.sweeper")
 
 _PATIENCE = 0.9
-# What no session sees is there only where something else has written to the tables, and looking for it reads a little
-# of every session: not each minute.
+# Entries that no session sees exist only if something else has written to the tables, and the search reads a little of
+# every session: too much for every minute.
 _UNSEEN_EVERY = 24 * 3600.0
 
 
 @dataclass(slots=True)
 class _Run:
-    """What lies between a start and the stop that belongs to it."""
+    """What belongs to one run of a sweeper, from its start to its stop."""
 
     stopping: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
@@ -50,9 +50,9 @@ class Sweeper:
         with Sweeper(store, every=timedelta(minutes=1)):
             serve()
 
-    With a `StateStore` it runs in a thread of its own; with an `AsyncStateStore` as a task: `async with`, or `start()`
-    in a running event loop and `await stop()`. Any number of sweepers, in any number of processes, may run at once.
-    A sweep that fails because of the database is logged, and the next one comes as planned. The store is not closed.
+    With a `StateStore` it runs in its own thread; with an `AsyncStateStore` as a task: `async with`, or `start()` in a
+    running event loop and `await stop()`. Any number of sweepers, in any number of processes, may run at once. A sweep
+    that the database fails is logged, and the next one starts as planned. The sweeper does not close the store.
     """
 
     def __init__(
@@ -66,21 +66,21 @@ class Sweeper:
         on_sweep: Callable[[SweepReport], object] | None = None,
         on_error: Callable[[StateStoreError], object] | None = None,
     ) -> None:
-        """Make a sweeper; nothing happens before `start`.
+        """Create a sweeper; nothing happens before `start`.
 
         Args:
             store: What to sweep: its namespace, with the limits of its cache.
             every: How long to wait between the end of a sweep and the next one.
-            jitter: Wait longer by a random time up to this, so that many processes do not sweep at once; by default a
-                tenth of *every*. The first sweep comes after such a time.
+            jitter: The longest random time to add to each wait, so that many processes do not sweep at once; by
+                default a tenth of *every*. The first sweep comes after such a random time.
             batch_size: As for `StateStore.sweep`.
-            time_budget: As for `StateStore.sweep`; what is left is for the next one.
-            on_sweep: Called with the report of each sweep, in the thread or the task that sweeps; it may stop the
-                sweeper. With an `AsyncStateStore` it may be a coroutine function, and is awaited.
-            on_error: Called likewise with the error of a sweep that the database has failed; it is logged in any case.
+            time_budget: As for `StateStore.sweep`; the next sweep does what is left.
+            on_sweep: Called with the report of each sweep, in the thread or task that sweeps; it may stop the sweeper.
+                With an `AsyncStateStore` it may be a coroutine function, and is awaited.
+            on_error: Called in the same way with the error of a sweep that the database failed, which is also logged.
 
         Raises:
-            InvalidValueError: An argument makes no sense.
+            InvalidValueError: An argument is invalid.
         """
         if not isinstance(store, StateStore | AsyncStateStore):
             raise InvalidValueError("store", f"must be a StateStore or an AsyncStateStore, not {type(store).__name__}")
@@ -100,16 +100,17 @@ class Sweeper:
         self._looked_at: float | None = None
 
     def start(self) -> Self:
-        """Begin. With an `AsyncStateStore` it needs a running event loop, and runs on that.
+        """Start sweeping. With an `AsyncStateStore` this needs a running event loop, and the sweeper runs on that.
 
-        Nothing happens where it runs already. Where it was stopped and is still at its last batch, it goes on after it.
+        If it is running already, nothing happens. If it was stopped but is still in its last batch, it continues after
+        that batch.
         """
         before = self._current
         if before is not None and not before.over and not before.stopping.is_set():
             return self
         run = _Run()
         if isinstance(self._store, StateStore):
-            # A daemon: a process that forgets to stop it may still end. A batch that is cut off is rolled back.
+            # A daemon, so that a process that forgets to stop it can still exit. An interrupted batch is rolled back.
             run.thread = threading.Thread(target=self._run, args=(run, before), name="statestore-sweeper", daemon=True)
             self._current = run
             run.thread.start()
@@ -121,14 +122,14 @@ class Sweeper:
 
     @property
     def running(self) -> bool:
-        """Whether it has been started and has not ended."""
+        """Whether it was started and has not ended."""
         return self._current is not None and not self._current.over
 
     def stop(self) -> Awaitable[None]:
-        """End, within a second: a sweep under way ends with the batch that it is at.
+        """Stop within a second: a sweep under way ends after its current batch.
 
-        With an `AsyncStateStore`, await what it returns. Raises what has ended the sweeper before, if that was a bug.
-        Called by `on_sweep` or `on_error` it returns at once, and the sweeper ends when they return.
+        With an `AsyncStateStore`, await the result. If a bug had already ended the sweeper, this raises it. Called in
+        `on_sweep` or `on_error`, it returns at once, and the sweeper ends when the callback returns.
         """
         run = self._current
         if run is None:
@@ -138,14 +139,14 @@ class Sweeper:
             run.wake.set()
             return _Done() if run.task is _current_task() else _stopped(run)
         if run.thread is not None and run.thread is not threading.current_thread():
-            # A batch that takes longer ends by itself, and is the last one.
+            # A batch that takes longer ends by itself, and is the last.
             run.thread.join(_PATIENCE)
             _raise_failure(run)
         return _Done()
 
     def __enter__(self) -> Self:
         if not isinstance(self._store, StateStore):
-            raise TypeError("a Sweeper of an AsyncStateStore is entered with `async with`")
+            raise TypeError("a Sweeper of an AsyncStateStore needs `async with`")
         return self.start()
 
     def __exit__(
@@ -214,13 +215,13 @@ class Sweeper:
         return None if self._on_sweep is None else self._on_sweep(report)
 
     def _report_error(self, error: StateStoreError) -> object:
-        logger.warning("a sweep failed, the next one comes in %.0f s: %s", self._every, error)
+        logger.warning("a sweep failed; the next one starts in %.0f s: %s", self._every, error)
         return None if self._on_error is None else self._on_error(error)
 
 
 def _fail(run: _Run, bug: BaseException) -> None:
-    """End for good: going on would hide a bug, ours or one in `on_sweep`."""
-    logger.error("the sweeper has ended", exc_info=bug)
+    """End for good: going on would hide a bug, in the store or in `on_sweep`."""
+    logger.error("the sweeper stopped because of a bug", exc_info=bug)
     run.failure = bug
 
 
@@ -249,20 +250,20 @@ def _current_task() -> asyncio.Task[Any] | None:
 
 
 async def _awaited(called: object) -> None:
-    """Wait for what a callback has returned, if that is something to wait for."""
+    """Await what a callback returned, if it is awaitable."""
     if inspect.isawaitable(called):
         await called
 
 
 class _Done:
-    """What there is to await where nothing is left to wait for."""
+    """An awaitable for when there is nothing left to wait for."""
 
     def __await__(self) -> Generator[Any, None, None]:
         yield from ()
 
 
 async def _waited(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for the event or so long, and tell whether the event has come."""
+    """Wait for the event, but not longer than *seconds*, and tell whether it happened."""
     with suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
     return event.is_set()

@@ -1,4 +1,4 @@
-"""Giving space back: what was deleted leaves free pages in a SQLite file, and frames in its log."""
+"""Freeing disk space: deleted rows leave free pages in a SQLite file, and frames in its log."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from statestore.errors import InvalidValueError
 from statestore.repositories.expiry.vacuum import INCREMENTAL, VacuumWork
 from statestore.store import StateStore
 
-# Others get at least as long a turn as each step has taken.
+# After each step, others get at least as much time as the step took.
 _SHORTEST_PAUSE = 0.005
 
 Progress = Callable[[int], None]
@@ -21,7 +21,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class VacuumReport:
-    """How large the file and its log were, in bytes, and are; and whether all was given back that was free."""
+    """How large the file and its log were, in bytes, and are now; and whether all free space was released."""
 
     before: int
     after: int
@@ -30,7 +30,7 @@ class VacuumReport:
 
 
 class NeedsFullVacuum(Exception):
-    """The file was made so that it cannot give space back in steps."""
+    """The file was created in a way that does not allow freeing space in steps."""
 
 
 def vacuum(
@@ -40,23 +40,23 @@ def vacuum(
     expect: Progress = lambda pages: None,
     progress: Progress = lambda pages: None,
 ) -> VacuumReport:
-    """Give back what is free in the store's SQLite file, a little at a time; others read and write meanwhile.
+    """Release the free space of the store's SQLite file, a little at a time; others can read and write meanwhile.
 
     Args:
-        store: On a SQLite file.
-        full: Write the whole file anew, in one go: it needs the space of another copy, and nobody writes meanwhile.
-            Afterwards any file gives space back in steps.
-        expect: Called once, with how many pages are free.
-        progress: Called with how many were given back since the last call.
+        store: A store on a SQLite file.
+        full: Rewrite the whole file at once: this needs space for a second copy, and nobody can write meanwhile.
+            Afterwards any file can free space in steps.
+        expect: Called once, with the number of free pages.
+        progress: Called with the number of pages freed since the last call.
 
     Raises:
-        NeedsFullVacuum: The file cannot do it in steps. Nothing was changed.
-        UnavailableError: Somebody else wrote for too long. What was given back stays so.
+        NeedsFullVacuum: The file does not allow it in steps. Nothing was changed.
+        UnavailableError: Somebody else wrote for too long. Space that was freed stays free.
     """
     database = store._database
     path = sqlite_files.path_of(database.engine.url) if database.dialect.name == "sqlite" else None
     if path is None:
-        raise InvalidValueError("store", "is not on a SQLite file; PostgreSQL gives space back by itself")
+        raise InvalidValueError("store", "does not use a SQLite file; PostgreSQL frees space by itself")
     before = _size(path)
     left: int = database.run(Call(VacuumWork.free_pages, ()))
     expect(left)
@@ -70,7 +70,7 @@ def vacuum(
             started = time.monotonic()
             now: int = database.run(Call(VacuumWork.step, ()))
             progress(max(0, left - now))
-            if now >= left:  # Others free pages faster than they are given back: the next time, then.
+            if now >= left:  # Others free pages faster than this releases them: leave the rest to the next run.
                 break
             left = now
             time.sleep(max(_SHORTEST_PAUSE, time.monotonic() - started))
@@ -89,7 +89,7 @@ def _rewrite(store: StateStore) -> None:
             cursor.execute("VACUUM")
         finally:
             cursor.close()
-            connection.invalidate()  # Its settings are no longer those of the others.
+            connection.invalidate()  # Its settings now differ from those of the others.
 
 
 def _size(path: Path) -> int:

@@ -52,7 +52,7 @@ def read(connection: Connection, schema_name: str) -> SchemaRevision | None:
     found: list[dict[str, Any]] = [dict(row) for row in connection.execute(versions).mappings()]
     if len(found) > 1:
         several = ", ".join(row["version_num"] for row in found)
-        raise SchemaError(f"{VERSION_TABLE} holds several revisions, {several}; leave the one that is right")
+        raise SchemaError(f"{VERSION_TABLE} has several revisions, {several}; delete all but the right one")
     return SchemaRevision(found[0]["version_num"], found[0].get("oldest_code")) if found else None
 
 
@@ -60,7 +60,7 @@ def ahead(where: str, found: SchemaRevision) -> SchemaAheadError:
     """That the schema is too new, and what to deploy before it can be used from here."""
     needed = found.oldest_code or found.revision
     return SchemaAheadError(
-        f"the schema in {where} is at revision {found.revision}, which can be used by a statestore that knows revision "
+        f"the schema in {where} is at revision {found.revision}, which needs a statestore that knows revision "
         f"{needed} or a later one; this version knows {head()}. First install a newer statestore here: "
         "pip install --upgrade statestore",
         current=found.revision,

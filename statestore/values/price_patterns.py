@@ -42,7 +42,7 @@ def _clause(clause: Any, depth: int, left: list[int]) -> Matcher:
         return never
     left[0] -= 1
     if not depth or not left[0]:
-        raise PatternError(f"has more than {MAX_CLAUSES} clauses, or more than {MAX_DEPTH} inside each other")
+        raise PatternError(f"has more than {MAX_CLAUSES} clauses, or clauses nested more than {MAX_DEPTH} deep")
     if not isinstance(clause, Mapping) or len(clause) != 1:
         raise PatternError("a clause must be a mapping with one key")
     [(kind, value)] = clause.items()
@@ -56,7 +56,7 @@ def _clause(clause: Any, depth: int, left: list[int]) -> Matcher:
     if kind not in ("equals", "starts_with", "ends_with", "contains", "regex"):
         raise PatternError(f"{kind!r} is not a kind of clause")
     if not isinstance(value, str) or len(value) > MAX_PATTERN:
-        raise PatternError(f"{kind!r} takes a text of at most {MAX_PATTERN} characters")
+        raise PatternError(f"{kind!r} takes a string of at most {MAX_PATTERN} characters")
     if kind == "regex":
         return compile_pattern(value)
     text = value.lower()
@@ -180,13 +180,13 @@ class _Parser:
         # What follows a condition follows the beginning, too; but a | would begin what does not.
         steps = [_START, *self._sequence()] if self._at else self._alternatives()
         if self._at < len(self._pattern):
-            raise self._error("this cannot stand here")
+            raise self._error("unexpected character")
         return self._sized([*steps, _DONE])
 
     def _alternatives(self) -> _Program:
         self._depth += 1
         if self._depth > MAX_DEPTH * 4:
-            raise self._error("too many groups inside each other")
+            raise self._error("groups are nested too deeply")
         steps = self._sequence()
         while self._takes("|"):
             other = self._sequence()
@@ -235,7 +235,7 @@ class _Parser:
         self._at = end + 1
         highest = int(least) if not comma else int(most) if most else None
         if highest is not None and highest < int(least):
-            raise self._error("a repetition ends before it begins")
+            raise self._error("a repetition has a maximum below its minimum")
         if int(least) > MAX_STEPS:
             raise self._error(f"the pattern has more than {MAX_STEPS} steps")
         return int(least), highest
@@ -244,7 +244,7 @@ class _Parser:
         character = self._next()
         if character == "(":
             if self._peek() == "?" and not self._takes("?:"):
-                raise self._error("of groups that begin with (? only (?: is known here")
+                raise self._error("(?: is the only group with (? that is supported")
             steps = self._alternatives()
             self._expect(")")
             return steps
@@ -268,7 +268,7 @@ class _Parser:
         if character in _CONTROLS:
             return _one(_CONTROLS[character])
         if character.isalnum():
-            raise self._error(f"\\{character} is not known here")
+            raise self._error(f"\\{character} is not supported")
         return _one(character)
 
     def _class(self) -> Matcher:
@@ -286,7 +286,7 @@ class _Parser:
                 self._at += 1
                 high = self._plain(self._next())
                 if high < low:
-                    raise self._error("a range ends before it begins")
+                    raise self._error("a range is in reverse order")
                 tests.append(lambda character, low=low, high=high: low <= character <= high)  # type: ignore[misc]
             else:
                 tests.append(_one(low))
@@ -303,7 +303,7 @@ class _Parser:
             return character
         character = self._next()
         if character.isalnum() and character not in _CONTROLS:
-            raise self._error(f"\\{character} is not known here")
+            raise self._error(f"\\{character} is not supported")
         return _CONTROLS.get(character, character)
 
     def _peek(self) -> str:

@@ -141,7 +141,7 @@ def test_import_leaves_existing_sessions_alone_unless_asked(filled: CommandLine,
 def test_import_says_what_is_wrong_with_a_file(cli: CommandLine, tmp_path: Path) -> None:
     file = tmp_path / "other.jsonl"
     file.write_text('{"messages": []}\n')
-    assert f"{file}: line 1: is no header" in cli("import", "statestore", str(file), code=1).output
+    assert f"{file}: line 1: is not the header" in cli("import", "statestore", str(file), code=1).output
 
 
 MESSAGES: list[dict[str, Any]] = [

@@ -155,7 +155,7 @@ def test_other_messages_under_the_same_id_are_a_conflict(
     file = write(line(*said, id="a"), line("new", id="b"))
     result = cli("import", "openai-jsonl", file, "--session-id", "{id}", code=1)
     assert f"{file}:1: " in result.stderr
-    assert "session 'a' holds an entry with another content at position" in result.stderr
+    assert "session 'a' already has an entry with another content at position" in result.stderr
     assert "error: 1 line could not be imported" in result.stderr
     assert "1 session new" in result.stdout
     cli("delete", "b", "--yes")

@@ -80,7 +80,7 @@ def test_a_number_that_a_sum_or_the_next_one_could_not_follow_is_refused(
     number = [line["type"] for line in lines].index(kind)
     lines[number][name] = value
     with StateStore.open(sqlite_url) as target:
-        with pytest.raises(InvalidValueError, match=rf"^line {number + 1}: has a value in '{name}'"):
+        with pytest.raises(InvalidValueError, match=rf"^line {number + 1}: has an invalid value in '{name}'"):
             import_sessions(target, as_file(lines), replace=True)
         assert target.sessions.count() == 0
 
@@ -90,7 +90,7 @@ def test_sums_of_a_files_ledger_stay_within_64_bits(sqlite_url: str) -> None:
     usage = {**lines[5], "output_tokens": 10**15}
     lines[5:] = [{**usage, "line": n} for n in range(1, 1002)] + [{"type": "end", "lines": 1005}]
     with StateStore.open(sqlite_url) as target:
-        with pytest.raises(InvalidValueError, match=r"^line 1006: brings the sum of 'output_tokens' beyond"):
+        with pytest.raises(InvalidValueError, match=r"^line 1006: makes the sum of 'output_tokens' too large"):
             import_sessions(target, as_file(lines))
         lines[5:] = [*lines[5:1005], {"type": "end", "lines": 1004}]
         import_sessions(target, as_file(lines))

@@ -176,7 +176,7 @@ def test_a_bug_ends_the_sweeper_and_is_raised_when_it_is_stopped(
         with pytest.raises(LookupError):
             sweeper.stop()
         sweeper.stop()
-    assert "has ended" in caplog.text
+    assert "stopped because of a bug" in caplog.text
 
 
 def test_a_callback_may_stop_the_sweeper(database_url: str) -> None:

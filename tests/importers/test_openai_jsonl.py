@@ -94,7 +94,7 @@ def test_what_is_left_out_is_reported_and_the_others_go_in(
     assert conversations(store) == {"a": ["one"], "b": ["behind"]}
     problems.sort(key=lambda problem: problem.line or 0)
     assert [(problem.source, problem.line) for problem in problems] == [(str(file), line) for line in (2, 3, 4, 5)]
-    reasons = ["not JSON", "session_id names field 'id'", "holds an entry with another content", "messages[0]"]
+    reasons = ["not JSON", "session_id names field 'id'", "already has an entry with another content", "messages[0]"]
     for problem, reason in zip(problems, reasons, strict=True):
         assert reason in problem.reason
         assert str(problem.error) == f"{file}:{problem.line}: {problem.reason}"

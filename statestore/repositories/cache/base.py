@@ -195,9 +195,9 @@ def _counter_rows(pending: Pending) -> list[dict[str, Any]]:
 def tags(values: Any, argument: str = "tags") -> list[str]:
     """Tags, each once, in the order given."""
     if isinstance(values, str):
-        raise InvalidValueError(argument, "must be several tags, not one string; put it into a list")
+        raise InvalidValueError(argument, "must be a list of tags, not a string; put a single tag into a list")
     if not isinstance(values, Iterable):
-        raise InvalidValueError(argument, f"must be tags in a list, not {type(values).__name__}")
+        raise InvalidValueError(argument, f"must be a list of tags, not {type(values).__name__}")
     return list(dict.fromkeys(checks.key(tag, argument) for tag in values))
 
 

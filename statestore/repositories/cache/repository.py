@@ -140,7 +140,7 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         checks.optional_key(tag, "tag")
         checks.optional_key(after, "after")
         if checks.count(limit, "limit", least=1) > _MAX_PAGE:
-            raise InvalidValueError("limit", f"must be at most {_MAX_PAGE:,}; go on with after=")
+            raise InvalidValueError("limit", f"must be at most {_MAX_PAGE:,}; continue with after=")
         given = {"agent_name": agent_name, "tag": tag, "after": after}
         statement = _page(
             values=bool(values),
@@ -343,5 +343,5 @@ def _time(value: Any, argument: str) -> datetime:
 
 def _keys(keys: Iterable[str]) -> list[str]:
     if isinstance(keys, str) or not isinstance(keys, Iterable):
-        raise InvalidValueError("keys", f"must be several keys, not {type(keys).__name__}")
+        raise InvalidValueError("keys", f"must be an iterable of keys, not {type(keys).__name__}")
     return list(dict.fromkeys(checks.key(key, "keys") for key in keys))

@@ -383,7 +383,7 @@ def _digest(entries: Sequence[Entry], found: Sequence[Summary]) -> str:
 
 
 def _check_unchanged(session: Session, content: str, baseline: Baseline) -> None:
-    changed = f"session {session.session_id!r} was changed by another since it was loaded"
+    changed = f"session {session.session_id!r} has changed since it was loaded"
     if session.created_at != baseline.created_at:
         raise ConflictError(
             f"{changed}: it was deleted, and another was made under its id; load it again",
@@ -400,5 +400,5 @@ def _check_unchanged(session: Session, content: str, baseline: Baseline) -> None
             )
     if content != baseline.content:
         raise ConflictError(
-            f"{changed}: it holds other entries or summaries; load it again", session_id=session.session_id
+            f"{changed}: its entries or summaries are different; load it again", session_id=session.session_id
         )

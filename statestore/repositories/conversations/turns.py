@@ -201,7 +201,7 @@ class TurnWork(Repository, group="turn"):
         found = tail.look(self._link, session.session_id, end) if start.entry_id is not None else None
         # What was trimmed meanwhile is not there any more.
         if found is not None and found.entry_id not in (None, start.entry_id):
-            raise _disturbed(session.session_id, f"another entry stands at position {end}")
+            raise _disturbed(session.session_id, f"position {end} has another entry")
 
     def _committed(self, session_id: str, batch: Sequence[PreparedEntry]) -> list[Entry] | None:
         """What an earlier try has stored, whose answer was lost."""
@@ -215,7 +215,7 @@ class TurnWork(Repository, group="turn"):
         own = [entry.entry_id for entry in batch if entry.own_id]
         for entry in (entry_reads.find_by_id(self._link, session_id, own) if own else {}).values():
             raise ConflictError(
-                f"session {session_id!r} holds an entry with entry_id {entry.entry_id!r} already, at position "
+                f"session {session_id!r} already has an entry with entry_id {entry.entry_id!r}, at position "
                 f"{entry.seq}",
                 session_id=session_id,
                 actual=entry.seq,
@@ -224,7 +224,7 @@ class TurnWork(Repository, group="turn"):
 
 def _disturbed(session_id: str, how: str, **fields: int) -> ConflictError:
     return ConflictError(
-        f"session {session_id!r} was changed by another while the turn was under way: {how}; read it again, and append "
+        f"session {session_id!r} was changed by others while the turn was under way: {how}; read it again, and append "
         "or redo what the error's `unsaved` holds",
         session_id=session_id,
         **fields,

@@ -73,7 +73,7 @@ def prepare(entries: Sequence[NewEntry | Mapping[str, Any]], *, max_bytes: int) 
     for index, entry in enumerate(entries):
         one = _prepare(entry, f"entries[{index}]", turn, max_bytes)
         if one.entry_id in seen:
-            raise InvalidValueError(f"entries[{index}].entry_id", "stands twice in this call; ids are unique")
+            raise InvalidValueError(f"entries[{index}].entry_id", "occurs twice in this call; use each id once")
         seen.add(one.entry_id)
         turn = one.columns["turn"]
         prepared.append(one)

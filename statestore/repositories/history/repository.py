@@ -127,7 +127,7 @@ class HistoryRepository(WindowsRepository, SummariesRepository, LocatingReposito
             checks.optional_count(value, name)
         if last is not None and limit is not None:
             raise InvalidValueError(
-                "limit", "cannot be combined with last; one counts from the start, one from the end"
+                "limit", "cannot be combined with last; limit counts from the start, last from the end"
             )
         return entry_reads.read(self._link, session_id, last=last, after=after, before=before, limit=limit)
 
@@ -217,8 +217,8 @@ class HistoryRepository(WindowsRepository, SummariesRepository, LocatingReposito
 
 def _gap(session_id: str, after_seq: int, end: int) -> ConflictError:
     return ConflictError(
-        f"after_seq: session {session_id!r} ends at {end}, so that nothing can follow {after_seq}; "
-        "append what lies between first",
+        f"after_seq: session {session_id!r} ends at {end}, so nothing can follow {after_seq}; "
+        "first append what comes between",
         session_id=session_id,
         expected=after_seq,
         actual=end,
@@ -232,7 +232,7 @@ def _check_same(session_id: str, index: int, stored: Entry, given: PreparedEntry
         return
     under = f" under entry_id {given.entry_id!r}," if given.entry_id == stored.entry_id else ""
     raise ConflictError(
-        f"entries[{index}]: session {session_id!r} holds an entry with another {field}{under} at position "
+        f"entries[{index}]: session {session_id!r} already has an entry with another {field}{under} at position "
         f"{stored.seq}; give the entry as it was stored, or append it under another entry_id",
         session_id=session_id,
         entry_id=stored.entry_id,

@@ -130,7 +130,7 @@ def check(link: Link, summary: Summary, name: str, end: int) -> Summary:
     if summary.end_seq > end:
         raise InvalidValueError(f"{name}.end_seq", f"is {summary.end_seq}, but the history ends at {end}")
     if checks.optional_time(summary.created_at, f"{name}.created_at") is None:
-        raise InvalidValueError(f"{name}.created_at", "must be a time")
+        raise InvalidValueError(f"{name}.created_at", "must be a datetime")
     return summary
 
 

@@ -37,13 +37,13 @@ class Histories:
         session_id: str = values["session_id"]
         if kind == "session":
             if session_id in self._sessions:
-                raise InvalidValueError(where, f"is a session that stands in the file already; {_DAMAGED}")
+                raise InvalidValueError(where, f"is a session that the file already has; {_DAMAGED}")
             self._sessions[session_id] = (where, values.get("first_seq", 1), values.get("next_seq", 1))
             self._roots[session_id] = values["root_session_id"]
             if values.get("parent_session_id") is not None:
                 self._parents[session_id] = values["parent_session_id"]
         elif kind != "usage" and session_id not in self._sessions:
-            raise InvalidValueError(where, f"belongs to a session that does not stand before it; {_DAMAGED}")
+            raise InvalidValueError(where, f"belongs to a session that no earlier line has; {_DAMAGED}")
         if kind == "usage":
             self._add_up(values, where)
         elif kind == "entry":
@@ -60,7 +60,7 @@ class Histories:
         for name in ledger.COUNTS:
             self._sums[name] = self._sums.get(name, 0) + line[name]
             if self._sums[name] > MAX_FILE_SUM:
-                raise InvalidValueError(where, f"brings the sum of {name!r} beyond what can be added up; {_DAMAGED}")
+                raise InvalidValueError(where, f"makes the sum of {name!r} too large; {_DAMAGED}")
 
     def _check_lineage(self) -> None:
         """That nobody is forked from himself, over however many others."""
@@ -100,8 +100,8 @@ class Histories:
                     continue
             raise InvalidValueError(
                 where,
-                f"is a session with the entries {first_seq} to {next_seq - 1}, but not each of them stands in the file "
-                f"once, from {position} on; {_DAMAGED}",
+                f"is a session with the entries {first_seq} to {next_seq - 1}, but from {position} on some are missing "
+                f"from the file or in it twice; {_DAMAGED}",
             )
 
 

@@ -97,10 +97,10 @@ def decode(kind: Any, values: Mapping[str, Any], where: str) -> Record:
         try:
             decoded[name] = _decoded(columns[name], value)
         except (ValueError, TypeError, OverflowError, InvalidOperation):
-            raise InvalidValueError(where, f"has a value in {name!r} that does not belong there") from None
+            raise InvalidValueError(where, f"has an invalid value in {name!r}") from None
     for column in columns.values():
         if not column.nullable and column.server_default is None and decoded.get(column.name) is None:
-            raise InvalidValueError(where, f"lacks {column.name!r}")
+            raise InvalidValueError(where, f"is missing {column.name!r}")
     if kind in _FITTING and not _FITTING[kind](decoded):
         raise InvalidValueError(where, "has values that contradict each other; the file is damaged")
     return Record(kind, decoded, where)

@@ -160,8 +160,8 @@ class ForksRepository(Repository):
         """Refuse a fork that would be taken for one that its source comes from."""
         if self._link.one(_COMES_FROM, session_id=source_id, ancestor_id=fork_id) is not None:
             raise ConflictError(
-                f"new_session_id: session {source_id!r} comes from a session {fork_id!r}, so that a fork under this id "
-                "would be its own ancestor; take another id",
+                f"new_session_id: session {source_id!r} descends from session {fork_id!r}, so a fork with this id "
+                "would be its own ancestor; choose another id",
                 session_id=fork_id,
             )
 

@@ -23,7 +23,7 @@ def ttl(value: Any, argument: str = "ttl") -> timedelta:
     if found > MAX_TTL:
         hours = MAX_TTL // timedelta(hours=1)
         raise InvalidValueError(
-            argument, f"must be at most {hours} hours; a lease that is held longer is renewed, as its block does itself"
+            argument, f"must be at most {hours} hours; to hold a lease longer, renew it, as its `with` block does"
         )
     return found
 

@@ -81,7 +81,7 @@ class ListingRepository(Repository):
         filters = _filters(user_id, status, agent_name)
         checks.one_of(order_by, ("last_activity_at", "created_at"), "order_by")
         if checks.count(limit, "limit", least=1) > _MAX_PAGE:
-            raise InvalidValueError("limit", f"must be at most {_MAX_PAGE:,}; page on with next_cursor")
+            raise InvalidValueError("limit", f"must be at most {_MAX_PAGE:,}; get the next page with next_cursor")
         position = {} if cursor is None else _position(cursor, order_by, descending)
         statement = _page_statement(tuple(filters), order_by, bool(descending), bool(position))
         rows = self._link.all(statement, limit=limit + 1, **filters, **position)
@@ -114,7 +114,7 @@ def _cursor(session: Session, order_by: OrderBy, descending: bool) -> str:
 
 def _position(cursor: str, order_by: OrderBy, descending: bool) -> dict[str, Any]:
     """Where a page is to go on."""
-    wrong = InvalidValueError("cursor", "is not the next_cursor of a page in this order; start without one")
+    wrong = InvalidValueError("cursor", "is not the next_cursor of a page in this order; start without a cursor")
     try:
         kept_order, kept_descending, text, session_id = orjson.loads(base64.urlsafe_b64decode(cursor))
         at = checks.optional_time(datetime.fromisoformat(text), "cursor")

@@ -221,11 +221,11 @@ def check_lease(link: Link, lease: Lease) -> None:
     if token == lease.token and holds:
         return
     if token != lease.token:
-        why = "another was given out since"
+        why = "a newer one has been granted"
     else:
-        why = "it was released or taken back" if until is None else "it has run out"
+        why = "it was released or revoked" if until is None else "it has run out"
     raise StaleLeaseError(
-        f"the lease with token {lease.token} on session {lease.session_id!r} holds no more: {why}; "
+        f"the lease with token {lease.token} on session {lease.session_id!r} is no longer valid: {why}; "
         "acquire a new one, and read again what it protects",
         session_id=lease.session_id,
         expected=lease.token,

@@ -264,7 +264,7 @@ class StateRepository(Repository):
         held = self._find(session_id, key)
         number = 0 if held is None else held.value
         if isinstance(number, bool) or not isinstance(number, int | float):
-            raise InvalidValueError("key", f"{key!r} holds a value that is not a number; set it first")
+            raise InvalidValueError("key", f"{key!r} has a value that is not a number; set a number first")
         try:
             total = number + amount
         except OverflowError:

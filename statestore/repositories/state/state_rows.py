@@ -64,7 +64,7 @@ def check_versions(link: Link, session_id: str, keys: Sequence[str], expected: M
     for key in keys:
         if actual.get(key, 0) != expected.get(key, 0):
             raise ConflictError(
-                f"state key {key!r} of session {session_id!r} was changed by another since it was read; read it again",
+                f"state key {key!r} of session {session_id!r} has changed since it was read; read it again",
                 session_id=session_id,
                 key=key,
                 expected=expected.get(key, 0),

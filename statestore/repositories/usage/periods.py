@@ -31,7 +31,7 @@ def zone(value: Any) -> tzinfo:
         return ZoneInfo(value)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise InvalidValueError(
-            "tz", f"{value!r} is no time zone of this machine; names look like 'Europe/Berlin'"
+            "tz", f"{value!r} is not a time zone known on this machine; names look like 'Europe/Berlin'"
         ) from None
 
 
@@ -70,7 +70,7 @@ def _moment(value: Any, argument: str, tz: tzinfo) -> datetime | None:
     try:
         moment = value.astimezone(UTC)
     except OverflowError:
-        raise InvalidValueError(argument, "lies outside the years 1 to 9999 in UTC") from None
+        raise InvalidValueError(argument, "is outside the years 1 to 9999 in UTC") from None
     return _quarter(min(max(moment, EARLIEST), LATEST))
 
 

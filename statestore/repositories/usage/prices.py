@@ -126,7 +126,7 @@ class PricesRepository(Repository, group="prices"):
         checks.count(limit, "limit", least=1)
         place: Any = after
         if not (isinstance(place, tuple) and len(place) == 2):
-            raise InvalidValueError("after", "must be what the call before returned: a session's id and a position")
+            raise InvalidValueError("after", "must be what the previous call returned: a session id and a position")
         checks.text(place[0], "after")
         checks.count(place[1], "after")
         rows = self._link.all(_UNPRICED, limit=limit, after_id=after[0], after_seq=after[1])

@@ -88,7 +88,7 @@ class SharedPricesRepository(Repository, group="shared_prices"):
         )
         keys = {(row["position"], row["valid_from"], row["above_input_tokens"]) for row in rows}
         if len(keys) < len(rows):
-            raise InvalidValueError("prices", "holds two prices of one position, day and size")
+            raise InvalidValueError("prices", "has two prices with the same position, day and size")
         price_writes.changed(self._link, SHARED)
         self._link.run(_CLEAR)
         self._link.many(price_writes.UPSERT, rows, owner=SHARED)
