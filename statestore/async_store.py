@@ -90,7 +90,7 @@ class AsyncStateStore(AsyncTransaction, Sweeping):
     async def open(cls, url: str | URL | os.PathLike[str] | None = None, **options: Unpack[OpenArguments]) -> Self:
         """Connect to a database: `store = await AsyncStateStore.open(…)`. See `StateStore.open`.
 
-        Entered without being awaited, `async with AsyncStateStore.open(…) as store:`, it does the same.
+        It can also be entered without `await`: `async with AsyncStateStore.open(…) as store:`.
         """
         checked = StoreOptions(**options)
         parsed = engines.parse(url)
@@ -99,7 +99,7 @@ class AsyncStateStore(AsyncTransaction, Sweeping):
         connections = connections_of(engine, dialect, checked.for_engine(), owned=True)
         waits = waits_of(checked.for_engine())
         sync = Database(connections, dialect, checked.settings(), waits, notify.STATEMENTS)
-        # One thread serves SQLite best: more of them only wait for each other.
+        # One thread serves SQLite best: more would only wait for each other.
         threads = 1 if dialect.name == "sqlite" else checked.pool_size
         store = cls.__new__(cls)
         store._start(ThreadedDatabase(sync, threads=threads, one_connection=engines.is_memory(parsed)))
@@ -141,7 +141,7 @@ class AsyncStateStore(AsyncTransaction, Sweeping):
                 yield AsyncTransaction(self._database.telemetry.watched_async(runner), self.namespace, cache)
 
     async def run_transaction(self, work: Callable[[AsyncTransaction], Awaitable[R]]) -> R:
-        """Run *work* in a transaction, and again where the database undid it. See `StateStore.run_transaction`."""
+        """Run *work* in a transaction, and again if the database undid it. See `StateStore.run_transaction`."""
         with self._database.telemetry.transaction() as outcome:
             for pause in pauses(self._database.waits):
                 try:
@@ -159,7 +159,7 @@ class AsyncStateStore(AsyncTransaction, Sweeping):
         return self._database.telemetry.subscribe(hook)
 
     async def close(self) -> None:
-        """Close the connections, also if cancelled meanwhile. See `StateStore.close`."""
+        """Close the connections, even if cancelled meanwhile. See `StateStore.close`."""
         try:
             if not self._database.closed:
                 await self.cache.flush()

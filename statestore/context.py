@@ -1,4 +1,4 @@
-"""The current session of an agent process: which it is, where it works, and who is told when it changes."""
+"""The current session of an agent process: which one it is, where it works, and who is told when it changes."""
 
 import asyncio
 import logging
@@ -37,7 +37,7 @@ class Current:
 
 
 class _Context:
-    """What both contexts know and do; they differ in how they carry it out."""
+    """What both contexts know and do; they differ in how they run it."""
 
     def __init__(self, store: Any, session_id: str | None, project_root: Path, cwd: Path | None) -> None:
         self._store = store
@@ -51,12 +51,12 @@ class _Context:
         self._telling = False
 
     def renew_after_fork(self) -> None:
-        """In a forked child: whoever held the lock does not exist."""
+        """In a forked child, replace the lock: the thread that held it does not exist there."""
         self._lock = threading.Lock()
 
     @property
     def current(self) -> Current:
-        """Id, project root, directory and cache as they belong together, whoever switches meanwhile."""
+        """Id, project root, directory and cache of one session, even if another thread switches meanwhile."""
         return self._current
 
     @property
@@ -66,30 +66,30 @@ class _Context:
 
     @property
     def session(self) -> Session | None:
-        """The current session as it was when it was last opened, switched to or changed here.
+        """The current session as it was when last opened, switched to or changed here.
 
-        None where an `AsyncSessionContext` was not awaited yet.
+        None if an `AsyncSessionContext` has not been awaited yet.
         """
         return self._current.session
 
     @property
     def project_root(self) -> str:
-        """What the session is about. It stays while `cwd` wanders, and changes only together with the session."""
+        """The directory that the session is about. It stays when `cwd` changes, and changes only with the session."""
         return self._current.project_root
 
     @property
     def session_cache(self) -> dict[Any, Any]:
-        """Room for what is worth keeping as long as this is the current session; empty after each switch."""
+        """For whatever is worth keeping while this is the current session; empty after each switch."""
         return self._current.cache
 
     def on_switch(self, listener: Listener) -> Callable[[], None]:
         """Call *listener* with the new id after each change of the current session.
 
-        Listeners are told of one change after the other, in order, when it has taken place: they may read the context,
-        and even switch it. An exception of theirs is logged and disturbs nobody.
+        Listeners are told of the changes one by one, in order, after each has taken place: they may read the context
+        and even switch it. An exception in a listener is logged and affects nobody else.
 
         Returns:
-            A function that ends this.
+            A function that ends the subscription.
         """
         key = object()
         with self._lock:
@@ -101,14 +101,14 @@ class _Context:
 
         return unsubscribe
 
-    # What follows is written once: flows, which each kind of context carries out in its way, with the lock held.
+    # What follows is written once, as flows: each kind of context runs them in its own way, with the lock held.
 
     def _drive(self, flow: Flow[Any]) -> Any:
-        """Carry out a flow: its result, or what is awaited for it."""
+        """Run a flow. Returns its result, or an awaitable of it."""
         raise NotImplementedError
 
     def _open(self) -> Flow[None]:
-        """Open the session, unless that was done."""
+        """Open the session, unless it is open already."""
         current = self._current
         if current.session is not None:
             return
@@ -136,7 +136,7 @@ class _Context:
         self._switched(session)
 
     def _fork(self, session_id: str, tx: Any) -> Flow[Session]:
-        """A child of the current session that has nothing of its history and its state."""
+        """A child of the current session, without its history and its state."""
         yield Do(lambda: tx.sessions.fork(self.session_id, session_id, at_seq=0))
         yield Do(lambda: tx.state.clear(session_id))
         session: Session = yield Do(
@@ -145,7 +145,7 @@ class _Context:
         return session
 
     def _switch(self, session_id: str, root: str | None) -> Flow[tuple[Session, bool]]:
-        """The session, and whether it is another than before."""
+        """The session, and whether it differs from the one before."""
         yield from self._open()
         sessions = self._store.sessions
         session = yield Do(lambda: sessions.get(session_id))
@@ -161,7 +161,7 @@ class _Context:
         return session, True
 
     def _tell(self) -> Flow[None]:
-        """Tell the listeners of all changes that they were not told of yet. Without the lock: they may switch."""
+        """Tell the listeners of all changes that they do not know yet. Holds no lock, since they may switch."""
         due = self._next_to_tell(go_on=False)
         try:
             while due is not None:
@@ -170,14 +170,14 @@ class _Context:
                     try:
                         yield Do(partial(listener, session_id))
                     except Exception:
-                        _log.exception("a listener failed that was told of a switch to session %r", session_id)
+                        _log.exception("a listener failed on the switch to session %r", session_id)
                 due = self._next_to_tell(go_on=True)
         except BaseException:
             self._telling = False
             raise
 
     def _moved(self, session: Session) -> None:
-        """Take the current session as it is after a change of its attributes."""
+        """Keep the current session as it is after a change of its attributes."""
         current = self._current
         self._current = replace(current, session=session, cwd=session.cwd or current.project_root)
 
@@ -189,7 +189,7 @@ class _Context:
             self._untold.append(session.session_id)
 
     def _inherited(self) -> dict[str, Any]:
-        """The attributes with which a new session goes on in place of the current one."""
+        """The attributes that a new session takes over from the current one."""
         current = self._current
         session = current.session
         kept = ("user_id", "agent_name", "instructions", "ttl")
@@ -197,7 +197,7 @@ class _Context:
         return attributes | {"project_root": current.project_root, "cwd": current.cwd}
 
     def _next_to_tell(self, *, go_on: bool) -> tuple[str, list[Listener]] | None:
-        """Whom to tell what next; None where there is nothing, or where somebody else is at it and goes on."""
+        """What to tell next, and to whom; None if there is nothing, or if another thread is telling already."""
         with self._lock:
             if self._telling and not go_on:
                 return None
@@ -209,16 +209,16 @@ def _text(path: Any, argument: str) -> str:
     """A path as it is stored."""
     found = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(found, str):
-        raise InvalidValueError(argument, f"must be a path of text, a str or os.PathLike, not {type(path).__name__}")
+        raise InvalidValueError(argument, f"must be a text path, a str or os.PathLike, not {type(path).__name__}")
     return found
 
 
 class SessionContext(_Context):
     """The current session of an agent process. Safe to share between threads.
 
-    Makes or resumes the session. A session is found by its id, whichever directory the process is in; it keeps the
-    project root that it has. Called with an `AsyncStateStore` it gives an `AsyncSessionContext`; type checkers do not
-    see that, and need the latter's own name.
+    Creates or resumes the session. A session is found by its id, whatever directory the process is in, and keeps its
+    project root. Called with an `AsyncStateStore`, it returns an `AsyncSessionContext`; type checkers do not see that,
+    and need you to name `AsyncSessionContext` itself.
     """
 
     def __new__(cls, store: StateStore | AsyncStateStore, *args: Any, **kwargs: Any) -> "SessionContext":
@@ -232,10 +232,10 @@ class SessionContext(_Context):
         """Open the session.
 
         Args:
-            store: Where it is kept.
-            session_id: Which to resume, or to make if there is none; a new one without.
-            project_root: What a new session is about.
-            cwd: Where the agent works; by default where it was, or the project root.
+            store: Where the session is kept.
+            session_id: The session to resume, or to create if there is none; by default a new session.
+            project_root: The directory that a new session is about.
+            cwd: Where the agent works; by default where it last did, or the project root.
         """
         super().__init__(store, session_id, project_root, cwd)
         with self._switching:
@@ -267,10 +267,10 @@ class SessionContext(_Context):
             self._drive(self._set_cwd(path))
 
     def regenerate(self, *, as_child: bool = False) -> str:
-        """Go on in a new session, with the same project root, directory, user, agent and instructions.
+        """Continue in a new session, with the same project root, directory, user, agent and instructions.
 
         Args:
-            as_child: Record the old session as the parent of the new one. It inherits nothing else from it.
+            as_child: Record the old session as the parent of the new one, which inherits nothing else from it.
 
         Returns:
             The new id.
@@ -284,11 +284,11 @@ class SessionContext(_Context):
     def switch(self, session_id: str, project_root: Path | None = None) -> Session:
         """Make another session the current one, together with its project root, then tell the listeners.
 
-        A dead session is resumed. Switching to the session that is current already tells nobody.
+        A dead session is resumed. Switching to the session that is already current tells nobody.
 
         Args:
             session_id: A session that exists.
-            project_root: Its project root, if it is to have another than is stored with it.
+            project_root: A new project root for it; by default it keeps the stored one.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired. Nothing changed.
@@ -319,7 +319,7 @@ class AsyncSessionContext(_Context):
         return await flows.run_async(self._store._database, flow)
 
     async def start(self) -> Self:
-        """Open the session, if that was not done yet."""
+        """Open the session, if it is not open yet."""
         async with self._switching:
             await self._drive(self._open())
         return self
@@ -346,7 +346,7 @@ class AsyncSessionContext(_Context):
             await self._drive(self._set_cwd(path))
 
     async def regenerate(self, *, as_child: bool = False) -> str:
-        """Go on in a new session. See `SessionContext.regenerate`."""
+        """Continue in a new session. See `SessionContext.regenerate`."""
         session_id = ids.uuid7()
         async with self._switching:
             await self._drive(self._regenerate(session_id, as_child=as_child))

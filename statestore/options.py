@@ -27,7 +27,7 @@ M = TypeVar("M", bound=Callable[..., Any])
 
 
 class JoinArguments(TypedDict, total=False):
-    """What `join` takes: all that does not concern the connection."""
+    """What `join` takes: everything that does not concern the connection."""
 
     namespace: str
     clock: Clock | None
@@ -61,7 +61,7 @@ class OpenArguments(EngineArguments, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreOptions:
-    """What a store was opened with; `StateStore.open` explains each. Checked as a whole when it is made."""
+    """What a store was opened with; `StateStore.open` explains each option. Checked as a whole when created."""
 
     namespace: str = "default"
     clock: Clock | None = None
@@ -91,16 +91,16 @@ class StoreOptions:
         checks.schema_name(self.schema)
         checks.one_of(self.durability, ("full", "normal"), "durability")
         if not isinstance(self.prepared_statements, bool | None):
-            raise InvalidValueError("prepared_statements", "must be True, False, or None to find out")
+            raise InvalidValueError("prepared_statements", "must be True, False, or None to detect it")
         checks.count(self.pool_size, "pool_size", least=1)
         for name in ("pool_timeout", "lock_timeout", "statement_timeout"):
             checks.ttl(getattr(self, name), name)
         if self.pool_timeout is None:
-            raise InvalidValueError("pool_timeout", "must be a timedelta; how long to wait for a free connection")
+            raise InvalidValueError("pool_timeout", "must be a timedelta: how long to wait for a free connection")
         self.for_engine()
 
     def cache(self) -> CacheOptions:
-        """What concerns the cache."""
+        """The options for the cache."""
         return CacheOptions(
             max_entries=self.cache_max_entries,
             max_bytes=self.cache_max_bytes,
@@ -110,7 +110,7 @@ class StoreOptions:
         )
 
     def settings(self) -> Settings:
-        """What concerns repositories."""
+        """The options for repositories."""
         return Settings(
             namespace=self.namespace,
             clock=self.clock,
@@ -119,7 +119,7 @@ class StoreOptions:
         )
 
     def for_engine(self) -> Options:
-        """What concerns connections."""
+        """The options for connections."""
         return Options(
             schema=self.schema,
             durability=self.durability,
@@ -138,7 +138,7 @@ class StoreOptions:
 
 
 def takes(arguments: type[Any]) -> Callable[[M], M]:
-    """Show the options that a method takes as if they were written in its signature, and refuse any other."""
+    """Show the options that a method takes as if they were in its signature, and refuse all others."""
 
     def decorate(method: M) -> M:
         signature = inspect.signature(method)

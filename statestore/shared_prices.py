@@ -1,4 +1,4 @@
-"""The way to the prices that hold for a whole database, for whoever owns it."""
+"""Access to the prices of a whole database, for its owner."""
 
 from typing import overload
 
@@ -19,11 +19,11 @@ def prices_of(engine: AsyncEngine, *, schema: str = ...) -> AsyncSharedPrices: .
 def prices_of(engine: Engine | AsyncEngine, *, schema: str = DEFAULT_SCHEMA) -> SharedPrices | AsyncSharedPrices:
     """The prices that hold for all namespaces of a database, to read and to write.
 
-    They are the business of the database's owner, not of a tenant: no store leads here. A namespace's own prices,
-    which `store.prices.set` sets, go before them.
+    They belong to the owner of the database, not to a tenant: no store gives access to them. A namespace's own prices,
+    which `store.prices.set` sets, take precedence over them.
 
     Args:
-        engine: The owner's, to a database that has the tables. With an `AsyncEngine` the operations are awaited.
+        engine: The owner's engine, for a database that has the tables. With an `AsyncEngine` operations are awaited.
         schema: The PostgreSQL schema of the tables.
     """
     if isinstance(engine, AsyncEngine):
@@ -34,5 +34,5 @@ def prices_of(engine: Engine | AsyncEngine, *, schema: str = DEFAULT_SCHEMA) -> 
 
 
 def prices_through(store: StateStore) -> SharedPrices:
-    """The same through a store that is open already, for the command line, which has asked for the whole database."""
+    """The same through a store that is already open, for the command line, whose user asked for the whole database."""
     return SharedPrices(store._database, "")

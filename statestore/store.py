@@ -56,11 +56,11 @@ class Transaction(StoreOperations, Group):
 class StateStore(Transaction, Sweeping):
     """Sessions, their history and their state, in a SQL database.
 
-    Safe to share between threads. `StateStore.open(url)` connects; `StateStore(engine)` uses an engine of the caller's,
-    which it does not close; `StateStore.join(connection)` works inside a transaction of the caller's.
+    Safe to share between threads. `StateStore.open(url)` connects; `StateStore(engine)` uses the caller's engine and
+    does not close it; `StateStore.join(connection)` works inside the caller's transaction.
 
-    Every operation runs in a transaction of its own and is tried again on a deadlock, a lost connection or a busy
-    database, as long as that cannot do its work twice. `transaction()` makes one of several.
+    Every operation runs in its own transaction and is retried on a deadlock, a lost connection or a busy database, as
+    long as that cannot do its work twice. `transaction()` combines several operations in one transaction.
     """
 
     _database: Database
@@ -69,8 +69,8 @@ class StateStore(Transaction, Sweeping):
     def __init__(self, engine: Engine, **options: Unpack[EngineArguments]) -> None:
         """Use *engine*. Its database must have the tables; see `statestore.migrate`.
 
-        Arguments are those of `open`. A SQLite engine is checked at the first operation, and refused with
-        `InvalidValueError` where its settings would lose data.
+        Arguments are as for `open`. A SQLite engine is checked at the first operation, and refused with
+        `InvalidValueError` if its settings would lose data.
         """
         if not isinstance(engine, Engine):
             raise InvalidValueError(
@@ -91,34 +91,35 @@ class StateStore(Transaction, Sweeping):
         """Connect to a database.
 
         Args:
-            url: `postgresql://user@host/database`, `sqlite:///relative/or//absolute/path`, or `sqlite://` for one in
-                memory. Without it STATESTORE_URL, else `sqlite:///statestore.db`. A SQLite file that does not exist is
-                made, readable by its owner alone, and so are the tables in it.
-            namespace: Stores of different namespaces in one database see nothing of each other.
-            clock: Returns the time, as an aware datetime. By default the database server's clock, for SQLite ours.
-            durability: `normal` lets SQLite lose the latest commits when the power fails, and is faster. PostgreSQL
+            url: `postgresql://user@host/database`, `sqlite:///relative/or//absolute/path`, or `sqlite://` for a
+                database in memory. By default STATESTORE_URL, or else `sqlite:///statestore.db`. A SQLite file that
+                does not exist is created with its tables, readable by its owner only.
+            namespace: Stores with different namespaces in one database do not see each other's data.
+            clock: Returns the time, as an aware datetime. By default the database server's clock; on SQLite, the clock
+                of this process.
+            durability: `normal` is faster, but lets SQLite lose the latest commits if the power fails. PostgreSQL
                 follows its own settings.
             schema: The PostgreSQL schema of the tables.
             max_value_bytes: The largest content, state value, cached value or metadata, as JSON in UTF-8.
-            cache_max_entries: How many entries the cache keeps, expired ones included; None for no limit. Alone, a
+            cache_max_entries: How many entries the cache keeps, expired ones included; None for no limit. A single
                 store never exceeds it; several together may, until one of them counts again.
-            cache_max_bytes: How large the cached values may be together, as they are stored; None for no limit.
-            cache_default_ttl: How long an entry is kept that is set without a ttl; NEVER for no end.
-            cache_compress_above: From how many bytes on a cached value is compressed.
+            cache_max_bytes: The total size of the cached values, as stored; None for no limit.
+            cache_default_ttl: How long to keep an entry that is set without a ttl; NEVER to keep it forever.
+            cache_compress_above: The size in bytes from which cached values are compressed.
             content_hash_invalidation: False makes `cache.invalidate_content_hash` do nothing.
-            pool_size: How many connections at most.
-            pool_timeout: How long to wait for one of them.
-            lock_timeout: How long to wait for a lock. PostgreSQL: by default its own setting. SQLite: by default as
+            pool_size: The largest number of connections.
+            pool_timeout: How long to wait for a free connection.
+            lock_timeout: How long to wait for a lock. The default on PostgreSQL is its own setting; on SQLite, as
                 long as the call may take.
             statement_timeout: How long a statement on PostgreSQL may run; by default its own setting.
-            prepared_statements: Whether frequent statements are prepared on PostgreSQL. By default a store finds out
-                by itself: with a pooler in between, such as PgBouncer, they are not.
-            timeout: How long a call may take as a whole, in seconds or as a timedelta: waiting for a connection, for
-                locks and for the network, and all its tries. `statestore.deadline` narrows it.
-            retry_for: How long a store that has been connected tries again when the database goes away, restarts or
+            prepared_statements: Whether to prepare frequent statements on PostgreSQL. By default the store detects
+                whether it can: behind a pooler such as PgBouncer it does not.
+            timeout: How long a call may take in total, in seconds or as a timedelta: waiting for a connection, locks
+                and the network, and all retries. `statestore.deadline` narrows it.
+            retry_for: How long a store that has connected once keeps retrying when the database goes away, restarts or
                 undoes its work, in seconds or as a timedelta.
-            slow_call: From how long on a call, or a transaction, is logged as slow, by its name and its duration, in
-                seconds or as a timedelta; by default none is.
+            slow_call: Calls and transactions that take at least this long are logged as slow, with name and duration;
+                in seconds or as a timedelta. By default none are.
 
         Raises:
             InvalidValueError: The URL or another argument cannot be used.
@@ -141,7 +142,7 @@ class StateStore(Transaction, Sweeping):
     def join(cls, connection: Connection, **options: Unpack[JoinArguments]) -> Transaction:
         """The operations inside the caller's own transaction on *connection*, which the caller commits or rolls back.
 
-        Nothing is retried. On SQLite the transaction is made one that writes, so that it cannot lose an update.
+        Nothing is retried. On SQLite the transaction becomes a write transaction, so that it cannot lose an update.
         """
         if not isinstance(connection, Connection):
             raise InvalidValueError("connection", f"must be a Connection, not {type(connection).__name__}")
@@ -158,16 +159,17 @@ class StateStore(Transaction, Sweeping):
     def transaction(self, *, read_only: bool = False) -> Iterator[Transaction]:
         """Several operations, one commit: `with store.transaction() as tx: tx.history.append(…)`.
 
-        An exception undoes all of it. Nothing in it is retried; `run_transaction` does that. What it has read of
-        sessions, their history and state, and of the cache, nobody else changes before it ends, so that it can be
-        written anew without losing an update; lists, counts and reports are not held that way. On SQLite it holds the
-        only writer: call nothing else of the store meanwhile that writes.
+        An exception undoes all of it. Nothing in it is retried; `run_transaction` does that. Nobody else can change
+        the sessions, history, state and cache entries that it has read until it ends, so it can write them back
+        without losing an update; lists, counts and reports are not held that way. On SQLite it holds the only write
+        lock: do not call other writing operations of the store meanwhile.
 
         Args:
-            read_only: Take no locks, and see all of one moment. Operations that write raise `ReadOnlyError`.
+            read_only: Take no locks, and read everything as of one moment. Operations that write raise
+                `ReadOnlyError`.
 
         Raises:
-            UnavailableError: The transaction was undone, for a deadlock for example. Nothing was written.
+            UnavailableError: The transaction was undone, for example by a deadlock. Nothing was written.
             CommitUnknownError: The connection was lost during the commit, which may or may not have happened.
         """
         with self._database.telemetry.transaction(), self._transaction(read_only=read_only) as tx:
@@ -180,10 +182,10 @@ class StateStore(Transaction, Sweeping):
             yield Transaction(self._database.telemetry.watched(runner), self.namespace, cache)
 
     def run_transaction(self, work: Callable[[Transaction], R]) -> R:
-        """Run *work* in a transaction, and again where the database undid it: `store.run_transaction(move)`.
+        """Run *work* in a transaction, and again if the database undid it: `store.run_transaction(move)`.
 
-        *work* is called with the transaction, perhaps several times: it must do nothing but what can be undone with
-        it. Deadlocks and lost connections are tried again for as long as the store's `retry_for` says, within the
+        *work* is called with the transaction, perhaps several times: it must do nothing that the transaction cannot
+        undo. Deadlocks and lost connections are retried for as long as the store's `retry_for` allows, within the
         deadline around the call.
 
         Args:
@@ -191,7 +193,7 @@ class StateStore(Transaction, Sweeping):
 
         Raises:
             UnavailableError: The transaction was undone each time. Nothing was written.
-            CommitUnknownError: As for `transaction`; that is not tried again.
+            CommitUnknownError: As for `transaction`; this is not retried.
         """
         with self._database.telemetry.transaction() as outcome:
             for pause in pauses(self._database.waits):
@@ -208,19 +210,19 @@ class StateStore(Transaction, Sweeping):
     def on_operation(self, hook: Hook) -> Callable[[], None]:
         """Call *hook* after each operation of this store, with an `Operation`: `store.on_operation(print)`.
 
-        It is called before the caller has the result: in the thread of the caller, or on the event loop of an async
-        store, so it should be quick. Each operation inside a transaction reports when it ends, and then the transaction
-        itself does, as `transaction`. Operations that travel in one batch report each by itself, and so does each call
-        of work that takes several, such as `sweep`. What a hook itself does with the store is not reported.
+        It is called before the caller has the result: in the caller's thread, or on the event loop of an async store,
+        so it should be quick. Each operation inside a transaction is reported when it ends, and then the transaction
+        itself, as `transaction`. Operations that travel in one batch are reported one by one, and so is each call of
+        work that takes several, such as `sweep`. What a hook itself does with the store is not reported.
 
-        An exception in *hook* does not fail the operation; the first one is logged as a warning of `statestore`.
-        While there is no hook, nothing is measured.
+        An exception in *hook* does not fail the operation; the first one is logged as a warning by `statestore`.
+        Without a hook, nothing is measured.
 
         Args:
             hook: A plain function that takes an `Operation`.
 
         Returns:
-            A function that ends the subscription; it may be called more than once.
+            A function that ends the subscription. It may be called more than once.
 
         Raises:
             InvalidValueError: *hook* cannot be called, or is a coroutine function.
@@ -230,7 +232,7 @@ class StateStore(Transaction, Sweeping):
     def close(self) -> None:
         """Close the connections. Every operation raises `StoreClosedError` from now on. May be called twice.
 
-        What the cache has counted is written before, if that can be done within five seconds.
+        The cache's counts are written first, if that can be done within five seconds.
         """
         try:
             if not self._database.closed:

@@ -1,7 +1,7 @@
 """From repository methods and flows to the operations of a store: one list for both worlds.
 
-A group of operations is written once, as a class of descriptors, and inherited by two: a `Group` calls them, an
-`AsyncGroup` awaits them. A type checker sees the same parameters in both, and a coroutine in the second.
+A group of operations is written once, as a class of descriptors, and inherited by two classes: a `Group` calls them,
+an `AsyncGroup` awaits them. A type checker sees the same parameters in both, and a coroutine in the second.
 
     append = operation(HistoryRepository.append)     one call
     @flow                                            several, see `statestore.engine.flows`
@@ -64,7 +64,7 @@ class Declared(Generic[P, R]):
         self._name = name
 
     def _keep(self, group: Operations, call: Callable[..., Any]) -> Any:
-        """Have *call* found in the group from now on, named and documented: once for each group, not for each call."""
+        """Keep *call* in the group, named and documented: this is done once per group, not once per call."""
         group.__dict__[self._name] = _dressed(call, self.method)
         return call
 
@@ -96,7 +96,7 @@ class operation(Declared[P, R]):
 
 
 class flow(Declared[P, R]):
-    """A method that gives a flow, as an operation."""
+    """A method that returns a flow, as an operation."""
 
     def __init__(self, method: Callable[Concatenate[Any, P], Flow[R]]) -> None:
         super().__init__(method)
@@ -122,7 +122,7 @@ class flow(Declared[P, R]):
 
 
 class stream(Declared[P, R]):
-    """A method that gives a stream, as an iterator: `for` in one world, `async for` in the other."""
+    """A method that returns a stream, as an iterator: `for` in one world, `async for` in the other."""
 
     def __init__(self, method: Callable[Concatenate[Any, P], Stream[R]]) -> None:
         super().__init__(method)
@@ -146,7 +146,7 @@ class stream(Declared[P, R]):
 
 
 class block(Declared[P, R]):
-    """A method that gives a block, as a context manager: `with` in one world, `async with` in the other."""
+    """A method that returns a block, as a context manager: `with` in one world, `async with` in the other."""
 
     def __init__(self, method: Callable[Concatenate[Any, P], Block[R]]) -> None:
         super().__init__(method)
@@ -170,7 +170,7 @@ class block(Declared[P, R]):
 
 
 def documented(method: Callable[..., Any]) -> Callable[[M], M]:
-    """Take over the docstring of *method*, of which this is the operation."""
+    """Take over the docstring of *method*, which this operation runs."""
 
     def take(operation: M) -> M:
         operation.__doc__ = method.__doc__

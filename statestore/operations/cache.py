@@ -48,15 +48,15 @@ class CacheOperations(Operations):
     _flights: Flights
 
     def make_key(self, agent_name: str, request: Any, permissions: Any = None) -> str:
-        """A key for an agent's answer to a request under some permissions. Asks no database.
+        """A key for an agent's answer to a request under some permissions. Does not use the database.
 
-        The same for the same three, and for no others: SHA-256 over them as a canonical JSON array. The order of a
-        mapping's keys is irrelevant; that of a list is not.
+        Equal for equal arguments, and only for those: SHA-256 over all three as a canonical JSON array. The order of a
+        mapping's keys does not matter; that of a list does.
 
         Args:
             agent_name: The agent.
             request: Any exact JSON value.
-            permissions: Any exact JSON value: what the agent was allowed to see.
+            permissions: What the agent was allowed to see: any exact JSON value.
 
         Raises:
             InvalidValueError: *request* or *permissions* is not exact JSON.
@@ -65,9 +65,9 @@ class CacheOperations(Operations):
 
     @flow
     def flush(self) -> Flow[None]:
-        """Write the hits and counts that were noted until now. The store does so by itself, from time to time.
+        """Write the hits and counts noted so far. The store also does so by itself from time to time.
 
-        What cannot be written within five seconds is kept for later. In a transaction it does nothing: what is noted
+        What cannot be written within five seconds is kept for later. In a transaction this does nothing: what is noted
         there counts with the commit.
         """
         yield Do(self._cache_runner.flush)
@@ -112,10 +112,10 @@ class CacheOperations(Operations):
         timeout: timedelta,
         deadline: float,
     ) -> Flow[Found]:
-        """What is to be served, computed if nobody else does: its own result, another process's, or *stale*."""
+        """The value to serve: computed here, taken from another process, or *stale*."""
         found: Found | None
         for pause in single_flight.waits():
-            claimed = computes = True  # For all that is known, if this is interrupted.
+            claimed = computes = True  # If interrupted, assume that the claim was taken.
             try:
                 try:
                     claimed = computes = yield from compute_claims.claim(key, flight.token, timeout)
@@ -123,7 +123,7 @@ class CacheOperations(Operations):
                     claimed = False
                     not_claimed(self._cache_runner.state, error)
                 if computes:
-                    # Whoever had the claim before may have set it since.
+                    # The previous holder of the claim may have set it since.
                     found = yield from self._look_again(key)
                     if found is None:
                         value = yield from self._computed(key, compute, flight, timeout)
@@ -144,7 +144,7 @@ class CacheOperations(Operations):
         raise AssertionError("unreachable")
 
     def _computed(self, key: str, compute: Callable[[], Any], flight: Flight, timeout: timedelta) -> Flow[Any]:
-        """What *compute* returns; the claim is kept meanwhile."""
+        """What *compute* returns; the claim is renewed meanwhile."""
         renewal = yield from self._renewals.begin(key, flight.token, timeout)
         try:
             with single_flight.computing(flight):
@@ -192,39 +192,39 @@ class Cache(CacheOperations, Group):
     ) -> T:
         """The value of a key; if there is none, what *compute* returns, which is then kept.
 
-        Of all that ask for a missing key at once, threads, tasks and processes, one computes and the others wait for
-        its result. If it fails, the exception reaches its own caller alone, nothing is kept, and the next one computes.
-        If its process dies or stands still, another takes over within 5 seconds, or a third of *timeout* if that is
-        less, but not within a second; also if it takes longer than *timeout*.
+        If several callers ask for a missing key at once, in threads, tasks or processes, one computes and the others
+        wait for its result. If it fails, only its own caller gets the exception, nothing is kept, and the next one
+        computes. If its process dies or hangs, another takes over within 5 seconds, or a third of *timeout* if that is
+        less, but not before one second; the same if it takes longer than *timeout*.
 
-        An invalidation does not reach what is still being computed: the result is kept, though it may stem from what
-        was before.
+        An invalidation does not affect a value that is still being computed: the result is kept, though it may be
+        based on older data.
 
-        In a transaction, the caller computes by itself: what it sets is not to be seen before the commit. Others that
-        want to set the key wait until then.
+        In a transaction, each caller computes for itself, since what it sets is not visible before the commit. Others
+        that want to set the key wait until then.
 
-        Where the database accepts no writes, a standby or a full disk, it returns what *compute* does, and logs one
-        warning for the store: `statestore`.
+        If the database does not accept writes, as on a standby or a full disk, this returns what *compute* returns,
+        and logs one warning per store to the logger `statestore`.
 
         Args:
             key: The key.
             compute: Takes no arguments and returns a value as for `set`. No transaction is open while it runs, except
-                within `store.transaction()`. The async store takes a coroutine function, too; a plain function runs on
-                the event loop, and if it holds that up for seconds, others do not wait for it.
-            ttl: See `set`, as for the others.
+                within `store.transaction()`. The async store also takes a coroutine function; a plain function runs on
+                the event loop, and if it blocks that for seconds, others do not wait for it.
+            ttl: As for `set`, like the next five.
             tags: …
             agent_name: …
             request: …
             content_hash: …
             metadata: …
-            stale_ttl: For so long after its expiry a value is still served to all but the one that computes it anew,
-                unless a sweep or an eviction has removed it. That one gets what *compute* raises, too: an error that
-                nobody sees would last as long as the value.
-            timeout: How long to wait for another's result, and for how long others leave it to this one.
+            stale_ttl: How long after its expiry a value is still served to all callers but the one that computes it
+                again, unless a sweep or an eviction has removed it. That caller also gets what *compute* raises: an
+                error that nobody sees would last as long as the value.
+            timeout: How long to wait for another caller's result, and how long others wait for this one.
 
         Raises:
-            UnavailableError: Another computes, and was not done in time.
-            InvalidValueError: Among others, *compute* asks for the same key, by itself or in a task that it started.
+            UnavailableError: Another caller is computing, and did not finish in time.
+            InvalidValueError: For example, *compute* asks for the same key, by itself or in a task that it started.
         """
         work = self._get_or_compute(
             key,

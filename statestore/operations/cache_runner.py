@@ -1,7 +1,7 @@
-"""Between the operations of a cache and the database: a call gets the state of the store's cache, and settles with it.
+"""Between the operations of a cache and the database: a call gets the state of the store's cache, and updates it.
 
-What was noted is written here when it is due: behind the call that notices, in an operation of its own, so that it can
-never fail that call. It waits for nobody longer than a moment, and if it cannot be written it is kept for later.
+Noted hits and counts are written here when they are due: after the call that notices, in a separate operation, so that
+this can never fail the call. It waits only briefly for others, and what cannot be written is kept for later.
 """
 
 import logging
@@ -33,16 +33,16 @@ from statestore.repositories.cache.statistics import CacheCounts
 
 _log = logging.getLogger("statestore")
 
-# Seconds to wait for others, for who asks that counts be written, or closes the store. Nobody who only reads waits so
-# long. Where the network swallows everything, it is the end of all.
+# Seconds to wait for others if a caller asks for the counts to be written, or closes the store; plain reads never wait
+# that long. The second is the limit for everything, if the network swallows all packets.
 _ASKED_FOR, _LONGEST = 4.0, 5.0
 
-# These show what is noted, so it is written first: the next process then shows it, too.
+# These show what was noted, so it is written first: then other processes show it as well.
 _SHOWS_COUNTS = frozenset({CacheRepository.stats, CacheRepository.entry, CacheRepository.entries})
 
 
 class _CacheRunner:
-    """What both worlds share; they differ in how a call is run."""
+    """What both worlds share; they differ in how they run a call."""
 
     _run: Callable[[Call], Any]
 
@@ -50,9 +50,9 @@ class _CacheRunner:
         self.state = state
 
     def _flushing(self, patience: float) -> Flow[None]:
-        """Write what was noted, now if the database can: it is kept for later if not.
+        """Write what was noted, if the database can now; otherwise keep it for later.
 
-        Does nothing in a transaction, whose counts count with its commit.
+        Does nothing in a transaction, whose counts take effect with its commit.
         """
         if self.state.in_transaction or not self.state.has_pending:
             return
@@ -68,7 +68,7 @@ class _CacheRunner:
             not_written(self.state, error)
 
     def _failed(self, call: Call) -> None:
-        notes = call.memo.get(NOTES)  # None: the call never came to a connection.
+        notes = call.memo.get(NOTES)  # None if the call never got a connection.
         if notes is not None:
             self.state.fail(notes)
 
@@ -104,7 +104,7 @@ class CacheRunner(_CacheRunner):
 
 
 class AsyncCacheRunner(_CacheRunner):
-    """As `CacheRunner`, awaited. A hit is a single call, too quick to be made of a flow."""
+    """As `CacheRunner`, awaited. A hit is a single call, too quick to be a flow."""
 
     def __init__(self, runner: AsyncRunner, state: CacheState) -> None:
         super().__init__(state)
@@ -141,31 +141,31 @@ def _write_pending(state: CacheState, patience: float) -> Call:
 
 
 def _pauses(patience: float) -> Iterator[float | None]:
-    """How long to pause before each further try, of who waits for those that hold entries; None at the last."""
+    """How long to pause before each retry, while others hold the entries; None for the last try."""
     return iter((None,)) if patience <= BRIEF else pauses(Waits(retry_for=patience))
 
 
 def not_written(state: CacheState, error: StateStoreError) -> None:
-    """Note that counts could not be written, which is no reason to fail: they are tried again later."""
+    """Note that counts could not be written, which is no reason to fail: writing them is retried later."""
     state.put_off()
     if isinstance(error, ReadOnlyError | StorageFullError):
         _warn(state, error)
     else:
-        _log.debug("counts of the cache are kept for later: %s", error)
+        _log.debug("cache counts could not be written and are kept for later: %s", error)
 
 
 def not_claimed(state: CacheState, error: StateStoreError) -> None:
-    """Go on without a claim where the database accepts no writes, now or ever; raise what else there is."""
+    """Go on without a claim if the database does not accept writes; raise any other error."""
     if not isinstance(error, ReadOnlyError | StorageFullError):
         raise error
     _warn(state, error)
 
 
 def not_kept(state: CacheState, call: Call, error: DatabaseError) -> Found:
-    """What was computed and could not be kept. In a transaction the failure counts: nothing of that will be kept."""
+    """A computed value that could not be kept. In a transaction this raises, since nothing of that will be kept."""
     if state.in_transaction:
         raise error
-    # Not there if the call has not even begun.
+    # Missing if the call did not even begin.
     found = call.memo.get(COMPUTED) or _encoded(state, call.args[1])
     _warn(state, error)
     return found
@@ -177,15 +177,15 @@ def _encoded(state: CacheState, value: Any) -> Found:
 
 
 def _warn(state: CacheState, error: StateStoreError) -> None:
-    """Say once for each store what its callers do not notice."""
+    """Log, once for each store, what its callers do not notice."""
     if not state.has_warned:
         state.has_warned = True
-        _log.warning("the cache cannot be written; results are returned but not kept, hits are not counted: %s", error)
+        _log.warning("the cache is not writable; results are returned but not kept, hits are not counted: %s", error)
 
 
 @contextmanager
 def cache_transaction(state: CacheState) -> Iterator[CacheState]:
-    """The state for a transaction of the store's, which takes effect with its commit."""
+    """The state for one of the store's own transactions, which takes effect with its commit."""
     branch = state.branch()
     try:
         yield branch
@@ -196,14 +196,14 @@ def cache_transaction(state: CacheState) -> Iterator[CacheState]:
 
 
 def joined_cache(connection: Connection, runner: BoundRunner, settings: Settings) -> CacheState:
-    """The state for a transaction of the caller's: what is noted in it is written right before its commit.
+    """The state for a caller's transaction: what is noted in it is written right before its commit.
 
-    There is no other connection to write it on, and so late it keeps nobody waiting.
+    There is no other connection to write it on, and that late it keeps nobody waiting.
     """
     state = CacheState(settings.of(CacheOptions), max_value_bytes=settings.max_value_bytes).branch()
     joined = _joined.get(connection)
     if joined is None:
-        # Once for each connection: listeners cannot be removed while they are called.
+        # Once for each connection, since listeners cannot be removed while they are called.
         joined = _joined[connection] = []
         event.listen(connection, "commit", _write_joined)
         event.listen(connection, "rollback", _forget_joined)
@@ -222,7 +222,7 @@ def _write_joined(connection: Connection) -> None:
         if not state.has_pending:
             continue
         try:
-            # What fails in it is undone by itself, and does not undo the caller's work.
+            # A failure in here is undone by itself, and does not undo the caller's work.
             connection.exec_driver_sql(f"SAVEPOINT {_SAVEPOINT}")
             try:
                 runner.run(_write_pending(state, BRIEF))
@@ -232,8 +232,8 @@ def _write_joined(connection: Connection) -> None:
             finally:
                 connection.exec_driver_sql(f"RELEASE SAVEPOINT {_SAVEPOINT}")
         except (StateStoreError, DBAPIError):
-            # A transaction that has failed before is for the caller to hear of, not from here.
-            _log.debug("counts of the cache were not written with the transaction")
+            # If the transaction had failed before, the caller hears of that elsewhere.
+            _log.debug("cache counts were not written with the transaction")
 
 
 def _forget_joined(connection: Connection) -> None:

@@ -1,6 +1,6 @@
 """The claim to compute a value: taken, renewed while the value is computed, and given back.
 
-`single_flight` says for how long at a time.
+`single_flight` decides how long each claim lasts.
 """
 
 import threading
@@ -21,7 +21,7 @@ Renewals: TypeAlias = Iterator[tuple[float, Callable[[], timedelta]]]
 
 
 def claim(key: str, token: str, timeout: timedelta) -> Flow[bool]:
-    """Whether one has got the claim."""
+    """Take the claim, and tell whether that succeeded."""
 
     def undo(claimed: bool) -> Call | None:
         return Call(CacheClaims.release, (key, token)) if claimed else None
@@ -32,7 +32,7 @@ def claim(key: str, token: str, timeout: timedelta) -> Flow[bool]:
 
 
 def release(key: str, token: str) -> Flow[None]:
-    """Give a claim back. If that fails it ends by itself, and the caller has its value, or an error that says more."""
+    """Give a claim back. If that fails, it ends by itself; the caller has its value, or a more useful error."""
     try:
         yield Call(CacheClaims.release, (key, token))
     except StateStoreError:
@@ -40,9 +40,9 @@ def release(key: str, token: str) -> Flow[None]:
 
 
 class ThreadRenewals:
-    """Keeps the claims of threads for as long as they compute.
+    """Keeps the claims of threads while they compute.
 
-    One thread serves all: one for each computation doubled the price of a quick one.
+    One thread serves all: one per computation doubled the cost of a quick one.
     """
 
     def __init__(self, runner: Runner) -> None:
@@ -50,7 +50,7 @@ class ThreadRenewals:
         self._renewer = _Renewer(self._renew)
 
     def begin(self, key: str, token: str, timeout: timedelta) -> Flow[Any]:
-        """Renew a claim from now on, but not for longer than *timeout*. Gives what `end` takes."""
+        """Renew a claim from now on, but for at most *timeout*. Returns what `end` takes."""
         self._renewer.add(key, token, single_flight.renewals(timeout))
         yield from ()
         return token
@@ -60,7 +60,7 @@ class ThreadRenewals:
         yield from ()
 
     def _renew(self, key: str, token: str, lasts: timedelta) -> bool:
-        """Whether to go on; what may pass is tried again."""
+        """Whether to go on; temporary errors are retried."""
         try:
             renewed: bool = self._runner.run(Call(CacheClaims.renew, (key, token, lasts)))
         except StateStoreError as error:
@@ -69,7 +69,7 @@ class ThreadRenewals:
 
 
 class TaskRenewals:
-    """As `ThreadRenewals`, for tasks: each has one of its own."""
+    """As `ThreadRenewals`, for tasks: each computation has its own renewing task."""
 
     def begin(self, key: str, token: str, timeout: timedelta) -> Flow[Any]:
         stop: Signal = yield NewSignal()
@@ -101,9 +101,9 @@ class _Renewal(NamedTuple):
 
 
 class _Renewer:
-    """Renews claims, in a thread that there is while they are. One for each doubled the price of a quick computation.
+    """Renews claims, in a thread that runs only while there are any.
 
-    A renewal may still be under way when its claim has been given back: it does not bring it to life again.
+    A renewal may still be under way when its claim has been given back: it does not revive the claim.
     """
 
     def __init__(self, renew: Callable[[str, str, timedelta], bool]) -> None:
@@ -112,7 +112,7 @@ class _Renewer:
         forking.renew_in_child(self)
 
     def renew_after_fork(self) -> None:
-        """In a forked child: the claims are the parent's."""
+        """In a forked child, start empty: the claims belong to the parent."""
         self._sooner = threading.Condition()
         self._renewals: dict[str, _Renewal] = {}
         self._thread: threading.Thread | None = None
@@ -131,7 +131,7 @@ class _Renewer:
                 self._sooner.notify()
 
     def remove(self, token: str) -> None:
-        # The thread is not woken: it finds that out when it wakes.
+        # The thread is not woken: it notices this the next time it wakes.
         with self._sooner:
             self._renewals.pop(token, None)
 

@@ -1,4 +1,4 @@
-"""Removing much: users, large sessions and long histories, in transactions that hold nobody up."""
+"""Removing a lot: users, large sessions and long histories, in transactions that keep nobody waiting."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +13,7 @@ from statestore.values.sessions import ErasureReceipt
 
 Progress: TypeAlias = Callable[[ErasureReceipt], object]
 
-# Rows in one transaction; and entries, where each part that forks see changes a row for each of them.
+# Rows in one transaction; also entries, since each part that forks see changes a row per fork.
 BATCH = 1000
 ENTRIES = 5000
 
@@ -64,7 +64,7 @@ def delete_user(namespace: str, user_id: str, progress: Progress | None) -> Flow
             place = (user_id, BATCH, batch.after)
             batch = yield Call(ErasureRepository.erase_batch, place)
         elif left:
-            # What somebody else held, one after the other, waiting for it.
+            # What others held: one after the other, waiting for each.
             batch = yield Call(ErasureRepository.erase_next, (user_id, BATCH))
             left = batch.after is not None
             batch.after = None

@@ -1,8 +1,8 @@
-"""Following a history: what is appended is passed on, once and in order, until one stops.
+"""Following a history: what is appended is passed on, once and in order, until the caller stops.
 
-What decides is always a look at the history. PostgreSQL's notifications only make it come at once: without them, and on
-SQLite, one looks again after a pause that grows while nothing happens. So nothing depends on a notification, and after
-a lost connection the follower goes on where it was. All followers of a store share the connection that listens.
+The follower always reads the history itself. PostgreSQL's notifications only make it read at once: without them, and
+on SQLite, it reads again after a pause that grows while nothing happens. So nothing depends on a notification, and
+after a lost connection the follower continues where it was. All followers of a store share the connection that listens.
 """
 
 import time
@@ -22,16 +22,16 @@ from statestore.repositories.history.follows import FollowWork, Seen, Start
 from statestore.values.history import Entry
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
-# With notifications one looks now and then all the same: not every change of a history sends one.
+# Even with notifications, look now and then: not every change of a history sends one.
 _PAUSE_WHEN_NOTIFIED = 1.0
 # How long the database may stay away before the follower gives up.
 _PATIENCE = 120.0
-# Of so many entries it is known whether they are still there when positions were popped and used again.
+# How many entries are remembered, to find out whether they still exist after positions were popped and reused.
 _REMEMBERED = 256
 
 
 class _Follower:
-    """Where a follower is, and when it looks again."""
+    """The position of a follower, and when it looks again."""
 
     def __init__(self, session_id: str, after: int | None, timeout: timedelta | None) -> None:
         self._session_id = session_id
@@ -51,7 +51,7 @@ class _Follower:
         return Call(FollowWork.look, reached)
 
     def found(self, result: Any) -> list[Entry] | None:
-        """Take the result of `call`; returns what is to be passed on, or None where there is more to ask at once."""
+        """Take the result of `call`. Returns what to pass on, or None if it has to ask again at once."""
         self._reached = time.monotonic()
         if isinstance(result, Start):
             self._start = result
@@ -79,7 +79,7 @@ class _Follower:
         self._first = self._first or seen
 
     def failed(self, error: StateStoreError) -> None:
-        """Raise what does not pass, or has not passed for too long."""
+        """Raise the error if it is permanent, or has lasted too long."""
         if not error.retryable or time.monotonic() - self._reached > _PATIENCE:
             raise error
 

@@ -19,7 +19,7 @@ from statestore.repositories.sessions.leases import Holder, LeasesRepository, Le
 from statestore.values.sessions import Lease
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
-# Renewed when a third of it is over, so that two tries may fail.
+# A lease is renewed after a third of its time, so that two tries may fail.
 _RENEWALS = 3
 
 
@@ -32,7 +32,7 @@ class _Held(Lease):
         super().__init__(
             session_id=lease.session_id, owner=lease.owner, token=lease.token, ttl=lease.ttl, until=lease.until
         )
-        # Only the holder's own bookkeeping changes, and `until`, which renewing moves.
+        # Only the holder's own bookkeeping changes, and `until`, which each renewal moves.
         object.__setattr__(self, "_runner", runner)
         object.__setattr__(self, "_failure", None)
         object.__setattr__(self, "_generation", forking.generation())
@@ -43,13 +43,13 @@ class _Held(Lease):
     _stop: Any
     _worker: Any
 
-    # Equal to itself alone: by its fields, of which `until` moves, it would get lost in a set or a dict.
+    # Equal only to itself: compared by its fields, it would get lost in a set or a dict when `until` moves.
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
     @property
     def lost(self) -> bool:
-        """Whether renewing the lease was refused: somebody else may be at work on the session."""
+        """Whether renewing the lease was refused: somebody else may be working on the session."""
         return self._failure is not None
 
     def _call(self, method: Any) -> Call:
@@ -59,7 +59,7 @@ class _Held(Lease):
         object.__setattr__(self, "until", lease.until)
 
     def _failed(self, error: StateStoreError) -> bool:
-        """Whether renewing has come to its end. What may pass is tried again: the database says when it is too late."""
+        """Whether to stop renewing. Temporary errors are retried: the database says when it is too late."""
         if error.retryable:
             return False
         object.__setattr__(self, "_failure", error)
@@ -69,7 +69,7 @@ class _Held(Lease):
         """Refuse a lease in a process that was forked from the one that acquired it.
 
         Raises:
-            StaleLeaseError: It stays with the parent. Nothing was written.
+            StaleLeaseError: It belongs to the parent. Nothing was written.
         """
         if self._generation != forking.generation():
             raise self._of_the_parent()
@@ -77,7 +77,7 @@ class _Held(Lease):
     def _of_the_parent(self) -> StaleLeaseError:
         return StaleLeaseError(
             f"the lease with token {self.token} on session {self.session_id!r} was acquired before this process was "
-            "forked, and stays with the parent; acquire another",
+            "forked, and belongs to the parent; acquire another",
             session_id=self.session_id,
             expected=self.token,
         )
@@ -88,7 +88,7 @@ class _Held(Lease):
         if not held:
             raise StaleLeaseError(
                 f"the lease with token {self.token} on session {self.session_id!r} was lost while it was in use; "
-                "what was written without lease= may have met another holder's work",
+                "what was written without lease= may have mixed with another holder's work",
                 session_id=self.session_id,
                 expected=self.token,
             )
@@ -128,10 +128,10 @@ class _Held(Lease):
 
 
 class HeldLease(_Held):
-    """A lease of a `StateStore`. As a context manager it keeps itself: `with store.sessions.acquire(…) as lease:`.
+    """A lease from a `StateStore`. As a context manager it renews itself: `with store.sessions.acquire(…) as lease:`.
 
-    While the block runs a thread renews it, and the session is busy; then the session is ready again and the lease is
-    released. Where it was lost meanwhile, the end of the block raises `StaleLeaseError`.
+    While the block runs, a thread renews it and the session is busy; then the session is ready again and the lease is
+    released. If it was lost meanwhile, the end of the block raises `StaleLeaseError`.
     """
 
     __slots__ = ()
@@ -148,7 +148,7 @@ class HeldLease(_Held):
 
 
 class AsyncHeldLease(_Held):
-    """A lease of an `AsyncStateStore`: `async with store.sessions.acquire(…) as lease:`. See `HeldLease`."""
+    """A lease from an `AsyncStateStore`: `async with store.sessions.acquire(…) as lease:`. See `HeldLease`."""
 
     __slots__ = ()
     _runner: AsyncRunner
@@ -160,7 +160,7 @@ class AsyncHeldLease(_Held):
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # To its end, also when cancelled: nobody else would give the lease back.
+        # To its end, even if cancelled: nobody else would give the lease back.
         await finished(run_async(self._runner, self._leave(failed=exc is not None)))
 
 
@@ -176,12 +176,12 @@ def acquire(session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | No
 
 
 def _released(found: Lease | Holder) -> Call | None:
-    """A lease that nobody waits for any longer goes back."""
+    """Release a lease that nobody is waiting for any longer."""
     return Call(LeasesRepository.release, (found,)) if isinstance(found, Lease) else None
 
 
 def _pauses(patience: timedelta) -> Iterator[float]:
-    """How long to pause before each further try, with jitter, so that those who wait do not come all at once."""
+    """How long to pause before each retry, with jitter, so that those who wait do not retry all at once."""
     deadline = time.monotonic() + patience.total_seconds()
     pause = _FIRST_PAUSE
     while (left := deadline - time.monotonic()) > 0:

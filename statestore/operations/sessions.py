@@ -57,12 +57,12 @@ class SessionOperations(Operations):
     def delete(self, session_id: str) -> Flow[bool]:
         """Remove a session with its history, state and summaries. Forks keep what they see.
 
-        It is gone at once. The rows of a session of more than a thousand entries go in batches, each in a short
-        transaction of its own, so that nobody waits for long; where this is cut off, the next sweep deletes the rest. A
-        write that comes later does not bring the session back.
+        It is gone at once. If it has more than a thousand entries, its rows are deleted in batches, each in its own
+        short transaction, so that nobody waits long; if this is interrupted, the next sweep deletes the rest. A later
+        write does not bring the session back.
 
         Returns:
-            Whether there was such a session, not counting one that had expired.
+            Whether there was such a session; an expired one does not count.
         """
         return erasing.delete(session_id)
 
@@ -70,53 +70,53 @@ class SessionOperations(Operations):
     def delete_user(self, user_id: str, *, progress: erasing.Progress | None = None) -> Flow[ErasureReceipt]:
         """Remove all sessions of a user, expired ones included.
 
-        All of them are gone at once, and the user's id with them, in the first transaction; sessions that the user
-        opens later are others. Their rows go in batches, each in a short transaction of its own, so that nobody waits
-        for long. Where this is cut off, call it again, or leave the rest to the sweep, which takes it up after an hour.
-        Inside a caller's transaction it is all or none, and other forks and deletions of the namespace wait for it.
+        The first transaction removes all of them at once, and the user's id with them; sessions that the user opens
+        later are not affected. Their rows are deleted in batches, each in its own short transaction, so that nobody
+        waits long. If this is interrupted, call it again, or leave the rest to the sweep, which continues after an
+        hour. Inside a caller's transaction it is all or none, and other forks and deletions in the namespace wait.
 
         Entries that a fork of another user sees stay there, and belong to that user. What the user's entries used and
-        cost stays in the usage ledger, without the user's id, and under random ids in place of the sessions'.
+        cost stays in the usage ledger, without the user's id, and with random session ids.
 
         Args:
             user_id: The user.
             progress: Called after each batch with the receipt so far.
 
         Returns:
-            What was removed, for the record. What an earlier call left that was cut off is in it.
+            What was removed, for the record, including what an earlier, interrupted call had left.
         """
         receipt = yield from erasing.delete_user(self._namespace, user_id, progress)
         yield from empty_log(self._runner)
         return receipt
 
     def derive_id(self, *parts: str) -> str:
-        """A stable id: the same parts give the same id in this namespace, on every host. Asks no database."""
+        """A stable id: the same parts give the same id in this namespace, on every host. Does not use the database."""
         if not parts:
             raise InvalidValueError("parts", "must name at least one part")
         return ids.derive(self._namespace, *(checks.key(part, "parts") for part in parts))
 
 
 class Sessions(SessionOperations, Group):
-    """Making, finding, forking, leasing and deleting sessions: `store.sessions`."""
+    """Creating, finding, forking, leasing and deleting sessions: `store.sessions`."""
 
     def acquire(self, session_id: str, *, owner: str, ttl: timedelta, wait: timedelta | None = None) -> HeldLease:
-        """Become the only one who works on a session, across processes and hosts, until the lease runs out.
+        """Get the sole right to work on a session, across processes and hosts, until the lease runs out.
 
-        Hand the lease to writes as `lease=`: once another may hold the session they are refused. As a context manager
-        it renews itself in the background and marks the session busy, then ready:
+        Pass the lease to writes as `lease=`: they are refused once somebody else may hold the session. As a context
+        manager it renews itself in the background and marks the session busy, then ready:
         `with store.sessions.acquire(…) as lease:`. A lease that is not renewed can be taken over.
 
         Args:
             session_id: The session.
             owner: Who acquires it, for people to read; it need not be unique.
-            ttl: How long the lease holds unless it is renewed; at most 12 hours. It goes by the store's clock: on
-                SQLite by that of the process. A lease that ends later than any may, since the clock of who has it is
+            ttl: How long the lease is valid unless it is renewed; at most 12 hours. The store's clock decides: on
+                SQLite, that of the process. A lease that ends later than any lease may, because its holder's clock is
                 far ahead, counts as free.
-            wait: How long to wait for it while another has it; by default not at all.
+            wait: How long to wait if somebody else has it; by default not at all.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired.
-            ConflictError: Another holds it, also after waiting. `owner` and `until` say who, and until when.
+            ConflictError: Somebody else holds it, even after waiting. `owner` and `until` say who, and until when.
         """
         taking = leases.acquire(session_id, owner=owner, ttl=ttl, wait=wait)
         return HeldLease(run(self._runner, taking), self._runner)
@@ -135,9 +135,9 @@ class AsyncSessions(SessionOperations, AsyncGroup):
 
 
 def _saved(conversation: ConversationState, report: SaveReport) -> None:
-    """Let a conversation that was loaded go on from what was saved. One made by hand goes on replacing what there is.
+    """Make what was saved the new baseline of a loaded conversation. One made by hand keeps replacing what is stored.
 
-    Its entries stay as its owner put them there: those that are stored now are known by their content.
+    Its entries stay as its owner put them there: the next save recognizes the stored ones by their content.
     """
     if conversation.baseline is not None:
         conversation.baseline = report.conversation.baseline

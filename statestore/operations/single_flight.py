@@ -1,8 +1,8 @@
 """One computes, the others wait: among the threads or tasks of a process, and among processes.
 
-In a process, the first that misses a key leads a *flight*, and the others on board wait for its result in memory.
-Among processes, the leader needs the key's *claim*, a row in the database with an end. It is short, and renewed while
-the leader computes, so that others take over soon from one whose process died. What is decided is decided here, once;
+In a process, the first caller that misses a key leads a *flight*, and the others on it wait for its result in memory.
+Among processes, the leader needs the key's *claim*, a row in the database that expires. A claim is short, and renewed
+while the leader computes, so that others soon take over if its process dies. This module makes the decisions;
 `operations.cache` does the calling and the waiting.
 """
 
@@ -31,19 +31,19 @@ TIMEOUT: Final = timedelta(seconds=60)
 _FIRST_WAIT = 0.01
 _LONGEST_WAIT = 0.25
 
-# A third of what one waits for another, who may die at any time: those that wait already shall come to compute, too.
+# A claim lasts a third of the waiting time: if its holder dies, those already waiting still have time to compute.
 _SHORTEST_CLAIM, _LONGEST_CLAIM = timedelta(seconds=1), timedelta(seconds=5)
 _CLAIMS_IN_A_TIMEOUT = 3
-# Renewed when a third of it is over, so that two tries may fail.
+# A claim is renewed after a third of its time, so that two tries may fail.
 _RENEWALS = 3
 
-# The flights that this thread or task, or one that started it, leads.
+# The flights led by this thread or task, or by one that started it.
 _own: ContextVar[frozenset[str]] = ContextVar("statestore_own_flights", default=frozenset())
 
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A computation under way in this process: what tells its end, and what came out, if anything."""
+    """A computation under way in this process: the signal of its end, and its result, if any."""
 
     landed: Signal
     found: Found | None = None
@@ -51,18 +51,18 @@ class Flight:
 
 
 def check(compute: Any, timeout: Any) -> timedelta:
-    """How long to wait, once that and *compute* have been checked."""
+    """Check *compute* and *timeout*. Returns how long to wait."""
     if not callable(compute):
         raise InvalidValueError("compute", f"must be callable, not {type(compute).__name__}")
     if not isinstance(timeout, timedelta):
-        raise InvalidValueError("timeout", f"must be a timedelta, not {type(timeout).__name__}; nobody waits forever")
+        raise InvalidValueError("timeout", f"must be a timedelta, not {type(timeout).__name__}; waiting has to end")
     if not timedelta(0) < timeout <= checks.MAX_TTL:
         raise InvalidValueError("timeout", f"must be longer than zero and at most {checks.MAX_TTL.days:,} days")
     return timeout
 
 
 def checked(options: CacheOptions, *, tags: Any, **others: Any) -> dict[str, Any]:
-    """The attributes of a computed value, checked before it is computed: it would be a pity afterwards."""
+    """The attributes of a computed value, checked before it is computed: afterwards the work would be wasted."""
     attributes = {"tags": checked_tags(tags), **others}
     checked_attributes(options, exactjson.MAX_BYTES, **attributes)
     return attributes
@@ -70,7 +70,7 @@ def checked(options: CacheOptions, *, tags: Any, **others: Any) -> dict[str, Any
 
 @contextmanager
 def computing(flight: Flight) -> Iterator[None]:
-    """While one computes what the others on a flight wait for."""
+    """For the time in which the leader of a flight computes."""
     before = _own.set(_own.get() | {flight.token})
     try:
         yield
@@ -79,9 +79,9 @@ def computing(flight: Flight) -> Iterator[None]:
 
 
 def _check_not_own(flight: Flight, key: str) -> None:
-    """Waiting for oneself would last until the deadline; so would a task that one started, and waits for."""
+    """Refuse to wait for a flight led by this task, or by one that started it: that would last until the deadline."""
     if flight.token in _own.get():
-        raise InvalidValueError("compute", f"asks for the key that it is to compute, {key!r}; it would wait for itself")
+        raise InvalidValueError("compute", f"asks for {key!r}, the key that it is computing; it would wait for itself")
 
 
 def value_of(found: Found) -> Any:
@@ -91,18 +91,18 @@ def value_of(found: Found) -> Any:
 
 def too_late(key: str, timeout: timedelta) -> UnavailableError:
     return UnavailableError(
-        f"the value of cache key {key!r} is being computed elsewhere, and was not there after {timeout}; "
+        f"the value of cache key {key!r} is being computed elsewhere, and was not ready after {timeout}; "
         "try again, or pass a longer timeout="
     )
 
 
 def claim_time(timeout: timedelta) -> timedelta:
-    """For how long a key is claimed at a time."""
+    """How long a key is claimed at a time."""
     return min(timeout, max(_SHORTEST_CLAIM, min(_LONGEST_CLAIM, timeout / _CLAIMS_IN_A_TIMEOUT)))
 
 
 def renewals(timeout: timedelta) -> Iterator[tuple[float, Callable[[], timedelta]]]:
-    """How many seconds to wait before each renewal of a claim, and for how long it then is; up to *timeout* in all."""
+    """The seconds to wait before each renewal of a claim, and how long it then lasts; up to *timeout* in total."""
     lasts, ends = claim_time(timeout), time.monotonic() + timeout.total_seconds()
 
     def left() -> timedelta:
@@ -113,7 +113,7 @@ def renewals(timeout: timedelta) -> Iterator[tuple[float, Callable[[], timedelta
 
 
 def waits() -> Iterator[float]:
-    """How many seconds to wait before each look. Jittered, so that those who wait together do not look together."""
+    """The seconds to wait before each look, with jitter, so that those who wait together do not look together."""
     wait = _FIRST_WAIT
     while True:
         yield wait * random.uniform(0.5, 1.0)
@@ -121,19 +121,19 @@ def waits() -> Iterator[float]:
 
 
 class Flights:
-    """The flights of a store, by key. Safe between threads."""
+    """The flights of a store, by key. Thread-safe."""
 
     def __init__(self) -> None:
         self.renew_after_fork()
         forking.renew_in_child(self)
 
     def renew_after_fork(self) -> None:
-        """In a forked child nobody of the parent's lands any more."""
+        """In a forked child, start empty: the parent's flights never land there."""
         self._lock = threading.Lock()
         self._flights: dict[str, Flight] = {}
 
     def join(self, key: str, landed: Signal) -> tuple[Flight, bool]:
-        """The flight of a key, and whether one leads it: then *landed* tells the others its end."""
+        """The flight of a key, and whether the caller leads it: then *landed* signals its end to the others."""
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None:
@@ -144,7 +144,7 @@ class Flights:
 
     @contextmanager
     def leading(self, key: str, flight: Flight) -> Iterator[None]:
-        """Until the flight has landed, with a result or without."""
+        """Lead a flight for the duration of the block: at its end the flight lands, with a result or without."""
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""Operations that belong to no group: a turn, and figures about the whole namespace."""
+"""Operations outside the groups: a turn, and statistics of the whole namespace."""
 
 from statestore.engine.flows import Block
 from statestore.operations import turn
@@ -10,7 +10,7 @@ from statestore.values.sessions import Lease
 
 
 class StoreOperations(Operations):
-    """What a store does as a whole."""
+    """Operations of a store as a whole."""
 
     stats = operation(StoreStatistics.stats)
 
@@ -30,8 +30,9 @@ class StoreOperations(Operations):
     ) -> Block[Turn]:
         """One turn of an agent: `with store.turn(session_id, max_tokens=8000) as turn:`, or `async with`.
 
-        The block begins with `turn.window`, `turn.state` and `turn.instructions`, and collects with `turn.append(…)`
-        and `turn.state[…] = …`. Its end commits all of that in one transaction. An exception writes nothing.
+        The block gets `turn.window`, `turn.state` and `turn.instructions`, and collects changes with `turn.append(…)`
+        and `turn.state[…] = …`. The end of the block commits all of them in one transaction. If the block raises,
+        nothing is written.
 
         Args:
             session_id: The session.
@@ -41,16 +42,16 @@ class StoreOperations(Operations):
             keep_system: …
             keep_newest: …
             include_summaries: …
-            create: Where there is no such session, begin with nothing, and let the commit make it.
-            lease: Begin and commit only while this lease holds.
+            create: If there is no such session, begin with nothing, and let the commit create it.
+            lease: Begin and commit only while this lease is valid.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired, and *create* is false.
-            ConflictError: At the end: others have changed the end of the history since the turn began, or a state key
-                that it changed, or have deleted the session, also where they made it anew. Nothing was written; the
-                error's `unsaved` holds what was collected.
-            StaleLeaseError: *lease* holds no more. At the end likewise, also where nothing was collected.
-            InvalidValueError: A value that can never be stored. Nothing was written.
+            ConflictError: At the end of the block: since the turn began, others have changed the end of the history, or
+                a state key that the turn changed, or have deleted the session, even if they created it again. Nothing
+                was written; the error's `unsaved` has what was collected.
+            StaleLeaseError: *lease* is no longer valid, at the start or at the end, even if nothing was collected.
+            InvalidValueError: A value can never be stored. Nothing was written.
         """
         limits = Limits(
             max_entries=max_entries,

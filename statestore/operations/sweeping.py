@@ -1,4 +1,4 @@
-"""Sweeps: which steps, in which order, and when they end."""
+"""Sweeps: their steps, in which order, and when they end."""
 
 import time
 from collections.abc import Callable, Generator
@@ -27,7 +27,7 @@ def sweep(
     look_for_unseen: bool = True,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Flow[SweepReport]:
-    """Everything that is due."""
+    """Delete everything that is due."""
     checks.count(batch_size, "batch_size", least=1)
     checks.ttl(time_budget, "time_budget")
     tally = _Tally(time_budget, dry_run, progress, stopped)
@@ -48,7 +48,7 @@ def sweep(
 
 
 def inactive(max_inactivity: timedelta) -> Flow[SweepReport]:
-    """Sessions that have been idle for so long."""
+    """Delete sessions that have been idle for that long."""
     checks.ttl(max_inactivity, "max_inactivity")
     tally = _Tally()
     ending = (DueRepository.end_idle, {"max_idle": max_inactivity})
@@ -57,7 +57,7 @@ def inactive(max_inactivity: timedelta) -> Flow[SweepReport]:
 
 
 def expired() -> Flow[SweepReport]:
-    """Sessions, state keys and cache entries whose time is over."""
+    """Delete sessions, state keys and cache entries that have expired."""
     tally = _Tally()
     steps = (DueRepository.sweep_sessions, DueRepository.sweep_state, DueRepository.sweep_cache)
     yield from _run([(step, {}) for step in steps], DEFAULT_BATCH, tally)
@@ -125,7 +125,7 @@ class _Store(Protocol):
 
 
 class Sweeping(Operations):
-    """What a store can do about what has expired."""
+    """Removing what has expired, as operations of a store."""
 
     retention = operation(DueRepository.retention)
     set_retention = operation(DueRepository.set_retention)
@@ -141,22 +141,22 @@ class Sweeping(Operations):
     ) -> Flow[SweepReport]:
         """Delete what is due, in short transactions.
 
-        Due are expired sessions, state keys and cache entries, sessions that have been idle for longer than the
+        This deletes expired sessions, state keys and cache entries, sessions that have been idle for longer than the
         namespace's retention allows, cache entries beyond the cache's limits, and entries that no session sees.
-        Nobody could read any of it before, idle sessions and the cache's overflow excepted. Each batch is a
-        transaction of its own. Any number of workers may sweep at once; each row goes once, and what somebody uses
+        Except for idle sessions and the cache's overflow, nobody could read any of it before. Each batch is its own
+        transaction. Any number of workers may sweep at once; each row is deleted once, and what somebody uses
         meanwhile stays. Forks keep what they see. What entries used stays in the usage ledger.
 
         Args:
-            batch_size: How many rows a transaction deletes at most; a session with more goes in slices.
-            time_budget: When to stop between two batches; what is left is for the next sweep.
-            dry_run: Only count what would be deleted: exact, if nothing else happens meanwhile.
+            batch_size: The most rows that one transaction deletes; a session with more is deleted in slices.
+            time_budget: Start no further batch after this time; the next sweep does what is left.
+            dry_run: Only count what would be deleted. The count is exact if nothing else happens meanwhile.
             progress: Called after each batch with the report so far.
 
         Raises:
             DatabaseError: The database failed. What was deleted before stays deleted.
         """
-        yield Do(self.cache.flush)  # What was hit last is to stay.
+        yield Do(self.cache.flush)  # Recent hits must count, so that those entries stay.
         report = yield from sweep(batch_size=batch_size, time_budget=time_budget, dry_run=dry_run, progress=progress)
         if not dry_run and any(swept.rows for swept in report.kinds.values()):
             yield from empty_log(self._runner)
@@ -167,7 +167,7 @@ class Sweeping(Operations):
         """Delete the sessions that were not used for *max_inactivity*, whatever their TTL; see `set_retention`.
 
         Returns:
-            How many there were. Sessions that expired by themselves go too, and are not counted.
+            How many there were. Sessions that expired by themselves are deleted too, but not counted.
         """
         report = yield from inactive(max_inactivity)
         return report["idle_sessions"].rows
@@ -183,6 +183,6 @@ class Sweeping(Operations):
 
 
 def counted(report: SweepReport) -> int:
-    """How many things went that expire by themselves."""
+    """How many of the deleted items expire by themselves."""
     kinds: tuple[SweepKind, ...] = ("expired_sessions", "idle_sessions", "expired_state", "expired_cache")
     return sum(report[kind].rows for kind in kinds)

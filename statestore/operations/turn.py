@@ -18,7 +18,7 @@ from statestore.values.sessions import Lease, Session
 
 
 class TurnState(MutableMapping[str, Any]):
-    """The state of the session as a mapping; what is changed in it, in values too, is written when the turn ends."""
+    """The state of the session as a mapping; changes to it, and inside its values, are written when the turn ends."""
 
     def __init__(self, session_id: str, stored: Mapping[str, tuple[str, int]]) -> None:
         self._stored = stored
@@ -45,7 +45,7 @@ class TurnState(MutableMapping[str, Any]):
         return repr(self._values)
 
     def written(self) -> dict[str, Any]:
-        """The keys that hold something else than what is stored."""
+        """The keys whose values differ from what is stored."""
         return {
             key: value
             for key, value in self._values.items()
@@ -60,13 +60,13 @@ class TurnState(MutableMapping[str, Any]):
 
 
 class Turn:
-    """What one turn works with. Made by `store.turn`.
+    """What one turn works with. Created by `store.turn`.
 
     Attributes:
         session_id: The session.
-        session: It as it was when the turn began; None where the commit is to make it.
+        session: The session as it was when the turn began; None if the commit is to create it.
         window: The history to send to the model.
-        state: A mapping; what is changed in it is committed with the rest.
+        state: A mapping; changes to it are committed with the rest.
         stored: The entries as they were stored; empty until the turn has been committed.
     """
 
@@ -89,7 +89,7 @@ class Turn:
         """Collect an entry, or several, for the commit. They are checked at once, and copied.
 
         Raises:
-            InvalidValueError: An entry that can never be stored. It is not collected.
+            InvalidValueError: An entry can never be stored. Nothing was collected.
         """
         given = [entries] if isinstance(entries, NewEntry | Mapping) else list(entries)
         prepared = entry_rows.prepare(given, max_bytes=exactjson.MAX_BYTES)
@@ -102,13 +102,13 @@ class Turn:
 
     @property
     def unsaved(self) -> Unsaved:
-        """What was collected and is not stored: all of it until the commit, nothing after it."""
+        """What was collected and is not stored yet: everything until the commit, nothing after it."""
         if self._saved:
             return Unsaved(entries=(), state_set={}, state_deleted=())
         return Unsaved(entries=tuple(self._entries), state_set=self.state.written(), state_deleted=self.state.deleted())
 
     def _commit(self, *, create: bool, lease: Lease | None) -> Call | None:
-        """The call that writes all that was collected; None where there is nothing, nor a lease to be checked."""
+        """The call that writes everything collected; None if there is nothing to write and no lease to check."""
         unsaved = self.unsaved
         if not (unsaved.entries or unsaved.state_set or unsaved.state_deleted):
             return None if lease is None else Call(TurnWork.check_lease, (lease,))

@@ -7,11 +7,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheEntry:
-    """A cached value with what is known of it.
+    """A cached value with its attributes.
 
-    `value` is MISSING where a list was asked for without values. `size_bytes` is what the value takes in the database,
-    where it may be compressed. `access_count` counts the hits since it was set. `stale_ttl` is how much longer than
-    until `expires_at` it is kept for `get_or_compute(…, stale_ttl=…)`.
+    `value` is MISSING in a list that was requested without values. `size_bytes` is the size of the value in the
+    database, where it may be compressed. `access_count` counts the hits since it was set. `stale_ttl` is how long after
+    `expires_at` it is kept for `get_or_compute(…, stale_ttl=…)`.
     """
 
     key: str
@@ -31,11 +31,11 @@ class CacheEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStats:
-    """What is in a cache, and what has happened in it since it was made.
+    """What is in a cache, and what has happened in it since it was created.
 
-    Expired entries are in none of the first figures. `hits` to `invalidations` outlive the entries that they are about;
-    `invalidations` counts the entries removed by reason: key, tag, agent, content_hash, clear. A miss belongs to the
-    agent that the reader named. `oldest_at` and `newest_at` are when the oldest and newest entry were set.
+    The figures about the content leave expired entries out. `hits` to `invalidations` outlive the entries that they
+    are about; `invalidations` counts removed entries by reason: key, tag, agent, content_hash, clear. A miss counts for
+    the agent that the reader named. `oldest_at` and `newest_at` are when the oldest and newest entry were set.
     """
 
     entries: int
@@ -53,6 +53,6 @@ class CacheStats:
 
     @property
     def hit_rate(self) -> float:
-        """Hits among all reads, 0 to 1; 0 if there were none."""
+        """Hits divided by all reads, 0 to 1; 0 if there were no reads."""
         reads = self.hits + self.misses
         return self.hits / reads if reads else 0.0

@@ -11,7 +11,7 @@ from statestore.values.sessions import Session
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """What a conversation was when it was loaded, so that `save` notices who else has changed it since."""
+    """A conversation as it was when loaded, so that `save` notices if somebody else has changed it since."""
 
     revision: int
     first_seq: int
@@ -25,10 +25,10 @@ class Baseline:
 
 @dataclass(slots=True)
 class ConversationState:
-    """A whole session, to look at, to change in place, and to save. It shares nothing with the store.
+    """A whole session, to read, change in place and save. It shares nothing with the store.
 
-    `entries` may mix entries that were loaded with new ones, `NewEntry` or plain messages. Unlike other values this one
-    is not frozen: it is made to be edited.
+    `entries` may mix loaded entries with new ones, `NewEntry` or plain messages. Unlike other values it is not frozen:
+    it is meant to be edited.
     """
 
     session_id: str
@@ -44,7 +44,7 @@ class ConversationState:
     cwd: str | None = field(default=None, kw_only=True)
     ttl: timedelta | None = field(default=None, kw_only=True)
     session: Session | None = field(default=None, kw_only=True, compare=False)
-    """The session as it was when loaded, or saved since; None for a conversation that was not loaded."""
+    """The session as it was when last loaded or saved; None for a conversation that was not loaded."""
     baseline: Baseline | None = field(default=None, kw_only=True, repr=False, compare=False)
 
 
@@ -53,11 +53,11 @@ class SaveReport:
     """What `sessions.save` had to do.
 
     Attributes:
-        conversation: The session as it is now, to go on with and to save again.
-        created: Whether there was none.
-        appended: How many entries were added behind the old end.
+        conversation: The session as it is now, to continue with and to save again.
+        created: Whether the session was created.
+        appended: How many entries were added after the old end.
         trimmed: How many old entries were dropped from the front.
-        replaced: How many positions hold another entry, or another content, than before.
+        replaced: How many positions have a different entry, or different content, than before.
         removed: How many old entries were dropped from the end.
         state_set: The state keys that were written.
         state_deleted: The state keys that were removed.
@@ -77,7 +77,7 @@ class SaveReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unsaved:
-    """What a turn had collected when it could not be committed: append it and set it again, or let it go."""
+    """What a turn had collected when it could not be committed: append and set it again, or drop it."""
 
     entries: tuple[NewEntry | Mapping[str, Any], ...]
     state_set: dict[str, Any]

@@ -12,12 +12,12 @@ class Usage:
     """What one model call used, in OpenTelemetry's terms. None means not reported, which is not zero.
 
     Attributes:
-        input_tokens: All tokens of the input, those in the provider's prompt cache included. Anthropic counts the
-            latter apart; where the store reads a message of theirs it adds them.
+        input_tokens: All tokens of the input, including those in the provider's prompt cache. Anthropic counts the
+            latter separately; when the store reads one of its messages, it adds them.
         output_tokens: All tokens of the output, reasoning included.
         cache_read_input_tokens: Of the input, the tokens that the provider had in its prompt cache.
-        cache_write_input_tokens: Of the input, the tokens that it put into its prompt cache.
-        reasoning_output_tokens: Of the output, the tokens that were thought and not said.
+        cache_write_input_tokens: Of the input, the tokens that the provider wrote to its prompt cache.
+        reasoning_output_tokens: Of the output, the tokens of reasoning that is not part of the answer.
     """
 
     input_tokens: int | None = None
@@ -31,30 +31,30 @@ class Usage:
 class NewEntry:
     """A history entry to append.
 
-    All but the content may be left out. If the content is a chat message, in the shapes of the usual providers, the
-    store reads `role`, `usage`, `response_model`, `tool_name`, `tool_call_id` and `finish_reason` from it as far as
-    they are not given here. Names and ids have 1 to 512 characters.
+    Only the content is required. If the content is a chat message in the format of a common provider, the store reads
+    `role`, `usage`, `response_model`, `tool_name`, `tool_call_id` and `finish_reason` from it unless they are given
+    here. Names and ids have 1 to 512 characters.
 
     Attributes:
-        content: What was said or done: any exact JSON value, of at most the store's `max_value_bytes` (16 MiB).
-        role: Who speaks: `user` starts a turn. Any text; `system`, `user`, `assistant` and `tool` are the usual ones.
-        agent_name: The agent whose entry it is, for reports by agent. It is not taken from the session.
-        usage: The tokens of the model call that made the entry. A `Usage()` without figures says that there are none,
-            whatever the content reports.
-        provider_name: Who ran the model, such as `openai`. Prices are looked up under it.
-        request_model: The model that was asked for.
-        response_model: The model that answered. Reports and prices go by it, and by `request_model` without it.
-        cost_usd: What the call cost in US dollars, kept to ten decimals. Without it the store computes the cost if it
-            knows both token counts and a price of the model.
+        content: What was said or done: any exact JSON value, up to the store's `max_value_bytes` (16 MiB).
+        role: Who speaks; `user` starts a turn. Any text; the usual roles are `system`, `user`, `assistant` and `tool`.
+        agent_name: The agent that the entry belongs to, for reports by agent. It is not taken from the session.
+        usage: The tokens of the model call that produced the entry. A `Usage()` without figures means that there are
+            none, whatever the content reports.
+        provider_name: Who ran the model, such as `openai`. Used to look up prices.
+        request_model: The model that was requested.
+        response_model: The model that answered. Reports and prices use it, or `request_model` if it is missing.
+        cost_usd: What the call cost in US dollars, kept to ten decimals. If not given, the store computes the cost if
+            it knows both token counts and a price for the model.
         tool_name: The tool that the entry calls, or whose result it is.
-        tool_call_id: What a call and its result have in common.
-        duration: How long the call of the model or the tool took, kept in milliseconds and their fractions.
+        tool_call_id: The id that a call and its result share.
+        duration: How long the call of the model or tool took, kept in milliseconds with fractions.
         finish_reason: Why the model stopped, in the provider's words.
-        error_type: What kind of error it ended with, if it did: entries with one count as errors in reports.
+        error_type: The kind of error it ended with, if any: reports count entries that have one as errors.
         metadata: A mapping of exact JSON for the caller's own use. The store never reads it.
-        entry_id: The caller's own key for idempotent appends: in one session an id is stored once. Without it the store
-            makes a UUIDv7.
-        created_at: When it happened, an aware datetime; the time of the append if not given. It does not change the
+        entry_id: The caller's own key for idempotent appends: a session stores each id once. If not given, the store
+            generates a UUIDv7.
+        created_at: When it happened, as an aware datetime; by default the time of the append. It does not change the
             order of the history.
     """
 
@@ -84,31 +84,31 @@ EntryLike: TypeAlias = NewEntry | Mapping[str, Any]
 class Entry:
     """A stored history entry.
 
-    What the caller did not give and the content does not say is None.
+    Fields that neither the caller nor the content provided are None.
 
     Attributes:
         session_id: The session that it was read from: for an entry that a fork shares, the fork.
-        seq: Its position in the session, from 1 and without gaps. The store gives it.
+        seq: Its position in the session, from 1 and without gaps. The store assigns it.
         turn: How many entries of role `user` there are from the start of the session up to here; 0 before the first.
-        entry_id: The caller's, else a UUIDv7 of the store's. Unique in the session.
-        role: Who speaks; None if nobody said.
+        entry_id: The caller's id, or else a UUIDv7 generated by the store. Unique in the session.
+        role: Who speaks; None if not known.
         agent_name: The agent, as it was given.
         content: What was appended: an equal value, key order included.
         metadata: The caller's own; empty if none was given.
-        usage: The tokens that were given, else those that the content reports. Its figures are None if nobody did.
-        provider_name: Who ran the model, as it was given.
-        request_model: The model that was asked for, as it was given.
-        response_model: The model that answered: as it was given, else as the content says.
-        cost_usd: US dollars: as given, else computed by the store from the tokens and the price of the model at the
-            time of the append, or later by `prices.apply`. None as long as it is not known, which is not zero.
-        tool_name: The tool that the entry calls, or whose result it is: as it was given, else as the content says. Of
-            several calls in one message it is the first.
-        tool_call_id: What a call and its result have in common, from the same source.
-        duration: How long the call of the model or the tool took, as it was given.
-        finish_reason: Why the model stopped: as it was given, else as the content says.
-        error_type: What kind of error it ended with, as it was given; None without an error.
-        content_bytes: The length of the content as JSON in UTF-8, in bytes. The store counts it.
-        created_at: When it happened, in UTC: the caller's time, else that of the append.
+        usage: The tokens as given, or else as the content reports them. Its figures are None if neither did.
+        provider_name: Who ran the model, as given.
+        request_model: The model that was requested, as given.
+        response_model: The model that answered: as given, or else as the content says.
+        cost_usd: US dollars: as given, or else computed by the store from the tokens and the price of the model at the
+            time of the append, or later by `prices.apply`. None while it is not known, which is not zero.
+        tool_name: The tool that the entry calls, or whose result it is: as given, or else as the content says. If one
+            message has several calls, it is the first.
+        tool_call_id: The id that a call and its result share, from the same source.
+        duration: How long the call of the model or tool took, as given.
+        finish_reason: Why the model stopped: as given, or else as the content says.
+        error_type: The kind of error it ended with, as given; None without an error.
+        content_bytes: The length of the content as JSON in UTF-8, in bytes. The store computes it.
+        created_at: When it happened, in UTC: the caller's time, or else that of the append.
     """
 
     session_id: str
@@ -135,14 +135,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A text in place of the entries `start_seq` to `end_seq`, so that they need not be sent again.
+    """A text that replaces the entries `start_seq` to `end_seq` in a prompt, so that they need not be sent again.
 
     Attributes:
         session_id: The session that it was read from.
         start_seq: The first position that it covers.
         end_seq: The last one.
         content: The text.
-        token_count: How many tokens the text takes, as its author said; None if nobody did.
+        token_count: How many tokens the text takes, as given by its author; None if not given.
         created_at: When it was added, in UTC.
     """
 
@@ -159,7 +159,7 @@ class Window(list[Entry]):
 
     Attributes:
         summaries: The summaries of the entries before them, oldest first; empty if they were not asked for.
-        tokens: How many tokens it all takes by the tokenizer used, or by the estimate. None without a token budget.
+        tokens: The total number of tokens, by the tokenizer or by estimate. None without a token budget.
     """
 
     __slots__ = ("summaries", "tokens")

@@ -13,7 +13,7 @@ _pool = b""
 
 
 def _random_bytes() -> bytes:
-    """Eight bytes of the system's randomness, asked for many at a time: each time is a system call."""
+    """Eight random bytes from the system, which is asked for many at a time: each request is a system call."""
     global _pool
     if len(_pool) < 8:
         _pool = os.urandom(2048)
@@ -33,7 +33,7 @@ os.register_at_fork(after_in_child=_forget)
 def uuid7() -> str:
     """A UUIDv7 (RFC 9562): sorts by creation time, strictly increasing within a process.
 
-    `uuid.uuid7` comes with Python 3.14 only.
+    `uuid.uuid7` exists only from Python 3.14 on.
     """
     global _last
     with _lock:
@@ -42,7 +42,7 @@ def uuid7() -> str:
         _last = ticks
         random = int.from_bytes(_random_bytes(), "big") >> 2
     number = (ticks >> 12) << 80 | 0x7 << 76 | (ticks & 0xFFF) << 64 | 0b10 << 62 | random
-    # As uuid.UUID would write it, which takes five times as long to be made.
+    # As uuid.UUID would format it, but that takes five times as long to create.
     text = f"{number:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 

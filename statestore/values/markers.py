@@ -1,4 +1,4 @@
-"""Marks for what None cannot say."""
+"""Markers for what None cannot express."""
 
 from enum import Enum
 from typing import Final, Literal, TypeAlias
@@ -18,7 +18,7 @@ MissingType: TypeAlias = Literal[_Missing.MISSING]
 
 
 MISSING: Final = _Missing.MISSING
-"""Marks absence where None is a value: a default that was not given, an argument to be left as it is."""
+"""Marks absence where None is a valid value: a default that was not given, an attribute to leave as it is."""
 
 
 class _Never(Enum):

@@ -1,8 +1,8 @@
 """What a model call costs, from prices per million tokens. A price that is not known is never guessed.
 
-Prices are those of the `genai-prices` project, in its terms: a provider is found by its name, or by the model's where
-none is given; a model by the first of its provider's rules that matches; a rate may begin on a date, and may depend on
-how much input the call has, in which case it holds for all of its tokens.
+Prices follow the `genai-prices` project and its terms: a provider is found by its name, or by the model's name if none
+is given; a model by the first of its provider's rules that matches; a rate may begin on a date, and may depend on how
+much input the call has, in which case it applies to all of its tokens.
 """
 
 import logging
@@ -17,7 +17,7 @@ from typing import Any, Self
 from statestore.values.price_patterns import Matcher, PatternError, compile_clause
 
 MAX_COST = Decimal(10) ** 10
-"""Less than this a price is, and the cost of a call: the columns hold no more."""
+"""Prices, and the cost of a call, are less than this: the columns cannot store more."""
 _log = logging.getLogger("statestore")
 _MILLION = Decimal(1_000_000)
 _STEP = Decimal("1e-10")
@@ -26,18 +26,18 @@ _COMPACT_DATE = re.compile(r"-(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPrice:
-    """US dollars for a million tokens of a model.
+    """US dollars per million tokens of a model.
 
     Args:
-        provider_name: Whose price it is; None for any provider's.
-        model: Which model.
-        valid_from: The UTC day from which it holds, until a later price of the model.
-        above_input_tokens: For calls with more input than this; 0 for all that no higher price is for.
+        provider_name: Whose price it is; None for any provider.
+        model: The model.
+        valid_from: The first UTC day on which the price applies, until a later price of the model.
+        above_input_tokens: For calls with more input than this; 0 for all calls that no higher tier covers.
         input_price: Input that is not cached.
-        output_price: Output, reasoning included.
+        output_price: Output, including reasoning.
         cache_read_price: Input that the provider had cached; None for the price of other input.
-        cache_write_price: Input that it put into its cache; None likewise.
-        cache_write_1h_price: The same for an hour, where the entry's content tells; None for `cache_write_price`.
+        cache_write_price: Input that the provider wrote to its cache; None for the price of other input.
+        cache_write_1h_price: The same for one hour, if the entry's content says so; None for `cache_write_price`.
         source: Where the price comes from.
     """
 
@@ -65,7 +65,7 @@ class Consumption:
 
 
 def cost(price: ModelPrice, used: Consumption) -> Decimal | None:
-    """What the call costs; None where a price that it takes is missing, or its figures make no sense together."""
+    """What the call costs; None if a price that it needs is missing, or its figures contradict each other."""
     plain = used.input - used.cache_read - used.cache_write
     if plain < 0 or used.cache_write_1h > used.cache_write:
         return None
@@ -92,11 +92,11 @@ def _either(price: Decimal | None, other: Decimal | None) -> Decimal | None:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A price, and for which names it is meant: of the provider, of the model, of the model where no provider is named.
+    """A price, and the names that it is for: of the provider, of the model, and of the model without a provider.
 
-    Rules of one *position* are the prices of one model, at different times and for different sizes. `own` says that
-    the price is the namespace's own, which goes before the others. Those that were set by hand for everybody have
-    positions below zero.
+    Rules with one *position* are the prices of one model, at different times and for different sizes. `own` means that
+    the price is the namespace's own, which takes precedence. Those that were set by hand for everybody have negative
+    positions.
     """
 
     price: ModelPrice
@@ -125,10 +125,10 @@ class Rule:
 
 @lru_cache(maxsize=1000)
 def leave_out(namespace: str, position: object, problem: str) -> None:
-    """Say, once, that a price in the database cannot be used: whoever appends cannot help it."""
+    """Log, once, that a price in the database cannot be used: it is not the fault of the caller who appends."""
     whose = f"namespace {namespace!r}" if namespace else "all namespaces"
     _log.warning(
-        "price %r of %s cannot be used and is left out: %s; set or sync the prices anew", position, whose, problem
+        "price %r of %s cannot be used and is left out: %s; set or sync the prices again", position, whose, problem
     )
 
 
@@ -136,7 +136,7 @@ class PriceBook:
     """All prices of a database, as one namespace sees them."""
 
     def __init__(self, rules: Sequence[Rule] = ()) -> None:
-        """Take rules in the order in which they are to be tried."""
+        """Take rules in the order in which to try them."""
         self._own = [rule for rule in rules if rule.own]
         self._by_hand = [rule for rule in rules if rule.by_hand and not rule.own]
         self._providers: dict[str, list[Rule]] = {}
@@ -149,7 +149,7 @@ class PriceBook:
         """The price of a call on a day."""
         key = (provider_name, model)
         if key not in self._found:
-            if len(self._found) > 10_000:  # Names come from outside.
+            if len(self._found) > 10_000:  # Names come from outside, without a limit.
                 self._found.clear()
             self._found[key] = self._prices(model.lower(), provider_name)
         begun = [price for price in self._found[key] if price.valid_from <= day]
@@ -188,7 +188,7 @@ class PriceBook:
 
 @dataclass(slots=True)
 class Prices:
-    """The prices that a process works with, and their revision in the database; 0 for none at all."""
+    """The prices that a process works with, and their revision in the database; 0 if there are none."""
 
     revision: int = 0
     book: PriceBook = field(default_factory=PriceBook)

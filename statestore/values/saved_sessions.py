@@ -1,4 +1,4 @@
-"""A whole session as another system kept it, on its way into a store: what `portable.insert_session` takes.
+"""A whole session from another system, on its way into a store: what `portable.insert_session` takes.
 
 Each part says where it came from, such as a file and a line, so that an error can name the place.
 """
@@ -42,12 +42,12 @@ class SavedState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedSession:
-    """A session with all that belongs to it."""
+    """A session with everything that belongs to it."""
 
     session_id: str
     created_at: datetime
     last_activity_at: datetime
-    """Also the time of entries that have none, and of the state."""
+    """Also the time of the state, and of entries that have none."""
     where: str
     user_id: str | None = None
     instructions: str | None = None

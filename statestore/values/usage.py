@@ -9,23 +9,23 @@ from typing import Final, Literal, TypeAlias
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageTotals:
-    """What was used: live entries and the ledger of deleted ones together.
+    """What was used: existing entries and the ledger of deleted ones together.
 
     Args:
-        sessions: How many sessions have entries in it.
+        sessions: How many sessions the entries belong to.
         turns: Entries of role `user`.
         model_calls: Entries with tokens.
         tool_calls: Entries that name a tool, without the results that answer another entry's call.
         errors: Entries with an `error_type`.
-        input_tokens: Cached ones included.
-        output_tokens: Reasoning included.
-        cost_usd: As far as known; None where nothing is.
-        unpriced_calls: Model calls whose cost is not known, and so not in `cost_usd`.
-        duration: All durations together.
-        content_bytes: What was said, as JSON in UTF-8.
-        timed_entries: Entries still there that have a duration: what the latencies are taken from.
-        latency_p50: The median duration of an entry; None where none is left.
-        latency_p95: What 95 of 100 entries do not exceed, interpolated.
+        input_tokens: Including cached ones.
+        output_tokens: Including reasoning.
+        cost_usd: The known costs; None if none is known.
+        unpriced_calls: Model calls whose cost is not known, and so is not in `cost_usd`.
+        duration: The sum of all durations.
+        content_bytes: The size of the content, as JSON in UTF-8.
+        timed_entries: Existing entries that have a duration: the latencies are based on these.
+        latency_p50: The median duration of an entry; None if no such entry is left.
+        latency_p95: The duration that 95 of 100 entries do not exceed, interpolated.
     """
 
     sessions: int
@@ -50,14 +50,14 @@ class UsageTotals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DayUsage(UsageTotals):
-    """The usage of a day, in the time zone that was asked for."""
+    """The usage of a day, in the requested time zone."""
 
     day: date
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionUsage(UsageTotals):
-    """The usage of a session under one user, and the first and the last day of it."""
+    """The usage of a session under one user, with its first and last day."""
 
     session_id: str
     user_id: str | None
@@ -83,7 +83,7 @@ class AgentUsage(UsageTotals):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelUsage(UsageTotals):
-    """The usage of a model; `day` is None for the whole period. No model: entries that name none, such as users'."""
+    """The usage of a model; `day` is None for the whole period. No model: entries without one, such as users'."""
 
     day: date | None
     provider_name: str | None
@@ -123,7 +123,7 @@ class CacheDayUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageUsage:
-    """What is stored in a table for a user: rows, and the bytes that callers put in."""
+    """What a table stores for a user: rows, and the bytes that callers put in."""
 
     table_name: str
     user_id: str | None
@@ -133,7 +133,7 @@ class StorageUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpiryBacklog:
-    """What is due to be deleted and was not swept yet. `overdue` is the age of the oldest."""
+    """What is due for deletion but not swept yet. `overdue` says for how long the oldest has been due."""
 
     kind: str
     due: int
@@ -179,7 +179,7 @@ SWEEP_KINDS: Final[tuple[SweepKind, ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """How many rows went, and how many bytes callers had put into them."""
+    """How many rows were deleted, and how many bytes callers had put into them."""
 
     rows: int = 0
     bytes: int = 0
