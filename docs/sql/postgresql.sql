@@ -1919,7 +1919,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
 -- sessions/leases.py: _BEGIN_WORK
 -- Serves LeaseWork.begin_work.
 --
--- A session that was left busy may be taken over as it is: the lease says that nobody else is at work on it.
+-- A session that was left busy may be taken over as it is: the lease proves that nobody else is working on it.
 UPDATE "statestore".sessions AS s SET status = 'busy', last_activity_at = statement_timestamp(),
     active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl)
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
@@ -1958,7 +1958,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
 -- sessions/lifecycle.py: _REPAIR
 -- Serves LifecycleRepository.repair_abandoned.
 --
--- A holder that renews its lease also moves the last activity, so that this one condition serves both kinds of work.
+-- Renewing a lease also updates the last activity, so this one condition covers both kinds of work.
 UPDATE "statestore".sessions AS s SET status = 'ready', lease_owner = NULL, lease_until = NULL
 WHERE s.namespace = %(namespace)s AND s.status = 'busy'
     AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
@@ -1982,7 +1982,7 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
 -- sessions/listing.py: _page_statement
 -- Serves ListingRepository.page.
 --
--- Keyset paging: each page starts where the last one ended, found in the index, however far down it is.
+-- Keyset paging: each page starts where the last one ended, found in the index, however far down.
 --
 -- Built for: a user's sessions, the latest first, from the second page on.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
@@ -2423,7 +2423,7 @@ FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
 -- state/repository.py: _GET
 -- Serves StateRepository.entry, StateRepository.get, StateRepository.increment, StateRepository.set.
 --
--- The session comes with the value, or without one: one round trip tells a missing key from a missing session.
+-- The session is returned with or without a value, so one round trip tells a missing key from a missing session.
 SELECT (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
     AND (current_setting('transaction_read_only') = 'off'
     AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text), e.version,

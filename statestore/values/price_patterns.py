@@ -1,8 +1,8 @@
-"""Which names a price is meant for: clauses of `genai-prices`, matched in a time that grows with the name alone.
+"""Which names a price is for: clauses of `genai-prices`, matched in a time that grows only with the name.
 
-Patterns in them are regular expressions without what makes those slow. They are not handed to Python's `re`, which
-tries one way after the other, and for a pattern such as `(a+)+$` more ways than it can finish: here all ways are
-followed at once. Otherwise whoever may write a price could stop everybody's appends.
+Patterns in them are regular expressions without the features that make those slow. They do not use Python's `re`,
+which tries one path after another, and for a pattern such as `(a+)+$` more paths than it can finish: here all paths
+are followed at once. Otherwise anyone who may write a price could stop everybody's appends.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,9 +12,9 @@ from typing import Any, Final, TypeAlias
 Matcher: TypeAlias = Callable[[str], bool]
 
 MAX_PATTERN: Final = 512
-"""Characters of a pattern, and of a text to compare with."""
+"""The longest pattern, and the longest text to compare with, in characters."""
 MAX_STEPS: Final = 500
-"""Of a compiled pattern; repetitions count as often as they repeat."""
+"""The most steps of a compiled pattern; repetitions count as often as they repeat."""
 MAX_CLAUSES: Final = 500
 MAX_DEPTH: Final = 8
 
@@ -24,15 +24,15 @@ class PatternError(ValueError):
 
 
 def never(name: str) -> bool:
-    """What a clause that is not there says."""
+    """The matcher of a missing clause."""
     return False
 
 
 def compile_clause(clause: Any) -> Matcher:
-    """What a clause says of a name in lower case.
+    """A matcher for a clause, which takes a name in lower case.
 
     Raises:
-        PatternError: It is none, or too large.
+        PatternError: It is not a clause, or is too large.
     """
     return _clause(clause, MAX_DEPTH, [MAX_CLAUSES])
 
@@ -68,13 +68,13 @@ def _clause(clause: Any, depth: int, left: list[int]) -> Matcher:
 
 
 def compile_pattern(pattern: str) -> Matcher:
-    r"""Whether a pattern is found in a text.
+    r"""A matcher that tells whether a pattern is found in a text.
 
-    It may have: characters, `.`, classes such as `[a-z]`, `\d`, `\w`, `\s` and their opposites, `^`, `$`, groups, `|`,
-    `?`, `*`, `+`, `{2}`, `{2,3}`; and right behind a `^` at its very beginning `(?!…)` and `(?=…)`.
+    A pattern may have: characters, `.`, classes such as `[a-z]`, `\d`, `\w`, `\s` and their opposites, `^`, `$`,
+    groups, `|`, `?`, `*`, `+`, `{2}`, `{2,3}`; and, right after a `^` at its very beginning, `(?!…)` and `(?=…)`.
 
     Raises:
-        PatternError: It is none of these, or too large.
+        PatternError: The pattern has something else, or is too large.
     """
     if len(pattern) > MAX_PATTERN:
         raise PatternError(f"the pattern has more than {MAX_PATTERN} characters")
@@ -88,12 +88,12 @@ def compile_pattern(pattern: str) -> Matcher:
     return found
 
 
-# A step is a test of a character, and goes on to the next step if it holds; or one of these, which take no character.
+# A step is a test of a character, which leads to the next step if it passes; or one of these, which take no character.
 
 
 @dataclass(frozen=True, slots=True)
 class _Fork:
-    """Go on at all of these, so many steps from here."""
+    """Continue at all of these steps, given as distances from here."""
 
     steps: tuple[int, ...]
 
@@ -103,7 +103,7 @@ _Program: TypeAlias = list[Any]
 
 
 def _search(program: _Program, text: str, *, here: bool = False) -> bool:
-    """Whether *program* is found in *text*; *here*: at its beginning."""
+    """Whether *program* is found in *text*; with *here*, at its beginning."""
     states = _reached(program, {0}, at_start=True, at_end=not text)
     for index, character in enumerate(text, 1):
         if None in states:
@@ -118,7 +118,7 @@ def _search(program: _Program, text: str, *, here: bool = False) -> bool:
 
 
 def _reached(program: _Program, states: set[int], *, at_start: bool, at_end: bool) -> set[int | None]:
-    """The tests of a character that come next; None where nothing is left to be done."""
+    """The tests of a character that come next; None for a path that has matched completely."""
     tests: set[int | None] = set()
     waiting, seen = list(states), set(states)
     while waiting:
@@ -155,7 +155,7 @@ def _one(wanted: str) -> Matcher:
 
 
 class _Parser:
-    """From the text of a pattern to its steps."""
+    """Turns the text of a pattern into steps."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
@@ -163,7 +163,7 @@ class _Parser:
         self._depth = 0
 
     def conditions(self) -> list[tuple[bool, _Program]]:
-        """What stands in `(?!…)` and `(?=…)` at the very beginning, and whether it is to be found there."""
+        """The contents of `(?!…)` and `(?=…)` at the very beginning, and whether each must be found there."""
         found: list[tuple[bool, _Program]] = []
         if not self._takes("^"):
             return found
@@ -177,7 +177,7 @@ class _Parser:
         return found
 
     def program(self) -> _Program:
-        # What follows a condition follows the beginning, too; but a | would begin what does not.
+        # What follows a condition is anchored at the beginning, too; a branch after a | would not be.
         steps = [_START, *self._sequence()] if self._at else self._alternatives()
         if self._at < len(self._pattern):
             raise self._error("unexpected character")
@@ -205,7 +205,7 @@ class _Parser:
         if bounds is None:
             return atom
         least, most = bounds
-        self._takes("?")  # Whether few or many are taken first does not matter here.
+        self._takes("?")  # Lazy or greedy makes no difference here.
         if self._peek() in ("?", "*", "+"):
             raise self._error("this repeats a repetition")
         size = len(atom)

@@ -193,11 +193,11 @@ class SweepReport:
     """What a sweep deleted, or what it would delete.
 
     Args:
-        kinds: By kind. A session counts as one row, its bytes those of its attributes, state and summaries. The
-            entries that went with sessions are `history_entries`; those that a fork still sees went nowhere. State
-            keys count under `expired_state` where their session lives on.
-        dry_run: Nothing was deleted.
-        complete: Nothing that was due is left; false where the time budget ran out, or another worker was at it.
+        kinds: The result by kind. A session counts as one row, with the bytes of its attributes, state and summaries.
+            The entries deleted with sessions are `history_entries`; those that a fork still sees are not deleted.
+            State keys count as `expired_state` if their session lives on.
+        dry_run: Whether this was a dry run: nothing was deleted.
+        complete: Whether everything due is gone; false if the time budget ran out, or another worker was at it.
         elapsed: How long it took.
     """
 

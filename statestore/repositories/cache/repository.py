@@ -80,8 +80,9 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
 
         Args:
             key: The key.
-            default: What to return for a miss: pass MISSING where None may be cached.
-            agent_name: Who asks, for the statistics: a miss counts for this agent. A hit counts for the entry's.
+            default: What to return for a miss: pass MISSING if None may be cached.
+            agent_name: The agent that asks, for the statistics: a miss counts for it. A hit counts for the entry's
+                agent.
 
         Returns:
             The value as it was set, or *default* if there is none or it has expired.
@@ -99,7 +100,7 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         """The values of several keys, in one statement. See `get`.
 
         Returns:
-            The values by key, in the order given, of those that there are.
+            The values that were found, by key, in the order given.
         """
         wanted = self._once("keys", lambda: _keys(keys))
         checks.optional_key(agent_name, "agent_name")
@@ -113,7 +114,7 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
 
     @reads
     def entry(self, key: str) -> CacheEntry | None:
-        """A key's value with what is known of it, or None. Counts as no access."""
+        """A key's value with its attributes, or None. Does not count as an access."""
         row = self._read_one(_ENTRY, _ENTRY_HELD, checks.key(key, "key"))
         return None if row is None else self._entry(row)
 
@@ -127,14 +128,14 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         after: str | None = None,
         limit: int = 100,
     ) -> list[CacheEntry]:
-        """Some entries in the order of their keys. Counts as no access.
+        """Some entries in the order of their keys. Does not count as an access.
 
         Args:
             agent_name: Only this agent's.
             tag: Only those set with this tag.
             values: False leaves the values out, which may be large.
-            after: Only those whose key follows this one: the last key of the page before.
-            limit: How many at most, 1 to 10,000.
+            after: Only keys after this one: pass the last key of the previous page.
+            limit: The largest number to return, 1 to 10,000.
         """
         checks.optional_key(agent_name, "agent_name")
         checks.optional_key(tag, "tag")
@@ -166,18 +167,18 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         metadata: Mapping[str, Any] | None = None,
         stale_ttl: timedelta | None = None,
     ) -> None:
-        """Keep a value, in place of what was there: value, tags and all else.
+        """Store a value, replacing what was there: value, tags and everything else.
 
-        In a full cache a new key drives out what has expired, then what was used least recently.
+        In a full cache a new key evicts expired entries, then the least recently used.
 
         Args:
             key: 1 to 512 characters.
             value: Any exact JSON value, None included; bytes; or text.
-            ttl: How long, counted from now: None for the cache's default, NEVER for no end.
-            tags: By what it can be invalidated, among others.
-            agent_name: Whose result it is.
-            request: What it answers, as exact JSON.
-            content_hash: Of the content from which it was computed.
+            ttl: How long to keep it from now on: None for the cache's default, NEVER to keep it forever.
+            tags: Tags by which it can be invalidated.
+            agent_name: The agent whose result it is.
+            request: The request that it answers, as exact JSON.
+            content_hash: The hash of the content from which it was computed.
             metadata: A mapping of exact JSON.
             stale_ttl: How much longer than *ttl* the value is kept for `get_or_compute(…, stale_ttl=…)`.
 
@@ -212,10 +213,10 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         content_hash: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Keep a value unless there is one. Of several that do so at once, one succeeds. Arguments as for `set`.
+        """Store a value unless there is one. Of several callers at once, one succeeds. Arguments as for `set`.
 
         Returns:
-            Whether it was kept.
+            Whether it was stored.
         """
         encoded = self._once("value", lambda: self._encode(value))
         attributes = self._once(
@@ -243,10 +244,10 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         content_hash: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keep several values, all or none, in one statement. The other arguments are for each; see `set`.
+        """Store several values, all or none, in one statement. The other arguments apply to each; see `set`.
 
         Raises:
-            InvalidValueError: Also for more values than the cache keeps. Nothing was written.
+            InvalidValueError: As for `set`, or there are more values than the cache keeps. Nothing was written.
         """
         if not isinstance(values, Mapping):
             raise InvalidValueError("values", f"must be a mapping, not {type(values).__name__}")
@@ -270,16 +271,16 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
 
     @writes
     def restore(self, entry: CacheEntry) -> bool:
-        """Keep an entry as it was read or saved elsewhere, with its times and its number of accesses.
+        """Store an entry as it was read or saved elsewhere, with its times and its number of accesses.
 
-        It replaces one of the same key that was set before it, and never one that was set since: what others have
-        written meanwhile stays. What was invalidated meanwhile comes back.
+        It replaces an entry with the same key that was set earlier, but never one that was set later: what others have
+        written meanwhile stays. An entry that was invalidated meanwhile comes back.
 
         Returns:
-            Whether it was kept; one that has expired is not, nor one whose key has been set anew.
+            Whether it was stored; not if it has expired, or if its key has been set again.
 
         Raises:
-            InvalidValueError: The entry cannot be kept. Nothing was written.
+            InvalidValueError: The entry cannot be stored. Nothing was written.
         """
         if not isinstance(entry, CacheEntry):
             raise InvalidValueError("entry", f"must be a CacheEntry, not {type(entry).__name__}")
@@ -312,7 +313,7 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
             same = set_at == created_at and codec.same(Encoded(data, codec_name), encoded)
             if not same and set_at >= created_at:
                 return False
-            if same:  # The hits that it has had since are not taken back.
+            if same:  # Hits since then still count.
                 last_accessed_at = max(last_accessed_at, used_at)
                 access_count = max(access_count, uses)
         self._write({entry.key: encoded}, attributes)

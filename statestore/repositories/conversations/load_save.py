@@ -1,4 +1,4 @@
-"""Whole sessions, out and in."""
+"""Loading and saving whole sessions."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -48,9 +48,9 @@ class ConversationsRepository(Repository, group="sessions"):
 
     @reads_snapshot
     def load(self, session_id: str) -> ConversationState:
-        """All of a session, as it was at one moment: attributes, history, state, summaries. Extends its TTL.
+        """A whole session, as of one moment: attributes, history, state, summaries. Extends its TTL.
 
-        What is done to it changes nothing in the store, until it is saved.
+        Changes to it do not affect the store until it is saved.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired.
@@ -59,33 +59,33 @@ class ConversationsRepository(Repository, group="sessions"):
 
     @writes_once
     def save(self, conversation: ConversationState, *, create: bool = False, lease: Lease | None = None) -> SaveReport:
-        """Make a session what *conversation* says, all or nothing.
+        """Make a session equal to *conversation*, all or nothing.
 
-        Entries that are new at the end are appended, those missing at the front are trimmed, those that differ are
-        replaced, and what is missing at the end is dropped. Entries that were loaded are known by their `entry_id`,
-        others by their content; those with the same content differ if their usage, metadata, tool name or another
-        field does, but for a cost or time that is not given. A plain message is its content alone. Forks keep what they
-        see. What an entry used is counted once: usage that it gets only now is, and what was counted is not again.
-        State, summaries and attributes become those given; what is not given is removed.
+        New entries at the end are appended, entries missing at the front are trimmed, entries that differ are replaced,
+        and entries missing at the end are dropped. Loaded entries are recognized by their `entry_id`, others by their
+        content; entries with the same content differ if their usage, metadata, tool name or another field differs,
+        except a cost or time that is not given. A plain message is compared by its content alone. Forks keep what they
+        see. What an entry used is counted once: usage that it gets only now is counted, earlier usage is not counted
+        again. State, summaries and attributes become those given; what is not given is removed.
 
-        A conversation that was loaded is saved only if nobody else has changed it since; after that it counts as loaded
-        anew, so that it can be changed and saved again. (Where the transaction around it is undone, load it again.) One
-        that was made by hand replaces what there is. State keys that others changed, and that this conversation does
-        not, are left alone. Summaries that were loaded and reach beyond the last entry that is left go.
+        A loaded conversation is saved only if nobody else has changed it since; it then counts as just loaded, so it
+        can be changed and saved again. (If the transaction around the save is undone, load it again.) One made by hand
+        replaces what is stored. State keys that others changed, and this conversation does not, are left alone. Loaded
+        summaries that reach beyond the last remaining entry are removed.
 
         Args:
-            conversation: What the session is to be.
-            create: Make the session if there is none, or if it has expired.
-            lease: Save only while this lease holds.
+            conversation: The session as it should be.
+            create: Create the session if there is none, or if it has expired.
+            lease: Save only while this lease is valid.
 
         Returns:
-            What had to be done.
+            What was changed.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired, and *create* is false. Nothing was written.
             ConflictError: Somebody else has changed what was loaded. Nothing was written.
-            StaleLeaseError: *lease* holds no more. Nothing was written.
-            InvalidValueError: A value that can never be stored. Nothing was written.
+            StaleLeaseError: *lease* is no longer valid. Nothing was written.
+            InvalidValueError: A value can never be stored. Nothing was written.
         """
         if not isinstance(conversation, ConversationState):
             raise InvalidValueError(
@@ -171,7 +171,7 @@ class ConversationsRepository(Repository, group="sessions"):
         return {name: session_columns.attribute(self._link, name, value) for name, value in given.items()}
 
     def _lock(self, session_id: str, columns: Mapping[str, Any], create: bool) -> tuple[LockedSession, bool]:
-        """The session's row, locked, and whether it was made for this."""
+        """The session's row, locked, and whether it was created for this."""
         created = False
         while True:
             found = segments.lock_for_release(self._link, session_id)
@@ -245,7 +245,7 @@ class ConversationsRepository(Repository, group="sessions"):
             if not isinstance(summary, Summary):
                 raise InvalidValueError(name, f"must be a Summary, not {type(summary).__name__}")
             if summary.end_seq > end and before.get(summary.start_seq) == summary:
-                continue  # It goes with what it reached into, as it does when that is popped.
+                continue  # It is removed with the entries that it covers, as it is when they are popped.
             after[summary.start_seq] = replace(summaries.check(self._link, summary, name, end), session_id=session_id)
         gone = [start_seq for start_seq in before if start_seq not in after]
         changed = [summary for start_seq, summary in after.items() if before.get(start_seq) != summary]
@@ -257,9 +257,9 @@ class _Plan:
     """How a stored history becomes the one given.
 
     Attributes:
-        rewritten: Position, turn and entry of what is stored anew at a position that exists.
-        added: What comes behind the last position that is kept.
-        known: The entries that were stored before, by their ids.
+        rewritten: Position, turn and entry of each entry that is written to an existing position.
+        added: The entries after the last position that is kept.
+        known: The entries that were stored before, by id.
     """
 
     def __init__(
@@ -290,22 +290,22 @@ class _Plan:
             self.rewritten.append((old.seq, turn, self._dated(entry)))
         self.last_turn = turn
         self.added = [self._dated(entry) for entry, _ in given[overlap:]]
-        # Appending says so itself.
+        # Appending marks the change itself.
         self.range_changed = self.trimmed > 0 or self.removed > 0 or turn != last_turn
 
     def _dated(self, entry: PreparedEntry) -> PreparedEntry:
-        """The entry with the time at which it happened, if it was stored before and does not say otherwise."""
+        """The entry with its stored time, if it was stored before and does not give another."""
         old = self.known.get(entry.entry_id)
         if old is None or "created_at" in entry.columns:
             return entry
         return replace(entry, columns=entry.columns | {"created_at": old.created_at})
 
     def new_ids(self) -> list[str]:
-        """The ids of all that is stored anew."""
+        """The ids of all entries that are written."""
         return [entry.entry_id for _, _, entry in self.rewritten] + [entry.entry_id for entry in self.added]
 
     def released(self) -> list[tuple[int, int]]:
-        """The ranges whose rows the session lets go of."""
+        """The ranges whose rows the session gives up."""
         ranges: list[tuple[int, int]] = []
         if self.trimmed:
             ranges.append((self.session.first_seq, self.first_seq - 1))
@@ -320,7 +320,7 @@ class _Plan:
 
 
 def _dropped_in_front(stored: Sequence[Entry], given: Sequence[tuple[PreparedEntry, Any]]) -> int:
-    """How many stored entries come before the first that is given."""
+    """How many stored entries come before the first given one."""
     if not given:
         return len(stored)
     first = given[0][0]
@@ -328,14 +328,14 @@ def _dropped_in_front(stored: Sequence[Entry], given: Sequence[tuple[PreparedEnt
 
 
 def _same(given: PreparedEntry, stored: Entry) -> bool:
-    """Whether an entry that is given is the one that is stored, edited perhaps."""
+    """Whether a given entry is the stored one, perhaps edited."""
     if given.own_id:
         return given.entry_id == stored.entry_id
     return given.columns["role"] == stored.role and entry_differences.has_same_content(stored, given)
 
 
 def _equal(given: PreparedEntry, stored: Entry) -> bool:
-    """Whether it was not edited, either."""
+    """Whether a given entry equals the stored one, unedited."""
     return entry_differences.has_same_content(stored, given) and entry_differences.beside_content(stored, given) is None
 
 
@@ -375,7 +375,7 @@ def _as_new(entry: Entry) -> NewEntry:
 
 
 def _digest(entries: Sequence[Entry], found: Sequence[Summary]) -> str:
-    """By which a change is noticed that leaves the positions as they were, such as other entries in the same places."""
+    """A digest that reveals changes that leave the positions as they were, such as other entries at the same ones."""
     digest = hashlib.blake2b(digest_size=16)
     for one in (*entries, *found):
         digest.update(orjson.dumps(one, default=str))

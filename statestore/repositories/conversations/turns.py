@@ -1,4 +1,4 @@
-"""One turn of an agent: what it begins with, and what it leaves behind, in one transaction."""
+"""One turn of an agent: what it begins with, and what it writes, in one transaction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,13 +26,13 @@ _FIND = Statement(postgresql=_BEGIN % "CAST(s.xmin AS text)", sqlite=_BEGIN % "N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """What a turn goes on from, so that its commit notices who came in between.
+    """Where a turn begins, so that its commit notices concurrent changes.
 
     Attributes:
         end: The last position.
-        entry_id: Which entry stands there; None where there is none.
-        created_at: When the session was made; None where the commit is to make it.
-        row_version: Names the state of the session's row, which every write to the session changes. PostgreSQL's.
+        entry_id: The entry there; None if there is none.
+        created_at: When the session was created; None if the commit is to create it.
+        row_version: The version of the session's row, which every write to the session changes. PostgreSQL only.
     """
 
     end: int = 0
@@ -43,7 +43,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """What a turn starts from. *state* holds the JSON text and the version of each key."""
+    """What a turn starts with. *state* has the JSON text and the version of each key."""
 
     start: Start = field(default_factory=Start)
     session: Session | None = None
@@ -56,11 +56,11 @@ class TurnWork(Repository, group="turn"):
 
     @reads
     def begin(self, session_id: str, limits: Limits, *, create: bool, lease: Lease | None) -> Begun:
-        """The session with its window and its state; empty where it is still to be made.
+        """The session with its window and its state; empty if it is yet to be created.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired, and *create* is false.
-            StaleLeaseError: *lease* holds no more.
+            StaleLeaseError: *lease* is no longer valid.
         """
         checks.key(session_id, "session_id")
         token = lease_checks.token(lease, session_id)
@@ -76,7 +76,7 @@ class TurnWork(Repository, group="turn"):
         session: Session | None = session_rows.from_row(self._link, row)
         if extension_due:
             session, row_version = session_rows.find(self._link, session_id), None
-        if self._link.in_transaction:  # Which may write the row again, under the number that it has.
+        if self._link.in_transaction:  # It may write the row again under the same version.
             row_version = None
         if session is None:
             raise session_rows.not_found(self._link, session_id)
@@ -102,11 +102,11 @@ class TurnWork(Repository, group="turn"):
 
     @reads
     def check_lease(self, lease: Lease) -> None:
-        """What the end of a turn checks that has nothing to write.
+        """The check at the end of a turn that has nothing to write.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired.
-            StaleLeaseError: *lease* holds no more.
+            StaleLeaseError: *lease* is no longer valid.
         """
         session_rows.check_lease(self._link, lease)
 
@@ -126,8 +126,8 @@ class TurnWork(Repository, group="turn"):
         """Write all of a turn or nothing.
 
         Raises:
-            ConflictError: The session has gone on since the turn began, was deleted, or made anew; or a state key that
-                the turn changed was changed.
+            ConflictError: Since the turn began, the session has got other entries, was deleted, or was created again;
+                or somebody else has changed a state key that the turn changed.
         """
         token = lease_checks.token(lease, session_id)
         max_bytes = self._link.settings.max_value_bytes
@@ -158,10 +158,10 @@ class TurnWork(Repository, group="turn"):
     def _insert_at_once(
         self, session_id: str, batch: Sequence[PreparedEntry], start: Start, token: int | None
     ) -> list[Entry] | None:
-        """Append without a look at the session before, where that is safe; None where it has to be looked at.
+        """Append without reading the session first, if that is safe; None if it has to be read.
 
-        On PostgreSQL the row must be as it was: a condition on other tables would be decided before the statement
-        waits for who is at work on the row. On SQLite nobody else is at work.
+        On PostgreSQL the row must be unchanged: a condition on other tables would be evaluated before the statement
+        waits for others that hold the row. On SQLite there are no other writers.
         """
         if self._link.dialect.name == "postgresql":
             if start.row_version is None:
@@ -180,7 +180,7 @@ class TurnWork(Repository, group="turn"):
         )
 
     def _lock(self, session_id: str, start: Start, *, create: bool, lease: Lease | None) -> Session:
-        """The session, locked, which must be the one that the turn began with."""
+        """The session, locked; it must be the one that the turn began with."""
         makes = create and start.created_at is None
         try:
             session = appending.lock(self._link, session_id, create=makes, lease=lease)
@@ -199,12 +199,12 @@ class TurnWork(Repository, group="turn"):
                 session.session_id, f"it ends at {end}, not at {start.end}", expected=start.end, actual=end
             )
         found = tail.look(self._link, session.session_id, end) if start.entry_id is not None else None
-        # What was trimmed meanwhile is not there any more.
+        # An entry that was trimmed meanwhile is gone.
         if found is not None and found.entry_id not in (None, start.entry_id):
             raise _disturbed(session.session_id, f"position {end} has another entry")
 
     def _committed(self, session_id: str, batch: Sequence[PreparedEntry]) -> list[Entry] | None:
-        """What an earlier try has stored, whose answer was lost."""
+        """The entries stored by an earlier try whose answer was lost."""
         if self._call.attempt == 1 or not batch:
             return None
         ids = [entry.entry_id for entry in batch]

@@ -1,4 +1,4 @@
-"""The conversation of a session: append, read, and let go."""
+"""The history of a session: append, read and remove."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,29 +40,29 @@ class HistoryRepository(WindowsRepository, SummariesRepository, LocatingReposito
         """Append *entries* to the end of a session's history.
 
         All are stored or none. Their positions are consecutive and follow the order given; appends to one session
-        queue behind each other and never interleave. Those that a store is asked for at the same time, without *lease*
-        or *after_seq*, are stored in the order of the calls. Repeating an append is safe if the entries carry an
-        `entry_id` or *after_seq* is given: what is stored already is returned and not stored again.
+        queue up and never interleave. Concurrent appends through one store, without *lease* or *after_seq*, are stored
+        in the order of the calls. Repeating an append is safe if the entries have an `entry_id` or *after_seq* is
+        given: entries that are already stored are returned and not stored again.
 
         Args:
             session_id: The session to append to.
             entries: What to append, oldest first: `NewEntry` or plain message mappings, which are kept verbatim.
                 Empty is allowed and only checks that the session exists.
-            after_seq: The position that the first entry is to follow; 0 for the start. Entries that stand there
-                already are skipped.
-            create: Make the session if there is none, or if it has expired; nothing of an expired one remains.
-            lease: Append only while this lease holds; decided in the statement that writes.
+            after_seq: The position that the first entry is to follow; 0 for the start. Entries that are already
+                there are skipped.
+            create: Create the session if there is none, or if it has expired; nothing of an expired one remains.
+            lease: Append only while this lease is valid; the writing statement itself checks it.
 
         Returns:
-            The stored entries, with `seq`, `turn` and `created_at` filled in. Entries that *after_seq* finds stored
-            but trimmed since are left out.
+            The stored entries, with `seq`, `turn` and `created_at` filled in. Entries that *after_seq* skips as stored,
+            but that have been trimmed since, are left out.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired, and *create* is false. Nothing was written.
-            ConflictError: *after_seq* lies behind the end; or what stands at a position or under an `entry_id` that
-                is stored already differs from the entry given: its content, or, for a `NewEntry`, its usage, metadata,
-                tool name or any other field, but for a cost or time that was not given. Nothing was written.
-            StaleLeaseError: *lease* holds no more. Nothing was written.
+            ConflictError: *after_seq* is beyond the end; or the entry stored at a position or under an `entry_id`
+                differs from the one given: in its content, or, for a `NewEntry`, in usage, metadata, tool name or any
+                other field, except a cost or time that was not given. Nothing was written.
+            StaleLeaseError: *lease* is no longer valid. Nothing was written.
             InvalidValueError: A payload is not exact JSON or is too large. Nothing was written.
         """
         checks.key(session_id, "session_id")
@@ -81,7 +81,7 @@ class HistoryRepository(WindowsRepository, SummariesRepository, LocatingReposito
                 return stored
         self._needs_transaction()
 
-        # A session that has to be made ends at 0: what follows another position must not make it.
+        # A new session ends at 0: an append that follows another position must not create it.
         makes = create and not after_seq
         try:
             session = appending.lock(self._link, session_id, create=makes, lease=lease)
@@ -106,17 +106,17 @@ class HistoryRepository(WindowsRepository, SummariesRepository, LocatingReposito
         before: int | None = None,
         limit: int | None = None,
     ) -> list[Entry]:
-        """The entries of a session, oldest first; all of them if nothing else is asked for.
+        """The entries of a session, oldest first; by default all of them.
 
-        One round trip; two where the store meets a fork for the first time, at any depth. Extends the session's TTL.
+        One round trip; two if the store sees a fork for the first time, at any depth. Extends the session's TTL.
 
         Args:
             session_id: The session to read.
-            last: Only the newest so many.
-            after: Only entries behind this position.
+            last: Return only this many, the newest.
+            after: Only entries after this position.
             before: Only entries before this position. `before=` with `last=` pages backwards, `after=` with `limit=`
                 forwards.
-            limit: Only the oldest so many. Not together with *last*.
+            limit: Return only this many, the oldest. Not together with *last*.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired.
@@ -137,7 +137,7 @@ class HistoryRepository(WindowsRepository, SummariesRepository, LocatingReposito
 
         Raises:
             SessionNotFoundError: No such session, or it has expired.
-            EntryNotFoundError: The session has no entry there, or no longer.
+            EntryNotFoundError: The session has no entry there, or no longer has one.
         """
         checks.key(session_id, "session_id")
         checks.count(seq, "seq")
@@ -167,14 +167,14 @@ class HistoryRepository(WindowsRepository, SummariesRepository, LocatingReposito
 
     @writes_once
     def pop_last(self, session_id: str, n: int = 1) -> list[Entry]:
-        """Take the newest *n* entries off the session, and return them, oldest first.
+        """Remove the newest *n* entries of the session, and return them, oldest first.
 
-        Their positions are used again by the next append. Forks keep what they see. Summaries that reach into what
-        was popped go too.
+        The next append reuses their positions. Forks keep what they see. Summaries that cover popped entries are
+        removed too.
 
         Args:
             session_id: The session.
-            n: How many; all, where it has fewer.
+            n: How many; all if it has fewer.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
@@ -192,7 +192,7 @@ class HistoryRepository(WindowsRepository, SummariesRepository, LocatingReposito
     def _already_stored(
         self, session: Session, batch: Sequence[PreparedEntry], after_seq: int | None
     ) -> dict[int, Entry | None]:
-        """Which of the batch the session has, by index in the batch; None for one that was trimmed since."""
+        """The entries of the batch that the session already has, by index in the batch; None for a trimmed one."""
         present: dict[int, Entry | None] = {}
         if batch and (self._call.attempt > 1 or any(entry.own_id for entry in batch)):
             ids = [entry.entry_id for entry in batch]

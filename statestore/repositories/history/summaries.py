@@ -1,4 +1,4 @@
-"""Summaries: texts that stand for entries, so that these need not be sent again."""
+"""Summaries: texts that replace entries in a prompt, so that these need not be sent again."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -69,15 +69,15 @@ class SummariesRepository(Repository):
     ) -> Summary:
         """Store a summary of the entries *start_seq* to *end_seq*.
 
-        One that begins at the same position is replaced. The entries stay, unless they are trimmed; so does the
-        summary then.
+        A summary that begins at the same position is replaced. The entries stay until they are trimmed; the summary
+        remains even then.
 
         Args:
             session_id: The session.
             content: The text.
-            start_seq: The first position that it stands for.
+            start_seq: The first position that it covers.
             end_seq: The last one.
-            token_count: How many tokens the text has, if that was counted.
+            token_count: The number of tokens in the text, if known.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
@@ -108,14 +108,14 @@ class SummariesRepository(Repository):
 
 
 def read(link: Link, session_id: str) -> list[Summary]:
-    """All summaries of a living session; extends its TTL where that is due."""
+    """All summaries of a living session; extends its TTL if that is due."""
     rows = holding.read(link, _READ, session_id=session_id)
     if not rows:
         raise session_rows.not_found(link, session_id)
     extension_due, *_ = rows[0]
     if extension_due:
         session_rows.extend(link, session_id)
-    # A session without a summary is a row all the same.
+    # A session without a summary still has a row.
     return [from_row(link, session_id, row) for _, *row in rows if row != _NONE]
 
 

@@ -1,4 +1,4 @@
-"""The newest part of a history that fits a budget, cut where a model can read on from."""
+"""The newest part of a history that fits a budget, cut at a point from which a model can continue."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -17,21 +17,21 @@ from statestore.values.history import Entry, Summary, Window
 
 Tokenizer = Callable[[str], int]
 
-# Read from the end in pieces that grow: a small window should not pay for a large one, nor a large one in round trips.
+# Read from the end in growing pieces: a small window should not read too much, nor a large one take many round trips.
 _FIRST_CHUNK, _LONGEST_CHUNK = 64, 512
-# Larger entries are left out of these pieces, and read one by one if the window comes so far: most of them do not fit.
+# Larger entries are left out of these pieces, and read one by one if the window reaches them: most of them do not fit.
 _LARGE = 64 * 1024
 _CHARACTERS_A_TOKEN = 4
 
 
 def estimate(text: str) -> int:
-    """How many tokens a text has, roughly: four characters make one."""
+    """A rough number of tokens in a text: four characters per token."""
     return -(-len(text) // _CHARACTERS_A_TOKEN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a window may hold."""
+    """The limits of a window."""
 
     max_entries: int | None = None
     max_tokens: int | None = None
@@ -60,7 +60,7 @@ class Limits:
 
 
 class WindowsRepository(Repository):
-    """What of a history is sent to a model."""
+    """The part of a history that is sent to a model."""
 
     @reads
     def window(
@@ -76,28 +76,27 @@ class WindowsRepository(Repository):
     ) -> Window:
         """The newest whole turns that fit, oldest first. Extends the session's TTL.
 
-        A tool result never comes without its call, nor is a call cut off from its result; a call that has no result
-        yet is returned as it is. A result without an id belongs to the nearest call before it, of its turn and of the
-        tool that it names, that no other result belongs to. Where not even the newest turn fits, as much of its end as
-        does, from a position between two steps of the agent. Where not even that fits *max_tokens*, the least that can
-        be sent all the same, its last step: `Window.tokens` says that it is too much. Reads as much as it needs, from
-        the end.
+        A tool result never comes without its call, nor a call without its result; a call that has no result yet is
+        returned as it is. A result without an id belongs to the nearest earlier call, in its turn and of the tool that
+        it names, that has no other result. If not even the newest turn fits, the window has as much of its end as fits,
+        starting between two steps of the agent. If not even that fits *max_tokens*, it has the least that can still be
+        sent, the last step: `Window.tokens` then exceeds the limit. Reads only as much as it needs, from the end.
 
         Args:
             session_id: The session.
-            max_entries: How many entries at most.
-            max_tokens: How many tokens at most.
-            tokenizer: Counts the tokens of a text: of a message its content and its tool calls, of another content its
-                JSON. Without it four characters are taken for one token.
-            keep_system: Begin with the session's first entry if that is of role `system`, however far back; it counts.
-            keep_newest: False for an empty window where not even the last step fits *max_tokens*.
-            include_summaries: Put the summaries of what is not in the window into `Window.summaries`. They count
-                against *max_tokens*, with their own `token_count` if they have one. Where not all of them fit beside
-                the newest entries, the oldest are left out.
+            max_entries: The largest number of entries.
+            max_tokens: The largest number of tokens.
+            tokenizer: Counts the tokens of a text: for a message its content and its tool calls, for other content its
+                JSON. By default four characters count as one token.
+            keep_system: Begin with the session's first entry if its role is `system`, however far back; it counts.
+            keep_newest: False for an empty window if not even the last step fits *max_tokens*.
+            include_summaries: Put the summaries of entries outside the window into `Window.summaries`. They count
+                against *max_tokens*, with their own `token_count` if they have one. If they do not all fit beside the
+                newest entries, the oldest are left out.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired.
-            InvalidValueError: A limit is no number of things, or *tokenizer* returned none.
+            InvalidValueError: A limit is not a valid number, or *tokenizer* did not return a whole number.
         """
         checks.key(session_id, "session_id")
         limits = Limits(
@@ -112,7 +111,7 @@ class WindowsRepository(Repository):
 
 
 def read(link: Link, session_id: str, limits: Limits, *, before: int | None = None) -> Window:
-    """The window of *limits*, of the entries before a position."""
+    """The window within *limits*, of the entries before a position."""
     system = _leading_system(link, session_id, before) if limits.keep_system else None
     past = summaries.read(link, session_id) if limits.include_summaries else []
     scan = _Scan(limits, system, past)
@@ -134,7 +133,7 @@ def read(link: Link, session_id: str, limits: Limits, *, before: int | None = No
 
 
 def _whole(link: Link, session_id: str, entry: Entry) -> Entry | None:
-    """The entry with its content; None where it has gone meanwhile."""
+    """The entry with its content; None if it has been removed meanwhile."""
     found = entry_reads.read(link, session_id, after=entry.seq - 1, before=entry.seq + 1)
     return found[0] if found and found[0].entry_id == entry.entry_id else None
 
@@ -145,10 +144,10 @@ def _leading_system(link: Link, session_id: str, before: int | None) -> Entry | 
 
 
 class _Scan:
-    """Goes back through a history and remembers where it could be cut.
+    """Goes back through a history and remembers where it can be cut.
 
-    While a result is `_open`, since its call was not seen yet, a cut would tear them apart. So nothing need be read
-    beyond what fits.
+    While a result is `_open`, because its call has not been seen yet, a cut would separate the two. So nothing beyond
+    what fits has to be read.
     """
 
     def __init__(self, limits: Limits, system: Entry | None, past: Sequence[Summary]) -> None:
@@ -165,13 +164,13 @@ class _Scan:
 
     @property
     def has_room(self) -> bool:
-        """Whether one entry more could be taken."""
+        """Whether one more entry could be taken."""
         return self._limits.max_entries is None or len(self.entries) < self._limits.max_entries
 
     def take(self, entry: Entry) -> bool:
-        """Go one entry back; false where it does not fit any more, nor would anything further back."""
+        """Go one entry back; false if it does not fit, since nothing further back would fit either."""
         max_entries, max_tokens = self._limits.max_entries, self._limits.max_tokens
-        # The system message is in the window anyhow, and counts once.
+        # The system message is in the window anyway, and counts once.
         aside = self._system is not None and entry.seq != self._system.seq
         reserved = self._cost(self._system) if self._system is not None and aside else 0
         if max_entries is not None and len(self.entries) + 1 + aside > max_entries:
@@ -181,7 +180,7 @@ class _Scan:
         self.entries.append(entry)
         self._tokens += self._cost(entry)
         self._open.take(entry)
-        # The newest turn comes before the summaries, these before the other turns.
+        # The newest turn has priority over the summaries, and these over the other turns.
         left_out = bisect_left(self._past, entry.seq, key=lambda summary: summary.start_seq)
         needed = self._tokens + reserved + self._past_costs[left_out]
         if not self._open and (not self._turns or max_tokens is None or needed <= max_tokens):
@@ -191,7 +190,7 @@ class _Scan:
         return True
 
     def _must_take(self, entry: Entry) -> bool:
-        """Go one entry back although it does not fit: there is nothing yet that could be sent."""
+        """Go one entry back although it does not fit: so far there is nothing that could be sent."""
         if not self._limits.keep_newest or self._steps or len(self.entries) >= _LONGEST_CHUNK:
             return False
         self.entries.append(entry)
@@ -202,7 +201,7 @@ class _Scan:
         return bool(self._open)
 
     def at_start(self) -> None:
-        """There is nothing more: what stands before the first turn belongs to it, but for results without a call."""
+        """The start is reached: entries before the first turn belong to it, except results without a call."""
         if self._open or self._steps == len(self.entries):
             self._turns = self._steps
 
@@ -242,23 +241,23 @@ class _Scan:
 
 
 class _Results:
-    """The results that were seen, but not yet the calls that they answer. Seen from the newest entry to the oldest."""
+    """The results that were seen before the calls that they answer, going from the newest entry to the oldest."""
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
-        # Answers without an id, by the tool's name where they say it.
+        # Results without an id, by the tool's name if they give it.
         self._others: list[str | None] = []
 
     def __bool__(self) -> bool:
         return bool(self._ids or self._others)
 
     def take(self, entry: Entry) -> None:
-        """Go back over an entry: find what it calls, then remember what it answers."""
+        """Go back over an entry: match its calls, then remember its results."""
         calls, results = _tools(entry)
         for call in reversed(calls):
             self._find(call)
         if entry.role == "user" and not results:
-            # They answer calls of their own turn. If these were not found, they are written in a way not known here.
+            # They answer calls of their own turn. If those were not found, they are in an unknown format.
             self._others.clear()
         for result in results:
             if result.call_id is not None:
@@ -284,7 +283,7 @@ def _tools(entry: Entry) -> tuple[list[Tool], list[Tool]]:
     of_columns = Tool(entry.tool_call_id, entry.tool_name)
     if entry.role in RESULT_ROLES:
         if entry.tool_call_id is not None and entry.tool_call_id not in known:
-            # What the content says without an id may be the same result.
+            # A result in the content without an id may be the same one.
             results = [of_columns, *(result for result in results if result.call_id is not None)]
         return calls, results or [of_columns]
     if entry.tool_call_id is None:

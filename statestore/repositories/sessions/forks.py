@@ -57,7 +57,7 @@ _FORKS = Statement("""
 
 
 class ForksRepository(Repository):
-    """Copies of sessions that share their history."""
+    """Copies of sessions that share history with their source."""
 
     @writes_once
     def fork(
@@ -68,12 +68,11 @@ class ForksRepository(Repository):
         at_seq: int | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Session:
-        """Make an independent session that begins as a copy of another.
+        """Create an independent session that begins as a copy of another.
 
-        It has the source's history up to *at_seq*, its state as it is now, its summaries up to there, and its
-        attributes. No entry is copied: the cost does not grow with the history. What happens to the source later does
-        not show in the fork, nor the other way round. Appends that run at the same time fall wholly before or behind
-        the fork.
+        It has the source's history up to *at_seq*, its current state, its summaries up to there, and its attributes. No
+        entry is copied: the cost does not grow with the history. Later changes to the source do not appear in the fork,
+        or vice versa. A concurrent append comes entirely before or after the fork.
 
         Args:
             source_id: The session to fork.
@@ -84,9 +83,9 @@ class ForksRepository(Repository):
         Raises:
             SessionNotFoundError: No such source, or it has expired. Nothing was written.
             SessionExistsError: A living session has the new id. Nothing was written.
-            ConflictError: The source comes from a session with the new id, which was deleted, and the clock has not
-                gone on since: the fork would be its own ancestor. Nothing was written.
-            InvalidValueError: *at_seq* lies behind the end of the source. Nothing was written.
+            ConflictError: The source descends from a deleted session with the new id, and the clock has not advanced
+                since: the fork would be its own ancestor. Nothing was written.
+            InvalidValueError: *at_seq* is beyond the end of the source. Nothing was written.
         """
         checks.key(source_id, "source_id")
         checks.optional_count(at_seq, "at_seq")
@@ -95,7 +94,7 @@ class ForksRepository(Repository):
             session_columns.attribute(self._link, "metadata", metadata)
 
         if new_session_id is not None:
-            # First, since it may hand entries to the source, which then has them in other pieces.
+            # First, since this may hand entries to the source, whose segments then change.
             session_life.erase_expired(self._link, fork_id)
         if not segments.lock_for_fork(self._link, source_id):
             raise session_rows.not_found(self._link, source_id)
@@ -157,7 +156,7 @@ class ForksRepository(Repository):
         )
 
     def _check_descent(self, source_id: str, fork_id: str) -> None:
-        """Refuse a fork that would be taken for one that its source comes from."""
+        """Refuse a fork that would be taken for an ancestor of its source."""
         if self._link.one(_COMES_FROM, session_id=source_id, ancestor_id=fork_id) is not None:
             raise ConflictError(
                 f"new_session_id: session {source_id!r} descends from session {fork_id!r}, so a fork with this id "
@@ -166,7 +165,7 @@ class ForksRepository(Repository):
             )
 
     def _turn_at(self, seen: list[Segment]) -> int:
-        """The turn of the last entry of what is seen."""
+        """The turn of the last visible entry."""
         if not seen:
             return 0
         row = self._link.one(_TURN_AT, session_id=seen[-1].owner, seq=seen[-1].to_seq)
@@ -194,10 +193,10 @@ def _in_order(session_id: str, rows: Sequence[Row]) -> list[Ancestor]:
         parent_id = child.parent_session_id
         parent = children.get(parent_id)
         if parent_id in seen and (parent is None or parent.created_at <= child.created_at):
-            break  # An import of an earlier version may have brought a circle, or something else that wrote here.
+            break  # An import of an earlier version, or another writer, may have left a cycle.
         ancestors.append(Ancestor(parent_id, child.forked_at_seq))
         if parent_id in seen:
-            break  # An older session of that name, which is gone.
+            break  # An older session with that id, which is gone.
         seen.add(parent_id)
         child = parent
     return ancestors

@@ -1,4 +1,4 @@
-"""Leases: who is the one to work on a session."""
+"""Leases: who has the sole right to work on a session."""
 
 import time
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from statestore.repositories.base import Repository
 from statestore.repositories.sessions import lease_checks, lifecycle, session_rows
 from statestore.values.sessions import Lease
 
-# The token is the time of the real clock in microseconds, and at least one more than the last: a session that is made
-# anew under an old id must not give out tokens that were given out before.
+# The token is the real time in microseconds, and at least one more than the last token: a session that is created again
+# under an old id must not reuse tokens.
 _TAKE = f"""
     UPDATE $sessions AS s SET lease_owner = :owner, lease_token = %s,
         lease_until = $later(CAST(:lease_ttl AS interval)), {session_rows.ACTIVE}
@@ -33,7 +33,7 @@ _RELEASE = Statement(f"""
     UPDATE $sessions AS s SET lease_owner = NULL, lease_until = NULL, {session_rows.ACTIVE}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live {session_rows.HELD}""")
 
-# A session that was left busy may be taken over as it is: the lease says that nobody else is at work on it.
+# A session that was left busy may be taken over as it is: the lease proves that nobody else is working on it.
 _BEGIN_WORK = Statement(f"""
     UPDATE $sessions AS s SET status = 'busy', {session_rows.ACTIVE}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live AND s.status IN ('ready', 'busy')
@@ -51,7 +51,7 @@ _STATUS = Statement("""
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who has the lease that one wants, and until when."""
+    """Who holds the requested lease, and until when."""
 
     owner: str | None
     until: datetime | None
@@ -73,7 +73,7 @@ class LeasesRepository(Repository):
 
         Raises:
             SessionNotFoundError: No such session, or it has expired.
-            StaleLeaseError: The lease holds no more. Nothing was written.
+            StaleLeaseError: The lease is no longer valid. Nothing was written.
         """
         token = lease_checks.own_token(lease)
         ttl = lease_checks.ttl(lease.ttl, "lease.ttl") if ttl is None else lease_checks.ttl(ttl)
@@ -90,7 +90,7 @@ class LeasesRepository(Repository):
         """Give a lease back before it runs out, so that others need not wait.
 
         Returns:
-            Whether it still held. One that does not is no error.
+            Whether it was still valid. If it was not, that is not an error.
         """
         token = lease_checks.own_token(lease)
         return self._link.run(_RELEASE, session_id=lease.session_id, lease_token=token) > 0
@@ -102,7 +102,7 @@ class LeaseWork(Repository):
     @reported_as("sessions.acquire")
     @writes_once_in_one_statement
     def take(self, session_id: str, *, owner: str, ttl: timedelta) -> Lease | Holder:
-        """The lease, or who has it."""
+        """The lease, or its current holder."""
         checks.key(session_id, "session_id")
         checks.key(owner, "owner")
         lease_checks.ttl(ttl)
@@ -137,10 +137,10 @@ class LeaseWork(Repository):
 
     @writes_in_one_statement
     def end_work(self, lease: Lease) -> bool:
-        """Mark a busy session ready and release the lease; whether it still held."""
+        """Mark a busy session ready and release the lease. Returns whether it was still valid."""
         if self._link.run(_END_WORK, session_id=lease.session_id, lease_token=lease.token):
             return True
-        # Repeated after a lost connection, the first try may have done it.
+        # On a retry after a lost connection, the first try may have done it already.
         row = session_rows.find_lease(self._link, lease.session_id) if self._call.attempt > 1 else None
         if row is None:
             return False

@@ -11,7 +11,7 @@ from statestore.repositories.base import Repository
 from statestore.repositories.sessions import lease_checks, session_rows
 from statestore.values.sessions import STATUSES, Lease, Session, Status
 
-# What a status may turn into. A dead session is resumed by starting it again, or by `sessions.open`.
+# The statuses that may follow each status. A dead session is resumed by starting it again, or by `sessions.open`.
 TRANSITIONS: dict[str, tuple[str, ...]] = {
     "starting": ("ready", "dead"),
     "ready": ("busy", "dead"),
@@ -23,14 +23,14 @@ _STATUS = Statement("""
     SELECT s.status FROM $sessions AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
-# Whoever still holds a lease on a session that is ended from outside has lost it.
+# Ending a session from outside revokes any lease on it.
 _TAKE_BACK = "lease_owner = NULL, lease_until = NULL"
 
 _TERMINATE = Statement(f"""
     UPDATE $sessions AS s SET status = 'dead', {_TAKE_BACK}, {session_rows.ACTIVE}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
-# A holder that renews its lease also moves the last activity, so that this one condition serves both kinds of work.
+# Renewing a lease also updates the last activity, so this one condition covers both kinds of work.
 _REPAIR = Statement(f"""
     UPDATE $sessions AS s SET status = 'ready', lease_owner = NULL, lease_until = NULL
     WHERE s.namespace = :namespace AND s.status = 'busy' AND $live
@@ -55,16 +55,16 @@ class LifecycleRepository(Repository):
 
     @writes_in_one_statement
     def set_status(self, session_id: str, status: Status, *, lease: Lease | None = None) -> Session:
-        """Move a session to another status, decided in one statement: of two movers at once, one is told.
+        """Move a session to another status, in one statement: of two callers at once, the loser gets an error.
 
-        starting leads to ready or dead, ready to busy or dead, busy to ready or dead, dead to starting or ready. The
-        status is not part of what `revision` counts. A lease on a session that is set to dead from outside, without
-        *lease*, is taken back.
+        starting leads to ready or dead, ready to busy or dead, busy to ready or dead, dead to starting or ready. A
+        change of status does not count for `revision`. Setting a session to dead from outside, without *lease*, revokes
+        any lease on it.
 
         Args:
             session_id: The session.
-            status: What it is to be.
-            lease: Only while this lease holds.
+            status: The new status.
+            lease: Change it only while this lease is valid.
 
         Returns:
             The session as it is now.
@@ -72,7 +72,7 @@ class LifecycleRepository(Repository):
         Raises:
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
             InvalidTransitionError: Its status does not lead to *status*. Nothing was written.
-            StaleLeaseError: *lease* holds no more. Nothing was written.
+            StaleLeaseError: *lease* is no longer valid. Nothing was written.
         """
         checks.key(session_id, "session_id")
         checks.one_of(status, STATUSES, "status")
@@ -90,21 +90,21 @@ class LifecycleRepository(Repository):
 
     @writes_in_one_statement
     def terminate(self, session_id: str) -> bool:
-        """End a session, whatever its status: it is dead, and its lease is taken back. `open` resumes it.
+        """End a session, whatever its status: it becomes dead, and its lease is revoked. `open` resumes it.
 
         Returns:
-            Whether there is such a session. A missing one is no error.
+            Whether there is such a session. A missing one is not an error.
         """
         return self._link.run(_TERMINATE, session_id=checks.key(session_id, "session_id")) > 0
 
     @writes
     def repair_abandoned(self, *, older_than: timedelta) -> int:
-        """Make sessions ready again that a process left busy when it died.
+        """Mark sessions as ready again that a process left busy when it died.
 
-        Abandoned is a session that is busy, has not been used for *older_than*, and has no lease that still holds.
+        A session is abandoned if it is busy, has not been used for *older_than*, and has no valid lease.
 
         Args:
-            older_than: Longer than any session that is at work stays silent.
+            older_than: Longer than any working session goes without activity.
 
         Returns:
             How many there were.

@@ -23,7 +23,7 @@ _MAX_PAGE = 10_000
 
 @lru_cache(maxsize=128)
 def _page_statement(filters: tuple[str, ...], order_by: OrderBy, descending: bool, continues: bool) -> Statement:
-    """Keyset paging: each page starts where the last one ended, found in the index, however far down it is."""
+    """Keyset paging: each page starts where the last one ended, found in the index, however far down."""
     # By the indexed hour first, then by the exact time within it: the same order, without an index on the exact time.
     keys = ["s.active_hour", "s.last_activity_at"] if order_by == "last_activity_at" else ["s.created_at"]
     keys.append("s.session_id")
@@ -63,8 +63,8 @@ class ListingRepository(Repository):
     ) -> SessionPage:
         """A page of sessions, the latest first. Expired ones are left out; no TTL is extended.
 
-        Each page costs the same, however far down it is. A session that moves while one pages, because it was used,
-        may be seen again or missed; order by `created_at` for a complete walk.
+        Each page costs the same, however far down it is. A session that is used meanwhile moves, and may be seen twice
+        or missed; order by `created_at` to see each session once.
 
         Args:
             user_id: Only this user's.
@@ -72,11 +72,11 @@ class ListingRepository(Repository):
             agent_name: Only this agent's.
             order_by: `last_activity_at` or `created_at`.
             descending: The latest first.
-            limit: How many at most, 1 to 10,000.
-            cursor: `next_cursor` of the page before, taken with the same order.
+            limit: The largest number to return, 1 to 10,000.
+            cursor: `next_cursor` of the previous page, which must have the same order.
 
         Raises:
-            InvalidValueError: Among others, a cursor that is not from a page of this order.
+            InvalidValueError: For example, the cursor is not from a page in this order.
         """
         filters = _filters(user_id, status, agent_name)
         checks.one_of(order_by, ("last_activity_at", "created_at"), "order_by")
@@ -91,7 +91,7 @@ class ListingRepository(Repository):
 
     @reads
     def count(self, *, user_id: str | None = None, status: Status | None = None, agent_name: str | None = None) -> int:
-        """How many sessions there are, expired ones left out. Arguments as for `page`."""
+        """How many sessions there are, without expired ones. Arguments as for `page`."""
         filters = _filters(user_id, status, agent_name)
         ((sessions,),) = self._link.all(_count_statement(tuple(filters)), **filters)
         found: int = sessions
@@ -113,7 +113,7 @@ def _cursor(session: Session, order_by: OrderBy, descending: bool) -> str:
 
 
 def _position(cursor: str, order_by: OrderBy, descending: bool) -> dict[str, Any]:
-    """Where a page is to go on."""
+    """Where a page continues."""
     wrong = InvalidValueError("cursor", "is not the next_cursor of a page in this order; start without a cursor")
     try:
         kept_order, kept_descending, text, session_id = orjson.loads(base64.urlsafe_b64decode(cursor))

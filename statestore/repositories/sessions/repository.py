@@ -1,4 +1,4 @@
-"""Sessions: make, find, change and delete them. Their other operations stand in files of their own."""
+"""Sessions: create, find, change and delete them. Their other operations are in the files beside this one."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -36,18 +36,18 @@ class SessionsRepository(Repository):
         ttl: timedelta | None = None,
         status: Status = "ready",
     ) -> Session:
-        """Make a session.
+        """Create a session.
 
         Args:
             session_id: Its id; a UUIDv7 if none is given.
-            user_id: Whose it is; lists, reports and erasure go by it.
-            agent_name: Which agent runs it.
-            title: For people.
+            user_id: The user it belongs to; used for lists, reports and erasure.
+            agent_name: The agent that runs it.
+            title: A title for people to read.
             instructions: The agent's standing instructions, returned on resume.
             metadata: A mapping of exact JSON.
-            project_root: The directory that the session is about; it stays while *cwd* wanders.
+            project_root: The directory that the session is about; it stays when *cwd* changes.
             cwd: The current directory.
-            ttl: How long after the last use the session ends; None for never.
+            ttl: How long after its last use the session expires; None for never.
             status: `ready`, or `starting` for an agent that is not up yet.
 
         Raises:
@@ -87,9 +87,9 @@ class SessionsRepository(Repository):
     ) -> Session:
         """Resume a session, or create it: `Session.resumed` tells which.
 
-        A session that is resumed keeps what it has; the other arguments only serve to create one. A dead one lives
-        again: it gets *status*, `ready` or `starting`. Its TTL is extended. Inside a transaction nobody else changes
-        the session from here on until that ends.
+        A resumed session keeps its attributes; the other arguments are only used to create one. A dead session is
+        revived: it gets *status*, `ready` or `starting`. Its TTL is extended. Inside a transaction, nobody else can
+        change the session from here on until the transaction ends.
         """
         attributes = {
             "user_id": user_id,
@@ -116,8 +116,9 @@ class SessionsRepository(Repository):
     def get(self, session_id: str) -> Session:
         """The session. Extends its TTL.
 
-        Inside a transaction nobody else changes the session from here on until that ends, nor its history and state:
-        what is written back loses nothing. Likewise for `find`, `open` and `load`, not for lists and counts.
+        Inside a transaction, nobody else can change the session, its history or its state from here on until the
+        transaction ends, so writing back loses no update. The same holds for `find`, `open` and `load`, but not for
+        lists and counts.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired.
@@ -131,8 +132,9 @@ class SessionsRepository(Repository):
     def find(self, session_id: str) -> Session | None:
         """The session, or None. Extends its TTL.
 
-        Inside a transaction the session that was found is held, as by `get`. Other transactions that look for one that
-        is missing wait; a call outside of them may still make it, and to make it then raises `SessionExistsError`.
+        Inside a transaction, a session that was found is held, as by `get`. If it is missing, other transactions that
+        look for it wait; a call outside a transaction may still create it, and creating it here then raises
+        `SessionExistsError`.
         """
         return session_rows.find(self._link, checks.key(session_id, "session_id"))
 
@@ -160,7 +162,7 @@ class SessionsRepository(Repository):
 
         Args:
             session_id: The session.
-            user_id: See `create`, as for the others; None empties an attribute.
+            user_id: As for `create`, like the others; None clears an attribute.
             agent_name: …
             title: …
             instructions: …
@@ -168,14 +170,14 @@ class SessionsRepository(Repository):
             project_root: …
             cwd: …
             ttl: Counts from now.
-            expected_revision: Change only a session of this revision.
+            expected_revision: Change the session only if it has this revision.
 
         Returns:
             The session as it is now, its revision one higher.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
-            ConflictError: The session has another revision than expected. Nothing was written.
+            ConflictError: The session does not have the expected revision. Nothing was written.
         """
         checks.key(session_id, "session_id")
         checks.optional_count(expected_revision, "expected_revision")
@@ -211,9 +213,9 @@ class SessionsRepository(Repository):
 
     @writes
     def merge_metadata(self, session_id: str, metadata: Mapping[str, Any]) -> Session:
-        """Set some keys of a session's metadata and leave the others, whoever else does so at the same time.
+        """Set some keys of a session's metadata and keep the others, even if somebody else does so at the same time.
 
-        Keys that are there keep their place; a None value is stored as such.
+        Existing keys keep their place; a None value is stored as None.
 
         Returns:
             The session as it is now.
@@ -236,7 +238,7 @@ class SessionsRepository(Repository):
 
     @writes_in_one_statement
     def touch(self, session_id: str) -> None:
-        """Say that the session is in use: extends its TTL and moves its last activity.
+        """Mark the session as used: extends its TTL and updates its last activity.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
@@ -244,7 +246,7 @@ class SessionsRepository(Repository):
         session_rows.mark_active(self._link, checks.key(session_id, "session_id"))
 
     def _create(self, session_id: str, columns: Mapping[str, Any]) -> Session | None:
-        """Make the session; None where one lives."""
+        """Create the session; None if a living one has the id."""
         if not self._link.in_transaction:
             made = session_rows.insert(self._link, session_id, columns)
             if made is not None:

@@ -71,7 +71,7 @@ class StatisticsRepository(Repository):
 
     @reads
     def stats(self, session_id: str) -> SessionStats:
-        """What the session is made of now: entries, turns, tokens, cost, tools, errors, bytes, forks.
+        """What the session consists of now: entries, turns, tokens, cost, tools, errors, bytes, forks.
 
         Does not extend its TTL.
 
@@ -114,9 +114,9 @@ class StoreStatistics(Repository, group="store"):
 
     @reads
     def stats(self) -> StoreStats:
-        """What the namespace holds now: sessions by status, entries, bytes, without what has expired.
+        """What the namespace contains now: sessions by status, entries, bytes, without what has expired.
 
-        It reads all of it, so that its cost grows with the history: for people to look at, not for loops.
+        It reads everything, so its cost grows with the history: call it for people to look at, not in loops.
         """
         row = self._link.one(_STORE_STATS)
         assert row is not None

@@ -23,15 +23,15 @@ from statestore.values.state import StateEntry
 
 _ENTRY = Columns(schema.state_entries, *fields_of(StateEntry))
 _entry = builder(StateEntry)
-# Keys of one statement: two parameters each, of 65,535.
+# Keys per statement: each takes two parameters, of at most 65,535.
 _CHUNK = 1000
 
 _FRESH = "(e.expires_at IS NULL OR e.expires_at > $now)"
-# The same, for RETURNING on SQLite, which knows no alias there, and where 3.40 takes `expires_at IS NULL` to be false
-# since the partial index on the column holds no NULL.
+# The same for RETURNING on SQLite, which does not allow an alias there; and SQLite 3.40 evaluates `expires_at IS NULL`
+# to false there, since the partial index on the column contains no NULL.
 _FRESH_RETURNED = "coalesce(expires_at > $now, 1)"
 
-# The session comes with the value, or without one: one round trip tells a missing key from a missing session.
+# The session is returned with or without a value, so one round trip tells a missing key from a missing session.
 _GET = Statement(f"""
     SELECT {session_rows.EXTENSION_DUE}, {_ENTRY.select("e")}
     FROM $sessions AS s
@@ -105,7 +105,7 @@ def _set_many(count: int) -> Statement:
 
 
 class StateRepository(Repository):
-    """Named values of a session. Writers of different keys never disturb each other."""
+    """Named values of a session. Writers of different keys never overwrite each other."""
 
     @writes_in_one_statement
     def set(
@@ -123,7 +123,7 @@ class StateRepository(Repository):
             session_id: The session.
             key: 1 to 512 characters.
             value: Any exact JSON value, None included.
-            ttl: When the key ends, counted from this write; by default never before the session.
+            ttl: How long after this write the key expires; by default not before the session.
             expected_version: Write only if the key has this version now; 0 for a key that must not exist.
 
         Returns:
@@ -131,7 +131,7 @@ class StateRepository(Repository):
 
         Raises:
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
-            ConflictError: The key has another version than expected. Nothing was written.
+            ConflictError: The key does not have the expected version. Nothing was written.
             InvalidValueError: The value is not exact JSON or is too large. Nothing was written.
         """
         checks.optional_count(expected_version, "expected_version")
@@ -139,7 +139,7 @@ class StateRepository(Repository):
         checks.key(key, "key")
         text = self._once("value", lambda: self._json(value, "value"))
         if expected_version is not None:
-            self._call.repeatable = False  # The second time, it would find the version that it wrote itself.
+            self._call.repeatable = False  # A second try would find the version that the first one wrote.
             self._needs_transaction()
             session_rows.mark_active(self._link, session_id)
             self._expect(session_id, key, expected_version)
@@ -171,7 +171,7 @@ class StateRepository(Repository):
         Args:
             session_id: The session.
             key: The key.
-            default: What to return where there is no such key; without it that is an error.
+            default: What to return if there is no such key; by default that is an error.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired.
@@ -246,14 +246,14 @@ class StateRepository(Repository):
             session_id: The session.
             key: A key that holds a number, or none.
             amount: What to add; negative to subtract.
-            ttl: As in `set`; without it a key keeps the end that it has.
+            ttl: As for `set`; by default a key keeps its expiry.
 
         Returns:
             The new value.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
-            InvalidValueError: The key holds something else than a number, or the sum does not fit. Nothing was written.
+            InvalidValueError: The key's value is not a number, or the sum does not fit. Nothing was written.
         """
         checks.key(session_id, "session_id")
         checks.key(key, "key")
@@ -318,7 +318,7 @@ class StateRepository(Repository):
         return None if entry[0] is None else self._entry(session_id, entry)
 
     def _opened(self, session_id: str, rows: Sequence[Row]) -> Row:
-        """The first row, which says whether the session is to be extended; then it is."""
+        """The first row. Extends the session's TTL if that row says that it is due."""
         if not rows:
             raise session_rows.not_found(self._link, session_id)
         extension_due, *_ = first = rows[0]
