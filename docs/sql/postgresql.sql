@@ -765,7 +765,7 @@ FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s
 -- cache/statistics.py: _HIT
 -- Serves CacheStatistics.stats.
 --
--- Those of some entries that live, and whose they are.
+-- Which of some entries are live, and whose they are.
 WITH noted AS MATERIALIZED (SELECT h.key, h.version, h.at, h.stamp
     FROM unnest(CAST(%(noted_key)s AS text[]), CAST(%(noted_version)s AS bigint[]), CAST(%(noted_at)s AS timestamptz[]),
         CAST(%(noted_stamp)s AS bigint[])) AS h (key, version, at, stamp))

@@ -293,7 +293,7 @@ FROM cache_entries AS e WHERE e.namespace = :namespace AND (e.expires_at IS NULL
 -- cache/statistics.py: _HIT
 -- Serves CacheStatistics.stats.
 --
--- Those of some entries that live, and whose they are.
+-- Which of some entries are live, and whose they are.
 WITH noted AS MATERIALIZED (SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS version,
     json_extract(value, '$[2]') AS at, json_extract(value, '$[3]') AS stamp FROM json_each(:noted))
 SELECT e.key, e.version, coalesce(e.agent_name, '') FROM noted AS n

@@ -63,7 +63,7 @@ _ALL = Removal(
 
 
 class CacheInvalidation(CacheRoom):
-    """Invalidation. Each counts the living entries that it removed; what had expired goes too, and is not counted."""
+    """Invalidation. Each method counts the live entries that it removed; expired ones are removed but not counted."""
 
     @writes_in_one_statement
     def invalidate(self, key: str) -> int:
@@ -88,7 +88,7 @@ class CacheInvalidation(CacheRoom):
         """Remove the entries that were set with any of some tags, or with all of them.
 
         Args:
-            tags: The tags. Without any, nothing is removed.
+            tags: The tags. If there are none, nothing is removed.
             match: `any` or `all`.
 
         Returns:
@@ -112,7 +112,7 @@ class CacheInvalidation(CacheRoom):
 
     @writes_in_one_statement
     def invalidate_content_hash(self, content_hash: str) -> int:
-        """Remove the entries that were computed from a content, which has changed.
+        """Remove the entries that were computed from content that has changed.
 
         Does nothing in a store that was opened with `content_hash_invalidation=False`.
 
@@ -126,7 +126,7 @@ class CacheInvalidation(CacheRoom):
 
     @writes_in_one_statement
     def clear(self) -> int:
-        """Remove all entries. What happened until now stays in the statistics.
+        """Remove all entries. The statistics so far are kept.
 
         Returns:
             How many there were.

@@ -20,7 +20,7 @@ _REASONS = tuple(counter for counter in CACHE_COUNTERS if counter.startswith("in
 
 @dataclass(slots=True)
 class _Held:
-    """What there is of an agent."""
+    """What the cache has of one agent."""
 
     entries: int
     size_bytes: int
@@ -44,7 +44,7 @@ _ENTRIES = Statement(f"""
     SELECT {_COMPUTED}
     FROM $cache_entries AS e WHERE e.namespace = :namespace AND {LIVE} GROUP BY 1""")
 
-# Those of some entries that live, and whose they are.
+# Which of some entries are live, and whose they are.
 _HIT = Statement(
     **{
         dialect: f"""
@@ -67,9 +67,9 @@ class CacheStatistics(CacheRoom):
     def stats(self) -> CacheStats:
         """What is in the cache, and what has happened in it, in total and by agent.
 
-        What other processes counted is in it as soon as they have written it: after ten seconds of use at the latest,
-        and when they close the store. What this store counted is always in it. In a transaction nothing of this is
-        held: others may change it meanwhile.
+        Counts of other processes are included once they have written them: after ten seconds of use at the latest, and
+        when they close the store. This store's own counts are always included. A transaction does not hold any of
+        this: others may change it meanwhile.
         """
         held: dict[str, _Held] = {}
         for row in self._link.all(_ENTRIES):
@@ -96,10 +96,10 @@ class CacheStatistics(CacheRoom):
 
     @writes
     def evict(self) -> int:
-        """Remove what has expired, and the least recently used of what is over the limits.
+        """Remove expired entries, and the least recently used entries beyond the limits.
 
-        Sets keep the limits by themselves. This is for what several processes have left over them together, and for
-        what has expired.
+        Sets keep to the limits by themselves. Use this for expired entries, and for what several processes have
+        together stored beyond the limits.
 
         Returns:
             How many entries were removed, expired ones included.
@@ -113,7 +113,7 @@ class CacheCounts(CacheRoom):
     @reported_as("cache.flush")
     @writes_once_in_one_statement
     def write_pending(self) -> None:
-        """Write the counts that were noted."""
+        """Write the noted counts."""
         self._write_pending()
 
 

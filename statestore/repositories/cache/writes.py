@@ -28,7 +28,7 @@ _NO_ROOM = "no room"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attributes:
-    """What all entries of one write have in common; JSON as text, times from the write on."""
+    """What all entries of one write share; JSON as text, times relative to the write."""
 
     ttl: timedelta | None
     keep: timedelta | None
@@ -42,7 +42,7 @@ class Attributes:
         return {"ttl": self.ttl, "keep": self.keep} | self.description()
 
     def description(self) -> dict[str, Any]:
-        """What is there for people and for invalidation, and mostly is not."""
+        """The attributes for people and for invalidation, most of which are usually missing."""
         return {
             "agent_name": self.agent_name,
             "request": self.request,
@@ -83,7 +83,7 @@ class CacheWrites(CacheRoom):
 
     def _encode(self, value: Any, argument: str = "value") -> Encoded:
         if value is MISSING:
-            raise InvalidValueError(argument, "MISSING marks absence; it is no value")
+            raise InvalidValueError(argument, "MISSING marks absence; it is not a value")
         return codec.encode(
             value,
             argument,
@@ -97,12 +97,12 @@ class CacheWrites(CacheRoom):
     def _write(self, values: Mapping[str, Encoded], attributes: Attributes, *, absent: bool = False) -> bool:
         """Write *values*, of which there is at least one.
 
-        With *absent* it is just one, and it is written only where there is no entry; tells whether it was.
+        With *absent* there is only one, and it is written only if there is no entry. Returns whether it was written.
         """
         size = sum(len(encoded.data) for encoded in values.values())
         self._check_fits(values, size)
         room = self._state.book(len(values), size, self._notes)
-        # One that its first try has found to be missing is not there to be replaced.
+        # An entry that the first try found missing cannot be replaced.
         may_replace = self._state.options.max_bytes is None and not self._call.memo.get(_NO_ROOM)
         if len(values) == 1 and not absent and (room.enough or may_replace):
             ((key, encoded),) = values.items()
@@ -122,7 +122,7 @@ class CacheWrites(CacheRoom):
         return True
 
     def _write_one(self, key: str, encoded: Encoded, attributes: Attributes, *, may_add: bool) -> bool:
-        """The most frequent writes: one entry, whatever stands there, or only in place of another."""
+        """The most frequent writes: one entry, whether or not there is one, or only to replace another."""
         version, tags = self._version(), attributes.tags
         params = {
             "key": key,
@@ -219,7 +219,7 @@ class CacheWrites(CacheRoom):
         if not stored and room is not None and not (absent and any(live for *_, live in old.values())):
             return None
         self._settle(stored, old, attributes)
-        # An entry of this version is what an earlier try, whose answer was lost, has stored.
+        # An entry with this version was stored by an earlier try whose answer was lost.
         return bool(stored) or any(found == version for _, found, _ in old.values())
 
     def _write_sqlite(self, values: Mapping[str, Encoded], attributes: Attributes, old: Old) -> None:
@@ -254,7 +254,7 @@ class CacheWrites(CacheRoom):
         return {key: (size, version, bool(live)) for key, size, version, live in rows}
 
     def _settle(self, stored: int, old: Old, attributes: Attributes) -> None:
-        """Note what was stored, and what stood in its place."""
+        """Note what was stored, and what it replaced."""
         self._notes.unused = self._notes.booked[0] - (stored - len(old) if stored else 0)
         if not stored:
             return

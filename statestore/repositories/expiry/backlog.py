@@ -1,4 +1,4 @@
-"""What is due to be deleted and is still there."""
+"""What is due for deletion and is still there."""
 
 from datetime import timedelta
 
@@ -33,7 +33,7 @@ class BacklogRepository(Repository, group="usage"):
 
     @reads
     def expiry_backlog(self) -> list[ExpiryBacklog]:
-        """What is due to be deleted and was not swept yet; nothing, where all was."""
+        """What is due for deletion but not swept yet; empty if everything was swept."""
         ((now, setting),) = self._link.all(_MAX_IDLE)
         now = self._link.dialect.time(now)
         max_idle = None if setting is None else timedelta(microseconds=setting)

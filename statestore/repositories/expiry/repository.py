@@ -186,21 +186,21 @@ class ExpiryRepository(ExpiredRows):
     @reported_as("store.retention")
     @reads
     def retention(self) -> timedelta | None:
-        """How long a session of the namespace may be idle before the sweep deletes it; None for ever."""
+        """How long a session of the namespace may be idle before the sweep deletes it; None for no limit."""
         return self._now_and_max_idle()[1]
 
     @reported_as("store.set_retention")
     @writes
     def set_retention(self, max_idle: timedelta | None) -> None:
-        """Say how long a session of the namespace may be idle, TTL or not, before the sweep deletes it.
+        """Set how long a session of the namespace may be idle, with or without a TTL, before the sweep deletes it.
 
-        Idle means not written to. Reading counts as far as it is known: where it has extended the TTL. Sessions without
-        a TTL that are only read have to be touched now and then. Sessions that are busy or under a lease are spared;
-        those that a process left busy when it died are found by `sessions.repair_abandoned`. Holds for all processes,
+        Idle means not written to. A read counts only if it has extended the TTL, so sessions without a TTL that are
+        only read have to be touched now and then. Sessions that are busy or under a lease are spared;
+        `sessions.repair_abandoned` finds those that a process left busy when it died. This applies to all processes,
         from their next sweep on.
 
         Args:
-            max_idle: None for ever.
+            max_idle: The longest idle time; None for no limit.
         """
         value = checks.ttl(max_idle, "max_idle")
         if value is None:

@@ -1,4 +1,4 @@
-"""Adding entries behind the end of a session: in one statement where nothing is in dispute."""
+"""Adding entries at the end of a session: in one statement if nothing needs a decision."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +22,7 @@ _UPDATE = f"""
 _RETURNING = " RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn"
 _AND_WAKE = f", {notify.wake('s')}"
 
-# Outside a transaction an append succeeds only where there is nothing to decide; else it is run again under the lock.
+# Outside a transaction an append succeeds only if there is nothing to decide; otherwise it is rerun under the lock.
 _IF_AT = " AND s.next_seq - 1 = :after_seq"
 # PostgreSQL's own number of the transaction that wrote the row: unlike the time of the last activity it never repeats.
 _IF_SAME_ROW = " AND CAST(s.xmin AS text) = :row_version"
@@ -58,16 +58,16 @@ def insert(
     lease_token: int | None = None,
     row_version: str | None = None,
 ) -> list[Entry] | None:
-    """Append entries that are known to be missing; None where the session, or a condition on it, does not hold.
+    """Append entries that are known to be missing; None if the session is missing, or a condition on it fails.
 
     Args:
         link: On SQLite inside a transaction.
         session_id: The session.
         batch: One to `CHUNK` entries.
-        after_seq: Only where this is the last position.
-        only_new: Only where none of the ids is there. PostgreSQL, outside a transaction.
-        lease_token: Only while the lease with this token holds.
-        row_version: Only where the session's row was not written since it had this `xmin`. PostgreSQL.
+        after_seq: Only if this is the last position.
+        only_new: Only if the session has none of the ids. PostgreSQL, outside a transaction.
+        lease_token: Only while the lease with this token is valid.
+        row_version: Only if the session's row was not written since it had this `xmin`. PostgreSQL.
     """
     batch, prices_revision = pricing.price(link, batch)
     turns = batch[-1].columns["turn"]
@@ -122,7 +122,7 @@ def lock(link: Link, session_id: str, *, create: bool = False, lease: Lease | No
 
     Raises:
         SessionNotFoundError: No such session, or it has expired, and *create* is false.
-        StaleLeaseError: *lease* holds no more.
+        StaleLeaseError: *lease* is no longer valid.
     """
     while True:
         locked = session_rows.lock_any(link, session_id)

@@ -1,4 +1,4 @@
-"""What came since one last looked at a history."""
+"""What was appended to a history since the last look."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The position to go on from, when the session was made, and what stands at the position and shortly before."""
+    """The position to continue from, when the session was created, and the entries at that position and just before."""
 
     position: int
     created_at: datetime
@@ -38,7 +38,7 @@ class FollowWork(Repository):
     @reported_as("history.follow")
     @reads
     def start(self, session_id: str, after: int | None) -> Start:
-        """Where to begin. Of a history that has not come as far yet, nothing was seen."""
+        """Where to begin. If the history does not reach that far yet, nothing was seen."""
         checks.key(session_id, "session_id")
         checks.optional_count(after, "after")
         found = tail.look(self._link, session_id, 0)
@@ -57,11 +57,11 @@ class FollowWork(Repository):
     ) -> tuple[int, list[Entry]]:
         """The entries to be passed on next, and the position that they follow.
 
-        *seen* are the latest entries that were passed on, up to *position*. Where they are not what the history holds
-        now, it goes on from the last one that still is. *first* is the first entry of all that were seen.
+        *seen* are the latest entries that were passed on, up to *position*. If the history no longer has all of them,
+        it continues from the last one that is still there. *first* is the first entry that was ever seen.
 
         Raises:
-            SessionNotFoundError: No such session, or another was made under its id since *created_at*.
+            SessionNotFoundError: No such session, or another was created with its id since *created_at*.
         """
         found = tail.look(self._link, session_id, position)
         if found is None or found.created_at != created_at:
@@ -76,7 +76,7 @@ class FollowWork(Repository):
         self, session_id: str, end: int, seen: Sequence[Seen], first: Seen | None
     ) -> tuple[int, list[Entry]]:
         if end < seen[0].seq:
-            # Popped as far back as nothing is remembered, or cleared: then even the first is another.
+            # Popped back beyond all that is remembered, or cleared: then even the first entry has changed.
             found = None if first is None else tail.look(self._link, session_id, first.seq)
             if first is None or found is None or found.entry_id in (None, first.entry_id):
                 return end, []

@@ -25,21 +25,21 @@ class LocatingRepository(Repository):
     ) -> dict[str, list[str]]:
         """The sessions that entries with these ids were appended to, in one statement.
 
-        An `entry_id` is unique within a session only; so this tells what is in the store already, under whichever
-        session. A fork that shares an entry is not named: only the session that the entry's usage counts for. Extends
-        no TTL. Inside a caller's transaction others may change what was found before it ends.
+        An `entry_id` is unique only within a session, so this tells what the store already has, in any session. A fork
+        that shares an entry is not named: only the session that the entry's usage counts for. Does not extend any TTL.
+        Inside a caller's transaction, others may change what was found before it ends.
 
         Args:
             entry_ids: The ids to look for, any number; several hundred at a time are a good size.
-            agent_names: Look only at the sessions of these agents; by default at all.
-            include_expired: Look at sessions that have expired as well, until a sweep deletes them: until then their
-                usage is in the reports too.
+            agent_names: Look only at the sessions of these agents; by default at all sessions.
+            include_expired: Also look at expired sessions that no sweep has deleted yet: until then their usage is in
+                the reports too.
 
         Returns:
             The session ids, sorted, by entry id, in the order given. Ids that no session has are left out.
 
         Raises:
-            InvalidValueError: An id or a name that can never be stored, or one text in place of several.
+            InvalidValueError: An id or a name can never be stored, or an argument is a single string, not a list.
         """
         ids = self._once("entry_ids", lambda: _keys(entry_ids, "entry_ids"))
         names = self._once("agent_names", lambda: _keys(() if agent_names is None else agent_names, "agent_names"))

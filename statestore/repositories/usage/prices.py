@@ -34,13 +34,13 @@ _SET_COST = Statement("""
 
 
 class PricesRepository(Repository, group="prices"):
-    """What models cost. The namespace's own prices go before those that hold for all."""
+    """What models cost. The namespace's own prices take precedence over those for all namespaces."""
 
     @reads
     def find(
         self, model: str, *, provider_name: str | None = None, day: date | None = None, input_tokens: int = 0
     ) -> ModelPrice | None:
-        """The price of a call of a model; None where it is not known.
+        """The price of a call to a model; None if it is not known.
 
         Args:
             model: As an entry names it.
@@ -77,16 +77,16 @@ class PricesRepository(Repository, group="prices"):
         valid_from: date = price_writes.ALWAYS,
         above_input_tokens: int = 0,
     ) -> ModelPrice:
-        """Set a price of the namespace's own, such as one that was negotiated. Entries appended later cost this.
+        """Set the namespace's own price, such as a negotiated one. It applies to entries appended later.
 
         Args:
-            model: The name, as entries have it; upper and lower case are one.
-            input_price: US dollars for a million tokens, as all prices.
-            output_price: Reasoning included.
+            model: The name, as in entries; case does not matter.
+            input_price: US dollars per million tokens, like all prices.
+            output_price: Including reasoning.
             cache_read_price: None for the price of other input.
             cache_write_price: None for the price of other input.
             provider_name: Only for calls that name this provider.
-            valid_from: The UTC day from which it holds, until a later one of the same model.
+            valid_from: The first UTC day on which it applies, until a later price of the same model.
             above_input_tokens: Only for calls with more input than this.
         """
         price = price_writes.by_hand(
@@ -118,10 +118,10 @@ class PricesRepository(Repository, group="prices"):
 
         Args:
             limit: At least 1.
-            after: Where to go on, as the call before returned it.
+            after: Where to continue, as returned by the previous call.
 
         Returns:
-            How many were looked at, how many of them got a cost, and where to go on; None at the end.
+            How many were looked at, how many of them got a cost, and where to continue; None at the end.
         """
         checks.count(limit, "limit", least=1)
         place: Any = after

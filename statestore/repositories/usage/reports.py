@@ -34,12 +34,12 @@ class UsageRepository(Repository):
 
     All reports take the same arguments:
 
-        since, until: From `since` up to, and without, `until`: aware datetimes, cut to a quarter of an hour, or dates,
-            which begin at midnight of the time zone. None for no limit.
-        tz: The time zone whose days are meant: a name such as `Europe/Berlin`, or a tzinfo.
-        user_id, agent_name, provider_name, model, tool_name, session_id: Only what is of these.
-        limit: Only so many rows, those with the highest cost first.
-        daily: A row for each day instead of one for the whole period.
+        since, until: From `since` up to but not including `until`: aware datetimes, truncated to a quarter of an hour,
+            or dates, which begin at midnight of the time zone. None for no limit.
+        tz: The time zone that defines days: a name such as `Europe/Berlin`, or a tzinfo.
+        user_id, agent_name, provider_name, model, tool_name, session_id: Only the usage of these.
+        limit: The largest number of rows, highest cost first.
+        daily: One row per day instead of one for the whole period.
     """
 
     @reads
@@ -187,7 +187,7 @@ class UsageRepository(Repository):
         daily: bool = False,
         limit: int | None = None,
     ) -> list[ToolUsage]:
-        """A row for each tool, the most expensive first, then the one most used."""
+        """A row for each tool, the most expensive first, then the most used."""
         filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
         period = Period.of(since, until, tz)
         keys = ("tool_name",)
@@ -209,7 +209,7 @@ class UsageRepository(Repository):
         tool_name: str | None = None,
         session_id: str | None = None,
     ) -> list[HourUsage]:
-        """A row for each hour of the week in which something was used, on the clocks of the time zone."""
+        """A row for each hour of the week in which something was used, in local time of the time zone."""
         filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
         period = Period.of(since, until, tz)
         return self._report(HourUsage, ("weekday", "hour"), period, filters)
@@ -218,7 +218,7 @@ class UsageRepository(Repository):
     def cache_by_day(
         self, *, since: Moment = None, until: Moment = None, agent_name: str | None = None
     ) -> list[CacheDayUsage]:
-        """What happened in the result cache, by UTC day and agent. Times are cut to their day."""
+        """What happened in the result cache, by UTC day and agent. Times are truncated to their day."""
         period = Period.of(since, until, "UTC")
         checks.optional_key(agent_name, "agent_name")
         rows = self._link.all(
@@ -235,7 +235,7 @@ class UsageRepository(Repository):
 
     @reads
     def lineage(self, *, root_session_id: str | None = None) -> list[SessionDescent]:
-        """Where living sessions come from, the oldest first; only those that come from one, if it is given."""
+        """Where living sessions come from, the oldest first; with *root_session_id*, only those of that family."""
         root = checks.optional_key(root_session_id, "root_session_id")
         rows = (
             self._link.all(report_sql.LINEAGE)

@@ -17,7 +17,7 @@ _CLEAR = Statement("DELETE FROM $model_prices WHERE namespace = '' AND position 
 
 
 class SharedPricesRepository(Repository, group="shared_prices"):
-    """What models cost in every namespace that has set no price of its own."""
+    """What models cost in every namespace that has not set its own price."""
 
     @reads
     def all(self) -> list[ModelPrice]:
@@ -37,9 +37,9 @@ class SharedPricesRepository(Repository, group="shared_prices"):
         valid_from: date = price_writes.ALWAYS,
         above_input_tokens: int = 0,
     ) -> ModelPrice:
-        """Set a price for everybody. It goes before those that were taken over with `replace`, and outlasts them.
+        """Set a price for everybody. It takes precedence over prices imported with `replace`, and outlasts them.
 
-        Arguments are those of `store.prices.set`, which sets a namespace's own; that one goes before this.
+        Arguments are as for `store.prices.set`, which sets a namespace's own price; that takes precedence over this.
         """
         price = price_writes.by_hand(
             model,
@@ -65,12 +65,12 @@ class SharedPricesRepository(Repository, group="shared_prices"):
 
     @writes
     def replace(self, prices: Iterable[tuple[ModelPrice, int, Mapping[str, Any]]]) -> int:
-        """Put *prices* in place of those that were put here before. All of them or none; those set by hand stay.
+        """Replace the prices of the previous `replace` with *prices*, all or none; those set by hand stay.
 
         Args:
             prices: Each with its position, from 1, and what it matches: clauses of `genai-prices` for `model`, for
-                `provider`, and for a model where no provider is named (`bare`). Of the models of a provider that match
-                a call, the first is taken; prices of one position are those of one model.
+                `provider`, and for a model if no provider is named (`bare`). Of a provider's models that match a call,
+                the first one counts; prices with the same position belong to one model.
 
         Returns:
             How many there are now.
