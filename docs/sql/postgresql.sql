@@ -122,7 +122,7 @@ SELECT count(*), coalesce(sum(size_bytes), 0) FROM "statestore".cache_entries WH
 -- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
 -- CacheStatistics.evict.
 --
--- Those that somebody works on at the moment are left out: they are not the least recently used any more.
+-- Those that somebody works on at the moment are left out: they are no longer the least recently used.
 WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e WHERE e.namespace =
     (SELECT CAST(%(namespace)s AS text)) AND e.keep_until <= statement_timestamp() AND NOT e.key = ANY (%(keys)s)
     ORDER BY e.keep_until LIMIT %(most)s FOR UPDATE OF e SKIP LOCKED),
@@ -152,7 +152,7 @@ counted AS (
 -- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
 -- CacheStatistics.evict.
 --
--- Those that somebody works on at the moment are left out: they are not the least recently used any more.
+-- Those that somebody works on at the moment are left out: they are no longer the least recently used.
 WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e WHERE e.namespace =
     (SELECT CAST(%(namespace)s AS text)) AND e.keep_until <= statement_timestamp() AND NOT e.key = ANY (%(keys)s)
     ORDER BY e.keep_until LIMIT %(most)s FOR UPDATE OF e SKIP LOCKED),
@@ -649,7 +649,7 @@ array(SELECT t.tag FROM "statestore".cache_tags AS t
 -- cache/statements.py: set_postgresql
 -- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
 --
--- One statement sets everything, tags included. With *limited_by* it does nothing where there is no room.
+-- One statement sets everything, including tags. With *limited_by* it does nothing if there is no room.
 --
 -- Several are written in the order of their keys, so that two such statements do not wait for each other in a circle.
 --

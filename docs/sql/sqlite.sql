@@ -86,7 +86,7 @@ SELECT count(*), coalesce(sum(size_bytes), 0) FROM cache_entries WHERE namespace
 -- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
 -- CacheStatistics.evict.
 --
--- Those that somebody works on at the moment are left out: they are not the least recently used any more.
+-- Those that somebody works on at the moment are left out: they are no longer the least recently used.
 DELETE FROM cache_entries AS e WHERE e.rowid IN (
 SELECT x.rowid FROM cache_entries AS x
 WHERE x.namespace = :namespace AND x.keep_until <= :now AND NOT x.key IN (SELECT value FROM json_each(:keys))

@@ -57,8 +57,8 @@ class Removed:
 class Removal:
     """A statement that deletes entries, and what the ledger calls it.
 
-    On PostgreSQL it stands twice: with its line in the ledger, and without, for transactions. These would keep
-    everybody else from the ledger's row for as long as they last, so there the counts are only noted.
+    PostgreSQL has two forms: with its line in the ledger, and without, for transactions. A transaction would keep
+    everybody else from the ledger's row until it ends, so there the counts are only noted.
 
     Args:
         counter: The name in the ledger.
@@ -103,7 +103,7 @@ class Removal:
         )
 
 
-# Those that somebody works on at the moment are left out: they are not the least recently used any more.
+# Those that somebody works on at the moment are left out: they are no longer the least recently used.
 _EXPIRED = Removal(
     "evictions",
     postgresql=f"WHERE e.namespace = {NAMESPACE} AND e.keep_until <= $now AND NOT e.key {KEYS}",

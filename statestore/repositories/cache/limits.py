@@ -2,7 +2,7 @@
 
 A hit is to cost one read, whatever others hold. So hits, misses and sets are noted here and written later, many in one
 statement, in an operation of their own that waits for nobody: never in a transaction of the caller's, which would keep
-others from the rows for as long as it lasts. Who reports counts, or goes by them, adds those that are only noted.
+others from the rows for as long as it lasts. Code that reports or uses counts adds those that are only noted.
 
 A set is not to count the cache, so here is an upper bound of what is in it: it starts with one count, each set adds to
 it, and when it reaches the limit the cache is counted again, and made smaller by more than one. It is also counted
@@ -179,7 +179,7 @@ class CacheState:
             forking.renew_in_child(self)
 
     def renew_after_fork(self) -> None:
-        """In a forked child: what was counted is the parent's to write, and the bound is to be counted anew."""
+        """In a forked child: the parent writes what was counted, and the bound has to be counted again."""
         self._own_lock = threading.RLock()
         self._pending, self._since = Pending(), None
         self._entries, self._bytes, self._trust = None, 0, (0, 0)

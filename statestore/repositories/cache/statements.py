@@ -73,7 +73,7 @@ _SEVERAL = f"""
 
 @lru_cache(maxsize=16)
 def set_postgresql(*, several: bool, absent: bool = False, limited_by: str | None = None) -> Statement:
-    """One statement sets everything, tags included. With *limited_by* it does nothing where there is no room.
+    """One statement sets everything, including tags. With *limited_by* it does nothing if there is no room.
 
     Several are written in the order of their keys, so that two such statements do not wait for each other in a circle.
     """

@@ -24,7 +24,7 @@ from statestore.values.history import Entry, NewEntry
 _LARGEST = 50
 # In bytes of JSON, likewise: the others of its group would wait for it to be written, sent and stored.
 _LARGEST_BYTES = 64 * 1024
-# All of a batch together: what does not fit goes by itself.
+# The limit for a whole batch: what does not fit is run by itself.
 _ROOM = 1024 * 1024
 _PLAIN = frozenset({"session_id", "entries", "create"})
 
@@ -81,7 +81,7 @@ APPENDS = AppendBatching()
 
 
 def _is_large(entries: Sequence[Any]) -> bool:
-    """Whether entries are large at the first look: it costs next to nothing, where writing them as JSON does not."""
+    """Whether entries look large: this check costs next to nothing, unlike writing them as JSON."""
     left = _LARGEST_BYTES
     todo = list(entries[: _LARGEST + 1])
     for _ in range(10 * _LARGEST):

@@ -29,7 +29,7 @@ def has_same_content(stored: Entry, given: PreparedEntry) -> bool:
 def beside_content(stored: Entry, given: PreparedEntry) -> str | None:
     """The first field beside the content in which both differ; None if there is none.
 
-    What the store fills in by itself is no difference: a cost, a time or a turn that was not given, or what is read
+    What the store fills in by itself is not a difference: a cost, a time or a turn that was not given, or what is read
     from the content, which may be more than an older version read from it. A plain message is its content alone.
     """
     if given.given is None:

@@ -204,7 +204,7 @@ def insert_one(columns: tuple[str, ...]) -> Statement:
 
 
 def stored(link: Link, session_id: str, entry: PreparedEntry, seq: int, turn: int, created_at: Any) -> Entry:
-    """The entry as it now stands in the table."""
+    """The entry as it is now in the table."""
     get = entry.columns.get
     milliseconds = get("duration_ms")
     tokens = [get(column) for column in schema.TOKEN_COLUMNS]

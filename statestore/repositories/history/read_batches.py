@@ -84,7 +84,7 @@ READS = ReadBatching()
 
 
 def _read(link: Link, reads: Sequence[BatchedRead]) -> None:
-    """Read for all whose session lives, is no fork and needs no extension; each gets its entries as its result."""
+    """Read for all calls whose session lives, is not a fork and needs no extension; each gets its own entries."""
     rows = link.all(
         _READ,
         sessions_array=[one.session_id for one in reads],

@@ -1,4 +1,4 @@
-"""The end of a history, and which entry stands at a position: whether it is still the one that was seen there."""
+"""The end of a history, and the entry at a position: whether it is still the one that was seen there."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +18,7 @@ _LOOK = Statement("""
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a living session ends, when it was made, and the id of the entry at the position asked for, if any."""
+    """Where a living session ends, when it was created, and the id of the entry at the given position, if any."""
 
     end: int
     created_at: datetime
@@ -26,7 +26,7 @@ class Found:
 
 
 def look(link: Link, session_id: str, seq: int) -> Found | None:
-    """What stands at *seq*; None where there is no such session."""
+    """What is at *seq*; None if there is no such session."""
     row = link.one(_LOOK, session_id=session_id, seq=seq)
     if row is None:
         return None

@@ -235,7 +235,7 @@ class _Viewed(NamedTuple):
     lives: int
     session_id: str
     gone: int
-    """1 if there is one that nothing can revive any more."""
+    """1 if there is a session that nothing can revive."""
     viewers: int
 
 

@@ -27,7 +27,7 @@ _DELETE = Statement("DELETE FROM $sessions WHERE namespace = :namespace AND sess
 
 
 def create(link: Link, session_id: str, columns: Mapping[str, Any]) -> Session | None:
-    """Make a session, in place of one that has expired if need be; None where one lives. Runs in a transaction."""
+    """Create a session, replacing an expired one; None if a living one has the id. Runs in a transaction."""
     while True:
         made = session_rows.insert(link, session_id, columns)
         if made is not None:

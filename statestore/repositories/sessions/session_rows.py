@@ -179,7 +179,7 @@ def now(link: Link) -> datetime:
 
 
 def extend(link: Link, session_id: str) -> Row | None:
-    """Move the end of a session with a TTL away from now, where that can be written, and return its row."""
+    """Extend the TTL of a session, if it has one and that can be written, and return the session's row."""
     if link.read_only:
         return None
     try:

@@ -19,7 +19,7 @@ _SEEN = "h.role, h.tool_name, h.tool_call_id, h.error_type, h.cost_usd, h.conten
     "h.{}", schema.TOKEN_COLUMNS
 )
 
-# State and summaries are measured where they stand: they are few and small beside the history.
+# State and summaries are measured in place: they are few, and small compared with the history.
 _OWN_BYTES = """
     (SELECT coalesce(sum($bytes(e.value)), 0) FROM $state_entries AS e WHERE %(e)s)
     + (SELECT coalesce(sum($bytes(m.content)), 0) FROM $summaries AS m WHERE %(m)s)"""

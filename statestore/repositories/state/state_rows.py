@@ -44,7 +44,7 @@ def value(session_id: str, key: str, text: str) -> Any:
 
 
 def damaged(session_id: str, key: str) -> DatabaseError:
-    """What to raise where the value of a key is not JSON any more."""
+    """The error to raise if the value of a key is no longer JSON."""
     place = f"key {key!r} of session {session_id!r}"
     return exactjson.damaged("state_entries", place, session_id=session_id, key=key)
 
