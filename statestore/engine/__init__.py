@@ -1,1 +1,1 @@
-"""How calls are run: connections, transactions, retries, deadlines, threads, event loops, batches. Knows no operation."""
+"""How calls run: connections, transactions, retries, deadlines, threads, event loops, batches. Knows no operation."""

@@ -143,7 +143,8 @@ class BoundRunner:
     ) -> None:
         """*timeout* is how long each call may take, in seconds. With *read_only* no call may write.
 
-        *elsewhere* says that the URL names other hosts, one of which may take writes. *host* is the connection whose transaction was joined.
+        *elsewhere* says that the URL names other hosts, one of which may take writes. *host* is the connection whose
+        transaction was joined.
         """
         self._connection = connection
         self._link = Link(
