@@ -177,7 +177,7 @@ def test_a_report_of_nothing_still_has_its_columns(database_url: str) -> None:
     ("arguments", "problem"),
     [
         (["usage-by-day", "--since", "soon"], "neither a date"),
-        (["usage-by-day", "--tz", "Mars/Olympus"], "no time zone"),
+        (["usage-by-day", "--tz", "Mars/Olympus"], "not a time zone"),
         (["usage-by-day", "--limit", "3"], "takes no --limit"),
         (["storage-usage", "--user", "ada"], "takes no --user"),
         (["nonsense"], "is not one of"),
