@@ -21,7 +21,7 @@
         ├─ StorageFullError
         └─ ReadOnlyError
 
-An error carries its facts as attributes and says in its message what to do. A message may hold ids, which the caller
+An error carries its facts as attributes, and its message says what to do. A message may contain ids, which the caller
 chose, but never content, state or metadata. Unless an error's docstring says otherwise, nothing was written.
 """
 
@@ -39,7 +39,7 @@ class StateStoreError(Exception):
         self.__dict__.update(facts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An error with keyword facts would otherwise not survive the trip out of a worker process.
+        # Exception's own does not pass keyword arguments on, so the error could not be pickled in a worker process.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
@@ -55,7 +55,7 @@ class NotFoundError(StateStoreError, LookupError):
 
 
 class SessionNotFoundError(NotFoundError):
-    """No session with this id in this namespace, or it has expired."""
+    """There is no session with this id in this namespace, or it has expired."""
 
     def __init__(self, session_id: str, namespace: str) -> None:
         super().__init__(
@@ -88,7 +88,7 @@ class EntryNotFoundError(NotFoundError):
 
     def __init__(self, session_id: str, seq: int) -> None:
         super().__init__(
-            f"session {session_id!r} has no history entry {seq}; history.read() lists those it has",
+            f"session {session_id!r} has no history entry {seq}; history.read() lists the entries it has",
             session_id=session_id,
             seq=seq,
         )
@@ -98,10 +98,10 @@ class EntryNotFoundError(NotFoundError):
 
 
 class ConflictError(StateStoreError):
-    """What the caller assumed no longer holds: another writer came first. Read again, then decide.
+    """What the caller assumed is no longer true: another writer came first. Read again, then decide.
 
-    `expected` and `actual` hold the version, revision or position where there is one. `entry_id` is that of an entry
-    that is stored already, and `field` the name of what differs in it. `unsaved` holds what a turn had collected and
+    `expected` and `actual` are versions, revisions or positions, if the conflict is about one. `entry_id` is the id of
+    an entry that is already stored, and `field` names what differs in it. `unsaved` is what a turn had collected and
     could not commit.
     """
 
@@ -113,11 +113,11 @@ class ConflictError(StateStoreError):
 
 
 class SessionExistsError(ConflictError):
-    """There is a living session with this id already."""
+    """A session with this id already exists and has not expired."""
 
     def __init__(self, session_id: str, namespace: str) -> None:
         super().__init__(
-            f"session {session_id!r} exists already in namespace {namespace!r}; "
+            f"session {session_id!r} already exists in namespace {namespace!r}; "
             "use sessions.open() to resume it, or another id",
             session_id=session_id,
             namespace=namespace,
@@ -128,15 +128,15 @@ class SessionExistsError(ConflictError):
 
 
 class StaleLeaseError(ConflictError):
-    """The lease that came with a write has been lost to another holder, or has run out."""
+    """The lease passed to a write has expired, or another holder has taken it."""
 
 
 class InvalidTransitionError(ConflictError):
-    """The session's status does not lead to the one asked for."""
+    """The session cannot change from its current status to the requested one."""
 
 
 class InvalidValueError(StateStoreError, ValueError):
-    """An argument that can never be accepted. `argument` names it; the database was not asked."""
+    """An argument cannot be accepted, whatever the database holds. `argument` names it; nothing was sent."""
 
     def __init__(self, argument: str, problem: str) -> None:
         super().__init__(f"{argument}: {problem}", argument=argument)
@@ -145,9 +145,9 @@ class InvalidValueError(StateStoreError, ValueError):
 
 
 class SchemaError(StateStoreError):
-    """The tables in the database are not those that this version works with.
+    """The tables in the database are not the ones that this version works with.
 
-    `current` and `expected` are migration revisions; `current` is None where there is no schema at all.
+    `current` and `expected` are migration revisions; `current` is None if there is no schema at all.
     """
 
     current: str | None = None
@@ -155,17 +155,17 @@ class SchemaError(StateStoreError):
 
 
 class SchemaMissingError(SchemaError):
-    """The database holds no statestore tables yet."""
+    """The database has no statestore tables yet."""
 
 
 class SchemaOutdatedError(SchemaError):
-    """The tables were made by an older version."""
+    """An older version made the tables."""
 
 
 class SchemaAheadError(SchemaError):
-    """The tables were made by a newer version, and this one may not use them any more.
+    """A newer version made the tables, and this version may no longer use them.
 
-    `oldest_code` is the revision that a version has to know to use them, where they say so.
+    `oldest_code` is the revision that a version must know in order to use them, if the tables record one.
     """
 
     oldest_code: str | None = None
@@ -176,26 +176,26 @@ class StoreClosedError(StateStoreError):
 
 
 class DatabaseError(StateStoreError):
-    """The database refused or failed. `code` is its SQLSTATE or SQLite error name, without any data of a row."""
+    """The database refused or failed. `code` is the SQLSTATE or SQLite error name, and contains no row data."""
 
     code: str | None = None
 
 
 class UnavailableError(DatabaseError):
-    """The database could not be reached or stayed busy, also after retries. Nothing was written."""
+    """The database could not be reached or stayed busy, even after retries. Nothing was written."""
 
     retryable = True
 
 
 class CommitUnknownError(DatabaseError):
-    """The connection was lost while a commit was under way: it may or may not have happened.
+    """The connection was lost during a commit, which may or may not have happened.
 
-    Raised only where a second try could do the work twice. Read before you repeat the call.
+    Raised only if a retry could do the work twice. Read before you repeat the call.
     """
 
 
 class StorageFullError(DatabaseError):
-    """The disk or the quota of the database is used up."""
+    """The database's disk or quota is full."""
 
 
 class ReadOnlyError(DatabaseError):

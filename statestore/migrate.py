@@ -1,17 +1,17 @@
-"""The schema in a database: which revision it has, and the way to another one.
+"""The schema in a database: which revision it has, and how to move it to another one.
 
-A *target* says which database: a URL, an engine, or a connection. What happens to the transaction follows from it:
+A *target* says which database: a URL, an engine, or a connection. The kind of target decides about transactions:
 
-- URL or engine: on PostgreSQL each migration commits by itself, and two connections are taken, one of them for the lock
-  that lets one migrator in at a time. On SQLite all migrations are one transaction.
-- A connection that is in no transaction, or whose driver commits each statement: all migrations are one transaction,
+- URL or engine: on PostgreSQL each migration commits by itself. This takes two connections; one holds the lock that
+  admits one migrator at a time. On SQLite all migrations are one transaction.
+- A connection that is not in a transaction, or whose driver commits each statement: all migrations are one transaction,
   which is committed. A migration that has to leave it, for CREATE INDEX CONCURRENTLY, needs a URL or an engine.
-- A connection in a transaction: the migrations join it and the caller commits. So it is inside a migration of the
-  application's own Alembic, with `op.get_bind()`; see `include_object` for its env.py. On SQLite the connection's
-  `PRAGMA foreign_keys` has to be off: it cannot be switched inside a transaction, and on it would delete rows while
-  tables are rebuilt.
+- A connection in a transaction: the migrations join it and the caller commits. This is the case inside a migration of
+  the application's own Alembic, with `op.get_bind()`; see `include_object` for its env.py. On SQLite the connection's
+  `PRAGMA foreign_keys` must be off: it cannot be switched inside a transaction, and if it is on, rebuilding a table
+  deletes rows in others.
 
-Alembic is imported where it is needed, not with this module: a store that only checks its schema does without.
+Alembic is imported only when it is needed: a store that only checks its schema does not load it.
 """
 
 import shlex
@@ -44,7 +44,7 @@ WAIT = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A migration: its number, and what it does in a line."""
+    """A migration: its number, and a line that says what it does."""
 
     revision: str
     message: str
@@ -61,22 +61,22 @@ def upgrade(
 ) -> None:
     """Bring the schema up to *revision*; make it if there is none.
 
-    Each migration is applied as a whole or not at all. Any number of processes may call this at once: they take turns,
-    and those that come later find nothing left to do.
+    Each migration is applied as a whole or not at all. Any number of processes may call this at once: they run one
+    after the other, and the later ones find nothing left to do.
 
     Args:
-        target: Which database; see above for what becomes of a connection's transaction. A SQLite file that does not
-            exist is made, readable by its owner alone.
-        revision: Where to stop; what is already there or beyond stays as it is.
-        schema: The PostgreSQL schema that holds the tables; made if it does not exist. SQLite has none.
-        lock_timeout: How long a statement on PostgreSQL may queue for a table that is in use. Everybody else queues
-            behind it for that time, so it gives up and leaves it to a later call.
+        target: Which database; the module's docstring says what happens to a connection's transaction. A SQLite file
+            that does not exist is created, readable by its owner alone.
+        revision: Where to stop. A schema that is already there or further stays as it is.
+        schema: The PostgreSQL schema for the tables; created if it does not exist. SQLite does not use it.
+        lock_timeout: How long a statement on PostgreSQL may wait for a lock on a table. Everybody else queues behind it
+            meanwhile, so it gives up after this time and leaves the work to a later call.
         wait: How long to wait for other migrators, and on SQLite for other writers.
         progress: Called with a line of text after each migration.
 
     Raises:
-        SchemaAheadError: A newer version of statestore made the schema, and this one may not use it. Where it may,
-            there is nothing to do.
+        SchemaAheadError: A newer version of statestore made the schema, and this one may not use it. If it may, there
+            is nothing to do.
         InvalidValueError: There is no such revision, or the target cannot be used.
         UnavailableError: The database cannot be reached or stayed busy. Earlier migrations may have been applied.
     """
@@ -92,9 +92,9 @@ def downgrade(
     wait: timedelta = WAIT,
     progress: Progress | None = None,
 ) -> None:
-    """Take the schema back to *revision*, with all that newer tables and columns hold; `base` removes everything.
+    """Take the schema back to *revision* and drop what newer tables and columns hold; `base` removes everything.
 
-    Arguments and errors are those of `upgrade`; a database without a schema raises `SchemaMissingError`.
+    Arguments and errors are as for `upgrade`; a database without a schema raises `SchemaMissingError`.
     """
     if current(target, schema=schema) is None:
         raise SchemaMissingError(f"{shown(target)} has no statestore tables", current=None, expected=revision)
@@ -102,27 +102,27 @@ def downgrade(
 
 
 def current(target: Target, *, schema: str = DEFAULT_SCHEMA) -> str | None:
-    """The revision of the schema in the database, or None where there is none."""
+    """The revision of the schema in the database, or None if there is no schema."""
     found = read(target, schema=schema)
     return None if found is None else found.revision
 
 
 def read(target: Target, *, schema: str = DEFAULT_SCHEMA) -> SchemaRevision | None:
-    """The revision of the schema and the oldest code that may use it, or None where there is no schema."""
+    """The revision of the schema and the oldest code that may use it, or None if there is no schema."""
     checks.schema_name(schema)
     with reading(target) as connection:
         return None if connection is None else revisions.read(connection, schema)
 
 
 def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> None:
-    """Make sure that the database has a schema that this version of statestore works with.
+    """Check that the database has a schema that this version of statestore works with.
 
-    That is its own, or a newer one whose migrations have only added to it, and say so.
+    This is its own schema, or a newer one whose migrations have only added to it and record that.
 
     Raises:
-        SchemaMissingError: There is none.
-        SchemaOutdatedError: It is older.
-        SchemaAheadError: It is newer, and not for this version any more.
+        SchemaMissingError: There is no schema.
+        SchemaOutdatedError: The schema is older.
+        SchemaAheadError: The schema is newer, and this version may no longer use it.
     """
     found = read(target, schema=schema)
     if found is not None and found.is_usable:
@@ -137,19 +137,18 @@ def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> None:
         raise SchemaMissingError(f"{where} has no statestore tables; make them with: {command}", **facts)
     if any(known.revision == found.revision for known in history()):
         raise SchemaOutdatedError(
-            f"the schema in {where} is at revision {found.revision}, this version works with {head}; bring the schema "
-            f"up before this version is deployed, with: {command}",
+            f"the schema in {where} is at revision {found.revision}, but this version works with {head}; before you "
+            f"deploy this version, upgrade the schema with: {command}",
             **facts,
         )
     raise revisions.ahead(where, found)
 
 
 def differences(target: Target, *, schema: str = DEFAULT_SCHEMA) -> list[str]:
-    """In what the tables in the database differ from those that the code works with, a line each.
+    """How the tables in the database differ from the ones that the code works with, one line per difference.
 
     Compares tables, columns with types, nullability and defaults, indexes, foreign keys, and the names of checks.
-    Tables that are not statestore's are not looked at; nor is what a newer schema, if this version may use it, has
-    in addition.
+    Ignores tables that are not statestore's, and additions of a newer schema that this version may use.
     """
     checks.schema_name(schema)
     with reading(target) as connection:
@@ -163,15 +162,15 @@ def differences(target: Target, *, schema: str = DEFAULT_SCHEMA) -> list[str]:
 
 
 def include_object(item: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
-    """Keep `alembic revision --autogenerate` of an application from dropping our tables.
+    """Keep `alembic revision --autogenerate` of an application from dropping statestore's tables.
 
     For its env.py:
 
         context.configure(..., include_object=statestore.migrate.include_object)
 
-    False for the tables that migrations of statestore made, in whatever schema, and true for everything else. A table
-    of the application's own that is named as one of ours is told from it by its key. Alembic does not look at views.
-    If the application has an `include_object` already, both have to agree:
+    False for tables that statestore's migrations made, in any schema, and true for everything else. A table of the
+    application with the same name as one of ours is recognised by its primary key. Alembic does not look at views.
+    If the application already has an `include_object`, both have to agree:
 
         include_object=lambda *found: mine(*found) and statestore.migrate.include_object(*found)
     """
@@ -185,21 +184,19 @@ def history() -> list[Revision]:
 
 
 def script_location() -> Path:
-    """The folder of the migrations: the checkout's where statestore runs from one, else the one in the package.
+    """The folder of the migrations: the checkout's if statestore runs from one, else the one in the package.
 
-    In this order, since an editable install leaves a copy behind in the package, which grows stale.
+    The checkout comes first because an editable install leaves a copy in the package, which becomes outdated.
     """
     package = Path(__file__).resolve().parent
     checkout = package.parent
-    # site-packages may hold a folder `migrations` of somebody else's.
+    # site-packages may contain another package's folder `migrations`.
     if (checkout / "alembic.ini").is_file() and (checkout / "migrations" / "env.py").is_file():
         return checkout / "migrations"
     return package / "_migrations"
 
 
-# Below: how it is done.
-
-# Alembic keeps the migration that is under way in module globals.
+# Alembic keeps the current migration in module globals.
 _one_at_a_time = threading.Lock()
 
 
@@ -226,7 +223,7 @@ def _run(
             found = read(target, schema=schema)
             if found is not None and all(known.revision != found.revision for known in history()):
                 if command == "upgrade" and found.is_usable:
-                    return  # Somebody newer has been here.
+                    return  # A newer version has already upgraded it.
                 raise revisions.ahead(shown(target), found) from None
             raise InvalidValueError("revision", f"{revision!r}: {error}") from None
 
@@ -234,7 +231,7 @@ def _run(
 @contextmanager
 def _alone(target: Target) -> Iterator[None]:
     if isinstance(target, Connection) and target.dialect.is_async:
-        # Called on an event loop, where waiting would keep the one waited for from ever finishing.
+        # This runs on an event loop. To block here would keep the migration that holds the lock from finishing.
         while not _one_at_a_time.acquire(blocking=False):
             pause(target, 0.01)
     else:
@@ -247,10 +244,10 @@ def _alone(target: Target) -> Iterator[None]:
 
 @contextmanager
 def _outer_alembic_kept() -> Iterator[None]:
-    """Give an Alembic that called us back what it had.
+    """Restore the state of an Alembic run that called us.
 
-    It keeps what is under way in the globals of these two modules, sets them for each run, and deletes them behind it:
-    a migration or an env.py of the application's, which called us, would find `op` and `context` empty from then on.
+    Alembic keeps the state of a run in the globals of these two modules and deletes them at its end. An application's
+    migration or env.py that called us would otherwise find `op` and `context` empty afterwards.
     """
     from alembic import context, op
 
@@ -265,7 +262,7 @@ def _outer_alembic_kept() -> Iterator[None]:
 
 
 def pause(connection: Connection, seconds: float) -> None:
-    """Sleep; on an event loop let others run meanwhile."""
+    """Sleep; on an event loop, let other tasks run meanwhile."""
     if connection.dialect.is_async:
         import asyncio
 

@@ -1,4 +1,4 @@
-"""What every operation checks of its arguments before any SQL: one place, so that both databases give one verdict."""
+"""The checks of arguments that every operation makes before any SQL, in one place, so that both databases agree."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -11,13 +11,13 @@ from statestore.errors import InvalidValueError
 MAX_KEY_LENGTH = 512
 MAX_SCHEMA_BYTES = 63
 MAX_INTEGER = 2**63 - 1
-# More than any call uses, and so little that sums of thousands of the largest still fit 64 bits.
-MAX_TOKENS = 10**9  # Of one entry. The sum over every entry that a table can hold stays within 64 bits.
-# Of a history: far beyond any, and so little that no position computed from it leaves 64 bits.
+# Of one entry: more than any call uses, and small enough that sums over all entries of a table still fit 64 bits.
+MAX_TOKENS = 10**9
+# Of a history: far beyond any real one, and small enough that no position computed from it exceeds 64 bits.
 MAX_POSITION = 10**12
-# Far beyond any use, and far enough from the year 9999 that now + ttl is always a date.
+# Far beyond any use, and short enough that now + ttl never passes the year 9999.
 MAX_TTL = timedelta(days=36_500)
-# A day inside what datetime holds: drivers read times in the server's zone before they become UTC again.
+# A day inside datetime's range: drivers read times in the server's zone before they become UTC again.
 _EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 _LATEST = datetime(9999, 12, 30, tzinfo=UTC)
 _MAX_COST = Decimal(10) ** 10
@@ -41,20 +41,20 @@ def optional_key(value: Any, argument: str) -> str | None:
 
 
 def schema_name(value: Any, argument: str = "schema") -> str:
-    """The name of a schema of PostgreSQL, which cuts longer ones, so that two would be one."""
+    """The name of a PostgreSQL schema. PostgreSQL truncates longer names, so two of them could become one schema."""
     key(value, argument)
     if len(value.encode()) > MAX_SCHEMA_BYTES:
         problem = f"must have at most {MAX_SCHEMA_BYTES} bytes in UTF-8, has {len(value.encode())}"
-        raise InvalidValueError(argument, f"{problem}; PostgreSQL takes no longer names")
+        raise InvalidValueError(argument, f"{problem}; PostgreSQL truncates longer names")
     if value.startswith("pg_"):
-        raise InvalidValueError(argument, "must not begin with pg_, which PostgreSQL keeps for itself")
+        raise InvalidValueError(argument, "must not begin with pg_, which PostgreSQL reserves for itself")
     if "$statestore$" in value:
         raise InvalidValueError(argument, "must not contain $statestore$, which migrations use as a quotation mark")
     return str(value)
 
 
 def optional_text(value: Any, argument: str, *, max_bytes: int = exactjson.MAX_BYTES) -> str | None:
-    """Free text of any length up to the size limit, without NUL, which PostgreSQL cannot store."""
+    """Free text up to the size limit. It must not contain NUL, which PostgreSQL cannot store."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -83,7 +83,7 @@ def _storable(value: str, argument: str) -> None:
 
 
 def count(value: Any, argument: str, *, least: int = 0, most: int = MAX_INTEGER) -> int:
-    """A whole number of things or a position, at least *least* and at most *most*."""
+    """A count or a position: a whole number from *least* to *most*."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidValueError(argument, f"must be a whole number, not {type(value).__name__}")
     if not least <= value <= most:
@@ -97,7 +97,7 @@ def optional_count(value: Any, argument: str, *, least: int = 0) -> int | None:
 
 
 def ttl(value: Any, argument: str = "ttl", *, hint: str = "use None for no expiry") -> timedelta | None:
-    """A time to live; None for no end, unless *hint* says otherwise."""
+    """A time to live; None for no expiry, unless *hint* says otherwise."""
     if value is None:
         return None
     if not isinstance(value, timedelta):
@@ -110,7 +110,7 @@ def ttl(value: Any, argument: str = "ttl", *, hint: str = "use None for no expir
 
 
 def duration(value: Any, argument: str) -> timedelta:
-    """A time that something takes or holds."""
+    """How long something takes or lasts."""
     if not isinstance(value, timedelta) or not timedelta(0) < value <= MAX_TTL:
         raise InvalidValueError(argument, f"must be a timedelta longer than zero, and at most {MAX_TTL.days:,} days")
     return value
@@ -133,12 +133,12 @@ def optional_time(value: Any, argument: str) -> datetime | None:
             argument, "must be an aware datetime; add tzinfo, for example datetime.now(timezone.utc)"
         )
     if not _EARLIEST <= value <= _LATEST:
-        raise InvalidValueError(argument, "lies outside the years 1 to 9999 in some time zone")
+        raise InvalidValueError(argument, "is outside the years 1 to 9999 in some time zone")
     return value.astimezone(UTC)
 
 
 def optional_cost(value: Any, argument: str = "cost_usd") -> Decimal | None:
-    """US dollars with ten decimals. A float is taken as it prints, so that 0.1 is 0.1."""
+    """US dollars with ten decimals. A float is taken as it prints: 0.1 is 0.1."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, Decimal | int | float):
@@ -151,7 +151,7 @@ def optional_cost(value: Any, argument: str = "cost_usd") -> Decimal | None:
     except (InvalidOperation, ValueError) as exc:
         if isinstance(exc, InvalidValueError):
             raise
-        raise InvalidValueError(argument, "is not a finite number of a sane size") from None
+        raise InvalidValueError(argument, "is not a finite number of a reasonable size") from None
 
 
 def metadata(value: Any, argument: str = "metadata", *, max_bytes: int = exactjson.MAX_BYTES) -> str | None:

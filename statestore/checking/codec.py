@@ -1,7 +1,7 @@
 """How a cached value becomes bytes, and comes back as it was.
 
-The codec's name is stored beside the bytes: `json`, `str` or `bytes`, and `+zstd` where they are compressed. Nothing
-here can run code that somebody put into the database, as pickle would.
+The codec's name is stored beside the bytes: `json`, `str` or `bytes`, with `+zstd` if they are compressed. Unlike
+pickle, nothing here can run code that somebody put into the database.
 """
 
 import sys
@@ -20,7 +20,7 @@ else:
 COMPRESS_ABOVE: Final = 4096
 _ZSTD = "+zstd"
 
-# The window is memory that the frame itself asks for, before a byte of it is read. `encode` needs 2 MiB of it.
+# A frame says itself how much memory its window takes, before a byte is decompressed. What `encode` writes needs 2 MiB.
 _OPTIONS: Final[Mapping[int, int]] = {zstd.DecompressionParameter.window_log_max: 24}
 
 
@@ -53,7 +53,7 @@ def encode(value: Any, argument: str, *, max_bytes: int, compress_above: int = C
         except UnicodeEncodeError:
             raise InvalidValueError(argument, "holds text with a lone surrogate; it is not valid Unicode") from None
     elif isinstance(value, bytearray | memoryview):
-        raise InvalidValueError(argument, f"is a {type(value).__name__}; pass bytes, which nobody can change meanwhile")
+        raise InvalidValueError(argument, f"is a {type(value).__name__}, which can change meanwhile; pass bytes")
     else:
         codec, data = "json", exactjson.encode(value, argument, max_bytes=max_bytes)[0]
     if len(data) > max_bytes:
@@ -71,13 +71,13 @@ def decode(data: bytes, codec: str, *, max_bytes: int = exactjson.MAX_BYTES) -> 
     """The value that `encode` was given.
 
     Args:
-        data: Its bytes.
-        codec: How they were made.
-        max_bytes: The largest value that the reader's own store may write. What is larger than that, and than any store
-            writes by default, is not decompressed: a few kilobytes can become a gigabyte.
+        data: The stored bytes.
+        codec: The codec stored with them.
+        max_bytes: The largest value that the reader's own store may write. A value larger than this, and larger than
+            any store writes by default, is not decompressed: a few kilobytes can become a gigabyte.
 
     Raises:
-        DatabaseError: The codec is unknown, the bytes are not what it says, or they are too many.
+        DatabaseError: The codec is unknown, the bytes do not match it, or the value is too large.
     """
     kind = codec.removesuffix(_ZSTD)
     try:
@@ -96,7 +96,7 @@ def decode(data: bytes, codec: str, *, max_bytes: int = exactjson.MAX_BYTES) -> 
 
 
 def same(one: Encoded, other: Encoded) -> bool:
-    """Whether two are of one value, however each was compressed; false if one of them is damaged."""
+    """Whether both are the same value, however each was compressed; false if one of them is damaged."""
     if one.codec.removesuffix(_ZSTD) != other.codec.removesuffix(_ZSTD):
         return False
     try:

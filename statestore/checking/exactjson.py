@@ -1,9 +1,9 @@
 """JSON that comes back as it went in, or is refused before anything is written.
 
-Both databases keep the text that `dumps` returns, so the verdict on a value must be the same for both and must be
-reached here. orjson is fast but lenient: it writes NaN as null, a tuple as a list and a UUID as a string. Instead of
-walking each value in Python, `dumps` reads its own output back and compares: what does not come back equal was not
-exact. The comparison runs in C and costs less than a walk over a small chat message.
+Both databases store the text that `dumps` returns, so values are accepted or refused here, alike for both. orjson is
+fast but lenient: it writes NaN as null, a tuple as a list and a UUID as a string. Instead of walking each value in
+Python, `dumps` reads its own output back and compares: a value that does not come back equal was not exact. The
+comparison runs in C and costs less than a walk over a small chat message.
 """
 
 import json
@@ -17,15 +17,15 @@ import orjson
 from statestore.errors import DatabaseError, InvalidValueError
 
 MAX_DEPTH = 200
-# Lists and objects take their time wherever a value is read, however small they are: two million of them in 6 MB of
-# JSON took as long as 400 MB of text.
+# Each list and object takes time to read, however small it is: two million of them in 6 MB of JSON took as long as
+# 400 MB of text.
 MAX_CONTAINERS = 500_000
 MAX_BYTES = 16 * 1024 * 1024
 
-# What a file may put around a value.
+# How many levels a file may add around a value.
 _AROUND = 10
 
-# Subclasses of the JSON types pass (a StrEnum, an OrderedDict); other types must not be converted behind one's back.
+# Subclasses of the JSON types are accepted (a StrEnum, an OrderedDict); other types must not be converted silently.
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
@@ -56,26 +56,26 @@ def encode(value: Any, argument: str, *, max_bytes: int = MAX_BYTES) -> tuple[by
     return data, copy
 
 
-# The value of a text that `dumps` made. The function itself: a call around it is felt where histories are read.
+# The value of a text that `dumps` made. Not wrapped: the extra call would be noticeable when histories are read.
 loads = orjson.loads
 
 
 def damaged(table: str, place: str, **facts: Any) -> DatabaseError:
-    """What to raise where a text in the database is not JSON any more."""
+    """The error to raise when a text in the database is no longer JSON."""
     return DatabaseError(
-        f"a row of {table} is damaged: what it holds at {place} is not JSON; restore it from a backup, or remove it",
+        f"a row of {table} is damaged: its content at {place} is not JSON; restore it from a backup, or remove it",
         table=table,
         **facts,
     )
 
 
 def read(data: str | bytes, argument: str) -> Any:
-    """The value of JSON that somebody else wrote, exactly or not at all.
+    """The value of JSON that another program wrote, exactly or not at all.
 
-    Not by orjson: it would turn a large integer into a float, and keep the last of two equal keys.
+    Not read with orjson, which turns a large integer into a float and keeps the last of two equal keys.
 
     Raises:
-        InvalidValueError: *data* is not JSON in UTF-8, or not exact; the message tells none of it.
+        InvalidValueError: *data* is not JSON in UTF-8, or not exact; the message quotes none of it.
     """
     try:
         text = data.decode() if isinstance(data, bytes) else data
@@ -84,7 +84,7 @@ def read(data: str | bytes, argument: str) -> Any:
             text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant
         )
     except UnicodeError:
-        raise InvalidValueError(argument, "is not text in UTF-8") from None
+        raise InvalidValueError(argument, "is not UTF-8 text") from None
     except json.JSONDecodeError as error:
         raise InvalidValueError(argument, f"is not JSON: {error.msg} at character {error.pos}") from None
     except RecursionError:
@@ -105,7 +105,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    # Not by its value: Python refuses to read one of thousands of digits.
+    # The length is checked first: Python refuses to convert thousands of digits.
     if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
         raise _Inexact("holds an integer beyond 64 bits; use a string")
     return int(digits)
@@ -122,18 +122,18 @@ def _constant(name: str) -> NoReturn:
     raise _Inexact("holds NaN or an infinity; use null or a string")
 
 
-# A string with its quotes; of JSON that breaks off, to its end. It never looks at a character twice.
+# A string with its quotes, or up to the end of JSON that was cut off. The pattern looks at each character only once.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-# Each bracket that opens as one, each that closes as minus one, and nothing else.
+# Each opening bracket becomes 1 and each closing one -1; everything else is dropped.
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
 
 def check_nesting(data: bytes, argument: str, *, max_depth: int = MAX_DEPTH) -> None:
-    """Refuse JSON that is nested too deep, or consists of too many lists and objects, before it is read.
+    """Refuse JSON that is nested too deeply, or has too many lists and objects, before it is read.
 
     Raises:
-        InvalidValueError: It is.
+        InvalidValueError: *data* exceeds one of these limits.
     """
     if data.count(b"[") + data.count(b"{") <= max_depth:
         return
@@ -147,7 +147,7 @@ def check_nesting(data: bytes, argument: str, *, max_depth: int = MAX_DEPTH) -> 
 
 
 def _why_not(value: Any) -> str:
-    """What is wrong with a value that `dumps` found wrong, without telling any of it."""
+    """What is wrong with a value that `dumps` refused; quotes none of it."""
     stack: list[tuple[Any, int]] = [(value, 1)]
     while stack:
         item, depth = stack.pop()

@@ -1,8 +1,8 @@
 """What a chat message says about itself.
 
-A message mapping is stored whole, as the content of an entry. The columns that reports and windows need are read from
-it here, where they stand in the shapes of OpenAI's chat completions and responses, Anthropic, Gemini and Ollama. A
-field of another shape is left alone: it stays in the content, and the column stays empty.
+A message mapping is stored whole, as the content of an entry. This module reads from it the columns that reports and
+windows need, in the shapes of OpenAI's chat completions and responses, Anthropic, Gemini and Ollama. A field of another
+shape stays in the content only, and its column stays empty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,20 +21,20 @@ _SAYING = {"content", "parts", "tool_calls", "function_call"}
 
 
 class Tool(NamedTuple):
-    """What a message says of a tool call that it makes or answers."""
+    """What a message says about a tool call that it makes or answers."""
 
     call_id: str | None
     name: str | None
 
 
 def columns(message: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of an entry that the message fills, but for its usage."""
+    """The columns of an entry that the message fills, except its usage."""
     if len(message) == 2 and isinstance(message.get("content"), str) and "role" in message:
         found = {"role": _name(message["role"])}  # Most messages say no more than this.
     else:
         calls, results = tools(message)
         ids = [tool.call_id for tool in (*results, *calls) if tool.call_id is not None]
-        # Reports take a tool's name for a call, but for that of a result which has an id.
+        # Reports count each entry with a tool name as a call, so a result that has an id must not set one here.
         names = [tool.name for tool in (*calls, *results) if tool.name and (tool.call_id or tool not in results)]
         found = {
             "role": _role(message, calls, results),
@@ -47,10 +47,10 @@ def columns(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _role(message: Mapping[str, Any], calls: Sequence[Tool], results: Sequence[Tool]) -> str | None:
-    """Who speaks.
+    """The role of the speaker.
 
-    Anthropic and Gemini send tool results as the user; these are of role `tool`, since they start no turn. OpenAI's
-    responses have calls and results without a role.
+    Anthropic and Gemini send tool results as the user; these get the role `tool`, since they do not start a turn.
+    OpenAI's responses have calls and results without a role.
     """
     said = message.get("content") or message.get("parts")
     if results and isinstance(said, list) and all(map(_is_result, said)):
@@ -62,7 +62,7 @@ def _role(message: Mapping[str, Any], calls: Sequence[Tool], results: Sequence[T
 
 def tools(message: Mapping[str, Any]) -> tuple[list[Tool], list[Tool]]:
     """The tool calls that the message makes, and those that it answers."""
-    # Most messages have nothing to do with tools, and the others with one side only.
+    # Most messages have nothing to do with tools, and most of the others have either calls or results.
     listed = isinstance(message.get("content"), list)
     calls = tool_calls(message) if listed or not _CALLING.isdisjoint(message) else []
     answers = listed or message.get("role") in RESULT_ROLES or not _ANSWERING.isdisjoint(message)
@@ -119,8 +119,8 @@ def finish_reason(message: Mapping[str, Any]) -> str | None:
 def usage(message: Mapping[str, Any]) -> Usage:
     """The tokens that the message reports.
 
-    Cached ones are part of the input in OpenTelemetry's and OpenAI's terms. Anthropic reports them beside it, so they
-    are added here.
+    For OpenTelemetry and OpenAI cached tokens are part of the input. Anthropic reports them separately, so they are
+    added here.
     """
     said = message.get("usage")
     if not isinstance(said, Mapping):
@@ -147,7 +147,7 @@ def usage(message: Mapping[str, Any]) -> Usage:
 def text(content: Any) -> str:
     """What a model reads of an entry's content, for counting tokens: text as it is, anything else as JSON.
 
-    Of a message that is its content and its tool calls; role and names are left out.
+    For a message this is its content and its tool calls, without role and names.
     """
     if isinstance(content, str):
         return content
@@ -170,7 +170,7 @@ def _block_text(block: Any) -> str:
 
 
 def cache_writes_for_an_hour(message: Mapping[str, Any]) -> int:
-    """Of the tokens that the message reports as written to a cache, those that stay for an hour, and cost more."""
+    """How many of the tokens that the message reports as written to a cache stay for an hour, which costs more."""
     said = message.get("usage")
     writes = _mapping(said, "cache_creation") if isinstance(said, Mapping) else {}
     return _tokens(writes, "ephemeral_1h_input_tokens") or 0
@@ -190,7 +190,7 @@ def _is_result(block: Any) -> bool:
 
 
 def _parts(message: Mapping[str, Any], *kinds: str) -> list[Tool]:
-    """Gemini's calls or results, which its libraries spell in two ways."""
+    """Gemini's calls or results; its libraries spell the keys in two ways."""
     parts = message.get("parts")
     if not isinstance(parts, list):
         return []
@@ -200,12 +200,12 @@ def _parts(message: Mapping[str, Any], *kinds: str) -> list[Tool]:
 
 
 def _is_item(message: Mapping[str, Any], kind: str) -> bool:
-    """Whether it is an item of OpenAI's responses, such as `function_call` or `custom_tool_call_output`."""
+    """Whether the message is an item of OpenAI's responses, such as `function_call` or `custom_tool_call_output`."""
     return "call_id" in message and isinstance(message.get("type"), str) and message["type"].endswith(kind)
 
 
 def _name(value: Any) -> str | None:
-    """A value that fits a name column; anything else stays in the content only."""
+    """The value if it fits a name column, else None: it then stays in the content only."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or "\0" in value:
         return None
     return value

@@ -313,7 +313,7 @@ def _parsed(data: bytes, text: bool) -> Any:
         try:
             return data.decode()
         except UnicodeDecodeError:
-            raise Failure("VALUE is not text in UTF-8") from None
+            raise Failure("VALUE is not UTF-8 text") from None
     try:
         return exactjson.read(data, "VALUE")
     except InvalidValueError as error:

@@ -22,15 +22,15 @@ from statestore.cli.output import Failure, visible
 def demo(file: str | None, path: Path | None) -> None:
     """Show what statestore does, step by step, on a new SQLite file.
 
-    Without FILE it tells the story of a short conversation. With FILE, conversations as `statestore import
-    openai-jsonl` reads them, it does the same with these, and compares every message with what the store gives back.
-    Everything it says about the store is read from the store. The database stays, so that you can look around.
+    Without FILE it tells the story of a short conversation. With FILE, which holds conversations as `statestore import
+    openai-jsonl` reads them, it uses these instead, and compares every message with what the store returns. Everything
+    it says about the store is read from the store. The database stays, and you can look around.
     """
     made = path is None
     if path is None:
         path = Path(tempfile.mkdtemp(prefix="statestore-demo-")) / "demo.db"
     elif path.exists():
-        raise Failure(f"{str(path)!r} exists already; name a file that does not, the demonstration starts afresh")
+        raise Failure(f"{str(path)!r} already exists; the demonstration needs a new file, so name another one")
     path = path.absolute()
     if file is None:
         from statestore.cli.demo_story import tell

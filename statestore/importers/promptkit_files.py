@@ -145,7 +145,7 @@ def _list(file: Path) -> list[Any]:
         try:
             texts.append(item.decode())
         except UnicodeDecodeError:
-            raise FieldError(where, "is not text in UTF-8") from None
+            raise FieldError(where, "is not UTF-8 text") from None
     return texts
 
 

@@ -101,7 +101,7 @@ def test_a_short_file_with_a_bad_line_is_replayed(sqlite_cli: CommandLine, tmp_p
 def test_an_existing_file_is_not_touched(sqlite_cli: CommandLine, tmp_path: Path) -> None:
     path = tmp_path / "precious.db"
     path.write_text("precious")
-    assert "exists already" in sqlite_cli("demo", "--path", str(path), code=1).stderr
+    assert "already exists" in sqlite_cli("demo", "--path", str(path), code=1).stderr
     assert path.read_text() == "precious"
 
 

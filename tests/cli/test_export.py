@@ -134,7 +134,7 @@ def test_export_to_standard_output_prints_nothing_else(filled: CommandLine) -> N
 def test_import_leaves_existing_sessions_alone_unless_asked(filled: CommandLine, tmp_path: Path) -> None:
     file = tmp_path / "all.jsonl"
     filled("export", str(file))
-    assert "'a' exists already" in filled("import", "statestore", str(file), code=1).output
+    assert "'a' already exists" in filled("import", "statestore", str(file), code=1).output
     filled("import", "statestore", str(file), "--replace")
 
 
@@ -223,7 +223,7 @@ def test_the_same_conversation_again_is_refused_unless_asked(cli: CommandLine, c
     with cli.store() as store:
         store.history.append("user-1", [NewEntry("later")])
     assert (
-        "conv-user-1: session 'user-1' exists already" in cli("import", "promptkit", str(conversations), code=1).output
+        "conv-user-1: session 'user-1' already exists" in cli("import", "promptkit", str(conversations), code=1).output
     )
     cli("import", "promptkit", str(conversations / "conv-user-1"), "--replace")
     with cli.store() as store:
@@ -329,7 +329,7 @@ def test_a_conversation_of_promptkit_that_was_trimmed(cli: CommandLine, tmp_path
 def test_a_list_of_promptkit_that_cannot_be_kept_is_named(cli: CommandLine, tmp_path: Path) -> None:
     file = trimmed(tmp_path) / "lists" / "facts.jsonl"
     file.write_bytes(b'"one"\n\xff\n')
-    assert f"{file}:2: is not text in UTF-8" in cli("import", "promptkit", str(tmp_path), code=1).stderr
+    assert f"{file}:2: is not UTF-8 text" in cli("import", "promptkit", str(tmp_path), code=1).stderr
     file.write_text('"' + "x" * (16 * 1024 * 1024) + '"\n')
     assert f"{file}: the value: is" in cli("import", "promptkit", str(tmp_path), code=1).stderr
 

@@ -176,7 +176,7 @@ BAD_LINES = {
     "not a JSON object": "[1]\n",
     "no list under 'messages'": '{"messages": "hi"}\n',
     "messages[1] is not an object with a 'role'": '{"messages": [{"role": "user"}, {"content": "hi"}]}\n',
-    "not text in UTF-8": b'{"messages": [], "x": "\xff"}\n',
+    "not UTF-8 text": b'{"messages": [], "x": "\xff"}\n',
     "the same key twice": '{"messages": [], "x": 1, "x": 2}\n',
     "NaN or an infinity": '{"messages": [{"role": "user", "content": NaN}]}\n',
     "beyond 64 bits": '{"messages": [{"role": "user", "content": 123456789012345678901234567890}]}\n',

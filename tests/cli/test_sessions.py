@@ -156,7 +156,7 @@ def test_fork_begins_with_the_source_up_to_a_position(filled: CommandLine) -> No
 
 def test_fork_says_what_is_wrong(filled: CommandLine) -> None:
     assert "ends at 5" in filled("fork", "trip", "x", "--at-seq", "6", code=1).stderr
-    assert "exists already" in filled("fork", "trip", "trip", code=1).stderr
+    assert "already exists" in filled("fork", "trip", "trip", code=1).stderr
     assert "'nobody' does not exist" in filled("fork", "nobody", code=1).stderr
 
 

@@ -65,7 +65,7 @@ def test_damaged_json_is_named_and_not_told(store: Store, damaged: str) -> None:
             read(store)
         error = caught.value
         assert type(error) is DatabaseError
-        assert f"a row of {table} is damaged: what it holds at {place} is not JSON" in str(error)
+        assert f"a row of {table} is damaged: its content at {place} is not JSON" in str(error)
         assert vars(error) == {"table": table, "session_id": "s"} | facts
         chain: BaseException | None = error
         while chain is not None:

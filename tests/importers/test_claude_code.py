@@ -356,7 +356,7 @@ def test_one_bad_byte_costs_its_line_only_wherever_it_stands(sqlite_url: str, fo
         done = run(sqlite_url, folder, "--namespace", f"n{number}", code=1)
         assert (totals(done)["entries_added"], totals(done)["lines_failed"]) == (6, 1)
         line = 1 if position < ends[0] else 2
-        assert done.stderr.splitlines()[0] == f"{good.path}:{line}: is not text in UTF-8"
+        assert done.stderr.splitlines()[0] == f"{good.path}:{line}: is not UTF-8 text"
 
 
 def test_a_response_that_was_never_finished_is_imported_once_nobody_writes_any_more(

@@ -119,7 +119,7 @@ def test_sessions_that_are_there_are_left_alone(
     [problem] = problems
     assert Path(problem.source).stem.endswith("-a")
     assert problem.line is None
-    assert "'a' exists already" in problem.reason
+    assert "'a' already exists" in problem.reason
     assert isinstance(problem.error, ConflictError)
     assert str(problem.error) == f"{problem.source}: {problem.reason}"
     assert system.bring(store, folder, on_problem=problems.append) == SessionsReport(0, 0, 3)

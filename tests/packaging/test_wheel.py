@@ -133,4 +133,4 @@ def test_a_new_release_says_what_to_do_with_an_older_schema(
 ) -> None:
     migrate.upgrade(empty_database_url, "0003")
     said = installation.statestore("sessions", "--url", empty_database_url, code=1)
-    assert "bring the schema up before this version is deployed, with: statestore migrate up" in said
+    assert "before you deploy this version, upgrade the schema with: statestore migrate up" in said
