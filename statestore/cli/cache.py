@@ -37,14 +37,14 @@ class _Ttl(Duration):
 
 
 _replace = click.option("--replace", is_flag=True, help="Overwrite a FILE that exists.")
-_agent = click.option("--agent", metavar="AGENT", help="Only this agent's.")
+_agent = click.option("--agent", metavar="AGENT", help="Only this agent's entries.")
 
 
 @click.group()
 def cache() -> None:
     """Look into the result cache of agents, and change it.
 
-    What is read here counts as no hit. No command but `evict` removes anything for being too much.
+    Reads here do not count as hits. Only `evict` removes entries to keep a limit.
     """
 
 
@@ -52,7 +52,7 @@ def cache() -> None:
 @store_options
 @json_option
 def stats(database: Database, as_json: bool) -> None:
-    """Show what is in the cache, and what has happened in it, by agent and in total."""
+    """Show what is in the cache, and how it was used, by agent and in total."""
     with _opened(database) as store:
         found = store.cache.stats()
     if as_json:
@@ -70,9 +70,9 @@ def stats(database: Database, as_json: bool) -> None:
     epilog=examples("statestore cache ls --agent summarizer", "statestore cache ls --tag docs --json"),
 )
 @_agent
-@click.option("--tag", metavar="TAG", help="Only those with this tag.")
+@click.option("--tag", metavar="TAG", help="Only entries with this tag.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many at most.")
-@click.option("--after", metavar="KEY", help="Go on behind this key.")
+@click.option("--after", metavar="KEY", help="Continue after this key.")
 @store_options
 @json_option
 def list_entries(
@@ -81,7 +81,7 @@ def list_entries(
     """List entries by key, without their values."""
     with _opened(database) as store:
         shown = store.cache.entries(agent_name=agent, tag=tag, after=after, limit=limit, values=False)
-        # One more would be too many for a call where the limit is the largest.
+        # Not read with limit + 1, which a call would refuse for the largest limit.
         last = shown[-1].key if len(shown) == limit else None
         more = last is not None and bool(
             store.cache.entries(agent_name=agent, tag=tag, after=last, limit=1, values=False)
@@ -93,9 +93,9 @@ def list_entries(
         head = ("KEY", "AGENT", "BYTES", "HITS", "CREATED", "EXPIRES", "TAGS")
         click.echo("\n".join(table(head, [_row(entry) for entry in shown])))
     else:
-        click.echo(f"no such cache entries in namespace {visible(database.namespace)!r}", err=True)
+        click.echo(f"no matching cache entries in namespace {visible(database.namespace)!r}", err=True)
     if more:
-        click.echo(f"there are more; for those behind add: --after {visible(shown[-1].key)}", err=True)
+        click.echo(f"there are more; to continue, add: --after {visible(shown[-1].key)}", err=True)
 
 
 @cache.command("get", epilog=examples("statestore cache get answer-1", "statestore cache get answer-1 --json"))
@@ -103,9 +103,9 @@ def list_entries(
 @store_options
 @json_option
 def get_entry(database: Database, key: str, as_json: bool) -> None:
-    """Print the value of KEY: JSON as JSON, text and bytes as they are. With --json all that is known of it.
+    """Print the value of KEY: JSON as JSON, text and bytes as they are. With --json, print the whole entry.
 
-    On a terminal control characters are escaped. The exit code is 1 if there is none.
+    On a terminal control characters are escaped. The exit code is 1 if there is no such entry.
     """
     with _opened(database) as store:
         entry = store.cache.entry(key)
@@ -135,8 +135,8 @@ def get_entry(database: Database, key: str, as_json: bool) -> None:
 @click.option("--text", is_flag=True, help="VALUE is text, not JSON.")
 @click.option("--ttl", type=_Ttl(), metavar="DURATION", help="How long to keep it: 10m, 7d, never.  [default: 1h]")
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="A tag; may be repeated.")
-@click.option("--agent", metavar="AGENT", help="Whose result it is.")
-@click.option("--content-hash", metavar="HASH", help="Of what it was computed from.")
+@click.option("--agent", metavar="AGENT", help="The agent that computed it.")
+@click.option("--content-hash", metavar="HASH", help="The hash of the content it was computed from.")
 @store_options
 @json_option
 def set_entry(
@@ -150,7 +150,7 @@ def set_entry(
     content_hash: str | None,
     as_json: bool,
 ) -> None:
-    """Keep VALUE under KEY, in place of what is there; `-` reads it from standard input."""
+    """Store VALUE under KEY, replacing what is there; `-` reads it from standard input."""
     data = sys.stdin.buffer.read() if value == "-" else value.encode("utf-8", "surrogateescape")
     with _opened(database, create=True) as store:
         store.cache.set(key, _parsed(data, text), ttl=ttl, tags=tags, agent_name=agent, content_hash=content_hash)
@@ -165,10 +165,10 @@ def set_entry(
     )
 )
 @click.argument("keys", nargs=-1)
-@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Those with this tag; may be repeated.")
-@click.option("--all-tags", is_flag=True, help="Only those that have all of the tags.")
-@click.option("--agent", metavar="AGENT", help="Those of this agent.")
-@click.option("--content-hash", metavar="HASH", help="Those computed from this content.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Entries with this tag; may be repeated.")
+@click.option("--all-tags", is_flag=True, help="Only entries that have all of the tags.")
+@click.option("--agent", metavar="AGENT", help="Entries of this agent.")
+@click.option("--content-hash", metavar="HASH", help="Entries computed from this content.")
 @store_options
 @json_option
 def invalidate(
@@ -184,7 +184,7 @@ def invalidate(
     if sum((bool(keys), bool(tags), agent is not None, content_hash is not None)) != 1:
         raise click.UsageError("name KEYS, or one of --tag, --agent and --content-hash")
     if all_tags and not tags:
-        raise click.UsageError("--all-tags goes with --tag")
+        raise click.UsageError("--all-tags needs --tag")
     with _opened(database) as store:
         if keys:
             removed = sum(store.cache.invalidate(key) for key in keys)
@@ -212,12 +212,12 @@ def clear(database: Database, yes: bool, as_json: bool) -> None:
 
 
 @cache.command(epilog=examples("statestore cache evict", "statestore cache evict --max-entries 500"))
-@click.option("--max-entries", type=click.IntRange(1), metavar="N", help="How many entries to leave at most.")
-@click.option("--max-bytes", type=click.IntRange(1), metavar="N", help="How many bytes of values to leave at most.")
+@click.option("--max-entries", type=click.IntRange(1), metavar="N", help="Leave at most N entries.")
+@click.option("--max-bytes", type=click.IntRange(1), metavar="N", help="Leave at most N bytes of values.")
 @store_options
 @json_option
 def evict(database: Database, max_entries: int | None, max_bytes: int | None, as_json: bool) -> None:
-    """Remove what has expired; with a limit also what was used least recently, as far as it is too much."""
+    """Remove what has expired; with a limit, also the least recently used entries above it."""
     with database.open(cache_max_entries=max_entries, cache_max_bytes=max_bytes) as store:
         removed = store.cache.evict()
     _print_removed(removed, "evicted", as_json)
@@ -230,7 +230,7 @@ def evict(database: Database, max_entries: int | None, max_bytes: int | None, as
 @store_options
 @json_option
 def export_entries(database: Database, file: str, agent: str | None, replace: bool, as_json: bool) -> None:
-    """Write all entries to FILE, one JSON object in a line; `-` is standard output."""
+    """Write all entries to FILE, one JSON object per line; `-` is standard output."""
     from statestore.importers import cache_files
 
     written = 0
@@ -259,24 +259,24 @@ def export_entries(database: Database, file: str, agent: str | None, replace: bo
     "--ttl",
     type=_Ttl(),
     metavar="DURATION",
-    help="Conexus: how long its entries live, as its files do not say.  [default: 1h]",
+    help="How long entries of Conexus live; its files do not say.  [default: 1h]",
 )
 @store_options
 @json_option
 def import_entries(
     database: Database, file: str, kind: CacheFormat, ttl: timedelta | NeverType | None, as_json: bool
 ) -> None:
-    """Bring back the entries of a FILE that `statestore cache export` wrote, or of Conexus' cache.json.
+    """Import the entries of a FILE that `statestore cache export` wrote, or of Conexus' cache.json.
 
-    They keep their times and replace those of the same keys that were set before them. Those that have expired are left
-    out, and those whose keys were set anew since. All or none.
+    They keep their times and replace older entries of the same keys. Expired entries are left out, and so are entries
+    whose keys have been set again since. Either all of the others are imported or none.
     """
     from statestore.importers import cache_files
 
     try:
         with _source(file) as source:
             entries = cache_files.read(source, kind, ttl)
-            first = list(islice(entries, 1))  # Of a file that is something else no database is made.
+            first = list(islice(entries, 1))  # Read first, so that a wrong file does not leave an empty database.
             with _opened(database, create=True) as store:
                 done = cache_files.restore(store, chain(first, entries))
     except InvalidValueError as error:
@@ -284,13 +284,13 @@ def import_entries(
     if as_json:
         click.echo(json_text({"file": file, "imported": done.restored, "expired": done.expired, "newer": done.newer}))
         return
-    left = f"; left out {counted(done.expired, 'entry')} that expired" if done.expired else ""
-    left += f"; left out {counted(done.newer, 'entry')} set anew since" if done.newer else ""
+    left = f"; left out {counted(done.expired, 'entry')} that had expired" if done.expired else ""
+    left += f"; left out {counted(done.newer, 'entry')} set again since" if done.newer else ""
     click.echo(f"imported {counted(done.restored, 'entry')} from {visible(file)}{left}")
 
 
 def _opened(database: Database, *, create: bool = False) -> StateStore:
-    """The store, without limits of its own: those that the application keeps are unknown here."""
+    """The store, without cache limits: the ones that the application has set are unknown here."""
     return database.open(create=create, cache_max_entries=None)
 
 
@@ -317,7 +317,7 @@ def _parsed(data: bytes, text: bool) -> Any:
     try:
         return exactjson.read(data, "VALUE")
     except InvalidValueError as error:
-        raise Failure(f"{error}; for text put quotes around it, or add --text") from None
+        raise Failure(f"{error}; to store text, put quotes around it or add --text") from None
 
 
 def _print_removed(removed: int, done: str, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`statestore import claude-code`: transcripts of Claude Code as sessions, with what they used."""
+"""`statestore import claude-code`: transcripts of Claude Code as sessions, with their usage."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -20,21 +20,21 @@ _DEFAULT = "~/.claude/projects"
     ),
 )
 @click.argument("path", type=click.Path(exists=True, path_type=Path), required=False)
-@click.option("--user-id", metavar="USER", help="Whose the new sessions are.")
+@click.option("--user-id", metavar="USER", help="The user that new sessions belong to.")
 @store_options
 @json_option
 def claude_code(database: Database, path: Path | None, user_id: str | None, as_json: bool) -> None:
-    """Import transcripts of Claude Code from PATH: a file, or a folder with all that is below it.
+    """Import transcripts of Claude Code from PATH: a file, or a folder with all files below it.
 
-    Without PATH from ~/.claude/projects. Each file is a session, each sub-agent another, forked from it. Messages are
-    kept as they are. A response that is written in several lines counts once, also where a resumed session begins with
-    a copy of another, as long as that is there or was imported and not deleted.
+    The default PATH is ~/.claude/projects. Each file becomes a session, and each sub-agent another session, forked from
+    it. Messages are kept as they are. A response that is written in several lines counts once, even if a resumed
+    session begins with a copy of another, as long as the other is there or was imported and not deleted.
 
-    Running it again changes nothing, and adds what is new. A file's last line is left for the next run if it is not
-    complete, or belongs to a response that has not said why it stopped, unless nobody has written to the file for ten
-    minutes. What cannot be stored is reported with its file and line, the others go in, and the exit code is 1. Nothing
-    is written to PATH. Costs are computed where prices are known: `statestore prices sync` first, or `statestore prices
-    apply` afterwards.
+    Running it again adds what is new and changes nothing else. A file's last line is left for the next run if it is
+    incomplete, or belongs to a response that has not said why it stopped, unless nobody has written to the file for ten
+    minutes. Lines that cannot be stored are reported with file and line, the others are imported, and the exit code is
+    1. Nothing is written to PATH. Costs are computed if prices are known: run `statestore prices sync` first, or
+    `statestore prices apply` afterwards.
     """
     from statestore.checking import checks
     from statestore.importers import Problem
@@ -43,7 +43,7 @@ def claude_code(database: Database, path: Path | None, user_id: str | None, as_j
     checks.optional_key(user_id, "--user-id")
     folder = Path(_DEFAULT).expanduser() if path is None else path
     if not folder.exists():
-        raise Failure(f"there is no {folder}; name the file or the folder to import")
+        raise Failure(f"{folder} does not exist; name the file or folder to import")
 
     with database.open(create=True) as store, Progress("importing") as bar:
 
@@ -62,7 +62,7 @@ def claude_code(database: Database, path: Path | None, user_id: str | None, as_j
         click.echo(json_text(asdict(totals)))
     else:
         unfinished = totals.lines_unfinished
-        later = f"; left for the next run: {counted(unfinished, 'line')} of what is still being written"
+        later = f"; left {counted(unfinished, 'line')} still being written for the next run"
         click.echo(
             f"imported {counted(totals.files, 'file')}: {counted(totals.sessions_new, 'session')} new, "
             f"{totals.sessions_extended:,} extended, {totals.sessions_unchanged:,} unchanged, "

@@ -1,4 +1,4 @@
-"""A history entry as lines of text, in the well-known shapes of messages; anything else is shown as its JSON."""
+"""A history entry as lines of text: messages in the well-known shapes as a conversation, anything else as JSON."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ _INDENT = "    "
 
 
 def render(entry: Entry) -> Iterator[str]:
-    """A heading and, indented, what was said and which tools were called."""
+    """A heading, then indented what was said and which tools were called."""
     yield click.style(f"#{entry.seq} {visible(' · '.join(_heading(entry)))}", bold=True)
     body = list(_message(entry.content)) or [json_text(entry.content)]
     for text in body:
@@ -64,7 +64,7 @@ def _message(content: Any) -> Iterator[str]:
 
 
 def _said(content: Any) -> Iterator[str]:
-    """The text of a message, or its blocks: text, tool calls and results, and others by their JSON."""
+    """The text of a message, or its blocks: text, tool calls and results, and anything else as JSON."""
     if isinstance(content, list):
         for block in content:
             yield _block(block)
@@ -87,7 +87,7 @@ def _block(block: Any) -> str:
 
 
 def _call(call: Any) -> str:
-    """`→ name(arguments)  id`, of OpenAI's calls and of Anthropic's."""
+    """`→ name(arguments)  id`, for OpenAI's calls and Anthropic's."""
     if not isinstance(call, Mapping):
         return json_text(call)
     function = call.get("function")

@@ -1,4 +1,4 @@
-"""`statestore delete`: remove a session, or everything of a user."""
+"""`statestore delete`: remove a session, or all sessions of a user."""
 
 import click
 
@@ -20,7 +20,7 @@ from statestore.cli.output import Failure, counted, json_text, time_text, visibl
 def delete(database: Database, session: str | None, user: str | None, yes: bool, as_json: bool) -> None:
     """Remove SESSION, or all sessions of a user, and print a receipt.
 
-    History, state and summaries go with a session. Forks keep what they see of it. There is no way back.
+    History, state and summaries are deleted with a session. Forks keep what they see of it. This cannot be undone.
     """
     if (session is None) == (user is None):
         raise click.UsageError("name either a SESSION or a --user")
@@ -55,7 +55,7 @@ def _delete_user(database: Database, user: str, yes: bool, as_json: bool) -> Non
     if as_json:
         click.echo(json_text(receipt))
         return
-    click.echo(f"deleted all of user {visible(user)} in namespace {visible(receipt.namespace)}")
+    click.echo(f"deleted all sessions of user {visible(user)} in namespace {visible(receipt.namespace)}")
     click.echo(f"  sessions   {receipt.sessions:,}")
     click.echo(f"  entries    {receipt.entries:,}")
     click.echo(f"  state keys {receipt.state_entries:,}")

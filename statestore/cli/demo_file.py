@@ -1,4 +1,4 @@
-"""The demonstration on the reader's conversations: imported, forked in the middle, compared message by message."""
+"""The demonstration on the user's own conversations: imported, forked in the middle, compared message by message."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ _MESSAGE = {"role": "user", "content": "What if I had asked for something else h
 
 
 def replay(path: Path, file: str) -> str:
-    """Show on a new database at *path* what becomes of *file*; returns a session to look at."""
+    """Show with *file* on a new database at *path* what statestore does; returns a session to look at."""
     narrator = Narrator()
     click.echo(f"Your conversations, {visible(file)}, go into a new SQLite file, and every message comes back.")
 
@@ -39,9 +39,9 @@ def replay(path: Path, file: str) -> str:
         narrator.found(f"{counted(sessions, 'session')} with {counted(_entries(store), 'entry')} in the store")
         narrator.found(f"{milliseconds(seconds)}, {totals.entries_added / seconds:,.0f} entries a second")
         if not sessions:
-            raise Failure(f"{file}: holds no conversation")
+            raise Failure(f"{file}: contains no conversation")
 
-        narrator.title("Import the same again: what is there already stays as it is")
+        narrator.title("Import the same file again: what is already there stays as it is")
         totals = _import(narrator, store, file)
         narrator.found(
             f"{totals.entries_added:,} entries added; {counted(store.sessions.count(), 'session')} in the store"
@@ -50,7 +50,7 @@ def replay(path: Path, file: str) -> str:
         source = max(_sessions(store), key=lambda session: session.entry_count)
         middle = source.entry_count // 2
         before = store.history.read(source.session_id)
-        narrator.title(f"Fork the longest session, {counted(source.entry_count, 'entry')}, behind entry {middle}")
+        narrator.title(f"Fork the longest session, {counted(source.entry_count, 'entry')}, after entry {middle}")
         narrator.run(fork, store, source.session_id, middle)
         narrator.found(f"{milliseconds(narrator.seconds)}; no entry was copied")
         narrator.run(append, store, _FORK)
@@ -59,13 +59,13 @@ def replay(path: Path, file: str) -> str:
             f"the fork has {counted(len(forked), 'entry')}, the last one is: {forked[-1].content['content']}"
         )
 
-        narrator.title("The session that it came from is as it was")
+        narrator.title("The original session is unchanged")
         after = narrator.run(read, store, source.session_id)
         narrator.found(f"read {counted(len(after), 'entry')} in {milliseconds(narrator.seconds)}")
-        _expect(narrator, after == before, "every entry as before the fork")
+        _expect(narrator, after == before, "every entry is as before the fork")
         _expect(narrator, _texts(forked[:-1]) == _texts(before[:middle]), f"the fork begins with its first {middle}")
 
-        narrator.title("Compare every message of the file with what the store gives back, key order included")
+        narrator.title("Compare every message of the file with what the store returns, key order included")
         equal, different = _compare(store, file)
         narrator.found(f"{equal:,} of {equal + different:,} messages are equal")
         if different:
@@ -117,7 +117,7 @@ def _entries(store: StateStore) -> int:
 
 
 def _compare(store: StateStore, file: str) -> tuple[int, int]:
-    """How many messages of the file are in the store as they stand there, and how many are not."""
+    """How many messages of the file the store has exactly, and how many it does not."""
     equal = different = 0
     with open(file, "rb") as lines:
         for conversation in _conversations(json_files.lines(lines)):
@@ -143,4 +143,4 @@ def _texts(entries: list[Entry]) -> list[str]:
 def _expect(narrator: Narrator, holds: bool, promise: str) -> None:
     narrator.found(f"{promise}: {'yes' if holds else 'NO'}")
     if not holds:
-        raise Failure(f"not so: {promise}")
+        raise Failure(f"this is not true: {promise}")

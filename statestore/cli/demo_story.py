@@ -1,4 +1,4 @@
-"""The demonstration on a conversation of its own: someone plans a day out, an agent helps with tools."""
+"""The demonstration on a built-in conversation: someone plans a day out, and an agent helps with tools."""
 
 import sqlite3
 from contextlib import closing
@@ -56,7 +56,7 @@ def tell(path: Path) -> str:
         narrator.run(converse, store)
         _show(narrator, store, "lake-trip")
 
-        narrator.title("Send the same again, as after a lost reply: after_seq= makes that harmless")
+        narrator.title("Send the same messages again, as after a lost reply: after_seq= makes that harmless")
         narrator.run(send_again, store)
         narrator.found(f"the session still has {counted(store.history.count('lake-trip'), 'entry')}")
 
@@ -64,20 +64,20 @@ def tell(path: Path) -> str:
         narrator.run(remember, store)
         narrator.found(json_text(store.state.get_all("lake-trip")))
 
-        narrator.title("Fork the session behind the weather report, and let it go another way")
+        narrator.title("Fork the session after the weather report, and take it another way")
         narrator.run(fork, store)
         _show(narrator, store, "lake-trip-by-train")
         narrator.found(f"state of the fork: {json_text(store.state.get_all('lake-trip-by-train'))}")
 
-        narrator.title("The session that it came from knows nothing of that")
+        narrator.title("The original session does not see any of that")
         before = store.history.read("lake-trip")
         _show(narrator, store, "lake-trip")
         fork_began_with = store.history.read("lake-trip-by-train", before=5)
         same = [entry.content for entry in before[:4]] == [entry.content for entry in fork_began_with]
-        narrator.found(f"the fork's first four entries are the source's own, none copied: {'yes' if same else 'NO'}")
+        narrator.found(f"the fork shares its first four entries, none was copied: {'yes' if same else 'NO'}")
         narrator.found(f"rows in history_entries: {_query(path, 'SELECT count(*) FROM history_entries')[0][0]}")
 
-    narrator.title("What did it cost? Plain SQL, on the tables as they are")
+    narrator.title("What did it cost? Plain SQL on the tables")
     sql = """SELECT session_id, response_model, sum(input_tokens), sum(output_tokens), round(sum(cost_usd), 6)
 FROM history_entries WHERE response_model IS NOT NULL GROUP BY session_id, response_model"""
     narrator.show(*sql.splitlines())
@@ -120,7 +120,7 @@ def fork(store: StateStore) -> Session:
 
 def _show(narrator: Narrator, store: StateStore, session_id: str) -> None:
     entries = store.history.read(session_id)
-    narrator.found(f"{session_id} holds {counted(len(entries), 'entry')}:")
+    narrator.found(f"{session_id} has {counted(len(entries), 'entry')}:")
     for entry in entries:
         click.echo(f"       #{entry.seq} {visible(_line(entry))}")
 

@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     _DurationType = click.ParamType[timedelta]
     _MomentType = click.ParamType[Any]
-else:  # Before click 8.4 it takes no type.
+else:  # Before click 8.4 it is not generic.
     _DurationType = _MomentType = click.ParamType
 
 _UNITS = {
@@ -51,7 +51,7 @@ class Duration(_DurationType):
 
 
 class Moment(_MomentType):
-    """An option that is a date, a time, or how long ago something is; `moment` makes a point in time of it."""
+    """An option that is a date, a time, or how long ago; `moment` turns it into a point in time."""
 
     name = "moment"
 
@@ -76,7 +76,7 @@ def _moment(text: str) -> Any:
 
 
 def moment(value: Any, tz: tzinfo, now: datetime | None = None) -> Any:
-    """What a `Moment` means in a time zone: days and weeks ago begin at midnight, so that no day is cut in two."""
+    """What a `Moment` means in a time zone. Days and weeks ago begin at midnight, so no day is split."""
     now = datetime.now(UTC) if now is None else now
     if isinstance(value, tuple):
         text, ago = value
@@ -84,7 +84,7 @@ def moment(value: Any, tz: tzinfo, now: datetime | None = None) -> Any:
             return now.astimezone(tz).date() - ago if text.endswith(("d", "w")) else now - ago
         except OverflowError:
             raise click.UsageError(
-                f"{text} ago lies before the year 1; leave the option out for all there is"
+                f"{text} ago is before the year 1; leave the option out to include everything"
             ) from None
     if isinstance(value, datetime) and value.tzinfo is None:
         return value.replace(tzinfo=tz)

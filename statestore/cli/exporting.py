@@ -1,4 +1,4 @@
-"""`statestore export`, and the imports that bring whole sessions back: from its file, and from other systems' files."""
+"""`statestore export`, and the imports of whole sessions: from its file, and from files of other systems."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ from statestore.cli.output import Failure, counted, json_text, visible
 if TYPE_CHECKING:
     from statestore.importers import Problem, SessionsReport
 
-replace_option = click.option("--replace", is_flag=True, help="Overwrite what is there already.")
+replace_option = click.option("--replace", is_flag=True, help="Overwrite what already exists.")
 
 
 @click.command(
@@ -33,8 +33,8 @@ replace_option = click.option("--replace", is_flag=True, help="Overwrite what is
 )
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
 @click.argument("which", type=click.Choice(["all"]), required=False, metavar="[all]")
-@click.option("--session", "session_ids", metavar="SESSION", multiple=True, help="Only this one; may be repeated.")
-@click.option("--user", metavar="USER", help="Only this user's.")
+@click.option("--session", "session_ids", metavar="SESSION", multiple=True, help="Only this session; may be repeated.")
+@click.option("--user", metavar="USER", help="Only this user's sessions.")
 @replace_option
 @store_options
 @json_option
@@ -49,10 +49,10 @@ def export(
 ) -> None:
     """Write sessions to FILE, by default all of the namespace; `-` is standard output.
 
-    The file has all that belongs to them: history, state, summaries, lineage and usage, as they are at one moment.
-    `statestore import statestore FILE` brings them back, into either kind of database, and exported again they give the
-    same file. A FILE that exists is not overwritten without --replace; it is complete or it is not there. A pipe or a
-    device is written to as it is.
+    The file contains everything that belongs to them as of one moment: history, state, summaries, lineage and usage.
+    `statestore import statestore FILE` brings them back, into either kind of database; another export then writes the
+    same file. An existing FILE is not overwritten without --replace. FILE appears only when it is complete, but a pipe
+    or a device is written to directly.
     """
     if sum((bool(session_ids), user is not None, which is not None)) > 1:
         raise click.UsageError("name either --session or --user or all")
@@ -73,8 +73,8 @@ def export(
 def written_file(file: str, replace: bool, *, links: bool = True) -> Iterator[BinaryIO]:
     """Standard output, a pipe or a device; or a file that appears when it is complete.
 
-    The file's owner alone can read it: it is conversations, or tells of them. Without *links* a link to a file is
-    refused; else what it leads to is written.
+    Only the owner can read the file, since it contains conversations or says something about them. Without *links* a
+    link to a file is refused; otherwise the link's target is written.
     """
     if file == "-":
         yield sys.stdout.buffer
@@ -94,7 +94,7 @@ def written_file(file: str, replace: bool, *, links: bool = True) -> Iterator[Bi
 
 
 def _opened(file: str) -> BinaryIO:
-    """A pipe or a device, which is there to be written to: to put a file in its place would destroy it."""
+    """A pipe or a device, opened for writing; replacing it with a file would destroy it."""
     return os.fdopen(os.open(file, os.O_WRONLY), "wb")
 
 
@@ -102,10 +102,10 @@ def _opened(file: str) -> BinaryIO:
 def _replaced(file: str, replace: bool, links: bool) -> Iterator[BinaryIO]:
     if not links and os.path.islink(file):
         raise Failure(f"{file} is a link; name the file itself")
-    # Where a link leads to is replaced, not the link.
+    # The target of a link is replaced, not the link.
     path = Path(os.path.realpath(file) if links else file)
     if path.exists() and not replace:
-        raise Failure(f"{file} exists; name another file, or overwrite it with --replace")
+        raise Failure(f"{file} already exists; name another file, or overwrite it with --replace")
     handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as target:
@@ -126,9 +126,9 @@ def _replaced(file: str, replace: bool, links: bool) -> Iterator[BinaryIO]:
 def statestore_file(database: Database, file: str, replace: bool, as_json: bool) -> None:
     """Import the sessions of a FILE that `statestore export` wrote; `-` is standard input.
 
-    The whole file is checked before anything is written. All of its sessions or none: one that is there already stops
-    the import. With --replace they are overwritten, a few at a time, so that nobody waits long; what was recorded as
-    used stays so. Run again it completes an import that was cut off.
+    The whole file is checked before anything is written. Either all sessions are imported or none: the import fails if
+    one of them already exists. With --replace existing sessions are overwritten, a few at a time, so nobody waits long;
+    their recorded usage is kept. To complete an import that was cut off, run it again.
     """
     from statestore.errors import InvalidValueError
     from statestore.portable import import_sessions
@@ -140,7 +140,7 @@ def statestore_file(database: Database, file: str, replace: bool, as_json: bool)
             raise Failure(f"{file}: {error}") from None
         except KeyboardInterrupt:
             if replace:
-                bar.say("stopped; what was replaced stays so, and the same command completes it")
+                bar.say("stopped; some sessions may already be replaced; run the same command again to finish")
             raise
     if as_json:
         click.echo(json_text({"file": file, **asdict(totals)}))
@@ -165,13 +165,12 @@ _path = click.argument("path", type=click.Path(exists=True, path_type=Path))
 @store_options
 @json_option
 def promptkit(database: Database, path: Path, replace: bool, as_json: bool) -> None:
-    """Import the conversations of PromptKit's file store from PATH, the folder that holds `conv-ID` folders.
+    """Import the conversations of PromptKit's file store from PATH, the folder that contains the `conv-ID` folders.
 
     Messages are kept as they are; tokens, costs, tools and times are read from them. The system prompt becomes the
     session's instructions; its named lists and its token count become keys of its state, `promptkit.list.NAME` and
-    `promptkit.token_count`. Messages that were trimmed behind a summary leave their positions free. Nothing is written
-    to PATH. A conversation that is there already is reported and left alone,
-    unless --replace lets it be overwritten.
+    `promptkit.token_count`. If messages were trimmed after a summary, their positions stay free. Nothing is written to
+    PATH. A conversation that already exists is reported and left alone; --replace overwrites it.
     """
     from statestore.importers import promptkit as import_conversations
     from statestore.importers.promptkit_files import conversations
@@ -185,10 +184,10 @@ def promptkit(database: Database, path: Path, replace: bool, as_json: bool) -> N
 @store_options
 @json_option
 def conexus(database: Database, path: Path, replace: bool, as_json: bool) -> None:
-    """Import sessions that Conexus saved from PATH: a `session-ID.json`, or the folder that holds them.
+    """Import sessions that Conexus saved from PATH: a `session-ID.json`, or a folder that contains such files.
 
     Each interaction becomes one history entry, with its agent and its duration. Nothing is written to PATH. A session
-    that is there already is reported and left alone, unless --replace lets it be overwritten.
+    that already exists is reported and left alone; --replace overwrites it.
     """
     from statestore.importers import conexus as import_sessions
     from statestore.importers.conexus_files import saved_sessions
@@ -207,8 +206,8 @@ def _import_each(
     """Import what was *found* at *path*, and report what was left out."""
     from statestore.errors import ConflictError
 
-    if not found:  # Then no database is made.
-        raise Failure(f"{path} holds nothing to import")
+    if not found:  # Checked first, so that no empty database is left.
+        raise Failure(f"{path} has nothing to import")
 
     def say(problem: "Problem") -> None:
         hint = "; overwrite it with --replace" if isinstance(problem.error, ConflictError) else ""

@@ -1,4 +1,4 @@
-"""`statestore fork`: go on from any point of a session, in another one."""
+"""`statestore fork`: continue from any point of a session in a new one."""
 
 import click
 
@@ -20,10 +20,10 @@ from statestore.cli.output import counted, json_text, session_record, visible
 @store_options
 @json_option
 def fork(database: Database, source: str, new: str | None, at_seq: int | None, as_json: bool) -> None:
-    """Make session NEW, which begins as a copy of SOURCE up to entry N.
+    """Make session NEW, which begins with the history of SOURCE up to entry N.
 
-    The fork has the history up to there and the state as it is now. No entry is copied, so it takes the same time for
-    any length. Neither session sees what happens to the other later. Without NEW the fork gets an id of its own.
+    The fork has the history up to there and the current state. No entry is copied, so a fork takes the same time for
+    any length of history. Neither session sees later changes to the other. Without NEW, an id is generated.
     """
     with database.open() as store:
         made = store.sessions.fork(source, new, at_seq=at_seq)

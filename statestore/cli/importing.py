@@ -1,4 +1,4 @@
-"""`statestore import`: bring conversations in from files."""
+"""`statestore import`: import conversations from files."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ _REDRAW_SECONDS = 0.1
     ),
 )
 def import_() -> None:
-    """Bring conversations in from a file."""
+    """Import conversations from files."""
 
 
 def _template(ctx: click.Context, param: click.Parameter, value: str | None) -> "SessionId":
@@ -55,10 +55,10 @@ def _template(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     "--session-id",
     metavar="TEMPLATE",
     callback=_template,
-    help="The sessions' ids, with fields of the line in braces.  [default: a digest of the line]",
+    help="The session's id, with fields of the line in braces.  [default: a digest of the line]",
 )
-@click.option("--user-id", metavar="USER", help="Whose the new sessions are.")
-@click.option("--agent-name", metavar="AGENT", help="Which agent's the new sessions are.")
+@click.option("--user-id", metavar="USER", help="The user that new sessions belong to.")
+@click.option("--agent-name", metavar="AGENT", help="The agent that new sessions belong to.")
 @store_options
 @json_option
 def openai_jsonl(
@@ -69,18 +69,18 @@ def openai_jsonl(
     agent_name: str | None,
     as_json: bool,
 ) -> None:
-    """Import conversations, one JSON object a line, from FILE; `-` is standard input.
+    """Import conversations from FILE, one JSON object per line; `-` is standard input.
 
-    Each line is one session. Its `messages`, OpenAI chat messages, become the history; its other keys the session's
-    metadata. Messages are kept as they are, key order included.
+    Each line becomes one session. Its `messages`, OpenAI chat messages, become the history, and its other keys the
+    session's metadata. Messages are kept as they are, key order included.
 
-    Running it again changes nothing, and completes an import that was cut off. Where a line holds more messages than
-    its session, the further ones are appended; where others, that is an error. A digest as the session's id suits files
-    whose lines do not change, and makes one session of equal lines; for conversations that grow name an id of their
-    own with --session-id.
+    Running it again changes nothing, and completes an import that was cut off. If a line has more messages than its
+    session, the new ones are appended; if its messages differ, that is an error. By default the session's id is a
+    digest of the line. This suits files whose lines do not change, and equal lines become one session. If conversations
+    grow, give each an id with --session-id.
 
-    A line that cannot be imported is reported on stderr and left out as a whole, the others go in, and the exit code is
-    1. A file whose first 100 lines are all bad is not read further.
+    A line that cannot be imported is reported on stderr and left out as a whole, the others are imported, and the exit
+    code is 1. If the first 100 lines are all bad, the import stops.
     """
     from statestore.checking import checks
     from statestore.importers import NotConversationsError, Problem
@@ -107,7 +107,7 @@ def openai_jsonl(
         except NotConversationsError:
             raise Failure(f"{file}: none of the first lines is a conversation; is it JSON Lines?") from None
         except KeyboardInterrupt:
-            bar.say("stopped; what was imported stays, and the same command goes on from there")
+            bar.say("stopped; what was imported stays; run the same command again to continue")
             raise
     if as_json:
         click.echo(json_text({"file": file, **asdict(totals)}))
@@ -131,7 +131,7 @@ def _opened(file: str) -> AbstractContextManager[BinaryIO]:
 
 
 class Progress:
-    """How much was done of what there is to do: a bar on a terminal, nothing elsewhere."""
+    """How much of the work is done: a progress bar on a terminal, nothing elsewhere."""
 
     def __init__(self, label: str, length: int = 0) -> None:
         self._label = label
@@ -142,14 +142,14 @@ class Progress:
 
     @classmethod
     def reading(cls, source: BinaryIO, *, times: int = 1) -> "Progress":
-        """Of the bytes of a file that is read so many times, if it says how many there are."""
+        """Progress in the bytes of a file that is read *times* times, if its size is known."""
         try:
             return cls("importing", times * os.fstat(source.fileno()).st_size)
         except OSError:
             return cls("importing")
 
     def expect(self, length: int) -> None:
-        """Begin, now that it is known how much there is to do."""
+        """Begin, now that the amount of work is known."""
         if length > 0 and sys.stderr.isatty():
             self._bar = click.progressbar(length=length, label=self._label, file=sys.stderr, width=0)
 

@@ -30,8 +30,8 @@ def migrate() -> None:
 def up(database: Database, revision: str, as_json: bool) -> None:
     """Bring the schema up to date, or make it.
 
-    Any number of processes may run this at once: they take turns, and the later ones find nothing left to do. A SQLite
-    file that does not exist is made.
+    Any number of processes may run this at once: they run one after the other, and the later ones find nothing left to
+    do. A SQLite file that does not exist is created.
     """
     from statestore import migrate
 
@@ -51,7 +51,7 @@ def up(database: Database, revision: str, as_json: bool) -> None:
 @database_options
 @json_option
 def down(database: Database, revision: str, yes: bool, as_json: bool) -> None:
-    """Take the schema back to REVISION, with all that newer tables and columns hold.
+    """Take the schema back to REVISION and drop what newer tables and columns hold.
 
     `base` removes every table, and so every session.
     """
@@ -60,7 +60,7 @@ def down(database: Database, revision: str, yes: bool, as_json: bool) -> None:
     url = database.existing_url()
     if not yes:
         where = repr(url.database) + (f" on {url.host}" if url.host else "")
-        question = f"Go back to {revision} in database {where}? What newer tables and columns hold is lost for good."
+        question = f"Go back to {revision} in database {where}? Data in newer tables and columns is lost for good."
         click.confirm(visible(question), abort=True, err=True)
     migrate.downgrade(
         url, revision, schema=database.schema, progress=lambda text: click.echo(visible(text), err=as_json)
@@ -110,10 +110,10 @@ def status(database: Database, as_json: bool) -> None:
 @database_options
 @json_option
 def check(database: Database, as_json: bool) -> None:
-    """Compare the tables with those that this version works with; exit with 1 if they differ.
+    """Compare the tables with the ones that this version works with; exit with 1 if they differ.
 
-    Compares tables, columns, indexes, foreign keys and checks. Other tables in the database are not looked at. A newer
-    schema that this version may use is in order, whatever it has in addition.
+    Compares tables, columns, indexes, foreign keys and checks, and ignores other tables in the database. Additions of a
+    newer schema that this version may use are not differences.
     """
     from statestore import migrate
     from statestore.schema import HEAD_REVISION
@@ -128,12 +128,12 @@ def check(database: Database, as_json: bool) -> None:
         click.echo(visible(difference))
     if differences:
         raise Failure(
-            f"the tables say revision {revision} but differ from it; undo what was changed by hand, "
-            "or restore them from a backup"
+            f"the tables differ from revision {revision}, which they claim to be; undo the changes that were made by "
+            "hand, or restore the tables from a backup"
         )
     if not as_json:
         newer = "" if revision == HEAD_REVISION else f", which this version may use; it works with {HEAD_REVISION}"
-        click.echo(f"the tables are those of revision {visible(str(revision))}{newer}")
+        click.echo(f"the tables match revision {visible(str(revision))}{newer}")
 
 
 def _tell_revision(revision: str | None, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""A demonstration that shows the code it runs, and then what the store says about it."""
+"""A demonstration that shows the code it runs, and then what the store returns."""
 
 import inspect
 import textwrap
@@ -47,7 +47,7 @@ class Narrator:
 
 
 def _body(code: Callable[..., object]) -> list[str]:
-    """The lines of a function without its signature, and without what only hands the result on."""
+    """The lines of a function, without its signature and without what only returns the result."""
     try:
         source = textwrap.dedent(inspect.getsource(code))
     except OSError:  # Installed without its source.

@@ -1,4 +1,4 @@
-"""Options that many commands take, and the way from them to a database."""
+"""Options that many commands share, and the database that they lead to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _URL_HELP = "The database: postgresql://user@host/database or sqlite:///path.  [
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's --help, which click is told not to wrap."""
+    """The examples at the end of a command's --help; click does not wrap them."""
     return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
 
 
@@ -43,11 +43,11 @@ class Database:
 
         url = engines.parse(self.given_url)
         if engines.is_memory(url):
-            raise Failure("--url names a database in memory, which would end with this command; name a file")
+            raise Failure("--url names a database in memory, which would vanish with this command; name a file")
         return url
 
     def existing_url(self) -> URL:
-        """The URL of a database that is there: looking at one that is not must not make it."""
+        """The URL of a database that exists: a command that only looks must not create one."""
         from statestore.engine import hosts, sqlite_files
 
         url = self.url()
@@ -64,17 +64,17 @@ class Database:
         """Open the store.
 
         Args:
-            create: Make a SQLite file, or the tables in it, that do not exist.
-            options: What else `StateStore.open` takes.
+            create: Make the SQLite file, and the tables in it, if they do not exist.
+            options: Other options of `StateStore.open`.
         """
         from statestore import migrate
         from statestore.store import StateStore
 
         url = self.url() if create else self.existing_url()
         if not create and url.get_backend_name() == "sqlite":
-            # The store would make its tables, perhaps in a file that is somebody else's.
+            # The store would create its tables, perhaps in a file that belongs to another program.
             migrate.check(url, schema=self.schema)
-        # Without prepared statements it works behind any pooler, and few commands send a statement twice.
+        # This works behind any pooler, and few commands send a statement twice.
         options = {"prepared_statements": False, **options}
         return StateStore.open(url, namespace=self.namespace, schema=self.schema, **options)
 

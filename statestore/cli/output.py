@@ -1,4 +1,4 @@
-"""What the commands print: for people without anything that could steer their terminal, for programs as JSON."""
+"""What the commands print: text without terminal control sequences for people, JSON for programs."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Failure(click.ClickException):
 
 
 def json_text(value: Any) -> str:
-    """*value* as JSON on one line, safe for a terminal: what could steer it is written as an escape of JSON's own."""
+    """*value* as JSON on one line, safe for a terminal: control characters are written as JSON escapes."""
     text = orjson.dumps(value, default=_json_value, option=orjson.OPT_UTC_Z).decode()
     return UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 

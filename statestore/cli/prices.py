@@ -13,22 +13,22 @@ _RATES = ("input_price", "output_price", "cache_read_price", "cache_write_price"
 
 @click.group(epilog=examples("statestore prices sync", "statestore prices set my-model --input 3 --output 15"))
 def prices() -> None:
-    """Look at what models cost, and change it.
+    """Show and set what models cost.
 
-    Entries that come without a cost get it as they are appended, where the price of their model is known. Prices are
-    US dollars for a million tokens.
+    An entry without a cost gets one when it is appended, if the price of its model is known. Prices are in US dollars
+    per million tokens.
     """
 
 
 @prices.command(epilog=examples("statestore prices sync", "statestore prices sync --apply"))
-@click.option("--apply", "apply_too", is_flag=True, help="Then compute the cost of entries that have none.")
+@click.option("--apply", "apply_too", is_flag=True, help="Then compute the cost of entries without one.")
 @store_options
 @json_option
 def sync(database: Database, apply_too: bool, as_json: bool) -> None:
-    """Take over the prices of the package genai-prices, for all namespaces.
+    """Copy the prices of the package genai-prices into the database, for all namespaces.
 
-    They replace those of an earlier sync. Prices that were set stay, and go before them. To get newer prices,
-    upgrade the package; it comes with: pip install 'statestore[prices]'
+    They replace the prices of an earlier sync. Prices that were set by hand stay and take precedence. To get newer
+    prices, upgrade the package; install it with: pip install 'statestore[prices]'
     """
     from statestore.importers import genai_prices
     from statestore.shared_prices import prices_through
@@ -40,7 +40,7 @@ def sync(database: Database, apply_too: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json_text({"prices": taken, "source": rows[0][0].source, "entries_priced": priced}))
         return
-    click.echo(f"took over {counted(taken, 'price')} from {rows[0][0].source}")
+    click.echo(f"copied {counted(taken, 'price')} from {rows[0][0].source}")
     if priced is not None:
         click.echo(f"computed the cost of {counted(priced, 'entry')}")
 
@@ -49,9 +49,9 @@ def sync(database: Database, apply_too: bool, as_json: bool) -> None:
 @store_options
 @json_option
 def apply(database: Database, as_json: bool) -> None:
-    """Compute the cost of entries that have none, by the prices of today.
+    """Compute the cost of entries without one, at today's prices.
 
-    Only of entries that are there: what was deleted before stays unpriced in the reports.
+    Usage of entries that are already deleted stays unpriced in the reports.
     """
     with database.open() as store:
         priced = _apply(store)
@@ -72,7 +72,7 @@ def _apply(store: Any) -> int:
 @store_options
 @json_option
 def list_(database: Database, model: str, as_json: bool) -> None:
-    """List the prices that are known, the namespace's own first."""
+    """List the known prices, the namespace's own first."""
     with database.open() as store:
         found = [price for price in store.prices.all() if model.lower() in price.model.lower()]
     if as_json:
@@ -103,7 +103,7 @@ def list_(database: Database, model: str, as_json: bool) -> None:
 )
 @click.argument("model")
 @click.option("--input", "input_price", type=float, required=True, metavar="USD", help="Input that is not cached.")
-@click.option("--output", "output_price", type=float, required=True, metavar="USD", help="Reasoning included.")
+@click.option("--output", "output_price", type=float, required=True, metavar="USD", help="Output, with reasoning.")
 @click.option("--cache-read", "cache_read_price", type=float, metavar="USD", help="[default: as --input]")
 @click.option("--cache-write", "cache_write_price", type=float, metavar="USD", help="[default: as --input]")
 @click.option("--provider", "provider_name", metavar="NAME", help="Only for calls that name this provider.")
@@ -111,7 +111,7 @@ def list_(database: Database, model: str, as_json: bool) -> None:
 @store_options
 @json_option
 def set_(database: Database, model: str, shared: bool, as_json: bool, **arguments: Any) -> None:
-    """Set the price of MODEL for the namespace, such as one that was negotiated, or for all with --shared."""
+    """Set the price of MODEL for the namespace, for example a negotiated one, or for all with --shared."""
     with database.open() as store:
         _prices(store, shared).set(model, **arguments)
     click.echo(json_text({"model": model, **arguments}) if as_json else f"set the price of {visible(model)}")
@@ -124,14 +124,14 @@ def set_(database: Database, model: str, shared: bool, as_json: bool, **argument
 @store_options
 @json_option
 def remove(database: Database, model: str, provider_name: str | None, shared: bool, as_json: bool) -> None:
-    """Remove the prices of MODEL that the namespace has, or all share with --shared. Exit code 1 if there are none."""
+    """Remove the namespace's prices of MODEL, or with --shared those for all. The exit code is 1 if there are none."""
     with database.open() as store:
         removed = _prices(store, shared).remove(model, provider_name=provider_name)
     if not removed:
         named = "" if provider_name is None else f" for calls that name provider {provider_name!r}"
-        problem = f"namespace {database.namespace!r} has no price of its own of {model!r}{named}"
+        problem = f"namespace {database.namespace!r} has no price of its own for {model!r}{named}"
         if shared:
-            problem = f"no price of {model!r}{named} was set for all namespaces"
+            problem = f"no price for {model!r}{named} was set for all namespaces"
         raise Failure(f"{problem}; see: statestore prices ls")
     click.echo(json_text({"removed": removed}) if as_json else f"removed {counted(removed, 'price')}")
 

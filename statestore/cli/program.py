@@ -1,4 +1,4 @@
-"""The command itself: what it knows how to do, and how it ends."""
+"""The `statestore` command itself: its subcommands and its exit codes."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ _INTERRUPTED = 130  # What a shell reports for a command that Ctrl-C ended.
 
 
 class Program(click.Group):
-    """Ends each command in one line on stderr and an exit code, whatever happened; bugs keep their traceback."""
+    """Turns each failure into one line on stderr and an exit code; bugs keep their traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -52,10 +52,10 @@ class Program(click.Group):
 def main() -> None:
     """Sessions, conversation history and state of AI agents, in PostgreSQL or SQLite.
 
-    The database is the one that --url or STATESTORE_URL names, else the SQLite file statestore.db in the current
+    The database is the one that --url or STATESTORE_URL names, or else the SQLite file statestore.db in the current
     directory. Prefer STATESTORE_URL for a URL with a password: others on the machine can see command lines.
 
-    The exit code is 0 when all was done, 1 when it failed, stderr saying why, and 2 for a wrong command line.
+    The exit code is 0 for success, 1 for a failure, which stderr explains, and 2 for a wrong command line.
     """
 
 

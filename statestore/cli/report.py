@@ -33,15 +33,15 @@ _NAMES = "\n".join(f"  {report.name:<20}{report.summary}" for report in REPORTS.
     metavar="FILE",
     help="Write a page instead; - is standard output.",
 )
-@click.option("--since", type=Moment(), metavar="WHEN", help="From then on: 7d, 12h, 2026-01-31.  [default: ever]")
-@click.option("--until", type=Moment(), metavar="WHEN", help="Up to then, and without it.  [default: now]")
-@click.option("--tz", default="UTC", show_default=True, metavar="ZONE", help="Whose days: Europe/Berlin.")
-@click.option("--user", "user_id", metavar="USER", help="Only this user's.")
-@click.option("--agent", "agent_name", metavar="AGENT", help="Only this agent's.")
-@click.option("--provider", "provider_name", metavar="NAME", help="Only this provider's.")
-@click.option("--model", metavar="MODEL", help="Only this model's.")
-@click.option("--tool", "tool_name", metavar="TOOL", help="Only this tool's.")
-@click.option("--session", "session_id", metavar="ID", help="Only this session's.")
+@click.option("--since", type=Moment(), metavar="WHEN", help="The start: 7d, 12h, 2026-01-31.  [default: no limit]")
+@click.option("--until", type=Moment(), metavar="WHEN", help="The end, not included.  [default: now]")
+@click.option("--tz", default="UTC", show_default=True, metavar="ZONE", help="The time zone of days: Europe/Berlin.")
+@click.option("--user", "user_id", metavar="USER", help="Only this user.")
+@click.option("--agent", "agent_name", metavar="AGENT", help="Only this agent.")
+@click.option("--provider", "provider_name", metavar="NAME", help="Only this provider.")
+@click.option("--model", metavar="MODEL", help="Only this model.")
+@click.option("--tool", "tool_name", metavar="TOOL", help="Only this tool.")
+@click.option("--session", "session_id", metavar="ID", help="Only this session.")
 @click.option("--daily", is_flag=True, help="A row for each day instead of one for the whole period.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only N rows, the most expensive first.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")
@@ -64,8 +64,8 @@ def report(
 ) -> None:
     """Report what was used and what it cost, deleted conversations included.
 
-    NAME is a report, and a view in the database; --csv and --json have all its columns, under their names there, the
-    table those that fit. Days and weeks ago begin at midnight.
+    NAME is a report, and the name of a view in the database. --csv and --json have all columns of the view under their
+    own names; the table has the ones that fit. Days and weeks ago begin at midnight.
     """
     from statestore.checking import checks
     from statestore.repositories.usage.periods import zone
@@ -73,11 +73,11 @@ def report(
     if (name is None) == (html is None):
         raise click.UsageError("Name either a report or, with --html, a file.")
     if replace and html is None:
-        raise click.UsageError("--replace goes with --html.")
+        raise click.UsageError("--replace needs --html.")
     if as_csv and as_json:
-        raise click.UsageError("--csv and --json exclude each other.")
+        raise click.UsageError("--csv and --json cannot be combined.")
     for argument, value in narrow.items():
-        # Without a check an empty one, as of a shell variable that is not set, would be no entry's; or everybody's.
+        # Unchecked, an empty value, as from an unset shell variable, would match no entry, or every one.
         checks.optional_key(value, _option(argument))
     found = zone(tz)
     period = {"since": moment(since, found), "until": moment(until, found), "tz": tz}
@@ -93,7 +93,7 @@ def report(
         del given["tz"]
     for argument in given:
         if argument not in chosen.arguments:
-            raise click.UsageError(f"{name} takes no {_option(argument)}.")
+            raise click.UsageError(f"{name} does not take {_option(argument)}.")
     with database.open() as store:
         rows = getattr(store.usage, chosen.method)(**given)
     found_records = records(chosen, rows, daily=daily)
@@ -120,7 +120,7 @@ def _write_page(
 
     if formats or any(value is not None for value in others.values()):
         raise click.UsageError("--html takes --since, --until and --tz only.")
-    # Whether the file can be written is known before the reports are run, which may take long.
+    # The file is opened first, so that an unwritable one fails before the reports, which may take long.
     with written_file(file, replace, links=False) as target, database.open() as store:
         target.write(render(collect(store, **period)).encode())
     if file != "-":
@@ -128,11 +128,11 @@ def _write_page(
 
 
 def _print_csv(chosen: Report, rows: list[dict[str, Any]], *, daily: bool) -> None:
-    # The names of the columns stand there also when nothing else does.
+    # The header is written even if there are no rows.
     keys = [name for name in chosen.keys if name != "day" or daily or chosen.view.endswith("_by_day")]
     writer = csv.DictWriter(sys.stdout, fieldnames=[*keys, *chosen.columns], lineterminator="\n")
     writer.writeheader()
-    # A file gets the data as they are, a terminal nothing that could steer it.
+    # A file gets the data as they are; for a terminal, control characters are escaped.
     shown = visible if sys.stdout.isatty() else str
     for row in rows:
         plain = {name: _plain(value) for name, value in row.items()}
@@ -145,7 +145,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        # A spreadsheet would take a name that begins so for a formula.
+        # A spreadsheet would treat a name that begins like this as a formula.
         return "'" + value
     return value
 
@@ -157,7 +157,7 @@ def _table(chosen: Report, rows: list[dict[str, Any]]) -> list[str]:
     if "cost_usd" in names and len(rows) > 1:
         cells.append(_sums(names, rows))
     for column, name in enumerate(names):
-        if name not in chosen.keys:  # Numbers stand on the right.
+        if name not in chosen.keys:  # Numbers are aligned on the right.
             width = max(len(line[column]) for line in (head, *cells))
             for line in (head, *cells):
                 line[column] = line[column].rjust(width)
@@ -165,7 +165,7 @@ def _table(chosen: Report, rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _sums(names: list[str], rows: list[dict[str, Any]]) -> list[str]:
-    """The last line. What counts sessions cannot be added up, nor can latencies."""
+    """The last line. Counts of sessions cannot be added up, nor can latencies."""
     sums = []
     for name in names:
         values = [row[name] for row in rows if row[name] is not None]

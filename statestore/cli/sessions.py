@@ -23,13 +23,13 @@ _FORKS_SHOWN = 5
         "statestore sessions --order-by created_at --json | jq -r '.sessions[].session_id'",
     )
 )
-@click.option("--user", metavar="USER", help="Only this user's.")
-@click.option("--agent", metavar="AGENT", help="Only this agent's.")
-@click.option("--status", type=click.Choice(STATUSES), help="Only those in this status.")
+@click.option("--user", metavar="USER", help="Only this user's sessions.")
+@click.option("--agent", metavar="AGENT", help="Only this agent's sessions.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only sessions with this status.")
 @click.option("--order-by", type=click.Choice(get_args(OrderBy)), default="last_activity_at", show_default=True)
 @click.option("--ascending", is_flag=True, help="The earliest first instead of the latest.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many at most.")
-@click.option("--cursor", metavar="CURSOR", help="Go on where the page before ended, with the same order.")
+@click.option("--cursor", metavar="CURSOR", help="Continue after the previous page, in the same order.")
 @store_options
 @json_option
 def sessions(
@@ -45,7 +45,7 @@ def sessions(
 ) -> None:
     """List sessions, the latest first.
 
-    Where there are more than --limit, the cursor of the next page stands on stderr, and in the JSON as next_cursor.
+    If there are more than --limit, stderr shows the cursor of the next page; the JSON has it as next_cursor.
     """
     with database.open() as store:
         page = store.sessions.page(
@@ -65,9 +65,9 @@ def sessions(
         head = ("SESSION", "USER", "AGENT", "STATUS", "ENTRIES", "LAST ACTIVITY", "TITLE")
         click.echo("\n".join(table(head, [_row(session) for session in page.sessions])))
     else:
-        click.echo(f"no such sessions in namespace {visible(database.namespace)!r}", err=True)
+        click.echo(f"no matching sessions in namespace {visible(database.namespace)!r}", err=True)
     if page.next_cursor:
-        click.echo(f"there are more; for the next page add: --cursor {page.next_cursor}", err=True)
+        click.echo(f"there are more; for the next page, add: --cursor {page.next_cursor}", err=True)
 
 
 def _row(session: Session) -> tuple[str, ...]:
@@ -95,8 +95,8 @@ def _row(session: Session) -> tuple[str, ...]:
 def show(database: Database, session: str, last: int | None, as_json: bool) -> None:
     """Show a session: its attributes, its state and its conversation.
 
-    Control characters are shown as escapes; --json has every entry exactly as it was stored. Looking at a session with
-    a TTL is a use, and extends it.
+    Control characters are shown as escapes; --json has every entry exactly as it was stored. Showing a session with a
+    TTL counts as a use and extends it.
     """
     with database.open() as store:
         found = store.sessions.get(session)
@@ -112,7 +112,7 @@ def show(database: Database, session: str, last: int | None, as_json: bool) -> N
 
 
 def _entries(store: Any, session: Session, last: int | None) -> Iterator[Entry]:
-    """The entries that the session had when it was read, a page at a time: a history may be larger than memory."""
+    """The entries that the session had when it was read, page by page: a history may be larger than memory."""
     position = session.first_seq if last is None else max(session.first_seq, session.next_seq - last)
     while position < session.next_seq:
         page = store.history.read(session.session_id, after=position - 1, before=session.next_seq, limit=_READ_AT_ONCE)

@@ -1,4 +1,4 @@
-"""`statestore sweep` and `statestore retention`: delete what has expired, once or again and again."""
+"""`statestore sweep` and `statestore retention`: delete what has expired, once or on a schedule."""
 
 import logging
 import signal
@@ -36,17 +36,17 @@ _NOUNS = {
         "statestore sweep --namespace tenant-1 --time-budget 30s --json",
     )
 )
-@click.option("--every", type=Duration(), metavar="DURATION", help="Go on until stopped, with this pause: 60s, 5m.")
+@click.option("--every", type=Duration(), metavar="DURATION", help="Repeat until stopped, with this pause: 60s, 5m.")
 @click.option("--dry-run", is_flag=True, help="Only count what would be deleted.")
 @click.option("--batch-size", type=click.IntRange(1), default=500, show_default=True, help="Rows in a transaction.")
 @click.option(
-    "--time-budget", type=Duration(), metavar="DURATION", help="Stop a sweep after that; the rest is for later."
+    "--time-budget", type=Duration(), metavar="DURATION", help="Stop a sweep after this time; leave the rest for later."
 )
 @click.option(
     "--cache-max-entries",
     type=click.IntRange(0),
     metavar="N",
-    help="How many cache entries to leave.  [default: as many as have not expired]",
+    help="How many cache entries to leave.  [default: all that have not expired]",
 )
 @store_options
 @json_option
@@ -59,16 +59,16 @@ def sweep(
     cache_max_entries: int | None,
     as_json: bool,
 ) -> None:
-    """Delete what has expired, and sessions idle for longer than the namespace's retention allows.
+    """Delete what has expired, and sessions that were idle for longer than the namespace's retention allows.
 
-    Nobody can read any of it before. What it used and cost stays in the reports. Any number of sweeps may run at once,
-    and any may be killed at any time.
+    Nobody can read what has expired even before that. What it used and cost stays in the reports. Any number of sweeps
+    may run at once, and each may be killed at any time.
 
-    With --every it runs until SIGTERM or Ctrl-C, which end it within a second, with exit code 0. Then a sweep that has
-    found nothing says nothing, but for --json, where there is a line for each.
+    With --every it runs until SIGTERM or Ctrl-C, which end it within a second, with exit code 0. A sweep that finds
+    nothing then prints nothing, except with --json, which prints a line for each sweep.
     """
     if every is not None and dry_run:
-        raise click.UsageError("--every and --dry-run exclude each other.")
+        raise click.UsageError("--every and --dry-run cannot be combined.")
     with database.open(cache_max_entries=cache_max_entries) as store:
         if every is not None:
             _sweep_until_stopped(store, every, batch_size, time_budget, as_json)
@@ -94,7 +94,7 @@ def _sweep_until_stopped(
         if as_json or report.rows or not report.complete:
             _print(report, as_json)
 
-    # What is logged is said here already: without a handler, logging itself would print it too.
+    # Already printed here. Without a handler, logging would print warnings a second time.
     logging.getLogger("statestore.sweeper").addHandler(logging.NullHandler())
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -105,7 +105,7 @@ def _sweep_until_stopped(
             batch_size=batch_size,
             time_budget=time_budget,
             on_sweep=show,
-            on_error=lambda error: click.echo(f"error: {error}; the next sweep comes as planned", err=True),
+            on_error=lambda error: click.echo(f"error: {error}; the next sweep runs as planned", err=True),
         )
         with sweeper:
             while not stopped.wait(1) and sweeper.running:
@@ -145,7 +145,7 @@ def _bytes(size: int) -> str:
 
 
 class _Progress:
-    """A line on a terminal that says how far a sweep is; nothing elsewhere."""
+    """A line on a terminal that shows how far a sweep has come; nothing elsewhere."""
 
     def __init__(self, quiet: bool) -> None:
         self._shown = not quiet and sys.stderr.isatty()
@@ -168,17 +168,17 @@ class _Progress:
 
 
 @click.command(epilog=examples("statestore retention", "statestore retention --max-idle 90d"))
-@click.option("--max-idle", type=Duration(), metavar="DURATION", help="Delete sessions not written to for so long.")
+@click.option("--max-idle", type=Duration(), metavar="DURATION", help="Delete sessions not written to for this long.")
 @click.option("--forever", is_flag=True, help="Keep idle sessions.")
 @store_options
 @json_option
 def retention(database: Database, max_idle: timedelta | None, forever: bool, as_json: bool) -> None:
     """Show or set how long a session of the namespace may be idle before a sweep deletes it.
 
-    Holds for sessions without a TTL too, and for all processes from their next sweep on.
+    This also applies to sessions without a TTL, and to all processes from their next sweep on.
     """
     if forever and max_idle is not None:
-        raise click.UsageError("--max-idle and --forever exclude each other.")
+        raise click.UsageError("--max-idle and --forever cannot be combined.")
     with database.open() as store:
         if forever or max_idle is not None:
             store.set_retention(max_idle)

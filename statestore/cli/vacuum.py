@@ -1,4 +1,4 @@
-"""`statestore vacuum`: give the space of what was deleted back."""
+"""`statestore vacuum`: give the space of deleted rows back."""
 
 from dataclasses import asdict
 
@@ -10,15 +10,15 @@ from statestore.cli.output import Failure, json_text
 
 
 @click.command(epilog=examples("statestore vacuum", "statestore vacuum --full --url sqlite:///old.db"))
-@click.option("--full", is_flag=True, help="Write the whole file anew, in one go.")
+@click.option("--full", is_flag=True, help="Rewrite the whole file in one go.")
 @database_options
 @json_option
 def vacuum(database: Database, full: bool, as_json: bool) -> None:
-    """Give the space of what was deleted back, of a SQLite file and its log.
+    """Give the space of deleted rows back, in a SQLite file and its log.
 
-    A little at a time: others read and write meanwhile, and it may be stopped at any time. With --full in one go, which
-    takes the space of another copy, and during which nobody writes; a file that an older version made needs that once.
-    A PostgreSQL server does this by itself, and is left alone.
+    This works in small steps: others can read and write meanwhile, and you can stop it at any time. --full does it in
+    one go, needs disk space for another copy, and blocks writers; a file that an older version made needs this once. A
+    PostgreSQL server does this by itself and is left alone.
     """
     from statestore.vacuuming import NeedsFullVacuum
     from statestore.vacuuming import vacuum as run
@@ -32,12 +32,12 @@ def vacuum(database: Database, full: bool, as_json: bool) -> None:
             report = run(store, full=full, expect=bar.expect, progress=bar.advance)
         except NeedsFullVacuum:
             raise Failure(
-                "this file was made by a version that could not give space back a little at a time; "
-                "write it anew once with --full, while nobody writes to it"
+                "an older version made this file, and its space cannot be given back in small steps; "
+                "rewrite it once with --full, while nobody writes to it"
             ) from None
     if as_json:
         click.echo(json_text(asdict(report)))
         return
     click.echo(f"{report.before:,} bytes before, {report.after:,} now")
     if not report.complete:
-        click.echo("the log could not be emptied while others use it; run this again later", err=True)
+        click.echo("the log could not be emptied because others are using it; run this again later", err=True)

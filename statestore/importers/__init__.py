@@ -1,4 +1,4 @@
-"""Conversations, caches and prices from elsewhere, as functions; the command line only calls them."""
+"""Imports of conversations, caches and prices, as functions; the command line only calls them."""
 
 from statestore.importers.cache_files import CacheReport, cache_entries
 from statestore.importers.claude_transcripts import ClaudeCodeReport, claude_code

@@ -1,11 +1,11 @@
-"""Cache entries as files: one JSON object in a line, and the cache.json of Conexus.
+"""Cache entries as files: JSON Lines with one object per entry, and the cache.json of Conexus.
 
-A line holds all that `CacheEntry` does. Its `codec` says what `value` is: JSON as it stands, text, or bytes in base64.
+A line has all fields of `CacheEntry`. Its `codec` says what `value` is: JSON as it is, text, or bytes in base64.
 
-Conexus saves a JSON object by key, of its Go structs: `Key`, `Output`, `Metadata` with `Agent`, `Request`,
+Conexus saves its Go structs as one JSON object by key: `Key`, `Output`, `Metadata` with `Agent`, `Request`,
 `ContentHash` and `Tags`, `CreatedAt`, `LastAccessed`, `AccessCount`. How long an entry lives is not in the file but in
-its configuration, an hour by default. Read tolerantly: a field may be spelled in snake or camel case, too, and stand
-beside or within the metadata.
+its configuration, an hour by default. The reader is tolerant: a field may also be spelled in snake or camel case, and
+be inside or beside the metadata.
 """
 
 import base64
@@ -53,7 +53,7 @@ _FIELDS = frozenset(
     }
 )
 
-# As far as it goes, if the line was cut off.
+# Matches the beginning, since the line may be cut off.
 _BEGINNING = re.compile(rb'\{\s*"key"\s*:\s*"')
 
 
@@ -62,28 +62,28 @@ class CacheReport:
     """What an import of cache entries has done."""
 
     restored: int
-    """Entries that are in the cache now as they are in the file."""
+    """Entries that are now in the cache as they are in the file."""
     expired: int
-    """Entries that were left out since they have expired."""
+    """Entries that were left out because they had expired."""
     newer: int
-    """Entries that were left out since their keys were set anew after them."""
+    """Entries that were left out because their keys have been set again since."""
 
 
 def cache_entries(
     store: "StateStore", source: Source, *, format: CacheFormat = "auto", ttl: timedelta | NeverType | None = None
 ) -> CacheReport:
-    """Bring back the entries of a file that `statestore cache export` wrote, or of Conexus' cache.json.
+    """Import the entries of a file that `statestore cache export` wrote, or of Conexus' cache.json.
 
-    They keep their times, and replace those of the same keys that were set before them. Those that have expired are
-    left out, and those whose keys were set anew since. All or none, in one transaction; the same import again changes
-    nothing.
+    They keep their times, and replace older entries of the same keys. Expired entries are left out, and so are entries
+    whose keys have been set again since. Either all of the others are imported or none, in one transaction. Repeating
+    the import changes nothing.
 
     Args:
-        store: Where to. Its limits hold: a store that was opened with `cache_max_entries=None` evicts nothing.
+        store: The store to import into. Its limits apply: a store opened with `cache_max_entries=None` evicts nothing.
         source: The path of a file, or a file that is open for reading in binary. A line, and a cache.json as a whole,
             may have 128 MiB.
-        format: What wrote the file. By default its beginning tells.
-        ttl: How long entries of Conexus live, whose files do not say; NEVER for no end, by default an hour.
+        format: What wrote the file. By default its beginning decides.
+        ttl: How long entries of Conexus live, since its files do not say; NEVER for no expiry, by default an hour.
 
     Raises:
         InvalidValueError: An argument cannot be used, or the file cannot be read, or something in it is not an entry;
@@ -93,7 +93,7 @@ def cache_entries(
     check_store(store)
     checks.one_of(format, ("auto", "statestore", "conexus"), "format")
     if ttl is not NEVER:
-        checks.ttl(ttl, "ttl", hint="use NEVER for no end")
+        checks.ttl(ttl, "ttl", hint="use NEVER for no expiry")
     with closing(_placed(source, format, ttl)) as entries:
         return restore(store, entries)
 
@@ -101,7 +101,7 @@ def cache_entries(
 def _placed(
     source: Source, format: CacheFormat, ttl: timedelta | NeverType | None
 ) -> Generator[tuple[str, CacheEntry], None, None]:
-    """The entries of a file, each with the file and the place in it. A path is opened, and closed at the end."""
+    """The entries of a file, each with the file and its place in it. A *source* given by path is closed."""
     name = name_of(source)
     try:
         with open(source, "rb") if isinstance(source, str | os.PathLike) else nullcontext(source) as file:
@@ -114,10 +114,10 @@ def _placed(
 
 
 def read(file: BinaryIO, format: CacheFormat, ttl: timedelta | NeverType | None) -> Iterator[tuple[str, CacheEntry]]:
-    """The entries of a file, each with where it is: line by line, or all at once if the file is one document.
+    """The entries of a file, each with its place in it: line by line, or all at once if the file is one document.
 
     Raises:
-        InvalidValueError: Something is not an entry; the message begins with where that is.
+        InvalidValueError: Something is not an entry; the message begins with its place.
     """
     lines = json_files.lines(file)
     first = next(lines, (1, b""))
@@ -131,10 +131,10 @@ def read(file: BinaryIO, format: CacheFormat, ttl: timedelta | NeverType | None)
 
 
 def restore(store: "StateStore", entries: Iterable[tuple[str, CacheEntry]]) -> CacheReport:
-    """Put entries into the cache, each of which comes with where it is in a file; all or none.
+    """Put entries, each given with its place in a file, into the cache; all or none.
 
     Raises:
-        InvalidValueError: An entry cannot be stored; the message begins with where it is. Nothing was written.
+        InvalidValueError: An entry cannot be stored; the message begins with its place. Nothing was written.
     """
     now = datetime.now(UTC)
     restored = expired = newer = 0
@@ -154,7 +154,7 @@ def restore(store: "StateStore", entries: Iterable[tuple[str, CacheEntry]]) -> C
 
 
 def dump(entry: CacheEntry) -> bytes:
-    """The line of an entry, with its end."""
+    """The line for an entry, with its newline."""
     value = entry.value
     codec = "bytes" if isinstance(value, bytes) else "str" if isinstance(value, str) else "json"
     record = {
@@ -177,17 +177,17 @@ def dump(entry: CacheEntry) -> bytes:
 
 
 def written_by_dump(data: bytes) -> bool:
-    """Whether a file seems to be one that `dump` wrote, though it may have been cut off anywhere."""
+    """Whether `dump` seems to have written a file, even if the file was cut off."""
     first = data.split(b"\n", 1)[0].strip()
-    # A line of ours is a whole object, which begins with the key; Conexus writes one object over many lines.
+    # A line from `dump` is a whole object that begins with the key; Conexus writes one object over many lines.
     return not first or _BEGINNING.match(first) is not None or (first.endswith(b"}") and b'"codec"' in first)
 
 
 def load(lines: Iterable[bytes]) -> Iterator[tuple[str, CacheEntry]]:
-    """The entries of a file that `dump` wrote, each with where it stands.
+    """The entries of a file that `dump` wrote, each with its place.
 
     Raises:
-        InvalidValueError: A line is no entry; the message says which and why.
+        InvalidValueError: A line is not an entry; the message says which line and why.
     """
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -204,7 +204,7 @@ def _entry(line: bytes, where: str) -> CacheEntry:
     metadata = record.get("metadata")
     expires_at, keep_until = (_time(record.get(name), where) for name in ("expires_at", "keep_until"))
     if keep_until is not None and (expires_at is None or keep_until < expires_at):
-        raise InvalidValueError(where, "has a keep_until that is not behind its expires_at")
+        raise InvalidValueError(where, "has a keep_until that is earlier than its expires_at")
     return CacheEntry(
         key=record["key"],
         value=_value(record["value"], record["codec"], where),
@@ -231,16 +231,16 @@ def _value(value: Any, codec: Any, where: str) -> Any:
         try:
             return base64.b64decode(value, validate=True)
         except binascii.Error:
-            raise InvalidValueError(where, "holds bytes that are not base64") from None
-    raise InvalidValueError(where, "holds a value that is not of its codec, which is json, str or bytes")
+            raise InvalidValueError(where, "has bytes that are not base64") from None
+    raise InvalidValueError(where, "has a value that does not match its codec, which is json, str or bytes")
 
 
 def load_conexus(data: bytes, *, ttl: timedelta | None = CONEXUS_TTL) -> list[tuple[str, CacheEntry]]:
-    """The entries of Conexus' cache.json, the least recently used first, each with where it stands.
+    """The entries of Conexus' cache.json, the least recently used first, each with its place.
 
     Args:
-        data: The file.
-        ttl: How long an entry lives that does not say it itself; None for no end.
+        data: The content of the file.
+        ttl: How long an entry lives if it does not say so itself; None for no expiry.
 
     Raises:
         InvalidValueError: The file is something else; the message says where and why.
@@ -253,7 +253,7 @@ def load_conexus(data: bytes, *, ttl: timedelta | None = CONEXUS_TTL) -> list[tu
     elif isinstance(found, list):
         pairs = [(None, one) for one in found]
     else:
-        raise InvalidValueError("cache.json", "holds no entries; Conexus saves them as an object by key")
+        raise InvalidValueError("cache.json", "has no entries; Conexus saves them as an object by key")
     entries = [
         (f"entry {number}", _conexus_entry(key, one, f"entry {number}", ttl))
         for number, (key, one) in enumerate(pairs, start=1)
@@ -263,7 +263,7 @@ def load_conexus(data: bytes, *, ttl: timedelta | None = CONEXUS_TTL) -> list[tu
 
 def _conexus_entry(key: str | None, given: Any, where: str, ttl: timedelta | None) -> CacheEntry:
     if not isinstance(given, Mapping):
-        raise InvalidValueError(where, "is no object")
+        raise InvalidValueError(where, "is not an object")
     fields = _plain(given)
     metadata = fields.get("metadata")
     if isinstance(metadata, Mapping):
@@ -272,7 +272,7 @@ def _conexus_entry(key: str | None, given: Any, where: str, ttl: timedelta | Non
     created_at = _time(_first(fields, "createdat", "created"), where)
     value = _first(fields, "output", "response", "value", "result")
     if not isinstance(key, str) or created_at is None or not fields.keys() & {"output", "response", "value", "result"}:
-        raise InvalidValueError(where, "has no Key, Output or CreatedAt; is it a cache entry of Conexus?")
+        raise InvalidValueError(where, "lacks Key, Output or CreatedAt; is it a cache entry of Conexus?")
     expires_at = _time(_first(fields, "expiresat", "expires"), where)
     own_ttl = fields.get("ttl")
     if isinstance(own_ttl, int) and own_ttl > 0:
@@ -299,7 +299,7 @@ def _conexus_entry(key: str | None, given: Any, where: str, ttl: timedelta | Non
 
 
 def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
-    """By names without case and underscores: CreatedAt, createdAt and created_at are one."""
+    """The fields by lower-case names without underscores: CreatedAt, createdAt and created_at are the same."""
     return {name.replace("_", "").lower(): value for name, value in given.items()}
 
 
@@ -311,12 +311,12 @@ def _list(value: Any, where: str) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise InvalidValueError(where, "has tags that are no list")
+        raise InvalidValueError(where, "has tags that are not a list")
     return value
 
 
 def _time(value: Any, where: str) -> datetime | None:
-    """A time; None for none, and for Go's zero time."""
+    """A time; None if there is none, and for Go's zero time."""
     if value is None or value == "":
         return None
     try:

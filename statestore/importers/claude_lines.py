@@ -1,4 +1,4 @@
-"""Reading Claude Code's transcripts: files, the lines in them that carry a message, and whose these are."""
+"""Reading Claude Code's transcripts: files, the lines in them that contain a message, and whose lines these are."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from statestore.checking import json_files
 from statestore.importers.json_lines import LineError, parse_line
 from statestore.importers.problems import Problems
 
-# Longer than a block of a response takes: its line is written when the block is complete.
+# Longer than any block of a response takes; a line is written when its block is complete.
 _SETTLED = timedelta(minutes=10).total_seconds()
 _TIMESTAMP = re.compile(rb'"timestamp"\s*:\s*"([^"]+)"')
 _LOOK = 1 << 16
@@ -21,7 +21,7 @@ _LOOK = 1 << 16
 
 @dataclass(slots=True)
 class Line:
-    """A line that carries a message."""
+    """A line that contains a message."""
 
     number: int
     uuid: str | None
@@ -53,23 +53,23 @@ class Line:
 
 @dataclass(slots=True)
 class Transcript:
-    """One session: a file, or what a sub-agent has written into the file of another."""
+    """One session: a file, or what a sub-agent has written into another session's file."""
 
     path: Path
     session_id: str
     parent_id: str | None = None
-    # When the file was written to, in seconds since 1970.
+    # When the file was last written to, in seconds since 1970.
     written_at: float = 0
     title: tuple[str, int] | None = None
     lines: list[Line] = field(default_factory=list)
 
     def first(self, name: str) -> tuple[str, int] | None:
-        """The first text that lines have under a name, and the number of its line."""
+        """The first text under a name in any line, and the number of that line."""
         found = ((line.record.get(name), line.number) for line in self.lines)
         return next(((value, number) for value, number in found if isinstance(value, str) and value), None)
 
     def finished(self) -> tuple[list[Line], str | None]:
-        """The lines but for one that waits, and the response that it belongs to."""
+        """The lines that are ready to be stored, and the response that the last line still waits for, if it does."""
         last = self.lines[-1].message_id
         if last is None or _settled(self.written_at):
             return self.lines, None
@@ -85,12 +85,12 @@ def files(path: Path) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class FileLines:
-    """What a file holds."""
+    """The contents of a file."""
 
     transcripts: list[Transcript]
     """Its session first, then the sub-agents between its lines."""
     skipped: int
-    """How many lines carry no message."""
+    """How many lines contain no message."""
     unfinished: int
     """How many lines, one at most, are still being written."""
 
@@ -111,7 +111,7 @@ def read(path: Path, problems: Problems) -> FileLines:
             try:
                 record = parse_line(text)
                 if not isinstance(record, dict):
-                    raise LineError("not a JSON object")
+                    raise LineError("is not a JSON object")
                 line = _line(number, record)
             except LineError as error:
                 if not text.endswith(b"\n") and not _settled(main.written_at):
@@ -133,7 +133,7 @@ def read(path: Path, problems: Problems) -> FileLines:
 
 
 def _settled(written_at: float) -> bool:
-    """Whether nobody has written to a file for so long that what is there is all."""
+    """Whether nobody has written to a file for so long that it can be taken as complete."""
     return abs(time.time() - written_at) > _SETTLED
 
 
@@ -143,7 +143,7 @@ def _line(number: int, record: dict[str, Any]) -> Line | None:
     if record.get("type") not in ("user", "assistant") or not isinstance(message, dict):
         return None
     if not isinstance(message.get("role"), str):
-        raise LineError("a message without a role")
+        raise LineError("has a message without a role")
     return Line(
         number,
         _text(record.get("uuid")),
@@ -155,7 +155,7 @@ def _line(number: int, record: dict[str, Any]) -> Line | None:
 
 
 def _split(main: Transcript, lines: Iterable[Line]) -> list[Transcript]:
-    """Give the session its lines, and each sub-agent its own: known by its id, or by the line it began with."""
+    """Give the session and each sub-agent its lines; a sub-agent is recognised by its id or its first line."""
     chains: dict[str, str] = {}
     split: dict[str, Transcript] = {}
     for line in lines:
@@ -177,7 +177,7 @@ def _text(value: Any) -> str | None:
 
 
 def age(path: Path) -> tuple[bool, str, str, str]:
-    """When a transcript begins and ends, so that a copy comes behind its original; sub-agents come last."""
+    """A sort key: the times at which a transcript begins and ends, so a copy follows its original; sub-agents last."""
     is_agent = path.stem.startswith("agent-")
     try:
         with path.open("rb") as file:
@@ -187,6 +187,6 @@ def age(path: Path) -> tuple[bool, str, str, str]:
     except OSError:
         return is_agent, "", "", path.name
     first, last = _TIMESTAMP.findall(head), _TIMESTAMP.findall(tail)
-    # Bytes that are not text are the reader's to report.
+    # If these bytes are not text, `read` reports it.
     begun, ended = (found[at].decode(errors="replace") if found else "" for found, at in ((first, 0), (last, -1)))
     return is_agent, begun, ended, path.name

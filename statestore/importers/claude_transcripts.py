@@ -1,17 +1,18 @@
 """Claude Code's transcripts: what is in `~/.claude/projects/**/*.jsonl`.
 
-A line that carries a message is an entry, its message kept as it is. Some of what it used would be counted twice:
+Each line with a message becomes an entry, and the message is kept as it is. Usage must not be counted twice:
 
 - A response is written in several lines, one for each block of its content, and each repeats its `message.id` and its
-  usage. The first of them gets the usage, in the figures of the last.
-- A response that is still being written has figures that are not its last, and what is stored does not change: its
-  newest line waits until the response says why it stopped, or until nobody has written to the file for a while. What
-  the lines before it leave out it then brings. If lines of others follow it, it does not wait: the figures so far are
-  stored, and a later line of the response gets what has come on top of them.
-- A session that was resumed may begin with a copy of the one before. Files are read in the order of their times, and
-  what another file of this run has had, or another session in the database by the ids of the lines, only counts there.
-- Lines of a sub-agent are in a file of their own or, in older transcripts, between those of the session. Each
-  sub-agent is a session of its own, forked from its session before the first entry.
+  usage. The first of these lines gets the usage, with the figures of the last.
+- The figures of a response that is still being written are not final, and stored entries do not change. So the newest
+  line waits until the response says why it stopped, or until nobody has written to the file for a while; then it gets
+  the usage that the lines before it do not have. If lines of other responses follow, it does not wait: the figures so
+  far are stored, and a later line of the response gets the rest.
+- A resumed session may begin with a copy of the one before. Files are read in the order of their times. What was
+  already in another file of this run, or is in another session of the database under the same line ids, counts only
+  there.
+- Lines of a sub-agent are in a separate file or, in older transcripts, between those of the session. Each sub-agent is
+  a separate session, forked from its session before the first entry.
 """
 
 import os
@@ -36,32 +37,32 @@ if TYPE_CHECKING:
 _BATCH = 500
 _REFUSED = (ConflictError, InvalidValueError, NotFoundError)
 _DURATIONS = ("durationMs", "totalDurationMs")
-# What of a line is kept beside its message.
+# The fields of a line that are kept beside its message.
 _KEPT = ("requestId", "parentUuid", "cwd", "gitBranch", "version", "agentId", "isMeta")
-# Said by the program itself, in the name of no model.
+# The "model" of messages that the program itself wrote.
 _SYNTHETIC = "<synthetic>"
 
 
 @dataclass(frozen=True, slots=True)
 class ClaudeCodeReport:
-    """What an import of transcripts has done."""
+    """What an import of transcripts did."""
 
     files: int = 0
     """Files that were read."""
     sessions_new: int = 0
-    """Sessions that were made, those of sub-agents included."""
+    """Sessions that were created, those of sub-agents included."""
     sessions_extended: int = 0
-    """Sessions that were there, and got further entries."""
+    """Sessions that already existed and got new entries."""
     sessions_unchanged: int = 0
-    """Sessions that had all entries already."""
+    """Sessions that already had all entries."""
     entries_added: int = 0
     """Entries that were appended, in all sessions."""
     lines_skipped: int = 0
-    """Lines that carry no message, such as titles and snapshots of files."""
+    """Lines without a message, such as titles and snapshots of files."""
     lines_failed: int = 0
-    """Lines and files that were left out, and attributes of sessions, each of which was reported."""
+    """Lines, files and attributes of sessions that were left out; each was reported."""
     lines_unfinished: int = 0
-    """Lines that were left for the next import, since they are still being written."""
+    """Lines that were left for the next import because they are still being written."""
 
 
 def claude_code(
@@ -73,34 +74,34 @@ def claude_code(
     progress: Callable[[Path], object] | None = None,
     on_problem: OnProblem | None = None,
 ) -> ClaudeCodeReport:
-    """Import transcripts of Claude Code, each as a session, with what they used.
+    """Import transcripts of Claude Code, each as a session, with their usage.
 
-    Messages are kept as they are. Each sub-agent is a session of its own, forked from its session before the first
-    entry. A response that is written in several lines counts once, also if a resumed session begins with a copy of
-    another, as long as that is there or was imported and not deleted. Costs are computed if prices are known. Nothing
-    is written to *path*.
+    Messages are kept as they are. Each sub-agent becomes a separate session, forked from its session before the first
+    entry. A response that is written in several lines counts once, even if a resumed session begins with a copy of
+    another, as long as the other is there or was imported and not deleted. Costs are computed if prices are known.
+    Nothing is written to *path*.
 
-    What is there already stays, and what is new is appended; so the same import again changes nothing, and completes
-    one that was cut off. A session is appended to by 500 entries at a time, each time all or none. A file's last line
-    is left for the next import if it is not complete, or belongs to a response that has not said why it stopped, unless
-    nobody has written to the file for ten minutes.
+    What is already stored stays, and what is new is appended. Repeating an import therefore changes nothing, and
+    completes one that was cut off. Entries are appended to a session 500 at a time, each time all or none. A file's
+    last line is left for the next import if it is incomplete, or belongs to a response that has not said why it
+    stopped, unless nobody has written to the file for ten minutes.
 
     Args:
-        store: Where to.
+        store: The store to import into.
         path: A transcript, or a folder with all `*.jsonl` files below it, such as `Path.home() / ".claude/projects"`.
         user_id: The user that new sessions belong to.
-        expect: Called once, before anything is written, with the number of files.
+        expect: Called once with the number of files, before anything is written.
         progress: Called with each file that is done.
-        on_problem: Called with each line, file or attribute of a session that is left out, since it cannot be read or
-            stored. The others go in. Without it the first one raises.
+        on_problem: Called with each line, file or attribute of a session that is left out because it cannot be read or
+            stored. The others are imported. If None, the first problem raises.
 
     Returns:
         How many files, sessions, entries and lines were read, written and left out.
 
     Raises:
-        InvalidValueError: There is nothing at *path*, or an argument cannot be used. Nothing was written. Or a line
-            cannot be imported, and there is no *on_problem*; the message names the file and the line. What was appended
-            before stays.
+        InvalidValueError: *path* does not exist, or an argument cannot be used. Nothing was written. Or a line cannot
+            be imported, and there is no *on_problem*; the message names the file and the line. What was appended before
+            stays.
         ConflictError: A line contradicts what is stored under its id, and there is no *on_problem*. What was appended
             before stays.
         DatabaseError: The database failed. What was appended before stays.
@@ -109,7 +110,7 @@ def claude_code(
     checks.optional_key(user_id, "user_id")
     place = Path(path)
     if not place.exists():
-        raise InvalidValueError("path", f"there is no {place}; name the file or the folder to import")
+        raise InvalidValueError("path", f"{place} does not exist; name the file or folder to import")
     found = files(place)
     if expect is not None:
         expect(len(found))
@@ -123,7 +124,7 @@ def claude_code(
 
 
 class TranscriptWriter:
-    """Writes transcripts as sessions. What is there already stays."""
+    """Writes transcripts as sessions. What is already stored stays."""
 
     def __init__(self, store: "StateStore", problems: Problems, *, user_id: str | None) -> None:
         self._store = store
@@ -134,7 +135,7 @@ class TranscriptWriter:
         """What was done, by the fields of `ClaudeCodeReport`."""
 
     def write(self, path: Path) -> None:
-        """Write what a file holds."""
+        """Write the sessions of a file."""
         self.counts["files"] += 1
         try:
             found = read(path, self._problems)
@@ -173,7 +174,7 @@ class TranscriptWriter:
             self.counts["sessions_unchanged"] += 1
 
     def _open(self, transcript: Transcript) -> int | None:
-        """The last position of the session; None if it had to be made."""
+        """The last position of the session; None if it had to be created."""
         sessions = self._store.sessions
         found = sessions.find(transcript.session_id)
         if found is not None:
@@ -206,7 +207,7 @@ class TranscriptWriter:
     def _storable(
         self, transcript: Transcript, name: str, found: tuple[str, int] | None, *, json: bool = False
     ) -> str | None:
-        """What a session's attribute is to be; None, and a report, for text that cannot be stored."""
+        """The value for a session's attribute; None, and a report, if the text cannot be stored."""
         if found is None:
             return None
         text, number = found
@@ -221,10 +222,10 @@ class TranscriptWriter:
             return None
 
     def _known(self, session_id: str, last: int, lines: list[Line]) -> dict[str, Usage | None]:
-        """What is stored already: by the entry's id what it used, or None if nobody looked.
+        """The usage of what is already stored, by entry id; None for entries that were not looked at.
 
-        If the newest entry is the line of its position, all before it are taken to be theirs, and only those of its
-        response are looked at: nothing else can go on behind them.
+        If the newest entry matches the line at its position, all earlier entries are assumed to match too. Only those
+        of responses that continue after it are read.
         """
         history = self._store.history
         if last <= len(lines):
@@ -242,7 +243,7 @@ class TranscriptWriter:
             position = page[-1].seq
 
     def _append(self, transcript: Transcript, numbered: list[tuple[NewEntry, int]]) -> int:
-        """Append entries, and return how many were new. A line that is refused is left out."""
+        """Append entries, and return how many were new. Lines that are refused are left out."""
         session_id = transcript.session_id
         try:
             before = self._store.sessions.get(session_id).next_seq
@@ -262,7 +263,7 @@ class TranscriptWriter:
         known: Mapping[str, Usage | None],
         waiting: str | None,
     ) -> Iterator[NewEntry]:
-        """What is to be appended for the *new* ones of the lines. The response that is *waiting* is not counted yet."""
+        """The entries to append for the *new* lines. The usage of the response that is *waiting* is left out."""
         due = self._responses.due(session_id, lines, new, known)
         for line in new:
             usage = Usage()
@@ -295,7 +296,7 @@ def _error(record: Mapping[str, Any], message: Mapping[str, Any]) -> str | None:
 
 
 def _duration(result: Any) -> timedelta | None:
-    """How long a tool has run, if its result says so."""
+    """How long a tool ran, if its result says so."""
     for name in _DURATIONS if isinstance(result, Mapping) else ():
         value = result.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 10**11:

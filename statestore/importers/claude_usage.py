@@ -1,7 +1,7 @@
-"""What of a response's usage is still to be counted, so that it counts once.
+"""How much of a response's usage still has to be counted, so that it counts once.
 
-Claude Code writes a response in several lines, and each of them repeats its usage; a session that was resumed may begin
-with a copy of the one before. `claude_transcripts` has the rules.
+Claude Code writes a response in several lines, and each of them repeats its usage; a resumed session may begin with a
+copy of the one before. `claude_transcripts` has the rules.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,20 +23,20 @@ _BATCH = 500
 
 
 class CountedResponses:
-    """The responses whose usage is counted already: by this import, or by sessions that are in the store."""
+    """The responses whose usage is already counted: by this import, or by sessions in the store."""
 
     def __init__(self, store: "StateStore") -> None:
         self._store = store
         self._counted: set[str] = set()
 
     def add(self, response: str) -> None:
-        """Note that this import counts a response."""
+        """Note that this import has counted a response."""
         self._counted.add(response)
 
     def due(
         self, session_id: str, lines: list[Line], new: list[Line], known: Mapping[str, Usage | None]
     ) -> dict[str, Usage]:
-        """What is still to be counted of the responses of the *new* lines."""
+        """The usage that still has to be counted for the responses of the *new* lines."""
         final: dict[str, Usage] = {}
         for line in lines:
             if line.response is not None and isinstance(line.message.get("usage"), Mapping):
@@ -46,7 +46,7 @@ class CountedResponses:
         for line in lines:
             if line.response in due and (entry_id := line.entry_id) in known:
                 used = known[entry_id]
-                if used is None:  # It is not there any more to be asked.
+                if used is None:  # It was not read: it is taken as counted.
                     counted[line.response] = final[line.response]
                 elif used != Usage():
                     counted[line.response] = _sum(counted.get(line.response, Usage()), used)
@@ -60,10 +60,10 @@ class CountedResponses:
         }
 
     def _elsewhere(self, session_id: str, lines: list[Line]) -> set[str]:
-        """The responses of which another session has a line, from an import before this one or from this one.
+        """The responses of which another session has a line, from this import or an earlier one.
 
-        Whether that line carries usage does not matter: where another copy has it, it was not to be counted again
-        either. Sessions that have expired count, since their usage stays in the reports.
+        It does not matter whether that line has usage: if it has none, another copy has it. Expired sessions count,
+        since their usage stays in the reports.
         """
         new = [line for line in lines if line.response not in self._counted]
         asked = {line.uuid: line.response for line in new if line.uuid is not None and _is_key(line.uuid)}
@@ -83,7 +83,7 @@ def _sum(one: Usage, other: Usage) -> Usage:
 
 
 def _rest(whole: Usage, part: Usage) -> Usage:
-    """What *whole* has beyond *part*."""
+    """What *whole* has in addition to *part*."""
     return _combined(whole, part, lambda a, b: max(a - b, 0) or None)
 
 
@@ -96,7 +96,7 @@ def _combined(one: Usage, other: Usage, combine: Callable[[int, int], int | None
 
 
 def _is_key(text: str) -> bool:
-    """Whether an entry can have this id; the others are refused, line by line, when they are appended."""
+    """Whether an entry can have this id. Lines with other ids are refused when they are appended."""
     try:
         checks.key(text, "entry_id")
     except InvalidValueError:

@@ -1,7 +1,7 @@
 """Sessions that Conexus saved, as sessions of a store.
 
-What a field means there was read from its source. Content is taken over as it is, key order included; what reports and
-windows need is read from it into columns of its own.
+The meaning of the fields comes from Conexus' source code. Content is kept as it is, key order included; what reports
+and windows need is read from it into columns.
 """
 
 import os
@@ -18,7 +18,7 @@ from statestore.values.saved_sessions import SavedEntry, SavedSession, SavedStat
 if TYPE_CHECKING:
     from statestore.store import StateStore
 
-# What has a place in a session. Anything else is kept in its state, under the system's name: nothing is lost.
+# The fields that have a place in a session. All others go into its state, under `conexus.`, so nothing is lost.
 _PLACED = frozenset({"ID", "UserID", "History", "Metadata", "State", "CreatedAt", "LastActivity"})
 _PLACED_OF_INTERACTION = frozenset({"Agent", "Duration", "Timestamp"})
 _SESSION = "session-"
@@ -36,30 +36,29 @@ def conexus(
     """Import sessions that Conexus saved.
 
     Each interaction becomes one history entry, which begins a turn, with its agent and its duration. The saved state
-    becomes the session's; fields that are not known become keys of it, `conexus.NAME`. Nothing is written to *path*.
+    becomes the session's state; unknown fields become keys of it, `conexus.NAME`. Nothing is written to *path*.
 
-    Each session is written in a transaction of its own, as a whole or not at all. One that is there already is a
-    problem and changes nothing, unless *replace* is true; so an import that was cut off is completed by the same import
-    with *replace*.
+    Each session is written in a separate transaction, as a whole or not at all. A session that already exists is a
+    problem and is not changed, unless *replace* is true. To complete an import that was cut off, repeat it with
+    *replace*.
 
     Args:
-        store: Where to.
-        path: A `session-ID.json`, or the folder that holds them.
-        replace: Overwrite sessions that are there already, with all that belongs to them. Forks of theirs keep what
-            they see, and what was recorded as used stays recorded.
+        store: The store to import into.
+        path: A `session-ID.json`, or a folder that contains such files.
+        replace: Overwrite existing sessions, with all that belongs to them. Their forks keep what they see, and
+            recorded usage is kept.
         progress: Called with the file of each session that is done, left out or not.
-        on_problem: Called with each session that is left out: it cannot be read or stored, or is there already; the
-            others go in. Without it the first one raises.
+        on_problem: Called with each session that is left out because it cannot be read or stored, or already exists.
+            The others are imported. If None, the first problem raises.
 
     Returns:
         How many sessions and entries were written, and how many sessions were left out.
 
     Raises:
-        InvalidValueError: *path* holds no session, or *store* is not a `StateStore`: nothing was written. Or a session
-            cannot be read or stored, and there is no *on_problem*: those before it stay. The message names the file and
-            the place in it.
-        ConflictError: A session is there already, *replace* is false, and there is no *on_problem*. Those before it
-            stay.
+        InvalidValueError: *path* contains no session, or *store* is not a `StateStore`: nothing was written. Or a
+            session cannot be read or stored, and there is no *on_problem*: those before it stay. The message names the
+            file and the place in it.
+        ConflictError: A session already exists, *replace* is false, and there is no *on_problem*. Those before it stay.
         DatabaseError: The database failed. What was written before stays.
     """
     place = Path(path)
@@ -77,13 +76,13 @@ def read(file: Path) -> SavedSession:
     """A `session-ID.json`.
 
     Raises:
-        InvalidValueError: It is missing or is not what it should be.
+        InvalidValueError: It is missing or malformed.
         OSError: It cannot be read.
     """
     session = object_in(file)
     history = session.values.get("History") or []
     if not isinstance(history, list):
-        raise FieldError(session.where, "History is no list of interactions")
+        raise FieldError(session.where, "History is not a list of interactions")
     interactions = [JsonObject.of(one, f"{session.where}: History[{index}]") for index, one in enumerate(history)]
     last_used = session.time("LastActivity") or modified_at(file)
     return SavedSession(
@@ -102,7 +101,7 @@ def _state(session: JsonObject) -> list[SavedState]:
     own = session.object("State").values
     others = {f"conexus.{name}": value for name, value in session.values.items() if name not in _PLACED}
     if others.keys() & own.keys():
-        raise FieldError(session.where, "State has a key that begins with 'conexus.', which is taken")
+        raise FieldError(session.where, "State has a key that begins with 'conexus.', which an unknown field needs")
     return [SavedState(key, value, f"{session.where}: State") for key, value in (others | dict(own)).items()]
 
 

@@ -1,4 +1,4 @@
-"""Sessions that another system saved, brought in one by one: what is wrong with one does not keep the others out."""
+"""Sessions that another system saved, imported one by one: a bad session does not keep the others out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SessionsReport:
-    """What an import of whole sessions has done."""
+    """What an import of whole sessions did."""
 
     sessions: int
-    """Sessions that were written, new ones and those that were replaced."""
+    """Sessions that were written, whether new or replaced."""
     entries: int
     """Entries that were written."""
     sessions_failed: int
-    """Sessions that were left out, each of which was reported."""
+    """Sessions that were left out; each was reported."""
 
 
 def import_each(
@@ -36,10 +36,10 @@ def import_each(
     progress: Callable[[Path], object] | None,
     on_problem: OnProblem | None,
 ) -> SessionsReport:
-    """Write what *read* makes of each of the files or folders that were *found* at *path*."""
+    """Write what *read* returns for each of the files or folders that were *found* at *path*."""
     check_store(store)
     if not found:
-        raise InvalidValueError(str(path), "holds nothing to import")
+        raise InvalidValueError(str(path), "has nothing to import")
     from statestore.portable import insert_session
 
     problems = Problems(on_problem)
@@ -53,7 +53,7 @@ def import_each(
             problems.report(str(one), error)
         except DatabaseError as error:
             if type(error) is not DatabaseError:
-                raise  # It is gone, full or read-only, and that would keep the others out as well.
+                raise  # The database is gone, full or read-only, so the other sessions would fail too.
             problems.report(str(one), error)
         else:
             sessions += totals.sessions

@@ -1,8 +1,8 @@
 """Prices from the `genai-prices` package, which comes with the extra `prices`, as rows of `model_prices`.
 
-Taken is what prices the tokens of a text. A model whose price also has a part that no entry tells of, by the request,
-by the hour of the day, is left out: its cost stays unknown rather than too low. What models charge for other things,
-such as pictures or searches, is not in the cost.
+Only the prices of text tokens are used. If a model's price also depends on something that entries do not record, such
+as the number of requests or the hour of the day, the model is left out: its cost stays unknown rather than too low.
+Charges for other things, such as pictures or searches, are not part of the cost.
 """
 
 import importlib.metadata
@@ -26,7 +26,7 @@ _RATES = {
     "cache_write_mtok": "cache_write_price",
     "cache_write_1h_mtok": "cache_write_1h_price",
 }
-# Of a call that is tokens of text in and out, these cost something too, and how much is not known.
+# Prices that also apply to a call with text tokens only, and whose quantities entries do not record.
 _UNKNOWABLE = frozenset(
     {
         "requests_kcount",
@@ -42,31 +42,32 @@ _CLAUSES = ("equals", "starts_with", "ends_with", "contains", "regex")
 
 
 class PricesUnavailableError(StateStoreError):
-    """The package `genai-prices` is not installed, or cannot be used; install `statestore[prices]`."""
+    """The package `genai-prices` is not installed or cannot be used; install `statestore[prices]`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PricesReport:
-    """What an import of prices has done."""
+    """What an import of prices did."""
 
     prices: int
-    """Prices that hold now."""
+    """Prices that now apply."""
     source: str
     """The package and its version."""
 
 
 def model_prices(prices: "SharedPrices") -> PricesReport:
-    """Take over the prices of the installed package genai-prices, for all namespaces of a database.
+    """Copy the prices of the installed package genai-prices into a database, for all its namespaces.
 
-    They replace those of an earlier import, in one transaction. Prices that were set by hand stay, and are asked first.
-    Entries that are stored already keep their cost, or stay without one: `store.prices` computes what is missing.
+    They replace the prices of an earlier import, in one transaction. Prices that were set by hand stay and take
+    precedence. Entries that are already stored keep their cost, or stay without one: `store.prices` computes what is
+    missing.
 
     Args:
-        prices: Where to: `statestore.prices_of(engine)`, with the `Engine` of the database's owner.
+        prices: The prices to replace: `statestore.prices_of(engine)`, with an `Engine` of the database's owner.
 
     Raises:
         PricesUnavailableError: The package is not installed, or newer than this version can read. Nothing was written.
-        InvalidValueError: *prices* is not what `prices_of` gives for an `Engine`. Nothing was written.
+        InvalidValueError: *prices* is not what `prices_of` returns for an `Engine`. Nothing was written.
         DatabaseError: The database failed. Nothing was written.
     """
     from statestore.operations.prices import SharedPrices
@@ -80,7 +81,7 @@ def model_prices(prices: "SharedPrices") -> PricesReport:
 
 
 def rows() -> list[tuple[ModelPrice, int, dict[str, Any]]]:
-    """Every price of the installed package, with its position and what it matches.
+    """Every price of the installed package, with its position and the names that it matches.
 
     Raises:
         PricesUnavailableError: The package is not installed, or newer than this version can read.
@@ -96,7 +97,7 @@ def rows() -> list[tuple[ModelPrice, int, dict[str, Any]]]:
     found: list[tuple[ModelPrice, int, dict[str, Any]]] = []
     position = 0
     for provider in providers:
-        others = getattr(provider, "fallback_model_providers", None) or ()  # Earlier versions have none.
+        others = getattr(provider, "fallback_model_providers", None) or ()  # Earlier versions do not have it.
         lenders = [p for name in others for p in providers if p.id == name]
         for model in [model for one in (provider, *lenders) for model in one.models]:
             position += 1
@@ -109,23 +110,23 @@ def rows() -> list[tuple[ModelPrice, int, dict[str, Any]]]:
                 for clause in match.values():
                     compile_clause(clause)
             except PatternError as error:
-                # Not left out: of the models of a provider the first that matches counts, so that calls of this one
-                # would get the price of another.
+                # The model cannot be left out: the first matching model of a provider counts, so calls of this one
+                # would get another's price.
                 raise PricesUnavailableError(
-                    f"{source} says which names mean {model.id!r} in a way that this version of statestore does not "
-                    f"know ({error}); upgrade statestore, or install an earlier genai-prices"
+                    f"{source} has a pattern for the model {model.id!r} that this version of statestore does not "
+                    f"understand ({error}); upgrade statestore, or install an earlier genai-prices"
                 ) from None
             found += [(price, position, match) for price in _prices(provider.id, model, source)]
     return found
 
 
 def _prices(provider_name: str, model: Any, source: str) -> Iterator[ModelPrice]:
-    """The prices of a model: for each date from which others hold, and for each size of input with rates of its own."""
+    """The prices of a model: one for each date on which they change, and for each size of input with separate rates."""
     dated = model.prices if isinstance(model.prices, list) else [None]
     for conditional in dated:
         constraint = None if conditional is None else conditional.constraint
         if constraint is not None and not hasattr(constraint, "start_date"):
-            return  # By the hour of the day.
+            return  # The price depends on the hour of the day.
     by_day: dict[date, Any] = {}
     for conditional in dated:
         prices = model.prices if conditional is None else conditional.prices
@@ -135,7 +136,7 @@ def _prices(provider_name: str, model: Any, source: str) -> Iterator[ModelPrice]
     for day, prices in sorted(by_day.items()):
         values = {key: value for key, value in vars(prices).items() if value is not None}
         if values.keys() & _UNKNOWABLE or not values.keys() & _RATES.keys():
-            # Without rates, so that an earlier price does not go on.
+            # A price without rates ends the earlier one.
             yield ModelPrice(provider_name=provider_name, model=model.id, valid_from=day, source=source)
             continue
         rates = {_RATES[key]: value for key, value in values.items() if key in _RATES}

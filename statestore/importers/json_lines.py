@@ -1,4 +1,4 @@
-"""JSON Lines that somebody else wrote: each line read exactly, or refused with a reason."""
+"""JSON Lines that another program wrote: each line is read exactly, or refused with a reason."""
 
 import os
 from collections.abc import Generator
@@ -11,7 +11,7 @@ Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
 
 class LineError(Exception):
-    """Why a line cannot be imported; never what it says."""
+    """Why a line cannot be imported; it never quotes the line."""
 
 
 def parse_line(line: bytes) -> Any:
@@ -34,7 +34,7 @@ def name_of(source: Source) -> str:
 
 
 def lines_of(source: Source) -> Generator[tuple[int, bytes], None, None]:
-    """The lines of a file, from 1, each with its end. A path is opened, and closed at the end.
+    """The lines of a file with their ends, numbered from 1. If *source* is a path, the file is closed at the end.
 
     Raises:
         InvalidValueError: It cannot be opened or read.

@@ -1,4 +1,4 @@
-"""JSON objects that somebody else wrote, and their fields: of the right type, or an error that says where."""
+"""JSON objects that another program wrote, and their fields: of the right type, or an error that says where."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,12 +12,12 @@ from statestore.errors import InvalidValueError
 
 
 class FieldError(InvalidValueError):
-    """A file or a field that is not what it should be; the message begins with where it is."""
+    """A file or a field is malformed; the message begins with its place."""
 
 
 @dataclass(frozen=True, slots=True)
 class JsonObject:
-    """An object in a file. A field that is read from it is right, or None, or raises `FieldError`."""
+    """An object in a file. Reading a field returns a value of the right type or None, or raises `FieldError`."""
 
     values: Mapping[str, Any]
     where: str
@@ -25,7 +25,7 @@ class JsonObject:
     @classmethod
     def of(cls, value: Any, where: str) -> "JsonObject":
         if not isinstance(value, Mapping):
-            raise FieldError(where, "no JSON object")
+            raise FieldError(where, "is not a JSON object")
         return cls(value, where)
 
     def object(self, name: str) -> "JsonObject":
@@ -41,18 +41,18 @@ class JsonObject:
             return checks.optional_count(self.values.get(name), name)
 
     def duration(self, name: str, *, a_second: int) -> timedelta | None:
-        """A number of units, of which *a_second* make a second; None for zero, which means that it is not known."""
+        """A duration in units of which *a_second* make a second; None for zero, which means unknown."""
         value = self.values.get(name)
         if not value:
             return None
         if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
-            raise FieldError(self.where, f"{name} is no duration")
+            raise FieldError(self.where, f"{name} is not a duration")
         if value / a_second > checks.MAX_TTL.total_seconds():
             raise FieldError(self.where, f"{name} is longer than {checks.MAX_TTL.days:,} days")
         return timedelta(seconds=value / a_second)
 
     def time(self, name: str) -> datetime | None:
-        """A time as Go writes it; None for Go's zero time, which means that it is not known."""
+        """A time as Go writes it; None for Go's zero time, which means unknown."""
         value = self.values.get(name)
         if value is None or value == "":
             return None
@@ -61,12 +61,12 @@ class JsonObject:
             found = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
             return None if found.year == 1 else checks.optional_time(found, name)
         except (TypeError, ValueError):
-            raise FieldError(self.where, f"{name} is no time") from None
+            raise FieldError(self.where, f"{name} is not a valid time") from None
 
 
 @contextmanager
 def naming(where: str) -> Iterator[None]:
-    """Say where in the files a value is that the store does not accept."""
+    """Add the place in the files to errors about values that the store does not accept."""
     try:
         yield
     except FieldError:

@@ -1,4 +1,4 @@
-"""Conversations in the shape of OpenAI's chat completions, as sessions: in batches, and again without harm."""
+"""Conversations in the shape of OpenAI's chat completions, as sessions: written in batches, safe to repeat."""
 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
     from statestore.store import StateStore, Transaction
 
 _TRIES = 8
-# A transaction costs a wait for the disk, however much is in it; beyond this size that no longer shows.
+# Each transaction waits for the disk once, whatever its size; beyond this size the wait is no longer noticeable.
 _BATCH_ENTRIES = 500
 _BATCH_BYTES = 4 * 1024 * 1024
-# A file that starts with so many bad lines, and not one good, is something else.
+# A file that starts with this many bad lines and no good one is something else.
 _HOPELESS = 100
 
-# What is wrong with one conversation; everything else is wrong with the database.
+# Errors of one conversation; all others are errors of the database.
 _REFUSED = (ConflictError, InvalidValueError, NotFoundError)
 
 
 @dataclass(frozen=True, slots=True)
 class ConversationsReport:
-    """What an import of conversations has done."""
+    """What an import of conversations did."""
 
     sessions_new: int = 0
-    """Sessions that were made."""
+    """Sessions that were created."""
     sessions_extended: int = 0
-    """Sessions that were there, and got further messages."""
+    """Sessions that already existed and got new messages."""
     sessions_unchanged: int = 0
-    """Sessions that had all messages already."""
+    """Sessions that already had all messages."""
     entries_added: int = 0
     """Messages that were appended, in all sessions."""
     lines_failed: int = 0
-    """Lines that were left out, each of which was reported."""
+    """Lines that were left out; each was reported."""
 
 
 class NotConversationsError(InvalidValueError):
@@ -60,25 +60,24 @@ def openai_jsonl(
 ) -> ConversationsReport:
     """Import conversations from JSON Lines, each line as a session.
 
-    A line is a JSON object: its `messages`, OpenAI chat messages, become the history, kept as they are, key order
-    included; its other keys become the metadata of a session that is made.
+    A line is a JSON object. Its `messages`, OpenAI chat messages, become the history and are kept as they are, key
+    order included; its other keys become the metadata of a new session.
 
-    A session that is there already is compared: equal messages are left alone, further ones are appended, and other
-    ones are a problem of the line. So the same import again changes nothing, and completes one that was cut off.
-    Several lines are written in a transaction, each as a whole or not at all. Transactions are tried again for a minute
-    if the database goes away.
+    If the session already exists, the messages are compared: equal ones are left alone, additional ones are appended,
+    and different ones are a problem of the line. Repeating an import therefore changes nothing, and completes one that
+    was cut off. Several lines are written in one transaction, each as a whole or not at all. Transactions are retried
+    for a minute if the database goes away.
 
     Args:
-        store: Where to.
+        store: The store to import into.
         source: The path of a file, or a file that is open for reading in binary. Lines of up to 128 MiB.
-        session_id: The sessions' ids, a template with fields of the line in braces, such as `{task_id}-{trial}`. By
-            default a digest of the line, which suits files whose lines do not change, and makes equal lines one
-            session.
+        session_id: A template for the session's id, with fields of the line in braces, such as `{task_id}-{trial}`. By
+            default a digest of the line, which suits files whose lines do not change; equal lines become one session.
         user_id: The user that new sessions belong to.
         agent_name: The agent that new sessions belong to.
         progress: Called with the number of bytes that were read since the last call.
-        on_problem: Called with each line that is left out, as a whole: it is not a conversation, cannot be stored
-            exactly, or contradicts its session. The others go in. Without it the first one raises.
+        on_problem: Called with each line that is left out as a whole because it is not a conversation, cannot be stored
+            exactly, or contradicts its session. The others are imported. If None, the first problem raises.
 
     Returns:
         How many sessions and entries were written, and how many lines were left out.
@@ -87,9 +86,9 @@ def openai_jsonl(
         InvalidValueError: An argument cannot be used, or *source* cannot be opened. Nothing was written. Or a line
             cannot be imported, and there is no *on_problem*; the message names the file and the line. Lines before it
             may be in.
-        ConflictError: A session has other messages than its line, and there is no *on_problem*. Lines before it may be
+        ConflictError: A session's messages differ from its line, and there is no *on_problem*. Lines before it may be
             in.
-        NotConversationsError: The first hundred lines are all bad, and were reported. Nothing was written.
+        NotConversationsError: The first hundred lines are all bad and were reported. Nothing was written.
         DatabaseError: The database failed. What was committed before stays.
     """
     check_store(store)
@@ -164,14 +163,14 @@ class BatchWriter:
             if len(batch) == 1:
                 self._problems.report(self._name, error, line=batch[0].line)
                 return
-            # Nothing of the batch was kept. One by one, the good ones go in, and the bad ones are found.
+            # Nothing of the batch was kept. Written one by one, the good ones are stored and the bad ones found.
             for conversation in batch:
                 self._write([conversation])
             return
         self.counts += done
 
     def _commit(self, batch: list[Conversation]) -> Counter[str]:
-        """Write the batch in a transaction, which may be done twice without harm: also if a commit's reply was lost."""
+        """Write the batch in a transaction. It is safe to repeat, also after a commit whose reply was lost."""
 
         def write(tx: "Transaction") -> Counter[str]:
             done: Counter[str] = Counter()
@@ -187,7 +186,7 @@ class BatchWriter:
     def _write_one(self, tx: "Transaction", conversation: Conversation, done: Counter[str]) -> None:
         session_id, messages = conversation.session_id, conversation.messages
         found = tx.sessions.find(session_id)
-        # Compared without append, which would count as a use of the session and move its last activity.
+        # Compared without append, which would count as a use of the session and update its last activity.
         if found is not None and found.next_seq > len(messages) and _same(tx, conversation):
             done["sessions_unchanged"] += 1
             return
@@ -216,4 +215,4 @@ def _dumped(message: dict[str, object]) -> bytes | None:
     try:
         return orjson.dumps(message)
     except TypeError:
-        return None  # The store would refuse it, and say why.
+        return None  # The store will refuse it and say why.

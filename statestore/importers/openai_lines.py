@@ -1,7 +1,7 @@
-"""Conversations from JSON Lines: one object a line, its `messages` in the shape of OpenAI's chat completions.
+"""Conversations from JSON Lines: one object per line, its `messages` in the shape of OpenAI's chat completions.
 
-The other keys of a line become the session's metadata. A line is read exactly or refused: a key that is there twice,
-a number that would change or text that is not Unicode is an error, not a guess.
+The other keys of a line become the session's metadata. A line is read exactly or refused: a duplicate key, a number
+that would change or text that is not Unicode is an error, not a guess.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ class Conversation:
 class SessionId:
     """The id of a line's session: a template such as `{task_id}-{trial}` over the line's fields.
 
-    Without a template it is a digest of the line's content. So it does not change when the file is renamed, sorted,
-    joined with another or read from a pipe, as a line's number would; and equal lines are one session.
+    The default is a digest of the line's content. Unlike a line number it does not change when the file is renamed,
+    sorted, joined with another or read from a pipe. Equal lines become one session.
     """
 
     def __init__(self, template: str | None = None, *, option: str = "session_id") -> None:
@@ -40,11 +40,11 @@ class SessionId:
                 raise ValueError("a field is a name in braces, such as {id}")
             self._parts.append((text, field))
         if template is not None and all(field is None for _, field in self._parts):
-            raise ValueError("it names no field, such as {id}, so every line would be the same session")
+            raise ValueError("the template has no field, such as {id}, so all lines would be one session")
 
     def of(self, record: dict[str, Any]) -> str:
         if not self._parts:
-            # Of what was read, so that spacing does not matter, but the order of keys does.
+            # A digest of the parsed line: spacing does not matter, but key order does.
             return hashlib.sha256(json.dumps(record).encode()).hexdigest()[:32]
         return "".join(text + ("" if field is None else self._value(record, field)) for text, field in self._parts)
 
@@ -67,16 +67,16 @@ def parse(number: int, line: bytes, session_id: SessionId) -> Conversation:
     """
     record = parse_line(line)
     if not isinstance(record, dict):
-        raise LineError("not a JSON object")
+        raise LineError("is not a JSON object")
     messages = record.get("messages")
     if not isinstance(messages, list):
-        raise LineError("no list under 'messages'")
+        raise LineError("has no list under 'messages'")
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise LineError(f"messages[{index}] is not an object with a 'role'")
     try:
         found = session_id.of(record)
     except RecursionError:
-        raise LineError("nested too deeply") from None
+        raise LineError("is nested too deeply") from None
     metadata = {key: value for key, value in record.items() if key != "messages"}
     return Conversation(number, len(line), found, messages, metadata)

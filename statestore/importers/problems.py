@@ -1,4 +1,4 @@
-"""What an import leaves out: told to a function of the caller's, or raised."""
+"""What an import leaves out: reported to a function of the caller, or raised."""
 
 import copy
 from collections.abc import Callable
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that could not be imported: where it is, and why. Never what it says."""
+    """Something that could not be imported: where it is, and why. It never quotes the content."""
 
     source: str
     """The file, or the folder of a conversation, as it was named."""
@@ -21,14 +21,14 @@ class Problem:
     """Which line of the file; None for the source as a whole."""
     reason: str
     error: StateStoreError
-    """What an import raises that is not told whom to report to: its message also says where."""
+    """The error that an import without *on_problem* raises; its message also says where."""
 
 
 OnProblem: TypeAlias = Callable[[Problem], object]
 
 
 class Problems:
-    """Counts what an import leaves out, and reports it. Without a function to report to, the first problem raises."""
+    """Counts what an import leaves out, and reports it to *on_problem*. If that is None, the first problem raises."""
 
     def __init__(self, on_problem: OnProblem | None) -> None:
         self._on_problem = on_problem
@@ -38,7 +38,7 @@ class Problems:
         """Report why *source*, or a line of it, is left out.
 
         Raises:
-            StateStoreError: There is no function to report to: *cause*, with the place in front of its message.
+            StateStoreError: There is no *on_problem*. This is *cause*, with the place in front of its message.
         """
         where = source if line is None else f"{source}:{line}"
         error = InvalidValueError(where, cause) if isinstance(cause, str) else _placed(cause, source, where)
@@ -49,7 +49,7 @@ class Problems:
 
 
 def _placed(error: StateStoreError, source: str, where: str) -> StateStoreError:
-    """The same error, with the place in front of its message, unless that names it already."""
+    """The same error with the place in front of its message, unless the message already begins with it."""
     if str(error).startswith(source):
         return error
     placed = copy.copy(error)
@@ -58,13 +58,13 @@ def _placed(error: StateStoreError, source: str, where: str) -> StateStoreError:
 
 
 def check_store(store: object) -> None:
-    """Refuse what is not a store whose operations can be called."""
+    """Refuse anything but a `StateStore`."""
     from statestore.store import StateStore
 
     if not isinstance(store, StateStore):
         raise InvalidValueError(
             "store",
-            f"must be a StateStore, not {type(store).__name__}; in a coroutine open a StateStore on the same database, "
+            f"must be a StateStore, not {type(store).__name__}; in a coroutine, open a StateStore on the same database "
             "and call the import with asyncio.to_thread",
         )
 

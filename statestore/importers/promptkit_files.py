@@ -1,7 +1,7 @@
-"""Conversations that PromptKit's file store keeps, as sessions.
+"""Conversations of PromptKit's file store, as sessions.
 
-What a field means there was read from its source. Content is taken over as it is, key order included; what reports and
-windows need is read from it into columns of its own.
+The meaning of the fields comes from PromptKit's source code. Content is kept as it is, key order included; what reports
+and windows need is read from it into columns.
 """
 
 import os
@@ -21,7 +21,7 @@ from statestore.values.saved_sessions import SavedEntry, SavedSession, SavedStat
 if TYPE_CHECKING:
     from statestore.store import StateStore
 
-# What has a place in a session. Anything else is kept in its state, under the system's name: nothing is lost.
+# The fields that have a place in a session. All others go into its state, under `promptkit.`, so nothing is lost.
 _PLACED = frozenset({"id", "user_id", "system_prompt", "metadata", "last_accessed_at"})
 _CONVERSATION = "conv-"
 _MILLISECONDS = 1000
@@ -39,31 +39,30 @@ def promptkit(
 
     Messages are kept as they are, key order included; tokens, costs, tools and times are read from them. The system
     prompt becomes the session's instructions; its named lists and unknown fields become keys of its state,
-    `promptkit.list.NAME` and `promptkit.NAME`. Messages that were trimmed behind a summary leave their positions free.
+    `promptkit.list.NAME` and `promptkit.NAME`. If messages were trimmed after a summary, their positions stay free.
     Nothing is written to *path*.
 
-    Each conversation is written in a transaction of its own, as a whole or not at all. One whose session is there
-    already is a problem and changes nothing, unless *replace* is true; so an import that was cut off is completed by
-    the same import with *replace*.
+    Each conversation is written in a separate transaction, as a whole or not at all. If its session already exists,
+    this is a problem and the session is not changed, unless *replace* is true. To complete an import that was cut off,
+    repeat it with *replace*.
 
     Args:
-        store: Where to.
-        path: The folder that holds `conv-ID` folders, or one of these.
-        replace: Overwrite sessions that are there already, with all that belongs to them. Forks of theirs keep what
-            they see, and what was recorded as used stays recorded.
+        store: The store to import into.
+        path: The folder that contains the `conv-ID` folders, or one of these.
+        replace: Overwrite existing sessions, with all that belongs to them. Their forks keep what they see, and
+            recorded usage is kept.
         progress: Called with the folder of each conversation that is done, left out or not.
-        on_problem: Called with each conversation that is left out: it cannot be read or stored, or is there already;
-            the others go in. Without it the first one raises.
+        on_problem: Called with each conversation that is left out because it cannot be read or stored, or already
+            exists. The others are imported. If None, the first problem raises.
 
     Returns:
         How many sessions and entries were written, and how many sessions were left out.
 
     Raises:
-        InvalidValueError: *path* holds no conversation, or *store* is not a `StateStore`: nothing was written. Or a
+        InvalidValueError: *path* contains no conversation, or *store* is not a `StateStore`: nothing was written. Or a
             conversation cannot be read or stored, and there is no *on_problem*: those before it stay. The message names
             the file and the line.
-        ConflictError: A session is there already, *replace* is false, and there is no *on_problem*. Those before it
-            stay.
+        ConflictError: A session already exists, *replace* is false, and there is no *on_problem*. Those before it stay.
         DatabaseError: The database failed. What was written before stays.
     """
     folder = Path(path)
@@ -80,13 +79,13 @@ def conversations(folder: Path) -> list[Path]:
 
 
 def read(conversation: Path) -> SavedSession:
-    """`state.json`, `messages.jsonl`, `summaries.jsonl` and `lists/NAME.jsonl` of a conversation.
+    """The session in a folder's `state.json`, `messages.jsonl`, `summaries.jsonl` and `lists/NAME.jsonl`.
 
-    Of a conversation that was trimmed only the last messages are there, while its summaries count from its beginning:
-    then the messages come behind the furthest summary, at the positions that it leaves them.
+    A trimmed conversation has only its last messages, but its summaries count from its beginning. Its messages then get
+    the positions after the last one that is summarized.
 
     Raises:
-        InvalidValueError: A file is missing or is not what it should be.
+        InvalidValueError: A file is missing or malformed.
         OSError: A file cannot be read.
     """
     state = object_in(conversation / "state.json")
@@ -95,7 +94,7 @@ def read(conversation: Path) -> SavedSession:
     last_used = state.time("last_accessed_at") or modified_at(conversation / "state.json")
     summaries = [_summary(summary, last_used) for summary in objects_in(conversation / "summaries.jsonl")]
     summarized = max((summary.end_seq for summary in summaries), default=0)
-    # A later summary from the same position takes the place of an earlier one.
+    # A later summary that starts at the same position replaces an earlier one.
     latest = {summary.start_seq: summary for summary in summaries}
     return SavedSession(
         session_id=state.text("id") or conversation.name.removeprefix(_CONVERSATION),
@@ -130,7 +129,7 @@ def _lists(folder: Path) -> list[SavedState]:
 
 
 def _list(file: Path) -> list[Any]:
-    """The items of a list: they are bytes there, kept as JSON if all of them are, and otherwise as text."""
+    """The items of a list, which are bytes in PromptKit: kept as JSON if all of them are JSON, otherwise as text."""
     with file.open("rb") as opened:
         items = [(f"{file}:{number}", line.rstrip(b"\n")) for number, line in json_files.lines(opened)]
     try:
@@ -150,7 +149,7 @@ def _list(file: Path) -> list[Any]:
 
 
 def _summary(summary: JsonObject, written_at: datetime) -> SavedSummary:
-    # There a summary is of the messages from StartTurn up to, not including, EndTurn, counted from 0.
+    # In PromptKit a summary covers messages from StartTurn up to, but not including, EndTurn, counted from 0.
     with naming(summary.where):
         start_seq = checks.count(summary.values.get("StartTurn"), "StartTurn", most=checks.MAX_POSITION - 1) + 1
         return SavedSummary(
@@ -172,7 +171,7 @@ def _entry(message: JsonObject) -> NewEntry:
     return NewEntry(
         message.values,
         usage=Usage(
-            # Those that were read from a cache are counted beside the others there, and among them here.
+            # PromptKit counts cached tokens separately; here they are part of the input.
             input_tokens=None if uncached is None else uncached + (cached or 0),
             output_tokens=cost.count("output_tokens"),
             cache_read_input_tokens=cached,

@@ -30,7 +30,7 @@ MEASURES = (
     "latency_p50_ms",
     "latency_p95_ms",
 )
-# Those that fit on a line of a terminal.
+# The measures that fit on a line of a terminal.
 _SHOWN = (
     "sessions",
     "entries",
@@ -105,7 +105,7 @@ REPORTS = {
         Report(
             "expiry_backlog",
             "expiry_backlog",
-            "what is due to be deleted and was not swept yet",
+            "what is due to be deleted but was not swept yet",
             ("kind",),
             (),
             ("due", "oldest_due_at", "overdue_seconds"),
@@ -125,13 +125,13 @@ REPORTS = {
 
 
 def records(report: Report, rows: Sequence[Any], *, daily: bool = False) -> list[dict[str, Any]]:
-    """The rows with the columns of the report's view; without `day` where a row is the whole period."""
+    """The rows with the columns of the report's view; without `day` if a row covers the whole period."""
     names = [name for name in report.keys if name != "day" or daily or report.view.endswith("_by_day")]
     return [{name: _column(row, name) for name in (*names, *report.columns)} for row in rows]
 
 
 def _column(row: Any, name: str) -> Any:
-    """A dataclass's attribute under the name of the view's column, which says its unit."""
+    """The attribute for a column of the view, in the unit that the column's name ends with."""
     for suffix, unit in (("_ms", _MILLISECOND), ("_seconds", timedelta(seconds=1))):
         if name.endswith(suffix):
             value = getattr(row, name.removesuffix(suffix))

@@ -1,6 +1,6 @@
-"""Charts as inline SVG: bars on top of each other, lines, and a grid of hours. Colours are those of the page.
+"""Charts as inline SVG: stacked bars, lines, and a grid of hours, in the colours of the page.
 
-Each is drawn for a width in pixels and not scaled to it afterwards: text has the same size on a phone.
+Each chart is drawn for a width in pixels and not scaled afterwards, so text has the same size on a phone.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from statestore.reports.text import escape
 
 HEIGHT = 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 22, 24
-# Of a digit in the font of the axes, at most.
+# The greatest width of a digit in the font of the axes.
 _DIGIT = 6.8
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
@@ -20,7 +20,7 @@ Format = Callable[[float], str]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values along the x axis, and what they are called. None leaves a gap."""
+    """Values along the x axis, and their name. None leaves a gap."""
 
     name: str
     values: Sequence[float | None]
@@ -29,7 +29,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What stands along the bottom: a short text for the axis, a longer one for the tooltip."""
+    """The labels along the bottom: a short text for the axis, a longer one for the tooltip."""
 
     labels: Sequence[str]
     titles: Sequence[str]
@@ -93,7 +93,7 @@ def lines(
 
 
 def week(counts: dict[tuple[int, int], float], *, width: int, full: Format, title: str) -> str:
-    """A cell for each hour of the week, the darker the more."""
+    """A cell for each hour of the week; the higher the count, the darker the cell."""
     left, top, bottom = 34, 6, 22
     cell = (width - left - _RIGHT) / 24
     row = 22

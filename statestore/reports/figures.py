@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers in a form that people read easily."""
 
 import math
 from datetime import timedelta
@@ -25,14 +25,14 @@ def short(value: float) -> str:
 def _digits(value: float) -> str:
     if value == 0 or abs(value) >= 100:
         return f"{value:.0f}"
-    # Two places, and more where these would not show the first two digits.
+    # Two places, or more if these would not show the first two digits.
     places = 1 if abs(value) >= 10 else max(2, 1 - math.floor(math.log10(abs(value))))
     text = f"{value:.{places}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def money(value: Decimal | float | None) -> str:
-    """Dollars, to the cent, or to the first digits of what is less."""
+    """Dollars to the cent; amounts below a dollar to their first two digits."""
     if value is None:
         return NONE
     number = float(value)
@@ -68,7 +68,7 @@ def duration(value: timedelta | None) -> str:
 
 
 def change(now: float | None, before: float | None) -> str:
-    """How much a figure has moved: `+12 %`."""
+    """How much a figure has changed: `+12 %`."""
     if now is None or not before:
         return ""
     moved = (now - before) / before
@@ -78,7 +78,7 @@ def change(now: float | None, before: float | None) -> str:
 
 
 def points(now: float | None, before: float | None) -> str:
-    """How much a share has moved, in points of a percentage: `+1.5 points`."""
+    """How much a share has changed, in percentage points: `+1.5 points`."""
     return "" if now is None or before is None else _signed(f"{(now - before) * 100:+.1f}", "points")
 
 
@@ -87,7 +87,7 @@ def _signed(number: str, unit: str) -> str:
 
 
 def ticks(highest: float, wanted: int = 4) -> list[float]:
-    """Round numbers from 0 to the first one that is not below *highest*."""
+    """Round numbers from 0 up to the first that reaches *highest*."""
     if highest <= 0:
         return [0.0, 1.0]
     raw = highest / wanted

@@ -13,11 +13,11 @@ from statestore.values.usage import ModelUsage, UsageTotals
 
 __all__ = ["collect", "render"]
 
-# How much a figure has moved, from what it is now and what it was before.
+# Formats how much a figure has changed, from its value now and before.
 Moved = Callable[[float | None, float | None], str]
 
 _MODELS = 6
-# More bars than this are too thin to point at: then a bar is a week, or longer.
+# More bars than this would be too thin to point at, so a bar is then a week or longer.
 _MOST_BARS = 120
 _YEAR = 366
 _WIDE, _NARROW = 568, 334
@@ -40,8 +40,8 @@ def render(found: Collected) -> str:
             "deleted conversations included</p>",
             _key_figures(found),
             f'<div class="panels">{"".join(_panels(found))}</div>',
-            "<footer>Each panel names the view of the database that it is made from. Latencies need the entries, and "
-            "know nothing of deleted ones.</footer>",
+            "<footer>Each panel names the database view that it is made from. Latencies are computed from entries that "
+            "still exist.</footer>",
         )
     )
     return (
@@ -62,7 +62,7 @@ def _key_figures(found: Collected) -> str:
         return _figure(name, text(of(now)), "" if before is None else _change(of(now), of(before), text, moved))
 
     users = "" if found.users_before is None else _change(found.users, found.users_before, figures.whole)
-    unpriced = "their cost is not known" if now.unpriced_calls else ""
+    unpriced = "their cost is unknown" if now.unpriced_calls else ""
     cells = [
         figure("cost", _cost, figures.money),
         figure("tokens", _tokens, figures.short),
@@ -126,7 +126,7 @@ def _panel(title: str, view: str, content: str) -> str:
 
 
 class _Bins:
-    """The bars of the time axis: days, or weeks or longer where there are too many days."""
+    """The bars of the time axis: days, or weeks or longer if there are too many days."""
 
     def __init__(self, first: date, last: date) -> None:
         self._first = first
@@ -222,7 +222,7 @@ def _latencies(found: Collected, bins: _Bins) -> str:
         return ""
     series = []
     for name, colour, attribute in (("95th percentile", "c1", "latency_p95"), ("median", "c0", "latency_p50")):
-        # Percentiles of days cannot be joined to those of a week; what stands for it is its slowest day.
+        # Percentiles of days cannot be combined into those of a week, so its slowest day represents it.
         values: list[float | None] = [None] * bins.count
         for row in timed:
             day = bins.sums([(row.day, 1.0)])
@@ -245,7 +245,7 @@ def _latencies(found: Collected, bins: _Bins) -> str:
             )
         )
         + _legend(series)
-        + '<p class="note">Durations of the entries that are still there.</p>'
+        + '<p class="note">Durations of entries that still exist.</p>'
     )
 
 
@@ -304,7 +304,7 @@ def _storage(found: Collected) -> str:
         (table, float(size), (figures.whole(count), figures.size(size)))
         for table, (count, size) in sorted(rows.items(), key=lambda item: -item[1][1])
     ]
-    note = '<p class="note">Bytes are what callers put in, without what the database adds.</p>'
+    note = '<p class="note">Bytes are what callers stored, without the database\'s overhead.</p>'
     return _table(("table", "rows", "bytes"), lines) + note if lines else ""
 
 
@@ -319,7 +319,7 @@ def _backlog(found: Collected) -> str:
 
 
 def _table(head: Sequence[str], lines: Sequence[tuple[str, float, Sequence[str]]], *, less: Sequence[int] = ()) -> str:
-    """A table whose first column has a bar; columns of *less* are left out on a phone."""
+    """A table whose first column has a bar; the columns *less* are left out on a phone."""
     most = max((weight for _, weight, _ in lines), default=0) or 1
 
     def cell(tag: str, index: int, text: str) -> str:

@@ -1,4 +1,4 @@
-"""What the page shows, as it comes from the store."""
+"""The data of the page, as the store returns it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _SECOND_DAY = date(1, 1, 2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """All reports of a period. `before` is as long a time as it has lasted so far, and ends where it begins."""
+    """All reports of a period. `before` is the period before it, as long as this one has lasted so far."""
 
     namespace: str
     made_at: datetime
@@ -52,7 +52,7 @@ class Collected:
 
 
 def collect(store: StateStore, *, since: Moment = None, until: Moment = None, tz: Any = "UTC") -> Collected:
-    """Run all reports of a period; without *since* from the first day on which something was used."""
+    """Run all reports of a period; by default it begins with the first day that has usage."""
     found = zone(tz)
     now = time_now()
     usage = store.usage
@@ -91,9 +91,9 @@ def time_now() -> datetime:
 
 
 def _before(since: Moment, until: Moment, now: datetime, found: tzinfo, tz: Any) -> dict[str, Any] | None:
-    """As long a time before the period: in days where it is whole days, else up to now if it is not over yet.
+    """The period before, with the same length: in days if it is whole days; if it is not over yet, its length so far.
 
-    None without a beginning, where the period has not begun yet, or where nothing can have been before it.
+    None if the period has no beginning, has not begun yet, or leaves no room before it.
     """
     if since is None:
         return None
@@ -128,7 +128,7 @@ def _day(moment: Moment, tz: tzinfo) -> date | None:
         return moment
     try:
         return moment.astimezone(tz).date()
-    except OverflowError:  # The first or the last day there is.
+    except OverflowError:  # The first or the last day of the calendar.
         return moment.date()
 
 

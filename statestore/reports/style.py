@@ -1,4 +1,4 @@
-"""The page's style. Colours differ in lightness too, so that they can be told apart without their hue."""
+"""The page's style. Colours also differ in lightness, so they can be told apart without their hue."""
 
 CSS = """
 :root { color-scheme: light dark;

@@ -1,9 +1,9 @@
-"""Text of others, made safe to be shown: on a terminal, and on a page."""
+"""Untrusted text, made safe to show on a terminal and on a page."""
 
 import html
 import re
 
-# Control characters, those that turn the direction of writing around, and what no encoding can write.
+# Control characters, characters that reverse the direction of text, and surrogates, which cannot be encoded.
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSAFE_IN_TEXT = re.compile(UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 
@@ -14,12 +14,12 @@ def visible(value: str) -> str:
 
 
 def visible_text(value: str) -> str:
-    """As `visible`, but lines and tabs stay."""
+    """Like `visible`, but keeps line breaks and tabs."""
     return _UNSAFE_IN_TEXT.sub(_escape, value)
 
 
 def escape(value: str) -> str:
-    """One line of text as HTML that shows it: what could hide or turn a part of it around is written out."""
+    """One line of text as HTML; characters that could hide or reverse a part of it are shown as escapes."""
     return html.escape(visible(value))
 
 

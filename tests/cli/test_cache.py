@@ -68,7 +68,7 @@ def test_listing(filled: CommandLine) -> None:
     assert "value" not in found["entries"][0]
     assert len(filled("cache", "ls", "--tag", "u").stdout.splitlines()) == 2
     assert len(filled("cache", "ls", "--agent", "y").stdout.splitlines()) == 2
-    assert "no such" in filled("cache", "ls", "--agent", "z").stderr
+    assert "no matching" in filled("cache", "ls", "--agent", "z").stderr
 
 
 def test_the_longest_listing(cli: CommandLine) -> None:
@@ -184,7 +184,7 @@ def test_what_is_exported_comes_back(filled: CommandLine, tmp_path: Path) -> Non
         before = store.cache.entries()
         store.cache.clear()
         store.cache.set("a", "other", tags=["other"])
-    left_out = "; left out 1 entry set anew since"
+    left_out = "; left out 1 entry set again since"
     assert filled("cache", "import", str(file)).stdout == f"imported 3 entries from {file}{left_out}\n"
     with filled.store() as store:
         assert store.cache.get("a") == "other"
@@ -235,8 +235,8 @@ def test_what_has_expired_meanwhile_is_left_out(cli: CommandLine, tmp_path: Path
             "line 2: is nested",
         ),
         (LINE.replace('"SECRET"', '{"a": 1, "a": 2}'), "line 2: has an object with the same key twice"),
-        (LINE.replace("str", "SECRET"), "line 2: holds a value that is not of its codec"),
-        (LINE.replace("str", "SECRET" * 500), "line 2: holds a value that is not of its codec"),
+        (LINE.replace("str", "SECRET"), "line 2: has a value that does not match its codec"),
+        (LINE.replace("str", "SECRET" * 500), "line 2: has a value that does not match its codec"),
         (LINE[:-1] + ', "expires_at": "SECRET"}', "line 2: has a time"),
         (LINE[:-1] + ', "expires_at": "2500-01-01T00:00:00Z"}', "line 2: expires_at"),
         (LINE[:-1] + ', "access_count": 9223372036854775807}', "line 2: access_count"),

@@ -87,7 +87,7 @@ main(["demo", *sys.argv[1:]])
 def test_a_file_without_a_conversation_is_an_error(sqlite_cli: CommandLine, tmp_path: Path) -> None:
     file = tmp_path / "empty.jsonl"
     file.write_text("\n")
-    assert "holds no conversation" in sqlite_cli("demo", str(file), "--path", str(tmp_path / "d.db"), code=1).stderr
+    assert "contains no conversation" in sqlite_cli("demo", str(file), "--path", str(tmp_path / "d.db"), code=1).stderr
 
 
 def test_a_short_file_with_a_bad_line_is_replayed(sqlite_cli: CommandLine, tmp_path: Path) -> None:

@@ -258,19 +258,22 @@ def damaged(folder: Path, name: str, **parts: Any) -> Path:
 @pytest.mark.parametrize(
     ("parts", "says"),
     [
-        ({"message": {"latency_ms": "SECRET"}}, "messages.jsonl:2: latency_ms is no duration"),
+        ({"message": {"latency_ms": "SECRET"}}, "messages.jsonl:2: latency_ms is not a duration"),
         ({"message": {"latency_ms": 1e300}}, "messages.jsonl:2: latency_ms is longer"),
-        ({"message": {"latency_ms": -1}}, "messages.jsonl:2: latency_ms is no duration"),
-        ({"message": {"timestamp": "SECRET"}}, "messages.jsonl:2: timestamp is no time"),
-        ({"message": {"timestamp": 5}}, "messages.jsonl:2: timestamp is no time"),
-        ({"message": {"cost_info": "SECRET"}}, "messages.jsonl:2: cost_info: no JSON object"),
+        ({"message": {"latency_ms": -1}}, "messages.jsonl:2: latency_ms is not a duration"),
+        ({"message": {"timestamp": "SECRET"}}, "messages.jsonl:2: timestamp is not a valid time"),
+        ({"message": {"timestamp": 5}}, "messages.jsonl:2: timestamp is not a valid time"),
+        ({"message": {"cost_info": "SECRET"}}, "messages.jsonl:2: cost_info: is not a JSON object"),
         ({"message": {"cost_info": {"input_tokens": "SECRET"}}}, "messages.jsonl:2: cost_info: input_tokens: must be"),
         ({"message": {"cost_info": {"total_cost_usd": "SECRET"}}}, "messages.jsonl:2: cost_usd: must be"),
         ({"message": {"tool_calls": [{"id": 5}]}}, "messages.jsonl:2: tool_call_id: must be"),
-        ({"state": {"last_accessed_at": "9999-12-31T23:59:59-05:00"}}, "state.json: last_accessed_at is no time"),
+        (
+            {"state": {"last_accessed_at": "9999-12-31T23:59:59-05:00"}},
+            "state.json: last_accessed_at is not a valid time",
+        ),
         ({"state": {"user_id": {"SECRET": 1}}}, "state.json: user_id: must be"),
         ({"state": {"system_prompt": 5}}, "state.json: system_prompt: must be"),
-        ({"state": {"metadata": ["SECRET"]}}, "state.json: metadata: no JSON object"),
+        ({"state": {"metadata": ["SECRET"]}}, "state.json: metadata: is not a JSON object"),
         ({"summaries": [{"StartTurn": 1, "EndTurn": 1}]}, "summaries.jsonl:1: EndTurn: must be"),
         ({"summaries": [{}, {"EndTurn": 2**63}]}, "summaries.jsonl:2: EndTurn: must be"),
         ({"summaries": [{"StartTurn": 10**12, "EndTurn": 10**12}]}, "summaries.jsonl:1: StartTurn: must be"),
@@ -406,9 +409,9 @@ def test_what_the_database_refuses_does_not_keep_the_others_out(
 @pytest.mark.parametrize(
     ("interaction", "says"),
     [
-        ({"Duration": "5s"}, "Duration is no duration"),
+        ({"Duration": "5s"}, "Duration is not a duration"),
         ({"Duration": 1e30}, "Duration is longer"),
-        ({"Timestamp": "SECRET"}, "Timestamp is no time"),
+        ({"Timestamp": "SECRET"}, "Timestamp is not a valid time"),
         ({"Agent": ["SECRET"]}, "Agent: must be"),
     ],
     ids=str,
@@ -466,4 +469,4 @@ def test_a_session_of_conexus(cli: CommandLine, tmp_path: Path) -> None:
 
 def test_a_folder_without_anything_to_import(cli: CommandLine, tmp_path: Path) -> None:
     for command in ("promptkit", "conexus"):
-        assert "holds nothing to import" in cli("import", command, str(tmp_path), code=1).output
+        assert "has nothing to import" in cli("import", command, str(tmp_path), code=1).output

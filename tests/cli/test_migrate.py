@@ -20,7 +20,7 @@ def test_up_makes_the_tables_and_status_and_check_agree(empty_cli: CommandLine, 
     assert up.stdout.splitlines()[-1] == f"the schema is at revision {HEAD_REVISION}"
     status = empty_cli("migrate", "status").stdout
     assert status == f"current  {HEAD_REVISION}\nhead     {HEAD_REVISION}\npending  none\n"
-    assert empty_cli("migrate", "check").stdout == f"the tables are those of revision {HEAD_REVISION}\n"
+    assert empty_cli("migrate", "check").stdout == f"the tables match revision {HEAD_REVISION}\n"
     assert empty_cli("migrate", "up").stdout == f"the schema is at revision {HEAD_REVISION}\n"
 
 

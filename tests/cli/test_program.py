@@ -103,7 +103,7 @@ def test_a_price_that_is_not_there_cannot_be_removed(arguments: tuple[str, ...],
     done = cli("prices", "remove", "m" if "--provider" in arguments else "nope", *arguments, code=1)
     assert done.stdout == ""
     assert re.fullmatch(
-        r"error: namespace 'default' has no price of its own of .*: statestore prices ls\n", done.stderr
+        r"error: namespace 'default' has no price of its own for .*: statestore prices ls\n", done.stderr
     )
 
 
@@ -245,5 +245,5 @@ main(["import", "openai-jsonl", "-"])
         assert process.stderr is not None
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)
-        assert process.stderr.read() == "stopped; what was imported stays, and the same command goes on from there\n"
+        assert process.stderr.read() == "stopped; what was imported stays; run the same command again to continue\n"
     assert process.returncode == 130

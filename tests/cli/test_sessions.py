@@ -78,7 +78,7 @@ def test_sessions_are_filtered_ordered_and_paged(cli: CommandLine) -> None:
 def test_a_namespace_sees_its_own_sessions_only(filled: CommandLine) -> None:
     empty = filled("sessions", "--namespace", "other")
     assert empty.stdout == ""
-    assert "no such sessions in namespace 'other'" in empty.stderr
+    assert "no matching sessions in namespace 'other'" in empty.stderr
     filled("show", "trip", "--namespace", "other", code=1)
 
 

@@ -294,6 +294,6 @@ def test_a_package_that_cannot_be_read_is_not_taken_over_in_part(
     monkeypatch.setattr("genai_prices.data_snapshot.get_snapshot", lambda: changed)
     done = invoke("prices", "sync", "--url", sqlite_url)
     assert done.exit_code == 1
-    assert f"which names mean {model.id!r} in a way that this version of statestore does not know" in done.stderr
+    assert f"a pattern for the model {model.id!r} that this version of statestore does not understand" in done.stderr
     with StateStore.open(sqlite_url) as store:
         assert store.prices.all() == []

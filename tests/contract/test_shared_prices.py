@@ -284,6 +284,6 @@ def test_the_command_sets_and_removes_them(database_url: str) -> None:
     run("set", "m", "--input", "1", "--output", "0", "--shared", "--namespace", "one")
     with StateStore.open(database_url, namespace="two") as store:
         assert of(store) == 1
-    assert "has no price of its own of 'm'" in run("remove", "m", "--namespace", "one", code=1)
+    assert "has no price of its own for 'm'" in run("remove", "m", "--namespace", "one", code=1)
     assert "removed 1 price" in run("remove", "m", "--shared")
-    assert "no price of 'm' was set for all namespaces" in run("remove", "m", "--shared", code=1)
+    assert "no price for 'm' was set for all namespaces" in run("remove", "m", "--shared", code=1)

@@ -332,7 +332,7 @@ def test_the_command_says_nothing_where_there_is_nothing_and_each_failure_once(s
         first, second = process.stderr.readline(), process.stderr.readline()
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=30)
-    assert re.fullmatch(r"error: .*; the next sweep comes as planned\n", first)
+    assert re.fullmatch(r"error: .*; the next sweep runs as planned\n", first)
     assert first == second
     assert out == ""
 

@@ -133,7 +133,7 @@ def test_a_line_that_contradicts_what_is_stored_is_a_conflict(
 
 
 def test_a_path_and_a_user_that_cannot_be_used_are_refused(store: StateStore, tmp_path: Path) -> None:
-    with pytest.raises(InvalidValueError, match="there is no"):
+    with pytest.raises(InvalidValueError, match="does not exist"):
         claude_code(store, tmp_path / "missing")
     with pytest.raises(InvalidValueError, match="user_id"):
         claude_code(store, tmp_path, user_id="")

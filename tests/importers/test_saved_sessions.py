@@ -55,7 +55,7 @@ def write_conexus(folder: Path, name: str, said: list[str]) -> Path:
 def damage_conexus(file: Path) -> str:
     saved = json.loads(file.read_text())
     file.write_text(json.dumps(saved | {"History": [{"content": "good"}, {"Duration": "x"}]}))
-    return f"{file}: History[1]: Duration is no duration"
+    return f"{file}: History[1]: Duration is not a duration"
 
 
 SYSTEMS = [

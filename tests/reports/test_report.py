@@ -178,15 +178,15 @@ def test_a_report_of_nothing_still_has_its_columns(database_url: str) -> None:
     [
         (["usage-by-day", "--since", "soon"], "neither a date"),
         (["usage-by-day", "--tz", "Mars/Olympus"], "not a time zone"),
-        (["usage-by-day", "--limit", "3"], "takes no --limit"),
-        (["storage-usage", "--user", "ada"], "takes no --user"),
+        (["usage-by-day", "--limit", "3"], "does not take --limit"),
+        (["storage-usage", "--user", "ada"], "does not take --user"),
         (["nonsense"], "is not one of"),
         ([], "either a report or"),
-        (["usage-by-day", "--csv", "--json"], "exclude each other"),
-        (["usage-by-day", "--since", "99999999d"], "99999999d ago lies before the year 1"),
-        (["usage-by-day", "--until", "800000d"], "800000d ago lies before the year 1"),
-        (["usage-by-day", "--until", "19200000h"], "19200000h ago lies before the year 1"),
-        (["--html", "-", "--since", "999999w"], "999999w ago lies before the year 1"),
+        (["usage-by-day", "--csv", "--json"], "cannot be combined"),
+        (["usage-by-day", "--since", "99999999d"], "99999999d ago is before the year 1"),
+        (["usage-by-day", "--until", "800000d"], "800000d ago is before the year 1"),
+        (["usage-by-day", "--until", "19200000h"], "19200000h ago is before the year 1"),
+        (["--html", "-", "--since", "999999w"], "999999w ago is before the year 1"),
         *(
             (["usage-by-user", option, ""], f"{option}: must have 1 to 512 characters")
             for option in ("--user", "--agent", "--provider", "--model", "--tool", "--session")
