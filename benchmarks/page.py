@@ -1,4 +1,4 @@
-"""Writes the figures into docs/performance.md. What stands outside its marks is written by hand, and left alone."""
+"""Writes the figures into docs/performance.md. The text outside its marks is written by hand and left alone."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from benchmarks.workers import ROOT
 PAGE = ROOT / "docs" / "performance.md"
 CHART = ROOT / "docs" / "performance.svg"
 BLOCKS = ("about", "goals", "postgresql", "sqlite", "network", "concurrent", "growth", "memory", "costs")
-"""What is written between marks."""
+"""The parts between marks, which are written."""
 
 
 def write(results_file: Path) -> None:
@@ -22,7 +22,7 @@ def write(results_file: Path) -> None:
         print(f"written: {CHART.name}")
         written |= blocks(results)
     else:
-        print(f"there is no {results_file.name}: only the costs are written; `./run bench` measures all else")
+        print(f"there is no {results_file.name}, so only the costs were written; `./run bench` measures the rest")
     text = PAGE.read_text()
     for name, content in written.items():
         text = filled(text, name, content)
@@ -59,7 +59,7 @@ def blocks(results: Results) -> dict[str, str]:
 
 
 def costs() -> str:
-    """Statements and round trips of every operation: the table that a test asserts, exactly."""
+    """Statements and round trips of every operation: exactly the table that a test asserts."""
     from tests.contract.test_round_trips import COSTS
 
     rows = [
