@@ -1,6 +1,7 @@
-"""Where Alembic meets the database: on which connection, in which transaction, one migrator at a time.
+"""Runs Alembic on the database: on which connection, in which transaction, one migrator at a time.
 
-Both ways lead through here. `statestore.migrate` hands over a target; the `alembic` command of a checkout names it:
+Both ways to migrate come through here. `statestore.migrate` passes a target; the `alembic` command of a checkout names
+it:
 
     alembic -x url=postgresql://… [-x schema=statestore] upgrade head [--sql]      (or STATESTORE_URL)
 """
@@ -47,10 +48,10 @@ lock_timeout: timedelta = config.attributes.get("lock_timeout", migrate.LOCK_TIM
 wait: timedelta = config.attributes.get("wait", migrate.WAIT)
 progress: migrate.Progress | None = config.attributes.get("progress")
 
-# Revisions whose version table has no room for it.
+# Revisions whose version table does not have the column `oldest_code`.
 BEFORE_THE_MARK = {"0001", "0002", "0003"}
 
-# By its comment a schema is known as one that statestore made, and may drop.
+# This comment marks a schema that statestore made and may drop.
 SCHEMA_COMMENT = "Made by statestore, which drops it with its last table"
 
 
@@ -76,12 +77,12 @@ def main() -> None:
 def named_url() -> str:
     url = arguments.get("url") or os.environ.get("STATESTORE_URL") or config.get_main_option("sqlalchemy.url")
     if not url:
-        raise CommandError("which database? Name it with -x url=…, or set STATESTORE_URL")
+        raise CommandError("no database was named; pass -x url=… or set STATESTORE_URL")
     return str(url)
 
 
 def is_writing() -> bool:
-    """Whether the command leads to a revision, as upgrade, downgrade and stamp do."""
+    """Whether the command moves to a revision, as upgrade, downgrade and stamp do."""
     try:
         context.get_revision_argument()
     except KeyError:
@@ -89,11 +90,11 @@ def is_writing() -> bool:
     return True
 
 
-# The three ways to migrate, and the way to write it all down
+# The three ways to migrate, and the SQL for doing it by hand
 
 
 def migrate_connection(connection: Connection) -> None:
-    """Everything in one transaction: the caller's where there is one. A command that only looks leaves no trace."""
+    """Do everything in one transaction, the caller's if there is one. A command that only looks changes nothing."""
     if not is_writing():
         with transaction(connection, keep=False):
             create_schema(connection)
@@ -111,12 +112,12 @@ def migrate_connection(connection: Connection) -> None:
 
 
 def migrate_postgresql(engine: Engine) -> None:
-    """A transaction for each migration, as CREATE INDEX CONCURRENTLY and VALIDATE CONSTRAINT need it.
+    """Use a transaction for each migration, as CREATE INDEX CONCURRENTLY and VALIDATE CONSTRAINT need it.
 
-    The lock is held on a second connection, by an open transaction. So it outlasts the transactions of the migrations,
-    goes away with the connection, whatever happens, and holds behind a pooler that hands out connections by the
-    transaction; a session's lock would be left behind there on a connection that others use. It is polled: a
-    migrator that waits inside a statement has a snapshot, and an index that is built CONCURRENTLY waits for that.
+    An open transaction on a second connection holds the lock. The lock outlasts the transactions of the migrations, is
+    always released with the connection, and also works behind a pooler in transaction mode, where a session lock would
+    be left on a connection that others use. It is polled: a migrator that waits inside a statement has a snapshot, and
+    an index that is built CONCURRENTLY waits for that.
     """
     with transactional(engine) as keeper, transactional(engine) as connection:
 
@@ -137,14 +138,14 @@ def migrate_postgresql(engine: Engine) -> None:
 
 
 def migrate_sqlite(connection: Connection) -> None:
-    """A table is altered by way of a copy that takes its place. That must neither empty its children nor break views.
+    """Migrate SQLite, where a table is altered by replacing it with a copy.
 
-    So foreign keys are off until they are checked at the end, and dropping the old table and renaming the new one leave
-    alone what refers to the name.
+    This must not delete rows in child tables or break views. So foreign keys are off until they are checked at the end,
+    and dropping the old table and renaming the new one do not touch references to the name.
     """
     if is_callers(connection):
         if pragma(connection, "foreign_keys"):
-            problem = "foreign_keys is on and cannot be switched in a transaction; switch it off, then begin"
+            problem = "foreign_keys is on and cannot be switched in a transaction; switch it off before you begin one"
             raise InvalidValueError("target", problem)
         with pragmas(connection, legacy_alter_table=1), transaction(connection):
             run(connection)
@@ -180,7 +181,7 @@ def write_sql(target: Engine | Connection) -> None:
     with context.begin_transaction():
         context.run_migrations()
     if not on_postgresql:
-        context.static_output("-- The next statement lists rows without their parent; there should be none.")
+        context.static_output("-- The next statement lists rows without a parent; there should be none.")
         context.execute("PRAGMA foreign_key_check")
         context.execute("PRAGMA legacy_alter_table = OFF")
         context.execute("PRAGMA foreign_keys = ON")
@@ -198,7 +199,7 @@ def run(connection: Connection, **options: Any) -> None:
 
 
 def mark(ctx: Any, step: Any, heads: set[str], run_args: Any) -> None:
-    """Say, beside the revision, what the migration that led to it says of older code; see script.py.mako."""
+    """Record beside the revision which older code its migration allows; see script.py.mako."""
     for head in heads - BEFORE_THE_MARK:
         versions = table(VERSION_TABLE, column("oldest_code"), schema=ctx.version_table_schema)
         oldest_code = getattr(context.script.get_revision(head).module, "oldest_code", head)
@@ -216,7 +217,7 @@ def report(ctx: Any, step: Any, heads: Any, run_args: Any) -> None:
 
 @contextmanager
 def transaction(connection: Connection, *, keep: bool = True) -> Iterator[None]:
-    """A transaction around the block, also where the driver commits each statement; the caller's where there is one."""
+    """A transaction around the block, even if the driver commits each statement; the caller's if there is one."""
     on_sqlite = connection.dialect.name == "sqlite"
     if is_callers(connection):
         if on_sqlite and not is_open(connection):
@@ -241,14 +242,14 @@ def transaction(connection: Connection, *, keep: bool = True) -> Iterator[None]:
 def finish(connection: Connection, begun: RootTransaction | None, how: str) -> None:
     if begun is not None and begun.is_active:
         begun.commit() if how == "COMMIT" else begun.rollback()
-    # A driver that commits each statement leaves to us what we began.
+    # If the driver commits each statement, we have to end what we began.
     if not connection.invalidated and is_open(connection):
         driver_execute(connection, how)
 
 
 @contextmanager
 def transactional(engine: Engine) -> Iterator[Connection]:
-    """A connection that has transactions, also where the engine commits each statement."""
+    """A connection with transactions, even if the engine commits each statement."""
     with engine.connect() as connection:
         yield connection.execution_options(isolation_level="READ COMMITTED")
 
@@ -258,7 +259,7 @@ def is_callers(connection: Connection) -> bool:
 
 
 def is_open(connection: Connection) -> bool:
-    """Whether the driver is in a transaction. SQLAlchemy says so from the first statement on, even if it is not."""
+    """Whether the driver is in a transaction. SQLAlchemy claims so from the first statement on, even if it is not."""
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":
         return bool(driver.in_transaction)
@@ -275,7 +276,7 @@ def commits_statements(connection: Connection) -> bool:
 
 
 def driver_execute(connection: Connection, statement: str) -> Any:
-    """Run a statement that SQLAlchemy is not to know of, since it would begin a transaction first."""
+    """Run a statement behind SQLAlchemy's back, which would begin a transaction first."""
     cursor = connection.connection.cursor()
     try:
         cursor.execute(statement)
@@ -291,7 +292,7 @@ def poll(connection: Connection, attempt: Callable[[], bool], problem: str) -> N
     deadline = time.monotonic() + wait.total_seconds()
     while not attempt():
         if time.monotonic() > deadline:
-            raise UnavailableError(f"{problem}, for longer than {wait}; try again later")
+            raise UnavailableError(f"{problem}, and it took longer than {wait}; try again later")
         migrate.pause(connection, random.uniform(0.02, 0.1))
 
 
@@ -302,14 +303,14 @@ def try_lock(connection: Connection) -> bool:
 
 
 def timeouts(connection: Connection) -> dict[str, str]:
-    # transaction_timeout is there from PostgreSQL 17 on.
+    # PostgreSQL has transaction_timeout since version 17.
     names = "'lock_timeout', 'statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout'"
     rows = connection.execute(text(f"SELECT name, setting FROM pg_settings WHERE name IN ({names})"))
     return {row.name: row.setting for row in rows}
 
 
 def set_timeouts(connection: Connection, values: dict[str, str] | None = None) -> None:
-    """For the rest of the transaction; without values those of a migration: only waiting for a lock has a limit."""
+    """Set timeouts for the rest of the transaction; by default those of a migration, which limit only lock waits."""
     if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
         return  # a migration that has left the transaction
     if values is None:
@@ -328,7 +329,7 @@ def milliseconds(duration: timedelta) -> int:
 def create_schema(connection: Connection) -> None:
     if connection.dialect.name != "postgresql":
         return
-    # Asked first: CREATE SCHEMA IF NOT EXISTS needs the right to create schemas even where there is nothing to do.
+    # Checked first: CREATE SCHEMA IF NOT EXISTS needs the right to create schemas even if there is nothing to do.
     if connection.scalar(text("SELECT 1 FROM pg_namespace WHERE nspname = :schema"), {"schema": schema}):
         return
     name = schema.replace('"', '""').replace("%", "%%")
@@ -337,7 +338,7 @@ def create_schema(connection: Connection) -> None:
 
 
 def remove_traces(connection: Connection) -> None:
-    """What is left after the last migration was taken back: Alembic's table, and the schema if it is ours and empty."""
+    """Remove what the last downgrade leaves: Alembic's table, and the schema if we made it and it is empty."""
     on_postgresql = connection.dialect.name == "postgresql"
     connection.execute(DropTable(Table(VERSION_TABLE, MetaData(), schema=schema if on_postgresql else None)))
     if not on_postgresql:
@@ -373,7 +374,7 @@ def pragmas(connection: Connection, **values: int) -> Iterator[None]:
 
 
 def try_write_ahead_log(connection: Connection) -> bool:
-    """Switch to the log, once and for all. Where others have the file open it fails at once, whatever the timeout."""
+    """Switch to the write-ahead log for good. If others have the file open, this fails at once, whatever the timeout."""
     try:
         return pragma(connection, "journal_mode") == "wal" or bool(pragma(connection, "journal_mode = WAL"))
     except sqlite3.OperationalError as error:
@@ -385,7 +386,7 @@ def try_write_ahead_log(connection: Connection) -> bool:
 def check_foreign_keys(connection: Connection) -> None:
     for name in metadata.tables.keys() & inspect(connection).get_table_names():
         if driver_execute(connection, f"PRAGMA foreign_key_check({name})"):
-            raise SchemaError(f"the migration would leave rows in {name} without their parent; nothing was changed")
+            raise SchemaError(f"the migration would leave rows in {name} without a parent; nothing was changed")
 
 
 main()
