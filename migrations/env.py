@@ -374,7 +374,7 @@ def pragmas(connection: Connection, **values: int) -> Iterator[None]:
 
 
 def try_write_ahead_log(connection: Connection) -> bool:
-    """Switch to the write-ahead log for good. If others have the file open, this fails at once, whatever the timeout."""
+    """Switch to the write-ahead log for good. If others have it open, this fails at once, whatever the timeout."""
     try:
         return pragma(connection, "journal_mode") == "wal" or bool(pragma(connection, "journal_mode = WAL"))
     except sqlite3.OperationalError as error:

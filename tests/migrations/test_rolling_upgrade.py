@@ -103,9 +103,7 @@ def test_what_version_0_1_made_is_brought_up_with_what_it_holds(empty_database_u
     url = empty_database_url
     migrate.upgrade(url, "0003")
     insert_conversation(url)
-    with pytest.raises(
-        errors.SchemaOutdatedError, match="before this version is deployed, with: statestore migrate up"
-    ):
+    with pytest.raises(errors.SchemaOutdatedError, match="upgrade the schema with: statestore migrate up"):
         StateStore.open(url)
     migrate.upgrade(url)
     assert row_counts(url) == CONVERSATION
