@@ -181,7 +181,8 @@ def test_a_bug_ends_the_sweeper_and_is_raised_when_it_is_stopped(
 
 def test_a_callback_may_stop_the_sweeper(database_url: str) -> None:
     with StateStore.open(database_url) as store:
-        sweeper = Sweeper(store, every=SOON, jitter=NOW, on_sweep=lambda report: sweeper.stop()).start()
+        sweeper = Sweeper(store, every=SOON, jitter=NOW, on_sweep=lambda report: sweeper.stop())
+        sweeper.start()
         ended(sweeper)
         assert not sweeper.running
         sweeper.stop()
