@@ -1,1 +1,1 @@
-"""What is checked of a value before any SQL: arguments, JSON, messages, files of JSON."""
+"""Checking and encoding values: arguments, exact JSON, messages, cached values, files of JSON. Knows no SQL."""

@@ -1,1 +1,1 @@
-"""The operations of a store by group: one list for both worlds, one file per group. No SQL, no connections."""
+"""The operations of a store by group, one list for sync and async, and what is composed of several of them."""

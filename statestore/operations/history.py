@@ -74,8 +74,8 @@ class HistoryOperations(Operations):
         Every entry comes once, in order, even if the connection is lost or the database restarts meanwhile. Ends with
         `SessionNotFoundError` when the session is gone, even if another was created with its id, or after *timeout*;
         you can also stop iterating. On PostgreSQL all followers share one connection outside the pool, and hear of an
-        append at once; otherwise, or behind a pooler, they look every 20 to 500 milliseconds. Waiting does not extend
-        the session's TTL.
+        append at once; on SQLite, behind a pooler and on a caller's `AsyncEngine` they look every 20 to 500
+        milliseconds. Waiting does not extend the session's TTL.
 
         If entries are popped and others appended at their positions, those are passed on as well, as long as the
         popped ones were among the latest 256. Entries that are trimmed before they are passed on are skipped.

@@ -1,1 +1,1 @@
-"""The operations, written once in blocking style, one file per table family. They never commit, retry or sleep."""
+"""The operations, written once in blocking style, one folder per family. They never commit, retry or sleep."""

@@ -1,1 +1,1 @@
-"""What a caller hands in and gets back: frozen dataclasses, nothing lazy, nothing tied to a connection."""
+"""What a caller hands in and gets back: plain dataclasses, nothing lazy, nothing tied to a connection."""

@@ -12,7 +12,7 @@ from statestore.repositories.sessions import session_life, session_rows
 from statestore.values.history import Entry
 from statestore.values.sessions import Lease, Session
 
-# Entries of one statement. A statement takes 65,535 parameters on PostgreSQL, an entry at most 23.
+# Entries of one statement. A statement takes 65,535 parameters on PostgreSQL, an entry at most 22.
 CHUNK = 500
 
 _UPDATE = f"""

@@ -41,7 +41,8 @@ class HistoryRepository(WindowsRepository, SummariesRepository, LocatingReposito
 
         All are stored or none. Their positions are consecutive and follow the order given; appends to one session
         queue up and never interleave. Concurrent appends through one store, without *lease* or *after_seq*, are stored
-        in the order of the calls. Repeating an append is safe if the entries have an `entry_id` or *after_seq* is
+        in the order of the calls as long as none takes longer than a second; on a caller's `AsyncEngine` the database
+        decides. Repeating an append is safe if the entries have an `entry_id` or *after_seq* is
         given: entries that are already stored are returned and not stored again.
 
         Args:
