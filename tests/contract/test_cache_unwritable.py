@@ -96,7 +96,7 @@ def test_what_is_computed_is_returned_and_one_warning_says_so(
         with pytest.raises(ReadOnlyError):
             store.cache.set("k", 1)
         [said] = warnings(caplog)
-        assert "cannot be written" in said
+        assert "is not writable" in said
         assert "SECRET" not in said
         other = open_store()
         assert other.cache.get_or_compute("k", Computation(other)) == "computed"

@@ -434,7 +434,7 @@ def test_a_session_that_is_made_anew_is_no_fork_any_more(store: Store) -> None:
 
 
 # Steps of what has a public name of its own.
-INTERNAL = {"prices.apply", "sessions._save"}
+INTERNAL = {"prices.apply"}
 
 
 def test_every_operation_is_counted() -> None:
