@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 from statestore.checking import checks
 from statestore.engine.async_database import AsyncRunner
@@ -15,7 +15,7 @@ from statestore.operations import compute_claims, single_flight
 from statestore.operations.base import AsyncGroup, Group, Operations, flow, operation
 from statestore.operations.cache_runner import AsyncCacheRunner, CacheRunner, not_claimed, not_kept
 from statestore.operations.compute_claims import TaskRenewals, ThreadRenewals
-from statestore.operations.single_flight import Flight, Flights
+from statestore.operations.single_flight import Flight, Flights, value_of
 from statestore.repositories.cache import keys
 from statestore.repositories.cache.compute_claims import CacheClaims, Found
 from statestore.repositories.cache.limits import CacheState
@@ -23,6 +23,16 @@ from statestore.repositories.cache.repository import CacheRepository
 from statestore.values.markers import NeverType
 
 T = TypeVar("T")
+
+
+class _Asked(NamedTuple):
+    """What one call of `get_or_compute` is about."""
+
+    key: str
+    compute: Callable[[], Any]
+    timeout: timedelta
+    attributes: dict[str, Any]
+    look: Call
 
 
 class CacheOperations(Operations):
@@ -72,21 +82,24 @@ class CacheOperations(Operations):
         """
         yield Do(self._cache_runner.flush)
 
-    def _get_or_compute(
-        self, key: str, compute: Callable[[], Any], *, timeout: timedelta, **attributes: Any
-    ) -> Flow[Any]:
-        """See `Cache.get_or_compute`."""
+    def _asked(self, key: str, compute: Callable[[], Any], *, timeout: timedelta, **attributes: Any) -> "_Asked":
+        """What `get_or_compute` is asked for, checked, and the call that looks whether it is there.
+
+        A hit is that one call: it is too quick to be made of a flow.
+        """
         checks.key(key, "key")
         timeout = single_flight.check(compute, timeout)
-        state = self._cache_runner.state
-        attributes = single_flight.checked(state.options, **attributes)
+        attributes = single_flight.checked(self._cache_runner.state.options, **attributes)
         look = {"stale_ttl": attributes["stale_ttl"], "agent_name": attributes["agent_name"], "count": True}
-        found: Found | None = yield Call(CacheClaims.look, (key,), look)
-        if found is not None and not found.stale:
-            return single_flight.value_of(found)
+        return _Asked(key, compute, timeout, attributes, Call(CacheClaims.look, (key,), look))
+
+    def _missed(self, asked: "_Asked", found: Found | None) -> Flow[Any]:
+        """What `get_or_compute` returns when there is nothing, or only the stale entry *found*."""
+        key, compute, timeout, attributes = asked.key, asked.compute, asked.timeout, asked.attributes
+        state = self._cache_runner.state
         if state.in_transaction:
             value = yield Do(compute)
-            return single_flight.value_of((yield from self._keep(key, value, attributes)))
+            return value_of((yield from self._keep(key, value, attributes)))
         deadline = time.monotonic() + timeout.total_seconds()
         while True:
             flight, leads = self._flights.join(key, (yield NewSignal()))
@@ -94,13 +107,13 @@ class CacheOperations(Operations):
                 with self._flights.leading(key, flight):
                     result = yield from self._lead(key, compute, attributes, found, flight, timeout, deadline)
                     flight.found = None if result.stale else result
-                return single_flight.value_of(result)
+                return value_of(result)
             if found is not None:
-                return single_flight.value_of(found)
+                return value_of(found)
             if not (yield Wait(flight.landed, max(0.0, deadline - time.monotonic()))):
                 raise single_flight.too_late(key, timeout)
             if flight.found is not None:
-                return single_flight.value_of(flight.found)
+                return value_of(flight.found)
 
     def _lead(
         self,
@@ -226,7 +239,7 @@ class Cache(CacheOperations, Group):
             UnavailableError: Another caller is computing, and did not finish in time.
             InvalidValueError: For example, *compute* asks for the same key, by itself or in a task that it started.
         """
-        work = self._get_or_compute(
+        asked = self._asked(
             key,
             compute,
             ttl=ttl,
@@ -238,7 +251,9 @@ class Cache(CacheOperations, Group):
             stale_ttl=stale_ttl,
             timeout=timeout,
         )
-        return run(self._runner, work)  # type: ignore[no-any-return]
+        found = self._runner.run(asked.look)
+        value = run(self._runner, self._missed(asked, found)) if found is None or found.stale else value_of(found)
+        return value  # type: ignore[no-any-return]
 
 
 class AsyncCache(CacheOperations, AsyncGroup):
@@ -298,7 +313,7 @@ class AsyncCache(CacheOperations, AsyncGroup):
 
         *compute* is a coroutine function, or a plain one, which runs on the event loop. See `Cache.get_or_compute`.
         """
-        work = self._get_or_compute(
+        asked = self._asked(
             key,
             compute,
             ttl=ttl,
@@ -310,4 +325,7 @@ class AsyncCache(CacheOperations, AsyncGroup):
             stale_ttl=stale_ttl,
             timeout=timeout,
         )
-        return await run_async(self._runner, work)
+        found = await self._runner.run(asked.look)
+        if found is None or found.stale:
+            return await run_async(self._runner, self._missed(asked, found))
+        return value_of(found)  # type: ignore[no-any-return]
