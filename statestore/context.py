@@ -39,6 +39,9 @@ class Current:
 class _Context:
     """What both contexts know and do; they differ in how they run it."""
 
+    _drive: Callable[[Flow[Any]], Any]
+    """Runs a flow. Returns its result, or an awaitable of it."""
+
     def __init__(self, store: Any, session_id: str | None, project_root: Path, cwd: Path | None) -> None:
         self._store = store
         root = _text(project_root, "project_root")
@@ -102,10 +105,6 @@ class _Context:
         return unsubscribe
 
     # What follows is written once, as flows: each kind of context runs them in its own way, with the lock held.
-
-    def _drive(self, flow: Flow[Any]) -> Any:
-        """Run a flow. Returns its result, or an awaitable of it."""
-        raise NotImplementedError
 
     def _open(self) -> Flow[None]:
         """Open the session, unless it is open already."""

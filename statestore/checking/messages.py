@@ -98,16 +98,6 @@ def tool_results(message: Mapping[str, Any]) -> list[Tool]:
     return found
 
 
-def tool_call_ids(message: Mapping[str, Any]) -> list[str]:
-    """The ids of the tool calls that the message makes."""
-    return [tool.call_id for tool in tool_calls(message) if tool.call_id is not None]
-
-
-def tool_result_ids(message: Mapping[str, Any]) -> list[str]:
-    """The ids of the tool calls that the message answers."""
-    return [tool.call_id for tool in tool_results(message) if tool.call_id is not None]
-
-
 def model(message: Mapping[str, Any]) -> str | None:
     return _name(message.get("model"))
 

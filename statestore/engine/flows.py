@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from inspect import isawaitable
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from statestore.engine.async_database import AsyncRunner, finished
 from statestore.engine.calls import Call
@@ -50,14 +50,13 @@ class NewSignal:
     """Gives a `Signal` of the world at hand."""
 
 
-class Signal:
+class Signal(Protocol):
     """Tells those who wait for it, of any thread, that something has happened."""
 
-    def set(self) -> None:
-        raise NotImplementedError
-
-    def clear(self) -> None:
-        raise NotImplementedError
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+    def wait(self, seconds: float, /) -> Any:
+        """Whether it was set in time, or an awaitable of that. Flows yield `Wait`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,15 +201,23 @@ class _Steps(Generic[R]):
         self.answer: Any = None
         self.failure: BaseException | None = None
         self.interrupted = False
+        self._stop: StopIteration | None = None
 
     def next(self) -> Any:
         """Go on from the answer, or the failure, to the next step; None at the end."""
         failure, self.failure = self.failure, None
+        if isinstance(failure, StopIteration):
+            self._stop = failure
         try:
             return self._flow.send(self.answer) if failure is None else self._flow.throw(failure)
         except StopIteration as end:
             self.result = end.value
             return None
+        except RuntimeError as error:
+            # A generator may not raise StopIteration. What a caller's function or block raised comes out as it was.
+            if self._stop is not None and error.__cause__ is self._stop:
+                raise self._stop from None
+            raise
         finally:
             self.answer = None
 
@@ -233,7 +240,7 @@ def _done(runner: Runner, step: Any) -> Any:
         case NewSignal():
             return threading.Event()
         case Wait():
-            return step.signal.wait(step.seconds)  # type: ignore[attr-defined]
+            return step.signal.wait(step.seconds)
         case Start():
             thread = threading.Thread(target=lambda: run(runner, step.flow()), name=step.name, daemon=True)
             thread.start()
@@ -266,7 +273,7 @@ async def _done_async(runner: AsyncRunner, step: Any) -> Any:
         case NewSignal():
             return _AsyncSignal()
         case Wait():
-            return await step.signal.wait(step.seconds)  # type: ignore[attr-defined]
+            return await step.signal.wait(step.seconds)
         case Start():
             return asyncio.create_task(run_async(runner, step.flow()), name=step.name)
         case Join():
@@ -274,7 +281,7 @@ async def _done_async(runner: AsyncRunner, step: Any) -> Any:
     raise AssertionError(f"{step!r} is not a step")
 
 
-class _AsyncSignal(Signal):
+class _AsyncSignal:
     """An event of the event loop that runs now. May be set from any thread."""
 
     def __init__(self) -> None:

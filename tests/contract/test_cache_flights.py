@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from datetime import timedelta
 from functools import partial
@@ -406,3 +406,15 @@ def test_arguments_that_make_no_sense_are_refused_before_anything_is_computed(st
             store.cache.get_or_compute("k", compute, timeout=timeout)
         assert "None for" not in str(raised.value)
     assert compute.calls == 0
+
+
+@pytest.mark.parametrize("world", ["sync"], indirect=True)
+def test_whatever_compute_raises_reaches_its_caller_as_it_is(store: StateStore) -> None:
+    """StopIteration too, as `next()` raises it, which generators turn into something else."""
+    nothing: Iterator[int] = iter(())
+    with pytest.raises(StopIteration):
+        store.cache.get_or_compute("k", lambda: next(nothing))
+    store.sessions.create("s")
+    with pytest.raises(StopIteration), store.turn("s"):
+        next(nothing)
+    assert store.cache.get_or_compute("k", lambda: 1) == 1
