@@ -11,11 +11,15 @@ from statestore.schema.tables import (
     cache_entries,
     history_entries,
     metadata,
+    session_list_items,
+    session_lists,
     session_segments,
     sessions,
+    shared_state,
     state_entries,
     summaries,
     usage_ledger,
+    usage_records,
 )
 
 __all__ = [
@@ -29,9 +33,13 @@ __all__ = [
     "cache_entries",
     "history_entries",
     "metadata",
+    "session_list_items",
+    "session_lists",
     "session_segments",
     "sessions",
+    "shared_state",
     "state_entries",
     "summaries",
     "usage_ledger",
+    "usage_records",
 ]

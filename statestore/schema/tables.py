@@ -29,7 +29,7 @@ DEFAULT_SCHEMA = "statestore"
 """Where the tables live on PostgreSQL. SQLite has no schemas; there they live in the file itself."""
 
 VERSION_TABLE = "statestore_alembic_version"
-HEAD_REVISION = "0004"
+HEAD_REVISION = "0005"
 """The revision that this version of the package works with; a test holds it against migrations/versions."""
 
 metadata = MetaData(
@@ -75,6 +75,9 @@ sessions = Table(
     Column("lease_owner", String(KEY_LENGTH)),
     Column("lease_token", BigInteger, nullable=False, server_default="0"),
     Column("lease_until", UtcTime),
+    # The session that this one is a part of, such as a sub-agent's: it is hidden, expires and goes with it. Never itself
+    # a part, so that one lookup finds whether a part lives.
+    Column("belongs_to", Key),
     PrimaryKeyConstraint("namespace", "session_id"),
     CheckConstraint("status IN ('starting', 'ready', 'busy', 'dead')", name="status"),
     CheckConstraint("first_seq >= 1 AND next_seq >= first_seq", name="seq"),
@@ -93,6 +96,14 @@ sessions = Table(
         "namespace",
         postgresql_where=text("parent_session_id IS NOT NULL"),
         sqlite_where=text("parent_session_id IS NOT NULL"),
+    ),
+    # The parts of a session: sessions.page(belongs_to=…), and what goes with it.
+    Index(
+        None,
+        "belongs_to",
+        "namespace",
+        postgresql_where=text("belongs_to IS NOT NULL"),
+        sqlite_where=text("belongs_to IS NOT NULL"),
     ),
     # The sweep: what has expired. Sessions without a TTL are not in it.
     Index(
@@ -192,6 +203,8 @@ state_entries = Table(
     Column("version", BigInteger, nullable=False, server_default="1"),
     Column("updated_at", UtcTime, nullable=False),
     Column("expires_at", UtcTime),
+    # NULL in rows made before revision 0005, until they are written again after they expired.
+    Column("created_at", UtcTime),
     PrimaryKeyConstraint("namespace", "session_id", "key"),
     ForeignKeyConstraint(
         ["namespace", "session_id"], ["sessions.namespace", "sessions.session_id"], ondelete="CASCADE"
@@ -204,6 +217,66 @@ state_entries = Table(
         postgresql_where=text("expires_at IS NOT NULL"),
         sqlite_where=text("expires_at IS NOT NULL"),
     ),
+)
+
+# State that belongs to no session: a user's, or an agent's. Shared by all their sessions, so it has no row to lock but
+# its own.
+shared_state = Table(
+    "shared_state",
+    metadata,
+    key("namespace"),
+    Column("scope", String(16), nullable=False),
+    key("owner_id"),
+    key("key"),
+    Column("value", ExactJson, nullable=False),
+    Column("version", BigInteger, nullable=False, server_default="1"),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime),
+    PrimaryKeyConstraint("namespace", "scope", "owner_id", "key"),
+    CheckConstraint("scope IN ('user', 'app')", name="scope"),
+    # The sweep: which keys have expired.
+    Index(
+        None,
+        "namespace",
+        "expires_at",
+        postgresql_where=text("expires_at IS NOT NULL"),
+        sqlite_where=text("expires_at IS NOT NULL"),
+    ),
+)
+
+# One row for each named list of a session: its lock orders those who append, and its number is the list's length.
+session_lists = Table(
+    "session_lists",
+    metadata,
+    key("namespace"),
+    key("session_id"),
+    key("name"),
+    Column("item_count", BigInteger, nullable=False, server_default="0"),
+    Column("created_at", UtcTime, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    PrimaryKeyConstraint("namespace", "session_id", "name"),
+    ForeignKeyConstraint(
+        ["namespace", "session_id"], ["sessions.namespace", "sessions.session_id"], ondelete="CASCADE"
+    ),
+)
+
+session_list_items = Table(
+    "session_list_items",
+    metadata,
+    key("namespace"),
+    key("session_id"),
+    key("name"),
+    Column("position", BigInteger, nullable=False),
+    Column("value", ExactJson, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    PrimaryKeyConstraint("namespace", "session_id", "name", "position"),
+    ForeignKeyConstraint(
+        ["namespace", "session_id", "name"],
+        ["session_lists.namespace", "session_lists.session_id", "session_lists.name"],
+        ondelete="CASCADE",
+    ),
+    CheckConstraint("position >= 1", name="position"),
 )
 
 cache_entries = Table(
@@ -347,6 +420,37 @@ usage_ledger = Table(
     Index(None, "namespace", "bucket_at"),
     # Erasing a user.
     Index(None, "namespace", "user_id"),
+)
+
+# Calls of models and tools that are no entries of a history: what a run used as a whole, an embedding, a moderation.
+usage_records = Table(
+    "usage_records",
+    metadata,
+    key("namespace"),
+    key("record_id"),
+    Column("session_id", Key),
+    Column("user_id", Key),
+    Column("agent_name", Key),
+    Column("provider_name", String(KEY_LENGTH)),
+    Column("model", String(KEY_LENGTH)),
+    Column("tool_name", String(KEY_LENGTH)),
+    *(Column(name, BigInteger) for name in TOKEN_COLUMNS),
+    Column("cost_usd", Money),
+    Column("duration_ms", Float),
+    Column("error_type", String(KEY_LENGTH)),
+    Column("created_at", UtcTime, nullable=False),
+    # Recording the same call again does nothing.
+    PrimaryKeyConstraint("namespace", "record_id"),
+    # Reports over a period.
+    Index(None, "namespace", "created_at"),
+    # Erasing a user.
+    Index(
+        None,
+        "user_id",
+        "namespace",
+        postgresql_where=text("user_id IS NOT NULL"),
+        sqlite_where=text("user_id IS NOT NULL"),
+    ),
 )
 
 PRICE_COLUMNS = ("input_price", "output_price", "cache_read_price", "cache_write_price", "cache_write_1h_price")
