@@ -1,5 +1,8 @@
 """Add parts of sessions, state of users and agents, lists of sessions, and usage of calls that are no entries."""
 
+import tomllib
+from pathlib import Path
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -26,6 +29,21 @@ TOKENS = (
     "reasoning_output_tokens",
 )
 TABLES = ("shared_state", "session_lists", "session_list_items", "usage_records")
+
+CHANGED_VIEWS = ("usage_lines", "usage_by_session", "storage_usage", "expiry_backlog")
+NEW_VIEWS = ("session_history", "session_state")
+OTHER_VIEWS = (
+    "usage_by_day",
+    "usage_by_user",
+    "usage_by_agent",
+    "usage_by_model",
+    "usage_by_tool",
+    "cache_usage_by_day",
+    "session_lineage",
+)
+
+# Sub-agents of Claude Code, which were imported as forks at the beginning of the session that they worked for.
+SUB_AGENT = "claude-code/sub-agent"
 
 
 def upgrade() -> None:
@@ -109,25 +127,119 @@ def upgrade() -> None:
     create_index("usage_records", "namespace", "created_at")
     create_index("usage_records", "user_id", "namespace", where="user_id IS NOT NULL")
 
+    for view in CHANGED_VIEWS:
+        replace_view(view, "0005_views")
+    execute(statement("0005_views", "session_history"))
+
     # Last, since on PostgreSQL nobody uses a table from here until the transaction ends. Building the index takes one
     # look at each session; concurrently it could not be built inside the transaction of a host's migration.
-    op.add_column("state_entries", sa.Column("created_at", TIME), schema=schema)
     op.add_column(
         "sessions",
-        sa.Column("belongs_to", KEY, comment="The session it is a part of, and expires and is deleted with"),
+        sa.Column("belongs_to", KEY, comment="The session that this one is a part of"),
         schema=schema,
     )
+    op.add_column("state_entries", sa.Column("created_at", TIME), schema=schema)
+    execute(statement("0005_views", "session_state"))
+    if op.get_context().dialect.name == "postgresql":
+        execute(comments())
+    make_sub_agents_parts()
     create_index("sessions", "belongs_to", "namespace", where="belongs_to IS NOT NULL")
 
 
 def downgrade() -> None:
-    """Drop what was added: state of users and agents, lists, and recorded calls are lost; parts become sessions."""
+    """Drop what was added: state of users and agents, lists, and recorded calls are lost; parts become forks again.
+
+    Sub-agents that had a TTL of their own before do not get it back. Comments stay.
+    """
     schema = op.get_context().version_table_schema
+    for view in NEW_VIEWS:
+        execute(f"DROP VIEW {prefix()}{view}")
+    for view in CHANGED_VIEWS:
+        replace_view(view, "0003_views")
     for table in reversed(TABLES):
         op.drop_table(table, schema=schema)
     op.drop_column("state_entries", "created_at", schema=schema)
     op.drop_index(op.f("ix_sessions_belongs_to_namespace"), "sessions", schema=schema)
     op.drop_column("sessions", "belongs_to", schema=schema)
+
+
+def make_sub_agents_parts() -> None:
+    """Let sub-agents that were imported before belong to the session that they worked for, with its end for theirs.
+
+    A sub-agent's own sub-agents belong to the same session: parts have no parts. Found by the index of forks. What has
+    expired stays as it is: without its TTL it would come back. So does a sub-agent whose session is gone.
+    """
+    sessions = f"{prefix()}sessions"
+    is_sub_agent = f"agent_name = '{SUB_AGENT}' AND {{0}}parent_session_id IS NOT NULL AND {{0}}forked_at_seq = 0"
+    now = "now()" if op.get_context().dialect.name == "postgresql" else "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')"
+    lives = f"({{0}}expires_at IS NULL OR {{0}}expires_at > {now})"
+    # UNION ends the walk also where rows are such that it goes in a circle.
+    execute(f"""
+        WITH RECURSIVE up (namespace, session_id, ancestor_id) AS (
+            SELECT s.namespace, s.session_id, s.parent_session_id FROM {sessions} AS s
+             WHERE s.{is_sub_agent.format("s.")}
+             UNION
+            SELECT up.namespace, up.session_id, p.parent_session_id
+              FROM up JOIN {sessions} AS p ON p.namespace = up.namespace AND p.session_id = up.ancestor_id
+             WHERE p.{is_sub_agent.format("p.")}
+        ), tops (namespace, session_id, top_id) AS (
+            SELECT up.namespace, up.session_id, up.ancestor_id
+              FROM up JOIN {sessions} AS t ON t.namespace = up.namespace AND t.session_id = up.ancestor_id
+             WHERE NOT (coalesce(t.agent_name, '') = '{SUB_AGENT}' AND t.parent_session_id IS NOT NULL
+                        AND t.forked_at_seq = 0)
+               AND {lives.format("t.")}
+        )
+        UPDATE {sessions} AS s SET belongs_to = tops.top_id, ttl = NULL, expires_at = NULL
+          FROM tops
+         WHERE s.namespace = tops.namespace AND s.session_id = tops.session_id AND {lives.format("s.")}""")
+
+
+def replace_view(view: str, file: str) -> None:
+    """Replaced, not made anew, on PostgreSQL: grants, and views of others that stand on it, stay."""
+    made = statement(file, view)
+    if op.get_context().dialect.name == "sqlite":
+        execute(f"DROP VIEW {prefix()}{view}")
+    elif "OR REPLACE" not in made:
+        start = f"CREATE VIEW {prefix()}{view} "
+        made = made.replace(start, start.replace("VIEW", "OR REPLACE VIEW") + "WITH (security_invoker = true) ", 1)
+    execute(made)
+
+
+def statement(file: str, view: str) -> str:
+    """The statement that makes *view*, from an SQL file beside this one, for this database and schema."""
+    path = Path(__file__).with_name(f"{file}_{op.get_context().dialect.name}.sql")
+    [found] = [part for part in path.read_text().split(";\n") if f"VIEW {{s}}{view} " in part]
+    return found.replace("{s}", prefix()).strip()
+
+
+def comments() -> str:
+    """All comments in one statement, which is one round trip while others wait."""
+    relations = tomllib.loads(Path(__file__).with_name("0005_comments.toml").read_text())
+    measures, everywhere = relations.pop("measures"), relations.pop("everywhere")
+    lines = []
+    for name, said in relations.items():
+        kind = "VIEW" if name in (*CHANGED_VIEWS, *NEW_VIEWS, *OTHER_VIEWS) else "TABLE"
+        lines.append(f"COMMENT ON {kind} {prefix()}{name} IS {literal(said.pop('comment'))};")
+        shared = said.pop("columns", "").replace("+", measures).split()
+        for column, text in ({column: everywhere[column] for column in shared} | said).items():
+            lines.append(f"COMMENT ON COLUMN {prefix()}{name}.{column} IS {literal(text)};")
+    return "DO $statestore$ BEGIN\n{}\nEND $statestore$".format("\n".join(lines))
+
+
+def literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def execute(statement: str) -> None:
+    # DDL, not text: a colon in a schema's name is no parameter.
+    op.execute(sa.DDL(statement.replace("%", "%%")))
+
+
+def prefix() -> str:
+    schema = op.get_context().version_table_schema
+    if not schema:
+        return ""
+    return '"' + schema.replace('"', '""') + '".'
 
 
 def create_index(table: str, *columns: str, where: str | None = None) -> None:

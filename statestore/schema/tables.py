@@ -494,5 +494,7 @@ VIEWS = (
     "storage_usage",
     "expiry_backlog",
     "session_lineage",
+    "session_history",
+    "session_state",
 )
-"""The report views: public, and made by the migrations alone."""
+"""The views: public, and made by the migrations alone."""

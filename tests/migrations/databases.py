@@ -49,11 +49,25 @@ def structure(url: str, schema: str = "statestore") -> dict[str, Any]:
 
 
 def _parts(sql: str) -> list[str]:
-    # The order of constraints means nothing; that of columns does, and is compared by the first line of each.
-    # A table that was rebuilt has its name in quotes.
-    lines = [line.strip().rstrip(",").replace('"', "") for line in sql.splitlines()]
-    columns = [line for line in lines if not line.startswith("CONSTRAINT")]
-    return columns + sorted(line for line in lines if line.startswith("CONSTRAINT"))
+    """A statement of SQLite's schema, by its parts: columns in their order, and constraints, whose order means nothing.
+
+    Compared as text it would differ by how it came about: by ALTER TABLE, or in a table that was rebuilt.
+    """
+    sql = " ".join(sql.replace('"', "").split())
+    if not sql.startswith("CREATE TABLE"):
+        return [sql]
+    name, _, body = sql.partition("(")
+    parts = [""]
+    depth = 0
+    for character in body.rpartition(")")[0]:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    parts = [part.strip() for part in parts]
+    columns = [part for part in parts if not part.startswith("CONSTRAINT")]
+    return [name.strip(), *columns, *sorted(part for part in parts if part.startswith("CONSTRAINT"))]
 
 
 IN_SCHEMA = "relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = :schema)"
