@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import wraps
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from sqlalchemy import Connection, Engine
 
@@ -33,6 +33,7 @@ class JoinArguments(TypedDict, total=False):
     clock: Clock | None
     schema: str
     max_value_bytes: int
+    json: Literal["exact", "lenient"]
     cache_max_entries: int | None
     cache_max_bytes: int | None
     cache_default_ttl: timedelta | NeverType
@@ -68,6 +69,7 @@ class StoreOptions:
     durability: Durability = "full"
     schema: str = DEFAULT_SCHEMA
     max_value_bytes: int = exactjson.MAX_BYTES
+    json: Literal["exact", "lenient"] = "exact"
     cache_max_entries: int | None = 1000
     cache_max_bytes: int | None = None
     cache_default_ttl: timedelta | NeverType = timedelta(hours=1)
@@ -87,6 +89,7 @@ class StoreOptions:
         if self.clock is not None and not callable(self.clock):
             raise InvalidValueError("clock", "must be callable and return an aware datetime")
         checks.count(self.max_value_bytes, "max_value_bytes", least=1)
+        checks.one_of(self.json, ("exact", "lenient"), "json")
         self.cache()
         checks.schema_name(self.schema)
         checks.one_of(self.durability, ("full", "normal"), "durability")
@@ -114,7 +117,7 @@ class StoreOptions:
         return Settings(
             namespace=self.namespace,
             clock=self.clock,
-            max_value_bytes=self.max_value_bytes,
+            max_value_bytes=exactjson.Limit(self.max_value_bytes, lenient=self.json == "lenient"),
             families={CacheOptions: self.cache()},
         )
 

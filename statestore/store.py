@@ -101,6 +101,10 @@ class StateStore(Transaction, Sweeping):
                 follows its own settings.
             schema: The PostgreSQL schema of the tables.
             max_value_bytes: The largest content, state value, cached value or metadata, as JSON in UTF-8.
+            json: `exact` refuses values that JSON cannot hold, and names the place in them. `lenient` converts them,
+                and stores and returns the result: tuples and sets become lists; keys text; NaN and infinities null;
+                bytes `{"$bytes": "<base64>"}`; dates and times ISO text; a UUID, a Decimal or a path text; an Enum its
+                value; dataclasses and models of pydantic objects. What is exact stays as it is.
             cache_max_entries: How many entries the cache keeps, expired ones included; None for no limit. A single
                 store never exceeds it; several together may, until one of them counts again.
             cache_max_bytes: The total size of the cached values, as stored; None for no limit.

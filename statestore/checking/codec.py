@@ -47,13 +47,14 @@ def encode(value: Any, argument: str, *, max_bytes: int, compress_above: int = C
     if isinstance(value, bytes):
         codec, data = "bytes", bytes(value)
     elif isinstance(value, str):
-        codec = "str"
         try:
-            data = value.encode()
-        except UnicodeEncodeError:
-            raise InvalidValueError(argument, "holds text with a lone surrogate; it is not valid Unicode") from None
+            codec, data = "str", value.encode()
+        except UnicodeEncodeError:  # A lone surrogate, which JSON can escape.
+            codec, data = "json", exactjson.encode(value, argument, max_bytes=max_bytes)[0]
     elif isinstance(value, bytearray | memoryview):
-        raise InvalidValueError(argument, f"is a {type(value).__name__}, which can change meanwhile; pass bytes")
+        if not exactjson.is_lenient(max_bytes):
+            raise InvalidValueError(argument, f"is a {type(value).__name__}, which can change meanwhile; pass bytes")
+        codec, data = "bytes", bytes(value)
     else:
         codec, data = "json", exactjson.encode(value, argument, max_bytes=max_bytes)[0]
     if len(data) > max_bytes:

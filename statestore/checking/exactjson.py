@@ -4,19 +4,26 @@ Both databases store the text that `dumps` returns, so values are accepted or re
 fast but lenient: it writes NaN as null, a tuple as a list and a UUID as a string. Instead of walking each value in
 Python, `dumps` reads its own output back and compares: a value that does not come back equal was not exact. The
 comparison runs in C and costs less than a walk over a small chat message.
+
+orjson knows neither lone surrogates nor integers beyond 64 bits: it refuses to write them, and reads such an integer as
+a float without a word. Values that have any are written and read by `json`, and their text begins with a space. JSON
+allows that, databases and other programs do not notice it, and the reader sees by the first character what it needs.
 """
 
 import json
 import re
 from array import array
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from itertools import accumulate
 from typing import Any, NoReturn
 
 import orjson
 
+from statestore.checking import inexact
+from statestore.checking.inexact import MAX_DEPTH
 from statestore.errors import DatabaseError, InvalidValueError
 
-MAX_DEPTH = 200
 # Each list and object takes time to read, however small it is: two million of them in 6 MB of JSON took as long as
 # 400 MB of text.
 MAX_CONTAINERS = 500_000
@@ -27,6 +34,26 @@ _AROUND = 10
 
 # Subclasses of the JSON types are accepted (a StrEnum, an OrderedDict); other types must not be converted silently.
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class Limit(int):
+    """How many bytes of JSON a store accepts, and whether it converts what is not exact JSON.
+
+    Every check of a value takes the limit in bytes; since both come in one argument, none can forget the other.
+    """
+
+    lenient: bool
+
+    def __new__(cls, max_bytes: int, *, lenient: bool = False) -> "Limit":
+        limit = super().__new__(cls, max_bytes)
+        limit.lenient = lenient
+        return limit
+
+
+def is_lenient(max_bytes: int) -> bool:
+    """Whether a limit is that of a store that converts values."""
+    return isinstance(max_bytes, Limit) and max_bytes.lenient
 
 
 def dumps(value: Any, argument: str, *, max_bytes: int = MAX_BYTES) -> str:
@@ -37,6 +64,8 @@ def dumps(value: Any, argument: str, *, max_bytes: int = MAX_BYTES) -> str:
 def encode(value: Any, argument: str, *, max_bytes: int = MAX_BYTES) -> tuple[bytes, Any]:
     """The JSON of *value* in UTF-8, key order kept, and a copy of *value* that shares nothing with it.
 
+    A value that is not exact JSON is converted first if *max_bytes* is a lenient `Limit`: see `inexact.converted`.
+
     Raises:
         InvalidValueError: *value* is not exact JSON, is nested deeper than 200, holds more than 500,000 lists and
             objects, or is longer than *max_bytes* in UTF-8.
@@ -44,20 +73,96 @@ def encode(value: Any, argument: str, *, max_bytes: int = MAX_BYTES) -> tuple[by
     try:
         data = orjson.dumps(value, option=_OPTIONS)
     except (TypeError, RecursionError):
-        raise InvalidValueError(argument, _why_not(value)) from None
+        return _encode_slowly(value, argument, max_bytes)
+    _check_length(data, argument, max_bytes)
+    check_nesting(data, argument)
+    copy = orjson.loads(data)
+    if copy != value:
+        return _encode_slowly(value, argument, max_bytes)
+    return data, copy
+
+
+def _encode_slowly(value: Any, argument: str, max_bytes: int) -> tuple[bytes, Any]:
+    """What `encode` does with values that orjson does not write exactly: nothing here is done for any other."""
+    if is_lenient(max_bytes):
+        return encode(inexact.converted(value, argument), argument, max_bytes=int(max_bytes))
+    inexact.check(value, argument)
+    data = b" " + _text(value).encode()
+    _check_length(data, argument, max_bytes)
+    check_nesting(data, argument)
+    copy = _loads_slowly(data)
+    if copy != value:
+        raise InvalidValueError(argument, "does not come back from JSON as it went in")
+    return data, copy
+
+
+def _text(value: Any, default: Callable[[Any], Any] | None = None) -> str:
+    text = json.dumps(value, default=default, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _check_length(data: bytes, argument: str, max_bytes: int) -> None:
     if len(data) > max_bytes:
         raise InvalidValueError(
             argument, f"is {len(data):,} bytes of JSON, more than the limit of {max_bytes:,}; keep large data elsewhere"
         )
-    check_nesting(data, argument)
-    copy = orjson.loads(data)
-    if copy != value:
-        raise InvalidValueError(argument, _why_not(value))
-    return data, copy
 
 
-# The value of a text that `dumps` made. Not wrapped: the extra call would be noticeable when histories are read.
-loads = orjson.loads
+def text(value: Any) -> str:
+    """The text that `dumps` has written for a value that was read."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        return f" {_text(value)}"
+
+
+def record(value: Any, *, default: Callable[[Any], Any] | None = None) -> str:
+    """JSON of a dataclass or a mapping of ours, whose fields may be values that were read. Times end with Z.
+
+    *default* makes something simpler of what is neither, as for orjson.
+    """
+
+    def plain(item: Any) -> Any:
+        if is_dataclass(item) and not isinstance(item, type):
+            return {field.name: getattr(item, field.name) for field in fields(item)}
+        return orjson.loads(orjson.dumps(item, default=default, option=orjson.OPT_UTC_Z))
+
+    try:
+        return orjson.dumps(value, default=default, option=orjson.OPT_UTC_Z).decode()
+    except TypeError:
+        return _text(value, plain)
+
+
+def canonical(value: Any) -> bytes:
+    """The same bytes for values that differ only in the order of their keys."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def loads(text: str | bytes) -> Any:
+    """The value of a text that `dumps` made.
+
+    Raises:
+        orjson.JSONDecodeError: It is not JSON.
+    """
+    first = text[:1]
+    return _loads_slowly(text) if first in (" ", b" ") else orjson.loads(text)
+
+
+# For loops over many texts, where a call for each would be noticeable: `plain_loads(text) if text >= PLAIN else
+# loads(text)` is the same. All JSON that does not begin with whitespace is greater.
+plain_loads = orjson.loads
+PLAIN = "!"
+
+
+def _loads_slowly(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass  # Not raised from here: the error would hold this one, and this one holds the text.
+    raise orjson.JSONDecodeError("not JSON", "", 0)
 
 
 def damaged(table: str, place: str, **facts: Any) -> DatabaseError:
@@ -72,7 +177,8 @@ def damaged(table: str, place: str, **facts: Any) -> DatabaseError:
 def read(data: str | bytes, argument: str) -> Any:
     """The value of JSON that another program wrote, exactly or not at all.
 
-    Not read with orjson, which turns a large integer into a float and keeps the last of two equal keys.
+    Lone surrogates that are escaped, and integers of up to 4,300 digits, are exact. Not read with orjson, which turns a
+    large integer into a float and keeps the last of two equal keys.
 
     Raises:
         InvalidValueError: *data* is not JSON in UTF-8, or not exact; the message quotes none of it.
@@ -105,9 +211,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    # The length is checked first: Python refuses to convert thousands of digits.
-    if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
-        raise _Inexact("holds an integer beyond 64 bits; use a string")
+    # Before it is converted: Python refuses that, too.
+    if len(digits.removeprefix("-")) > inexact.MAX_DIGITS:
+        raise _Inexact(f"holds an integer of {inexact.TOO_MANY_DIGITS}")
     return int(digits)
 
 
@@ -144,37 +250,3 @@ def check_nesting(data: bytes, argument: str, *, max_depth: int = MAX_DEPTH) -> 
         )
     if max(accumulate(steps), default=0) > max_depth:
         raise InvalidValueError(argument, f"is nested deeper than {MAX_DEPTH}; flatten it")
-
-
-def _why_not(value: Any) -> str:
-    """What is wrong with a value that `dumps` refused; quotes none of it."""
-    stack: list[tuple[Any, int]] = [(value, 1)]
-    while stack:
-        item, depth = stack.pop()
-        if depth > MAX_DEPTH + 1:
-            return f"is nested deeper than {MAX_DEPTH}, or contains itself; flatten it"
-        if isinstance(item, dict):
-            for key in item:
-                if not isinstance(key, str):
-                    return f"has a key of type {type(key).__name__}; JSON keys are strings"
-                if _has_surrogate(key):
-                    return "has a key with a lone surrogate; it is not valid Unicode"
-            stack += [(child, depth + 1) for child in item.values()]
-        elif isinstance(item, list):
-            stack += [(child, depth + 1) for child in item]
-        elif isinstance(item, str):
-            if _has_surrogate(item):
-                return "holds text with a lone surrogate; it is not valid Unicode"
-        elif isinstance(item, float):
-            if item != item or item in (float("inf"), float("-inf")):
-                return "holds NaN or an infinity; use None or a string"
-        elif isinstance(item, int):
-            if not -(2**63) <= item < 2**64:
-                return "holds an integer beyond 64 bits; use a string"
-        elif item is not None:
-            return f"holds a {type(item).__name__}; only dict, list, str, int, float, bool and None are exact JSON"
-    return "does not come back from JSON as it went in"
-
-
-def _has_surrogate(text: str) -> bool:
-    return any("\ud800" <= char <= "\udfff" for char in text)

@@ -8,8 +8,7 @@ shape stays in the content only, and its column stays empty.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import orjson
-
+from statestore.checking import exactjson
 from statestore.checking.checks import MAX_TOKENS
 from statestore.values.history import Usage
 
@@ -142,11 +141,11 @@ def text(content: Any) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, Mapping) or "role" not in content or not _SAYING & content.keys():
-        return orjson.dumps(content).decode()
+        return exactjson.text(content)
     said = content.get("content") if "parts" not in content else content["parts"]
     blocks = said if isinstance(said, list) else [] if said is None else [said]
     parts = [_block_text(block) for block in blocks]
-    parts += [orjson.dumps(content[calls]).decode() for calls in ("tool_calls", "function_call") if content.get(calls)]
+    parts += [exactjson.text(content[calls]) for calls in ("tool_calls", "function_call") if content.get(calls)]
     return "\n".join(parts)
 
 
@@ -156,7 +155,7 @@ def _block_text(block: Any) -> str:
     if isinstance(block, Mapping) and isinstance(block.get("text"), str):
         found: str = block["text"]
         return found
-    return orjson.dumps(block).decode()
+    return exactjson.text(block)
 
 
 def cache_writes_for_an_hour(message: Mapping[str, Any]) -> int:

@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import IO, Any
 
 import click
-import orjson
 
+from statestore.checking import exactjson
 from statestore.reports.text import UNSAFE, visible, visible_text
 from statestore.values.sessions import Session
 
@@ -28,7 +28,7 @@ class Failure(click.ClickException):
 
 def json_text(value: Any) -> str:
     """*value* as JSON on one line, safe for a terminal: control characters are written as JSON escapes."""
-    text = orjson.dumps(value, default=_json_value, option=orjson.OPT_UTC_Z).decode()
+    text = exactjson.record(value, default=_json_value)
     return UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

@@ -19,9 +19,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, TypeAlias
 
-import orjson
-
-from statestore.checking import checks, json_files
+from statestore.checking import checks, exactjson, json_files
 from statestore.errors import InvalidValueError
 from statestore.importers.json_lines import Source, name_of, unreadable
 from statestore.importers.problems import check_store
@@ -173,7 +171,7 @@ def dump(entry: CacheEntry) -> bytes:
     }
     if entry.expires_at is not None and entry.stale_ttl is not None:
         record["keep_until"] = entry.expires_at + entry.stale_ttl
-    return orjson.dumps(record, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+    return exactjson.record(record).encode() + b"\n"
 
 
 def written_by_dump(data: bytes) -> bool:

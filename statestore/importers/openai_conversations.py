@@ -6,9 +6,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import orjson
-
-from statestore.checking import checks
+from statestore.checking import checks, exactjson
 from statestore.errors import CommitUnknownError, ConflictError, InvalidValueError, NotFoundError
 from statestore.importers.json_lines import LineError, Source, lines_of, name_of
 from statestore.importers.openai_lines import Conversation, SessionId, parse
@@ -208,11 +206,11 @@ def _same(tx: "Transaction", conversation: Conversation) -> bool:
     """Whether the session begins with the messages, key order included, as far as it was not trimmed."""
     messages = conversation.messages
     stored = tx.history.read(conversation.session_id, before=len(messages) + 1)
-    return all(orjson.dumps(entry.content) == _dumped(messages[entry.seq - 1]) for entry in stored)
+    return all(exactjson.text(entry.content) == _dumped(messages[entry.seq - 1]) for entry in stored)
 
 
-def _dumped(message: dict[str, object]) -> bytes | None:
+def _dumped(message: dict[str, object]) -> str | None:
     try:
-        return orjson.dumps(message)
-    except TypeError:
+        return exactjson.text(message)
+    except (TypeError, ValueError):
         return None  # The store will refuse it and say why.

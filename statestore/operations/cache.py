@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar, overload
 
-from statestore.checking import checks
+from statestore.checking import checks, exactjson
 from statestore.engine.async_database import AsyncRunner
 from statestore.engine.calls import Call
 from statestore.engine.database import Runner
@@ -71,7 +71,10 @@ class CacheOperations(Operations):
         Raises:
             InvalidValueError: *request* or *permissions* is not exact JSON.
         """
-        return keys.make_key(agent_name, request, permissions)
+        limit = exactjson.Limit(
+            exactjson.MAX_BYTES, lenient=exactjson.is_lenient(self._cache_runner.state.max_value_bytes)
+        )
+        return keys.make_key(agent_name, request, permissions, limit=limit)
 
     @flow
     def flush(self) -> Flow[None]:
@@ -89,7 +92,7 @@ class CacheOperations(Operations):
         """
         checks.key(key, "key")
         timeout = single_flight.check(compute, timeout)
-        attributes = single_flight.checked(self._cache_runner.state.options, **attributes)
+        attributes = single_flight.checked(self._cache_runner.state, **attributes)
         look = {"stale_ttl": attributes["stale_ttl"], "agent_name": attributes["agent_name"], "count": True}
         return _Asked(key, compute, timeout, attributes, Call(CacheClaims.look, (key,), look))
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
-from statestore.checking import checks, codec, exactjson
+from statestore.checking import checks, codec
 from statestore.engine import forking
 from statestore.engine.flows import Signal
 from statestore.errors import InvalidValueError, UnavailableError
 from statestore.repositories.cache.base import tags as checked_tags
 from statestore.repositories.cache.compute_claims import Found
-from statestore.repositories.cache.options import CacheOptions
+from statestore.repositories.cache.limits import CacheState
 from statestore.repositories.cache.writes import checked_attributes
 
 TIMEOUT: Final = timedelta(seconds=60)
@@ -61,10 +61,10 @@ def check(compute: Any, timeout: Any) -> timedelta:
     return timeout
 
 
-def checked(options: CacheOptions, *, tags: Any, **others: Any) -> dict[str, Any]:
+def checked(state: CacheState, *, tags: Any, **others: Any) -> dict[str, Any]:
     """The attributes of a computed value, checked before it is computed: afterwards the work would be wasted."""
     attributes = {"tags": checked_tags(tags), **others}
-    checked_attributes(options, exactjson.MAX_BYTES, **attributes)
+    checked_attributes(state.options, state.max_value_bytes, **attributes)
     return attributes
 
 

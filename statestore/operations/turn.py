@@ -20,8 +20,9 @@ from statestore.values.sessions import Lease, Session
 class TurnState(MutableMapping[str, Any]):
     """The state of the session as a mapping; changes to it, and inside its values, are written when the turn ends."""
 
-    def __init__(self, session_id: str, stored: Mapping[str, tuple[str, int]]) -> None:
+    def __init__(self, session_id: str, stored: Mapping[str, tuple[str, int]], limit: int) -> None:
         self._stored = stored
+        self._limit = limit
         self._values = {key: state_rows.value(session_id, key, text) for key, (text, _) in stored.items()}
 
     def __getitem__(self, key: str) -> Any:
@@ -29,7 +30,7 @@ class TurnState(MutableMapping[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         checks.key(key, "key")
-        exactjson.dumps(value, f"state[{key!r}]")
+        self._text(key, value)
         self._values[key] = value
 
     def __delitem__(self, key: str) -> None:
@@ -49,8 +50,11 @@ class TurnState(MutableMapping[str, Any]):
         return {
             key: value
             for key, value in self._values.items()
-            if key not in self._stored or exactjson.dumps(value, f"state[{key!r}]") != self._stored[key][0]
+            if key not in self._stored or self._text(key, value) != self._stored[key][0]
         }
+
+    def _text(self, key: str, value: Any) -> str:
+        return exactjson.dumps(value, f"state[{key!r}]", max_bytes=self._limit)
 
     def deleted(self) -> tuple[str, ...]:
         return tuple(key for key in self._stored if key not in self._values)
@@ -74,9 +78,10 @@ class Turn:
         self.session_id = session_id
         self.session: Session | None = begun.session
         self.window: Window = begun.window
-        self.state = TurnState(session_id, begun.state)
+        self.state = TurnState(session_id, begun.state, begun.limit)
         self.stored: list[Entry] = []
         self._start = begun.start
+        self._limit = begun.limit
         self._entries: list[NewEntry | Mapping[str, Any]] = []
         self._saved = False
 
@@ -92,7 +97,7 @@ class Turn:
             InvalidValueError: An entry can never be stored. Nothing was collected.
         """
         given = [entries] if isinstance(entries, NewEntry | Mapping) else list(entries)
-        prepared = entry_rows.prepare(given, max_bytes=exactjson.MAX_BYTES)
+        prepared = entry_rows.prepare(given, max_bytes=self._limit)
         for entry, checked in zip(given, prepared, strict=True):
             if isinstance(entry, NewEntry):
                 metadata = checked.metadata if entry.metadata is not None else None

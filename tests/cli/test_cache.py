@@ -113,7 +113,7 @@ def test_setting(cli: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("123456789012345678901234567890", "64 bits"),
+        ("1" * 4301, "4,300 digits"),
         ('{"a": 1, "a": 2}', "twice"),
         ("NaN", "NaN"),
         ("[" * 100_000, "nested"),
@@ -223,8 +223,7 @@ def test_what_has_expired_meanwhile_is_left_out(cli: CommandLine, tmp_path: Path
         ('{"key": "k", "codec": "pickle", "value": "", "created_at": "2026-01-01T00:00:00Z"}', "codec"),
         ('{"key": "k", "codec": "json", "value": 1, "created_at": "soon"}', "line 2: has a time"),
         ('{"key": 1, "codec": "json", "value": 1, "created_at": "2026-01-01T00:00:00Z"}', "line 2: key"),
-        (LINE.replace('"SECRET"', "1" * 30), "line 2: holds an integer beyond 64 bits"),
-        (LINE.replace('"SECRET"', "1" * 5000), "line 2: holds an integer beyond 64 bits"),
+        (LINE.replace('"SECRET"', "1" * 5000), "line 2: holds an integer of more than 4,300 digits"),
         (LINE.replace('"SECRET"', "NaN"), "line 2: holds NaN"),
         (
             LINE.replace('"str", "value": "SECRET"', '"json", "value": 1e999'),

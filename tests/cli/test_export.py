@@ -338,11 +338,10 @@ def test_a_list_of_promptkit_that_cannot_be_kept_is_named(cli: CommandLine, tmp_
 
 
 INEXACT = {
-    "a large integer": '{"k": 1000000000000000000000000000000}',
+    "a huge integer": '{"k": 1' + "0" * 4300 + "}",
     "a key twice": '{"k": 1, "k": 2}',
     "NaN": '{"k": NaN}',
     "a large float": '{"k": 1e999}',
-    "half a character": '{"k": "\\ud800"}',
     "deep": '{"k": ' + "[" * 500 + "]" * 500 + "}",
 }
 

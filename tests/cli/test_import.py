@@ -179,10 +179,8 @@ BAD_LINES = {
     "not UTF-8 text": b'{"messages": [], "x": "\xff"}\n',
     "the same key twice": '{"messages": [], "x": 1, "x": 2}\n',
     "NaN or an infinity": '{"messages": [{"role": "user", "content": NaN}]}\n',
-    "beyond 64 bits": '{"messages": [{"role": "user", "content": 123456789012345678901234567890}]}\n',
-    "not valid Unicode": '{"messages": [{"role": "user", "content": "\\ud800"}]}\n',
     "nested": '{"messages": [], "x": ' + "[" * 500 + "]" * 500 + "}\n",
-    "an integer beyond 64 bits": '{"messages": [], "x": ' + "9" * 5000 + "}\n",
+    "an integer of more than 4,300 digits": '{"messages": [], "x": ' + "9" * 5000 + "}\n",
 }
 
 

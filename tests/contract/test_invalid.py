@@ -62,10 +62,12 @@ BAD_JSON: dict[str, Any] = {
     "NaN": [CANARY, float("nan")],
     "infinity": {CANARY: float("inf")},
     "negative infinity": [CANARY, float("-inf")],
-    "2**64": [CANARY, 2**64],
-    "-2**63 - 1": [CANARY, -(2**63) - 1],
-    "lone surrogate": CANARY + "\ud800",
-    "lone surrogate in a key": {CANARY + "\udfff": 1},
+    "4,301 digits": [CANARY, 10**4300],
+    "4,301 digits, negative": {CANARY: -(10**4300)},
+    "surrogate pair as two characters": CANARY + "\ud83d\ude00",
+    "surrogate pair as two characters in a key": {CANARY + "\ud83d\ude00": 1},
+    "tuple beside a lone surrogate": [CANARY + "\ud800", (1,)],
+    "integer key beside a large integer": {CANARY: 2**64, 1: 1},
     "depth 201": nested(201),
     "depth 201, objects": nested_objects(201),
     "depth 201, the last one empty": nested_around([], 200),
@@ -268,14 +270,11 @@ def invalid() -> dict[str, Call]:
     }  # fmt: skip
     add("entries", no_entries, lambda store, v: store.history.append("s", v))
     amounts = {"text": "1", "bool": True, "None": None, "NaN": float("nan"), "infinity": float("inf"),
-               "Decimal": Decimal(1), "2**64": 2**64, "huge": 10**400}  # fmt: skip
+               "Decimal": Decimal(1), "huge": 10**4300}  # fmt: skip
     add("increment of none", amounts, lambda store, v: store.state.increment("s", "new", v))
-    # A float holds 2**64 well enough.
-    floats = {name: value for name, value in amounts.items() if name != "2**64"}
-    add("increment of a float", floats, lambda store, v: store.state.increment("s", "float", v))
+    add("increment of a float", amounts, lambda store, v: store.state.increment("s", "float", v))
     cases["increment of a text"] = lambda store: store.state.increment("s", "text")
     cases["increment of a bool"] = lambda store: store.state.increment("s", "bool")
-    cases["increment beyond 64 bits"] = lambda store: store.state.increment("s", "big", 2)
     for problem, value in {"None": None, "list": ["k"], "text": "k"}.items():
         cases[f"set_many values: {problem}"] = lambda store, value=value: store.state.set_many("s", value)
     cases["append with last and limit"] = lambda store: store.history.read("s", last=1, limit=1)

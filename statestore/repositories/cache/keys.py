@@ -3,14 +3,13 @@
 import hashlib
 from typing import Any
 
-import orjson
-
 from statestore.checking import checks, exactjson
 
 
-def make_key(agent_name: str, request: Any, permissions: Any = None) -> str:
+def make_key(agent_name: str, request: Any, permissions: Any = None, *, limit: int = exactjson.MAX_BYTES) -> str:
     """SHA-256 in hex over a canonical JSON array of the three; see `operations.cache.Cache.make_key`."""
     checks.key(agent_name, "agent_name")
     # Each is checked by itself, so that an error names the one that is wrong.
-    parts = [agent_name, exactjson.encode(request, "request")[1], exactjson.encode(permissions, "permissions")[1]]
-    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    given = {"request": request, "permissions": permissions}
+    parts = [agent_name, *(exactjson.encode(value, name, max_bytes=limit)[1] for name, value in given.items())]
+    return hashlib.sha256(exactjson.canonical(parts)).hexdigest()

@@ -378,7 +378,10 @@ def _digest(entries: Sequence[Entry], found: Sequence[Summary]) -> str:
     """A digest that reveals changes that leave the positions as they were, such as other entries at the same ones."""
     digest = hashlib.blake2b(digest_size=16)
     for one in (*entries, *found):
-        digest.update(orjson.dumps(one, default=str))
+        try:
+            digest.update(orjson.dumps(one, default=str))
+        except TypeError:  # A lone surrogate, or a large integer.
+            digest.update(repr(one).encode(errors="surrogatepass"))
     return digest.hexdigest()
 
 

@@ -43,8 +43,9 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """What a turn starts with. *state* has the JSON text and the version of each key."""
+    """What a turn starts with. *state* has the JSON text and the version of each key, *limit* is that of values."""
 
+    limit: int
     start: Start = field(default_factory=Start)
     session: Session | None = None
     window: Window = field(default_factory=Window)
@@ -68,7 +69,10 @@ class TurnWork(Repository, group="turn"):
         row = rows[0] if rows else None
         if row is None:
             if create:
-                return Begun(window=Window(tokens=None if limits.max_tokens is None else 0))
+                return Begun(
+                    limit=self._link.settings.max_value_bytes,
+                    window=Window(tokens=None if limits.max_tokens is None else 0),
+                )
             raise session_rows.not_found(self._link, session_id)
         *_, extension_due, row_version, latest_token, holds = row
         if lease is not None and not (token == latest_token and holds):
@@ -82,6 +86,7 @@ class TurnWork(Repository, group="turn"):
             raise session_rows.not_found(self._link, session_id)
         window = windows.read(self._link, session_id, limits.check(), before=session.next_seq)
         return Begun(
+            limit=self._link.settings.max_value_bytes,
             start=self._start(session, window, row_version),
             session=session,
             window=window,

@@ -2,8 +2,7 @@
 
 from datetime import timedelta
 
-import orjson
-
+from statestore.checking import exactjson
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.schema import TOKEN_COLUMNS
 from statestore.values.history import Entry
@@ -22,7 +21,7 @@ _NAMES = (
 
 
 def has_same_content(stored: Entry, given: PreparedEntry) -> bool:
-    same: bool = orjson.dumps(stored.content).decode() == given.columns["content"]
+    same: bool = exactjson.text(stored.content) == given.columns["content"]
     return same
 
 
@@ -41,9 +40,7 @@ def beside_content(stored: Entry, given: PreparedEntry) -> str | None:
     for name in TOKEN_COLUMNS:
         if (name in columns or given.columns.get(name) is None) and columns.get(name) != getattr(stored.usage, name):
             return f"usage.{name}"
-    if orjson.dumps(given.metadata, option=orjson.OPT_SORT_KEYS) != orjson.dumps(
-        stored.metadata, option=orjson.OPT_SORT_KEYS
-    ):
+    if exactjson.canonical(given.metadata) != exactjson.canonical(stored.metadata):
         return "metadata"
     # SQLite keeps costs as floats.
     cost = columns.get("cost_usd")

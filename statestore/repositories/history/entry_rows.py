@@ -246,7 +246,8 @@ def from_rows(link: Link, session_id: str, rows: Sequence[Row]) -> list[Entry]:
     One loop, without a call for each row: this is what reading costs in Python. So the columns are named here once
     more, where `Columns.values` takes nearly twice as long; a test compares the lists.
     """
-    make, loads, time = object.__new__, exactjson.loads, link.dialect.instant
+    make, loads, time = object.__new__, exactjson.plain_loads, link.dialect.instant
+    plain, any_loads = exactjson.PLAIN, exactjson.loads
     entries: list[Entry] = []
     seq = 0
     try:
@@ -260,8 +261,8 @@ def from_rows(link: Link, session_id: str, rows: Sequence[Row]) -> list[Entry]:
             entry.entry_id = entry_id
             entry.role = role
             entry.agent_name = agent_name
-            entry.content = loads(content)
-            entry.metadata = {} if metadata is None else loads(metadata)
+            entry.content = loads(content) if content >= plain else any_loads(content)
+            entry.metadata = {} if metadata is None else any_loads(metadata)
             if tokens_in is tokens_out is cache_read is cache_write is reasoning is None:
                 entry.usage = _NO_USAGE
             else:
