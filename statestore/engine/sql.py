@@ -47,7 +47,7 @@ class Statement:
         $later(X): Now plus the duration X.
         $live: Session `s` has not expired.
         $writable: This transaction may change sessions, as far as the database tells.
-        $lock, $share: Row locks on `s`. SQLite needs none, since its write transactions run one at a time.
+        $lock: A row lock on `s`. SQLite needs none, since its write transactions run one at a time.
         $least, $greatest: Functions.
         $bytes(X): The size of the text or JSON X in UTF-8; 0 for NULL.
         $time(:at): A parameter that is a time, where PostgreSQL cannot tell by itself.
@@ -133,14 +133,13 @@ class Dialect:
         tokens = {name: _SCHEMA + name for name in (*schema.metadata.tables, *schema.VIEWS)}
         if self.name == "sqlite":
             now = ":now"
-            tokens |= {"hour": "substr(:now, 1, 13) || ':00:00.000000Z'", "lock": "", "share": ""}
+            tokens |= {"hour": "substr(:now, 1, 13) || ':00:00.000000Z'", "lock": ""}
             tokens |= {"least": "min", "greatest": "max", "writable": "true"}
         else:
             now = "statement_timestamp()" if self.server_time else "CAST(:now AS timestamptz)"
             tokens |= {"hour": f"date_trunc('hour', {now}, 'UTC')"}
             # Not FOR UPDATE: that would also stop the foreign key checks of rows that refer to the locked one.
-            tokens |= {"lock": "FOR NO KEY UPDATE OF s", "share": "FOR SHARE OF s"}
-            tokens |= {"least": "least", "greatest": "greatest"}
+            tokens |= {"lock": "FOR NO KEY UPDATE OF s", "least": "least", "greatest": "greatest"}
             tokens["writable"] = (
                 "(current_setting('transaction_read_only') = 'off'"
                 f" AND has_any_column_privilege('{_SCHEMA_IN_TEXT}sessions', 'update'))"

@@ -156,14 +156,14 @@ case(
     (14, 1),
 )
 case("sessions.lineage", fork, lambda store, s: store.sessions.lineage(s), Cost(3, 3, 3), (3, 3))
-case("sessions.delete", history, lambda store, s: store.sessions.delete(s), transaction(11), (11, 1))
-case("sessions.delete, with a fork", forked, lambda store, s: store.sessions.delete(s), transaction(13), (13, 1))
+case("sessions.delete", history, lambda store, s: store.sessions.delete(s), ONE, (11, 1))
+case("sessions.delete, with a fork", forked, lambda store, s: store.sessions.delete(s), Cost(14, 14, 2), (13, 1))
 case(
     "sessions.delete_user, of one session",
     history,
     lambda store, s: store.sessions.delete_user(f"user of {s}"),
     transaction(16),
-    (22, 1),
+    (23, 1),
 )
 case("history.append, 1 entry", session, lambda store, s: store.history.append(s, words(1)), ONE, (4, 1))
 case("history.append, 100 entries", session, lambda store, s: store.history.append(s, words(100)), ONE, (103, 1))

@@ -10,11 +10,11 @@ from datetime import datetime
 from typing import Any
 
 from statestore.checking import checks
-from statestore.engine.calls import reported_as, writes
+from statestore.engine.calls import reported_as, writes, writes_in_one_statement
 from statestore.engine.sql import Statement
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.repository import FIND_ERASED, ExpiryRepository
-from statestore.repositories.sessions import endings, segments, session_life, session_rows
+from statestore.repositories.sessions import endings, segments, session_life, session_rows, unshared
 from statestore.repositories.usage import ledger
 
 # What is left in the row says nothing of the user but which erasure it belongs to.
@@ -38,6 +38,16 @@ _NEXT_ERASED = Statement("""
     ORDER BY s.expires_at, s.session_id LIMIT 1""")
 
 
+_REMOVE = unshared.release(
+    """, ended AS (
+        DELETE FROM $sessions AS s USING own WHERE s.namespace = :namespace AND s.session_id = own.session_id
+        RETURNING 1)
+    SELECT held.lives, (SELECT count(*) FROM ended) FROM held""",
+    from_seq="1",
+    where="s.next_seq - s.first_seq <= :limit AND (s.ttl IS NULL OR s.ttl <> :erased)",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Removed:
     """What came of a session that is to be removed: whether it lived, and whether rows of it are left to delete."""
@@ -50,10 +60,18 @@ class ErasureRepository(ExpiryRepository):
     """The steps of `sessions.delete` and `sessions.delete_user`; no operations of their own."""
 
     @reported_as("sessions.delete")
-    @writes
+    @writes_in_one_statement
     def remove(self, session_id: str, limit: int) -> Removed:
         """Delete a session with up to *limit* entries; hide a larger one."""
         checks.key(session_id, "session_id")
+        if not self._link.in_transaction:
+            row = self._link.one(_REMOVE, session_id=session_id, limit=limit, erased=endings.ERASED)
+            if row is None:
+                return Removed(lived=False, more=False)
+            lives, removed = row
+            if removed:
+                return Removed(lived=bool(lives), more=False)
+            self._needs_transaction()
         row = self._link.one(_LOOK, session_id=session_id)
         if row is None:
             return Removed(lived=False, more=False)

@@ -17,7 +17,7 @@ from statestore.engine.calls import reads, reported_as, writes
 from statestore.engine.sql import Params, Statement
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.rows import ExpiredRows
-from statestore.repositories.sessions import endings, segments
+from statestore.repositories.sessions import endings, segments, unshared
 from statestore.repositories.usage import ledger
 from statestore.repositories.usage.periods import EARLIEST
 from statestore.values.usage import SweepKind
@@ -53,10 +53,6 @@ _DUE = """
     WHERE s.namespace = :namespace AND %s
         AND (s.expires_at, s.session_id) > ($time(:after_at), :after_id)
     ORDER BY s.expires_at, s.session_id LIMIT :limit"""
-_SHARES = """(EXISTS (SELECT 1 FROM $session_segments AS g
-            WHERE g.namespace = :namespace AND g.owner_session_id = s.session_id)
-        OR EXISTS (SELECT 1 FROM $session_segments AS g
-            WHERE g.namespace = :namespace AND g.session_id = s.session_id))"""
 
 
 def _find_due(which: str) -> Statement:
@@ -70,7 +66,7 @@ def _find_due(which: str) -> Statement:
     return Statement(
         postgresql=f"""
     WITH due AS MATERIALIZED ({due}), found AS MATERIALIZED (
-        SELECT s.expires_at, s.session_id, s.root_session_id, {_SHARES} AS shares FROM due AS s),
+        SELECT s.expires_at, s.session_id, s.root_session_id, {unshared.SHARES} AS shares FROM due AS s),
     changing AS (
         SELECT s.*, s.shares AND s.root_session_id IS DISTINCT FROM lag(s.root_session_id)
             OVER (ORDER BY s.expires_at, s.session_id) AS changes FROM found AS s),
@@ -102,7 +98,7 @@ _SHARING = Statement(f"""
         JOIN $sessions AS v ON v.namespace = g.namespace AND v.session_id = g.session_id
             AND (v.expires_at IS NULL OR v.expires_at > $later(-CAST(:gone_for AS interval)))
         WHERE g.namespace = :namespace AND g.owner_session_id = s.session_id)
-    FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND {_SHARES}""")
+    FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND {unshared.SHARES}""")
 _FORGET_VIEWERS = Statement("""
     DELETE FROM $session_segments WHERE namespace = :namespace AND owner_session_id $in(:session_ids)""")
 

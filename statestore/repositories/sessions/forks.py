@@ -28,10 +28,20 @@ _COPY_STATE = Statement("""
     WHERE e.namespace = :namespace AND e.session_id = :session_id
         AND (e.expires_at IS NULL OR e.expires_at > $now)""")
 
-_COPY_SUMMARIES = Statement("""
+_COPY_SUMMARIES = """
     INSERT INTO $summaries (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
     SELECT namespace, :fork_id, start_seq, end_seq, content, token_count, created_at FROM $summaries
-    WHERE namespace = :namespace AND session_id = :session_id AND end_seq <= :at_seq""")
+    WHERE namespace = :namespace AND session_id = :session_id AND end_seq <= :at_seq"""
+# The source's row is written, though nothing in it changes: see `unshared`. That comes last: an INSERT with the id of a
+# session waits for who has written its row, though not for who has locked it, and two forks could wait for each other.
+_COPY_SUMMARIES_AND_SHOW = Statement(
+    postgresql=f"""
+    WITH shown AS (
+        UPDATE $sessions AS s SET revision = s.revision
+        WHERE s.namespace = :namespace AND s.session_id = :session_id)
+    {_COPY_SUMMARIES}""",
+    sqlite=_COPY_SUMMARIES,
+)
 
 # A step needs a row to go on from; the id of a parent that is gone is still known to its child. A session younger than
 # its supposed child is another one, made under the id of a parent that was deleted. UNION takes each row once, so that
@@ -99,7 +109,7 @@ class ForksRepository(Repository):
         if not segments.lock_for_fork(self._link, source_id):
             raise session_rows.not_found(self._link, source_id)
         pieces = segments.of(self._link, source_id)
-        locked = session_rows.lock(self._link, source_id, share=True)
+        locked = session_rows.lock(self._link, source_id)
         source = locked.session
         if new_session_id is not None and source.parent_session_id is not None:
             self._check_descent(source_id, fork_id)
@@ -130,7 +140,7 @@ class ForksRepository(Repository):
             raise SessionExistsError(fork_id, self._link.settings.namespace)
         segments.insert(self._link, [segment.seen_by(fork_id) for segment in seen])
         self._link.run(_COPY_STATE, session_id=source_id, fork_id=fork_id)
-        self._link.run(_COPY_SUMMARIES, session_id=source_id, fork_id=fork_id, at_seq=at_seq)
+        self._link.run(_COPY_SUMMARIES_AND_SHOW, session_id=source_id, fork_id=fork_id, at_seq=at_seq)
         self._link.settings.of(ForkHints).add(fork_id)
         return fork
 

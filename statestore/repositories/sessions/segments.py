@@ -8,7 +8,8 @@ sees are rows of its own. Three rules keep this sound, and every write below pre
 3. Segments change only under the lock of the family: forks, which only add some, share it; a release has it alone.
    It is taken before any row of a session is locked.
 
-Releasing is the one way in which rows leave a session: by trim, pop, clear, delete and expiry alike.
+Releasing is the one way in which rows leave a session that shares some: by trim, pop, clear, delete and expiry alike.
+Those of a session without segments, its own or others', may go by one statement, without the lock (see `unshared`).
 """
 
 from collections.abc import Sequence
@@ -42,7 +43,6 @@ _ROW = """
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.root_session_id = :root_session_id"""
 _EXISTS = Statement("SELECT 1 FROM $sessions WHERE namespace = :namespace AND session_id = :session_id")
 _LOCK_ROW = Statement(_ROW + " $lock")
-_SHARE_ROW = Statement(_ROW + " $share")
 
 _OF_SESSION = Statement("""
     SELECT session_id, from_seq, to_seq, owner_session_id FROM $session_segments
@@ -203,7 +203,7 @@ def lock_all(link: Link) -> None:
 
 def lock_for_fork(link: Link, session_id: str) -> bool:
     """Keep the session's row from changing, and the family from releases; returns what `lock_for_release` does."""
-    return _lock(link, session_id, _SHARE_FAMILY, _SHARE_ROW)
+    return _lock(link, session_id, _SHARE_FAMILY, _LOCK_ROW)
 
 
 def _lock(link: Link, session_id: str, family: Statement, row: Statement) -> bool:

@@ -42,7 +42,6 @@ _LOOK = f"""
     SELECT {COLUMNS}, last_turn, NOT $live FROM $sessions AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id"""
 _LOCK = Statement(_LOOK + " $lock")
-_SHARE = Statement(_LOOK + " $share")
 
 _NOW = Statement("SELECT $now")
 
@@ -151,21 +150,21 @@ def find(link: Link, session_id: str, *, resumed: bool = False) -> Session | Non
     return from_row(link, row, resumed=resumed)
 
 
-def lock_any(link: Link, session_id: str, *, share: bool = False) -> LockedSession | None:
+def lock_any(link: Link, session_id: str) -> LockedSession | None:
     """The session's row, also one that has expired and was not swept yet.
 
-    Until the transaction ends nobody else can change it; with *share*, others may hold it in the same way.
+    Until the transaction ends nobody else can change it.
     """
-    row = link.one(_SHARE if share else _LOCK, session_id=session_id)
+    row = link.one(_LOCK, session_id=session_id)
     if row is None:
         return None
     last_turn, expired = _ROW.behind(row)
     return LockedSession(from_row(link, row), last_turn, bool(expired))
 
 
-def lock(link: Link, session_id: str, *, share: bool = False) -> LockedSession:
+def lock(link: Link, session_id: str) -> LockedSession:
     """The living session's row, locked as by `lock_any`."""
-    locked = lock_any(link, session_id, share=share)
+    locked = lock_any(link, session_id)
     if locked is None or locked.expired:
         raise not_found(link, session_id)
     return locked

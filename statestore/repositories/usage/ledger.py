@@ -70,19 +70,30 @@ _SUMS_SQLITE = each("sum({0}) AS {0}", COUNTS) + (
 _NUMBERED = f"row_number() OVER (PARTITION BY session_id, bucket_at ORDER BY {', '.join(_NAMES)})"
 
 
-def _fold_postgresql(which: str, sessions: str) -> Statement:
-    return Statement(
-        postgresql=f"""
-    WITH folded AS ({_entries(_BUCKET_POSTGRESQL)} {which}),
+def fold_ctes(which: str, sessions: str) -> str:
+    """What adds entries to the ledger, as common table expressions for a statement of PostgreSQL that does more.
+
+    Args:
+        which: The condition for the entries, on `h`; they are not yet in the ledger.
+        sessions: The condition for the lines of their sessions, on `l`.
+    """
+    return f"""folded AS ({_entries(_BUCKET_POSTGRESQL)} {which}),
     replaced AS (
         DELETE FROM $usage_ledger AS l WHERE l.namespace = :namespace AND {sessions}
             AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT session_id, bucket_at FROM folded)
-        RETURNING {_COLUMNS})
-    INSERT INTO $usage_ledger (namespace, line, {_COLUMNS})
-    SELECT :namespace, {_NUMBERED}, {_COLUMNS} FROM (
-        SELECT {_KEY}, {_SUMS_POSTGRESQL}
-        FROM (SELECT {_COLUMNS} FROM folded UNION ALL SELECT {_COLUMNS} FROM replaced) AS lines GROUP BY {_KEY}
-    ) AS sums"""
+        RETURNING {_COLUMNS}),
+    noted AS (
+        INSERT INTO $usage_ledger (namespace, line, {_COLUMNS})
+        SELECT :namespace, {_NUMBERED}, {_COLUMNS} FROM (
+            SELECT {_KEY}, {_SUMS_POSTGRESQL}
+            FROM (SELECT {_COLUMNS} FROM folded UNION ALL SELECT {_COLUMNS} FROM replaced) AS lines GROUP BY {_KEY}
+        ) AS sums RETURNING line)"""
+
+
+def _fold_postgresql(which: str, sessions: str) -> Statement:
+    return Statement(
+        postgresql=f"""
+    WITH {fold_ctes(which, sessions)} SELECT count(*) FROM noted"""
     )
 
 

@@ -1,0 +1,60 @@
+"""Letting go of entries that no other session sees, in one statement. PostgreSQL only.
+
+Whether others see them must be known under a lock, and a statement that locks a row reads everything else as it was
+when it began. So who comes to see rows of a session, or to belong to it, writes the session's row (see
+`forks` and `session_rows.insert`), and the statement does nothing unless the row that it has locked is
+the one that it has read: then nobody came in between, nothing was appended, and what it reads is what there is.
+
+It waits for the one row only, and never for the lock of a family, so it cannot end in a deadlock with those who take
+that lock first. Where it does nothing, `segments.release` does the work, in a transaction.
+
+On SQLite the one writer needs no such care, and a statement costs no round trip.
+"""
+
+from statestore.engine.sql import Statement
+from statestore.repositories.usage import ledger
+
+SHARES = """(EXISTS (SELECT 1 FROM $session_segments AS g
+            WHERE g.namespace = :namespace AND g.owner_session_id = s.session_id)
+        OR EXISTS (SELECT 1 FROM $session_segments AS g
+            WHERE g.namespace = :namespace AND g.session_id = s.session_id))"""
+"""Session `s` sees rows of others, or others see its rows."""
+
+_RANGE = "h.session_id = :session_id AND h.seq BETWEEN (SELECT from_seq FROM own) AND (SELECT to_seq FROM own)"
+
+
+def release(
+    then: str,
+    *,
+    from_seq: str = "s.first_seq",
+    to_seq: str = "s.next_seq - 1",
+    where: str = "true",
+    columns: str = "",
+    rows: str = "h.seq",
+) -> Statement:
+    """A statement that locks `:session_id`, folds and deletes entries that are its own, and then does what is given.
+
+    Args:
+        then: The rest of the statement, from a comma or a SELECT on. It may use `held` (`session_id` and `lives`: the
+            session, if there is one, expired or not), `own` (one row if the entries are let go of; none if the work is
+            left to a transaction, or *where* is not true of the session) and `gone` (the deleted rows).
+        from_seq: The first position that goes, as an expression on session `s`.
+        to_seq: The last one.
+        where: A further condition on `s`.
+        columns: What `own` has beside `session_id`, `from_seq` and `to_seq`; begins with a comma.
+        rows: What `gone` has, of the deleted entries `h`.
+    """
+    return Statement(
+        postgresql=f"""
+    WITH held AS MATERIALIZED (
+        SELECT s.session_id, $live AS lives, CAST(s.xmin AS text) AS version FROM $sessions AS s
+        WHERE s.namespace = :namespace AND s.session_id = :session_id $lock),
+    own AS MATERIALIZED (
+        SELECT s.session_id, {from_seq} AS from_seq, {to_seq} AS to_seq{columns} FROM $sessions AS s
+        JOIN held ON held.version = CAST(s.xmin AS text)
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND ({where}) AND NOT {SHARES}),
+    {ledger.fold_ctes(_RANGE, "l.session_id = :session_id")},
+    gone AS (
+        DELETE FROM $history_entries AS h WHERE h.namespace = :namespace AND {_RANGE} RETURNING {rows})
+    {then}"""
+    )
