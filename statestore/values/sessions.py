@@ -1,11 +1,13 @@
 """Sessions, and what is known about them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias
 
 from statestore.values.history import Usage
+from statestore.values.markers import NeverType
 
 Status: TypeAlias = Literal["starting", "ready", "busy", "dead"]
 
@@ -71,6 +73,38 @@ class Session:
     def entry_count(self) -> int:
         """How many history entries the session has."""
         return self.next_seq - self.first_seq
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSession:
+    """What a session is to be like if a write has to create it: `history.append(…, create=NewSession(user_id="ada"))`.
+
+    The attributes are those of `sessions.create`, and are checked even if the session is there already, which is then
+    left as it is.
+
+    Attributes:
+        user_id: The user it belongs to; None for no user.
+        agent_name: The agent that runs it.
+        title: A title for people to read.
+        instructions: The agent's standing instructions.
+        metadata: A mapping of exact JSON for the caller's own use.
+        project_root: The directory that the session is about.
+        cwd: The directory in which the agent works.
+        ttl: How long after its last use it expires; None for the store's default, `NEVER` for never.
+        belongs_to: The session that it is a part of, such as that of the agent that started this one.
+        created_at: When it began, as an aware datetime, for an import; by default now.
+    """
+
+    user_id: str | None = None
+    agent_name: str | None = None
+    title: str | None = None
+    instructions: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    project_root: str | None = None
+    cwd: str | None = None
+    ttl: timedelta | NeverType | None = None
+    belongs_to: str | None = None
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
