@@ -48,6 +48,8 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("repositories/history/read_batches.py", ("tests/concurrency/test_read_batches.py", f"{_C}history.py")),
     ("repositories/history/repository.py", (*_HISTORY, f"{_C}values.py")),
     ("repositories/history/entry_*.py", (*_HISTORY, f"{_C}values.py", f"{_C}statistics.py")),
+    ("repositories/history/reading.py", (f"{_C}history.py", f"{_C}reading.py", *_HISTORY)),
+    ("repositories/history/editing.py", (f"{_C}editing.py",)),
     ("repositories/history/windows.py", (f"{_C}windows.py",)),
     ("repositories/history/summaries.py", (f"{_C}windows.py", f"{_C}conversations.py", f"{_C}values.py")),
     ("repositories/history/locating.py", (f"{_C}locate.py",)),

@@ -1,6 +1,6 @@
 """The checks of arguments that every operation makes before any SQL, in one place, so that both databases agree."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
@@ -34,6 +34,13 @@ def key(value: Any, argument: str) -> str:
         raise InvalidValueError(argument, f"must have 1 to {MAX_KEY_LENGTH} characters, has {len(value)}")
     _storable(value, argument)
     return value
+
+
+def keys(values: Any, argument: str) -> list[str]:
+    """A list of text keys, each once, in the order given."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InvalidValueError(argument, "must be a list of strings; put a single one into a list")
+    return list(dict.fromkeys(key(value, f"{argument}[{index}]") for index, value in enumerate(values)))
 
 
 def optional_key(value: Any, argument: str) -> str | None:

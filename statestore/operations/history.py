@@ -12,7 +12,10 @@ from statestore.values.history import Entry
 class HistoryOperations(Operations):
     append = operation(HistoryRepository.append)
     read = operation(HistoryRepository.read)
+    messages = operation(HistoryRepository.messages)
     get = operation(HistoryRepository.get)
+    find = operation(HistoryRepository.find)
+    last_many = operation(HistoryRepository.last_many)
     locate = operation(HistoryRepository.locate)
     count = operation(HistoryRepository.count)
     window = operation(HistoryRepository.window)

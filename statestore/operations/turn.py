@@ -86,6 +86,11 @@ class Turn:
         self._saved = False
 
     @property
+    def messages(self) -> list[Any]:
+        """The contents of the window, oldest first: what goes to the model."""
+        return [entry.content for entry in self.window]
+
+    @property
     def instructions(self) -> str | None:
         """The agent's standing instructions."""
         return None if self.session is None else self.session.instructions

@@ -221,6 +221,11 @@ case(
     (1, 1),
 )
 case("history.get", history, lambda store, s: store.history.get(s, 7), ONE, (1, 1))
+case("history.messages, last 20", history, lambda store, s: store.history.messages(s, last=20), ONE, (1, 1))
+case("history.messages, of a fork", fork, lambda store, s: store.history.messages(s), ONE, (1, 1))
+case("history.read, by role", history, lambda store, s: store.history.read(s, role="user", last=5), ONE, (1, 1))
+case("history.find", history, lambda store, s: store.history.find(s, "a"), ONE, (1, 1))
+case("history.last_many", fork, lambda store, s: store.history.last_many([s, f"source of {s}"], 5), ONE, (1, 1))
 case("history.count", history, lambda store, s: store.history.count(s), ONE, (1, 1))
 case("history.pop_last", history, lambda store, s: store.history.pop_last(s), transaction(12), (12, 1))
 case("history.pop_last, with a fork", forked, lambda store, s: store.history.pop_last(s, 20), transaction(14), (14, 1))

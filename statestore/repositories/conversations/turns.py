@@ -10,7 +10,7 @@ from statestore.engine.calls import reads, writes_in_one_statement
 from statestore.engine.sql import Statement
 from statestore.errors import ConflictError, SessionNotFoundError
 from statestore.repositories.base import Repository
-from statestore.repositories.history import appending, entry_reads, entry_rows, tail, windows
+from statestore.repositories.history import appending, entry_lookups, entry_reads, entry_rows, tail, windows
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.history.windows import Limits
 from statestore.repositories.sessions import holding, lease_checks, session_rows
@@ -213,12 +213,12 @@ class TurnWork(Repository, group="turn"):
         if self._call.attempt == 1 or not batch:
             return None
         ids = [entry.entry_id for entry in batch]
-        found = entry_reads.find_by_id(self._link, session_id, ids)
+        found = entry_lookups.find_many(self._link, session_id, ids)
         return [found[entry_id] for entry_id in ids] if len(found) == len(ids) else None
 
     def _check_ids(self, session_id: str, batch: Sequence[PreparedEntry]) -> None:
         own = [entry.entry_id for entry in batch if entry.own_id]
-        for entry in (entry_reads.find_by_id(self._link, session_id, own) if own else {}).values():
+        for entry in (entry_lookups.find_many(self._link, session_id, own) if own else {}).values():
             raise ConflictError(
                 f"session {session_id!r} already has an entry with entry_id {entry.entry_id!r}, at position "
                 f"{entry.seq}",

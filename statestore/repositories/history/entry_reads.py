@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from operator import attrgetter
+from operator import attrgetter, itemgetter
+from typing import Any
 
+import orjson
+
+from statestore.checking import exactjson
 from statestore.engine.sql import Link, Row, Statement
 from statestore.repositories.history import entry_rows
 from statestore.repositories.sessions import holding, session_rows
@@ -33,10 +37,10 @@ _FROM_SQLITE, _TO_SQLITE = bounds(*(f":{name}" for name in _WINDOW))
 _PAGE = 2000
 
 # What there is to do beyond reading: nothing for most sessions, and then NULL is all that is computed and sent.
-_FORK, _EXTENSION_DUE = 1, 2
+_FORK, EXTENSION_DUE = 1, 2
 ALSO = f"""CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
     THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN {_FORK} ELSE 0 END
-        + CASE WHEN {session_rows.EXTENSION_DUE} THEN {_EXTENSION_DUE} ELSE 0 END END"""
+        + CASE WHEN {session_rows.EXTENSION_DUE} THEN {EXTENSION_DUE} ELSE 0 END END"""
 
 
 def _statements(columns: str) -> tuple[Statement, Statement]:
@@ -92,21 +96,15 @@ def _statements(columns: str) -> tuple[Statement, Statement]:
 
 _READ, _READ_FORK = _statements(entry_rows.COLUMNS)
 
+# One column, and for forks what its rows are put in order by.
+_CONTENT, _CONTENT_FORK = _statements("CAST(h.content AS text)")[0], _statements("CAST(h.content AS text), h.seq")[1]
+
 # The same without the content of large entries, which is null then.
 _READ_SMALL, _READ_FORK_SMALL = _statements(
     entry_rows.ENTRY.select(
         "h", content="CASE WHEN h.content_bytes <= :largest THEN CAST(h.content AS text) ELSE 'null' END"
     )
 )
-
-_FIND_BY_ID = Statement(f"""
-    SELECT NULL, {entry_rows.COLUMNS} FROM $history_entries AS h
-    WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.entry_id $in(:entry_ids)
-    UNION ALL
-    SELECT NULL, {entry_rows.COLUMNS} FROM $session_segments AS g
-    JOIN $history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
-        AND h.seq BETWEEN g.from_seq AND g.to_seq
-    WHERE g.namespace = :namespace AND g.session_id = :session_id AND h.entry_id $in(:entry_ids)""")
 
 
 def read(
@@ -143,7 +141,7 @@ def read(
         known = True
         link.settings.of(ForkHints).add(session_id)
         also, entries = _read(link, fork, session_id, window)
-    if also & _EXTENSION_DUE:
+    if also & EXTENSION_DUE:
         session_rows.extend(link, session_id)
     if known:
         entries.sort(key=attrgetter("seq"))
@@ -186,6 +184,66 @@ def _entries(
     return also, entries
 
 
+def read_contents(link: Link, session_id: str, window: dict[str, int]) -> list[Any]:
+    """The contents of a range, oldest first. Extends the session's TTL.
+
+    Raises:
+        SessionNotFoundError: No such session, or it has expired.
+    """
+    rows, is_fork = rows_of(link, session_id, _CONTENT, _CONTENT_FORK, **window)
+    if is_fork:
+        rows = sorted((row for row in rows if row[1] is not None), key=itemgetter(2))
+    return contents(link, session_id, rows)
+
+
+def contents(link: Link, session_id: str, rows: Sequence[Row]) -> list[Any]:
+    """The values of rows of one column and a content, which is null where the session has no entry."""
+    loads = exactjson.loads
+    try:
+        return [loads(row[1]) for row in rows] if rows and rows[0][1] is not None else []
+    except orjson.JSONDecodeError:
+        pass  # Not raised from here: the error would hold this one, and this one holds the content.
+    raise exactjson.damaged("history_entries", f"a position of session {session_id!r}", session_id=session_id)
+
+
+def rows_of(
+    link: Link, session_id: str, plain: Statement, fork: Statement, **params: Any
+) -> tuple[Sequence[Row], bool]:
+    """The rows of one of two statements that select `ALSO` first, and whether it was the one for forks.
+
+    Extends the session's TTL.
+
+    Args:
+        link: The connection.
+        session_id: The session.
+        plain: For a session that is not a fork. It returns a row even if it finds nothing there.
+        fork: For any session; likewise.
+        params: Their further parameters.
+
+    Raises:
+        SessionNotFoundError: No such session, or it has expired.
+    """
+    hints = link.settings.of(ForkHints)
+    known = session_id in hints
+    rows = holding.read(link, fork if known else plain, session_id=session_id, **params)
+    also = _also(link, session_id, rows)
+    if also & _FORK and not known:
+        known = True
+        hints.add(session_id)
+        rows = holding.read(link, fork, session_id=session_id, **params)
+        also = _also(link, session_id, rows)
+    if also & EXTENSION_DUE:
+        session_rows.extend(link, session_id)
+    return rows, known
+
+
+def _also(link: Link, session_id: str, rows: Sequence[Row]) -> int:
+    if not rows:
+        raise session_rows.not_found(link, session_id)
+    also: int | None = rows[0][0]
+    return also or 0
+
+
 def window_of(last: int | None, after: int | None, before: int | None, limit: int | None) -> dict[str, int]:
     """What was asked for, as numbers; no limit is one that nothing reaches."""
     return {
@@ -194,9 +252,3 @@ def window_of(last: int | None, after: int | None, before: int | None, limit: in
         "before": FAR if before is None else min(before, FAR),
         "limit": FAR if limit is None else min(limit, FAR),
     }
-
-
-def find_by_id(link: Link, session_id: str, entry_ids: Sequence[str]) -> dict[str, Entry]:
-    """Those of the ids that are in what the session sees, with their entries. Runs in a transaction."""
-    rows = link.all(_FIND_BY_ID, session_id=session_id, entry_ids=list(entry_ids))
-    return {entry.entry_id: entry for entry in entry_rows.from_rows(link, session_id, rows)}

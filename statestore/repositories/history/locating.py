@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from statestore.checking import checks
 from statestore.engine.calls import reads
 from statestore.engine.sql import Statement
-from statestore.errors import InvalidValueError
 from statestore.repositories.base import Repository
 
 # The unique index on entries begins with their ids.
@@ -41,8 +40,10 @@ class LocatingRepository(Repository):
         Raises:
             InvalidValueError: An id or a name can never be stored, or an argument is a single string, not a list.
         """
-        ids = self._once("entry_ids", lambda: _keys(entry_ids, "entry_ids"))
-        names = self._once("agent_names", lambda: _keys(() if agent_names is None else agent_names, "agent_names"))
+        ids = self._once("entry_ids", lambda: checks.keys(entry_ids, "entry_ids"))
+        names = self._once(
+            "agent_names", lambda: checks.keys(() if agent_names is None else agent_names, "agent_names")
+        )
         if not ids:
             return {}
         found: dict[str, list[str]] = {}
@@ -51,10 +52,3 @@ class LocatingRepository(Repository):
         ):
             found.setdefault(entry_id, []).append(session_id)
         return {entry_id: sorted(found[entry_id]) for entry_id in ids if entry_id in found}
-
-
-def _keys(values: Iterable[str], argument: str) -> list[str]:
-    """The values checked, each once, in the order given. A generator can be gone through only at the first try."""
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise InvalidValueError(argument, "must be a list of strings; put a single one into a list")
-    return list(dict.fromkeys(checks.key(value, f"{argument}[{index}]") for index, value in enumerate(values)))

@@ -4,19 +4,19 @@ Only what is small and simple travels in a group: a few entries of a session tha
 is left out of it and read by itself, where it gets its own error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
 from statestore.checking import checks
 from statestore.engine.batches import Batching
 from statestore.engine.calls import Call
-from statestore.engine.sql import Link, Settings, Statement
+from statestore.engine.sql import Link, Row, Settings, Statement
 from statestore.errors import StateStoreError
 from statestore.repositories.history import entry_reads, entry_rows
 from statestore.repositories.sessions.fork_hints import ForkHints
-from statestore.values.history import Entry
 
 # Beyond this a read is large enough to travel alone: the others of its group would wait for it.
 _LARGEST = 100
@@ -24,8 +24,11 @@ _WINDOW = ("last", "after", "before", "limit")
 _ALLOWED = frozenset(_WINDOW)
 
 _FROM, _TO = entry_reads.bounds("w.last", "w.after", "w.before", "w.most")
-_READ = Statement(
-    postgresql=f"""
+
+
+def _statement(columns: str) -> Statement:
+    return Statement(
+        postgresql=f"""
     SELECT w.number, h.*
     FROM unnest((SELECT CAST(:sessions_array AS text[])), (SELECT CAST(:last_array AS bigint[])),
         (SELECT CAST(:after_array AS bigint[])), (SELECT CAST(:before_array AS bigint[])),
@@ -34,10 +37,10 @@ _READ = Statement(
     JOIN $sessions AS s ON s.namespace = :namespace AND s.session_id = w.session_id AND $live
         AND coalesce({entry_reads.ALSO}, 0) = 0
     LEFT JOIN LATERAL (
-        SELECT {entry_rows.COLUMNS} FROM $history_entries AS h
+        SELECT {columns} FROM $history_entries AS h
         WHERE h.namespace = :namespace AND h.session_id = w.session_id AND h.seq BETWEEN {_FROM} AND {_TO}
         ORDER BY h.seq OFFSET 0) AS h ON true"""
-)
+    )
 
 
 @dataclass(slots=True)
@@ -47,7 +50,7 @@ class BatchedRead:
     session_id: str
     window: dict[str, int]
     size: int = 0
-    result: list[Entry] | None = None
+    result: list[Any] | None = None
 
 
 class ReadBatching(Batching[BatchedRead]):
@@ -55,6 +58,12 @@ class ReadBatching(Batching[BatchedRead]):
 
     writes = False
     room = 0
+
+    def __init__(self, columns: str, seq: int, from_rows: Callable[[Link, str, Sequence[Row]], list[Any]]) -> None:
+        """*seq* is where a row has what is null if it holds no entry."""
+        self._statement = _statement(columns)
+        self._seq = seq
+        self._from_rows = from_rows
 
     def key(self, call: Call, settings: Settings) -> Call | None:
         """Itself: reads keep no order."""
@@ -77,22 +86,19 @@ class ReadBatching(Batching[BatchedRead]):
         return BatchedRead(session_id, entry_reads.window_of(**window))
 
     def run(self, link: Link, items: Sequence[BatchedRead]) -> None:
-        _read(link, items)
+        """Read for all calls whose session lives, is not a fork and needs no extension; each gets its own entries."""
+        rows = link.all(
+            self._statement,
+            sessions_array=[one.session_id for one in items],
+            **{f"{name}_array": [one.window[name] for one in items] for name in _WINDOW},
+        )
+        # PostgreSQL sends them one read after the other, in order, but promises neither.
+        for number, found in groupby(sorted(rows, key=itemgetter(0, self._seq)), key=itemgetter(0)):
+            one = items[number - 1]
+            of_one = list(found)
+            # A session without an entry there is a row all the same.
+            one.result = [] if of_one[0][self._seq] is None else self._from_rows(link, one.session_id, of_one)
 
 
-READS = ReadBatching()
-
-
-def _read(link: Link, reads: Sequence[BatchedRead]) -> None:
-    """Read for all calls whose session lives, is not a fork and needs no extension; each gets its own entries."""
-    rows = link.all(
-        _READ,
-        sessions_array=[one.session_id for one in reads],
-        **{f"{name}_array": [one.window[name] for one in reads] for name in _WINDOW},
-    )
-    # PostgreSQL sends them one read after the other, but does not promise it.
-    for number, found in groupby(sorted(rows, key=itemgetter(0)), key=itemgetter(0)):
-        one = reads[number - 1]
-        of_one = list(found)
-        # A session without an entry there is a row all the same.
-        one.result = [] if of_one[0][entry_rows.SEQ] is None else entry_rows.from_rows(link, one.session_id, of_one)
+READS = ReadBatching(entry_rows.COLUMNS, entry_rows.SEQ, entry_rows.from_rows)
+MESSAGES = ReadBatching("CAST(h.content AS text), h.seq", 2, entry_reads.contents)

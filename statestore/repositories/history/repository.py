@@ -4,26 +4,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from statestore.checking import checks
-from statestore.engine.calls import in_batches, reads, writes_in_one_statement, writes_once
-from statestore.engine.sql import Statement
-from statestore.errors import ConflictError, EntryNotFoundError, InvalidValueError, SessionNotFoundError
-from statestore.repositories.history import appending, entry_differences, entry_reads, entry_rows, ranges
+from statestore.engine.calls import in_batches, writes_in_one_statement, writes_once
+from statestore.errors import ConflictError, SessionNotFoundError
+from statestore.repositories.history import (
+    appending,
+    entry_differences,
+    entry_lookups,
+    entry_reads,
+    entry_rows,
+    ranges,
+)
 from statestore.repositories.history.append_batches import APPENDS
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.history.locating import LocatingRepository
-from statestore.repositories.history.read_batches import READS
+from statestore.repositories.history.reading import ReadingRepository
 from statestore.repositories.history.summaries import SummariesRepository
 from statestore.repositories.history.windows import WindowsRepository
-from statestore.repositories.sessions import holding, lease_checks, session_rows
+from statestore.repositories.sessions import lease_checks
 from statestore.values.history import Entry, NewEntry
 from statestore.values.sessions import Lease, Session
 
-_COUNT = Statement("""
-    SELECT s.next_seq - s.first_seq FROM $sessions AS s
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
-
-class HistoryRepository(WindowsRepository, SummariesRepository, LocatingRepository):
+class HistoryRepository(ReadingRepository, WindowsRepository, SummariesRepository, LocatingRepository):
     """The ordered entries of a session. Positions (`seq`) start at 1 and have no gaps."""
 
     @in_batches(APPENDS)
@@ -96,76 +98,6 @@ class HistoryRepository(WindowsRepository, SummariesRepository, LocatingReposito
         found = (present[index] if index in present else next(fresh) for index in range(len(batch)))
         return [entry for entry in found if entry is not None]
 
-    @in_batches(READS)
-    @reads
-    def read(
-        self,
-        session_id: str,
-        *,
-        last: int | None = None,
-        after: int | None = None,
-        before: int | None = None,
-        limit: int | None = None,
-    ) -> list[Entry]:
-        """The entries of a session, oldest first; by default all of them.
-
-        One round trip; two if the store sees a fork for the first time, at any depth. Extends the session's TTL.
-
-        Args:
-            session_id: The session to read.
-            last: Return only this many, the newest.
-            after: Only entries after this position.
-            before: Only entries before this position. `before=` with `last=` pages backwards, `after=` with `limit=`
-                forwards.
-            limit: Return only this many, the oldest. Not together with *last*.
-
-        Raises:
-            SessionNotFoundError: No such session, or it has expired.
-            InvalidValueError: A negative number, or *last* together with *limit*.
-        """
-        checks.key(session_id, "session_id")
-        for name, value in {"last": last, "after": after, "before": before, "limit": limit}.items():
-            checks.optional_count(value, name)
-        if last is not None and limit is not None:
-            raise InvalidValueError(
-                "limit", "cannot be combined with last; limit counts from the start, last from the end"
-            )
-        return entry_reads.read(self._link, session_id, last=last, after=after, before=before, limit=limit)
-
-    @reads
-    def get(self, session_id: str, seq: int) -> Entry:
-        """The entry at one position. Extends the session's TTL.
-
-        Raises:
-            SessionNotFoundError: No such session, or it has expired.
-            EntryNotFoundError: The session has no entry there, or no longer has one.
-        """
-        checks.key(session_id, "session_id")
-        checks.count(seq, "seq")
-        entries = (
-            entry_reads.read(self._link, session_id, after=max(seq - 1, 0), before=seq + 1)
-            if seq < entry_reads.FAR
-            else []
-        )
-        if not entries:
-            raise EntryNotFoundError(session_id, seq)
-        return entries[0]
-
-    @reads
-    def count(self, session_id: str) -> int:
-        """How many entries the session has. Does not extend its TTL.
-
-        Raises:
-            SessionNotFoundError: No such session, or it has expired.
-        """
-        checks.key(session_id, "session_id")
-        rows = holding.read(self._link, _COUNT, session_id=session_id)
-        if not rows:
-            raise session_rows.not_found(self._link, session_id)
-        ((entries,),) = rows
-        found: int = entries
-        return found
-
     @writes_once
     def pop_last(self, session_id: str, n: int = 1) -> list[Entry]:
         """Remove the newest *n* entries of the session, and return them, oldest first.
@@ -197,7 +129,7 @@ class HistoryRepository(WindowsRepository, SummariesRepository, LocatingReposito
         present: dict[int, Entry | None] = {}
         if batch and (self._call.attempt > 1 or any(entry.own_id for entry in batch)):
             ids = [entry.entry_id for entry in batch]
-            by_id = entry_reads.find_by_id(self._link, session.session_id, ids)
+            by_id = entry_lookups.find_many(self._link, session.session_id, ids)
             present = {index: by_id[entry_id] for index, entry_id in enumerate(ids) if entry_id in by_id}
         if after_seq is not None:
             end = session.next_seq - 1

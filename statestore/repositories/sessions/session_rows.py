@@ -1,9 +1,9 @@
 """The row of a session, as several repositories need it: to lock it, to extend it, to make it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -16,6 +16,8 @@ from statestore.errors import ReadOnlyError, SessionNotFoundError, StaleLeaseErr
 from statestore.repositories.sessions import holding
 from statestore.values.fast_dataclass import builder
 from statestore.values.sessions import Lease, Session
+
+R = TypeVar("R")
 
 _ROW = Columns(schema.sessions, *fields_of(Session, "namespace", "resumed"))
 COLUMNS = _ROW.select()
@@ -53,6 +55,10 @@ _EXTEND = Statement(f"""
     UPDATE $sessions AS s SET expires_at = $later(s.ttl)
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.ttl IS NOT NULL AND $live
     RETURNING {COLUMNS}""")
+
+_EXTEND_MANY = Statement(f"""
+    UPDATE $sessions AS s SET expires_at = $later(s.ttl)
+    WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND $live AND {EXTENSION_DUE}""")
 
 _ACTIVE = Statement(f"""
     UPDATE $sessions AS s SET {ACTIVE}
@@ -179,10 +185,19 @@ def now(link: Link) -> datetime:
 
 def extend(link: Link, session_id: str) -> Row | None:
     """Extend the TTL of a session, if it has one and that can be written, and return the session's row."""
+    return _if_writable(link, lambda: link.one(_EXTEND, session_id=session_id))
+
+
+def extend_many(link: Link, session_ids: Sequence[str]) -> None:
+    """Extend the TTLs of those of the sessions for which that is due, if it can be written."""
+    _if_writable(link, lambda: link.run(_EXTEND_MANY, session_ids=sorted(session_ids)))
+
+
+def _if_writable(link: Link, write: Callable[[], R]) -> R | None:
     if link.read_only:
         return None
     try:
-        return link.one(_EXTEND, session_id=session_id)
+        return write()
     except Exception as exc:
         # SQLite does not tell beforehand, and goes on after a statement that failed.
         failure = classify(exc) if link.dialect.name == "sqlite" else None
