@@ -2,6 +2,7 @@
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -45,11 +46,13 @@ OTHER_VIEWS = (
 # Sub-agents of Claude Code, which were imported as forks at the beginning of the session that they worked for.
 SUB_AGENT = "claude-code/sub-agent"
 
+BELONGS_TO = "ix_sessions_belongs_to_namespace"
+
 
 def upgrade() -> None:
     schema = op.get_context().version_table_schema
     within = f"{schema}." if schema else ""
-    op.create_table(
+    create_table(
         "shared_state",
         sa.Column("namespace", KEY, nullable=False),
         sa.Column("scope", sa.String(16), nullable=False, comment="user or app"),
@@ -62,12 +65,11 @@ def upgrade() -> None:
         sa.Column("expires_at", TIME),
         sa.PrimaryKeyConstraint("namespace", "scope", "owner_id", "key", name=op.f("pk_shared_state")),
         sa.CheckConstraint("scope IN ('user', 'app')", name=op.f("ck_shared_state_scope")),
-        schema=schema,
         comment="What is remembered by key for a user or an agent, in all sessions",
     )
     create_index("shared_state", "namespace", "expires_at", where="expires_at IS NOT NULL")
 
-    op.create_table(
+    create_table(
         "session_lists",
         sa.Column("namespace", KEY, nullable=False),
         sa.Column("session_id", KEY, nullable=False),
@@ -82,10 +84,9 @@ def upgrade() -> None:
             name=op.f("fk_session_lists_namespace_session_id"),
             ondelete="CASCADE",
         ),
-        schema=schema,
         comment="Named lists of a session, to which items are only appended",
     )
-    op.create_table(
+    create_table(
         "session_list_items",
         sa.Column("namespace", KEY, nullable=False),
         sa.Column("session_id", KEY, nullable=False),
@@ -101,11 +102,10 @@ def upgrade() -> None:
             ondelete="CASCADE",
         ),
         sa.CheckConstraint("position >= 1", name=op.f("ck_session_list_items_position")),
-        schema=schema,
         comment="The items of named lists",
     )
 
-    op.create_table(
+    create_table(
         "usage_records",
         sa.Column("namespace", KEY, nullable=False),
         sa.Column("record_id", KEY, nullable=False, comment="The caller's: recording it again does nothing"),
@@ -121,7 +121,6 @@ def upgrade() -> None:
         sa.Column("error_type", NAME),
         sa.Column("created_at", TIME, nullable=False, comment="When the call was made"),
         sa.PrimaryKeyConstraint("namespace", "record_id", name=op.f("pk_usage_records")),
-        schema=schema,
         comment="Calls of models and tools that are no entries of a history",
     )
     create_index("usage_records", "namespace", "created_at")
@@ -131,19 +130,28 @@ def upgrade() -> None:
         replace_view(view, "0005_views")
     execute(statement("0005_views", "session_history"))
 
-    # Last, since on PostgreSQL nobody uses a table from here until the transaction ends. Building the index takes one
-    # look at each session; concurrently it could not be built inside the transaction of a host's migration.
-    op.add_column(
-        "sessions",
-        sa.Column("belongs_to", KEY, comment="The session that this one is a part of"),
-        schema=schema,
-    )
-    op.add_column("state_entries", sa.Column("created_at", TIME), schema=schema)
+    # Last, since on PostgreSQL nobody uses a table from here until the transaction ends.
+    add_column("sessions", sa.Column("belongs_to", KEY))
+    add_column("state_entries", sa.Column("created_at", TIME))
     execute(statement("0005_views", "session_state"))
-    if op.get_context().dialect.name == "postgresql":
-        execute(comments())
-    make_sub_agents_parts()
-    create_index("sessions", "belongs_to", "namespace", where="belongs_to IS NOT NULL")
+    if not on_postgresql():
+        make_sub_agents_parts()
+        create_index("sessions", "belongs_to", "namespace", where="belongs_to IS NOT NULL")
+        return
+    execute(comments())
+    if op.get_context().opts.get("transaction_per_migration"):
+        # What looks at each session is done outside the transaction, while all of them can be used. If it fails, the
+        # next upgrade begins from the start and finds most of it there already: hence IF NOT EXISTS everywhere.
+        with op.get_context().autocommit_block():
+            make_sub_agents_parts()
+            op.drop_index(op.f(BELONGS_TO), "sessions", schema=schema, if_exists=True, postgresql_concurrently=True)
+            create_index(
+                "sessions", "belongs_to", "namespace", where="belongs_to IS NOT NULL", postgresql_concurrently=True
+            )
+    else:
+        # In a transaction of the caller's, such as that of a host's migration, which cannot be left.
+        make_sub_agents_parts()
+        create_index("sessions", "belongs_to", "namespace", where="belongs_to IS NOT NULL")
 
 
 def downgrade() -> None:
@@ -159,7 +167,7 @@ def downgrade() -> None:
     for table in reversed(TABLES):
         op.drop_table(table, schema=schema)
     op.drop_column("state_entries", "created_at", schema=schema)
-    op.drop_index(op.f("ix_sessions_belongs_to_namespace"), "sessions", schema=schema)
+    op.drop_index(op.f(BELONGS_TO), "sessions", schema=schema)
     op.drop_column("sessions", "belongs_to", schema=schema)
 
 
@@ -171,7 +179,7 @@ def make_sub_agents_parts() -> None:
     """
     sessions = f"{prefix()}sessions"
     is_sub_agent = f"agent_name = '{SUB_AGENT}' AND {{0}}parent_session_id IS NOT NULL AND {{0}}forked_at_seq = 0"
-    now = "now()" if op.get_context().dialect.name == "postgresql" else "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')"
+    now = "now()" if on_postgresql() else "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')"
     lives = f"({{0}}expires_at IS NULL OR {{0}}expires_at > {now})"
     # UNION ends the walk also where rows are such that it goes in a circle.
     execute(f"""
@@ -197,7 +205,7 @@ def make_sub_agents_parts() -> None:
 def replace_view(view: str, file: str) -> None:
     """Replaced, not made anew, on PostgreSQL: grants, and views of others that stand on it, stay."""
     made = statement(file, view)
-    if op.get_context().dialect.name == "sqlite":
+    if not on_postgresql():
         execute(f"DROP VIEW {prefix()}{view}")
     elif "OR REPLACE" not in made:
         start = f"CREATE VIEW {prefix()}{view} "
@@ -242,13 +250,28 @@ def prefix() -> str:
     return '"' + schema.replace('"', '""') + '".'
 
 
-def create_index(table: str, *columns: str, where: str | None = None) -> None:
+def create_table(name: str, *parts: Any, comment: str) -> None:
+    schema = op.get_context().version_table_schema
+    op.create_table(name, *parts, schema=schema, comment=comment, if_not_exists=on_postgresql())
+
+
+def add_column(table: str, column: sa.Column[Any]) -> None:
+    op.add_column(table, column, schema=op.get_context().version_table_schema, if_not_exists=on_postgresql() or None)
+
+
+def create_index(table: str, *columns: str, where: str | None = None, postgresql_concurrently: bool = False) -> None:
     condition = None if where is None else sa.text(where)
     op.create_index(
         op.f(f"ix_{table}_{'_'.join(columns)}"),
         table,
         list(columns),
         schema=op.get_context().version_table_schema,
+        if_not_exists=on_postgresql(),
         postgresql_where=condition,
+        postgresql_concurrently=postgresql_concurrently,
         sqlite_where=condition,
     )
+
+
+def on_postgresql() -> bool:
+    return bool(op.get_context().dialect.name == "postgresql")

@@ -109,8 +109,10 @@ def test_the_sql_for_postgresql_makes_the_same_schema(empty_postgres_url: str, s
 
 
 def run_sql(url: str, script: str) -> None:
+    """One statement after the other, as psql does it: an index cannot be built concurrently in a batch."""
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(script)  # type: ignore[call-overload]
+        for statement in filter(str.strip, script.split(";\n\n")):
+            connection.execute(statement)  # type: ignore[call-overload]
 
 
 def squawk(script: str, *options: str) -> subprocess.CompletedProcess[str]:

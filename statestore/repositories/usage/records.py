@@ -1,0 +1,188 @@
+"""Calls of models and tools that are no entries of a history: recorded once each, and counted in all reports."""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from statestore import schema
+from statestore.checking import checks
+from statestore.engine.calls import writes_in_one_statement
+from statestore.engine.columns import kinds
+from statestore.engine.sql import Link, Params, Statement
+from statestore.engine.sql_parts import arrays, unnest
+from statestore.errors import ConflictError, InvalidValueError
+from statestore.repositories.base import Repository
+from statestore.repositories.usage import price_rows
+from statestore.values.history import Usage
+
+ERASED = "erased-"
+"""How the random id begins that takes the place of an id which may tell of an erased user."""
+
+_KINDS = {name: kind for name, kind in kinds(schema.usage_records).items() if name not in ("namespace", "record_id")}
+_NAMES = ("session_id", "user_id", "agent_name", "provider_name", "model", "tool_name", "error_type")
+# If the caller leaves them out, the row has what the session or the price says, or the time.
+_FILLED_IN = ("user_id", "agent_name", "cost_usd", "created_at")
+
+_OF_SESSION = """(SELECT s.{0} FROM $sessions AS s
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live)"""
+_DEFAULTS = {
+    "user_id": f"coalesce({{}}, {_OF_SESSION.format('user_id')})",
+    "agent_name": f"coalesce({{}}, {_OF_SESSION.format('agent_name')})",
+    "created_at": "coalesce({}, $now)",
+}
+
+
+def _insert(parameter: str, also: str = "") -> str:
+    selected = ", ".join(
+        _DEFAULTS.get(name, "{}").format(parameter.format(name, kind)) for name, kind in _KINDS.items()
+    )
+    return f"""
+    INSERT INTO $usage_records (namespace, record_id, {", ".join(_KINDS)})
+    SELECT :namespace, :record_id, {selected} WHERE true{also}
+    ON CONFLICT (namespace, record_id) DO NOTHING"""
+
+
+_STORED = ", ".join(f"r.{name}" for name in _KINDS)
+_INSERT_POSTGRESQL = _insert("CAST(:{} AS {})")
+_INSERT = Statement(postgresql=_INSERT_POSTGRESQL, sqlite=_insert(":{}"))
+_FIND = Statement(f"""
+    SELECT {_STORED} FROM $usage_records AS r WHERE r.namespace = :namespace AND r.record_id = :record_id""")
+
+
+def _insert_or_find(also: str) -> Statement:
+    """Both in one round trip. A row that another transaction adds meanwhile is neither written nor found."""
+    return Statement(
+        postgresql=f"""
+    WITH added AS ({_INSERT_POSTGRESQL.replace("WHERE true", f"WHERE true{also}")} RETURNING 1)
+    SELECT (SELECT count(*) FROM added), r.record_id, {_STORED} FROM (SELECT 1) AS one
+    LEFT JOIN $usage_records AS r ON r.namespace = :namespace AND r.record_id = :record_id"""
+    )
+
+
+_AT_ONCE = _insert_or_find("")
+_AT_ONCE_PRICED = _insert_or_find(price_rows.UNCHANGED)
+
+_RANDOM = Statement(postgresql=f"'{ERASED}' || gen_random_uuid()", sqlite=f"'{ERASED}' || lower(hex(randomblob(16)))")
+
+
+def _forget(sql: str) -> Statement:
+    return Statement(
+        postgresql=sql.replace("RANDOM", f"'{ERASED}' || gen_random_uuid()"),
+        sqlite=sql.replace("RANDOM", f"'{ERASED}' || lower(hex(randomblob(16)))"),
+    )
+
+
+# The session's id stays until the session goes, or until `rename`: all that was used in it gets the same random one.
+_DISOWN = _forget("""
+    UPDATE $usage_records SET user_id = NULL, record_id = RANDOM
+    WHERE namespace = :namespace AND user_id = :user_id AND (session_id IS NULL OR session_id IN (
+        SELECT s.session_id FROM $sessions AS s WHERE s.namespace = :namespace AND s.ttl = :erased))""")
+_RENAME = "SET session_id = {}, user_id = NULL, record_id = RANDOM"
+_MATCH = "(r.user_id = :user_id OR CAST(:user_id AS text) IS NULL AND r.user_id IS NULL)"
+
+
+class RecordsRepository(Repository, group="usage"):
+    """What was used by calls that are no entries."""
+
+    @writes_in_one_statement
+    def record(
+        self,
+        *,
+        record_id: str,
+        usage: Usage,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        agent_name: str | None = None,
+        provider_name: str | None = None,
+        model: str | None = None,
+        tool_name: str | None = None,
+        cost_usd: Decimal | float | None = None,
+        duration: timedelta | None = None,
+        error_type: str | None = None,
+        at: datetime | None = None,
+    ) -> None:
+        """Record a call of a model or a tool that is not an entry of a history, such as an embedding or a whole run.
+
+        All reports count it like an entry with the same figures, but as no entry and no turn. The same id again does
+        nothing. The record outlives its session, whose TTL and last activity do not change.
+
+        Args:
+            record_id: The caller's own id of the call, unique in the namespace. Make it of something that the same
+                call always has, such as the id of the run.
+            usage: What was used; `Usage()` for a call of a tool.
+            user_id: Who is billed; by default the session's user, if the session lives.
+            session_id: The session that the call was made for. It does not have to exist.
+            agent_name: The agent that made the call; by default the session's.
+            provider_name: Who ran the model. Used to look up prices.
+            model: The model that answered.
+            tool_name: The tool that was called; counts as a tool call.
+            cost_usd: US dollars. By default the cost is computed, if both token counts and a price are known.
+            duration: How long the call took.
+            error_type: The kind of error it ended with, if any.
+            at: When the call was made, as an aware datetime; by default now.
+
+        Raises:
+            ConflictError: *record_id* is recorded with other figures; `field` says which. Nothing was written.
+            InvalidValueError: An argument is invalid. Nothing was written.
+        """
+        columns: Params = dict.fromkeys(_KINDS)
+        checks.key(record_id, "record_id")
+        given = (session_id, user_id, agent_name, provider_name, model, tool_name, error_type)
+        columns |= {name: checks.optional_key(value, name) for name, value in zip(_NAMES, given, strict=True)}
+        columns |= usage_columns(usage, "usage")
+        columns["cost_usd"] = checks.optional_cost(cost_usd)
+        if (took := checks.optional_duration(duration, "duration")) is not None:
+            columns["duration_ms"] = took / timedelta(milliseconds=1)
+        columns["created_at"] = checks.optional_time(at, "at")
+        while (stored := self._insert(record_id, columns)) is None:
+            pass  # Somebody erased it between the two statements.
+        if stored:
+            self._compare(record_id, columns, dict(zip(_KINDS, stored, strict=True)))
+
+    def _insert(self, record_id: str, columns: Params) -> Sequence[Any] | None:
+        """Insert the record, and return nothing; or what is there already; None if that was gone."""
+        link = self._link
+        cost, revision = price_rows.price(link, {**columns, "response_model": columns["model"]})
+        row = {**columns, "record_id": record_id, "cost_usd": columns["cost_usd"] if cost is None else cost}
+        if link.dialect.name == "sqlite" or link.in_transaction:
+            return () if link.run(_INSERT, **row) else link.one(_FIND, record_id=record_id)
+        statement = _AT_ONCE if revision is None else _AT_ONCE_PRICED
+        added, found, *stored = link.one(statement, **row, prices_revision=revision) or (0, None)
+        if not added and found is None:
+            self._needs_transaction()
+        return () if added else stored
+
+    def _compare(self, record_id: str, columns: Params, stored: Params) -> None:
+        for name, value in columns.items():
+            if (value is not None or name not in _FILLED_IN) and self._link.dialect.encode(value) != stored[name]:
+                field = {"created_at": "at", "duration_ms": "duration"}.get(name, name)
+                raise ConflictError(
+                    f"{record_id!r} is recorded already, with another {field}; use another record_id", field=field
+                )
+
+
+def usage_columns(usage: Any, argument: str) -> Params:
+    """The token counts that are known, as columns."""
+    if not isinstance(usage, Usage):
+        raise InvalidValueError(argument, f"must be a Usage, not {type(usage).__name__}")
+    return {
+        field: checks.count(tokens, f"{argument}.{field}", most=checks.MAX_TOKENS)
+        for field in schema.TOKEN_COLUMNS
+        if (tokens := getattr(usage, field)) is not None
+    }
+
+
+def disown(link: Link, user_id: str, *, erased: timedelta) -> None:
+    """Take a user out of records of no session, and of sessions that are being erased, whose TTL is *erased*."""
+    link.run(_DISOWN, user_id=user_id, erased=erased)
+
+
+_RENAME_POSTGRESQL = Statement(
+    postgresql=f"""
+    UPDATE $usage_records AS r SET session_id = n.random_id, user_id = NULL,
+        record_id = CASE WHEN r.record_id LIKE '{ERASED}%' THEN r.record_id ELSE '{ERASED}' || gen_random_uuid() END
+    FROM {unnest("n", {"session_id": "text", "random_id": "text"})}
+    WHERE r.namespace = :namespace AND r.session_id = n.session_id AND {_MATCH}"""
+)
