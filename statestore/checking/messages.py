@@ -10,12 +10,24 @@ from typing import Any, NamedTuple
 
 from statestore.checking import exactjson
 from statestore.checking.checks import MAX_TOKENS
+from statestore.values import reported_usage
 from statestore.values.history import Usage
 
 MAX_NAME = 512
 RESULT_ROLES = ("tool", "function")
-_CALLING = frozenset({"tool_calls", "function_call", "call_id", "parts"})
+_CALLING = frozenset({"tool_calls", "function_call", "call_id", "parts", "output"})
 _ANSWERING = frozenset({"tool_call_id", "call_id", "parts"})
+# LangChain's types of messages.
+_LANGCHAIN_ROLES = {
+    "human": "user",
+    "ai": "assistant",
+    "AIMessageChunk": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "function": "function",
+}
+# What a model puts into an OpenAI response beside messages and calls.
+_ITEMS_OF_THE_MODEL = frozenset({"reasoning", "compaction", "mcp_list_tools", "mcp_approval_request"})
 _SAYING = {"content", "parts", "tool_calls", "function_call"}
 
 
@@ -49,14 +61,21 @@ def _role(message: Mapping[str, Any], calls: Sequence[Tool], results: Sequence[T
     """The role of the speaker.
 
     Anthropic and Gemini send tool results as the user; these get the role `tool`, since they do not start a turn.
-    OpenAI's responses have calls and results without a role.
+    LangChain's messages and the items of OpenAI's responses have a type instead of a role.
     """
     said = message.get("content") or message.get("parts")
     if results and isinstance(said, list) and all(map(_is_result, said)):
         return "tool"
-    if "role" not in message and "call_id" in message and (calls or results):
-        return "tool" if results else "assistant"
-    return _name(message.get("role"))
+    if "role" in message:
+        return _name(message["role"])
+    kind = message.get("type")
+    if not isinstance(kind, str):
+        return None
+    if kind in _LANGCHAIN_ROLES and ("content" in message or "data" in message):
+        return _LANGCHAIN_ROLES[kind]
+    if kind.endswith("_call_output"):
+        return "tool"
+    return "assistant" if kind.endswith("_call") or kind in _ITEMS_OF_THE_MODEL else None
 
 
 def tools(message: Mapping[str, Any]) -> tuple[list[Tool], list[Tool]]:
@@ -82,6 +101,9 @@ def tool_calls(message: Mapping[str, Any]) -> list[Tool]:
         found.append(Tool(None, _name(message["function_call"].get("name"))))
     if _is_item(message, "_call"):
         found.append(Tool(_name(message["call_id"]), _name(message.get("name"))))
+    output = message.get("output")
+    if isinstance(output, list) and "call_id" not in message:  # Several items of an OpenAI response.
+        found += [tool for item in output if isinstance(item, Mapping) for tool in tool_calls(item)]
     return found + _parts(message, "functionCall", "function_call")
 
 
@@ -98,39 +120,26 @@ def tool_results(message: Mapping[str, Any]) -> list[Tool]:
 
 
 def model(message: Mapping[str, Any]) -> str | None:
-    return _name(message.get("model"))
+    said = _mapping(message, "response_metadata")
+    return _name(message.get("model")) or _name(said.get("model_name")) or _name(said.get("model"))
 
 
 def finish_reason(message: Mapping[str, Any]) -> str | None:
-    return _name(message.get("finish_reason")) or _name(message.get("stop_reason"))
+    reasons = (
+        _name(said.get(name))
+        for said in (message, _mapping(message, "response_metadata"))
+        for name in ("finish_reason", "stop_reason")
+    )
+    return next(filter(None, reasons), None)
 
 
 def usage(message: Mapping[str, Any]) -> Usage:
-    """The tokens that the message reports.
-
-    For OpenTelemetry and OpenAI cached tokens are part of the input. Anthropic reports them separately, so they are
-    added here.
-    """
-    said = message.get("usage")
-    if not isinstance(said, Mapping):
-        return Usage()
-    read, written = _tokens(said, "cache_read_input_tokens"), _tokens(said, "cache_creation_input_tokens")
-    if read is not None or written is not None:
-        plain = _tokens(said, "input_tokens")
-        return Usage(
-            input_tokens=None if plain is None else plain + (read or 0) + (written or 0),
-            output_tokens=_tokens(said, "output_tokens"),
-            cache_read_input_tokens=read,
-            cache_write_input_tokens=written,
-        )
-    details = _mapping(said, "prompt_tokens_details", "input_tokens_details")
-    output_details = _mapping(said, "completion_tokens_details", "output_tokens_details")
-    return Usage(
-        input_tokens=_tokens(said, "prompt_tokens", "input_tokens"),
-        output_tokens=_tokens(said, "completion_tokens", "output_tokens"),
-        cache_read_input_tokens=_tokens(details, "cached_tokens"),
-        reasoning_output_tokens=_tokens(output_details, "reasoning_tokens"),
-    )
+    """The tokens that the message reports, in OpenTelemetry's terms."""
+    for name in ("usage", "usage_metadata"):
+        found = reported_usage.find(message.get(name), most=MAX_TOKENS)
+        if found is not None:
+            return Usage(**found)
+    return Usage()
 
 
 def text(content: Any) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from statestore.checking import checks, exactjson
+from statestore.checking import checks, exactjson, sdk_objects
 from statestore.engine.calls import Call
 from statestore.engine.flows import Block, Enter
 from statestore.errors import ConflictError
@@ -13,7 +13,7 @@ from statestore.repositories.history import entry_rows
 from statestore.repositories.history.windows import Limits
 from statestore.repositories.state import state_rows
 from statestore.values.conversations import Unsaved
-from statestore.values.history import Entry, NewEntry, Window
+from statestore.values.history import Entry, EntryLike, NewEntry, Window
 from statestore.values.sessions import Lease, Session
 
 
@@ -95,13 +95,14 @@ class Turn:
         """The agent's standing instructions."""
         return None if self.session is None else self.session.instructions
 
-    def append(self, entries: NewEntry | Mapping[str, Any] | Sequence[NewEntry | Mapping[str, Any]]) -> None:
-        """Collect an entry, or several, for the commit. They are checked at once, and copied.
+    def append(self, entries: EntryLike | Sequence[EntryLike]) -> None:
+        """Collect an entry, or several, for the commit: whatever `history.append` takes. Checked at once, and copied.
 
         Raises:
             InvalidValueError: An entry can never be stored. Nothing was collected.
         """
-        given = [entries] if isinstance(entries, NewEntry | Mapping) else list(entries)
+        listed: Any = [entries] if sdk_objects.is_one(entries) else entries
+        given = [sdk_objects.taken(entry, f"entries[{index}]") for index, entry in enumerate(listed)]
         prepared = entry_rows.prepare(given, max_bytes=self._limit)
         for entry, checked in zip(given, prepared, strict=True):
             if isinstance(entry, NewEntry):

@@ -4,7 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
+
+from statestore.errors import InvalidValueError
+from statestore.values import reported_usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,27 @@ class Usage:
     cache_write_input_tokens: int | None = None
     reasoning_output_tokens: int | None = None
 
+    @classmethod
+    def of(cls, reported: Any) -> "Usage":
+        """The usage that an SDK reports, in these terms.
+
+        Args:
+            reported: A usage of OpenAI (chat completions and responses), Anthropic, LangChain (`usage_metadata`),
+                openai-agents, pydantic-ai, Gemini, Bedrock or Ollama, as an object or as a mapping; or a response, a
+                message or the result of a run that has one. A `Usage` is returned as it is.
+
+        Raises:
+            InvalidValueError: It is none of these, or reports no tokens.
+        """
+        if isinstance(reported, cls):
+            return reported
+        found = reported_usage.find(reported)
+        if found is None:
+            raise InvalidValueError(
+                "usage", f"{type(reported).__name__} reports no tokens that are known; pass Usage(input_tokens=…)"
+            )
+        return cls(**found)
+
 
 @dataclass(frozen=True, slots=True)
 class NewEntry:
@@ -39,8 +63,8 @@ class NewEntry:
         content: What was said or done: any exact JSON value, up to the store's `max_value_bytes` (16 MiB).
         role: Who speaks; `user` starts a turn. Any text; the usual roles are `system`, `user`, `assistant` and `tool`.
         agent_name: The agent that the entry belongs to, for reports by agent. It is not taken from the session.
-        usage: The tokens of the model call that produced the entry. A `Usage()` without figures means that there are
-            none, whatever the content reports.
+        usage: The tokens of the model call that produced the entry: a `Usage`, or anything that `Usage.of` takes, such
+            as `response.usage`. A `Usage()` without figures means that there are none, whatever the content reports.
         provider_name: Who ran the model, such as `openai`. Used to look up prices.
         request_model: The model that was requested.
         response_model: The model that answered. Reports and prices use it, or `request_model` if it is missing.
@@ -61,7 +85,7 @@ class NewEntry:
     content: Any
     role: str | None = field(default=None, kw_only=True)
     agent_name: str | None = field(default=None, kw_only=True)
-    usage: Usage | None = field(default=None, kw_only=True)
+    usage: Usage | Any | None = field(default=None, kw_only=True)
     provider_name: str | None = field(default=None, kw_only=True)
     request_model: str | None = field(default=None, kw_only=True)
     response_model: str | None = field(default=None, kw_only=True)
@@ -76,8 +100,18 @@ class NewEntry:
     created_at: datetime | None = field(default=None, kw_only=True)
 
 
-EntryLike: TypeAlias = NewEntry | Mapping[str, Any]
-"""What can be appended: an entry, or a plain message. A list that mixes both is a `list[EntryLike]`."""
+class SdkMessage(Protocol):
+    """A message or a response as an SDK returns it. One with `to_dict()` or `dict()` instead is taken, too."""
+
+    def model_dump(self) -> dict[str, Any]: ...
+
+
+EntryLike: TypeAlias = NewEntry | Mapping[str, Any] | SdkMessage
+"""What can be appended: an entry, a message with a role, or what an SDK returned: a message, or a response of OpenAI.
+
+A response is stored as the message in it; its usage, model and finish reason become those of the entry. A list that
+mixes them is a `list[EntryLike]`.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

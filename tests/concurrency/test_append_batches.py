@@ -36,7 +36,7 @@ def play(url: str, scene: Scene) -> None:
 def test_appends_to_one_session_are_stored_in_the_order_of_the_calls(database_url: str) -> None:
     async def scene(store: AsyncStateStore) -> None:
         await store.sessions.create("s")
-        stored = await asyncio.gather(*(store.history.append("s", [{"n": n}, {"n": n, "b": 1}]) for n in range(100)))
+        stored = await asyncio.gather(*(store.history.append("s", [{"role": "a", "n": n}, {"role": "a", "n": n, "b": 1}]) for n in range(100)))
         assert [entry.seq for entries in stored for entry in entries] == list(range(1, 201))
         assert [entry.content["n"] for entry in await store.history.read("s")] == [n // 2 for n in range(200)]
 
@@ -74,12 +74,12 @@ def test_who_fails_in_a_group_fails_alone(database_url: str, repeat: int) -> Non
         await store.sessions.create("t")
         calls: list[Awaitable[Any]] = []
         for n in range(60):
-            calls.append(store.history.append("s", [{"n": n}]))
-            calls.append(store.history.append("missing", [{"n": n}]))
-            calls.append(store.history.append("t", [{"n": float("nan")}]))
-            calls.append(store.history.append("t", [NewEntry({"n": n}, entry_id="same" if n % 2 else None)]))
-            calls.append(store.history.append("made", [{"n": n}], create=True))
-            calls.append(store.history.append("s", [{"n": n}], after_seq=10_000))
+            calls.append(store.history.append("s", [{"role": "a", "n": n}]))
+            calls.append(store.history.append("missing", [{"role": "a", "n": n}]))
+            calls.append(store.history.append("t", [{"role": "a", "n": float("nan")}]))
+            calls.append(store.history.append("t", [NewEntry({"role": "a", "n": n}, entry_id="same" if n % 2 else None)]))
+            calls.append(store.history.append("made", [{"role": "a", "n": n}], create=True))
+            calls.append(store.history.append("s", [{"role": "a", "n": n}], after_seq=10_000))
         results = await asyncio.gather(*calls, return_exceptions=True)
         kinds = [type(result) if isinstance(result, BaseException) else list for result in results]
         assert kinds[1::6] == [SessionNotFoundError] * 60
@@ -99,7 +99,7 @@ def test_who_fails_in_a_group_fails_alone(database_url: str, repeat: int) -> Non
 def test_a_cancelled_append_of_a_group_is_stored_or_not_and_the_others_are_stored(database_url: str) -> None:
     async def scene(store: AsyncStateStore) -> None:
         await store.sessions.create("s")
-        tasks = [asyncio.create_task(store.history.append("s", [{"n": n}])) for n in range(60)]
+        tasks = [asyncio.create_task(store.history.append("s", [{"role": "a", "n": n}])) for n in range(60)]
         for step, task in enumerate(tasks):
             if step % 3 == 0:
                 await asyncio.sleep(0)
@@ -123,10 +123,10 @@ def test_a_session_that_somebody_holds_holds_up_no_other(postgres_url: str, conn
         other.execute("SELECT 1 FROM statestore.sessions WHERE session_id = 'held' FOR UPDATE")
         stuck = []
         for n in range(3):
-            stuck.append(pool.submit(store.history.append, "held", [{"n": n}]))
+            stuck.append(pool.submit(store.history.append, "held", [{"role": "a", "n": n}]))
             # One after the other, whichever way each of them goes.
             wait(stuck, timeout=0.05)
-        free = [pool.submit(store.history.append, f"s{n % 10}", [{"n": n}]) for n in range(20)]
+        free = [pool.submit(store.history.append, f"s{n % 10}", [{"role": "a", "n": n}]) for n in range(20)]
         done, late = wait(free, timeout=20)
         assert not late
         assert not any(future.done() for future in stuck)
@@ -149,7 +149,7 @@ def test_a_held_session_in_a_group_holds_up_none_of_the_group(
     with ThreadPoolExecutor(40) as pool, psycopg.connect(postgres_url.replace("+psycopg", "")) as other:
         for turn in range(5):
             other.execute("SELECT 1 FROM statestore.sessions WHERE session_id = 'held' FOR UPDATE")
-            futures = {name: pool.submit(store.history.append, name, [{"n": turn}]) for name in names}
+            futures = {name: pool.submit(store.history.append, name, [{"role": "a", "n": turn}]) for name in names}
             held = futures.pop("held")
             try:
                 assert not wait(futures.values(), timeout=10).not_done
@@ -170,12 +170,12 @@ def test_entries_that_can_be_gone_through_once_are_stored_all_or_none(store: Any
     store.sessions.create("t")
 
     def spoiled() -> Iterator[Any]:
-        yield {"n": 1}
-        yield {"n": float("nan")}
-        yield {"n": 3}
+        yield {"role": "a", "n": 1}
+        yield {"role": "a", "n": float("nan")}
+        yield {"role": "a", "n": 3}
 
     def raising() -> Iterator[Any]:
-        yield {"n": 1}
+        yield {"role": "a", "n": 1}
         raise LookupError
 
     class Odd(dict[str, Any]):
@@ -195,8 +195,8 @@ def test_entries_that_can_be_gone_through_once_are_stored_all_or_none(store: Any
             *(
                 partial(outcome, session_id, entries)
                 for session_id, entries in [
-                    ("t", [{"n": 0}]), ("s", spoiled()), ("t", [{"n": 0}]), ("s", raising()),
-                    ("t", iter([{"n": 0}, {"n": 1}])), ("t", [{"n": 0}]), ("t", (n for n in [{"n": 5}])),
+                    ("t", [{"role": "a", "n": 0}]), ("s", spoiled()), ("t", [{"role": "a", "n": 0}]), ("s", raising()),
+                    ("t", iter([{"role": "a", "n": 0}, {"role": "a", "n": 1}])), ("t", [{"role": "a", "n": 0}]), ("t", (n for n in [{"role": "a", "n": 5}])),
                 ]
             )
         )  # fmt: skip
@@ -216,7 +216,7 @@ def test_threads_share_one_connection_to_a_database_in_memory() -> None:
 
         def work(session_id: str) -> None:
             for n in range(1, 26):
-                store.history.append(session_id, [{"n": n}])
+                store.history.append(session_id, [{"role": "a", "n": n}])
                 assert [entry.seq for entry in store.history.read(session_id, last=1)] == [n]
 
         at_once(*(partial(work, f"s{n}") for n in range(8)))

@@ -97,7 +97,7 @@ def test_a_reader_sees_what_was_written_before_it_began(store: Any) -> None:
 
     def write_and_read(session_id: str) -> None:
         for n in range(1, 20):
-            store.history.append(session_id, [{"n": n}])
+            store.history.append(session_id, [{"role": "a", "n": n}])
             assert [entry.seq for entry in store.history.read(session_id, last=1)] == [n]
 
     at_once(*(partial(write_and_read, f"s{n}") for n in range(16)))

@@ -1,6 +1,6 @@
 """Entries on their way into the table and out of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -9,14 +9,14 @@ from typing import Any
 import orjson
 
 from statestore import schema
-from statestore.checking import checks, exactjson, messages
+from statestore.checking import checks, exactjson, messages, sdk_objects
 from statestore.engine.columns import Columns, kinds
 from statestore.engine.sql import Link, Params, Row, Statement
 from statestore.engine.sql_parts import each, numbered, value_rows
 from statestore.errors import InvalidValueError
 from statestore.values import ids
 from statestore.values.fast_dataclass import builder, draft
-from statestore.values.history import Entry, NewEntry, Usage
+from statestore.values.history import Entry, EntryLike, NewEntry, Usage
 
 _KINDS = kinds(schema.history_entries)
 _REQUIRED = ("entry_id", "turn", "role", "content", "content_bytes")
@@ -63,9 +63,10 @@ class PreparedEntry:
         return entry_id
 
 
-def prepare(entries: Sequence[NewEntry | Mapping[str, Any]], *, max_bytes: int) -> list[PreparedEntry]:
+def prepare(entries: Sequence[EntryLike], *, max_bytes: int) -> list[PreparedEntry]:
     """Check all entries and turn them into rows, before anything is written."""
-    if isinstance(entries, str | bytes | Mapping | NewEntry) or not isinstance(entries, Iterable):
+    given: Any = entries
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable) or sdk_objects.is_one(given):
         raise InvalidValueError("entries", "must be a sequence of entries; put a single one into a list")
     prepared: list[PreparedEntry] = []
     turn = 0
@@ -80,24 +81,27 @@ def prepare(entries: Sequence[NewEntry | Mapping[str, Any]], *, max_bytes: int) 
     return prepared
 
 
-def _prepare(entry: NewEntry | Mapping[str, Any], name: str, turn: int, max_bytes: int) -> PreparedEntry:
+def _prepare(entry: EntryLike, name: str, turn: int, max_bytes: int) -> PreparedEntry:
     given: Params | None = None
-    if isinstance(entry, NewEntry):
-        given, value = _given(entry, name, max_bytes), entry.content
-    elif isinstance(entry, Mapping):
-        value = entry if isinstance(entry, dict) else dict(entry)
+    taken = sdk_objects.taken(entry, name)
+    if isinstance(taken, NewEntry):
+        given, value = _given(taken, name, max_bytes), taken.content
     else:
-        raise InvalidValueError(name, f"must be a NewEntry or a message mapping, not {type(entry).__name__}")
+        value = taken
     data, copy = exactjson.encode(value, f"{name}.content", max_bytes=max_bytes)
     said: Params = {}
     if isinstance(copy, dict):
         said = messages.columns(copy)
-        if "usage" in copy and (given is None or "usage" not in given):
+        if ("usage" in copy or "usage_metadata" in copy) and (given is None or "usage" not in given):
             said |= _usage_columns(messages.usage(copy), name)
     if given is not None:
         given.pop("usage", None)
     columns = said if given is None else said | given
     role = columns.setdefault("role", None)
+    if given is None and role is None:
+        raise InvalidValueError(
+            name, "is a mapping without a role; add one, or say what it is: NewEntry(content, role=…)"
+        )
     own_id = "entry_id" in columns
     if not own_id:
         columns["entry_id"] = ids.uuid7()
@@ -142,9 +146,12 @@ def _given(entry: NewEntry, name: str, max_bytes: int) -> Params:
     return given
 
 
-def _usage_columns(usage: Usage, name: str) -> Params:
+def _usage_columns(usage: Any, name: str) -> Params:
     if not isinstance(usage, Usage):
-        raise InvalidValueError(f"{name}.usage", f"must be a Usage, not {type(usage).__name__}")
+        try:
+            usage = Usage.of(usage)
+        except InvalidValueError as error:
+            raise InvalidValueError(f"{name}.usage", str(error).removeprefix("usage: ")) from None
     return {
         field: checks.count(tokens, f"{name}.usage.{field}", most=checks.MAX_TOKENS)
         for field in schema.TOKEN_COLUMNS

@@ -1,7 +1,6 @@
 """The history of a session: append, read and remove."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from statestore.checking import checks
 from statestore.engine.calls import in_batches, writes_in_one_statement, writes_once
@@ -21,7 +20,7 @@ from statestore.repositories.history.reading import ReadingRepository
 from statestore.repositories.history.summaries import SummariesRepository
 from statestore.repositories.history.windows import WindowsRepository
 from statestore.repositories.sessions import lease_checks
-from statestore.values.history import Entry, NewEntry
+from statestore.values.history import Entry, EntryLike
 from statestore.values.sessions import Lease, Session
 
 
@@ -33,7 +32,7 @@ class HistoryRepository(ReadingRepository, WindowsRepository, SummariesRepositor
     def append(
         self,
         session_id: str,
-        entries: Sequence[NewEntry | Mapping[str, Any]],
+        entries: Sequence[EntryLike],
         *,
         after_seq: int | None = None,
         create: bool = False,
@@ -49,8 +48,9 @@ class HistoryRepository(ReadingRepository, WindowsRepository, SummariesRepositor
 
         Args:
             session_id: The session to append to.
-            entries: What to append, oldest first: `NewEntry` or plain message mappings, which are kept verbatim.
-                Empty is allowed and only checks that the session exists.
+            entries: What to append, oldest first: `NewEntry`; messages, which are mappings with a role and are kept
+                verbatim; or what an SDK returned, see `EntryLike`. Empty is allowed and only checks that the session
+                exists.
             after_seq: The position that the first entry is to follow; 0 for the start. Entries that are already
                 there are skipped.
             create: Create the session if there is none, or if it has expired; nothing of an expired one remains.
@@ -66,7 +66,8 @@ class HistoryRepository(ReadingRepository, WindowsRepository, SummariesRepositor
                 differs from the one given: in its content, or, for a `NewEntry`, in usage, metadata, tool name or any
                 other field, except a cost or time that was not given. Nothing was written.
             StaleLeaseError: *lease* is no longer valid. Nothing was written.
-            InvalidValueError: A payload is not exact JSON or is too large. Nothing was written.
+            InvalidValueError: A payload is not exact JSON or is too large, or a mapping has no role. Nothing was
+                written.
         """
         checks.key(session_id, "session_id")
         checks.optional_count(after_seq, "after_seq")
