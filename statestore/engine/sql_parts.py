@@ -6,7 +6,12 @@ Only names of columns and numbers end up in the text; values are parameters, alw
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from statestore.checking.checks import MAX_KEY_LENGTH
 from statestore.engine.sql import Params
+
+_LAST = 0x10FFFF
+# Behind every key.
+_BEYOND = chr(_LAST) * (MAX_KEY_LENGTH + 1)
 
 
 def each(template: str, names: Iterable[str]) -> str:
@@ -42,3 +47,17 @@ def arrays(rows: Iterable[Mapping[str, Any]], names: Iterable[str], parameter: s
     """The parameters of `unnest`."""
     rows = list(rows)
     return {parameter.format(name): [row.get(name) for row in rows] for name in names}
+
+
+def prefix_range(prefix: str) -> tuple[str, str]:
+    """From where, and until before where, the texts are that begin with *prefix*, in the order of code points.
+
+    A range can be looked up in an index, which LIKE cannot for a parameter.
+    """
+    code_points = [ord(character) for character in prefix]
+    while code_points and code_points[-1] == _LAST:
+        code_points.pop()
+    if not code_points:
+        return prefix, _BEYOND
+    code_points[-1] = 0xE000 if code_points[-1] == 0xD7FF else code_points[-1] + 1  # No surrogates.
+    return prefix, "".join(map(chr, code_points))
