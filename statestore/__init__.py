@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from statestore.operations.leases import AsyncHeldLease, HeldLease
     from statestore.operations.prices import AsyncPrices, AsyncSharedPrices, Prices, SharedPrices
     from statestore.operations.sessions import AsyncSessions, Sessions
-    from statestore.operations.state import AsyncState, State
+    from statestore.operations.state import AppState, AsyncAppState, AsyncState, AsyncUserState, State, UserState
     from statestore.operations.turn import Turn
     from statestore.operations.usage import AsyncUsageReports, UsageReports
     from statestore.shared_prices import prices_of
@@ -93,6 +93,8 @@ __all__ = [
     "NEVER",
     "AgentUsage",
     "Ancestor",
+    "AppState",
+    "AsyncAppState",
     "AsyncCache",
     "AsyncHeldLease",
     "AsyncHistory",
@@ -104,6 +106,7 @@ __all__ = [
     "AsyncStateStore",
     "AsyncTransaction",
     "AsyncUsageReports",
+    "AsyncUserState",
     "Cache",
     "CacheDayUsage",
     "CacheEntry",
@@ -170,6 +173,7 @@ __all__ = [
     "Usage",
     "UsageReports",
     "UsageTotals",
+    "UserState",
     "UserUsage",
     "Window",
     "deadline",
@@ -178,6 +182,8 @@ __all__ = [
 
 # Where each name is that is imported at its first use.
 _LAZY = {
+    "AppState": "operations.state",
+    "AsyncAppState": "operations.state",
     "AsyncCache": "operations.cache",
     "AsyncHeldLease": "operations.leases",
     "AsyncHistory": "operations.history",
@@ -189,6 +195,7 @@ _LAZY = {
     "AsyncStateStore": "async_store",
     "AsyncTransaction": "async_store",
     "AsyncUsageReports": "operations.usage",
+    "AsyncUserState": "operations.state",
     "Cache": "operations.cache",
     "HeldLease": "operations.leases",
     "History": "operations.history",
@@ -202,6 +209,7 @@ _LAZY = {
     "Transaction": "store",
     "Turn": "operations.turn",
     "UsageReports": "operations.usage",
+    "UserState": "operations.state",
     "prices_of": "shared_prices",
 }
 

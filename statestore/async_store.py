@@ -25,7 +25,7 @@ from statestore.operations.cache_runner import cache_transaction, joined_cache
 from statestore.operations.history import AsyncHistory
 from statestore.operations.prices import AsyncPrices
 from statestore.operations.sessions import AsyncSessions
-from statestore.operations.state import AsyncState
+from statestore.operations.state import AsyncAppState, AsyncState, AsyncUserState
 from statestore.operations.store import StoreOperations
 from statestore.operations.sweeping import Sweeping
 from statestore.operations.usage import AsyncUsageReports
@@ -54,6 +54,8 @@ class AsyncTransaction(StoreOperations, AsyncGroup):
         self.sessions = AsyncSessions(runner, namespace)
         self.history = AsyncHistory(runner, namespace)
         self.state = AsyncState(runner, namespace)
+        self.user_state = AsyncUserState(runner, namespace)
+        self.app_state = AsyncAppState(runner, namespace)
         self.cache = AsyncCache(runner, namespace, cache)
         self.usage = AsyncUsageReports(runner, namespace)
         self.prices = AsyncPrices(runner, namespace)

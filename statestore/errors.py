@@ -70,17 +70,17 @@ class SessionNotFoundError(NotFoundError):
 
 
 class StateKeyNotFoundError(NotFoundError):
-    """The session has no such state key, or the key has expired."""
+    """There is no such state key, or it has expired. It says whose state it is: a session's, a user's or an agent's."""
 
-    def __init__(self, session_id: str, key: str) -> None:
+    def __init__(self, owner: str, key: str, **facts: str) -> None:
         super().__init__(
-            f"session {session_id!r} has no state key {key!r}; pass default= to get a value instead of this error",
-            session_id=session_id,
-            key=key,
+            f"{owner} has no state key {key!r}; pass default= to get a value instead of this error", key=key, **facts
         )
 
-    session_id: str
     key: str
+    session_id: str | None = None
+    user_id: str | None = None
+    agent_name: str | None = None
 
 
 class EntryNotFoundError(NotFoundError):

@@ -20,7 +20,7 @@ from statestore.operations.cache_runner import cache_transaction, joined_cache
 from statestore.operations.history import History
 from statestore.operations.prices import Prices
 from statestore.operations.sessions import Sessions
-from statestore.operations.state import State
+from statestore.operations.state import AppState, State, UserState
 from statestore.operations.store import StoreOperations
 from statestore.operations.sweeping import Sweeping
 from statestore.operations.usage import UsageReports
@@ -48,6 +48,8 @@ class Transaction(StoreOperations, Group):
         self.sessions = Sessions(runner, namespace)
         self.history = History(runner, namespace)
         self.state = State(runner, namespace)
+        self.user_state = UserState(runner, namespace)
+        self.app_state = AppState(runner, namespace)
         self.cache = Cache(runner, namespace, cache)
         self.usage = UsageReports(runner, namespace)
         self.prices = Prices(runner, namespace)

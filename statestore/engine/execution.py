@@ -176,6 +176,8 @@ class BoundRunner:
         if self._failed is not None and self._is_undone():
             raise self._failed
         self._link.begin_operation()
+        if self._host is not None:
+            self._link.held.clear()  # A savepoint of the host's may have been undone, and its locks with it.
         call.ends_at = ends_at(self._timeout)
         with self._watched(call):
             try:

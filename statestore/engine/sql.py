@@ -274,7 +274,17 @@ def _is_read_only(connection: Any) -> bool:
 class Link:
     """A connection, checked out for one operation or one transaction. Never commits."""
 
-    __slots__ = ("_common", "_cursor", "_now", "dialect", "holds_reads", "in_transaction", "read_only", "settings")
+    __slots__ = (
+        "_common",
+        "_cursor",
+        "_now",
+        "dialect",
+        "held",
+        "holds_reads",
+        "in_transaction",
+        "read_only",
+        "settings",
+    )
 
     def __init__(
         self,
@@ -289,6 +299,8 @@ class Link:
         self._cursor = connection.cursor
         self._now: datetime | None = None
         self._common: Params | None = None
+        # What repositories have locked until the transaction ends, and need not lock again.
+        self.held: set[Any] = set()
         self.dialect = dialect
         self.settings = settings
         self.in_transaction = in_transaction

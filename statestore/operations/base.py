@@ -9,7 +9,7 @@ an `AsyncGroup` awaits them. A type checker sees the same parameters in both, an
     @block                                           what is entered
 """
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import update_wrapper
 from inspect import Parameter, signature
@@ -17,9 +17,10 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from statestore.engine import flows
 from statestore.engine.async_database import AsyncRunner
-from statestore.engine.calls import Call
+from statestore.engine.calls import Call, belongs_to
 from statestore.engine.database import Runner
 from statestore.engine.flows import Block, Flow, Stream
+from statestore.repositories.base import Repository
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -93,6 +94,42 @@ class operation(Declared[P, R]):
             return await run(Call(method, args, kwargs))
 
         return self._keep(group, call_async if isinstance(group, AsyncGroup) else call)
+
+
+def owned(
+    repository: type[Repository],
+    method: Callable[Concatenate[Any, str, P], R],
+    owner: str,
+    *,
+    without: Sequence[str] = (),
+) -> operation[Concatenate[str, P], R]:
+    """A method that *repository* has inherited, as an operation on what belongs to another kind of owner.
+
+    Args:
+        repository: Whose tables it is run on.
+        method: Its first argument says whose.
+        owner: What callers call that argument. Type checkers know no way to say so, and take it by its place only.
+        without: Arguments that make no sense for this owner.
+    """
+    full = signature(method)
+    itself, first, *others = full.parameters.values()
+    known = [itself, first.replace(name=owner), *(one for one in others if one.name not in without)]
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> R:
+        for name in kwargs:
+            if name in without or name == first.name:
+                raise TypeError(f"{method.__name__}() got an unexpected keyword argument {name!r}")
+        if owner in kwargs:
+            return method(self, kwargs.pop(owner), *args, **kwargs)
+        return method(self, *args, **kwargs)
+
+    update_wrapper(call, method)
+    call.__signature__ = full.replace(parameters=known)  # type: ignore[attr-defined]
+    call.__doc__ = f"As `state.{method.__name__}`, for *{owner}*: it takes no session, so there is no TTL to extend."
+    del call.__wrapped__, call.name  # type: ignore[attr-defined]
+    belongs_to(repository, call, repository.group)
+    renamed: Any = call
+    return operation(renamed)
 
 
 class flow(Declared[P, R]):

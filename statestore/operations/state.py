@@ -1,17 +1,25 @@
-"""Operations on the state of a session."""
+"""Operations on the state of a session, of a user and of an agent."""
 
-from statestore.operations.base import AsyncGroup, Group, Operations, operation
+from statestore.operations.base import AsyncGroup, Group, Operations, operation, owned
 from statestore.repositories.state.repository import StateRepository
+from statestore.repositories.state.shared import AppStateRepository, UserStateRepository
 
 
 class StateOperations(Operations):
     set = operation(StateRepository.set)
     set_many = operation(StateRepository.set_many)
     get = operation(StateRepository.get)
-    entry = operation(StateRepository.entry)
+    get_many = operation(StateRepository.get_many)
     get_all = operation(StateRepository.get_all)
+    get_all_many = operation(StateRepository.get_all_many)
+    entry = operation(StateRepository.entry)
+    entries = operation(StateRepository.entries)
+    keys = operation(StateRepository.keys)
+    count = operation(StateRepository.count)
+    exists = operation(StateRepository.exists)
     increment = operation(StateRepository.increment)
     delete = operation(StateRepository.delete)
+    delete_many = operation(StateRepository.delete_many)
     clear = operation(StateRepository.clear)
 
 
@@ -21,3 +29,53 @@ class State(StateOperations, Group):
 
 class AsyncState(StateOperations, AsyncGroup):
     """As `State`, awaited."""
+
+
+class UserStateOperations(Operations):
+    set = owned(UserStateRepository, StateRepository.set, "user_id", without=["create"])
+    set_many = owned(UserStateRepository, StateRepository.set_many, "user_id", without=["create"])
+    get = owned(UserStateRepository, StateRepository.get, "user_id")
+    get_many = owned(UserStateRepository, StateRepository.get_many, "user_id")
+    get_all = owned(UserStateRepository, StateRepository.get_all, "user_id")
+    entry = owned(UserStateRepository, StateRepository.entry, "user_id")
+    entries = owned(UserStateRepository, StateRepository.entries, "user_id")
+    keys = owned(UserStateRepository, StateRepository.keys, "user_id")
+    count = owned(UserStateRepository, StateRepository.count, "user_id")
+    exists = owned(UserStateRepository, StateRepository.exists, "user_id")
+    increment = owned(UserStateRepository, StateRepository.increment, "user_id", without=["create"])
+    delete = owned(UserStateRepository, StateRepository.delete, "user_id")
+    delete_many = owned(UserStateRepository, StateRepository.delete_many, "user_id")
+    clear = owned(UserStateRepository, StateRepository.clear, "user_id")
+
+
+class UserState(UserStateOperations, Group):
+    """The key-value state of a user, which all sessions share: `store.user_state`. Erased by `sessions.delete_user`."""
+
+
+class AsyncUserState(UserStateOperations, AsyncGroup):
+    """As `UserState`, awaited."""
+
+
+class AppStateOperations(Operations):
+    set = owned(AppStateRepository, StateRepository.set, "agent_name", without=["create"])
+    set_many = owned(AppStateRepository, StateRepository.set_many, "agent_name", without=["create"])
+    get = owned(AppStateRepository, StateRepository.get, "agent_name")
+    get_many = owned(AppStateRepository, StateRepository.get_many, "agent_name")
+    get_all = owned(AppStateRepository, StateRepository.get_all, "agent_name")
+    entry = owned(AppStateRepository, StateRepository.entry, "agent_name")
+    entries = owned(AppStateRepository, StateRepository.entries, "agent_name")
+    keys = owned(AppStateRepository, StateRepository.keys, "agent_name")
+    count = owned(AppStateRepository, StateRepository.count, "agent_name")
+    exists = owned(AppStateRepository, StateRepository.exists, "agent_name")
+    increment = owned(AppStateRepository, StateRepository.increment, "agent_name", without=["create"])
+    delete = owned(AppStateRepository, StateRepository.delete, "agent_name")
+    delete_many = owned(AppStateRepository, StateRepository.delete_many, "agent_name")
+    clear = owned(AppStateRepository, StateRepository.clear, "agent_name")
+
+
+class AppState(AppStateOperations, Group):
+    """The key-value state of an agent, which all users and sessions share: `store.app_state`."""
+
+
+class AsyncAppState(AppStateOperations, AsyncGroup):
+    """As `AppState`, awaited."""

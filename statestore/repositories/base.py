@@ -1,7 +1,7 @@
 """What all repositories share."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from statestore.checking import exactjson
 from statestore.engine.calls import Call, belongs_to, mode_of
@@ -13,11 +13,15 @@ R = TypeVar("R")
 class Repository:
     """Operations on one family of tables, over one link, for one call."""
 
+    group: ClassVar[str]
+    """What callers find its operations under."""
+
     def __init_subclass__(cls, *, group: str | None = None) -> None:
-        """*group*: what callers find its operations under, if that is not the name of its folder."""
+        """*group*: if that is not the name of its folder."""
+        cls.group = group or cls.__module__.split(".")[-2]
         for method in vars(cls).values():
             if mode_of(method) is not None:
-                belongs_to(cls, method, group or cls.__module__.split(".")[-2])
+                belongs_to(cls, method, cls.group)
 
     def __init__(self, link: Link, call: Call) -> None:
         self._link = link

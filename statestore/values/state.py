@@ -1,4 +1,4 @@
-"""The state of a session."""
+"""The state of a session, of a user and of an agent."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,10 +7,22 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StateEntry:
-    """A value of a session's state. `version` starts at 1 and grows by one with each write."""
+    """A value of a state.
+
+    Attributes:
+        key: Its key.
+        value: The value.
+        version: Starts at 1 and grows by one with each write.
+        updated_at: When it was last written, in UTC.
+        expires_at: When it expires by itself, in UTC; None for no time of its own.
+        created_at: When it was first written, in UTC. Of keys from before this was recorded it is the last write until then.
+        size_bytes: The size of the value, as JSON in UTF-8.
+    """
 
     key: str
     value: Any
     version: int
     updated_at: datetime
     expires_at: datetime | None
+    created_at: datetime
+    size_bytes: int

@@ -222,15 +222,25 @@ def test_a_session_that_is_deleted_while_it_is_waited_for_is_not_found(store: St
             reading.result(20)
 
 
-def test_to_hold_what_is_read_takes_no_statement_more(connect: Callable[..., Store], traffic: Traffic) -> None:
+def test_to_hold_what_is_read_takes_no_statement_more_but_one_for_the_state(
+    connect: Callable[..., Store], traffic: Traffic
+) -> None:
     store = connect(traffic.url)
     store.sessions.create("s")
     store.state.set("s", "n", 0)
     for _ in range(8):  # psycopg prepares a statement, in a round trip of its own, when it comes for the sixth time.
         work(store, add_to_key, 1)
+        store.state.get_all("s")
+    traffic.clear()
+    with store.transaction() as tx:
+        tx.history.read("s")
+        tx.sessions.get("s")
+    assert (len(traffic.statements), traffic.transactions) == (4, 1)
+    on_sqlite = not traffic.url.startswith("postgresql")
     traffic.clear()
     with store.transaction() as tx:
         tx.state.get("s", "n")
-        tx.history.read("s")
-        tx.sessions.get("s")
-    assert (len(traffic.statements), traffic.transactions) == (5, 1)
+        tx.state.get("s", "n")
+        tx.state.get_all("s")
+    # The lock that those share who write other keys, had alone: once, in a statement before all that read under it.
+    assert (len(traffic.statements), traffic.transactions) == (5 if on_sqlite else 6, 1)

@@ -224,10 +224,10 @@ class ConversationsRepository(Repository, group="sessions"):
         before = state_rows.read(self._link, session_id) if baseline is None else baseline.state
         written = {key: text for key, text in texts.items() if key not in before or before[key][0] != text}
         deleted = [key for key in before if key not in texts]
-        if baseline is not None and (written or deleted):
-            versions = {key: version for key, (_, version) in before.items()}
+        versions = None if baseline is None else {key: version for key, (_, version) in before.items()}
+        if versions is not None and (written or deleted):
             state_rows.check_versions(self._link, session_id, [*written, *deleted], versions)
-        state_rows.write(self._link, session_id, written, deleted)
+        state_rows.write(self._link, session_id, written, deleted, expected=versions)
         return sorted(written), sorted(deleted)
 
     def _save_attributes(self, session: Session, columns: Mapping[str, Any]) -> None:

@@ -157,7 +157,7 @@ class TurnWork(Repository, group="turn"):
             stored = appending.insert_all(self._link, session_id, batch)
         if changed:
             state_rows.check_versions(self._link, session_id, changed, versions)
-            state_rows.write(self._link, session_id, texts, deleted)
+            state_rows.write(self._link, session_id, texts, deleted, expected=versions)
         return stored
 
     def _insert_at_once(

@@ -1,7 +1,8 @@
 """Reads that hold what they read, so that nobody changes it before the caller's transaction ends. PostgreSQL only.
 
-Every write to a session, its history or its state changes the session's row. So a read takes that row's lock along, and
-then nothing that it has read can change, what was not there included. SQLite's only writer gives that by itself.
+Every write to a session or its history changes the session's row. So a read takes that row's lock along, and then
+nothing that it has read can change, what was not there included. State has a lock besides the row (see
+`repositories.state.scopes`), since those who write it do not change the row. SQLite's only writer gives that by itself.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from statestore.engine.sql import Link, Row, Statement
 
 # A session that does not exist has no row to be locked. Two transactions that find it missing, and then make it, queue
 # here; the second one finds what the first has made. The innermost number is this kind of lock's own: those who follow
-# a session have 11 (see `notify`), families 7 (see `segments`).
+# a session have 11 (see `notify`), families 7 (see `segments`), state 17, 19 and 23.
 _LOCK_ABSENCE = Statement(
     postgresql="""
     SELECT pg_advisory_xact_lock(

@@ -1,111 +1,32 @@
-"""The key-value state of a session."""
+"""Keys and values: the state of a session, and what the state of users and agents is made of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
-import orjson
-
-from statestore import schema
 from statestore.checking import checks
-from statestore.engine.calls import reads, writes_in_one_statement, writes_once
-from statestore.engine.columns import Columns, fields_of
+from statestore.engine.calls import writes_in_one_statement, writes_once_in_one_statement
 from statestore.engine.sql import Row, Statement
-from statestore.engine.sql_parts import numbered, value_rows
-from statestore.errors import ConflictError, InvalidValueError, StateKeyNotFoundError
-from statestore.repositories.base import Repository
-from statestore.repositories.sessions import holding, session_rows
-from statestore.repositories.state import state_rows
-from statestore.values.fast_dataclass import builder
-from statestore.values.markers import MISSING
+from statestore.engine.sql_parts import numbered
+from statestore.errors import ConflictError, InvalidValueError
+from statestore.repositories.sessions import session_columns, session_life
+from statestore.repositories.state.reading import StateReads, several
+from statestore.repositories.state.scopes import STEP
+from statestore.repositories.state.state_rows import CHUNK
+from statestore.values.sessions import NewSession
 from statestore.values.state import StateEntry
 
-_ENTRY = Columns(schema.state_entries, *fields_of(StateEntry))
-_entry = builder(StateEntry)
-# Keys per statement: each takes two parameters, of at most 65,535.
-_CHUNK = 1000
-
-_FRESH = "(e.expires_at IS NULL OR e.expires_at > $now)"
-# The same for RETURNING on SQLite, which does not allow an alias there; and SQLite 3.40 evaluates `expires_at IS NULL`
-# to false there, since the partial index on the column contains no NULL.
-_FRESH_RETURNED = "coalesce(expires_at > $now, 1)"
-
-# The session is returned with or without a value, so one round trip tells a missing key from a missing session.
-_GET = Statement(f"""
-    SELECT {session_rows.EXTENSION_DUE}, {_ENTRY.select("e")}
-    FROM $sessions AS s
-    LEFT JOIN $state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id AND e.key = :key
-        AND {_FRESH}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
-
-_GET_ALL = Statement(f"""
-    SELECT {session_rows.EXTENSION_DUE}, {_ENTRY.select("e")}
-    FROM $sessions AS s
-    LEFT JOIN $state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id AND {_FRESH}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live ORDER BY e.key""")
-
-_SESSION = f"""
-    UPDATE $sessions AS s SET {session_rows.ACTIVE}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live RETURNING s.session_id"""
-
-# A key that has expired but was not swept yet starts again at version 1.
-_REPLACE = """
-    ON CONFLICT (namespace, session_id, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at,
-        expires_at = excluded.expires_at, version = CASE
-            WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END"""
-
-_UPSERT = Statement(f"""
-    INSERT INTO $state_entries AS e (namespace, session_id, key, value, updated_at, expires_at)
-    VALUES (:namespace, :session_id, :key, :value, $now, $later(CAST(:ttl AS interval))) {_REPLACE}
-    RETURNING {_ENTRY.select()}""")
-
-_SET_VALUE = Statement("""
-    UPDATE $state_entries SET value = :value, version = version + 1, updated_at = $now
-    WHERE namespace = :namespace AND session_id = :session_id AND key = :key""")
-
-_DELETE = Statement(
-    postgresql=f"""
-    WITH session AS ({_SESSION}), deleted AS (
-        DELETE FROM $state_entries AS e USING session
-        WHERE e.namespace = :namespace AND e.session_id = session.session_id AND e.key = :key
-        RETURNING {_FRESH} AS fresh)
-    SELECT coalesce((SELECT fresh FROM deleted), false) FROM session""",
-    sqlite=f"""
-    DELETE FROM $state_entries AS e
-    WHERE e.namespace = :namespace AND e.session_id = :session_id AND e.key = :key RETURNING {_FRESH_RETURNED}""",
-)
-
-_CLEAR = Statement(
-    postgresql=f"""
-    WITH session AS ({_SESSION}), deleted AS (
-        DELETE FROM $state_entries AS e USING session
-        WHERE e.namespace = :namespace AND e.session_id = session.session_id
-        RETURNING {_FRESH} AS fresh)
-    SELECT (SELECT count(*) FROM deleted WHERE fresh) FROM session""",
-    sqlite=f"""
-    DELETE FROM $state_entries AS e
-    WHERE e.namespace = :namespace AND e.session_id = :session_id RETURNING {_FRESH_RETURNED}""",
-)
+_ALL = 2**62
+# How often an increment is tried beside others of the same key before it queues up with them.
+_TRIES = 3
 
 
-@lru_cache(maxsize=128)
-def _set_many(count: int) -> Statement:
-    """Mark the session as active and write *count* keys, in one statement of PostgreSQL."""
-    values = value_rows("(CAST(:key_# AS varchar), CAST(:value_# AS json))", count)
-    return Statement(
-        postgresql=f"""
-        WITH session AS ({_SESSION})
-        INSERT INTO $state_entries AS e (namespace, session_id, key, value, updated_at, expires_at)
-        SELECT :namespace, session.session_id, v.key, v.value, $now, $later(CAST(:ttl AS interval))
-        FROM session, (VALUES {values}) AS v (key, value)
-        {_REPLACE}
-        RETURNING {_ENTRY.select()}"""
-    )
+class StateRepository(StateReads):
+    """Named values of a session. Writers of different keys neither overwrite each other nor wait for each other.
 
-
-class StateRepository(Repository):
-    """Named values of a session. Writers of different keys never overwrite each other."""
+    A write extends the session's TTL if a tenth of it has passed, or a second; it moves the last activity once a
+    second. Reads do as all reads.
+    """
 
     @writes_in_one_statement
     def set(
@@ -116,7 +37,9 @@ class StateRepository(Repository):
         *,
         ttl: timedelta | None = None,
         expected_version: int | None = None,
-    ) -> StateEntry:
+        only_if: Literal["missing", "present"] | None = None,
+        create: bool | NewSession = False,
+    ) -> StateEntry | None:
         """Write one key, and extend the session's TTL.
 
         Args:
@@ -125,89 +48,85 @@ class StateRepository(Repository):
             value: Any exact JSON value, None included.
             ttl: How long after this write the key expires; by default not before the session.
             expected_version: Write only if the key has this version now; 0 for a key that must not exist.
+            only_if: Write only if the key is `missing`, or only if it is `present`; otherwise do nothing. Not together
+                with *expected_version*.
+            create: Create the session if there is none, or if it has expired: True, or a `NewSession` that says how.
 
         Returns:
-            The key as stored, with its new version.
+            The key as stored, with its new version; None if *only_if* was not the case.
 
         Raises:
-            SessionNotFoundError: No such session, or it has expired. Nothing was written.
+            SessionNotFoundError: No such session, or it has expired, and *create* is false. Nothing was written.
             ConflictError: The key does not have the expected version. Nothing was written.
             InvalidValueError: The value is not exact JSON or is too large. Nothing was written.
         """
         checks.optional_count(expected_version, "expected_version")
-        checks.key(session_id, "session_id")
+        self._owner(session_id)
         checks.key(key, "key")
+        checks.one_of(only_if, (None, "missing", "present"), "only_if")
+        if only_if is not None and expected_version is not None:
+            raise InvalidValueError("only_if", "cannot be combined with expected_version; 0 is that of a missing key")
+        ttl = checks.ttl(ttl)
         text = self._once("value", lambda: self._json(value, "value"))
+        columns = self._columns(create)
+        if only_if == "missing" or expected_version is not None:
+            self._call.repeatable = False  # A second try would find what the first one wrote.
+        if expected_version:
+            statements = self._sql.set_version
+        elif only_if == "missing" or expected_version == 0:
+            statements = self._sql.set_missing
+        else:
+            statements = self._sql.set if only_if is None else self._sql.set_present
+        params = {"key": key, "value": text, "ttl": ttl, "keep": False, "expected": expected_version}
+        rows = self._write(session_id, statements, columns, **params)
+        if rows:
+            return self._entry(session_id, rows[0])
         if expected_version is not None:
-            self._call.repeatable = False  # A second try would find the version that the first one wrote.
-            self._needs_transaction()
-            session_rows.mark_active(self._link, session_id)
-            self._expect(session_id, key, expected_version)
-        return self._write(session_id, {key: text}, checks.ttl(ttl))[0]
+            raise self._conflict(session_id, key, expected_version)
+        return None
 
     @writes_in_one_statement
     def set_many(
-        self, session_id: str, values: Mapping[str, Any], *, ttl: timedelta | None = None
+        self,
+        session_id: str,
+        values: Mapping[str, Any],
+        *,
+        ttl: timedelta | None = None,
+        create: bool | NewSession = False,
     ) -> dict[str, StateEntry]:
         """Write several keys at once: all or none. See `set`.
 
         Returns:
             The keys as stored, in the order given.
         """
-        checks.key(session_id, "session_id")
+        self._owner(session_id)
         if not isinstance(values, Mapping):
             raise InvalidValueError("values", f"must be a mapping, not {type(values).__name__}")
         ttl = checks.ttl(ttl)
         texts = self._once(
             "values", lambda: {checks.key(k, "values"): self._json(v, "values") for k, v in values.items()}
         )
-        written = {entry.key: entry for entry in self._write(session_id, texts, ttl)}
+        columns = self._columns(create)
+        written: dict[str, StateEntry] = {}
+        keys = sorted(texts)
+        if self._link.dialect.name == "sqlite" or not keys:
+            self._needs_transaction()
+            self._enter(session_id, columns)
+            for key in keys:
+                row = self._link.one(self._sql.set[False], owner_id=session_id, key=key, value=texts[key], ttl=ttl)
+                assert row is not None
+                written[key] = self._entry(session_id, row)
+            return {key: written[key] for key in texts}
+        if len(keys) > CHUNK:
+            self._needs_transaction()
+        for start in range(0, len(keys), CHUNK):
+            chunk = keys[start : start + CHUNK]
+            statements = {alone: self._sql.set_many(len(chunk), alone) for alone in (self._link.holds_reads,)}
+            params = numbered(({"key": key, "value": texts[key]} for key in chunk), ("key", "value"))
+            for row in self._write(session_id, statements, columns, ttl=ttl, **params):
+                entry = self._entry(session_id, row)
+                written[entry.key] = entry
         return {key: written[key] for key in texts}
-
-    @reads
-    def get(self, session_id: str, key: str, default: Any = MISSING) -> Any:
-        """The value of a key. Extends the session's TTL.
-
-        Args:
-            session_id: The session.
-            key: The key.
-            default: What to return if there is no such key; by default that is an error.
-
-        Raises:
-            SessionNotFoundError: No such session, or it has expired.
-            StateKeyNotFoundError: No such key, or it has expired, and no *default* was given.
-        """
-        found = self._find(session_id, key)
-        if found is not None:
-            return found.value
-        if default is MISSING:
-            raise StateKeyNotFoundError(session_id, key)
-        return default
-
-    @reads
-    def entry(self, session_id: str, key: str) -> StateEntry:
-        """A key with its version and times, for `set(…, expected_version=entry.version)`. Extends the session's TTL.
-
-        Raises:
-            SessionNotFoundError: No such session, or it has expired.
-            StateKeyNotFoundError: No such key, or it has expired.
-        """
-        found = self._find(session_id, key)
-        if found is None:
-            raise StateKeyNotFoundError(session_id, key)
-        return found
-
-    @reads
-    def get_all(self, session_id: str) -> dict[str, Any]:
-        """All keys and values, in the order of the keys. Extends the session's TTL.
-
-        Raises:
-            SessionNotFoundError: No such session, or it has expired.
-        """
-        checks.key(session_id, "session_id")
-        rows = holding.read(self._link, _GET_ALL, session_id=session_id)
-        self._opened(session_id, rows)
-        return {key: state_rows.value(session_id, key, text) for _, key, text, *_ in rows if key is not None}
 
     @writes_in_one_statement
     def delete(self, session_id: str, key: str) -> bool:
@@ -219,9 +138,21 @@ class StateRepository(Repository):
         Raises:
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
         """
-        checks.key(session_id, "session_id")
-        checks.key(key, "key")
-        return any(fresh for (fresh,) in self._remove(_DELETE, session_id, key=key))
+        self._owner(session_id)
+        return self._remove(session_id, self._sql.delete, keys=[checks.key(key, "key")]) > 0
+
+    @writes_in_one_statement
+    def delete_many(self, session_id: str, keys: Iterable[str]) -> int:
+        """Remove several keys.
+
+        Returns:
+            How many of them there were.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired. Nothing was written.
+        """
+        self._owner(session_id)
+        return self._remove(session_id, self._sql.delete, keys=self._once("keys", lambda: several(keys)))
 
     @writes_in_one_statement
     def clear(self, session_id: str) -> int:
@@ -233,12 +164,17 @@ class StateRepository(Repository):
         Raises:
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
         """
-        checks.key(session_id, "session_id")
-        return sum(number for (number,) in self._remove(_CLEAR, session_id))
+        return self._remove(self._owner(session_id), self._sql.clear)
 
-    @writes_once
+    @writes_once_in_one_statement
     def increment(
-        self, session_id: str, key: str, amount: int | float = 1, *, ttl: timedelta | None = None
+        self,
+        session_id: str,
+        key: str,
+        amount: int | float = 1,
+        *,
+        ttl: timedelta | None = None,
+        create: bool | NewSession = False,
     ) -> int | float:
         """Add *amount* to a number, atomically; a missing key counts as 0.
 
@@ -247,103 +183,116 @@ class StateRepository(Repository):
             key: A key that holds a number, or none.
             amount: What to add; negative to subtract.
             ttl: As for `set`; by default a key keeps its expiry.
+            create: As for `set`.
 
         Returns:
             The new value.
 
         Raises:
-            SessionNotFoundError: No such session, or it has expired. Nothing was written.
+            SessionNotFoundError: No such session, or it has expired, and *create* is false. Nothing was written.
             InvalidValueError: The key's value is not a number, or the sum does not fit. Nothing was written.
         """
-        checks.key(session_id, "session_id")
+        self._owner(session_id)
         checks.key(key, "key")
         ttl = checks.ttl(ttl)
         if isinstance(amount, bool) or not isinstance(amount, int | float):
             raise InvalidValueError("amount", f"must be a number, not {type(amount).__name__}")
-        session_rows.mark_active(self._link, session_id)  # The row's lock makes the read and the write one step.
-        held = self._find(session_id, key)
-        number = 0 if held is None else held.value
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            raise InvalidValueError("key", f"{key!r} has a value that is not a number; set a number first")
-        try:
-            total = number + amount
-        except OverflowError:
-            raise InvalidValueError("amount", "is too large to be added") from None
-        text = self._json(total, "amount")
-        if ttl is None and held is not None:
-            self._link.run(_SET_VALUE, session_id=session_id, key=key, value=text)
-        else:
-            self._link.all(_UPSERT, session_id=session_id, key=key, value=text, ttl=ttl)
-        return total
+        columns = self._columns(create)
+        queued = self._link.in_transaction
+        for _ in range(_ALL if queued else _TRIES):
+            held = self._lock(session_id, key, columns) if queued else self._look(session_id, key, columns)
+            total = _sum(0 if held is None else held.value, amount, key)
+            params = {"key": key, "value": self._json(total, "amount"), "ttl": ttl, "keep": ttl is None}
+            self._call.sent = True
+            if held is None:
+                rows = self._write(session_id, self._sql.set_missing, columns, **params)
+            else:
+                rows = self._write(session_id, self._sql.set_version, columns, **params, expected=held.version)
+            if rows:
+                return total
+        self._needs_transaction()
+        raise AssertionError("in a transaction the key is locked")
 
-    def _write(self, session_id: str, texts: Mapping[str, str], ttl: timedelta | None) -> list[StateEntry]:
-        rows: list[Row] = []
-        if self._link.dialect.name == "postgresql" and texts:
-            if len(texts) > _CHUNK:
-                self._needs_transaction()
-            keys = list(texts)
-            for start in range(0, len(keys), _CHUNK):
-                rows += self._write_together(session_id, {key: texts[key] for key in keys[start : start + _CHUNK]}, ttl)
-        else:
-            self._needs_transaction()
-            session_rows.mark_active(self._link, session_id)
-            rows = [
-                row
-                for key, text in texts.items()
-                for row in self._link.all(_UPSERT, session_id=session_id, key=key, value=text, ttl=ttl)
-            ]
-        return [self._entry(session_id, row) for row in rows]
-
-    def _write_together(self, session_id: str, texts: Mapping[str, str], ttl: timedelta | None) -> Sequence[Row]:
-        params = numbered(({"key": key, "value": text} for key, text in texts.items()), ("key", "value"))
-        rows = self._link.all(_set_many(len(texts)), session_id=session_id, ttl=ttl, **params)
+    def _look(self, session_id: str, key: str, columns: Mapping[str, Any] | None) -> StateEntry | None:
+        self._call.sent = False  # What is lost while it reads was not written.
+        rows = self._link.all(self._sql.get, owner_id=session_id, key=key)
         if not rows:
-            raise session_rows.not_found(self._link, session_id)
-        return rows
+            self._make(session_id, columns)
+            return None
+        (_, *row) = rows[0]
+        return None if row[0] is None else self._entry(session_id, row)
 
-    def _remove(self, statement: Statement, session_id: str, **params: Any) -> list[Row]:
+    def _lock(self, session_id: str, key: str, columns: Mapping[str, Any] | None) -> StateEntry | None:
+        if self._link.holds_reads:
+            self._scope.hold(self._link, session_id)
+            return self._look(session_id, key, columns)
         if self._link.dialect.name == "sqlite":
-            session_rows.mark_active(self._link, session_id)
-            return list(self._link.all(statement, session_id=session_id, **params))
-        rows = self._link.all(statement, session_id=session_id, **params)
-        if not rows:
-            raise session_rows.not_found(self._link, session_id)
-        return list(rows)
+            self._enter(session_id, columns)
+            row = self._link.one(self._sql.lock, owner_id=session_id, key=key)
+            return None if row is None else self._entry(session_id, row)
+        rows = self._write(session_id, {False: self._sql.lock}, columns, key=key)
+        return self._entry(session_id, rows[0]) if rows else None
 
-    def _find(self, session_id: str, key: str) -> StateEntry | None:
-        checks.key(session_id, "session_id")
-        checks.key(key, "key")
-        rows = holding.read(self._link, _GET, session_id=session_id, key=key)
-        _, *entry = self._opened(session_id, rows)
-        return None if entry[0] is None else self._entry(session_id, entry)
+    def _write(
+        self, session_id: str, statements: Mapping[bool, Statement], columns: Mapping[str, Any] | None, **params: Any
+    ) -> list[Row]:
+        """What a statement that writes has written.
 
-    def _opened(self, session_id: str, rows: Sequence[Row]) -> Row:
-        """The first row. Extends the session's TTL if that row says that it is due."""
-        if not rows:
-            raise session_rows.not_found(self._link, session_id)
-        extension_due, *_ = first = rows[0]
-        if extension_due:
-            session_rows.extend(self._link, session_id)
-        return first
+        Raises:
+            SessionNotFoundError: There is no owner, and none is made of *columns*. Nothing was written.
+        """
+        link = self._link
+        if link.dialect.name == "sqlite":
+            self._needs_transaction()
+            self._enter(session_id, columns)
+            return list(link.all(statements[False], owner_id=session_id, **params))
+        if link.in_transaction:
+            self._scope.enter(link, session_id)
+        while True:
+            rows = link.all(statements[link.holds_reads], owner_id=session_id, step=STEP, **params)
+            if rows:
+                break
+            if not self._scope.is_there(link, session_id):
+                self._make(session_id, columns)
+        (due, *_) = rows[0]
+        if due and (link.holds_reads or not link.in_transaction):
+            self._scope.note_write(link, session_id)
+        return [row[1:] for row in rows if row[1] is not None]
 
-    def _expect(self, session_id: str, key: str, version: int) -> None:
+    def _enter(self, session_id: str, columns: Mapping[str, Any] | None) -> None:
+        while not self._scope.enter(self._link, session_id):
+            self._make(session_id, columns)
+
+    def _make(self, session_id: str, columns: Mapping[str, Any] | None) -> None:
+        """Make a session that is missing, if that is wanted."""
+        if columns is None:
+            raise self._scope.not_found(self._link, session_id)
+        self._needs_transaction()
+        session_life.create(self._link, session_id, columns)
+
+    def _columns(self, create: bool | NewSession) -> Mapping[str, Any] | None:
+        return session_columns.of_new(self._link, create)
+
+    def _remove(self, session_id: str, statements: Mapping[bool, Statement], **params: Any) -> int:
+        return sum(bool(fresh) for _, fresh in self._write(session_id, statements, None, **params))
+
+    def _conflict(self, session_id: str, key: str, version: int) -> ConflictError:
         found = self._find(session_id, key)
         actual = 0 if found is None else found.version
-        if actual != version:
-            raise ConflictError(
-                f"expected_version: state key {key!r} of session {session_id!r} has version {actual}, not {version}; "
-                "read it again",
-                session_id=session_id,
-                key=key,
-                expected=version,
-                actual=actual,
-            )
+        return ConflictError(
+            f"expected_version: state key {key!r} of {self._scope.named(session_id)} has version {actual}, not "
+            f"{version}; read it again",
+            **self._scope.fact(session_id),
+            key=key,
+            expected=version,
+            actual=actual,
+        )
 
-    def _entry(self, session_id: str, row: Sequence[Any]) -> StateEntry:
-        try:
-            # In the order of the fields of StateEntry.
-            return _entry(*_ENTRY.values(self._link.dialect, row))
-        except orjson.JSONDecodeError:
-            pass  # Not raised from here: the error would hold this one, and this one holds the value.
-        key, *_ = row
-        raise state_rows.damaged(session_id, key)
+
+def _sum(number: Any, amount: int | float, key: str) -> int | float:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise InvalidValueError("key", f"{key!r} has a value that is not a number; set a number first")
+    try:
+        return number + amount
+    except OverflowError:
+        raise InvalidValueError("amount", "is too large to be added") from None

@@ -7,27 +7,32 @@ import orjson
 
 from statestore.checking import exactjson
 from statestore.engine.sql import Link, Statement
-from statestore.errors import ConflictError, DatabaseError
+from statestore.engine.sql_parts import numbered
+from statestore.errors import ConflictError
+from statestore.repositories.state.scopes import SESSION, STEP
+from statestore.repositories.state.statements import SESSION_STATEMENTS
+
+CHUNK = 1000
+"""Keys per statement: each takes two parameters, of at most 65,535."""
 
 _FRESH = "(e.expires_at IS NULL OR e.expires_at > $now)"
 
 _READ = Statement(f"""
     SELECT e.key, CAST(e.value AS text), e.version FROM $state_entries AS e
-    WHERE e.namespace = :namespace AND e.session_id = :session_id AND {_FRESH} ORDER BY e.key""")
+    WHERE e.namespace = :namespace AND e.session_id = :owner_id AND {_FRESH} ORDER BY e.key""")
 
-_VERSIONS_OF = Statement(f"""
+# On PostgreSQL nobody else changes them from here on. A key that is missing may be made while this waits for the lock:
+# whether it was, the write finds out.
+_VERSIONS_OF = Statement(
+    postgresql=f"""
+    WITH {SESSION.alone}
+    SELECT e.key, e.version FROM $state_entries AS e, owner
+    WHERE e.namespace = :namespace AND e.session_id = :owner_id AND {_FRESH} AND e.key $in(:keys)
+    ORDER BY e.key FOR UPDATE OF e""",
+    sqlite=f"""
     SELECT e.key, e.version FROM $state_entries AS e
-    WHERE e.namespace = :namespace AND e.session_id = :session_id AND {_FRESH} AND e.key $in(:keys)""")
-
-# A key that has expired but was not swept yet starts again at version 1.
-_SET = Statement("""
-    INSERT INTO $state_entries AS e (namespace, session_id, key, value, updated_at)
-    VALUES (:namespace, :session_id, :key, :value, $now)
-    ON CONFLICT (namespace, session_id, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at,
-        expires_at = NULL, version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END""")
-
-_DELETE = Statement("""
-    DELETE FROM $state_entries WHERE namespace = :namespace AND session_id = :session_id AND key = :key""")
+    WHERE e.namespace = :namespace AND e.session_id = :owner_id AND {_FRESH} AND e.key $in(:keys)""",
+)
 
 
 def value(session_id: str, key: str, text: str) -> Any:
@@ -40,18 +45,13 @@ def value(session_id: str, key: str, text: str) -> Any:
         return exactjson.loads(text)
     except orjson.JSONDecodeError:
         pass  # Not raised from here: the error would hold this one, and this one holds the text.
-    raise damaged(session_id, key)
-
-
-def damaged(session_id: str, key: str) -> DatabaseError:
-    """The error to raise if the value of a key is no longer JSON."""
-    place = f"key {key!r} of session {session_id!r}"
-    return exactjson.damaged("state_entries", place, session_id=session_id, key=key)
+    raise SESSION.damaged(session_id, key)
 
 
 def read(link: Link, session_id: str) -> dict[str, tuple[str, int]]:
-    """The JSON text and the version of each key."""
-    return {key: (text, version) for key, text, version in link.all(_READ, session_id=session_id)}
+    """The JSON text and the version of each key, held where the link asks for it."""
+    SESSION.hold(link, session_id)
+    return {key: (text, version) for key, text, version in link.all(_READ, owner_id=session_id)}
 
 
 def check_versions(link: Link, session_id: str, keys: Sequence[str], expected: Mapping[str, int]) -> None:
@@ -60,19 +60,60 @@ def check_versions(link: Link, session_id: str, keys: Sequence[str], expected: M
     Raises:
         ConflictError: One has another.
     """
-    actual: dict[str, int] = dict(link.all(_VERSIONS_OF, session_id=session_id, keys=list(keys)))
+    SESSION.hold(link, session_id)
+    actual: dict[str, int] = dict(link.all(_VERSIONS_OF, owner_id=session_id, keys=list(keys), step=STEP))
     for key in keys:
         if actual.get(key, 0) != expected.get(key, 0):
-            raise ConflictError(
-                f"state key {key!r} of session {session_id!r} has changed since it was read; read it again",
-                session_id=session_id,
-                key=key,
-                expected=expected.get(key, 0),
-                actual=actual.get(key, 0),
-            )
+            raise _changed(session_id, key, expected.get(key, 0), actual.get(key, 0))
 
 
-def write(link: Link, session_id: str, texts: Mapping[str, str], deleted: Sequence[str]) -> None:
-    """Set some keys to JSON texts, and remove others."""
-    link.many(_SET, [{"key": key, "value": text} for key, text in texts.items()], session_id=session_id)
-    link.many(_DELETE, [{"key": key} for key in deleted], session_id=session_id)
+def write(
+    link: Link,
+    session_id: str,
+    texts: Mapping[str, str],
+    deleted: Sequence[str],
+    *,
+    expected: Mapping[str, int] | None = None,
+) -> None:
+    """Set some keys to JSON texts, and remove others. The session's row is locked.
+
+    Args:
+        link: Of the transaction.
+        session_id: The session.
+        texts: The keys to set.
+        deleted: The keys to remove.
+        expected: The versions that `check_versions` has found.
+
+    Raises:
+        ConflictError: A key has been made since `check_versions`. The transaction has to be undone; this does not
+            happen in one of the caller's, which holds the state.
+    """
+    keys = sorted(texts)
+    versions: dict[str, int] = {}
+    if link.dialect.name == "sqlite":
+        for key in keys:
+            row = link.one(SESSION_STATEMENTS.set[True], owner_id=session_id, key=key, value=texts[key], ttl=None)
+            assert row is not None
+            versions[key] = row[2]
+    else:
+        for start in range(0, len(keys), CHUNK):
+            chunk = keys[start : start + CHUNK]
+            params = numbered(({"key": key, "value": texts[key]} for key in chunk), ("key", "value"))
+            statement = SESSION_STATEMENTS.set_many(len(chunk), True)
+            for _, key, _, version, *_ in link.all(statement, owner_id=session_id, ttl=None, step=STEP, **params):
+                versions[key] = version
+    for key, version in versions.items():
+        if expected is not None and version != expected.get(key, 0) + 1:
+            raise _changed(session_id, key, expected.get(key, 0), version - 1)
+    if deleted:
+        link.all(SESSION_STATEMENTS.delete[True], owner_id=session_id, keys=sorted(deleted), step=STEP)
+
+
+def _changed(session_id: str, key: str, expected: int, actual: int) -> ConflictError:
+    return ConflictError(
+        f"state key {key!r} of session {session_id!r} has changed since it was read; read it again",
+        session_id=session_id,
+        key=key,
+        expected=expected,
+        actual=actual,
+    )

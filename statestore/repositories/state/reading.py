@@ -1,0 +1,214 @@
+"""Reading keys and values."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import orjson
+
+from statestore.checking import checks
+from statestore.engine.calls import reads
+from statestore.engine.sql import Row, Statement
+from statestore.engine.sql_parts import prefix_range
+from statestore.errors import InvalidValueError, StateKeyNotFoundError
+from statestore.repositories.base import Repository
+from statestore.repositories.state import scopes, state_rows
+from statestore.repositories.state.scopes import Scope
+from statestore.repositories.state.statements import ENTRY, SESSION_STATEMENTS, Statements
+from statestore.values.fast_dataclass import builder
+from statestore.values.markers import MISSING
+from statestore.values.state import StateEntry
+
+_entry = builder(StateEntry)
+_ALL = 2**62
+
+_GET_ALL_MANY = Statement("""
+    SELECT s.session_id, e.key, CAST(e.value AS text) FROM $sessions AS s
+    LEFT JOIN $state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id
+        AND (e.expires_at IS NULL OR e.expires_at > $now)
+    WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND $live ORDER BY s.session_id, e.key""")
+
+
+class StateReads(Repository):
+    """What there is, of the session that is given, or of another owner."""
+
+    _scope: ClassVar[Scope] = scopes.SESSION
+    _sql: ClassVar[Statements] = SESSION_STATEMENTS
+
+    @reads
+    def get(self, session_id: str, key: str, default: Any = MISSING) -> Any:
+        """The value of a key. Extends the session's TTL.
+
+        Args:
+            session_id: The session.
+            key: The key.
+            default: What to return if there is no such key; by default that is an error.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+            StateKeyNotFoundError: No such key, or it has expired, and no *default* was given.
+        """
+        found = self._find(session_id, key)
+        if found is not None:
+            return found.value
+        if default is MISSING:
+            raise self._no_key(session_id, key)
+        return default
+
+    @reads
+    def entry(self, session_id: str, key: str) -> StateEntry:
+        """A key with its version and times, for `set(…, expected_version=entry.version)`. Extends the session's TTL.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+            StateKeyNotFoundError: No such key, or it has expired.
+        """
+        found = self._find(session_id, key)
+        if found is None:
+            raise self._no_key(session_id, key)
+        return found
+
+    @reads
+    def get_all(self, session_id: str) -> dict[str, Any]:
+        """All keys and values, in the order of the keys. Extends the session's TTL.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+        """
+        self._owner(session_id)
+        return {entry.key: entry.value for entry in self._read(self._sql.get_all, session_id)}
+
+    @reads
+    def get_many(self, session_id: str, keys: Iterable[str]) -> dict[str, Any]:
+        """The values of those of *keys* that exist, in the order given. Extends the session's TTL.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+        """
+        self._owner(session_id)
+        wanted = several(keys)
+        found = {entry.key: entry.value for entry in self._read(self._sql.get_many, session_id, keys=wanted)}
+        return {key: found[key] for key in wanted if key in found}
+
+    @reads
+    def keys(
+        self, session_id: str, *, prefix: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> list[str]:
+        """The keys, in their order. Extends the session's TTL.
+
+        Args:
+            session_id: The session.
+            prefix: Only keys that begin with it, character by character.
+            after: Only keys behind this one, which need not exist: the last key of one page begins the next.
+            limit: At most so many.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+        """
+        place = _page(prefix, after, limit)
+        rows = self._rows(self._sql.keys, self._owner(session_id), **place)
+        return [key for (key,) in rows][:limit]
+
+    @reads
+    def entries(
+        self, session_id: str, *, prefix: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> list[StateEntry]:
+        """As `keys`, with values, versions, times and sizes."""
+        place = _page(prefix, after, limit)
+        return self._read(self._sql.entries, self._owner(session_id), **place)[:limit]
+
+    @reads
+    def count(self, session_id: str, *, prefix: str | None = None) -> int:
+        """How many keys there are, or how many that begin with *prefix*. Does not extend the session's TTL.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+        """
+        self._owner(session_id)
+        from_key, until_key = _range(prefix)
+        ((found,),) = self._first(self._sql.count, session_id, from_key=from_key, until_key=until_key)
+        return int(found)
+
+    @reads
+    def exists(self, session_id: str, key: str) -> bool:
+        """Whether there is a key. Does not extend the session's TTL.
+
+        Raises:
+            SessionNotFoundError: No such session, or it has expired.
+        """
+        self._owner(session_id)
+        ((found,),) = self._first(self._sql.exists, session_id, key=checks.key(key, "key"))
+        return bool(found)
+
+    @reads
+    def get_all_many(self, session_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The whole state of several sessions, in one statement, in the order given; missing sessions are left out.
+
+        As lists of sessions do, it extends no TTL, and a transaction does not hold what it has read by it.
+        """
+        wanted = several(session_ids, "session_ids")
+        found: dict[str, dict[str, Any]] = {}
+        for session_id, key, text in self._link.all(_GET_ALL_MANY, session_ids=wanted) if wanted else ():
+            state = found.setdefault(session_id, {})
+            if key is not None:
+                state[key] = state_rows.value(session_id, key, text)
+        return {session_id: found[session_id] for session_id in wanted if session_id in found}
+
+    def _owner(self, session_id: str) -> str:
+        return checks.key(session_id, self._scope.argument)
+
+    def _find(self, session_id: str, key: str) -> StateEntry | None:
+        self._owner(session_id)
+        checks.key(key, "key")
+        found = self._read(self._sql.get, session_id, key=key)
+        return found[0] if found else None
+
+    def _read(self, statement: Statement, session_id: str, **params: Any) -> list[StateEntry]:
+        return [self._entry(session_id, row) for row in self._rows(statement, session_id, **params)]
+
+    def _rows(self, statement: Statement, session_id: str, **params: Any) -> list[Row]:
+        return [row for row in self._first(statement, session_id, **params) if row[0] is not None]
+
+    def _first(self, statement: Statement, session_id: str, **params: Any) -> list[Row]:
+        """What a statement has read, for an owner that is there. Extends the session's TTL if that is due."""
+        self._scope.hold(self._link, session_id)
+        rows = self._link.all(statement, owner_id=session_id, **params)
+        if not rows:
+            raise self._scope.not_found(self._link, session_id)
+        if rows[0][0]:
+            self._scope.note_read(self._link, session_id)
+        return [row[1:] for row in rows]
+
+    def _no_key(self, session_id: str, key: str) -> StateKeyNotFoundError:
+        return StateKeyNotFoundError(self._scope.named(session_id), key, **self._scope.fact(session_id))
+
+    def _entry(self, session_id: str, row: Sequence[Any]) -> StateEntry:
+        try:
+            # In the order of the fields of StateEntry.
+            return _entry(*ENTRY.values(self._link.dialect, row))
+        except orjson.JSONDecodeError:
+            pass  # Not raised from here: the error would hold this one, and this one holds the value.
+        key, *_ = row
+        raise self._scope.damaged(session_id, key)
+
+
+def several(keys: Any, argument: str = "keys") -> list[str]:
+    """Keys or ids, checked, each once."""
+    if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
+        raise InvalidValueError(argument, "must be a list of strings; put a single one into a list")
+    return list(dict.fromkeys(checks.key(key, argument) for key in keys))
+
+
+def _range(prefix: str | None) -> tuple[str, str]:
+    return prefix_range("" if prefix in (None, "") else checks.key(prefix, "prefix"))
+
+
+def _page(prefix: str | None, after: str | None, limit: int | None) -> dict[str, Any]:
+    from_key, until_key = _range(prefix)
+    checks.optional_count(limit, "limit")
+    return {
+        "from_key": from_key,
+        "until_key": until_key,
+        "after": checks.optional_key(after, "after") or "",
+        # Not less than one, by which a missing session is told from a missing key.
+        "limit": _ALL if limit is None else max(limit, 1),
+    }

@@ -1,0 +1,226 @@
+"""Whose state it is: a session's, a user's or an agent's. What differs between the three, so that nothing else does.
+
+On PostgreSQL, who writes a key takes the owner's lock in share mode, and so waits only for who writes the same key. Who
+has to be sure that nothing changes takes it alone: a caller's transaction that reads or writes, and a turn that
+compares versions. It is an advisory lock, since a row that some share could be kept from those who want it alone for
+ever, and users and agents have no row. A session's row is always locked before it by those who wait for both: those who
+share it pass by a row that is locked.
+"""
+
+from abc import ABC, abstractmethod
+from datetime import timedelta
+from typing import ClassVar
+
+from statestore.checking import exactjson
+from statestore.engine.sql import Link, Statement
+from statestore.errors import DatabaseError, StateStoreError
+from statestore.repositories.sessions import holding, session_rows
+
+# A write says so in the session's row at most so often: others may have that row, and each version of it is space.
+STEP = timedelta(seconds=1)
+
+_DUE = f"""(s.last_activity_at <= $later(-CAST(:step AS interval)) OR s.active_hour <> $hour
+            OR {session_rows.EXTENSION_DUE})"""
+_SESSION = "s.namespace = :namespace AND s.session_id = :owner_id AND $live"
+
+
+class Scope(ABC):
+    """A kind of owner.
+
+    Attributes:
+        name: What identifies it among the scopes.
+        argument: What callers call the owner, and errors that are about one.
+        table: The table of its keys.
+        columns: The columns that say whose a key is.
+        values: Their values in an INSERT.
+        owned: That row `e` is the owner's.
+        found: FROM and WHERE of a row for an owner that can have keys.
+        reading_due: Whether a read has to extend the owner's TTL.
+        sharing: Common table expressions that enter a write on PostgreSQL, sharing the owner's lock: `owner` has a row
+            if it can have keys.
+        alone: The same, with the lock alone.
+        writing_due: Whether the owner's row has still to be told of the write.
+    """
+
+    name: ClassVar[str]
+    argument: ClassVar[str]
+    table: ClassVar[str]
+    columns: ClassVar[str]
+    values: ClassVar[str]
+    owned: ClassVar[str]
+    found: ClassVar[tuple[str, str]]
+    reading_due: ClassVar[str] = "false"
+    sharing: ClassVar[str]
+    alone: ClassVar[str]
+    writing_due: ClassVar[str] = "false"
+
+    @abstractmethod
+    def hold(self, link: Link, owner_id: str) -> None:
+        """See to it that others change nothing before the transaction ends. On PostgreSQL, in a caller's own."""
+
+    @abstractmethod
+    def not_found(self, link: Link, owner_id: str) -> StateStoreError:
+        """The error for an owner that cannot have keys."""
+
+    def enter(self, link: Link, owner_id: str) -> bool:
+        """Before a write in a transaction: whether the owner can have keys, as far as is known."""
+        return True
+
+    def is_there(self, link: Link, owner_id: str) -> bool:
+        """Whether an owner that a write did not find is there, once who holds its row has ended."""
+        return False
+
+    def note_read(self, link: Link, owner_id: str) -> None:  # noqa: B027
+        """After a read that found that it is due."""
+
+    def note_write(self, link: Link, owner_id: str) -> None:  # noqa: B027
+        """After a write that found that it is due."""
+
+    @abstractmethod
+    def damaged(self, owner_id: str, key: str) -> DatabaseError:
+        """The error for a value that is no longer JSON."""
+
+    @abstractmethod
+    def named(self, owner_id: str) -> str:
+        """The owner, in a message."""
+
+    def fact(self, owner_id: str) -> dict[str, str]:
+        """The owner, as an attribute of an error."""
+        return {self.argument: owner_id}
+
+
+def _lock(function: str, number: int) -> str:
+    """The owner's lock. The number is this kind of lock's own; see `holding`."""
+    place = f"hashtextextended(CAST(:namespace AS text), {number})"
+    return f"pg_advisory_xact_{function}(hashtextextended(CAST(:owner_id AS text), {place}))"
+
+
+class SessionScope(Scope):
+    """The state of a session, which has to live."""
+
+    name = "session"
+    argument = "session_id"
+    table = "$state_entries"
+    columns = "session_id"
+    values = ":owner_id"
+    owned = "e.session_id = :owner_id"
+    found = ("$sessions AS s", _SESSION)
+    reading_due = session_rows.EXTENSION_DUE
+    # The row is locked as the foreign key does it, which stands in the way of deletions only. One that is being deleted
+    # is passed by, and waited for without the lock.
+    sharing = f"""
+    held AS MATERIALIZED (SELECT {_lock("lock_shared", 17)}),
+    owner AS MATERIALIZED (
+        SELECT s.session_id, {_DUE} AS due FROM held, $sessions AS s WHERE {_SESSION}
+        FOR KEY SHARE OF s SKIP LOCKED),
+    idle AS MATERIALIZED (
+        SELECT s.session_id FROM owner, $sessions AS s
+        WHERE s.namespace = :namespace AND s.session_id = owner.session_id AND owner.due $lock SKIP LOCKED),
+    noted AS (
+        UPDATE $sessions AS s SET {session_rows.ACTIVE} FROM idle
+        WHERE s.namespace = :namespace AND s.session_id = idle.session_id RETURNING 1)"""
+    alone = f"""
+    locked AS MATERIALIZED (
+        SELECT s.session_id, {_DUE} AS due FROM $sessions AS s WHERE {_SESSION} $lock),
+    owner AS MATERIALIZED (SELECT locked.*, {_lock("lock", 17)} FROM locked),
+    noted AS (
+        UPDATE $sessions AS s SET {session_rows.ACTIVE} FROM owner
+        WHERE s.namespace = :namespace AND s.session_id = owner.session_id AND owner.due RETURNING 1)"""
+    writing_due = "(owner.due AND NOT EXISTS (SELECT 1 FROM noted))"
+
+    _HOLD = Statement(
+        postgresql=f"""
+    WITH locked AS MATERIALIZED (SELECT s.session_id FROM $sessions AS s WHERE {_SESSION} $lock)
+    SELECT {_lock("lock", 17)} FROM locked"""
+    )
+    _LOOK = Statement(f"SELECT {_DUE} FROM $sessions AS s WHERE {_SESSION}")
+    _WAIT = Statement(postgresql=f"SELECT 1 FROM $sessions AS s WHERE {_SESSION} FOR KEY SHARE OF s")
+    _NOTE = Statement(f"UPDATE $sessions AS s SET {session_rows.ACTIVE} WHERE {_SESSION} AND {_DUE}")
+
+    def hold(self, link: Link, owner_id: str) -> None:
+        if not link.holds_reads or (self.name, owner_id) in link.held:
+            return
+        if link.one(self._HOLD, owner_id=owner_id) is None:
+            holding.hold_absence(link, owner_id)
+            if link.one(self._HOLD, owner_id=owner_id) is None:
+                return
+        link.held.add((self.name, owner_id))
+
+    def not_found(self, link: Link, owner_id: str) -> StateStoreError:
+        return session_rows.not_found(link, owner_id)
+
+    def enter(self, link: Link, owner_id: str) -> bool:
+        if link.dialect.name == "postgresql":
+            # Before the lock that is shared: who has that one alone has the row.
+            if not link.holds_reads:
+                self.note_write(link, owner_id)
+            return True
+        row = link.one(self._LOOK, owner_id=owner_id, step=STEP)
+        if row is not None and row[0]:
+            session_rows.mark_active(link, owner_id)
+        return row is not None
+
+    def is_there(self, link: Link, owner_id: str) -> bool:
+        return link.dialect.name == "postgresql" and link.one(self._WAIT, owner_id=owner_id) is not None
+
+    def note_read(self, link: Link, owner_id: str) -> None:
+        session_rows.extend(link, owner_id)
+
+    def note_write(self, link: Link, owner_id: str) -> None:
+        link.run(self._NOTE, owner_id=owner_id, step=STEP)
+
+    def damaged(self, owner_id: str, key: str) -> DatabaseError:
+        place = f"key {key!r} of {self.named(owner_id)}"
+        return exactjson.damaged("state_entries", place, session_id=owner_id, key=key)
+
+    def named(self, owner_id: str) -> str:
+        return f"session {owner_id!r}"
+
+
+class SharedScope(Scope):
+    """State that belongs to no session. Its owner need not exist anywhere else."""
+
+    table = "$shared_state"
+    columns = "scope, owner_id"
+    found = ("(SELECT 1) AS s", "true")
+    kind: ClassVar[str]
+    _HOLD: ClassVar[Statement]
+
+    def __init_subclass__(cls, *, number: int) -> None:
+        cls.values = f"'{cls.name}', :owner_id"
+        cls.owned = f"e.scope = '{cls.name}' AND e.owner_id = :owner_id"
+        cls.sharing = f"owner AS MATERIALIZED (SELECT {_lock('lock_shared', number)})"
+        cls.alone = f"owner AS MATERIALIZED (SELECT {_lock('lock', number)})"
+        cls._HOLD = Statement(postgresql=f"SELECT {_lock('lock', number)}")
+
+    def hold(self, link: Link, owner_id: str) -> None:
+        if link.holds_reads and (self.name, owner_id) not in link.held:
+            link.all(self._HOLD, owner_id=owner_id)
+            link.held.add((self.name, owner_id))
+
+    def not_found(self, link: Link, owner_id: str) -> StateStoreError:
+        raise AssertionError("an owner that has no row is always there")
+
+    def damaged(self, owner_id: str, key: str) -> DatabaseError:
+        place = f"key {key!r} of {self.named(owner_id)}"
+        return exactjson.damaged("shared_state", place, **self.fact(owner_id), key=key)
+
+    def named(self, owner_id: str) -> str:
+        return f"{self.kind} {owner_id!r}"
+
+
+class UserScope(SharedScope, number=19):
+    name = "user"
+    kind = "user"
+    argument = "user_id"
+
+
+class AppScope(SharedScope, number=23):
+    name = "app"
+    kind = "agent"
+    argument = "agent_name"
+
+
+SESSION = SessionScope()
+USER = UserScope()
+APP = AppScope()

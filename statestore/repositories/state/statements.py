@@ -1,0 +1,146 @@
+"""The statements on keys and values, for each kind of owner."""
+
+from functools import lru_cache
+
+from statestore import schema
+from statestore.engine.columns import Columns, fields_of
+from statestore.engine.sql import Statement
+from statestore.engine.sql_parts import value_rows
+from statestore.repositories.state.scopes import APP, SESSION, USER, Scope
+from statestore.values.state import StateEntry
+
+ENTRY = Columns(schema.state_entries, *fields_of(StateEntry))
+
+_FRESH = "(e.expires_at IS NULL OR e.expires_at > $now)"
+# The same for RETURNING on SQLite, which does not allow an alias there; and SQLite 3.40 evaluates `expires_at IS NULL`
+# to false there, since the partial index on the column contains no NULL.
+_FRESH_RETURNED = "coalesce(expires_at > $now, 1)"
+
+_IN_RANGE = "e.key >= :from_key AND e.key < :until_key"
+_END = "$later(CAST(:ttl AS interval))"
+
+# A key that has expired but was not swept yet starts again at version 1. Rows of earlier versions of the tables do not
+# say when they were made: what they say instead is kept.
+_EXPIRED = "e.expires_at <= excluded.updated_at"
+_REPLACE = f"""DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+        version = CASE WHEN {_EXPIRED} THEN 1 ELSE e.version + 1 END,
+        created_at = CASE WHEN {_EXPIRED} THEN excluded.created_at ELSE coalesce(e.created_at, e.updated_at) END"""
+
+
+def _entry(alias: str = "") -> str:
+    dot = alias and f"{alias}."
+    created_at = f"coalesce({dot}created_at, {dot}updated_at)"
+    return ENTRY.select(alias, created_at=created_at, size_bytes=f"$bytes({dot}value)")
+
+
+class Statements:
+    """The statements of a scope.
+
+    A read has a row for an owner that can have keys, with or without one of them: so one round trip tells a missing key
+    from a missing session. Its first column says whether the owner's TTL has to be extended.
+
+    A write is one statement on PostgreSQL, which has such a row too, and says first whether the owner has still to be
+    told of it. There are two of each, by whether the owner's lock is shared or had alone. On SQLite they are the same
+    one, which only returns what it has written.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+        self._here = f"e.namespace = :namespace AND {scope.owned}"
+        self._into = f"INSERT INTO {scope.table} AS e (namespace, {scope.columns}, key, value"
+        self._conflict = f"ON CONFLICT (namespace, {scope.columns}, key) {_REPLACE}"
+
+        self.get = self._read("e.key = :key")
+        self.get_many = self._read("e.key $in(:keys)")
+        self.get_all = self._read("true")
+        self.entries = self._read(f"{_IN_RANGE} AND e.key > :after", limited=True)
+        self.keys = self._read(f"{_IN_RANGE} AND e.key > :after", selected="e.key", limited=True)
+        self.count = self._count(_IN_RANGE)
+        self.exists = self._count("e.key = :key")
+
+        self.set = self._both(self._insert())
+        self.set_missing = self._both(self._insert(f" WHERE {_EXPIRED}"))
+        self.set_present = self._both(self._update())
+        self.set_version = self._both(self._update(" AND e.version = :expected"))
+        self.delete = self._both(self._delete(" AND e.key $in(:keys)"))
+        self.clear = self._both(self._delete())
+        self.lock = self._lock()
+        self.set_many = lru_cache(maxsize=128)(self._insert_many)
+
+    def _read(self, which: str, *, selected: str = "", limited: bool = False) -> Statement:
+        source, condition = self._scope.found
+        return Statement(f"""
+    SELECT {self._scope.reading_due}, {selected or _entry("e")}
+    FROM {source} LEFT JOIN {self._scope.table} AS e ON {self._here} AND {_FRESH} AND {which}
+    WHERE {condition} ORDER BY e.key{" LIMIT :limit" if limited else ""}""")
+
+    def _count(self, which: str) -> Statement:
+        source, condition = self._scope.found
+        return Statement(f"""
+    SELECT false, (SELECT count(*) FROM {self._scope.table} AS e WHERE {self._here} AND {_FRESH} AND {which})
+    FROM {source} WHERE {condition}""")
+
+    def _both(self, work: tuple[str, str]) -> dict[bool, Statement]:
+        """What *work* says for PostgreSQL, of rows of `owner`, and for SQLite; by whether the lock is had alone."""
+        postgresql, sqlite = work
+        return {alone: Statement(postgresql=self._entered(postgresql, alone), sqlite=sqlite) for alone in (False, True)}
+
+    def _entered(self, work: str, alone: bool) -> str:
+        scope = self._scope
+        return f"""
+    WITH {scope.alone if alone else scope.sharing},
+    {work}
+    SELECT {scope.writing_due}, done.* FROM owner LEFT JOIN done ON true"""
+
+    def _insert(self, condition: str = "") -> tuple[str, str]:
+        begin = f"{self._into}, created_at, updated_at, expires_at)"
+        end = f"{self._conflict}{condition} RETURNING {_entry()}"
+        row = f":namespace, {self._scope.values}, :key, %s, $now, $now, {_END}"
+        return (
+            f"done AS ({begin} SELECT {row % 'CAST(:value AS json)'} FROM owner {end})",
+            f"{begin} VALUES ({row % ':value'}) {end}",
+        )
+
+    def _insert_many(self, count: int, alone: bool) -> Statement:
+        """Write *count* keys, in their order: who writes several waits for others of them in the same order."""
+        rows = value_rows("(CAST(:key_# AS varchar), CAST(:value_# AS json))", count)
+        return Statement(
+            postgresql=self._entered(
+                f"""done AS ({self._into}, created_at, updated_at, expires_at)
+        SELECT :namespace, {self._scope.values}, v.key, v.value, $now, $now, {_END}
+        FROM owner, (VALUES {rows}) AS v (key, value) ORDER BY v.key COLLATE "C"
+        {self._conflict} RETURNING {_entry()})""",
+                alone,
+            )
+        )
+
+    def _update(self, condition: str = "") -> tuple[str, str]:
+        update = f"""UPDATE {self._scope.table} AS e SET value = %s, version = e.version + 1, updated_at = $now,
+        created_at = coalesce(e.created_at, e.updated_at),
+        expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE {_END} END %s
+        WHERE {self._here} AND e.key = :key AND {_FRESH}{condition} RETURNING {_entry()}"""
+        return f"done AS ({update % ('CAST(:value AS json)', 'FROM owner')})", update % (":value", "")
+
+    def _delete(self, condition: str = "") -> tuple[str, str]:
+        table, here = self._scope.table, f"{self._here}{condition}"
+        return (
+            f"""doomed AS MATERIALIZED (
+        SELECT e.key FROM {table} AS e, owner WHERE {here} ORDER BY e.key FOR UPDATE OF e),
+    done AS (
+        DELETE FROM {table} AS e USING doomed WHERE {self._here} AND e.key = doomed.key
+        RETURNING e.key, {_FRESH} AS fresh)""",
+            f"DELETE FROM {table} AS e WHERE {here} RETURNING key, {_FRESH_RETURNED}",
+        )
+
+    def _lock(self) -> Statement:
+        """A key, which nobody else changes before the transaction ends."""
+        found = f"SELECT {_entry('e')} FROM {self._scope.table} AS e%s WHERE {self._here} AND e.key = :key AND {_FRESH}"
+        return Statement(
+            postgresql=self._entered(f"done AS MATERIALIZED ({found % ', owner'} FOR UPDATE OF e)", False),
+            sqlite=found % "",
+        )
+
+
+SESSION_STATEMENTS = Statements(SESSION)
+USER_STATEMENTS = Statements(USER)
+APP_STATEMENTS = Statements(APP)
