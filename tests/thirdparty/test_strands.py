@@ -45,7 +45,7 @@ def test_a_redacted_message_is_gone_and_the_rest_stays(repository: StrandsReposi
         repository.update_message("planner", 3, REDACTED)
 
 
-def test_a_fork_made_before_the_redaction_keeps_what_it_saw(repository: StrandsRepository, store: Store) -> None:
+def test_a_redaction_in_a_fork_leaves_what_it_was_forked_from(repository: StrandsRepository, store: Store) -> None:
     repository.create_message("planner", say(SECRET))
     store.sessions.fork("session/planner", "fork")
     store.history.replace("fork", 1, REDACTED)
