@@ -5,7 +5,7 @@ and windows need is read from it into columns.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,8 @@ def read(conversation: Path) -> SavedSession:
     """The session in a folder's `state.json`, `messages.jsonl`, `summaries.jsonl` and `lists/NAME.jsonl`.
 
     A trimmed conversation has only its last messages, but its summaries count from its beginning. Its messages then get
-    the positions after the last one that is summarized.
+    the positions after the last one that is summarized. PromptKit does not say that it has trimmed: it shows if
+    summaries reach behind the last message, or if one would cover a message that is newer than itself.
 
     Raises:
         InvalidValueError: A file is missing or malformed.
@@ -93,7 +94,6 @@ def read(conversation: Path) -> SavedSession:
     entries = [SavedEntry(_entry(message), message.where) for message in messages]
     last_used = state.time("last_accessed_at") or modified_at(conversation / "state.json")
     summaries = [_summary(summary, last_used) for summary in objects_in(conversation / "summaries.jsonl")]
-    summarized = max((summary.end_seq for summary in summaries), default=0)
     # A later summary that starts at the same position replaces an earlier one.
     latest = {summary.start_seq: summary for summary in summaries}
     return SavedSession(
@@ -103,12 +103,23 @@ def read(conversation: Path) -> SavedSession:
         metadata=dict(state.object("metadata").values),
         created_at=min([one.entry.created_at for one in entries if one.entry.created_at is not None] + [last_used]),
         last_activity_at=last_used,
-        first_seq=summarized + 1 if summarized > len(entries) else 1,
+        first_seq=max((one.end_seq for one in summaries), default=0) + 1 if _is_trimmed(entries, summaries) else 1,
         entries=entries,
         summaries=[latest[start_seq] for start_seq in sorted(latest)],
         state=[*_others(state), *_lists(conversation / "lists")],
         where=state.where,
     )
+
+
+def _is_trimmed(entries: Sequence[SavedEntry], summaries: Sequence[SavedSummary]) -> bool:
+    """Whether *entries* cannot be what *summaries* count from."""
+    for summary in summaries:
+        if summary.end_seq > len(entries):
+            return True
+        said_at = entries[summary.end_seq - 1].entry.created_at
+        if said_at is not None and said_at > summary.created_at:
+            return True
+    return False
 
 
 def _others(state: JsonObject) -> list[SavedState]:
