@@ -106,5 +106,4 @@ class AdkSessions:
     def _shared(self, user_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """What users share with the app and among their sessions, by user."""
         of_app = _prefixed(APP, self._store.app_state.get_all(self._app))
-        of_users = self._store.user_state.get_all_many(list(user_ids))
-        return {user_id: of_app | _prefixed(USER, of_users.get(user_id, {})) for user_id in user_ids}
+        return {user_id: of_app | _prefixed(USER, self._store.user_state.get_all(user_id)) for user_id in user_ids}
