@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from statestore import SessionNotFoundError, Usage
+from statestore import NewEntry, SessionNotFoundError, Usage
 
 Store = Any
 
@@ -23,7 +23,7 @@ class OpenAIAgentsSession:
 
     def add_items(self, items: Sequence[Mapping[str, Any]]) -> None:
         if items:
-            self._store.history.append(self.session_id, items, create=True)
+            self._store.history.append(self.session_id, [NewEntry(item) for item in items], create=True)
 
     def pop_item(self) -> Any:
         """Remove the newest item and return it; None if there is none."""
