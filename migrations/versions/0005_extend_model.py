@@ -124,6 +124,7 @@ def upgrade() -> None:
         comment="Calls of models and tools that are no entries of a history",
     )
     create_index("usage_records", "namespace", "created_at")
+    create_index("usage_records", "session_id", "namespace", where="session_id IS NOT NULL")
     create_index("usage_records", "user_id", "namespace", where="user_id IS NOT NULL")
 
     for view in CHANGED_VIEWS:

@@ -1,13 +1,15 @@
-"""Reports on what was used."""
+"""What was used: reports on it, and calls that are no entries."""
 
 from statestore.operations.base import AsyncGroup, Group, Operations, operation
 from statestore.repositories.expiry.backlog import BacklogRepository
+from statestore.repositories.usage.records import RecordsRepository
 from statestore.repositories.usage.reports import UsageRepository
 
 
 class UsageOperations(Operations):
     __doc__ = UsageRepository.__doc__
 
+    record = operation(RecordsRepository.record)
     totals = operation(UsageRepository.totals)
     by_day = operation(UsageRepository.by_day)
     by_session = operation(UsageRepository.by_session)

@@ -75,8 +75,8 @@ sessions = Table(
     Column("lease_owner", String(KEY_LENGTH)),
     Column("lease_token", BigInteger, nullable=False, server_default="0"),
     Column("lease_until", UtcTime),
-    # The session that this one is a part of, such as a sub-agent's: it is hidden, expires and goes with it. Never itself
-    # a part, so that one lookup finds whether a part lives.
+    # The session that this one is a part of, such as a sub-agent's: it is hidden, expires and goes with it. That one is
+    # never itself a part, so that one lookup finds whether a part lives.
     Column("belongs_to", Key),
     PrimaryKeyConstraint("namespace", "session_id"),
     CheckConstraint("status IN ('starting', 'ready', 'busy', 'dead')", name="status"),
@@ -443,6 +443,14 @@ usage_records = Table(
     PrimaryKeyConstraint("namespace", "record_id"),
     # Reports over a period.
     Index(None, "namespace", "created_at"),
+    # Erasing what tells of a session.
+    Index(
+        None,
+        "session_id",
+        "namespace",
+        postgresql_where=text("session_id IS NOT NULL"),
+        sqlite_where=text("session_id IS NOT NULL"),
+    ),
     # Erasing a user.
     Index(
         None,

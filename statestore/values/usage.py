@@ -9,22 +9,24 @@ from typing import Final, Literal, TypeAlias
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageTotals:
-    """What was used: existing entries and the ledger of deleted ones together.
+    """What was used: existing entries, the ledger of deleted ones and recorded calls together.
+
+    Recorded calls (`usage.record`) count as calls, with their tokens, cost and duration, but as no entries.
 
     Args:
-        sessions: How many sessions the entries belong to.
+        sessions: How many sessions the entries and calls belong to.
         turns: Entries of role `user`.
-        model_calls: Entries with tokens.
-        tool_calls: Entries that name a tool, without the results that answer another entry's call.
-        errors: Entries with an `error_type`.
+        model_calls: Entries and calls with tokens.
+        tool_calls: Entries and calls that name a tool, without the results that answer another entry's call.
+        errors: Entries and calls with an `error_type`.
         input_tokens: Including cached ones.
         output_tokens: Including reasoning.
         cost_usd: The known costs; None if none is known.
         unpriced_calls: Model calls whose cost is not known, and so is not in `cost_usd`.
         duration: The sum of all durations.
         content_bytes: The size of the content, as JSON in UTF-8.
-        timed_entries: Existing entries that have a duration: the latencies are based on these.
-        latency_p50: The median duration of an entry; None if no such entry is left.
+        timed_entries: Existing entries and calls that have a duration: the latencies are based on these.
+        latency_p50: The median duration of one; None if none is left.
         latency_p95: The duration that 95 of 100 entries do not exceed, interpolated.
     """
 
@@ -57,9 +59,9 @@ class DayUsage(UsageTotals):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionUsage(UsageTotals):
-    """The usage of a session under one user, with its first and last day."""
+    """The usage of a session under one user, with its first and last day. No session: recorded calls without one."""
 
-    session_id: str
+    session_id: str | None
     user_id: str | None
     first_day: date
     last_day: date

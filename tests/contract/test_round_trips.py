@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from statestore import NewEntry
+from statestore import NewEntry, Usage
 from tests.contract.test_close import OPERATIONS
 from tests.support.wire import Traffic
 
@@ -165,6 +165,18 @@ case(
     transaction(16),
     (23, 1),
 )
+
+
+def recorded(store: Store, s: str) -> None:
+    record(store, s)
+
+
+def record(store: Store, s: str, **more: Any) -> None:
+    store.usage.record(record_id=s, usage=Usage(input_tokens=1, output_tokens=1), session_id=s, **more)
+
+
+case("usage.record", session, lambda store, s: record(store, s, model="gpt-4o"), ONE, (4, 1))
+case("usage.record, again", recorded, record, ONE, (4, 1))
 case("history.append, 1 entry", session, lambda store, s: store.history.append(s, words(1)), ONE, (4, 1))
 case("history.append, 100 entries", session, lambda store, s: store.history.append(s, words(100)), ONE, (103, 1))
 case("history.append, to a fork", fork, lambda store, s: store.history.append(s, words(1)), ONE, (4, 1))

@@ -39,8 +39,10 @@ def fill(url: str) -> None:
             store.history.append("s", [{"role": "tool", "tool_call_id": "c", "content": "y"}])
             store.sessions.fork("s", "f")
             store.cache.set("k", 1)
+            store.state.set("s", "k", 1)
+            store.state.set("s", "over", 1)
     with connected(url) as connection:
-        connection.exec_driver_sql("UPDATE statestore.state_entries SET expires_at = now()")
+        connection.exec_driver_sql("UPDATE statestore.state_entries SET expires_at = now() WHERE key = 'over'")
         connection.exec_driver_sql("UPDATE statestore.cache_entries SET expires_at = now(), keep_until = now()")
 
 

@@ -1,14 +1,16 @@
 """The report views say the same on both databases, and the same as the store."""
 
 import itertools
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from statestore import StateStore
+from statestore import StateStore, Usage
 from statestore.reports.catalog import REPORTS, records
 from statestore.repositories.usage import report_sql
 from statestore.schema import VIEWS
@@ -39,6 +41,13 @@ def populate(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         store.sessions.delete_user("user-3")
         store.sessions.create("short", user_id="user-1", ttl=timedelta(minutes=1), title="größer", instructions="Be.")
         store.state.set("short", "key", "wert €")
+        store.state.set("fork", "kept", {"a": 1})
+        store.usage.record(
+            record_id="r", usage=Usage(input_tokens=5), session_id="fork", at=datetime(2026, 1, 3, tzinfo=UTC)
+        )
+        store.usage.record(
+            record_id="t", usage=Usage(), tool_name="search", duration=timedelta(milliseconds=250), cost_usd=0.1
+        )
         store.state.set("fork", "key", [1, 2], ttl=timedelta(minutes=2))
         store.history.add_summary("fork", start_seq=1, end_seq=1, content="Zusammenfassung")
         store.set_retention(timedelta(days=1))
@@ -111,13 +120,112 @@ def test_the_store_reports_what_the_view_says(sqlite_url: str, monkeypatch: pyte
 
 
 def test_every_view_is_documented_in_its_file_with_its_columns() -> None:
-    from pathlib import Path
-
     versions = Path(__file__).resolve().parents[2] / "migrations" / "versions"
     for database in ("sqlite", "postgresql"):
-        text = (versions / f"0003_views_{database}.sql").read_text()
+        text = "".join((versions / f"{file}_views_{database}.sql").read_text() for file in ("0003", "0005"))
         for view in VIEWS:
             assert f"\n-- {view}: " in text
+
+
+def test_a_session_has_in_the_view_what_the_store_reads(database_url: str, content: Content) -> None:
+    """Of forks of forks, after the source let go of what they share."""
+    with StateStore.open(database_url) as store:
+        store.history.append("s", [{"role": "user", "content": f"word {n}"} for n in range(9)], create=True)
+        store.sessions.fork("s", "f", at_seq=6)
+        store.history.append("f", [{"role": "user", "content": "mine"}])
+        store.sessions.fork("f", "g", at_seq=7)
+        store.history.append("g", [{"role": "user", "content": "deeper"}])
+        for change in (
+            lambda: None,
+            lambda: store.history.trim("s", keep_last=4),
+            lambda: store.history.trim("g", keep_last=5),
+            lambda: store.sessions.delete("s"),
+            lambda: store.history.pop_last("f"),
+            lambda: store.sessions.delete("f"),
+        ):
+            change()
+            seen: dict[str, list[tuple[int, str]]] = {}
+            for row in content.query("SELECT * FROM session_history ORDER BY session_id, seq"):
+                seen.setdefault(row["session_id"], []).append((row["seq"], row["entry_id"]))
+            read = {
+                session.session_id: [(entry.seq, entry.entry_id) for entry in store.history.read(session.session_id)]
+                for session in store.sessions.page().sessions
+            }
+            assert seen == read
+        store.sessions.update("g", user_id="ada")
+        store.history.clear("g")
+        assert content.query("SELECT * FROM session_history") == []
+
+
+def test_the_views_of_sessions_show_the_living_only(database_url: str, content: Content) -> None:
+    with StateStore.open(database_url) as store:
+        for session_id, ttl in (("lives", None), ("over", timedelta(microseconds=1))):
+            store.sessions.create(session_id, user_id="ada", agent_name="planner", ttl=ttl)
+        store.history.append("lives", [{"role": "user", "content": "a"}])
+        store.state.set_many("lives", {"k": [1], "n": 2})
+        store.state.set("lives", "short", 1, ttl=timedelta(microseconds=1))
+    with content:
+        content.query(
+            "INSERT INTO state_entries (namespace, session_id, key, value, updated_at)"
+            " SELECT namespace, 'over', key, value, updated_at FROM state_entries"
+        )
+        assert {row["session_id"] for row in content.query("SELECT * FROM session_history")} == {"lives"}
+        rows = content.query("SELECT * FROM session_state ORDER BY key")
+        assert [(row["session_id"], row["user_id"], row["key"]) for row in rows] == [
+            ("lives", "ada", "k"),
+            ("lives", "ada", "n"),
+        ]
+
+
+def test_the_history_of_one_session_is_found_by_the_primary_key(database_url: str, content: Content) -> None:
+    with StateStore.open(database_url, durability="normal") as store:
+        fill(store, days=60, users=5, each_day=12)
+        for day in range(60):
+            store.sessions.fork(f"day-{day}-1", f"fork-{day}")
+    sql = "SELECT seq, content FROM session_history WHERE namespace = 'default' AND session_id = 'fork-7' ORDER BY seq"
+    if content.is_sqlite:
+        plan = [row["detail"] for row in content.query(f"EXPLAIN QUERY PLAN {sql}")]
+    else:
+        content.query("ANALYZE")
+        plan = [row["QUERY PLAN"] for row in content.explain(sql, {})]
+    assert not [line for line in plan if "Seq Scan on history_entries" in line or line.startswith("SCAN")], plan
+    assert len([line for line in plan if "pk_history_entries" in line or "SEARCH h " in line]) == 2, plan
+
+
+COMMENTED = """
+    SELECT c.relname, a.attname FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = 'statestore'
+    JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE c.relkind IN ('r', 'v') AND {} IS NULL"""
+
+
+def test_every_table_view_and_column_has_a_comment(postgres_url: str) -> None:
+    """`\\d+` shows them."""
+    with Content(postgres_url) as content:
+        assert content.query(COMMENTED.format("obj_description(c.oid, 'pg_class')")) == []
+        assert content.query(COMMENTED.format("col_description(c.oid, a.attnum)")) == []
+
+
+def test_what_a_comment_says_is_also_said_for_sqlite(sqlite_url: str) -> None:
+    """SQLite keeps no comments; the file has one for each of its tables, views and columns, too, and none besides."""
+    file = Path(__file__).resolve().parents[2] / "migrations" / "versions" / "0005_comments.toml"
+    said = tomllib.loads(file.read_text())
+    measures, everywhere = said.pop("measures").split(), said.pop("everywhere")
+    with Content(sqlite_url) as content:
+        relations = [
+            row["name"]
+            for row in content.query("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
+            if not row["name"].startswith("sqlite_")
+        ]
+        for relation in relations:
+            here = said.pop(relation)
+            assert here.pop("comment")
+            names = here.pop("columns", "").split()
+            listed = [column for name in names for column in (measures if name == "+" else [name])]
+            assert set(listed) <= set(everywhere)
+            columns = [row["name"] for row in content.query(f"PRAGMA table_info({relation})")]
+            assert sorted([*listed, *here]) == sorted(columns), relation
+    assert said == {}
 
 
 def test_a_report_of_a_period_finds_it_in_the_indexes(database_url: str, content: Content) -> None:

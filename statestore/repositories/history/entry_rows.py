@@ -14,6 +14,7 @@ from statestore.engine.columns import Columns, kinds
 from statestore.engine.sql import Link, Params, Row, Statement
 from statestore.engine.sql_parts import each, numbered, value_rows
 from statestore.errors import InvalidValueError
+from statestore.repositories.usage.records import usage_columns
 from statestore.values import ids
 from statestore.values.fast_dataclass import builder, draft
 from statestore.values.history import Entry, EntryLike, NewEntry, Usage
@@ -93,7 +94,7 @@ def _prepare(entry: EntryLike, name: str, turn: int, max_bytes: int) -> Prepared
     if isinstance(copy, dict):
         said = messages.columns(copy)
         if ("usage" in copy or "usage_metadata" in copy) and (given is None or "usage" not in given):
-            said |= _usage_columns(messages.usage(copy), name)
+            said |= usage_columns(messages.usage(copy), f"{name}.usage")
     if given is not None:
         given.pop("usage", None)
     columns = said if given is None else said | given
@@ -134,7 +135,7 @@ def _given(entry: NewEntry, name: str, max_bytes: int) -> Params:
         if value is not None:
             given[field] = checks.key(value, f"{name}.{field}")
     if entry.usage is not None:
-        given |= _usage_columns(entry.usage, name) | {"usage": True}
+        given |= usage_columns(entry.usage, f"{name}.usage") | {"usage": True}
     if entry.metadata is not None:
         given["metadata"] = checks.metadata(entry.metadata, f"{name}.metadata", max_bytes=max_bytes)
     if entry.cost_usd is not None:
@@ -144,19 +145,6 @@ def _given(entry: NewEntry, name: str, max_bytes: int) -> Params:
     if entry.created_at is not None:
         given["created_at"] = checks.optional_time(entry.created_at, f"{name}.created_at")
     return given
-
-
-def _usage_columns(usage: Any, name: str) -> Params:
-    if not isinstance(usage, Usage):
-        try:
-            usage = Usage.of(usage)
-        except InvalidValueError as error:
-            raise InvalidValueError(f"{name}.usage", str(error).removeprefix("usage: ")) from None
-    return {
-        field: checks.count(tokens, f"{name}.usage.{field}", most=checks.MAX_TOKENS)
-        for field in schema.TOKEN_COLUMNS
-        if (tokens := getattr(usage, field)) is not None
-    }
 
 
 def reports_usage(entry: PreparedEntry) -> bool:

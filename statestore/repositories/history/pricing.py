@@ -7,10 +7,10 @@ from datetime import UTC, date, datetime
 from statestore.engine.sql import Link
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.usage import price_rows
-from statestore.values.prices import PriceBook, Prices
+from statestore.values.prices import PriceBook
 
 # Says, in the statement that appends, that the prices are still those that the costs were computed from.
-UNCHANGED = f" AND {price_rows.REVISION} = :prices_revision"
+UNCHANGED = price_rows.UNCHANGED
 
 
 def price(link: Link, batch: Sequence[PreparedEntry]) -> tuple[Sequence[PreparedEntry], int | None]:
@@ -20,30 +20,15 @@ def price(link: Link, batch: Sequence[PreparedEntry]) -> tuple[Sequence[Prepared
         The entries, and the revision of the prices if it still has to be compared: outside a transaction of
         PostgreSQL the prices that are known here are taken, and asked for only if the append finds others.
     """
-    if not any(_is_unpriced(entry) for entry in batch):
+    if not any(price_rows.is_unpriced(entry.columns) for entry in batch):
         return batch, None
-    prices = link.settings.of(Prices)
-    known = link.dialect.name == "postgresql" and not link.in_transaction
-    if not known:
-        price_rows.refresh(link)
+    book, revision = price_rows.current(link)
     today = (link.now() or datetime.now(UTC)).date()
-    # The book first: another thread may replace both.
-    revision, book = prices.revision, prices.book
-    return [_priced(entry, book, today) for entry in batch], revision if known else None
-
-
-def _is_unpriced(entry: PreparedEntry) -> bool:
-    columns = entry.columns
-    return (
-        columns.get("cost_usd") is None
-        and columns.get("input_tokens") is not None
-        and columns.get("output_tokens") is not None
-        and (columns.get("response_model") or columns.get("request_model")) is not None
-    )
+    return [_priced(entry, book, today) for entry in batch], revision
 
 
 def _priced(entry: PreparedEntry, book: PriceBook, today: date) -> PreparedEntry:
-    if not _is_unpriced(entry):
+    if not price_rows.is_unpriced(entry.columns):
         return entry
     found = price_rows.cost_of(entry.columns, entry.content, book, today)
     return entry if found is None else replace(entry, columns={**entry.columns, "cost_usd": found})

@@ -13,9 +13,7 @@ from statestore import schema
 from statestore.engine.columns import Columns
 from statestore.engine.sql import Link, Row, Statement
 from statestore.engine.sql_parts import arrays, each, unnest
-
-ERASED_SESSION = "erased-"
-"""How the random id begins that takes the place of an erased user's session."""
+from statestore.repositories.usage import records
 
 _NAMES = ("user_id", "agent_name", "provider_name", "model", "tool_name")
 COUNTS = (
@@ -145,11 +143,12 @@ _DISOWN = Statement("""
     UPDATE $usage_ledger SET user_id = NULL
     WHERE namespace = :namespace AND user_id = :user_id AND session_id IN (
         SELECT s.session_id FROM $sessions AS s WHERE s.namespace = :namespace AND s.ttl = :erased)""")
-_SESSIONS_OF_USER = Statement(
-    "SELECT DISTINCT session_id FROM $usage_ledger WHERE namespace = :namespace AND user_id = :user_id"
-)
+_SESSIONS_OF_USER = Statement("""
+    SELECT session_id FROM $usage_ledger WHERE namespace = :namespace AND user_id = :user_id
+    UNION SELECT session_id FROM $usage_records WHERE namespace = :namespace AND user_id = :user_id""")
 _WITH_LINES = Statement("""
-    SELECT DISTINCT session_id FROM $usage_ledger WHERE namespace = :namespace AND session_id $in(:session_ids)""")
+    SELECT session_id FROM $usage_ledger WHERE namespace = :namespace AND session_id $in(:session_ids)
+    UNION SELECT session_id FROM $usage_records WHERE namespace = :namespace AND session_id $in(:session_ids)""")
 
 # Lines that another user had there before keep that user.
 _FORGET = "SET session_id = %s, user_id = nullif(user_id, :user_id)"
@@ -189,12 +188,13 @@ def unfolded(link: Link, session_id: str) -> Sequence[Row]:
 
 
 def forget_user(link: Link, user_id: str, *, erased: timedelta) -> None:
-    """Take a user out of the ledger. The sums stay.
+    """Take a user out of the ledger and the recorded calls. The sums stay.
 
     The user's lines lose the ids of their sessions too, which may tell as much; those of sessions that are being
     erased, whose TTL is *erased*, when these go.
     """
     link.run(_DISOWN, user_id=user_id, erased=erased)
+    records.disown(link, user_id, erased=erased)
     # Again until nothing is found: a fold of another transaction may have written lines anew while we waited for it.
     while found := [session_id for (session_id,) in link.all(_SESSIONS_OF_USER, user_id=user_id)]:
         _rename(link, found, user_id)
@@ -208,9 +208,10 @@ def rename(link: Link, session_ids: Iterable[str]) -> None:
 
 
 def _rename(link: Link, session_ids: list[str], user_id: str | None) -> None:
-    """Only the lines of a user, if one is given."""
-    rows = [{"session_id": one, "random_id": f"{ERASED_SESSION}{uuid.uuid4()}"} for one in session_ids]
+    """Only the lines and records of a user, if one is given. Those of one session get the same id."""
+    rows = [{"session_id": one, "random_id": f"{records.ERASED}{uuid.uuid4()}"} for one in session_ids]
     if link.dialect.name == "postgresql":
         link.run(_FORGET_POSTGRESQL, user_id=user_id, **arrays(rows, ("session_id", "random_id")))
     else:
         link.many(_FORGET_SQLITE, rows, user_id=user_id)
+    records.rename(link, rows, user_id)

@@ -16,6 +16,9 @@ REVISION = """(SELECT coalesce(sum(p.value), 0) FROM $store_settings AS p
 
 _REVISION = Statement(f"SELECT {REVISION}")
 
+# Says, in the statement that writes, that the prices are still those that the costs were computed from.
+UNCHANGED = f" AND {REVISION} = :prices_revision"
+
 
 # The day as text: PostgreSQL holds days that Python does not, and one of them would spoil the whole answer.
 def _select(day: str, own: str) -> str:
@@ -61,8 +64,34 @@ def refresh(link: Link) -> None:
     ((revision,),) = link.all(_REVISION)
     revision = int(revision)
     if revision != prices.revision:
-        book = load(link) if revision else PriceBook()
-        prices.revision, prices.book = revision, book
+        prices.book = load(link) if revision else PriceBook()
+        prices.revision = revision
+
+
+def current(link: Link) -> tuple[PriceBook, int | None]:
+    """The prices to compute costs from.
+
+    Returns:
+        With them, their revision if it still has to be compared: outside a transaction of PostgreSQL the prices that
+        are known here are taken, and asked for only if the statement that writes finds others.
+    """
+    prices = link.settings.of(Prices)
+    known = link.dialect.name == "postgresql" and not link.in_transaction
+    if not known:
+        refresh(link)
+    # The revision first, which is replaced last: prices that are newer than it are found out, older ones would not be.
+    revision, book = prices.revision, prices.book
+    return book, revision if known else None
+
+
+def is_unpriced(columns: Mapping[str, Any]) -> bool:
+    """Whether a call comes without its cost, and says enough to compute it."""
+    return (
+        columns.get("cost_usd") is None
+        and columns.get("input_tokens") is not None
+        and columns.get("output_tokens") is not None
+        and (columns.get("response_model") or columns.get("request_model")) is not None
+    )
 
 
 def cost_of(columns: Mapping[str, Any], content: Any, book: PriceBook, today: date) -> Decimal | None:

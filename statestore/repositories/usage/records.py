@@ -1,8 +1,7 @@
 """Calls of models and tools that are no entries of a history: recorded once each, and counted in all reports."""
 
-import uuid
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -26,7 +25,7 @@ _NAMES = ("session_id", "user_id", "agent_name", "provider_name", "model", "tool
 _FILLED_IN = ("user_id", "agent_name", "cost_usd", "created_at")
 
 _OF_SESSION = """(SELECT s.{0} FROM $sessions AS s
-        WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live)"""
+        WHERE s.namespace = CAST(:namespace AS varchar) AND s.session_id = CAST(:session_id AS varchar) AND $live)"""
 _DEFAULTS = {
     "user_id": f"coalesce({{}}, {_OF_SESSION.format('user_id')})",
     "agent_name": f"coalesce({{}}, {_OF_SESSION.format('agent_name')})",
@@ -40,7 +39,7 @@ def _insert(parameter: str, also: str = "") -> str:
     )
     return f"""
     INSERT INTO $usage_records (namespace, record_id, {", ".join(_KINDS)})
-    SELECT :namespace, :record_id, {selected} WHERE true{also}
+    SELECT CAST(:namespace AS varchar), CAST(:record_id AS varchar), {selected} WHERE true{also}
     ON CONFLICT (namespace, record_id) DO NOTHING"""
 
 
@@ -48,7 +47,7 @@ _STORED = ", ".join(f"r.{name}" for name in _KINDS)
 _INSERT_POSTGRESQL = _insert("CAST(:{} AS {})")
 _INSERT = Statement(postgresql=_INSERT_POSTGRESQL, sqlite=_insert(":{}"))
 _FIND = Statement(f"""
-    SELECT {_STORED} FROM $usage_records AS r WHERE r.namespace = :namespace AND r.record_id = :record_id""")
+    SELECT {_STORED} FROM $usage_records AS r WHERE r.namespace = CAST(:namespace AS varchar) AND r.record_id = CAST(:record_id AS varchar)""")
 
 
 def _insert_or_find(also: str) -> Statement:
@@ -57,30 +56,41 @@ def _insert_or_find(also: str) -> Statement:
         postgresql=f"""
     WITH added AS ({_INSERT_POSTGRESQL.replace("WHERE true", f"WHERE true{also}")} RETURNING 1)
     SELECT (SELECT count(*) FROM added), r.record_id, {_STORED} FROM (SELECT 1) AS one
-    LEFT JOIN $usage_records AS r ON r.namespace = :namespace AND r.record_id = :record_id"""
+    LEFT JOIN $usage_records AS r ON r.namespace = CAST(:namespace AS varchar) AND r.record_id = CAST(:record_id AS varchar)"""
     )
 
 
 _AT_ONCE = _insert_or_find("")
 _AT_ONCE_PRICED = _insert_or_find(price_rows.UNCHANGED)
 
-_RANDOM = Statement(postgresql=f"'{ERASED}' || gen_random_uuid()", sqlite=f"'{ERASED}' || lower(hex(randomblob(16)))")
 
-
-def _forget(sql: str) -> Statement:
-    return Statement(
-        postgresql=sql.replace("RANDOM", f"'{ERASED}' || gen_random_uuid()"),
-        sqlite=sql.replace("RANDOM", f"'{ERASED}' || lower(hex(randomblob(16)))"),
-    )
+def _forget(sql: str) -> dict[str, str]:
+    """The SQL for each database, with its way to an id that tells nothing."""
+    return {
+        "postgresql": sql.replace("RANDOM", f"'{ERASED}' || gen_random_uuid()"),
+        "sqlite": sql.replace("RANDOM", f"'{ERASED}' || lower(hex(randomblob(16)))"),
+    }
 
 
 # The session's id stays until the session goes, or until `rename`: all that was used in it gets the same random one.
-_DISOWN = _forget("""
+_DISOWN = Statement(**_forget("""
     UPDATE $usage_records SET user_id = NULL, record_id = RANDOM
     WHERE namespace = :namespace AND user_id = :user_id AND (session_id IS NULL OR session_id IN (
-        SELECT s.session_id FROM $sessions AS s WHERE s.namespace = :namespace AND s.ttl = :erased))""")
-_RENAME = "SET session_id = {}, user_id = NULL, record_id = RANDOM"
-_MATCH = "(r.user_id = :user_id OR CAST(:user_id AS text) IS NULL AND r.user_id IS NULL)"
+        SELECT s.session_id FROM $sessions AS s WHERE s.namespace = :namespace AND s.ttl = :erased))"""))  # fmt: skip
+# Records of another user in the session stay that user's, under their own id.
+_RENAME = """
+    UPDATE $usage_records AS r SET session_id = {new}, user_id = nullif(r.user_id, {user}),
+        record_id = CASE WHEN r.user_id IS NULL OR r.user_id = {user} THEN RANDOM ELSE r.record_id END{source}
+    WHERE r.namespace = :namespace AND r.session_id = {old} AND (r.user_id = {user} OR {user} IS NULL)"""
+_PAIRS = unnest("n", {"session_id": "text", "random_id": "text"})
+_RENAME_POSTGRESQL = Statement(
+    postgresql=_forget(
+        _RENAME.format(new="n.random_id", old="n.session_id", user="CAST(:user_id AS text)", source=f" FROM {_PAIRS}")
+    )["postgresql"]
+)
+_RENAME_SQLITE = Statement(
+    sqlite=_forget(_RENAME.format(new=":random_id", old=":session_id", user=":user_id", source=""))["sqlite"]
+)
 
 
 class RecordsRepository(Repository, group="usage"):
@@ -144,8 +154,11 @@ class RecordsRepository(Repository, group="usage"):
     def _insert(self, record_id: str, columns: Params) -> Sequence[Any] | None:
         """Insert the record, and return nothing; or what is there already; None if that was gone."""
         link = self._link
-        cost, revision = price_rows.price(link, {**columns, "response_model": columns["model"]})
-        row = {**columns, "record_id": record_id, "cost_usd": columns["cost_usd"] if cost is None else cost}
+        row, revision = {**columns, "record_id": record_id}, None
+        call = {**columns, "response_model": columns["model"]}
+        if price_rows.is_unpriced(call):
+            book, revision = price_rows.current(link)
+            row["cost_usd"] = price_rows.cost_of(call, None, book, (link.now() or datetime.now(UTC)).date())
         if link.dialect.name == "sqlite" or link.in_transaction:
             return () if link.run(_INSERT, **row) else link.one(_FIND, record_id=record_id)
         statement = _AT_ONCE if revision is None else _AT_ONCE_PRICED
@@ -166,7 +179,10 @@ class RecordsRepository(Repository, group="usage"):
 def usage_columns(usage: Any, argument: str) -> Params:
     """The token counts that are known, as columns."""
     if not isinstance(usage, Usage):
-        raise InvalidValueError(argument, f"must be a Usage, not {type(usage).__name__}")
+        try:
+            usage = Usage.of(usage)
+        except InvalidValueError as error:
+            raise InvalidValueError(argument, str(error).removeprefix("usage: ")) from None
     return {
         field: checks.count(tokens, f"{argument}.{field}", most=checks.MAX_TOKENS)
         for field in schema.TOKEN_COLUMNS
@@ -179,10 +195,9 @@ def disown(link: Link, user_id: str, *, erased: timedelta) -> None:
     link.run(_DISOWN, user_id=user_id, erased=erased)
 
 
-_RENAME_POSTGRESQL = Statement(
-    postgresql=f"""
-    UPDATE $usage_records AS r SET session_id = n.random_id, user_id = NULL,
-        record_id = CASE WHEN r.record_id LIKE '{ERASED}%' THEN r.record_id ELSE '{ERASED}' || gen_random_uuid() END
-    FROM {unnest("n", {"session_id": "text", "random_id": "text"})}
-    WHERE r.namespace = :namespace AND r.session_id = n.session_id AND {_MATCH}"""
-)
+def rename(link: Link, rows: Sequence[Params], user_id: str | None) -> None:
+    """Put the `random_id` of each row in place of its `session_id`; only in the records of a user, if one is given."""
+    if link.dialect.name == "postgresql":
+        link.run(_RENAME_POSTGRESQL, user_id=user_id, **arrays(rows, ("session_id", "random_id")))
+    else:
+        link.many(_RENAME_SQLITE, rows, user_id=user_id)

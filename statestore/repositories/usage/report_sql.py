@@ -41,11 +41,15 @@ _MEASURED_SQLITE = ", ".join(
 HEAVIEST = "cost IS NULL, round(cost + cost_fraction / 1e10, 10) DESC, input_tokens + output_tokens DESC, entries DESC"
 
 # Both ends are found in an index. A minute may lie before the first entry, never after the last.
-SPAN = Statement("""
-    SELECT (SELECT min(created_at) FROM $history_entries WHERE namespace = :namespace),
-        (SELECT min(bucket_at) FROM $usage_ledger WHERE namespace = :namespace),
-        (SELECT max(created_at) FROM $history_entries WHERE namespace = :namespace),
-        (SELECT max(bucket_at) FROM $usage_ledger WHERE namespace = :namespace)""")
+_TIMES = {"$history_entries": "created_at", "$usage_ledger": "bucket_at", "$usage_records": "created_at"}
+SPAN = Statement(
+    "SELECT "
+    + ", ".join(
+        f"(SELECT {end}({time}) FROM {table} WHERE namespace = :namespace)"
+        for end in ("min", "max")
+        for table, time in _TIMES.items()
+    )
+)
 
 CACHE_DAY = Columns(None, *fields_of(CacheDayUsage), types={"day": Day})
 CACHE_BY_DAY = Statement(f"""

@@ -30,7 +30,7 @@ _FILTERS = ("user_id", "agent_name", "provider_name", "model", "tool_name", "ses
 
 
 class UsageRepository(Repository):
-    """What was used, by whom and for what, deleted entries included. Nothing here extends a TTL.
+    """What was used, by whom and for what, deleted entries and recorded calls included. Nothing here extends a TTL.
 
     All reports take the same arguments:
 
@@ -94,7 +94,10 @@ class UsageRepository(Repository):
         session_id: str | None = None,
         limit: int | None = None,
     ) -> list[SessionUsage]:
-        """A row for each session and the user it belonged to, deleted sessions included, the most expensive first."""
+        """A row for each session and the user it belonged to, deleted sessions included, the most expensive first.
+
+        Recorded calls of no session are a row whose `session_id` is None.
+        """
         filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
         period = Period.of(since, until, tz)
         return self._report(SessionUsage, ("session_id", "user_id"), period, filters, limit=limit, ends=True)
@@ -275,9 +278,8 @@ class UsageRepository(Repository):
 
     def _span(self) -> tuple[datetime | None, datetime | None]:
         """The first and the last time of which there is something."""
-        row = self._link.one(report_sql.SPAN) or (None,) * 4
-        times = [self._link.dialect.time(value) for value in row]
-        firsts, lasts = [t for t in times[:2] if t], [t for t in times[2:] if t]
+        times = [self._link.dialect.time(value) for value in self._link.one(report_sql.SPAN) or ()]
+        firsts, lasts = [t for t in times[:3] if t], [t for t in times[3:] if t]
         return (min(firsts), max(lasts)) if firsts else (None, None)
 
     def _offset(self, offset: timedelta) -> Any:
