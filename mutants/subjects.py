@@ -11,7 +11,10 @@ PACKAGE = Path("statestore")
 _C = "tests/contract/test_"
 _CACHE = tuple(
     f"{_C}cache{name}.py"
-    for name in ("", "_invalidation", "_limits", "_statistics", "_transactions", "_flights", "_cancellation")
+    for name in (
+        *("", "_invalidation", "_limits", "_statistics", "_transactions", "_flights", "_cancellation"),
+        *("_conditions", "_keys"),
+    )
 )
 _HISTORY = (f"{_C}history.py", f"{_C}idempotency.py", f"{_C}round_trips.py", "tests/concurrency/test_append_batches.py")
 _LIFE = (f"{_C}sessions.py", f"{_C}lifecycle.py", f"{_C}expiry.py", f"{_C}fork.py")

@@ -20,7 +20,7 @@ from statestore.repositories.cache import keys
 from statestore.repositories.cache.compute_claims import CacheClaims, Found
 from statestore.repositories.cache.limits import CacheState
 from statestore.repositories.cache.repository import CacheRepository
-from statestore.values.markers import NeverType
+from statestore.values.cache import CacheTtl
 
 T = TypeVar("T")
 
@@ -43,8 +43,15 @@ class CacheOperations(Operations):
     set = operation(CacheRepository.set)
     add = operation(CacheRepository.add)
     set_many = operation(CacheRepository.set_many)
+    touch = operation(CacheRepository.touch)
+    exists = operation(CacheRepository.exists)
+    ttl = operation(CacheRepository.ttl)
+    keys = operation(CacheRepository.keys)
     restore = operation(CacheRepository.restore)
     invalidate = operation(CacheRepository.invalidate)
+    invalidate_many = operation(CacheRepository.invalidate_many)
+    invalidate_prefix = operation(CacheRepository.invalidate_prefix)
+    pop = operation(CacheRepository.pop)
     invalidate_tag = operation(CacheRepository.invalidate_tag)
     invalidate_tags = operation(CacheRepository.invalidate_tags)
     invalidate_agent = operation(CacheRepository.invalidate_agent)
@@ -197,13 +204,13 @@ class Cache(CacheOperations, Group):
         key: str,
         compute: Callable[[], T],
         *,
-        ttl: timedelta | NeverType | None = None,
+        ttl: CacheTtl | None = None,
         tags: Iterable[str] = (),
         agent_name: str | None = None,
         request: Any = None,
         content_hash: str | None = None,
         metadata: Mapping[str, Any] | None = None,
-        stale_ttl: timedelta | None = None,
+        stale_ttl: timedelta | float | None = None,
         timeout: timedelta = single_flight.TIMEOUT,
     ) -> T:
         """The value of a key; if there is none, what *compute* returns, which is then kept.
@@ -274,13 +281,13 @@ class AsyncCache(CacheOperations, AsyncGroup):
         key: str,
         compute: Callable[[], Awaitable[T]],
         *,
-        ttl: timedelta | NeverType | None = ...,
+        ttl: CacheTtl | None = ...,
         tags: Iterable[str] = ...,
         agent_name: str | None = ...,
         request: Any = ...,
         content_hash: str | None = ...,
         metadata: Mapping[str, Any] | None = ...,
-        stale_ttl: timedelta | None = ...,
+        stale_ttl: timedelta | float | None = ...,
         timeout: timedelta = ...,
     ) -> T: ...
     @overload
@@ -289,13 +296,13 @@ class AsyncCache(CacheOperations, AsyncGroup):
         key: str,
         compute: Callable[[], T],
         *,
-        ttl: timedelta | NeverType | None = ...,
+        ttl: CacheTtl | None = ...,
         tags: Iterable[str] = ...,
         agent_name: str | None = ...,
         request: Any = ...,
         content_hash: str | None = ...,
         metadata: Mapping[str, Any] | None = ...,
-        stale_ttl: timedelta | None = ...,
+        stale_ttl: timedelta | float | None = ...,
         timeout: timedelta = ...,
     ) -> T: ...
     async def get_or_compute(
@@ -303,13 +310,13 @@ class AsyncCache(CacheOperations, AsyncGroup):
         key: str,
         compute: Callable[[], Awaitable[T] | T],
         *,
-        ttl: timedelta | NeverType | None = None,
+        ttl: CacheTtl | None = None,
         tags: Iterable[str] = (),
         agent_name: str | None = None,
         request: Any = None,
         content_hash: str | None = None,
         metadata: Mapping[str, Any] | None = None,
-        stale_ttl: timedelta | None = None,
+        stale_ttl: timedelta | float | None = None,
         timeout: timedelta = single_flight.TIMEOUT,
     ) -> T:
         """The value of a key; if there is none, what *compute* returns, which is then kept.

@@ -23,6 +23,7 @@ from statestore.engine.flows import Signal
 from statestore.errors import InvalidValueError, UnavailableError
 from statestore.repositories.cache.base import tags as checked_tags
 from statestore.repositories.cache.compute_claims import Found
+from statestore.repositories.cache.lifetimes import seconds
 from statestore.repositories.cache.limits import CacheState
 from statestore.repositories.cache.writes import checked_attributes
 
@@ -64,6 +65,7 @@ def check(compute: Any, timeout: Any) -> timedelta:
 def checked(state: CacheState, *, tags: Any, **others: Any) -> dict[str, Any]:
     """The attributes of a computed value, checked before it is computed: afterwards the work would be wasted."""
     attributes = {"tags": checked_tags(tags), **others}
+    attributes["stale_ttl"] = seconds(attributes["stale_ttl"], "stale_ttl", hint="use None for none")
     checked_attributes(state.options, state.max_value_bytes, **attributes)
     return attributes
 

@@ -280,7 +280,7 @@ def test_without_a_ttl_the_default_holds(open_store: Callable[..., Store], clock
     assert store.cache.get_many(expiry) == {"endless": 1, "never": 1}
 
 
-@pytest.mark.parametrize("ttl", [timedelta(0), timedelta(seconds=-1), 60, "1h"], ids=repr)
+@pytest.mark.parametrize("ttl", [timedelta(0), timedelta(seconds=-1), 0, -1.5, True, "1h"], ids=repr)
 def test_a_ttl_that_is_none_is_refused(store: Store, ttl: Any) -> None:
     with pytest.raises(InvalidValueError) as raised:
         store.cache.set("k", 1, ttl=ttl)

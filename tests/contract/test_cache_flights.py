@@ -393,7 +393,7 @@ def test_arguments_that_make_no_sense_are_refused_before_anything_is_computed(st
         {"timeout": timedelta(0)},
         {"stale_ttl": timedelta(0)},
         {"tags": "text"},
-        {"ttl": 5},
+        {"ttl": "5"},
         {"request": object()},
         {"metadata": [1]},
         {"content_hash": ""},

@@ -128,7 +128,7 @@ def test_a_stale_ttl_that_is_none_is_refused(store: Store) -> None:
     store.cache.set("k", 1)
     entry: CacheEntry = store.cache.entry("k")
     store.cache.clear()
-    for bad in (timedelta(0), timedelta(seconds=-1), 5):
+    for bad in (timedelta(0), timedelta(seconds=-1), -5):
         with pytest.raises(InvalidValueError, match="stale_ttl"):
             store.cache.restore(replace(entry, stale_ttl=bad))
     assert store.cache.entries() == []

@@ -6,7 +6,7 @@ The key is a function that keeps the statements it has built. What is missing he
 from typing import Any
 
 from statestore.engine.sql import Statement
-from statestore.repositories.cache import repository as cache_entries
+from statestore.repositories.cache import listing as cache_listing
 from statestore.repositories.cache import statements as cache_statements
 from statestore.repositories.history import append_batches, appending, entry_reads, entry_rows
 from statestore.repositories.portable import portable_rows
@@ -27,13 +27,13 @@ SHAPES: dict[Any, tuple[str, dict[str, Any]]] = {
         {"count": 2, "columns": (), "at": False, "new": True, "same": False, "leased": False, "priced": False},
     ),
     entry_rows.insert_one: ("an entry that says what it used", {"columns": _COLUMNS}),
-    cache_entries._page: (
+    cache_listing._page: (
         "the entries of an agent that have a tag, with their values, from the second page on",
-        {"values": True, "agent": True, "tag": True, "after": True, "held": False},
+        {"columns": "all", "filters": ("agent_name", "tag", "after"), "held": False},
     ),
     cache_statements.set_postgresql: (
         "several values, in a cache that is limited by the number of its entries and may be full",
-        {"several": True, "absent": False, "limited_by": "entries"},
+        {"values": "several", "limited_by": "entries"},
     ),
     cache_statements.set_one_postgresql: ("a value with tags and a description", {"tagged": True, "described": True}),
     cache_statements.replace_one_postgresql: (

@@ -32,6 +32,8 @@ LIVE_RETURNED = "coalesce(expires_at > $now, 1)"
 TODAY = "CAST($now AT TIME ZONE 'UTC' AS date)"
 
 KEYS = "$in(:keys)"
+# The keys that begin with a prefix; see `prefix_range`.
+BEGINS = "e.key >= :prefix AND e.key < :prefix_end"
 
 # For PostgreSQL, where keys come as an array or from a subquery. A namespace that stands there as a value is looked up
 # in the statistics, and one that they do not know yet is taken to be empty: then any index that begins with it seems as
@@ -56,7 +58,7 @@ _TAGS_SQLITE = """
         WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag))"""
 
 
-_ENTRY = Columns(schema.cache_entries, *fields_of(CacheEntry, "stale_ttl"), "codec", "version", "keep_until")
+_ENTRY = Columns(schema.cache_entries, *fields_of(CacheEntry, "stale_ttl"), "codec", "keep_until")
 _cache_entry = builder(CacheEntry)
 
 
@@ -136,7 +138,8 @@ class CacheBase(Repository):
         """An entry, with the hits that are only noted."""
         found = _ENTRY.named(self._link.dialect, row)
         codec_name, keep_until = found.pop("codec"), found.pop("keep_until")
-        hits, at, _ = self._state.hits_of(found["key"], found.pop("version")) or (0, found["last_accessed_at"], 0)
+        version = found.pop("version")
+        hits, at, _ = self._state.hits_of(found["key"], version) or (0, found["last_accessed_at"], 0)
         found["value"] = MISSING if found["value"] is None else self._decode(found["value"], codec_name)
         found["metadata"] = found["metadata"] or {}
         found["tags"] = tuple(found["tags"] if self._postgresql else json.loads(found["tags"]))
@@ -145,7 +148,7 @@ class CacheBase(Repository):
         expires_at = found["expires_at"]
         stale_ttl = None if keep_until == expires_at else keep_until - expires_at
         # In the order of the fields of CacheEntry.
-        return _cache_entry(*found.values(), stale_ttl)
+        return _cache_entry(*found.values(), stale_ttl, version)
 
     def _write_pending(self) -> None:
         """Write what has been noted until now: in a transaction on SQLite, in one statement on PostgreSQL."""
@@ -199,6 +202,13 @@ def tags(values: Any, argument: str = "tags") -> list[str]:
     if not isinstance(values, Iterable):
         raise InvalidValueError(argument, f"must be a list of tags, not {type(values).__name__}")
     return list(dict.fromkeys(checks.key(tag, argument) for tag in values))
+
+
+def checked_keys(values: Any) -> list[str]:
+    """Keys, each once, in the order given."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InvalidValueError("keys", f"must be an iterable of keys, not {type(values).__name__}")
+    return list(dict.fromkeys(checks.key(key, "keys") for key in values))
 
 
 def json_or_none(value: Any, argument: str, max_bytes: int) -> str | None:

@@ -83,7 +83,7 @@ class CacheClaims(CacheWrites):
         encoded = self._once("value", lambda: self._encode(value))
         found = Found(encoded.data, encoded.codec, False, self._link.settings.max_value_bytes)
         self._call.memo[COMPUTED] = found
-        self._write({key: encoded}, self._once("attributes", lambda: self._attributes(**attributes)))
+        self._write({key: encoded}, self._attributes(late=True, **attributes))
         return found
 
     @reported_as("cache.get_or_compute")

@@ -1,11 +1,13 @@
 """Removing entries by reason: by key, tag, agent, content hash, or all of them."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from statestore.checking import checks
-from statestore.engine.calls import writes_in_one_statement
-from statestore.repositories.cache.base import KEYS, NAMESPACE
+from statestore.engine.calls import writes_in_one_statement, writes_once_in_one_statement
+from statestore.engine.sql import Statement
+from statestore.engine.sql_parts import prefix_range
+from statestore.repositories.cache.base import BEGINS, KEYS, LIVE, LIVE_RETURNED, NAMESPACE, checked_keys
 from statestore.repositories.cache.base import tags as checked_tags
 from statestore.repositories.cache.eviction import CacheRoom, Removal
 
@@ -13,6 +15,25 @@ _BY_KEY = Removal(
     "invalidations_key",
     postgresql="WHERE e.namespace = :namespace AND e.key = :key",
     sqlite="WHERE e.namespace = :namespace AND e.key = :key",
+)
+_BY_KEYS = Removal(
+    "invalidations_key",
+    postgresql=f"WHERE e.namespace = {NAMESPACE} AND e.key {KEYS}",
+    sqlite=f"WHERE e.namespace = :namespace AND e.key {KEYS}",
+)
+_BY_PREFIX = Removal(
+    "invalidations_key",
+    postgresql=f"WHERE e.namespace = :namespace AND {BEGINS}",
+    sqlite=f"WHERE e.namespace = :namespace AND {BEGINS}",
+)
+# What is noted of it is written later, like that of a read.
+_POP = Statement(
+    postgresql=f"""
+    DELETE FROM $cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key
+    RETURNING e.value, e.codec, e.agent_name, e.size_bytes, {LIVE}""",
+    sqlite=f"""
+    DELETE FROM $cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key
+    RETURNING value, codec, agent_name, size_bytes, {LIVE_RETURNED}""",
 )
 # A tag counts only for the write that it came with: its entry's version is its own. The keys come as an array, since
 # in a join with the tags PostgreSQL reads all entries, once it believes that a hundredth of them have the tag. OFFSET 0
@@ -73,6 +94,60 @@ class CacheInvalidation(CacheRoom):
             1, or 0 if there was none.
         """
         return self._remove(_BY_KEY, key=checks.key(key, "key")).live
+
+    @writes_in_one_statement
+    def invalidate_many(self, keys: Iterable[str]) -> int:
+        """Remove several entries, all or none.
+
+        Returns:
+            How many there were.
+        """
+        wanted = self._once("keys", lambda: checked_keys(keys))
+        return self._remove(_BY_KEYS, keys=wanted).live if wanted else 0
+
+    @writes_in_one_statement
+    def invalidate_prefix(self, prefix: str) -> int:
+        """Remove the entries whose keys begin with *prefix*, exactly: no character has a meaning of its own.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            InvalidValueError: The prefix is empty, for example; `clear` removes all. Nothing was written.
+        """
+        start, end = prefix_range(checks.key(prefix, "prefix"))
+        return self._remove(_BY_PREFIX, prefix=start, prefix_end=end).live
+
+    @writes_once_in_one_statement
+    def pop(self, key: str, default: Any = None) -> Any:
+        """Remove an entry and return its value. Of several callers at once, one gets it.
+
+        Counts as a hit or a miss, and an entry that was removed also as an invalidation by key.
+
+        Args:
+            key: The key.
+            default: What to return if there is none or it has expired: pass MISSING if None may be cached.
+
+        Raises:
+            CommitUnknownError: The connection was lost, and the entry may or may not have been removed.
+        """
+        checks.key(key, "key")
+        if self._link.holds_reads:
+            self._hold([key])
+        row = self._link.one(_POP, key=key)
+        pending, now = self._notes.pending, self._now()
+        if row is None:
+            pending.count(now, None, "misses")
+            return default
+        data, codec_name, agent_name, size, live = row
+        self._notes.remove(1, size)
+        if not live:
+            pending.count(now, None, "misses")
+            pending.count(now, agent_name, "expirations")
+            return default
+        pending.count(now, agent_name, "hits")
+        pending.count(now, agent_name, "invalidations_key")
+        return self._decode(data, codec_name)
 
     @writes_in_one_statement
     def invalidate_tag(self, tag: str) -> int:

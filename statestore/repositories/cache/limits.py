@@ -54,9 +54,13 @@ class _Stamps:
 stamps: Final = _Stamps()
 
 
-def new_version() -> int:
+UNTAGGED: Final = 2**62
+"""Versions from here on are of entries that have no tags; those below say nothing."""
+
+
+def new_version(*, tagged: bool) -> int:
     """A number for a write, unlike any other; as many as a statement can have rows may follow it."""
-    return random.SystemRandom().getrandbits(62)
+    return random.SystemRandom().getrandbits(61) + (0 if tagged else UNTAGGED)
 
 
 @dataclass(slots=True)

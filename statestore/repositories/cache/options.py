@@ -5,6 +5,7 @@ from datetime import timedelta
 
 from statestore.checking import checks, codec
 from statestore.errors import InvalidValueError
+from statestore.repositories.cache.lifetimes import seconds
 from statestore.values.markers import NEVER, NeverType
 
 
@@ -14,7 +15,7 @@ class CacheOptions:
 
     max_entries: int | None = 1000
     max_bytes: int | None = None
-    default_ttl: timedelta | NeverType = timedelta(hours=1)
+    default_ttl: timedelta | float | NeverType = timedelta(hours=1)
     content_hash_invalidation: bool = True
     compress_above: int = codec.COMPRESS_ABOVE
 
@@ -35,9 +36,9 @@ class CacheOptions:
         for name in ("max_entries", "max_bytes"):
             checks.optional_count(getattr(self, name), f"cache_{name}", least=1)
         if self.default_ttl is None:
-            raise InvalidValueError("cache_default_ttl", "must be a timedelta, or NEVER for no end")
+            raise InvalidValueError("cache_default_ttl", "must be a timedelta or seconds, or NEVER for no end")
         if self.default_ttl is not NEVER:
-            checks.ttl(self.default_ttl, "cache_default_ttl", hint="use NEVER for no expiry")
+            seconds(self.default_ttl, "cache_default_ttl", hint="use NEVER for no expiry")
         checks.count(self.compress_above, "cache_compress_above")
 
 

@@ -1,9 +1,9 @@
 """The result cache: what a caller reads and writes in it."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
-from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from statestore import schema
 from statestore.checking import checks, codec
@@ -12,15 +12,16 @@ from statestore.engine.calls import reads, writes, writes_in_one_statement
 from statestore.engine.columns import Columns
 from statestore.engine.sql import Row, Statement
 from statestore.errors import InvalidValueError
-from statestore.repositories.cache.base import KEYS, LIVE, entry_columns
+from statestore.repositories.cache.base import KEYS, LIVE, checked_keys, entry_columns
+from statestore.repositories.cache.endings import CacheEndings
 from statestore.repositories.cache.holding import HELD
 from statestore.repositories.cache.invalidation import CacheInvalidation
+from statestore.repositories.cache.listing import CacheListing
 from statestore.repositories.cache.statistics import CacheStatistics
-from statestore.repositories.cache.writes import CacheWrites
-from statestore.values.cache import CacheEntry
-from statestore.values.markers import NEVER, NeverType
+from statestore.repositories.cache.writes import Attributes, CacheWrites, Condition
+from statestore.values.cache import CacheEntry, CacheItem, CacheTtl
+from statestore.values.markers import NEVER
 
-_MAX_PAGE = 10_000
 # More than there can be, and far from where counting on would leave 64 bits.
 _MAX_ACCESSES = 10**15
 
@@ -53,25 +54,7 @@ _RESTORE = Statement("""
     WHERE namespace = :namespace AND key = :key""")
 
 
-@lru_cache(maxsize=32)
-def _page(*, values: bool, agent: bool, tag: bool, after: bool, held: bool) -> Statement:
-    """In the order of the keys, each page found in the index."""
-    where = ["e.namespace = :namespace", LIVE]
-    if agent:
-        where.append("e.agent_name = :agent_name")
-    if tag:
-        where.append("""EXISTS (SELECT 1 FROM $cache_tags AS x WHERE x.namespace = e.namespace AND x.key = e.key
-            AND x.version = e.version AND x.tag = :tag)""")
-    if after:
-        where.append("e.key > :after")
-    tail = f"FROM $cache_entries AS e WHERE {' AND '.join(where)} ORDER BY e.key LIMIT :limit {HELD if held else ''}"
-    return Statement(
-        postgresql=f"SELECT {entry_columns('postgresql', values=values)} {tail}",
-        sqlite=f"SELECT {entry_columns('sqlite', values=values)} {tail}",
-    )
-
-
-class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
+class CacheRepository(CacheWrites, CacheInvalidation, CacheEndings, CacheListing, CacheStatistics):
     """The cache of a namespace."""
 
     @reads
@@ -102,7 +85,7 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         Returns:
             The values that were found, by key, in the order given.
         """
-        wanted = self._once("keys", lambda: _keys(keys))
+        wanted = self._once("keys", lambda: checked_keys(keys))
         checks.optional_key(agent_name, "agent_name")
         if not wanted:
             return {}
@@ -118,55 +101,22 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         row = self._read_one(_ENTRY, _ENTRY_HELD, checks.key(key, "key"))
         return None if row is None else self._entry(row)
 
-    @reads
-    def entries(
-        self,
-        *,
-        agent_name: str | None = None,
-        tag: str | None = None,
-        values: bool = True,
-        after: str | None = None,
-        limit: int = 100,
-    ) -> list[CacheEntry]:
-        """Some entries in the order of their keys. Does not count as an access.
-
-        Args:
-            agent_name: Only this agent's.
-            tag: Only those set with this tag.
-            values: False leaves the values out, which may be large.
-            after: Only keys after this one: pass the last key of the previous page.
-            limit: The largest number to return, 1 to 10,000.
-        """
-        checks.optional_key(agent_name, "agent_name")
-        checks.optional_key(tag, "tag")
-        checks.optional_key(after, "after")
-        if checks.count(limit, "limit", least=1) > _MAX_PAGE:
-            raise InvalidValueError("limit", f"must be at most {_MAX_PAGE:,}; continue with after=")
-        given = {"agent_name": agent_name, "tag": tag, "after": after}
-        statement = _page(
-            values=bool(values),
-            agent=agent_name is not None,
-            tag=tag is not None,
-            after=after is not None,
-            held=self._link.holds_reads,
-        )
-        params = {name: value for name, value in given.items() if value is not None}
-        return [self._entry(row) for row in self._link.all(statement, limit=limit, **params)]
-
     @writes_in_one_statement
     def set(
         self,
         key: str,
         value: Any,
         *,
-        ttl: timedelta | NeverType | None = None,
+        ttl: CacheTtl | None = None,
         tags: Iterable[str] = (),
         agent_name: str | None = None,
         request: Any = None,
         content_hash: str | None = None,
         metadata: Mapping[str, Any] | None = None,
-        stale_ttl: timedelta | None = None,
-    ) -> None:
+        stale_ttl: timedelta | float | None = None,
+        only_if: Literal["missing", "present"] | None = None,
+        expected_version: int | None = None,
+    ) -> bool:
         """Store a value, replacing what was there: value, tags and everything else.
 
         In a full cache a new key evicts expired entries, then the least recently used.
@@ -174,31 +124,42 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         Args:
             key: 1 to 512 characters.
             value: Any exact JSON value, None included; bytes; or text.
-            ttl: How long to keep it from now on: None for the cache's default, NEVER to keep it forever.
+            ttl: How long to keep it from now on, as a timedelta or in seconds, or the time at which it ends, as an
+                aware datetime; None for the cache's default, NEVER to keep it forever.
             tags: Tags by which it can be invalidated.
             agent_name: The agent whose result it is.
             request: The request that it answers, as exact JSON.
             content_hash: The hash of the content from which it was computed.
             metadata: A mapping of exact JSON.
             stale_ttl: How much longer than *ttl* the value is kept for `get_or_compute(…, stale_ttl=…)`.
+            only_if: `missing` to store it only if there is no value, `present` only if there is one. An expired one is
+                none. Of several callers at once who find none, one stores its value.
+            expected_version: Store it only if the value that is there has this version, which `entry` tells; 0 is the
+                same as `only_if="missing"`. Of several callers at once, one succeeds.
+
+        Returns:
+            Whether it was stored, which is always so without a condition.
 
         Raises:
             InvalidValueError: The value is not exact JSON, or is too large. Nothing was written.
+            CommitUnknownError: Only for `present` and *expected_version*: the connection was lost, and the value may
+                or may not have been stored.
         """
+        checks.key(key, "key")
+        condition = _condition(only_if, expected_version)
         encoded = self._once("value", lambda: self._encode(value))
-        attributes = self._once(
-            "attributes",
-            lambda: self._attributes(
-                ttl=ttl,
-                tags=tags,
-                agent_name=agent_name,
-                request=request,
-                content_hash=content_hash,
-                metadata=metadata,
-                stale_ttl=stale_ttl,
-            ),
+        attributes = self._attributes(
+            ttl=ttl,
+            tags=tags,
+            agent_name=agent_name,
+            request=request,
+            content_hash=content_hash,
+            metadata=metadata,
+            stale_ttl=stale_ttl,
         )
-        self._write({checks.key(key, "key"): encoded}, attributes)
+        if condition not in (None, "missing"):
+            self._call.repeatable = False  # A second try would find what the first one wrote.
+        return self._write({key: encoded}, attributes, only_if=condition)
 
     @writes_in_one_statement
     def add(
@@ -206,38 +167,36 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         key: str,
         value: Any,
         *,
-        ttl: timedelta | NeverType | None = None,
+        ttl: CacheTtl | None = None,
         tags: Iterable[str] = (),
         agent_name: str | None = None,
         request: Any = None,
         content_hash: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Store a value unless there is one. Of several callers at once, one succeeds. Arguments as for `set`.
+        """Store a value unless there is one, as `set(…, only_if="missing")` does. Arguments as for `set`.
 
         Returns:
             Whether it was stored.
         """
+        checks.key(key, "key")
         encoded = self._once("value", lambda: self._encode(value))
-        attributes = self._once(
-            "attributes",
-            lambda: self._attributes(
-                ttl=ttl,
-                tags=tags,
-                agent_name=agent_name,
-                request=request,
-                content_hash=content_hash,
-                metadata=metadata,
-            ),
+        attributes = self._attributes(
+            ttl=ttl,
+            tags=tags,
+            agent_name=agent_name,
+            request=request,
+            content_hash=content_hash,
+            metadata=metadata,
         )
-        return self._write({checks.key(key, "key"): encoded}, attributes, absent=True)
+        return self._write({key: encoded}, attributes, only_if="missing")
 
     @writes_in_one_statement
     def set_many(
         self,
         values: Mapping[str, Any],
         *,
-        ttl: timedelta | NeverType | None = None,
+        ttl: CacheTtl | None = None,
         tags: Iterable[str] = (),
         agent_name: str | None = None,
         request: Any = None,
@@ -246,26 +205,31 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
     ) -> None:
         """Store several values, all or none, in one statement. The other arguments apply to each; see `set`.
 
+        Args:
+            values: By key: a value, or a `CacheItem`, which may have a lifetime and tags of its own.
+            ttl: For those that have none of their own.
+            tags: For all, beside their own.
+            agent_name: …
+            request: …
+            content_hash: …
+            metadata: …
+
         Raises:
             InvalidValueError: As for `set`, or there are more values than the cache keeps. Nothing was written.
         """
         if not isinstance(values, Mapping):
             raise InvalidValueError("values", f"must be a mapping, not {type(values).__name__}")
-        encoded = self._once(
-            "values",
-            lambda: {checks.key(key, "values"): self._encode(value, "values") for key, value in values.items()},
+        items = self._once("items", lambda: {checks.key(key, "values"): value for key, value in values.items()})
+        encoded = self._once("values", lambda: {key: self._encode_item(value) for key, value in items.items()})
+        attributes = self._attributes(
+            ttl=ttl,
+            tags=tags,
+            agent_name=agent_name,
+            request=request,
+            content_hash=content_hash,
+            metadata=metadata,
         )
-        attributes = self._once(
-            "attributes",
-            lambda: self._attributes(
-                ttl=ttl,
-                tags=tags,
-                agent_name=agent_name,
-                request=request,
-                content_hash=content_hash,
-                metadata=metadata,
-            ),
-        )
+        attributes = self._once("own attributes", lambda: self._with_own(attributes, items))
         if encoded:
             self._write(encoded, attributes)
 
@@ -328,6 +292,18 @@ class CacheRepository(CacheWrites, CacheInvalidation, CacheStatistics):
         )
         return True
 
+    def _encode_item(self, value: Any) -> Encoded:
+        return self._encode(value.value if isinstance(value, CacheItem) else value, "values")
+
+    def _with_own(self, common: Attributes, items: Mapping[str, Any]) -> Attributes:
+        """The attributes of a write whose items may have some of their own."""
+        own = {key: self._own_attributes(item, common) for key, item in items.items() if isinstance(item, CacheItem)}
+        own = {key: found for key, found in own.items() if found != (common.life, common.tags)}
+        if own and len(items) == 1:
+            ((life, tags),) = own.values()
+            return replace(common, life=life, tags=tags)
+        return replace(common, own=own)
+
     def _hit(self, row: Row) -> Any:
         key, data, codec_name, agent_name, version, now = row
         value = self._decode(data, codec_name)
@@ -342,7 +318,15 @@ def _time(value: Any, argument: str) -> datetime:
     return found
 
 
-def _keys(keys: Iterable[str]) -> list[str]:
-    if isinstance(keys, str) or not isinstance(keys, Iterable):
-        raise InvalidValueError("keys", f"must be an iterable of keys, not {type(keys).__name__}")
-    return list(dict.fromkeys(checks.key(key, "keys") for key in keys))
+def _condition(only_if: Any, expected_version: Any) -> Condition:
+    """What a write depends on."""
+    if only_if is not None:
+        checks.one_of(only_if, ("missing", "present"), "only_if")
+        if expected_version is not None:
+            raise InvalidValueError(
+                "only_if", "cannot be combined with expected_version, which says more; leave it out"
+            )
+        return "missing" if only_if == "missing" else "present"
+    return checks.optional_count(expected_version, "expected_version") or (
+        None if expected_version is None else "missing"
+    )

@@ -10,6 +10,8 @@ from functools import lru_cache
 from statestore.engine.sql import Statement
 from statestore.engine.sql_parts import each, unnest, value_rows
 from statestore.repositories.cache.base import KEYS, NAMESPACE
+from statestore.repositories.cache.holding import HELD
+from statestore.repositories.cache.lifetimes import EXPIRES_POSTGRESQL, EXPIRES_SQLITE, KEPT_POSTGRESQL, KEPT_SQLITE
 
 _NAMES = (
     *("namespace", "key", "value", "codec", "size_bytes", "agent_name", "request", "content_hash", "metadata"),
@@ -23,7 +25,9 @@ _ONLY_EXPIRED = f"{_OVERWRITE} WHERE e.expires_at <= $now"
 
 _COMMON = """CAST(:agent_name AS text), CAST(:request AS json), CAST(:content_hash AS text), CAST(:metadata AS json)"""
 _NOTHING = "NULL, NULL, NULL, NULL"
-_TIMES = """$now, $later(CAST(:ttl AS interval)), $later(CAST(:keep AS interval)), $now"""
+_TIMES_POSTGRESQL = f"$now, {EXPIRES_POSTGRESQL}, {KEPT_POSTGRESQL}, $now"
+_TIMES_VARIED = "$now, coalesce(new.until, $now) + new.ttl, coalesce(new.until, $now) + new.keep, $now"
+_TIMES_SQLITE = f"$now, {EXPIRES_SQLITE}, {KEPT_SQLITE}, $now"
 
 # Which rows there were. Read in the statement's own snapshot, so a concurrent set may make it wrong by one; the bound
 # is then too high, never too low.
@@ -44,6 +48,13 @@ _UNTAGGED = f"""
 _TAGGED = """
     INSERT INTO $cache_tags (namespace, tag, version, key)
     SELECT :namespace, n.tag, up.version, up.key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
+    ON CONFLICT DO NOTHING"""
+# The same where each has tags of its own, which are given by the number of its row.
+_TAGGED_VARIED = """
+    INSERT INTO $cache_tags (namespace, tag, version, key)
+    SELECT :namespace, n.tag, up.version, up.key
+    FROM unnest(CAST(:tag_places AS bigint[]), CAST(:tags AS text[])) AS n (place, tag)
+    JOIN up ON up.version = CAST(:version AS bigint) + n.place - 1
     ON CONFLICT DO NOTHING"""
 
 
@@ -67,15 +78,32 @@ _ONE = """
     SELECT CAST(:key AS text) AS key, CAST(:value AS bytea) AS value, CAST(:codec AS text) AS codec,
         CAST(:size AS bigint) AS size_bytes, CAST(1 AS bigint) AS place"""
 SEVERAL = {"key": "text", "value": "bytea", "codec": "text", "size_bytes": "bigint"}
-_SEVERAL = f"""
-    SELECT * FROM {unnest("n", SEVERAL, "new_{}", ordinal="place")}"""
+VARIED = SEVERAL | {"ttl": "interval", "keep": "interval", "until": "timestamptz"}
+_NEW = {
+    "one": _ONE,
+    "several": f"""
+    SELECT * FROM {unnest("n", SEVERAL, "new_{}", ordinal="place")}""",
+    "varied": f"""
+    SELECT * FROM {unnest("n", VARIED, "new_{}", ordinal="place")}""",
+}
+
+# An entry that is to stand is locked: nobody may remove it between the look at it and the write.
+_IF_THERE = {
+    "present": "JOIN old ON old.key = new.key AND old.live",
+    "version": "JOIN old ON old.key = new.key AND old.live AND old.version = :expected_version",
+}
 
 
-@lru_cache(maxsize=16)
-def set_postgresql(*, several: bool, absent: bool = False, limited_by: str | None = None) -> Statement:
+@lru_cache(maxsize=32)
+def set_postgresql(*, values: str = "one", only_if: str | None = None, limited_by: str | None = None) -> Statement:
     """One statement sets everything, including tags. With *limited_by* it does nothing if there is no room.
 
     Several are written in the order of their keys, so that two such statements do not wait for each other in a circle.
+
+    Args:
+        values: `one`, `several`, or `varied`: several that have times and tags of their own.
+        only_if: For one: `missing`, `present`, or `version` for a certain version.
+        limited_by: `entries` or `bytes`.
     """
     held = f"held AS ({_HELD[limited_by]})," if limited_by else ""
     count = "(SELECT n FROM held), (SELECT size FROM held)" if limited_by else "NULL, NULL"
@@ -85,22 +113,29 @@ def set_postgresql(*, several: bool, absent: bool = False, limited_by: str | Non
             f"CASE WHEN EXISTS (SELECT 1 FROM up) AND old.key IS NULL THEN (SELECT {column} FROM held) END"
             for column in ("n", "size")
         )
+    there = _IF_THERE.get(only_if or "", "")
+    old = f"""SELECT e.* FROM new CROSS JOIN LATERAL (
+        {_OLD} WHERE e.key = new.key AND e.namespace = {NAMESPACE} OFFSET 0) AS e"""
+    if there:
+        old = f"{_OLD} WHERE e.namespace = :namespace AND e.key = :key {HELD}"
+    varied = values == "varied"
     return Statement(
         postgresql=f"""
-    WITH new AS ({_SEVERAL if several else _ONE}),
-    old AS (SELECT e.* FROM new CROSS JOIN LATERAL (
-        {_OLD} WHERE e.key = new.key AND e.namespace = {NAMESPACE} OFFSET 0) AS e),
+    WITH new AS ({_NEW[values]}),
+    old AS ({old}),
     {held}
     up AS (
         INSERT INTO $cache_entries AS e ({_COLUMNS})
         SELECT :namespace, new.key, new.value, new.codec, new.size_bytes, {_COMMON},
-            CAST(:version AS bigint) + new.place - 1, {_TIMES}, CAST(:stamp AS bigint) + new.place - 1, 0
-        FROM new {_FITS[limited_by] if limited_by else ""} {'ORDER BY new.key COLLATE "C"' if several else ""}
-        {_ONLY_EXPIRED if absent else _OVERWRITE}
+            CAST(:version AS bigint) + new.place - 1, {_TIMES_VARIED if varied else _TIMES_POSTGRESQL},
+            CAST(:stamp AS bigint) + new.place - 1, 0
+        FROM new {there} {_FITS[limited_by] if limited_by else ""}
+        {"" if values == "one" else 'ORDER BY new.key COLLATE "C"'}
+        {_ONLY_EXPIRED if only_if == "missing" else _OVERWRITE}
         RETURNING e.namespace, e.key, e.version),
     stale AS MATERIALIZED ({_STALE}),
     untagged AS ({_UNTAGGED}),
-    tagged AS ({_TAGGED})
+    tagged AS ({_TAGGED_VARIED if varied else _TAGGED})
     SELECT new.key, up.key IS NOT NULL, old.size_bytes, old.version, old.live, {count}
     FROM new LEFT JOIN up ON up.key = new.key LEFT JOIN old ON old.key = new.key"""
     )
@@ -123,8 +158,8 @@ def set_one_postgresql(*, tagged: bool, described: bool) -> Statement:
     untagged AS ({_UNTAGGED_ONE})
     {tags if tagged else ""}
     INSERT INTO $cache_entries AS e ({_COLUMNS})
-    VALUES (:namespace, :key, :value, :codec, :size, {_COMMON if described else _NOTHING}, :version, {_TIMES},
-        :stamp, 0)
+    VALUES (:namespace, :key, :value, :codec, :size, {_COMMON if described else _NOTHING}, :version,
+        {_TIMES_POSTGRESQL}, :stamp, 0)
     {_OVERWRITE}
     RETURNING (SELECT size_bytes FROM old), (SELECT version FROM old), (SELECT live FROM old)"""
     )
@@ -133,7 +168,8 @@ def set_one_postgresql(*, tagged: bool, described: bool) -> Statement:
 @lru_cache(maxsize=4)
 def replace_one_postgresql(*, tagged: bool, described: bool) -> Statement:
     """One entry where there is one already, which takes no room: what most sets in a full cache are."""
-    values = f":value, :codec, :size, {_COMMON if described else _NOTHING}, :version, {_TIMES}, :stamp, 0"
+    description = _COMMON if described else _NOTHING
+    values = f":value, :codec, :size, {description}, :version, {_TIMES_POSTGRESQL}, :stamp, 0"
     tags = """, tagged AS (
         INSERT INTO $cache_tags (namespace, tag, version, key)
         SELECT :namespace, n.tag, :version, :key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
@@ -167,7 +203,7 @@ SET_ONE_SQLITE = Statement(
     sqlite=f"""
     INSERT INTO $cache_entries AS e ({_COLUMNS})
     VALUES (:namespace, :key, :value, :codec, :size, :agent_name, :request, :content_hash, :metadata, :version,
-        {_TIMES}, :stamp, 0) {_OVERWRITE}"""
+        {_TIMES_SQLITE}, :stamp, 0) {_OVERWRITE}"""
 )
 
 UNTAG_ONE_SQLITE = Statement(sqlite="DELETE FROM $cache_tags WHERE namespace = :namespace AND key = :key")
@@ -177,17 +213,26 @@ TAG_SQLITE = Statement(
     INSERT INTO $cache_tags (namespace, tag, version, key)
     SELECT :namespace, t.value, :version + k.key, k.value FROM json_each(:keys) AS k, json_each(:tags) AS t"""
 )
+TAG_VARIED_SQLITE = Statement(
+    sqlite="""
+    INSERT INTO $cache_tags (namespace, tag, version, key)
+    SELECT :namespace, json_extract(t.value, '$[2]'), :version + json_extract(t.value, '$[0]'),
+        json_extract(t.value, '$[1]')
+    FROM json_each(:tags) AS t"""
+)
 
 # SQLite finds a parameter by its name in a list of them all: a statement of 5,000 rows takes forty times as long.
 ROWS_SQLITE = 100
 NUMBERED_SQLITE = ("key", "value", "codec", "size", "version", "stamp")
+NUMBERED_VARIED_SQLITE = (*NUMBERED_SQLITE, "ttl", "keep")
 
 
-@lru_cache(maxsize=ROWS_SQLITE)
-def set_sqlite(rows: int) -> Statement:
+@lru_cache(maxsize=2 * ROWS_SQLITE)
+def set_sqlite(rows: int, *, varied: bool = False) -> Statement:
+    times = "$now, $later(:ttl_#), $later(:keep_#), $now" if varied else _TIMES_SQLITE
     values = value_rows(
         "(:namespace, :key_#, :value_#, :codec_#, :size_#, :agent_name, :request, :content_hash, :metadata, :version_#,"
-        f" {_TIMES}, :stamp_#, 0)",
+        f" {times}, :stamp_#, 0)",
         rows,
     )
     return Statement(

@@ -2,23 +2,28 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Any, TypeAlias
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypeAlias
 
 from statestore.checking import checks, codec
 from statestore.checking.codec import Encoded
 from statestore.engine.sql_parts import arrays, numbered
 from statestore.errors import InvalidValueError
-from statestore.repositories.cache import statements
+from statestore.repositories.cache import lifetimes, statements
 from statestore.repositories.cache.base import json_or_none
 from statestore.repositories.cache.base import tags as checked_tags
 from statestore.repositories.cache.eviction import CacheRoom
+from statestore.repositories.cache.lifetimes import Lifetime
 from statestore.repositories.cache.limits import Room, new_version, stamps
 from statestore.repositories.cache.options import CacheOptions
-from statestore.values.markers import MISSING, NEVER, NeverType
+from statestore.values.cache import CacheItem, CacheTtl
+from statestore.values.markers import MISSING
 
 Old: TypeAlias = Mapping[str, tuple[int, int, bool]]
 """By key: the size and the version of an entry that is replaced, and whether it was live."""
+
+Condition: TypeAlias = Literal["missing", "present"] | int | None
+"""What a single entry is written on: that there is none, that there is one, or that it has this version."""
 
 _NO_LIMIT = 2**62
 
@@ -28,18 +33,23 @@ _NO_ROOM = "no room"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attributes:
-    """What all entries of one write share; JSON as text, times relative to the write."""
+    """What all entries of one write share; JSON as text."""
 
-    ttl: timedelta | None
-    keep: timedelta | None
+    life: Lifetime
     tags: list[str] = field(default_factory=list)
     agent_name: str | None = None
     request: str | None = None
     content_hash: str | None = None
     metadata: str | None = None
+    own: Mapping[str, tuple[Lifetime, list[str]]] = field(default_factory=dict)
+    """By key: the lifetime and all tags of entries that do not share them."""
 
-    def params(self) -> dict[str, Any]:
-        return {"ttl": self.ttl, "keep": self.keep} | self.description()
+    @property
+    def tagged(self) -> bool:
+        return bool(self.tags or self.own)
+
+    def of(self, key: str) -> tuple[Lifetime, list[str]]:
+        return self.own.get(key, (self.life, self.tags))
 
     def description(self) -> dict[str, Any]:
         """The attributes for people and for invalidation, most of which are usually missing."""
@@ -55,21 +65,18 @@ def checked_attributes(
     options: CacheOptions,
     max_bytes: int,
     *,
-    ttl: timedelta | NeverType | None,
+    now: datetime | None = None,
+    ttl: CacheTtl | None,
     tags: Iterable[str],
     agent_name: str | None,
     request: Any,
     content_hash: str | None,
     metadata: Mapping[str, Any] | None,
-    stale_ttl: timedelta | None = None,
+    stale_ttl: timedelta | float | None = None,
 ) -> Attributes:
-    """The arguments of a write as they are stored."""
-    wanted = options.default_ttl if ttl is None else ttl
-    lives = None if wanted is NEVER else checks.ttl(wanted, hint="use NEVER for no expiry")
-    stale = checks.ttl(stale_ttl, "stale_ttl", hint="use None for none")
+    """The arguments of a write as they are stored. Without *now*, an end that has passed is accepted."""
     return Attributes(
-        ttl=lives,
-        keep=None if lives is None else lives + (stale or timedelta(0)),
+        life=lifetimes.checked(ttl, options.default_ttl, now=now, stale_ttl=stale_ttl),
         tags=checked_tags(tags),
         agent_name=checks.optional_key(agent_name, "agent_name"),
         request=json_or_none(request, "request", max_bytes),
@@ -91,27 +98,42 @@ class CacheWrites(CacheRoom):
             compress_above=self._state.options.compress_above,
         )
 
-    def _attributes(self, **given: Any) -> Attributes:
-        return checked_attributes(self._state.options, self._link.settings.max_value_bytes, **given)
+    def _attributes(self, *, late: bool = False, **given: Any) -> Attributes:
+        """The same at every try. With *late*, the value was computed meanwhile, and its end may have passed."""
+        now = None if late else self._now()
+        max_bytes = self._link.settings.max_value_bytes
+        return self._once("attributes", lambda: checked_attributes(self._state.options, max_bytes, now=now, **given))
 
-    def _write(self, values: Mapping[str, Encoded], attributes: Attributes, *, absent: bool = False) -> bool:
+    def _own_attributes(self, item: CacheItem, common: Attributes) -> tuple[Lifetime, list[str]]:
+        """The lifetime and the tags of an item of `set_many`."""
+        life = common.life
+        if item.ttl is not None:
+            life = lifetimes.checked(item.ttl, self._state.options.default_ttl, now=self._now())
+        return life, list(dict.fromkeys([*common.tags, *checked_tags(item.tags)]))
+
+    def _times(self, life: Lifetime) -> dict[str, Any]:
+        return life.params(self._link.now())
+
+    def _write(self, values: Mapping[str, Encoded], attributes: Attributes, *, only_if: Condition = None) -> bool:
         """Write *values*, of which there is at least one.
 
-        With *absent* there is only one, and it is written only if there is no entry. Returns whether it was written.
+        With *only_if* there is only one, and it is written only on that condition. Returns whether it was written.
         """
+        if only_if not in (None, "missing") and self._link.holds_reads:
+            self._hold(list(values))  # Where nothing is written, it stays so until the transaction ends.
         size = sum(len(encoded.data) for encoded in values.values())
         self._check_fits(values, size)
         room = self._state.book(len(values), size, self._notes)
         # An entry that the first try found missing cannot be replaced.
         may_replace = self._state.options.max_bytes is None and not self._call.memo.get(_NO_ROOM)
-        if len(values) == 1 and not absent and (room.enough or may_replace):
+        if len(values) == 1 and only_if is None and (room.enough or may_replace):
             ((key, encoded),) = values.items()
             if self._write_one(key, encoded, attributes, may_add=room.enough):
                 return True
         if self._postgresql:
-            return self._write_postgresql(values, attributes, size, room, absent=absent)
+            return self._write_postgresql(values, attributes, size, room, only_if)
         old = self._old(values)
-        if absent and any(live for *_, live in old.values()):
+        if not _is_met(only_if, old):
             self._settle(0, old, attributes)
             return False
         if not room.enough:
@@ -123,17 +145,15 @@ class CacheWrites(CacheRoom):
 
     def _write_one(self, key: str, encoded: Encoded, attributes: Attributes, *, may_add: bool) -> bool:
         """The most frequent writes: one entry, whether or not there is one, or only to replace another."""
-        version, tags = self._version(), attributes.tags
+        version, tags = self._version(attributes), attributes.tags
         params = {
             "key": key,
             "value": encoded.data,
             "codec": encoded.codec,
             "size": len(encoded.data),
             "version": version,
-            "ttl": attributes.ttl,
-            "keep": attributes.keep,
             "stamp": stamps.take(),
-        }
+        } | self._times(attributes.life)
         description = attributes.description()
         if self._postgresql:
             described = any(value is not None for value in description.values())
@@ -161,12 +181,12 @@ class CacheWrites(CacheRoom):
         return written
 
     def _write_postgresql(
-        self, values: Mapping[str, Encoded], attributes: Attributes, size: int, room: Room, *, absent: bool
+        self, values: Mapping[str, Encoded], attributes: Attributes, size: int, room: Room, only_if: Condition
     ) -> bool:
         if not room.enough:
             # The bound may be too high, or too old, or this may overwrite: the statement finds out by itself.
             if not self._call.memo.get(_NO_ROOM):
-                stored = self._set_postgresql(values, attributes, absent=absent, room=room)
+                stored = self._set_postgresql(values, attributes, only_if, room)
                 if stored is not None:
                     return stored
             if not self._link.in_transaction:
@@ -176,26 +196,36 @@ class CacheWrites(CacheRoom):
             # One that finds no room does not overwrite, as long as bytes do not matter.
             none = (0, 0) if len(values) == 1 and self._state.options.max_bytes is None else None
             self._make_room(list(values), len(values), size, room, none)
-        stored = self._set_postgresql(values, attributes, absent=absent)
+        stored = self._set_postgresql(values, attributes, only_if)
         assert stored is not None
         return stored
 
     def _set_postgresql(
-        self, values: Mapping[str, Encoded], attributes: Attributes, *, absent: bool, room: Room | None = None
+        self, values: Mapping[str, Encoded], attributes: Attributes, only_if: Condition, room: Room | None = None
     ) -> bool | None:
         """Whether the values were stored; None if the statement found no room for them."""
-        version = self._version()
-        params = attributes.params() | {"version": version, "stamp": stamps.take(len(values)), "tags": attributes.tags}
+        version = self._version(attributes)
+        params = attributes.description() | {"version": version, "stamp": stamps.take(len(values))}
         encoded = list(values.values())
-        if len(values) == 1:
+        form = "varied" if attributes.own else "one" if len(values) == 1 else "several"
+        if form == "one":
             (key,) = values
             params |= {"key": key, "value": encoded[0].data, "codec": encoded[0].codec, "size": len(encoded[0].data)}
         else:
-            new = [
+            new: list[dict[str, Any]] = [
                 {"key": key, "value": one.data, "codec": one.codec, "size_bytes": len(one.data)}
                 for key, one in values.items()
             ]
-            params |= arrays(new, statements.SEVERAL, "new_{}")
+            if form == "varied":
+                new = [row | self._times(attributes.of(row["key"])[0]) for row in new]
+            params |= arrays(new, statements.VARIED if form == "varied" else statements.SEVERAL, "new_{}")
+        if form == "varied":
+            pairs = [(place, tag) for place, key in enumerate(values, 1) for tag in attributes.of(key)[1]]
+            params |= {"tag_places": [place for place, _ in pairs], "tags": [tag for _, tag in pairs]}
+        else:
+            params |= self._times(attributes.life) | {"tags": attributes.tags}
+        if isinstance(only_if, int):
+            params["expected_version"] = only_if
         limited_by = token = None
         if room is not None:
             options = self._state.options
@@ -203,7 +233,8 @@ class CacheWrites(CacheRoom):
             params["room_entries"] = (options.max_entries or _NO_LIMIT) - room.others_entries
             params["room_bytes"] = (options.max_bytes or _NO_LIMIT) - room.others_bytes
             token = self._state.start_count()
-        statement = statements.set_postgresql(several=len(values) > 1, absent=absent, limited_by=limited_by)
+        condition = "version" if isinstance(only_if, int) else only_if
+        statement = statements.set_postgresql(values=form, only_if=condition, limited_by=limited_by)
         rows = self._link.all(statement, **params)
         old: dict[str, tuple[int, int, bool]] = {}
         counted: tuple[int, int] | None = None
@@ -216,18 +247,20 @@ class CacheWrites(CacheRoom):
                 counted = int(entries), int(held)
         if token is not None and counted is not None:
             self._state.end_count(token, *counted, own=self._notes)
-        if not stored and room is not None and not (absent and any(live for *_, live in old.values())):
+        if not stored and room is not None and _is_met(only_if, old):
             return None
         self._settle(stored, old, attributes)
         # An entry with this version was stored by an earlier try whose answer was lost.
         return bool(stored) or any(found == version for _, found, _ in old.values())
 
     def _write_sqlite(self, values: Mapping[str, Encoded], attributes: Attributes, old: Old) -> None:
-        version, stamp = self._version(), stamps.take(len(values))
-        items = list(values.items())
+        version, stamp = self._version(attributes), stamps.take(len(values))
+        items, varied = list(values.items()), bool(attributes.own)
+        names = statements.NUMBERED_VARIED_SQLITE if varied else statements.NUMBERED_SQLITE
+        common = attributes.description() | ({} if varied else self._times(attributes.life))
         for start in range(0, len(items), statements.ROWS_SQLITE):
             part = items[start : start + statements.ROWS_SQLITE]
-            rows = [
+            rows: list[dict[str, Any]] = [
                 {
                     "key": key,
                     "value": encoded.data,
@@ -238,16 +271,20 @@ class CacheWrites(CacheRoom):
                 }
                 for number, (key, encoded) in enumerate(part, start)
             ]
-            params = numbered(rows, statements.NUMBERED_SQLITE) | attributes.params()
-            self._link.run(statements.set_sqlite(len(part)), **params)
+            if varied:
+                rows = [row | self._times(attributes.of(row["key"])[0]) for row in rows]
+            self._link.run(statements.set_sqlite(len(part), varied=varied), **numbered(rows, names), **common)
         if old:
             self._link.run(statements.UNTAG_SQLITE, keys=list(values))
-        if attributes.tags:
+        if varied:
+            tags = [(place, key, tag) for place, key in enumerate(values) for tag in attributes.of(key)[1]]
+            self._link.run(statements.TAG_VARIED_SQLITE, version=version, tags=tags)
+        elif attributes.tags:
             self._link.run(statements.TAG_SQLITE, keys=list(values), version=version, tags=attributes.tags)
 
-    def _version(self) -> int:
+    def _version(self, attributes: Attributes) -> int:
         """The same at every try, so that a try whose answer was lost is recognised."""
-        return self._once("version", new_version)
+        return self._once("version", lambda: new_version(tagged=attributes.tagged))
 
     def _old(self, values: Mapping[str, Encoded]) -> Old:
         rows = self._link.all(statements.FIND_OLD_SQLITE, keys=list(values))
@@ -276,3 +313,11 @@ class CacheWrites(CacheRoom):
                 "value",
                 f"takes {size:,} bytes, more than the whole cache may (cache_max_bytes={options.max_bytes:,})",
             )
+
+
+def _is_met(only_if: Condition, old: Old) -> bool:
+    """Whether a write may be done, by what stands there."""
+    versions = [version for _, version, live in old.values() if live]
+    if isinstance(only_if, int):
+        return versions == [only_if]
+    return only_if is None or bool(versions) == (only_if == "present")

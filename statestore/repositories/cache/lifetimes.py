@@ -1,0 +1,77 @@
+"""How long entries live: what callers give, checked, and what statements make of it."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from statestore.checking import checks
+from statestore.errors import InvalidValueError
+from statestore.values.markers import NEVER, NeverType
+
+_ZERO = timedelta(0)
+
+# When an entry expires, and when its row may go. A time that the caller gave is exact only if no clock of ours takes
+# part: PostgreSQL counts from that time, and SQLite, whose statements have our clock, from now.
+EXPIRES_POSTGRESQL = "(coalesce(CAST(:until AS timestamptz), $now) + CAST(:ttl AS interval))"
+KEPT_POSTGRESQL = "(coalesce(CAST(:until AS timestamptz), $now) + CAST(:keep AS interval))"
+EXPIRES_SQLITE, KEPT_SQLITE = "$later(:ttl)", "$later(:keep)"
+
+# Another end for an entry that stands, which stays stale for as long as it was to. PostgreSQL counts the difference in
+# seconds: in days, these would be as long as the server's time zone says.
+_STALE_POSTGRESQL = "make_interval(secs => coalesce(extract(epoch FROM e.keep_until - e.expires_at), 0))"
+_STALE_SQLITE = """coalesce(1000000
+        * (strftime('%s', substr(keep_until, 1, 19)) - strftime('%s', substr(expires_at, 1, 19)))
+        + substr(keep_until, 21, 6) - substr(expires_at, 21, 6), 0)"""
+ENDS_POSTGRESQL = f"expires_at = {EXPIRES_POSTGRESQL}, keep_until = {EXPIRES_POSTGRESQL} + {_STALE_POSTGRESQL}"
+ENDS_SQLITE = f"expires_at = {EXPIRES_SQLITE}, keep_until = $later(:ttl + {_STALE_SQLITE})"
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """From the write on or, with *until*, from that time on: so long, or for ever; and how much longer it is kept."""
+
+    ttl: timedelta | None
+    stale: timedelta = _ZERO
+    until: datetime | None = None
+
+    def params(self, now: datetime | None) -> dict[str, Any]:
+        """The parameters of the SQL above. *now* is None where the server's clock counts."""
+        ttl, until = self.ttl, self.until
+        if ttl is not None and until is not None and now is not None:
+            ttl, until = ttl + (until - now), None
+        return {"ttl": ttl, "keep": None if ttl is None else ttl + self.stale, "until": until}
+
+
+def checked(
+    ttl: Any,
+    default: timedelta | float | NeverType,
+    *,
+    now: datetime | None,
+    stale_ttl: Any = None,
+    argument: str = "ttl",
+) -> Lifetime:
+    """A caller's *ttl*, or the cache's default. Without *now*, an end that has passed is accepted."""
+    stale = seconds(stale_ttl, "stale_ttl", hint="use None for none") or _ZERO
+    wanted = default if ttl is None else ttl
+    if wanted is NEVER:
+        return Lifetime(None, stale)
+    if isinstance(wanted, datetime):
+        until = checks.optional_time(wanted, argument)
+        assert until is not None
+        if now is not None and until <= now:
+            raise InvalidValueError(argument, "is a time that has passed; use invalidate() to remove an entry")
+        if until - (now or datetime.now(UTC)) > checks.MAX_TTL:
+            raise InvalidValueError(argument, f"must be within {checks.MAX_TTL.days:,} days; use NEVER for no expiry")
+        return Lifetime(_ZERO, stale, until)
+    return Lifetime(seconds(wanted, argument, hint="use NEVER for no expiry"), stale)
+
+
+def seconds(value: Any, argument: str, *, hint: str) -> timedelta | None:
+    """A duration, also given in seconds."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            value = timedelta(seconds=value)
+        except (OverflowError, ValueError):
+            problem = f"must be a number of seconds, at most {checks.MAX_TTL.days:,} days; {hint}"
+            raise InvalidValueError(argument, problem) from None
+    return checks.ttl(value, argument, hint=hint)
