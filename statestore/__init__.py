@@ -36,7 +36,7 @@ from statestore.errors import (
     StoreClosedError,
     UnavailableError,
 )
-from statestore.values.cache import CacheEntry, CacheStats
+from statestore.values.cache import CacheEntry, CacheItem, CacheStats
 from statestore.values.conversations import ConversationState, SaveReport, Unsaved
 from statestore.values.history import Entry, EntryLike, NewEntry, Summary, Usage, Window
 from statestore.values.markers import MISSING, NEVER
@@ -110,6 +110,7 @@ __all__ = [
     "Cache",
     "CacheDayUsage",
     "CacheEntry",
+    "CacheItem",
     "CacheStats",
     "CommitUnknownError",
     "ConflictError",

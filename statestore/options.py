@@ -36,7 +36,7 @@ class JoinArguments(TypedDict, total=False):
     json: Literal["exact", "lenient"]
     cache_max_entries: int | None
     cache_max_bytes: int | None
-    cache_default_ttl: timedelta | NeverType
+    cache_default_ttl: timedelta | float | NeverType
     cache_compress_above: int
     content_hash_invalidation: bool
 
@@ -72,7 +72,7 @@ class StoreOptions:
     json: Literal["exact", "lenient"] = "exact"
     cache_max_entries: int | None = 1000
     cache_max_bytes: int | None = None
-    cache_default_ttl: timedelta | NeverType = timedelta(hours=1)
+    cache_default_ttl: timedelta | float | NeverType = timedelta(hours=1)
     cache_compress_above: int = codec.COMPRESS_ABOVE
     content_hash_invalidation: bool = True
     pool_size: int = 10
