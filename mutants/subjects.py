@@ -13,7 +13,7 @@ _CACHE = tuple(
     f"{_C}cache{name}.py"
     for name in (
         *("", "_invalidation", "_limits", "_statistics", "_transactions", "_flights", "_cancellation"),
-        *("_conditions", "_keys"),
+        *("_conditions", "_counters", "_keys", "_lifetimes"),
     )
 )
 _HISTORY = (f"{_C}history.py", f"{_C}idempotency.py", f"{_C}round_trips.py", "tests/concurrency/test_append_batches.py")

@@ -43,6 +43,7 @@ class CacheOperations(Operations):
     set = operation(CacheRepository.set)
     add = operation(CacheRepository.add)
     set_many = operation(CacheRepository.set_many)
+    increment = operation(CacheRepository.increment)
     touch = operation(CacheRepository.touch)
     exists = operation(CacheRepository.exists)
     ttl = operation(CacheRepository.ttl)

@@ -6,6 +6,7 @@ The key is a function that keeps the statements it has built. What is missing he
 from typing import Any
 
 from statestore.engine.sql import Statement
+from statestore.repositories.cache import counters as cache_counters
 from statestore.repositories.cache import listing as cache_listing
 from statestore.repositories.cache import statements as cache_statements
 from statestore.repositories.history import append_batches, appending, entry_reads, entry_rows
@@ -31,6 +32,8 @@ SHAPES: dict[Any, tuple[str, dict[str, Any]]] = {
         "the entries of an agent that have a tag, with their values, from the second page on",
         {"columns": "all", "filters": ("agent_name", "tag", "after"), "held": False},
     ),
+    cache_counters._count: ("of an entry that is given another end", {"ends": True}),
+    cache_counters._set_number: ("of an entry that is given another end", {"ends": True}),
     cache_statements.set_postgresql: (
         "several values, in a cache that is limited by the number of its entries and may be full",
         {"values": "several", "limited_by": "entries"},

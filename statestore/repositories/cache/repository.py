@@ -13,12 +13,13 @@ from statestore.engine.columns import Columns
 from statestore.engine.sql import Row, Statement
 from statestore.errors import InvalidValueError
 from statestore.repositories.cache.base import KEYS, LIVE, checked_keys, entry_columns
+from statestore.repositories.cache.counters import CacheCounters
 from statestore.repositories.cache.endings import CacheEndings
 from statestore.repositories.cache.holding import HELD
 from statestore.repositories.cache.invalidation import CacheInvalidation
 from statestore.repositories.cache.listing import CacheListing
 from statestore.repositories.cache.statistics import CacheStatistics
-from statestore.repositories.cache.writes import Attributes, CacheWrites, Condition
+from statestore.repositories.cache.writes import Attributes, Condition
 from statestore.values.cache import CacheEntry, CacheItem, CacheTtl
 from statestore.values.markers import NEVER
 
@@ -54,7 +55,7 @@ _RESTORE = Statement("""
     WHERE namespace = :namespace AND key = :key""")
 
 
-class CacheRepository(CacheWrites, CacheInvalidation, CacheEndings, CacheListing, CacheStatistics):
+class CacheRepository(CacheCounters, CacheInvalidation, CacheEndings, CacheListing, CacheStatistics):
     """The cache of a namespace."""
 
     @reads
