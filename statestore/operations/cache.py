@@ -1,9 +1,9 @@
 """Operations on the result cache."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 from statestore.checking import checks, exactjson
 from statestore.engine.async_database import AsyncRunner
@@ -11,10 +11,11 @@ from statestore.engine.calls import Call
 from statestore.engine.database import Runner
 from statestore.engine.flows import Do, Flow, NewSignal, Sleep, Wait, run, run_async
 from statestore.errors import DatabaseError, StateStoreError
-from statestore.operations import compute_claims, single_flight
+from statestore.operations import compute_claims, memoizing, single_flight
 from statestore.operations.base import AsyncGroup, Group, Operations, flow, operation
 from statestore.operations.cache_runner import AsyncCacheRunner, CacheRunner, not_claimed, not_kept
 from statestore.operations.compute_claims import TaskRenewals, ThreadRenewals
+from statestore.operations.memoizing import AsyncMemoized, Memoized
 from statestore.operations.single_flight import Flight, Flights, value_of
 from statestore.repositories.cache import keys
 from statestore.repositories.cache.compute_claims import CacheClaims, Found
@@ -23,6 +24,7 @@ from statestore.repositories.cache.repository import CacheRepository
 from statestore.values.cache import CacheTtl
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class _Asked(NamedTuple):
@@ -103,6 +105,13 @@ class CacheOperations(Operations):
         attributes = single_flight.checked(self._cache_runner.state, **attributes)
         look = {"stale_ttl": attributes["stale_ttl"], "agent_name": attributes["agent_name"], "count": True}
         return _Asked(key, compute, timeout, attributes, Call(CacheClaims.look, (key,), look))
+
+    def _memoizing(self, key: Any, *, ttl: CacheTtl | None, tags: Iterable[str]) -> dict[str, Any]:
+        """The arguments of `memoize`, checked, for `get_or_compute`."""
+        wanted = {"ttl": ttl, "tags": memoizing.checked(key, tags)}
+        rest = {"agent_name": None, "request": None, "content_hash": None, "metadata": None, "stale_ttl": None}
+        single_flight.checked(self._cache_runner.state.options, **wanted, **rest)
+        return wanted
 
     def _missed(self, asked: "_Asked", found: Found | None) -> Flow[Any]:
         """What `get_or_compute` returns when there is nothing, or only the stale entry *found*."""
@@ -266,6 +275,47 @@ class Cache(CacheOperations, Group):
         value = run(self._runner, self._missed(asked, found)) if found is None or found.stale else value_of(found)
         return value  # type: ignore[no-any-return]
 
+    def memoize(
+        self,
+        *,
+        ttl: CacheTtl | None = None,
+        tags: Iterable[str] = (),
+        key: Callable[..., str] | str | None = None,
+    ) -> Callable[[Callable[P, T]], Memoized[P, T]]:
+        """Keep the results of a function: a decorator. A call is `get_or_compute`: one computes, the others wait.
+
+        The function keeps its name, signature and types, and gets `key(…)`, the key for some arguments, and
+        `invalidate(…)`, which removes the result for them.
+
+        Args:
+            ttl: As for `set`, like *tags*.
+            tags: …
+            key: What results are kept under. By default it is made of the function's qualified name and of its
+                arguments, which have to be exact JSON: equal calls have equal keys, however the arguments are passed. A
+                name replaces that of the function, and keeps results when it is renamed. A function of the same
+                arguments returns the key itself: for arguments that are not JSON, such as the `self` of a method.
+
+        Raises:
+            InvalidValueError: The function is a coroutine function; or, when it is called, its arguments cannot make a
+                key. Nothing was computed.
+        """
+        wanted = self._memoizing(key, ttl=ttl, tags=tags)
+
+        def decorate(function: Callable[P, T]) -> Memoized[P, T]:
+            memoizing.check_function(function, is_async=False)
+            make = memoizing.key_maker(function, key)
+
+            def call(*args: P.args, **kwargs: P.kwargs) -> T:
+                return self.get_or_compute(make(*args, **kwargs), lambda: function(*args, **kwargs), **wanted)
+
+            def invalidate(*args: P.args, **kwargs: P.kwargs) -> int:
+                return self.invalidate(make(*args, **kwargs))
+
+            kept: Memoized[P, T] = memoizing.dressed(call, function, key=make, invalidate=invalidate)
+            return kept
+
+        return decorate
+
 
 class AsyncCache(CacheOperations, AsyncGroup):
     """As `Cache`, awaited."""
@@ -340,3 +390,28 @@ class AsyncCache(CacheOperations, AsyncGroup):
         if found is None or found.stale:
             return await run_async(self._runner, self._missed(asked, found))
         return value_of(found)  # type: ignore[no-any-return]
+
+    def memoize(
+        self,
+        *,
+        ttl: CacheTtl | None = None,
+        tags: Iterable[str] = (),
+        key: Callable[..., str] | str | None = None,
+    ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], AsyncMemoized[P, T]]:
+        """Keep the results of a coroutine function: a decorator. See `Cache.memoize`; `invalidate(…)` is awaited."""
+        wanted = self._memoizing(key, ttl=ttl, tags=tags)
+
+        def decorate(function: Callable[P, Coroutine[Any, Any, T]]) -> AsyncMemoized[P, T]:
+            memoizing.check_function(function, is_async=True)
+            make = memoizing.key_maker(function, key)
+
+            async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+                return await self.get_or_compute(make(*args, **kwargs), lambda: function(*args, **kwargs), **wanted)
+
+            async def invalidate(*args: P.args, **kwargs: P.kwargs) -> int:
+                return await self.invalidate(make(*args, **kwargs))
+
+            kept: AsyncMemoized[P, T] = memoizing.dressed(call, function, key=make, invalidate=invalidate)
+            return kept
+
+        return decorate
