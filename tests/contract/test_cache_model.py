@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from statestore import MISSING, NEVER
+from statestore import MISSING, NEVER, CacheItem
 from tests.support.clock import MovableClock
 
 common = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True, "database": None}
@@ -29,7 +29,8 @@ LIMIT = 5
 KEYS = st.sampled_from([f"k{n}" for n in range(8)])
 TAGS = st.sets(st.sampled_from(["t", "u", "v"]))
 NAMES = st.sampled_from([None, "a", "b"])
-TTLS = st.sampled_from([None, timedelta(seconds=10), timedelta(seconds=30), NEVER])
+TTLS = st.sampled_from([None, timedelta(seconds=10), 30, NEVER])
+AMOUNTS = st.sampled_from([1, 1, -3, 0.5])
 DEFAULT_TTL = timedelta(seconds=100)
 
 
@@ -42,6 +43,7 @@ class Held:
     expires_at: datetime | None
     used: int
     hits: int = 0
+    version: int = 0
 
 
 class Undo(Exception):
@@ -65,9 +67,12 @@ class CacheMachine(RuleBasedStateMachine):
         )
         self.groups = [self.store.cache]
         self.model: dict[str, Held] = {}
-        self.counts = dict.fromkeys(("hits", "misses", "sets"), 0)
+        self.counts = dict.fromkeys(("hits", "misses", "sets", "removed"), 0)
         self.ticks = itertools.count()
         self.values = itertools.count()
+        self.versions = itertools.count(1)
+        # Of a version of the model, what the store calls it.
+        self.known: dict[int, int] = {}
 
     @property
     def cache(self) -> Any:
@@ -79,12 +84,16 @@ class CacheMachine(RuleBasedStateMachine):
         now = self.clock.now
         return {key: held for key, held in self.model.items() if held.expires_at is None or held.expires_at > now}
 
+    def end(self, ttl: Any) -> datetime | None:
+        if isinstance(ttl, int):
+            ttl = timedelta(seconds=ttl)
+        return None if ttl is NEVER else self.clock.now + (DEFAULT_TTL if ttl is None else ttl)
+
     def put(self, key: str, value: Any, ttl: Any, **rest: Any) -> None:
-        ttl = DEFAULT_TTL if ttl is None else ttl
-        expires_at = None if ttl is NEVER else self.clock.now + ttl
         if key not in self.model and len(self.model) >= LIMIT:
             self.make_room(1)
-        self.model[key] = Held(value, expires_at=expires_at, used=next(self.ticks), **rest)
+        used, version = next(self.ticks), next(self.versions)
+        self.model[key] = Held(value, expires_at=self.end(ttl), used=used, version=version, **rest)
         self.counts["sets"] += 1
 
     def make_room(self, wanted: int, keep: tuple[str, ...] = ()) -> None:
@@ -136,6 +145,94 @@ class CacheMachine(RuleBasedStateMachine):
         if absent:
             self.put(key, value, ttl, tags=frozenset(tags), agent_name=None, content_hash=None)
 
+    @rule(key=KEYS, ttl=TTLS, tags=TAGS, only_if=st.sampled_from(["missing", "present"]))
+    def set_if(self, key: str, ttl: Any, tags: set[str], only_if: str) -> None:
+        value, expected = next(self.values), (key in self.live()) == (only_if == "present")
+        assert self.cache.set(key, value, ttl=ttl, tags=tags, only_if=only_if) is expected
+        if expected:
+            self.put(key, value, ttl, tags=frozenset(tags), agent_name=None, content_hash=None)
+
+    @rule(key=KEYS, other=KEYS, ttl=TTLS, tags=TAGS)
+    def set_version(self, key: str, other: str, ttl: Any, tags: set[str]) -> None:
+        """On the version of this key or, mostly in vain, of another one."""
+        value, live = next(self.values), self.live()
+        wanted = live[other].version if other in live else 0
+        expected = wanted == (live[key].version if key in live else 0)
+        version = self.known[wanted] if wanted else 0
+        assert self.cache.set(key, value, ttl=ttl, tags=tags, expected_version=version) is expected
+        if expected:
+            self.put(key, value, ttl, tags=frozenset(tags), agent_name=None, content_hash=None)
+
+    @rule(keys=st.lists(KEYS, unique=True, min_size=1, max_size=LIMIT), data=st.data(), ttl=TTLS, tags=TAGS)
+    def set_items(self, keys: list[str], data: st.DataObject, ttl: Any, tags: set[str]) -> None:
+        items = {key: CacheItem(next(self.values), ttl=data.draw(TTLS), tags=data.draw(TAGS)) for key in keys}
+        self.cache.set_many(items, ttl=ttl, tags=tags)
+        new = sum(key not in self.model for key in keys)
+        if new and len(self.model) + new > LIMIT:
+            self.make_room(new, keep=tuple(keys))
+        for key, item in items.items():
+            self.model.pop(key, None)
+            life = ttl if item.ttl is None else item.ttl
+            self.put(key, item.value, life, tags=frozenset({*tags, *item.tags}), agent_name=None, content_hash=None)
+
+    @rule(key=KEYS, by=AMOUNTS, ttl=TTLS)
+    def increment(self, key: str, by: float, ttl: Any) -> None:
+        held = self.live().get(key)
+        if held is None:
+            assert self.cache.increment(key, by, initial=100, ttl=ttl) == 100 + by
+            self.put(key, 100 + by, ttl, tags=frozenset(), agent_name=None, content_hash=None)
+            return
+        assert self.cache.increment(key, by, ttl=ttl) == held.value + by
+        self.model[key] = replace(
+            held,
+            value=held.value + by,
+            expires_at=held.expires_at if ttl is None else self.end(ttl),
+            used=next(self.ticks),
+            version=next(self.versions),
+            hits=0,
+        )
+        self.counts["sets"] += 1
+
+    @rule(key=KEYS, ttl=TTLS)
+    def touch(self, key: str, ttl: Any) -> None:
+        held = self.live().get(key)
+        assert self.cache.touch(key, ttl) is (held is not None)
+        if held is not None:
+            self.model[key] = replace(held, expires_at=self.end(ttl))
+
+    @rule(key=KEYS)
+    def pop(self, key: str) -> None:
+        expected = self.read(key)
+        self.counts["removed"] += expected is not MISSING
+        self.model.pop(key, None)
+        assert self.cache.pop(key, MISSING) == expected
+
+    @rule(key=KEYS)
+    def look(self, key: str) -> None:
+        held = self.live().get(key)
+        assert self.cache.exists(key) is (held is not None)
+        end = None if held is None else held.expires_at
+        assert self.cache.ttl(key) == (None if held is None else NEVER if end is None else end - self.clock.now)
+
+    @rule(keys=st.lists(KEYS, max_size=4))
+    def invalidate_many(self, keys: list[str]) -> None:
+        expected = self.remove_keys(lambda key: key in keys)
+        assert self.cache.invalidate_many(keys) == expected
+
+    @rule(prefix=st.sampled_from(["k", "k1", "k6", "x"]), often=st.integers(0, 3))
+    def invalidate_prefix(self, prefix: str, often: int) -> None:
+        if often == 0:
+            expected = self.remove_keys(lambda key: key.startswith(prefix))
+            assert self.cache.invalidate_prefix(prefix) == expected
+
+    def remove_keys(self, condition: Any) -> int:
+        living = self.live()
+        doomed = [key for key in self.model if condition(key)]
+        for key in doomed:
+            del self.model[key]
+        self.counts["removed"] += sum(key in living for key in doomed)
+        return sum(key in living for key in doomed)
+
     @rule(key=KEYS)
     def get(self, key: str) -> None:
         assert self.cache.get(key, MISSING) == self.read(key)
@@ -161,9 +258,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(key=KEYS)
     def invalidate(self, key: str) -> None:
-        expected = int(key in self.live())
-        self.model.pop(key, None)
-        assert self.cache.invalidate(key) == expected
+        assert self.cache.invalidate(key) == self.remove_keys(lambda one: one == key)
 
     @rule(tags=TAGS, match=st.sampled_from(["any", "all"]))
     def invalidate_tags(self, tags: set[str], match: str) -> None:
@@ -211,6 +306,12 @@ class CacheMachine(RuleBasedStateMachine):
             lambda: self.invalidate_tags(data.draw(TAGS), "any"),
             lambda: self.set_many(data.draw(st.lists(KEYS, unique=True, min_size=2, max_size=3)), None, {"t"}),
             self.evict,
+            lambda: self.increment(data.draw(KEYS), data.draw(AMOUNTS), data.draw(TTLS)),
+            lambda: self.set_if(data.draw(KEYS), None, data.draw(TAGS), "present"),
+            lambda: self.set_version(data.draw(KEYS), data.draw(KEYS), None, set()),
+            lambda: self.touch(data.draw(KEYS), data.draw(TTLS)),
+            lambda: self.pop(data.draw(KEYS)),
+            lambda: self.invalidate_many(data.draw(st.lists(KEYS, max_size=3))),
         ]
         with self.inside():
             for _ in range(length):
@@ -244,9 +345,15 @@ class CacheMachine(RuleBasedStateMachine):
         assert {entry.key: frozenset(entry.tags) for entry in entries} == {k: h.tags for k, h in expected.items()}
         assert {entry.key: entry.access_count for entry in entries} == {k: h.hits for k, h in expected.items()}
         assert {entry.key: entry.expires_at for entry in entries} == {k: h.expires_at for k, h in expected.items()}
+        assert self.cache.keys() == sorted(expected)
+        for entry in entries:
+            # The same write has the same version, and another write has another one.
+            assert self.known.setdefault(expected[entry.key].version, entry.version) == entry.version
+        assert len(set(self.known.values())) == len(self.known)
         stats = self.cache.stats()
         assert stats.entries == len(expected)
-        assert {"hits": stats.hits, "misses": stats.misses, "sets": stats.sets} == self.counts
+        counts = {"hits": stats.hits, "misses": stats.misses, "sets": stats.sets}
+        assert counts | {"removed": stats.invalidations["key"]} == self.counts
 
     def teardown(self) -> None:
         if hasattr(self, "store"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from statestore import NewEntry, Usage
+from statestore import CacheItem, NewEntry, Usage
 from tests.contract.test_close import OPERATIONS
 from tests.support.wire import Traffic
 
@@ -290,6 +290,15 @@ def priced(store: Store, s: str) -> None:
     store.prices.set(s, input_price=1.0, output_price=2.0)
 
 
+def versioned(store: Store, s: str) -> None:
+    cached(store, s)
+    ENTRIES[s] = store.cache.entry(s)
+
+
+def counter(store: Store, s: str) -> None:
+    store.cache.set(s, 1)
+
+
 def restored(store: Store, s: str) -> None:
     cached(store, s)
     ENTRIES[s] = store.cache.entry(s)
@@ -346,6 +355,32 @@ case(
     (5, 1),
 )
 case("cache.add", nothing, lambda store, s: store.cache.add(s, 1), ONE, (4, 1))
+case("cache.set, only if present", cached, lambda store, s: store.cache.set(s, 2, only_if="present"), ONE, (5, 1))
+case(
+    "cache.set, expected_version",
+    versioned,
+    lambda store, s: store.cache.set(s, 2, expected_version=ENTRIES[s].version),
+    ONE,
+    (5, 1),
+)
+case(
+    "cache.set_many, 3 items with lifetimes and tags",
+    nothing,
+    lambda store, s: store.cache.set_many({f"{s} {n}": CacheItem(n, ttl=n + 1, tags=["a"]) for n in range(3)}),
+    ONE,
+    (6, 1),
+)
+case("cache.increment, new", nothing, lambda store, s: store.cache.increment(s), Cost(2, 2, 2), (5, 1))
+case("cache.increment", counter, lambda store, s: store.cache.increment(s, ttl=HOUR), ONE, (4, 1))
+case("cache.increment, with tags", cached, lambda store, s: store.cache.increment(s), ONE, (5, 1))
+case("cache.increment, a fraction", counter, lambda store, s: store.cache.increment(s, 0.5), transaction(5), (4, 1))
+case("cache.touch", cached, lambda store, s: store.cache.touch(s, HOUR), ONE, (3, 1))
+case("cache.exists", cached, lambda store, s: store.cache.exists(s), ONE, (1, 1))
+case("cache.ttl", cached, lambda store, s: store.cache.ttl(s), ONE, (1, 1))
+case("cache.keys", cached, lambda store, s: store.cache.keys(prefix=s), ONE, (1, 1))
+case("cache.pop", cached, lambda store, s: store.cache.pop(s), ONE, (4, 1))
+case("cache.invalidate_many", cached, lambda store, s: store.cache.invalidate_many([s, "other"]), ONE, (4, 1))
+case("cache.invalidate_prefix", cached, lambda store, s: store.cache.invalidate_prefix(s), ONE, (4, 1))
 case("cache.restore", restored, lambda store, s: store.cache.restore(ENTRIES[s]), transaction(7), (7, 1))
 case("cache.invalidate", cached, lambda store, s: store.cache.invalidate(s), ONE, (4, 1))
 case("cache.invalidate_tag", cached, lambda store, s: store.cache.invalidate_tag(f"tag of {s}"), ONE, (4, 1))
