@@ -113,6 +113,19 @@ async def cache(store: AsyncStateStore) -> None:
     assert_type(await store.cache.get_or_compute(key, lambda: 1.5), float)
     assert_type(await store.cache.entry(key), CacheEntry | None)
     assert_type(await store.cache.invalidate_tag("weather"), int)
+    assert_type(await store.cache.increment("calls"), int | float)
+    assert_type(await store.cache.keys(), list[str])
+
+    def key_of(place: str, days: int = 1) -> str:
+        return f"{place}:{days}"
+
+    @store.cache.memoize(key=key_of)
+    async def forecast_of(place: str, days: int = 1) -> list[str]:
+        return [place] * days
+
+    assert_type(await forecast_of("Konstanz", days=2), list[str])
+    assert_type(forecast_of.key("Konstanz"), str)
+    assert_type(await forecast_of.invalidate("Konstanz"), int)
 
 
 async def book(tx: AsyncTransaction) -> int:

@@ -13,6 +13,7 @@ from statestore import (
     AgentUsage,
     Cache,
     CacheEntry,
+    CacheItem,
     CacheStats,
     DayUsage,
     Entry,
@@ -125,6 +126,26 @@ def cache(store: StateStore) -> None:
     assert_type(store.cache.entry(key), CacheEntry | None)
     assert_type(store.cache.invalidate_tag("weather"), int)
     assert_type(store.cache.stats(), CacheStats)
+    assert_type(store.cache.set(key, 1, ttl=60, only_if="missing"), bool)
+    assert_type(store.cache.set(key, 1, ttl=datetime.now(), expected_version=0), bool)
+    store.cache.set_many({"a": 1, "b": CacheItem(2, ttl=0.5, tags=["t"])})
+    assert_type(store.cache.increment("calls", ttl=HOUR), int | float)
+    assert_type(store.cache.touch(key, NEVER), bool)
+    assert_type(store.cache.exists(key), bool)
+    assert_type(store.cache.keys(prefix="a"), list[str])
+    assert_type(store.cache.invalidate_many([key]), int)
+    assert_type(store.cache.pop(key, default=None), Any)
+    left = store.cache.ttl(key)
+    if left is not None and left is not NEVER:
+        assert_type(left, timedelta)
+
+    @store.cache.memoize(ttl=60, tags=["weather"])
+    def forecast_of(place: str, *, days: int = 1) -> list[str]:
+        return [place] * days
+
+    assert_type(forecast_of("Konstanz", days=2), list[str])
+    assert_type(forecast_of.key("Konstanz"), str)
+    assert_type(forecast_of.invalidate("Konstanz", days=2), int)
 
 
 def book(tx: Transaction) -> int:

@@ -18,6 +18,10 @@ HOUR = timedelta(hours=1)
 HI = {"role": "user", "content": "Hi"}
 
 
+def forecast(place: str) -> str:
+    return place
+
+
 def arguments(store: StateStore) -> None:
     store.history.append("chat", HI)  # wrong: arg-type reportArgumentType
     store.history.append("chat", "Hi")  # wrong: arg-type reportArgumentType
@@ -27,6 +31,8 @@ def arguments(store: StateStore) -> None:
     store.history.read("chat", 20)  # wrong: call-arg reportCallIssue
     store.state.set("chat", "seats", 8, ttl=60)  # wrong: arg-type reportArgumentType
     store.cache.get_or_compute("key", 42)  # wrong: arg-type reportArgumentType
+    store.cache.set("key", 1, only_if="absent")  # wrong: arg-type reportArgumentType
+    store.cache.memoize()(forecast)(place=5)  # wrong: arg-type reportArgumentType
     store.sessions.set_status("chat", "sleeping")  # wrong: arg-type reportArgumentType
     store.sessions.acquire("chat", owner="worker-1", ttl=30)  # wrong: arg-type reportArgumentType
     store.usage.by_day(since="2026-01-01")  # wrong: arg-type reportArgumentType

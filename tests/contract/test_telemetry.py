@@ -75,7 +75,7 @@ COUNTED: dict[str, tuple[Callable[[Store], Any], int | None]] = {
     "state.clear": (lambda store: store.state.clear("s"), 2),
     "cache.get": (lambda store: store.cache.get("key"), None),
     "cache.get_many": (lambda store: store.cache.get_many(["key", "none"]), 1),
-    "cache.set": (lambda store: store.cache.set("new", [1, 2, 3]), None),
+    "cache.set": (lambda store: store.cache.set("new", [1, 2, 3]), 1),
     "cache.get_or_compute": (lambda store: store.cache.get_or_compute("key", lambda: 1), None),
     "cache.invalidate": (lambda store: store.cache.invalidate("key"), 1),
     "usage.by_day": (lambda store: store.usage.by_day(), 1),
