@@ -3,7 +3,9 @@
 Both ways to migrate come through here. `statestore.migrate` passes a target; the `alembic` command of a checkout names
 it:
 
-    alembic -x url=postgresql://… [-x schema=statestore] upgrade head [--sql]      (or STATESTORE_URL)
+    alembic [-x url=postgresql://…] [-x schema=statestore] upgrade head [--sql]
+
+Without a url it is that of STATESTORE_URL, or else sqlite:///statestore.db, as everywhere.
 """
 
 import hashlib
@@ -18,7 +20,6 @@ from datetime import timedelta
 from typing import Any
 
 from alembic import context
-from alembic.util import CommandError
 from sqlalchemy import (
     DDL,
     Connection,
@@ -37,7 +38,7 @@ from sqlalchemy.schema import CreateSchema, DropSchema, DropTable
 
 from statestore import migrate
 from statestore.checking import checks
-from statestore.engine import migration_targets, sqlite_files
+from statestore.engine import engines, migration_targets, sqlite_files
 from statestore.errors import InvalidValueError, SchemaError, UnavailableError
 from statestore.schema import DEFAULT_SCHEMA, VERSION_TABLE, comparison, metadata
 
@@ -75,10 +76,8 @@ def main() -> None:
 
 
 def named_url() -> str:
-    url = arguments.get("url") or os.environ.get("STATESTORE_URL") or config.get_main_option("sqlalchemy.url")
-    if not url:
-        raise CommandError("no database was named; pass -x url=… or set STATESTORE_URL")
-    return str(url)
+    named = arguments.get("url") or os.environ.get("STATESTORE_URL") or config.get_main_option("sqlalchemy.url")
+    return str(named or engines.DEFAULT_URL)
 
 
 def is_writing() -> bool:
@@ -177,9 +176,16 @@ def write_sql(target: Engine | Connection) -> None:
         context.execute(f"SET lock_timeout = {milliseconds(lock_timeout)}")
         context.execute("SET statement_timeout = 0")
         if context.get_starting_revision_argument() is None:
-            context.execute(CreateSchema(schema, if_not_exists=True))
+            create = f"CREATE SCHEMA {quoted()}; COMMENT ON SCHEMA {quoted()} IS '{SCHEMA_COMMENT}'"
+            context.execute(block(f"NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = {literal(schema)})", create))
     with context.begin_transaction():
         context.run_migrations()
+    if context.get_starting_revision_argument() is not None and context.get_revision_argument() is None:
+        versions = Table(VERSION_TABLE, MetaData(), schema=schema if on_postgresql else None)
+        context.execute(DropTable(versions))
+        if on_postgresql:
+            droppable = DROPPABLE.format(schema=literal(schema), comment=literal(SCHEMA_COMMENT))
+            context.execute(block(f"EXISTS ({droppable})", f"DROP SCHEMA {quoted()}"))
     if not on_postgresql:
         context.static_output("-- The next statement lists rows without a parent; there should be none.")
         context.execute("PRAGMA foreign_key_check")
@@ -332,9 +338,30 @@ def create_schema(connection: Connection) -> None:
     # Checked first: CREATE SCHEMA IF NOT EXISTS needs the right to create schemas even if there is nothing to do.
     if connection.scalar(text("SELECT 1 FROM pg_namespace WHERE nspname = :schema"), {"schema": schema}):
         return
-    name = schema.replace('"', '""').replace("%", "%%")
     connection.execute(CreateSchema(schema, if_not_exists=True))
-    connection.execute(DDL(f"COMMENT ON SCHEMA \"{name}\" IS '{SCHEMA_COMMENT}'"))
+    connection.execute(DDL(f"COMMENT ON SCHEMA {quoted()} IS {literal(SCHEMA_COMMENT)}".replace("%", "%%")))
+
+
+# The schema, if we made it and nothing is left in it.
+DROPPABLE = """
+    SELECT 1 FROM pg_namespace AS namespace
+    WHERE nspname = {schema} AND obj_description(oid, 'pg_namespace') = {comment}
+      AND NOT EXISTS (SELECT FROM pg_depend
+                      WHERE refclassid = 'pg_namespace'::regclass AND refobjid = namespace.oid)
+"""
+
+
+def block(condition: str, then: str) -> DDL:
+    """A statement that does something on a condition, for `--sql`."""
+    return DDL(f"DO $statestore$ BEGIN IF {condition} THEN {then}; END IF; END $statestore$".replace("%", "%%"))
+
+
+def quoted() -> str:
+    return '"' + schema.replace('"', '""') + '"'
+
+
+def literal(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
 
 
 def remove_traces(connection: Connection) -> None:
@@ -343,12 +370,7 @@ def remove_traces(connection: Connection) -> None:
     connection.execute(DropTable(Table(VERSION_TABLE, MetaData(), schema=schema if on_postgresql else None)))
     if not on_postgresql:
         return
-    droppable = """
-        SELECT 1 FROM pg_namespace AS namespace
-        WHERE nspname = :schema AND obj_description(oid, 'pg_namespace') = :comment
-          AND NOT EXISTS (SELECT FROM pg_depend
-                          WHERE refclassid = 'pg_namespace'::regclass AND refobjid = namespace.oid)
-    """
+    droppable = DROPPABLE.format(schema=":schema", comment=":comment")
     if connection.scalar(text(droppable), {"schema": schema, "comment": SCHEMA_COMMENT}):
         connection.execute(DropSchema(schema))
 

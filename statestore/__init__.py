@@ -40,6 +40,7 @@ from statestore.values.cache import CacheEntry, CacheItem, CacheStats
 from statestore.values.conversations import ConversationState, SaveReport, Unsaved
 from statestore.values.history import Entry, EntryLike, NewEntry, Summary, Usage, Window
 from statestore.values.markers import MISSING, NEVER
+from statestore.values.namespaces import NamespaceInfo, NamespaceReceipt
 from statestore.values.operations import Operation
 from statestore.values.prices import ModelPrice
 from statestore.values.sessions import (
@@ -131,6 +132,8 @@ __all__ = [
     "Lineage",
     "ModelPrice",
     "ModelUsage",
+    "NamespaceInfo",
+    "NamespaceReceipt",
     "NewEntry",
     "NewSession",
     "NotFoundError",

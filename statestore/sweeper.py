@@ -65,6 +65,7 @@ class Sweeper:
         time_budget: timedelta | None = None,
         on_sweep: Callable[[SweepReport], object] | None = None,
         on_error: Callable[[StateStoreError], object] | None = None,
+        all_namespaces: bool = False,
     ) -> None:
         """Create a sweeper; nothing happens before `start`.
 
@@ -78,6 +79,7 @@ class Sweeper:
             on_sweep: Called with the report of each sweep, in the thread or task that sweeps; it may stop the sweeper.
                 With an `AsyncStateStore` it may be a coroutine function, and is awaited.
             on_error: Called in the same way with the error of a sweep that the database failed, which is also logged.
+            all_namespaces: As for `StateStore.sweep`: sweep all namespaces of the database.
 
         Raises:
             InvalidValueError: An argument is invalid.
@@ -94,6 +96,7 @@ class Sweeper:
         self._jitter = (every / 10 if jitter is None else _not_negative(jitter)).total_seconds()
         self._batch_size = checks.count(batch_size, "batch_size", least=1)
         self._time_budget = checks.ttl(time_budget, "time_budget")
+        self._all_but = store.namespace if all_namespaces else None
         self._on_sweep = on_sweep
         self._on_error = on_error
         self._current: _Run | None = None
@@ -206,6 +209,7 @@ class Sweeper:
             progress=None,
             look_for_unseen=look,
             stopped=run.stopping.is_set,
+            all_but=self._all_but,
         )
 
     def _report(self, report: SweepReport) -> object:

@@ -13,6 +13,7 @@ from statestore.cli.exporting import conexus, export, promptkit, statestore_file
 from statestore.cli.fork import fork
 from statestore.cli.importing import import_
 from statestore.cli.migrate import migrate
+from statestore.cli.namespaces import namespaces
 from statestore.cli.options import examples
 from statestore.cli.output import Failure
 from statestore.cli.prices import prices
@@ -70,6 +71,7 @@ for command in (
     cache,
     sweep,
     retention,
+    namespaces,
     vacuum,
     report,
     prices,

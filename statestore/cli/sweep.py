@@ -34,6 +34,7 @@ _NOUNS = {
         "statestore sweep --dry-run",
         "statestore sweep --every 60s",
         "statestore sweep --namespace tenant-1 --time-budget 30s --json",
+        "statestore sweep --all-namespaces --every 5m",
     )
 )
 @click.option("--every", type=Duration(), metavar="DURATION", help="Repeat until stopped, with this pause: 60s, 5m.")
@@ -48,6 +49,7 @@ _NOUNS = {
     metavar="N",
     help="How many cache entries to leave.  [default: all that have not expired]",
 )
+@click.option("--all-namespaces", is_flag=True, help="Sweep all namespaces of the database.")
 @store_options
 @json_option
 def sweep(
@@ -57,6 +59,7 @@ def sweep(
     batch_size: int,
     time_budget: timedelta | None,
     cache_max_entries: int | None,
+    all_namespaces: bool,
     as_json: bool,
 ) -> None:
     """Delete what has expired, and sessions that were idle for longer than the namespace's retention allows.
@@ -71,17 +74,26 @@ def sweep(
         raise click.UsageError("--every and --dry-run cannot be combined.")
     with database.open(cache_max_entries=cache_max_entries) as store:
         if every is not None:
-            _sweep_until_stopped(store, every, batch_size, time_budget, as_json)
+            _sweep_until_stopped(store, every, batch_size, time_budget, as_json, all_namespaces)
             return
         with _Progress(dry_run) as progress:
             report = store.sweep(
-                batch_size=batch_size, time_budget=time_budget, dry_run=dry_run, progress=progress.show
+                batch_size=batch_size,
+                time_budget=time_budget,
+                dry_run=dry_run,
+                progress=progress.show,
+                all_namespaces=all_namespaces,
             )
     _print(report, as_json)
 
 
 def _sweep_until_stopped(
-    store: "StateStore", every: timedelta, batch_size: int, time_budget: timedelta | None, as_json: bool
+    store: "StateStore",
+    every: timedelta,
+    batch_size: int,
+    time_budget: timedelta | None,
+    as_json: bool,
+    all_namespaces: bool,
 ) -> None:
     from statestore.sweeper import Sweeper
 
@@ -104,6 +116,7 @@ def _sweep_until_stopped(
             jitter=timedelta(0),
             batch_size=batch_size,
             time_budget=time_budget,
+            all_namespaces=all_namespaces,
             on_sweep=show,
             on_error=lambda error: click.echo(f"error: {error}; the next sweep runs as planned", err=True),
         )

@@ -196,3 +196,17 @@ class Call:
 
     def __call__(self, link: Link) -> Any:
         return self.method(self.repository(link, self), *self.args, **self.kwargs)
+
+
+class NamespaceCall(Call):
+    """A call for another namespace than the store's. Not for operations that are carried out in batches."""
+
+    __slots__ = ("namespace",)
+
+    def __init__(self, namespace: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        super().__init__(method, args, kwargs)
+        self.namespace = namespace
+
+    def __call__(self, link: Link) -> Any:
+        with link.within(self.namespace):
+            return super().__call__(link)

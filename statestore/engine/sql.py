@@ -7,8 +7,9 @@ its `Connection.execute` costs a one-statement operation as much again as the da
 """
 
 import re
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -314,6 +315,16 @@ class Link:
     def begin_operation(self) -> None:
         """What follows is another operation, at another time."""
         self._now = self._common = None
+
+    @contextmanager
+    def within(self, namespace: str) -> Iterator[None]:
+        """Work on another namespace than the store's, of which nothing is remembered."""
+        before = self.settings
+        self.settings, self._common = replace(before, namespace=namespace, families={}), None
+        try:
+            yield
+        finally:
+            self.settings, self._common = before, None
 
     def now(self) -> datetime | None:
         """The time of the operation, to hand to statements; None where the server's own clock is used."""

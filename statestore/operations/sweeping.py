@@ -1,16 +1,19 @@
 """Sweeps: their steps, in which order, and when they end."""
 
+import random
 import time
 from collections.abc import Callable, Generator
 from datetime import timedelta
 from typing import Any, Protocol, TypeAlias
 
 from statestore.checking import checks
-from statestore.engine.calls import Call
+from statestore.engine.calls import Call, NamespaceCall
 from statestore.engine.flows import Do, Flow, empty_log
-from statestore.operations.base import Operations, flow, operation
+from statestore.operations.base import flow, operation
+from statestore.operations.namespaces import Namespaces
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.due import DueRepository
+from statestore.repositories.expiry.namespaces import NamespaceRepository
 from statestore.values.usage import SweepKind, SweepReport, Swept
 
 Progress: TypeAlias = Callable[[SweepReport], None]
@@ -26,25 +29,34 @@ def sweep(
     progress: Progress | None,
     look_for_unseen: bool = True,
     stopped: Callable[[], bool] = lambda: False,
+    all_but: str | None = None,
 ) -> Flow[SweepReport]:
-    """Delete everything that is due."""
+    """Delete everything that is due; with *all_but*, the store's own namespace, in all others too."""
     checks.count(batch_size, "batch_size", least=1)
     checks.ttl(time_budget, "time_budget")
     tally = _Tally(time_budget, dry_run, progress, stopped)
-    if dry_run:
-        tally.add((yield Call(DueRepository.due)))
-        return tally.report()
-    steps: list[tuple[Callable[..., Batch], dict[str, Any]]] = [
-        (DueRepository.end_idle, {}),
-        (DueRepository.sweep_sessions, {}),
-        (DueRepository.sweep_state, {}),
-        (DueRepository.sweep_cache, {}),
-        (DueRepository.sweep_overflow, {}),
-    ]
-    if look_for_unseen:
-        steps.append((DueRepository.sweep_unseen, {}))
-    yield from _run(steps, batch_size, tally)
+    others = [] if all_but is None else [name for name in (yield Call(NamespaceRepository.names)) if name != all_but]
+    # In another order each time: a time budget would otherwise always leave the same ones for later.
+    for namespace in (None, *random.sample(others, len(others))):
+        if dry_run:
+            tally.add((yield _call(namespace, DueRepository.due, overflow=namespace is None)))
+            continue
+        steps: list[tuple[Callable[..., Batch], dict[str, Any]]] = [
+            (DueRepository.end_idle, {}),
+            (DueRepository.sweep_sessions, {}),
+            (DueRepository.sweep_state, {}),
+            (DueRepository.sweep_cache, {}),
+        ]
+        if namespace is None:  # The limits of the cache are the store's: others may have others.
+            steps.append((DueRepository.sweep_overflow, {}))
+        if look_for_unseen:
+            steps.append((DueRepository.sweep_unseen, {}))
+        yield from _run(steps, batch_size, tally, namespace)
     return tally.report()
+
+
+def _call(namespace: str | None, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
+    return Call(method, args, kwargs) if namespace is None else NamespaceCall(namespace, method, *args, **kwargs)
 
 
 def inactive(max_inactivity: timedelta) -> Flow[SweepReport]:
@@ -65,7 +77,10 @@ def expired() -> Flow[SweepReport]:
 
 
 def _run(
-    steps: list[tuple[Callable[..., Batch], dict[str, Any]]], batch_size: int, tally: "_Tally"
+    steps: list[tuple[Callable[..., Batch], dict[str, Any]]],
+    batch_size: int,
+    tally: "_Tally",
+    namespace: str | None = None,
 ) -> Generator[Call, Batch, None]:
     for step, arguments in steps:
         after: tuple[Any, ...] | None = ()
@@ -74,7 +89,7 @@ def _run(
                 tally.complete = False
                 return
             place = {} if step is DueRepository.end_idle else {"after": after}
-            batch = yield Call(step, (batch_size,), {**place, **arguments})
+            batch = yield _call(namespace, step, batch_size, **place, **arguments)
             tally.add(batch)
             after = batch.after
 
@@ -122,9 +137,10 @@ class _Store(Protocol):
 
     cache: Any
     _runner: Any
+    _namespace: str
 
 
-class Sweeping(Operations):
+class Sweeping(Namespaces):
     """Removing what has expired, as operations of a store."""
 
     retention = operation(DueRepository.retention)
@@ -138,6 +154,7 @@ class Sweeping(Operations):
         time_budget: timedelta | None = None,
         dry_run: bool = False,
         progress: Progress | None = None,
+        all_namespaces: bool = False,
     ) -> Flow[SweepReport]:
         """Delete what is due, in short transactions.
 
@@ -152,12 +169,20 @@ class Sweeping(Operations):
             time_budget: Start no further batch after this time; the next sweep does what is left.
             dry_run: Only count what would be deleted. The count is exact if nothing else happens meanwhile.
             progress: Called after each batch with the report so far.
+            all_namespaces: Sweep all namespaces of the database, each by its own retention. The limits of the cache are
+                this store's, and hold for its own namespace only.
 
         Raises:
             DatabaseError: The database failed. What was deleted before stays deleted.
         """
         yield Do(self.cache.flush)  # Recent hits must count, so that those entries stay.
-        report = yield from sweep(batch_size=batch_size, time_budget=time_budget, dry_run=dry_run, progress=progress)
+        report = yield from sweep(
+            batch_size=batch_size,
+            time_budget=time_budget,
+            dry_run=dry_run,
+            progress=progress,
+            all_but=self._namespace if all_namespaces else None,
+        )
         if not dry_run and any(swept.rows for swept in report.kinds.values()):
             yield from empty_log(self._runner)
         return report

@@ -27,13 +27,13 @@ DECIDED = "prefer-text-field,prefer-bigint-over-int"
 
 
 def alembic(
-    *arguments: str, url: str | None = None, checkout: Path = conftest.CHECKOUT
+    *arguments: str, url: str | None = None, checkout: Path = conftest.CHECKOUT, cwd: Path = Path("/")
 ) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "STATESTORE_URL"}
     if url is not None:
         environment["STATESTORE_URL"] = url
     command = [sys.executable, "-W", "error", "-m", "alembic", "-c", str(checkout / "alembic.ini"), *arguments]
-    return subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
 def succeeded(done: subprocess.CompletedProcess[str]) -> str:
@@ -67,10 +67,10 @@ def test_looking_changes_nothing(empty_database_url: str) -> None:
             assert connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = 'statestore'").fetchall() == []
 
 
-def test_without_a_url_the_command_asks_for_one() -> None:
-    done = alembic("upgrade", "head")
-    assert done.returncode != 0
-    assert "STATESTORE_URL" in done.stderr + done.stdout
+def test_without_a_url_the_command_takes_the_default(tmp_path: Path) -> None:
+    succeeded(alembic("upgrade", "head", cwd=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["statestore.db"]
+    migrate.check(f"sqlite:///{tmp_path / 'statestore.db'}")
 
 
 def test_the_command_shows_no_password(empty_postgres_url: str) -> None:
@@ -89,10 +89,11 @@ def test_the_sql_for_sqlite_makes_the_same_schema(empty_sqlite_url: str, tmp_pat
     assert structure(f"sqlite:///{path}") == structure(empty_sqlite_url)
     migrate.check(f"sqlite:///{path}")
 
-    back = succeeded(alembic("downgrade", f"{HEAD_REVISION}:base", "--sql", url=empty_sqlite_url))
+    back = succeeded(alembic("downgrade", "head:base", "--sql", url=empty_sqlite_url))
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(back)
     assert migrate.current(f"sqlite:///{path}") is None
+    assert tables(f"sqlite:///{path}") == set()
 
 
 @pytest.mark.parametrize("schema", ["statestore", pytest.param('Agent "x" 50%', marks=reads_quotes)])
@@ -103,7 +104,11 @@ def test_the_sql_for_postgresql_makes_the_same_schema(empty_postgres_url: str, s
     migrate.check(url, schema=schema)
     assert migrate.differences(url, schema=schema) == []
     by_hand = structure(url, schema)
-    run_sql(url, f"""DROP SCHEMA "{schema.replace('"', '""')}" CASCADE""")
+    back = ("-x", f"schema={schema}", "downgrade", "head:base", "--sql")
+    run_sql(url, succeeded(alembic(*back, url="postgresql://nowhere/none")))
+    assert tables(url, schema) == set()
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [schema]).fetchall() == []
     migrate.upgrade(url, schema=schema)
     assert structure(url, schema) == by_hand
 

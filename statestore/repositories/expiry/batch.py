@@ -1,6 +1,7 @@
 """What a step of a sweep hands to the next one."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from statestore.values.usage import SweepKind, Swept
@@ -31,3 +32,12 @@ class Batch:
     def add(self, kind: SweepKind, rows: int, size: Any = 0) -> None:
         if rows or size:
             self.kinds[kind] = self.kinds.get(kind, Swept()) + Swept(int(rows), int(size or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceBatch:
+    """What one step of dropping a namespace has done; `after` says where the next one goes on, None at the end."""
+
+    deleted: int = 0
+    after: str | None = None
+    at: datetime | None = None

@@ -59,8 +59,11 @@ class DueRepository(ExpiryRepository):
     """Counts what is due."""
 
     @reads
-    def due(self) -> Batch:
-        """What a sweep would delete now, exactly, if nobody else were to do anything meanwhile."""
+    def due(self, overflow: bool = True) -> Batch:
+        """What a sweep would delete now, exactly, if nobody else were to do anything meanwhile.
+
+        *overflow*: count what is beyond the cache's limits, too.
+        """
         batch = Batch()
         # None is idle where there is no policy: nothing is older than the earliest time.
         idle = self._idle(None) or endings.idle_params(EARLIEST, checks.MAX_TTL)
@@ -70,7 +73,8 @@ class DueRepository(ExpiryRepository):
         batch.add("history_entries", *(self._link.one(_ENTRIES, **doomed) or (0, 0)))
         batch.add("expired_state", *(self._link.one(_STATE, **doomed) or (0, 0)))
         batch.add("expired_cache", *(self._link.one(_CACHE) or (0, 0)))
-        batch.add("cache_overflow", *(self._link.one(_OVERFLOW, excess=self._excess()) or (0, 0)))
+        if overflow:
+            batch.add("cache_overflow", *(self._link.one(_OVERFLOW, excess=self._excess()) or (0, 0)))
         every = {"after_id": "", "last_id": "\U0010ffff" * checks.MAX_KEY_LENGTH}
         batch.add("unseen_entries", *(self._link.one(_UNSEEN, **doomed, **every) or (0, 0)))
         return batch

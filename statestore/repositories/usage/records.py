@@ -46,8 +46,8 @@ def _insert(parameter: str, also: str = "") -> str:
 _STORED = ", ".join(f"r.{name}" for name in _KINDS)
 _INSERT_POSTGRESQL = _insert("CAST(:{} AS {})")
 _INSERT = Statement(postgresql=_INSERT_POSTGRESQL, sqlite=_insert(":{}"))
-_FIND = Statement(f"""
-    SELECT {_STORED} FROM $usage_records AS r WHERE r.namespace = CAST(:namespace AS varchar) AND r.record_id = CAST(:record_id AS varchar)""")
+_IS_IT = "r.namespace = CAST(:namespace AS varchar) AND r.record_id = CAST(:record_id AS varchar)"
+_FIND = Statement(f"SELECT {_STORED} FROM $usage_records AS r WHERE {_IS_IT}")
 
 
 def _insert_or_find(also: str) -> Statement:
@@ -56,7 +56,7 @@ def _insert_or_find(also: str) -> Statement:
         postgresql=f"""
     WITH added AS ({_INSERT_POSTGRESQL.replace("WHERE true", f"WHERE true{also}")} RETURNING 1)
     SELECT (SELECT count(*) FROM added), r.record_id, {_STORED} FROM (SELECT 1) AS one
-    LEFT JOIN $usage_records AS r ON r.namespace = CAST(:namespace AS varchar) AND r.record_id = CAST(:record_id AS varchar)"""
+    LEFT JOIN $usage_records AS r ON {_IS_IT}"""
     )
 
 

@@ -1,0 +1,144 @@
+"""The namespaces of a database, and deleting one whole."""
+
+from statestore.engine.calls import reads, reported_as, writes
+from statestore.engine.columns import Columns, fields_of
+from statestore.engine.sql import Statement
+from statestore.errors import ConflictError
+from statestore.repositories.base import Repository
+from statestore.repositories.expiry.batch import NamespaceBatch
+from statestore.repositories.sessions import endings, lease_checks, segments, session_rows
+from statestore.schema.column_types import UtcTime
+from statestore.values.namespaces import NamespaceInfo
+
+_INFO = Columns(None, *fields_of(NamespaceInfo), types={"last_activity_at": UtcTime})
+# Prices and settings may stand alone; of these, `prices` only counts changes.
+_NAMESPACES = Statement(f"""
+    SELECT {_INFO.select(sessions="CAST(sum(n.sessions) AS bigint)", entries="CAST(sum(n.entries) AS bigint)",
+        bytes="CAST(sum(n.bytes) AS bigint)", last_activity_at="max(n.last_activity_at)")}
+    FROM (
+        SELECT u.namespace AS name, CASE WHEN u.table_name = 'sessions' THEN u.row_count ELSE 0 END AS sessions,
+            CASE WHEN u.table_name = 'history_entries' THEN u.row_count ELSE 0 END AS entries,
+            coalesce(u.bytes, 0) AS bytes, NULL AS last_activity_at
+        FROM $storage_usage AS u
+        UNION ALL
+        SELECT s.namespace, 0, 0, 0, max(s.last_activity_at) FROM $sessions AS s GROUP BY s.namespace
+        UNION ALL SELECT DISTINCT p.namespace, 0, 0, 0, NULL FROM $model_prices AS p WHERE p.namespace <> ''
+        UNION ALL SELECT DISTINCT p.namespace, 0, 0, 0, NULL FROM $store_settings AS p
+            WHERE p.namespace <> '' AND p.name <> 'prices'
+        UNION ALL SELECT DISTINCT c.namespace, 0, 0, 0, NULL FROM $cache_ledger AS c) AS n
+    GROUP BY n.name ORDER BY n.name""")  # fmt: skip
+
+# In which there may be something to sweep. From one to the next in the primary key: they are few, and their rows many.
+_SWEEPABLE = ("sessions", "shared_state", "cache_entries")
+_FIRST = " UNION ALL ".join(f"SELECT min(t.namespace) AS name FROM ${table} AS t" for table in _SWEEPABLE)
+_NEXT = " UNION ALL ".join(
+    f"SELECT min(t.namespace) AS name FROM ${table} AS t WHERE t.namespace > :after" for table in _SWEEPABLE
+)
+_FIRST_NAME = Statement(f"SELECT min(name) FROM ({_FIRST}) AS firsts")
+_NEXT_NAME = Statement(f"SELECT min(name) FROM ({_NEXT}) AS nexts")
+
+_LEASED = Statement(f"""
+    SELECT count(*) FROM $sessions AS s WHERE s.namespace = :namespace AND NOT ({lease_checks.FREE}) AND $live""")
+_HIDE = Statement(
+    postgresql=f"""
+    UPDATE $sessions AS s SET ttl = :deleted, {endings.END}
+    FROM (SELECT s.session_id FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id > :after
+        ORDER BY s.session_id LIMIT :limit) AS page
+    WHERE s.namespace = :namespace AND s.session_id = page.session_id
+    RETURNING s.session_id""",
+    sqlite=f"""
+    UPDATE $sessions SET ttl = :deleted, {endings.END} WHERE namespace = :namespace AND session_id IN (
+        SELECT s.session_id FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id > :after
+        ORDER BY s.session_id LIMIT :limit)
+    RETURNING session_id""",
+)
+
+# What refers to others first.
+TABLES = (
+    "session_list_items",
+    "session_lists",
+    "state_entries",
+    "summaries",
+    "session_segments",
+    "history_entries",
+    "sessions",
+    "shared_state",
+    "cache_tags",
+    "cache_entries",
+    "cache_claims",
+    "cache_ledger",
+    "usage_records",
+    "usage_ledger",
+    "model_prices",
+    "store_settings",
+)
+
+
+def _delete(table: str) -> Statement:
+    # How often prices have changed stays: stores that are open would take a number that they know for the same prices.
+    found = f"FROM ${table} WHERE namespace = :namespace" + (" AND name <> 'prices'" * (table == "store_settings"))
+    return Statement(
+        postgresql=f"DELETE FROM ${table} WHERE ctid = ANY (array(SELECT ctid {found} LIMIT :limit))",
+        sqlite=f"DELETE FROM ${table} WHERE rowid IN (SELECT rowid {found} LIMIT :limit)",
+    )
+
+
+_DELETE = {table: _delete(table) for table in TABLES}
+_PRICES_ARE_GONE = Statement("""
+    UPDATE $store_settings SET value = value + 1 WHERE namespace = :namespace AND name = 'prices'""")
+
+
+class NamespaceRepository(Repository, group="store"):
+    """The namespaces of a database."""
+
+    @reads
+    def namespaces(self) -> list[NamespaceInfo]:
+        """All namespaces of the database, by name: what each of them holds.
+
+        The store's own namespace does not restrict this, nor `drop_namespace` and sweeps of all namespaces, which are
+        for the operator of the database. A namespace is a filter in statestore's code, not a barrier between tenants;
+        whoever can use the database can open a store of any namespace. All rows are counted, so this takes as long as
+        reading the tables.
+        """
+        return [NamespaceInfo(**_INFO.named(self._link.dialect, row)) for row in self._link.all(_NAMESPACES)]
+
+    @reported_as("store.sweep")
+    @reads
+    def names(self) -> list[str]:
+        """The namespaces in which there may be something to sweep."""
+        found: list[str] = []
+        row = self._link.one(_FIRST_NAME)
+        while row is not None and row[0] is not None:
+            found.append(row[0])
+            row = self._link.one(_NEXT_NAME, after=found[-1])
+        return found
+
+    @reported_as("store.drop_namespace")
+    @writes
+    def hide(self, limit: int, after: str = "") -> NamespaceBatch:
+        """Hide up to *limit* sessions of the namespace behind *after*.
+
+        Raises:
+            ConflictError: At the first batch: somebody works with a session, under a lease. Nothing was written.
+        """
+        if not after:
+            (leased,) = self._link.one(_LEASED, latest_lease=lease_checks.LATEST) or (0,)
+            if leased:
+                namespace = self._link.settings.namespace
+                problem = f"{leased} sessions of namespace {namespace!r} are under a lease"
+                raise ConflictError(f"{problem}; stop who works with them, or wait until the leases end")
+        segments.lock_all(self._link)
+        marks = {"deleted": endings.DELETED, "back": endings.BACK}
+        found = [session_id for (session_id,) in self._link.all(_HIDE, limit=limit, after=after, **marks)]
+        return NamespaceBatch(at=session_rows.now(self._link), after=max(found) if len(found) == limit else None)
+
+    @reported_as("store.drop_namespace", rows=lambda batch: batch.deleted)
+    @writes
+    def drop_rows(self, table: str, limit: int) -> NamespaceBatch:
+        """Delete up to *limit* rows of the namespace in a table."""
+        if table in ("session_segments", "history_entries", "sessions"):
+            segments.lock_all(self._link)
+        deleted = self._link.run(_DELETE[table], limit=limit)
+        if table == "model_prices" and deleted:
+            self._link.run(_PRICES_ARE_GONE)
+        return NamespaceBatch(deleted=deleted, after=table if deleted == limit else None)
