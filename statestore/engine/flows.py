@@ -224,7 +224,7 @@ class _Steps(Generic[R]):
 
 def _carry_out(runner: Runner, steps: _Steps[Any], step: Any) -> None:
     try:
-        steps.answer = runner.run(step) if type(step) is Call else _done(runner, step)
+        steps.answer = runner.run(step) if isinstance(step, Call) else _done(runner, step)
     except BaseException as exc:
         steps.failure = exc
 
@@ -252,7 +252,7 @@ def _done(runner: Runner, step: Any) -> Any:
 
 async def _carry_out_async(runner: AsyncRunner, steps: _Steps[Any], step: Any) -> None:
     try:
-        work = runner.run(step) if type(step) is Call else _done_async(runner, step)
+        work = runner.run(step) if isinstance(step, Call) else _done_async(runner, step)
         steps.answer = await (finished(work) if steps.interrupted else work)
     except Exception as exc:
         steps.failure = exc

@@ -22,10 +22,10 @@ _NAMESPACES = Statement(f"""
         FROM $storage_usage AS u
         UNION ALL
         SELECT s.namespace, 0, 0, 0, max(s.last_activity_at) FROM $sessions AS s GROUP BY s.namespace
-        UNION ALL SELECT DISTINCT p.namespace, 0, 0, 0, NULL FROM $model_prices AS p WHERE p.namespace <> ''
-        UNION ALL SELECT DISTINCT p.namespace, 0, 0, 0, NULL FROM $store_settings AS p
+        UNION ALL SELECT p.namespace, 0, 0, 0, NULL FROM $model_prices AS p WHERE p.namespace <> ''
+        UNION ALL SELECT p.namespace, 0, 0, 0, NULL FROM $store_settings AS p
             WHERE p.namespace <> '' AND p.name <> 'prices'
-        UNION ALL SELECT DISTINCT c.namespace, 0, 0, 0, NULL FROM $cache_ledger AS c) AS n
+        UNION ALL SELECT c.namespace, 0, 0, 0, NULL FROM $cache_ledger AS c) AS n
     GROUP BY n.name ORDER BY n.name""")  # fmt: skip
 
 # In which there may be something to sweep. From one to the next in the primary key: they are few, and their rows many.
