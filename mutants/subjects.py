@@ -57,6 +57,7 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("repositories/history/summaries.py", (f"{_C}windows.py", f"{_C}conversations.py", f"{_C}values.py")),
     ("repositories/history/locating.py", (f"{_C}locate.py",)),
     ("repositories/history/pricing.py", (f"{_C}prices.py",)),
+    ("repositories/history/tool_names.py", (f"{_C}tool_names.py",)),
     ("repositories/history/follows.py", (f"{_C}follow.py",)),
     ("repositories/history/notify.py", (f"{_C}follow.py",)),
     ("repositories/history/ranges.py", (f"{_C}fork.py", f"{_C}lifecycle.py")),

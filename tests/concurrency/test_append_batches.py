@@ -36,7 +36,9 @@ def play(url: str, scene: Scene) -> None:
 def test_appends_to_one_session_are_stored_in_the_order_of_the_calls(database_url: str) -> None:
     async def scene(store: AsyncStateStore) -> None:
         await store.sessions.create("s")
-        stored = await asyncio.gather(*(store.history.append("s", [{"role": "a", "n": n}, {"role": "a", "n": n, "b": 1}]) for n in range(100)))
+        stored = await asyncio.gather(
+            *(store.history.append("s", [{"role": "a", "n": n}, {"role": "a", "n": n, "b": 1}]) for n in range(100))
+        )
         assert [entry.seq for entries in stored for entry in entries] == list(range(1, 201))
         assert [entry.content["n"] for entry in await store.history.read("s")] == [n // 2 for n in range(200)]
 
@@ -77,7 +79,9 @@ def test_who_fails_in_a_group_fails_alone(database_url: str, repeat: int) -> Non
             calls.append(store.history.append("s", [{"role": "a", "n": n}]))
             calls.append(store.history.append("missing", [{"role": "a", "n": n}]))
             calls.append(store.history.append("t", [{"role": "a", "n": float("nan")}]))
-            calls.append(store.history.append("t", [NewEntry({"role": "a", "n": n}, entry_id="same" if n % 2 else None)]))
+            calls.append(
+                store.history.append("t", [NewEntry({"role": "a", "n": n}, entry_id="same" if n % 2 else None)])
+            )
             calls.append(store.history.append("made", [{"role": "a", "n": n}], create=True))
             calls.append(store.history.append("s", [{"role": "a", "n": n}], after_seq=10_000))
         results = await asyncio.gather(*calls, return_exceptions=True)

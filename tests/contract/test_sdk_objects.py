@@ -5,15 +5,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
 from statestore import InvalidValueError, NewEntry, Usage
+from tests.support.worlds import entering
 
 Store = Any
 
 
 class Dumps:
-    """An object of an SDK: its fields as attributes, and a method that dumps them. Iterable, as pydantic's models are."""
+    """An object of an SDK: its fields as attributes, and a method that dumps them. Iterable, as those of pydantic."""
 
     def __init__(self, dump: dict[str, Any], method: str = "model_dump") -> None:
         self.__dict__.update(dump)
@@ -121,8 +121,9 @@ def test_the_items_of_a_response_have_a_role(store: Store) -> None:
 
 
 def test_messages_of_langchain_are_taken_with_their_usage(store: Store) -> None:
+    langchain = pytest.importorskip("langchain_core.messages")
     store.sessions.create("s")
-    ai = AIMessage(
+    ai = langchain.AIMessage(
         "",
         tool_calls=[{"name": "add", "args": {"a": None}, "id": "c1"}],
         usage_metadata={
@@ -134,14 +135,11 @@ def test_messages_of_langchain_are_taken_with_their_usage(store: Store) -> None:
         },
         response_metadata={"model_name": "gpt-x", "finish_reason": "tool_calls"},
     )
-    given = [SystemMessage("be brief"), HumanMessage("?"), ai, ToolMessage("3", tool_call_id="c1", name="add")]
+    answer = langchain.ToolMessage("3", tool_call_id="c1", name="add")
+    given = [langchain.SystemMessage("be brief"), langchain.HumanMessage("?"), ai, answer]
     entries = store.history.append("s", given)
-    assert [(entry.role, entry.turn) for entry in entries] == [
-        ("system", 0),
-        ("user", 1),
-        ("assistant", 1),
-        ("tool", 1),
-    ]
+    assert [entry.role for entry in entries] == ["system", "user", "assistant", "tool"]
+    assert [entry.turn for entry in entries] == [0, 1, 1, 1]
     used = Usage(
         input_tokens=10,
         output_tokens=5,
@@ -167,7 +165,7 @@ def test_an_entry_says_more_of_an_object(store: Store) -> None:
 
 def test_a_turn_takes_one_object_or_several(store: Store) -> None:
     store.sessions.create("s")
-    with store.turn("s") as turn:
+    with entering(store, store.turn("s")) as turn:
         turn.append({"role": "user", "content": "?"})
         turn.append(Dumps(COMPLETION))
         turn.append([Dumps(MESSAGE)])
@@ -182,7 +180,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "several choices": ([{**COMPLETION, "choices": COMPLETION["choices"] * 2}], r"entries\[0\]: .*exactly one choice"),
     "no choice": ([{**COMPLETION, "choices": []}], r"entries\[0\]: .*exactly one choice"),
     "what dumps nothing": ([object()], r"entries\[0\]: must be a message .*not object"),
-    "a class": ([AIMessage], r"entries\[0\]: must be a message"),
+    "a class": ([Dumps], r"entries\[0\]: must be a message"),
     "an object that is not in a list": (Dumps(MESSAGE), "entries: must be a sequence of entries; put a single one"),
     "usage that is none": ([NewEntry("hi", usage=Dumps({"a": 1}))], r"entries\[0\].usage: Dumps reports no tokens"),
     "usage beyond the limit": (

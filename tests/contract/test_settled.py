@@ -50,7 +50,9 @@ def test_what_was_cancelled_in_a_group_is_settled_when_its_caller_goes_on(databa
         nonlocal answered_before
         await store.sessions.create(session)
         with no_writes(database_url):
-            tasks = [asyncio.ensure_future(store.history.append(session, [{"role": "user", "content": n}])) for n in range(6)]
+            tasks = [
+                asyncio.ensure_future(store.history.append(session, [{"role": "user", "content": n}])) for n in range(6)
+            ]
             await asyncio.sleep(0.05)
             tasks[own].cancel()
             for _ in range(20):

@@ -15,7 +15,7 @@ from statestore.engine.batches import Batching
 from statestore.engine.calls import Call
 from statestore.engine.sql import Link, Params, Row, Settings, Statement
 from statestore.engine.sql_parts import arrays, unnest
-from statestore.repositories.history import appending, entry_rows, notify, pricing
+from statestore.repositories.history import appending, entry_rows, notify, pricing, tool_names
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.sessions import session_rows
 from statestore.values.history import Entry, NewEntry
@@ -111,8 +111,9 @@ def _append(link: Link, appends: Sequence[BatchedAppend]) -> None:
             one.result = appending.insert(link, one.session_id, one.batch)
         return
     revisions: set[int] = set()
-    for one in appends:
-        one.batch, revision = pricing.price(link, one.batch)
+    completed = tool_names.complete(link, [(one.session_id, one.batch) for one in appends])
+    for one, batch in zip(appends, completed, strict=True):
+        one.batch, revision = pricing.price(link, batch)
         revisions |= set() if revision is None else {revision}
     entries: list[Params] = []
     counts: dict[str, int] = {}

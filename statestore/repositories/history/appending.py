@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from statestore.engine.sql import Link, Row, Statement
-from statestore.repositories.history import entry_rows, notify, pricing
+from statestore.repositories.history import entry_rows, notify, pricing, tool_names
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.sessions import session_life, session_rows
 from statestore.values.history import Entry
@@ -69,6 +69,7 @@ def insert(
         lease_token: Only while the lease with this token is valid.
         row_version: Only if the session's row was not written since it had this `xmin`. PostgreSQL.
     """
+    [batch] = tool_names.complete(link, [(session_id, batch)])
     batch, prices_revision = pricing.price(link, batch)
     turns = batch[-1].columns["turn"]
     columns = entry_rows.shape(batch)

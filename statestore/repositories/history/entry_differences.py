@@ -35,6 +35,8 @@ def beside_content(stored: Entry, given: PreparedEntry) -> str | None:
         return None
     columns = given.given
     for name in _NAMES:
+        if name == "tool_name" and name not in columns and stored.role == "tool" and stored.tool_call_id is not None:
+            continue  # Taken from the call that it answers, if that was found.
         if (name in columns or given.columns.get(name) is None) and columns.get(name) != getattr(stored, name):
             return name
     for name in TOKEN_COLUMNS:
