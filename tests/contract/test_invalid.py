@@ -260,7 +260,7 @@ def invalid() -> dict[str, Call]:
     add("entry created_at", BAD_TIMES, lambda store, v: entry(created_at=v)(store))
     durations = {"negative": timedelta(-1), "float": 1.5, "longer than any": timedelta.max}
     add("entry duration", durations, lambda store, v: entry(duration=v)(store))
-    add("entry usage", {"dict": {"input_tokens": 1}, "int": 5}, lambda store, v: entry(usage=v)(store))
+    add("entry usage", {"dict": {"tokens": 1}, "int": 5, "text": "5"}, lambda store, v: entry(usage=v)(store))
     for name in ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens",
                  "reasoning_output_tokens"):  # fmt: skip
         add(f"entry {name}", BAD_COUNTS, lambda store, v, name=name: entry(usage=Usage(**{name: v}))(store))

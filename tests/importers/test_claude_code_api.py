@@ -138,3 +138,25 @@ def test_a_path_and_a_user_that_cannot_be_used_are_refused(store: StateStore, tm
     with pytest.raises(InvalidValueError, match="user_id"):
         claude_code(store, tmp_path, user_id="")
     assert set(asdict(claude_code(store, tmp_path)).values()) == {0}
+
+
+def test_errors_and_durations_of_results_count_for_their_tool(store: StateStore, folder: Path) -> None:
+    written = Transcript(folder / "one.jsonl").user("u1")
+    for number, (tool, failed) in enumerate([("Bash", True), ("Read", False), ("Bash", False)]):
+        written.assistant(f"a{number}", f"msg_{number}", used(1, 1), stop="tool_use")
+        written.lines[-1]["message"]["content"] = [
+            {"type": "tool_use", "id": f"toolu_{number}", "name": tool, "input": {}}
+        ]
+        block = {"type": "tool_result", "tool_use_id": f"toolu_{number}", "content": "…", "is_error": failed}
+        if number == 2:  # The last result is only there at the next import.
+            written.write()
+            claude_code(store, written.path)
+        written.user(f"r{number}", [block], toolUseResult={"durationMs": 1000})
+    written.write()
+    claude_code(store, written.path)
+    found = {row.tool_name: row for row in store.usage.by_tool()}
+    assert {name: (row.tool_calls, row.errors, row.timed_entries) for name, row in found.items()} == {
+        "Bash": (2, 1, 2),
+        "Read": (1, 0, 1),
+        None: (0, 0, 0),
+    }
