@@ -96,6 +96,10 @@ def hundred_sessions(store: Store, s: str) -> None:
                 tx.sessions.create(f"{s} {n}")
 
 
+CALL = {"id": "call", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+CALLED = {"role": "assistant", "tool_calls": [CALL]}
+ANSWERED = {"role": "tool", "tool_call_id": "call", "content": "3"}
+
 Act = Callable[[Store, str], Any]
 
 # Operation, what stands before it, the call, the cost on PostgreSQL, statements and transactions on SQLite.
@@ -179,6 +183,20 @@ case("usage.record", session, lambda store, s: record(store, s, model="gpt-4o"),
 case("usage.record, again", recorded, record, ONE, (4, 1))
 case("history.append, 1 entry", session, lambda store, s: store.history.append(s, words(1)), ONE, (4, 1))
 case("history.append, 100 entries", session, lambda store, s: store.history.append(s, words(100)), ONE, (103, 1))
+case(
+    "history.append, a call and its result",
+    session,
+    lambda store, s: store.history.append(s, [CALLED, ANSWERED]),
+    ONE,
+    (5, 1),
+)
+case(
+    "history.append, the result of a stored call",
+    lambda store, s: (session(store, s), store.history.append(s, [CALLED])),
+    lambda store, s: store.history.append(s, [ANSWERED]),
+    Cost(2, 2, 2),
+    (5, 1),
+)
 case("history.append, to a fork", fork, lambda store, s: store.history.append(s, words(1)), ONE, (4, 1))
 case(
     "history.append, with create=True",
