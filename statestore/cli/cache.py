@@ -118,7 +118,9 @@ def get_entry(database: Database, key: str, as_json: bool) -> None:
     elif isinstance(entry.value, bytes):
         sys.stdout.buffer.write(entry.value)
     elif isinstance(entry.value, str):
-        click.echo(visible_text(entry.value) if sys.stdout.isatty() else entry.value)
+        # A lone surrogate cannot be written as UTF-8.
+        text = visible_text(entry.value) if sys.stdout.isatty() else entry.value
+        click.echo(text.encode(errors="backslashreplace"))
     else:
         click.echo(json_text(entry.value))
 

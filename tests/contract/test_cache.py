@@ -57,7 +57,7 @@ def test_key_order_is_kept(store: Store) -> None:
 @pytest.mark.parametrize(
     "value",
     [float("nan"), [10**4300], (1,), {1: 2}, {"a": b"x"}, bytearray(b"x"), object(), "\ud83d\ude00", MISSING],
-    ids=lambda value: repr(value)[:20],
+    ids=lambda value: ascii(value)[:20] if value != [10**4300] else "4,301 digits",
 )
 def test_what_would_not_come_back_is_refused(store: Store, content: Content, value: Any) -> None:
     with pytest.raises(InvalidValueError) as raised:

@@ -91,7 +91,7 @@ def test_other_sessions_and_old_calls_are_not_searched(store: Store, session: st
     store.sessions.create("other")
     store.history.append("other", [called("a")])
     assert store.history.append(session, [result("a")])[0].tool_name is None
-    store.history.append("other", [{"role": "user", "content": "?"}] * 200)
+    store.history.append("other", [{"role": "user", "content": "?"}] * 100)
     assert store.history.append("other", [result("a")])[0].tool_name is None
 
 

@@ -9,32 +9,38 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from statestore.checking import exactjson, messages
-from statestore.engine.sql import Link, Statement
+from statestore.engine.sql import Link, Params, Statement
 from statestore.repositories.history.entry_rows import PreparedEntry
 
 # A call is answered right away, so it is among the newest entries. By the primary key, so the search costs little
 # however long the session is.
-_SEARCHED = 200
+_SEARCHED = 100
 
 # The column has the first id of an entry. The others are in its content, which is fetched only for them.
 _CALLS = """
     SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN {another} THEN CAST(h.content AS text) END
     FROM $sessions AS s JOIN $history_entries AS h
         ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq >= s.next_seq - :searched
-    WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND $live
+    WHERE s.namespace = :namespace AND s.session_id {sessions} AND $live
         AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
         AND (h.tool_call_id $in(:call_ids) OR {another})
     ORDER BY h.seq"""
-_FIND = Statement(
-    postgresql=_CALLS.format(
-        another="EXISTS (SELECT 1 FROM unnest(CAST(:call_ids AS text[])) AS w (id)"
-        " WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0)"
-    ),
-    sqlite=_CALLS.format(
-        another="EXISTS (SELECT 1 FROM json_each(:call_ids) AS w"
-        " WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0)"
-    ),
-)
+_ANOTHER = {
+    "postgresql": """EXISTS (SELECT 1 FROM unnest(CAST(:call_ids AS text[])) AS w (id)
+        WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0)""",
+    "sqlite": """EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
+        WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0)""",
+}
+
+
+def _find(sessions: str) -> Statement:
+    texts = {name: _CALLS.format(another=another, sessions=sessions) for name, another in _ANOTHER.items()}
+    return Statement(postgresql=texts["postgresql"], sqlite=texts["sqlite"])
+
+
+# Most appends are to one session. PostgreSQL plans a list of sessions anew at each call, which takes a third longer.
+_FIND_IN_ONE = _find("= :session_id")
+_FIND_IN_SEVERAL = _find("$in(:session_ids)")
 
 _Calls = dict[tuple[str, str], str]
 """The names of the tools, by the session and the call's id."""
@@ -80,12 +86,12 @@ def _calls_in(content: object) -> Iterable[tuple[str, str]]:
 
 
 def _stored(link: Link, wanted: set[tuple[str, str]]) -> _Calls:
-    rows = link.all(
-        _FIND,
-        session_ids=sorted({session_id for session_id, _ in wanted}),
-        call_ids=sorted({call_id for _, call_id in wanted}),
-        searched=_SEARCHED,
-    )
+    params: Params = {"call_ids": sorted({call_id for _, call_id in wanted}), "searched": _SEARCHED}
+    sessions = sorted({session_id for session_id, _ in wanted})
+    if len(sessions) == 1:
+        rows = link.all(_FIND_IN_ONE, session_id=sessions[0], **params)
+    else:
+        rows = link.all(_FIND_IN_SEVERAL, session_ids=sessions, **params)
     found: _Calls = {}
     for session_id, call_id, name, content in rows:
         if content is not None:
