@@ -48,7 +48,7 @@ HOUR = timedelta(hours=1)
 
 
 def opening(engine: Engine) -> None:
-    with StateStore.open("sqlite:///agents.db", timeout=5, cache_default_ttl=NEVER) as store:
+    with StateStore.open("sqlite:///agents.db", timeout=5, cache_default_ttl=NEVER, json="lenient") as store:
         assert_type(store, StateStore)
         assert_type(store.namespace, str)
     assert_type(StateStore(engine), StateStore)
@@ -80,6 +80,15 @@ def sessions(store: StateStore) -> None:
     assert_type(store.sessions.delete_user("ada"), ErasureReceipt)
 
 
+class Response:
+    """As an SDK has them."""
+
+    usage: object = None
+
+    def model_dump(self, *, mode: str = "python") -> dict[str, Any]:
+        return {"role": "assistant", "content": "Hi"}
+
+
 def history(store: StateStore) -> None:
     used = Usage(input_tokens=812, output_tokens=46)
     reply = NewEntry({"role": "assistant", "content": "Done."}, usage=used, cost_usd=Decimal("0.0011"), duration=HOUR)
@@ -87,6 +96,8 @@ def history(store: StateStore) -> None:
     assert_type(store.history.append("chat", [{"role": "user", "content": "Hi"}, reply], create=True), list[Entry])
     mixed: list[EntryLike] = [{"role": "user", "content": "Hi"}, reply]
     assert_type(store.history.append("chat", mixed, after_seq=2), list[Entry])
+    assert_type(store.history.append("chat", [Response(), reply]), list[Entry])
+    assert_type(Usage.of(Response().usage), Usage)
     messages: list[dict[str, object]] = [{"role": "user", "content": "Hi"}]
     assert_type(store.history.append("chat", messages), list[Entry])
 

@@ -27,7 +27,7 @@ def arguments(store: StateStore) -> None:
     store.history.append("chat", "Hi")  # wrong: arg-type reportArgumentType
     store.history.append(42, [HI])  # wrong: arg-type reportArgumentType
     store.history.append("chat", [HI], creat=True)  # wrong: call-arg reportCallIssue
-    store.history.append("chat", [NewEntry(HI, usage={"input_tokens": 3})])  # wrong: arg-type reportArgumentType
+    store.history.append("chat", [NewEntry(HI, role=3)])  # wrong: arg-type reportArgumentType
     store.history.read("chat", 20)  # wrong: call-arg reportCallIssue
     store.state.set("chat", "seats", 8, ttl=60)  # wrong: arg-type reportArgumentType
     store.cache.get_or_compute("key", 42)  # wrong: arg-type reportArgumentType
