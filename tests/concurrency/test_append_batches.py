@@ -45,6 +45,27 @@ def test_appends_to_one_session_are_stored_in_the_order_of_the_calls(database_ur
     play(database_url, scene)
 
 
+def test_results_in_a_batch_have_the_name_of_the_call_in_their_own_session(database_url: str) -> None:
+    async def scene(store: AsyncStateStore) -> None:
+        for n in range(20):
+            await store.sessions.create(f"s{n}")
+            calls = [{"id": id, "function": {"name": f"{id}_{n}"}} for id in ("one", "two")]
+            await store.history.append(f"s{n}", [{"role": "assistant", "tool_calls": calls}])
+        stored = await asyncio.gather(
+            *(
+                store.history.append(f"s{n}", [{"role": "tool", "tool_call_id": id, "content": "?"}])
+                for n in range(20)
+                for id in ("two", "one", "three")
+            )
+        )
+        named = [entry.tool_name for entries in stored for entry in entries]
+        assert named == [name for n in range(20) for name in (f"two_{n}", f"one_{n}", None)]
+        for n in range(20):
+            assert await store.history.read(f"s{n}", last=3) == [entry for [entry] in stored[3 * n : 3 * n + 3]]
+
+    play(database_url, scene)
+
+
 def test_appends_to_many_sessions_each_get_their_own_entries(database_url: str) -> None:
     async def scene(store: AsyncStateStore) -> None:
         for n in range(20):
@@ -194,13 +215,14 @@ def test_entries_that_can_be_gone_through_once_are_stored_all_or_none(store: Any
         except (InvalidValueError, LookupError) as error:
             return type(error)
 
+    said = {"role": "a", "n": 0}
     for _ in range(5):
         found = at_once(
             *(
                 partial(outcome, session_id, entries)
                 for session_id, entries in [
-                    ("t", [{"role": "a", "n": 0}]), ("s", spoiled()), ("t", [{"role": "a", "n": 0}]), ("s", raising()),
-                    ("t", iter([{"role": "a", "n": 0}, {"role": "a", "n": 1}])), ("t", [{"role": "a", "n": 0}]), ("t", (n for n in [{"role": "a", "n": 5}])),
+                    ("t", [said]), ("s", spoiled()), ("t", [said]), ("s", raising()),
+                    ("t", iter([said, said])), ("t", [said]), ("t", (one for one in [said])),
                 ]
             )
         )  # fmt: skip
