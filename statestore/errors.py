@@ -84,17 +84,20 @@ class StateKeyNotFoundError(NotFoundError):
 
 
 class EntryNotFoundError(NotFoundError):
-    """The session's history has no entry at this position."""
+    """The session's history has no entry at this position, or none with this id."""
 
-    def __init__(self, session_id: str, seq: int) -> None:
+    def __init__(self, session_id: str, seq: int | None = None, *, entry_id: str | None = None) -> None:
+        which = seq if entry_id is None else f"with entry_id {entry_id!r}"
         super().__init__(
-            f"session {session_id!r} has no history entry {seq}; history.read() lists the entries it has",
+            f"session {session_id!r} has no history entry {which}; history.read() lists the entries it has",
             session_id=session_id,
             seq=seq,
+            entry_id=entry_id,
         )
 
     session_id: str
-    seq: int
+    seq: int | None
+    entry_id: str | None
 
 
 class ConflictError(StateStoreError):

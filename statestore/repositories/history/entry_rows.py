@@ -19,14 +19,14 @@ from statestore.values import ids
 from statestore.values.fast_dataclass import builder, draft
 from statestore.values.history import Entry, EntryLike, NewEntry, Usage
 
-_KINDS = kinds(schema.history_entries)
+KINDS = kinds(schema.history_entries)
 _REQUIRED = ("entry_id", "turn", "role", "content", "content_bytes")
-_REQUIRED_COLUMNS = {name: _KINDS[name] for name in _REQUIRED}
+_REQUIRED_COLUMNS = {name: KINDS[name] for name in _REQUIRED}
 # Columns that most entries leave empty, with their types: a statement names only those that one of its entries fills.
 # The others have no say in it: they are the session's, the position, and whether the ledger has what it used.
 OPTIONAL_COLUMNS = {
     name: kind
-    for name, kind in _KINDS.items()
+    for name, kind in KINDS.items()
     if name not in (*_REQUIRED, "namespace", "session_id", "seq", "usage_folded")
 }
 
@@ -73,7 +73,7 @@ def prepare(entries: Sequence[EntryLike], *, max_bytes: int) -> list[PreparedEnt
     turn = 0
     seen: set[str] = set()
     for index, entry in enumerate(entries):
-        one = _prepare(entry, f"entries[{index}]", turn, max_bytes)
+        one = prepare_one(entry, f"entries[{index}]", max_bytes=max_bytes, turn=turn)
         if one.entry_id in seen:
             raise InvalidValueError(f"entries[{index}].entry_id", "occurs twice in this call; use each id once")
         seen.add(one.entry_id)
@@ -82,7 +82,8 @@ def prepare(entries: Sequence[EntryLike], *, max_bytes: int) -> list[PreparedEnt
     return prepared
 
 
-def _prepare(entry: EntryLike, name: str, turn: int, max_bytes: int) -> PreparedEntry:
+def prepare_one(entry: EntryLike, name: str, *, max_bytes: int, turn: int = 0) -> PreparedEntry:
+    """As `prepare`, for an entry that follows turn number *turn*. *name* is what errors call it."""
     given: Params | None = None
     taken = sdk_objects.taken(entry, name)
     if isinstance(taken, NewEntry):
@@ -140,11 +141,17 @@ def _given(entry: NewEntry, name: str, max_bytes: int) -> Params:
         given["metadata"] = checks.metadata(entry.metadata, f"{name}.metadata", max_bytes=max_bytes)
     if entry.cost_usd is not None:
         given["cost_usd"] = checks.optional_cost(entry.cost_usd, f"{name}.cost_usd")
-    if (duration := checks.optional_duration(entry.duration, f"{name}.duration")) is not None:
-        given["duration_ms"] = duration / timedelta(milliseconds=1)
+    if (duration_ms := milliseconds(entry.duration, f"{name}.duration")) is not None:
+        given["duration_ms"] = duration_ms
     if entry.created_at is not None:
         given["created_at"] = checks.optional_time(entry.created_at, f"{name}.created_at")
     return given
+
+
+def milliseconds(duration: timedelta | None, argument: str) -> float | None:
+    """A duration as its column keeps it."""
+    checked = checks.optional_duration(duration, argument)
+    return None if checked is None else checked / timedelta(milliseconds=1)
 
 
 def reports_usage(entry: PreparedEntry) -> bool:

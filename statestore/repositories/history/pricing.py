@@ -1,8 +1,10 @@
 """What entries cost that come without it: computed as they are appended, from the prices in the database."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
 
 from statestore.engine.sql import Link
 from statestore.repositories.history.entry_rows import PreparedEntry
@@ -25,6 +27,20 @@ def price(link: Link, batch: Sequence[PreparedEntry]) -> tuple[Sequence[Prepared
     book, revision = price_rows.current(link)
     today = (link.now() or datetime.now(UTC)).date()
     return [_priced(entry, book, today) for entry in batch], revision
+
+
+def known_revision(link: Link) -> int:
+    """The revision of the prices that are known here; 0 if there are none."""
+    return link.settings.of(Prices).revision
+
+
+def cost_of(link: Link, columns: Mapping[str, Any], content: Any) -> Decimal | None:
+    """What an entry that is stored costs with these columns, by the prices of now. Runs in a transaction."""
+    if not price_rows.is_unpriced({**columns, "cost_usd": None}):
+        return None
+    price_rows.refresh(link)
+    today = (link.now() or datetime.now(UTC)).date()
+    return price_rows.cost_of(columns, content, link.settings.of(Prices).book, today)
 
 
 def _priced(entry: PreparedEntry, book: PriceBook, today: date) -> PreparedEntry:

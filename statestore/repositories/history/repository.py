@@ -14,6 +14,7 @@ from statestore.repositories.history import (
     ranges,
 )
 from statestore.repositories.history.append_batches import APPENDS
+from statestore.repositories.history.editing import EditingRepository
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.history.locating import LocatingRepository
 from statestore.repositories.history.reading import ReadingRepository
@@ -24,7 +25,9 @@ from statestore.values.history import Entry, EntryLike
 from statestore.values.sessions import Lease, Session
 
 
-class HistoryRepository(ReadingRepository, WindowsRepository, SummariesRepository, LocatingRepository):
+class HistoryRepository(
+    ReadingRepository, EditingRepository, WindowsRepository, SummariesRepository, LocatingRepository
+):
     """The ordered entries of a session. Positions (`seq`) start at 1 and have no gaps."""
 
     @in_batches(APPENDS)

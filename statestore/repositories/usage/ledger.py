@@ -35,8 +35,11 @@ _BUCKET_SQLITE = "substr(h.created_at, 1, 14) || printf('%02d', substr(h.created
 _HAS_TOKENS = "(h.input_tokens IS NOT NULL OR h.output_tokens IS NOT NULL)"
 
 
-def _entries(bucket: str) -> str:
-    """Entries as lines of the ledger. What counts as a turn, a call or an error is also said in the report views."""
+def _entries(bucket: str, folded: int = 0) -> str:
+    """Entries as lines of the ledger, those that are not in it, or those that are.
+
+    What counts as a turn, a call or an error is also said in the report views.
+    """
     return f"""
     SELECT h.session_id, {bucket} AS bucket_at, s.user_id, coalesce(h.agent_name, s.agent_name) AS agent_name,
         h.provider_name, coalesce(h.response_model, h.request_model) AS model, h.tool_name, 1 AS entries,
@@ -53,7 +56,16 @@ def _entries(bucket: str) -> str:
         h.content_bytes, coalesce(h.duration_ms, 0) AS duration_ms, h.cost_usd
     FROM $history_entries AS h
     JOIN $sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
-    WHERE h.namespace = :namespace AND h.usage_folded = 0 AND """
+    WHERE h.namespace = :namespace AND h.usage_folded = {folded} AND """
+
+
+def _negative(bucket: str, which: str) -> str:
+    """What entries had added to the ledger, to be taken away."""
+    measures = each("-{0} AS {0}", (*COUNTS, "duration_ms", "cost_usd"))
+    return f"SELECT {_KEY}, {measures} FROM ({_entries(bucket, folded=1)} {which}) AS e"
+
+
+_NOT_EMPTY = " HAVING " + " OR ".join(f"sum({name}) <> 0" for name in (*COUNTS, "duration_ms", "cost_usd"))
 
 
 # A sum never leaves 64 bits, whatever callers claim to have used.
@@ -68,14 +80,16 @@ _SUMS_SQLITE = each("sum({0}) AS {0}", COUNTS) + (
 _NUMBERED = f"row_number() OVER (PARTITION BY session_id, bucket_at ORDER BY {', '.join(_NAMES)})"
 
 
-def fold_ctes(which: str, sessions: str) -> str:
+def fold_ctes(which: str, sessions: str, *, away: bool = False) -> str:
     """What adds entries to the ledger, as common table expressions for a statement of PostgreSQL that does more.
 
     Args:
         which: The condition for the entries, on `h`; they are not yet in the ledger.
         sessions: The condition for the lines of their sessions, on `l`.
+        away: Take entries away instead, which are in the ledger.
     """
-    return f"""folded AS ({_entries(_BUCKET_POSTGRESQL)} {which}),
+    folded = _negative(_BUCKET_POSTGRESQL, which) if away else f"{_entries(_BUCKET_POSTGRESQL)} {which}"
+    return f"""folded AS ({folded}),
     replaced AS (
         DELETE FROM $usage_ledger AS l WHERE l.namespace = :namespace AND {sessions}
             AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT session_id, bucket_at FROM folded)
@@ -84,23 +98,28 @@ def fold_ctes(which: str, sessions: str) -> str:
         INSERT INTO $usage_ledger (namespace, line, {_COLUMNS})
         SELECT :namespace, {_NUMBERED}, {_COLUMNS} FROM (
             SELECT {_KEY}, {_SUMS_POSTGRESQL}
-            FROM (SELECT {_COLUMNS} FROM folded UNION ALL SELECT {_COLUMNS} FROM replaced) AS lines GROUP BY {_KEY}
+            FROM (SELECT {_COLUMNS} FROM folded UNION ALL SELECT {_COLUMNS} FROM replaced) AS lines
+            GROUP BY {_KEY}{_NOT_EMPTY if away else ""}
         ) AS sums RETURNING line)"""
 
 
-def _fold_postgresql(which: str, sessions: str) -> Statement:
+def _fold_postgresql(which: str, sessions: str, *, away: bool = False) -> Statement:
     return Statement(
         postgresql=f"""
-    WITH {fold_ctes(which, sessions)} SELECT count(*) FROM noted"""
+    WITH {fold_ctes(which, sessions, away=away)} SELECT count(*) FROM noted"""
     )
 
 
-def _fold_sqlite(which: str, sessions: str) -> tuple[Statement, Statement, Statement]:
-    """The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned."""
+def _fold_sqlite(which: str, sessions: str, *, away: bool = False) -> tuple[Statement, Statement, Statement]:
+    """The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
+
+    Lines that are empty then go last: the old ones are found by them.
+    """
+    folded = _negative(_BUCKET_SQLITE, which) if away else f"{_entries(_BUCKET_SQLITE)} {which}"
     return (
         Statement(
             sqlite=f"""
-    WITH folded AS ({_entries(_BUCKET_SQLITE)} {which}),
+    WITH folded AS ({folded}),
     replaced AS (
         SELECT {_COLUMNS} FROM $usage_ledger AS l WHERE l.namespace = :namespace AND {sessions}
             AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT session_id, bucket_at FROM folded))
@@ -126,6 +145,14 @@ _RANGE = "h.session_id = :session_id AND h.seq BETWEEN :from_seq AND :to_seq"
 _RANGE_LEDGER = "l.session_id = :session_id"
 _FOLD_RANGE = _fold_postgresql(_RANGE, _RANGE_LEDGER)
 _FOLD_RANGE_SQLITE = _fold_sqlite(_RANGE, _RANGE_LEDGER)
+
+_UNFOLD_RANGE = _fold_postgresql(_RANGE, _RANGE_LEDGER, away=True)
+_UNFOLD_RANGE_SQLITE = (
+    *_fold_sqlite(_RANGE, _RANGE_LEDGER, away=True),
+    Statement(f"""
+    DELETE FROM $usage_ledger AS l WHERE l.namespace = :namespace AND {_RANGE_LEDGER}
+        AND {" AND ".join(f"coalesce({name}, 0) = 0" for name in (*COUNTS, "duration_ms", "cost_usd"))}"""),
+)
 
 _SESSIONS, _SESSIONS_LEDGER = "h.session_id $in(:session_ids)", "l.session_id $in(:session_ids)"
 _FOLD_SESSIONS = _fold_postgresql(_SESSIONS, _SESSIONS_LEDGER)
@@ -173,6 +200,16 @@ def fold(link: Link, session_id: str, from_seq: int, to_seq: int) -> None:
     """
     for statement in (_FOLD_RANGE,) if link.dialect.name == "postgresql" else _FOLD_RANGE_SQLITE:
         link.run(statement, session_id=session_id, from_seq=from_seq, to_seq=to_seq)
+
+
+def unfold(link: Link, session_id: str, seq: int) -> None:
+    """Take away from the ledger what one of a session's own entries has there, before it counts again as it stands.
+
+    If that was added for another session, which had the entry first, this one's lines get less than nothing: the sums
+    over both are right.
+    """
+    for statement in (_UNFOLD_RANGE,) if link.dialect.name == "postgresql" else _UNFOLD_RANGE_SQLITE:
+        link.run(statement, session_id=session_id, from_seq=seq, to_seq=seq)
 
 
 def fold_sessions(link: Link, session_ids: Iterable[str]) -> None:

@@ -1,0 +1,222 @@
+"""Changing a row of a history where it stands, for the one session that is to see the change.
+
+A row that others see too, or that is another's, is replaced by a copy of the session's own first: then the others keep
+theirs. On PostgreSQL a row that nobody else sees is changed by a single statement, as in `unshared`.
+
+What an entry used is counted once. A row that is not in the usage ledger counts as it stands; one that is there, or is
+a copy, is taken out of it again by its own figures before these change, and counts as it stands from then on.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from statestore import schema
+from statestore.engine.sql import Link, Params, Row, Statement
+from statestore.engine.sql_parts import each
+from statestore.repositories.history import entry_rows
+from statestore.repositories.sessions import segments, session_rows, unshared
+from statestore.repositories.usage import ledger
+from statestore.values.history import Entry
+
+_OWN = "h.namespace = :namespace AND h.session_id = :session_id"
+_AT = {"seq": "h.seq = :seq", "entry_id": "h.entry_id = :entry_id"}
+
+UNCOUNTED = " AND h.usage_folded = 0"
+NO_METADATA = " AND h.metadata IS NULL"
+SAME_CONTENT = " AND CAST(h.content AS text) = :expected_content"
+SAME_ID = " AND h.entry_id = :entry_id"
+# A user's message begins a turn: to make it another's would change the turns behind it.
+SAME_TURN = " AND (CASE WHEN h.role = 'user' THEN 1 ELSE 0 END) = :begins_turn"
+
+# Of these the ledger keeps sums, or tells them apart.
+_COUNTED = (
+    *schema.TOKEN_COLUMNS,
+    *("cost_usd", "duration_ms", "error_type", "agent_name", "provider_name", "request_model", "response_model"),
+    *("tool_name", "tool_call_id", "created_at"),
+)
+
+_FIND = {
+    by: Statement(f"""
+    SELECT NULL, {entry_rows.COLUMNS}, h.usage_folded, h.session_id FROM $history_entries AS h WHERE {_OWN} AND {at}
+    UNION ALL
+    SELECT NULL, {entry_rows.COLUMNS}, h.usage_folded, h.session_id FROM $session_segments AS g
+    JOIN $history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+        AND h.seq BETWEEN g.from_seq AND g.to_seq
+    WHERE g.namespace = :namespace AND g.session_id = :session_id AND {at}""")
+    for by, at in _AT.items()
+}
+
+# Whether any of a range is another's, or is seen by others.
+_SHARED = Statement("""
+    SELECT 1 FROM $session_segments AS g WHERE g.namespace = :namespace
+        AND g.owner_session_id = :session_id AND g.from_seq <= :to_seq AND g.to_seq >= :from_seq
+    UNION ALL
+    SELECT 1 FROM $session_segments AS g WHERE g.namespace = :namespace
+        AND g.session_id = :session_id AND g.from_seq <= :to_seq AND g.to_seq >= :from_seq
+    LIMIT 1""")
+
+_COPIED = tuple(
+    str(column.name)
+    for column in schema.history_entries.columns
+    if column.name not in ("namespace", "session_id", "usage_folded")
+)
+_COPY = ", ".join(f"CAST(h.{name} AS text)" if name in ("content", "metadata") else f"h.{name}" for name in _COPIED)
+_ROWS = Statement(f"""
+    SELECT {_COPY} FROM $history_entries AS h WHERE {_OWN} AND h.seq BETWEEN :from_seq AND :to_seq
+    UNION ALL
+    SELECT {_COPY} FROM $session_segments AS g
+    JOIN $history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+        AND h.seq BETWEEN g.from_seq AND g.to_seq AND h.seq BETWEEN :from_seq AND :to_seq
+    WHERE g.namespace = :namespace AND g.session_id = :session_id""")
+_INSERT = Statement(f"""
+    INSERT INTO $history_entries (namespace, session_id, usage_folded, {", ".join(_COPIED)})
+    VALUES (:namespace, :session_id, 1, {each(":{}", _COPIED)})""")
+
+_SHIFT_TURNS = Statement("""
+    UPDATE $history_entries SET turn = turn + :turns
+    WHERE namespace = :namespace AND session_id = :session_id AND seq >= :seq""")
+_SHIFT_LAST_TURN = Statement("""
+    UPDATE $sessions SET last_turn = last_turn + :turns WHERE namespace = :namespace AND session_id = :session_id""")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An entry, whether its usage is in the ledger or counts for another session, and whose row it is."""
+
+    entry: Entry
+    counted: bool
+    owner: str
+
+
+def find(link: Link, session_id: str, by: str, key: Any) -> Found | None:
+    """The entry with this `seq` or `entry_id` that the session sees. Its row is locked."""
+    row = link.one(_FIND[by], session_id=session_id, **{by: key})
+    if row is None:
+        return None
+    *columns, folded, owner = row
+    (entry,) = entry_rows.from_rows(link, session_id, [tuple(columns)])
+    return Found(entry, bool(folded) or owner != session_id, owner)
+
+
+def change_at_once(
+    link: Link, session_id: str, by: str, columns: Params, conditions: Iterable[str], **params: Any
+) -> Entry | None:
+    """Change a row in one statement, if only this session sees it and the conditions hold; None if not. PostgreSQL."""
+    statement = _at_once(tuple(columns), by, tuple(conditions))
+    rows = link.all(statement, session_id=session_id, **{f"new_{name}": columns[name] for name in columns}, **params)
+    return entry_rows.from_rows(link, session_id, rows)[0] if rows else None
+
+
+def change(link: Link, session_id: str, found: Found, columns: Params, *, turns: int, last_seq: int) -> Entry:
+    """Change a row of what the session sees, in a transaction that holds the locks for a release.
+
+    Args:
+        link: The connection.
+        session_id: The session.
+        found: What is there.
+        columns: What becomes of it.
+        turns: How many turns more begin at it: 1, 0 or -1.
+        last_seq: The last position of the session.
+    """
+    seq = found.entry.seq
+    copied = _own(link, session_id, seq, last_seq if turns else seq)
+    uncounts = (found.counted or copied) and _counts_differently(link, found, columns, turns)
+    if uncounts:
+        ledger.unfold(link, session_id, seq)
+    if turns:
+        link.run(_SHIFT_TURNS, session_id=session_id, seq=seq, turns=turns)
+        link.run(_SHIFT_LAST_TURN, session_id=session_id, turns=turns)
+    folded = {"usage_folded": 0} if uncounts else {}
+    rows = link.all(
+        _in_place(tuple(columns | folded)),
+        session_id=session_id,
+        seq=seq,
+        **{f"new_{name}": value for name, value in (columns | folded).items()},
+    )
+    session_rows.mark_active(link, session_id)
+    return entry_rows.from_rows(link, session_id, rows)[0]
+
+
+def _own(link: Link, session_id: str, from_seq: int, to_seq: int) -> bool:
+    """Make the rows of a range the session's own, which nobody else sees; whether that took copies.
+
+    What the copies used is counted already: for the session itself, whose rows are folded as they are let go of, or for
+    the one that they belong to.
+    """
+    place: Params = {"session_id": session_id, "from_seq": from_seq, "to_seq": to_seq}
+    if link.one(_SHARED, **place) is None:
+        return False
+    rows: list[Row] = list(link.all(_ROWS, **place))
+    segments.release(link, session_id, from_seq, to_seq)
+    link.many(_INSERT, [dict(zip(_COPIED, row, strict=True)) for row in rows], session_id=session_id)
+    return True
+
+
+def _counts_differently(link: Link, found: Found, columns: Mapping[str, Any], turns: int) -> bool:
+    """Whether the reports have to say something else of a row that is counted already."""
+    old = figures(found.entry)
+    new = old | {name: columns[name] for name in _COUNTED if name in columns}
+    if not turns and all(_same(old[name], new[name]) for name in _COUNTED):
+        return False
+    # Of a row of another's the other says what it used; a copy that does not say takes nothing of that away.
+    return found.owner == found.entry.session_id or _reports_usage(new) or not _reports_usage(old)
+
+
+def figures(entry: Entry) -> Params:
+    """An entry's columns, as far as they are counted."""
+    given = {name: getattr(entry, name) for name in _COUNTED if hasattr(entry, name)}
+    given |= {name: getattr(entry.usage, name) for name in schema.TOKEN_COLUMNS}
+    return given | {"duration_ms": entry_rows.milliseconds(entry.duration, "duration")}
+
+
+def _same(old: Any, new: Any) -> bool:
+    # SQLite keeps costs as floats, and durations are floats everywhere.
+    return bool(old == new or (old is not None and new is not None and _number(old) == _number(new)))
+
+
+def _number(value: Any) -> Any:
+    return value if isinstance(value, str) or hasattr(value, "tzinfo") else round(float(value), 6)
+
+
+def _reports_usage(columns: Mapping[str, Any]) -> bool:
+    return any(columns[name] is not None for name in (*schema.TOKEN_COLUMNS, "cost_usd"))
+
+
+def _assignments(columns: tuple[str, ...], *, casts: bool) -> str:
+    kinds = entry_rows.KINDS
+    template = "CAST(:new_{0} AS {1})" if casts else ":new_{0}"
+    return ", ".join(f"{name} = {template.format(name, kinds[name])}" for name in columns)
+
+
+@lru_cache(maxsize=128)
+def _at_once(columns: tuple[str, ...], by: str, conditions: tuple[str, ...]) -> Statement:
+    row = f"{_OWN} AND {_AT[by]}{''.join(conditions)}"
+    return Statement(
+        postgresql=f"""
+    WITH held AS MATERIALIZED (
+        SELECT CAST(s.xmin AS text) AS version FROM $sessions AS s
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live $lock),
+    own AS MATERIALIZED (
+        SELECT s.session_id AS id FROM $sessions AS s JOIN held ON held.version = CAST(s.xmin AS text)
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND NOT {unshared.SHARES}
+            AND EXISTS (SELECT 1 FROM $history_entries AS h WHERE {row})),
+    active AS (
+        UPDATE $sessions AS s SET {session_rows.ACTIVE} FROM own
+        WHERE s.namespace = :namespace AND s.session_id = own.id RETURNING 1)
+    UPDATE $history_entries AS h SET {_assignments(columns, casts=True)} FROM own
+    WHERE h.session_id = own.id AND {row} RETURNING NULL, {entry_rows.COLUMNS}"""
+    )
+
+
+@lru_cache(maxsize=128)
+def _in_place(columns: tuple[str, ...]) -> Statement:
+    update = """
+    UPDATE $history_entries SET {0}
+    WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq RETURNING NULL, {1}"""
+    returned = entry_rows.ENTRY.select()
+    return Statement(
+        postgresql=update.format(_assignments(columns, casts=True), returned),
+        sqlite=update.format(_assignments(columns, casts=False), returned),
+    )
