@@ -110,7 +110,7 @@ class CacheOperations(Operations):
         """The arguments of `memoize`, checked, for `get_or_compute`."""
         wanted = {"ttl": ttl, "tags": memoizing.checked(key, tags)}
         rest = {"agent_name": None, "request": None, "content_hash": None, "metadata": None, "stale_ttl": None}
-        single_flight.checked(self._cache_runner.state.options, **wanted, **rest)
+        single_flight.checked(self._cache_runner.state, **wanted, **rest)
         return wanted
 
     def _missed(self, asked: "_Asked", found: Found | None) -> Flow[Any]:

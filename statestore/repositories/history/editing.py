@@ -16,6 +16,7 @@ from statestore.repositories.base import Repository
 from statestore.repositories.history import entry_edits, entry_lookups, entry_rows, pricing, ranges
 from statestore.repositories.history.entry_edits import Found
 from statestore.repositories.history.entry_rows import PreparedEntry
+from statestore.repositories.usage.records import usage_columns
 from statestore.values.history import Entry, NewEntry, Usage
 from statestore.values.markers import MISSING
 from statestore.values.sessions import Session

@@ -9,7 +9,7 @@ from typing import Any
 from statestore.engine.sql import Link
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.usage import price_rows
-from statestore.values.prices import PriceBook
+from statestore.values.prices import PriceBook, Prices
 
 # Says, in the statement that appends, that the prices are still those that the costs were computed from.
 UNCHANGED = price_rows.UNCHANGED
