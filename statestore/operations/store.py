@@ -6,7 +6,7 @@ from statestore.operations.base import Operations, block, operation
 from statestore.operations.turn import Turn
 from statestore.repositories.history.windows import Limits, Tokenizer
 from statestore.repositories.sessions.statistics import StoreStatistics
-from statestore.values.sessions import Lease
+from statestore.values.sessions import Lease, NewSession
 
 
 class StoreOperations(Operations):
@@ -25,7 +25,7 @@ class StoreOperations(Operations):
         keep_system: bool = False,
         keep_newest: bool = True,
         include_summaries: bool = False,
-        create: bool = False,
+        create: bool | NewSession = False,
         lease: Lease | None = None,
     ) -> Block[Turn]:
         """One turn of an agent: `with store.turn(session_id, max_tokens=8000) as turn:`, or `async with`.
@@ -42,7 +42,8 @@ class StoreOperations(Operations):
             keep_system: …
             keep_newest: …
             include_summaries: …
-            create: If there is no such session, begin with nothing, and let the commit create it.
+            create: If there is no such session, begin with nothing, and let the commit create it. A `NewSession` says
+                what it is to be like.
             lease: Begin and commit only while this lease is valid.
 
         Raises:

@@ -14,7 +14,7 @@ from statestore.repositories.history.windows import Limits
 from statestore.repositories.state import state_rows
 from statestore.values.conversations import Unsaved
 from statestore.values.history import Entry, EntryLike, NewEntry, Window
-from statestore.values.sessions import Lease, Session
+from statestore.values.sessions import Lease, NewSession, Session
 
 
 class TurnState(MutableMapping[str, Any]):
@@ -118,7 +118,7 @@ class Turn:
             return Unsaved(entries=(), state_set={}, state_deleted=())
         return Unsaved(entries=tuple(self._entries), state_set=self.state.written(), state_deleted=self.state.deleted())
 
-    def _commit(self, *, create: bool, lease: Lease | None) -> Call | None:
+    def _commit(self, *, create: bool | NewSession, lease: Lease | None) -> Call | None:
         """The call that writes everything collected; None if there is nothing to write and no lease to check."""
         unsaved = self.unsaved
         if not (unsaved.entries or unsaved.state_set or unsaved.state_deleted):
@@ -138,7 +138,7 @@ class Turn:
         self._saved = True
 
 
-def turn(session_id: str, limits: Limits, *, create: bool, lease: Lease | None) -> Block[Turn]:
+def turn(session_id: str, limits: Limits, *, create: bool | NewSession, lease: Lease | None) -> Block[Turn]:
     """See `StateStore.turn`."""
     begun = yield Call(TurnWork.begin, (session_id, limits), {"create": create, "lease": lease})
     turn = Turn(session_id, begun)

@@ -270,3 +270,61 @@ def test_a_large_log_is_sent_again_in_one_call(store: Store) -> None:
     stored = store.history.append("s", log, after_seq=0)
     assert [entry.seq for entry in stored] == list(range(1, 1301))
     assert store.history.count("s") == 1300
+
+
+def test_a_conflict_is_settled_as_the_caller_says(store: Store) -> None:
+    first = NewEntry("one", role="assistant", entry_id="a", usage=Usage(input_tokens=1, output_tokens=1))
+    store.history.append("s", [first, NewEntry("two", entry_id="b")])
+    again = [
+        replace(first, content="uno", usage=Usage(input_tokens=5, output_tokens=1)),
+        NewEntry("two", entry_id="b"),
+        NewEntry("three", entry_id="c"),
+    ]
+    with pytest.raises(ConflictError) as caught:
+        store.history.append("s", again, on_conflict="raise")
+    assert (caught.value.entry_id, caught.value.field) == ("a", "content")
+    assert store.history.messages("s") == ["one", "two"]
+
+    kept = store.history.append("s", again, on_conflict="keep")
+    assert [(entry.seq, entry.content) for entry in kept] == [(1, "one"), (2, "two"), (3, "three")]
+    assert store.history.messages("s") == ["one", "two", "three"]
+
+    replaced = store.history.append("s", [*again, NewEntry("four")], on_conflict="replace")
+    assert [entry.content for entry in replaced] == store.history.messages("s") == ["uno", "two", "three", "four"]
+    assert replaced == store.history.read("s")
+    assert store.usage.totals().input_tokens == 5
+
+
+@pytest.mark.parametrize("field", ["usage", "metadata", "tool_name"])
+def test_what_stands_beside_the_content_is_settled_too(store: Store, field: str) -> None:
+    entry = NewEntry("x", entry_id="a", usage=Usage(input_tokens=1), metadata={"a": 1}, tool_name="t")
+    store.history.append("s", [entry])
+    other = {"usage": Usage(input_tokens=9), "metadata": {"b": 1}, "tool_name": "u"}[field]
+    changed = replace(entry, **{field: other})
+    with pytest.raises(ConflictError) as caught:
+        store.history.append("s", [changed])
+    assert caught.value.entry_id == "a"
+    assert caught.value.field.startswith(field)
+    assert getattr(store.history.append("s", [changed], on_conflict="keep")[0], field) == getattr(entry, field)
+    assert getattr(store.history.append("s", [changed], on_conflict="replace")[0], field) == other
+    assert getattr(store.history.get("s", 1), field) == other
+
+
+def test_what_a_fork_replaces_its_source_keeps(store: Store) -> None:
+    store.history.append("s", [NewEntry("one", role="user", entry_id="a"), NewEntry("two", entry_id="b")])
+    store.sessions.fork("s", "fork")
+    changed = [NewEntry("uno", role="assistant", entry_id="a"), NewEntry("three", role="user")]
+    assert [entry.turn for entry in store.history.append("fork", changed, on_conflict="replace")] == [0, 1]
+    assert store.history.messages("fork") == ["uno", "two", "three"]
+    assert store.history.messages("s") == ["one", "two"]
+
+
+def test_another_entry_at_a_position_is_no_conflict_of_ids(store: Store) -> None:
+    store.history.append("s", [NewEntry("one")])
+    for choice in ("raise", "keep", "replace"):
+        with pytest.raises(ConflictError):
+            store.history.append("s", [NewEntry("other")], after_seq=0, on_conflict=choice)
+    with pytest.raises(InvalidValueError, match="on_conflict"):
+        store.history.append("s", [NewEntry("other")], on_conflict="ignore")
+    made = store.history.append("new", [NewEntry("x", entry_id="a")], on_conflict="replace", create=True)
+    assert made[0].seq == 1

@@ -9,7 +9,14 @@ from statestore.engine.sql import Statement
 from statestore.repositories.cache import counters as cache_counters
 from statestore.repositories.cache import listing as cache_listing
 from statestore.repositories.cache import statements as cache_statements
-from statestore.repositories.history import append_batches, appending, entry_reads, entry_rows
+from statestore.repositories.history import (
+    append_batches,
+    appending,
+    entry_edits,
+    entry_filters,
+    entry_reads,
+    entry_rows,
+)
 from statestore.repositories.portable import portable_rows
 from statestore.repositories.sessions import holding, lifecycle, listing, session_rows
 from statestore.repositories.state import repository as state
@@ -28,6 +35,12 @@ SHAPES: dict[Any, tuple[str, dict[str, Any]]] = {
         {"count": 2, "columns": (), "at": False, "new": True, "same": False, "leased": False, "priced": False},
     ),
     entry_rows.insert_one: ("an entry that says what it used", {"columns": _COLUMNS}),
+    entry_edits._at_once: (
+        "the content, if it is the one expected",
+        {"columns": ("content", "content_bytes"), "by": "seq", "conditions": (entry_edits.SAME_CONTENT,)},
+    ),
+    entry_edits._in_place: ("what is noted about it", {"columns": ("metadata",)}),
+    entry_filters._statement: ("the newest of a role", {"filters": ("role",), "newest": True, "forks": False}),
     cache_listing._page: (
         "the entries of an agent that have a tag, with their values, from the second page on",
         {"columns": "all", "filters": ("agent_name", "tag", "after"), "held": False},

@@ -13,10 +13,10 @@ from statestore.repositories.base import Repository
 from statestore.repositories.history import appending, entry_lookups, entry_reads, entry_rows, tail, windows
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.history.windows import Limits
-from statestore.repositories.sessions import holding, lease_checks, session_rows
+from statestore.repositories.sessions import holding, lease_checks, session_columns, session_rows
 from statestore.repositories.state import state_rows
 from statestore.values.history import Entry, NewEntry, Window
-from statestore.values.sessions import Lease, Session
+from statestore.values.sessions import Lease, NewSession, Session
 
 _BEGIN = f"""
     SELECT {session_rows.COLUMNS}, {session_rows.EXTENSION_DUE}, %s, s.lease_token, s.lease_until > $now
@@ -56,7 +56,7 @@ class TurnWork(Repository, group="turn"):
     """The steps of `store.turn`; no operations of their own."""
 
     @reads
-    def begin(self, session_id: str, limits: Limits, *, create: bool, lease: Lease | None) -> Begun:
+    def begin(self, session_id: str, limits: Limits, *, create: bool | NewSession, lease: Lease | None) -> Begun:
         """The session with its window and its state; empty if it is yet to be created.
 
         Raises:
@@ -65,10 +65,11 @@ class TurnWork(Repository, group="turn"):
         """
         checks.key(session_id, "session_id")
         token = lease_checks.token(lease, session_id)
+        columns = session_columns.of_new(self._link, create)
         rows = holding.read(self._link, _FIND, session_id=session_id)
         row = rows[0] if rows else None
         if row is None:
-            if create:
+            if columns is not None:
                 return Begun(
                     limit=self._link.settings.max_value_bytes,
                     window=Window(tokens=None if limits.max_tokens is None else 0),
@@ -125,7 +126,7 @@ class TurnWork(Repository, group="turn"):
         state: Mapping[str, Any],
         deleted: Sequence[str],
         versions: Mapping[str, int],
-        create: bool,
+        create: bool | NewSession,
         lease: Lease | None,
     ) -> list[Entry]:
         """Write all of a turn or nothing.
@@ -184,9 +185,9 @@ class TurnWork(Repository, group="turn"):
             row_version=start.row_version,
         )
 
-    def _lock(self, session_id: str, start: Start, *, create: bool, lease: Lease | None) -> Session:
+    def _lock(self, session_id: str, start: Start, *, create: bool | NewSession, lease: Lease | None) -> Session:
         """The session, locked; it must be the one that the turn began with."""
-        makes = create and start.created_at is None
+        makes = session_columns.of_new(self._link, create) if start.created_at is None else None
         try:
             session = appending.lock(self._link, session_id, create=makes, lease=lease)
         except SessionNotFoundError:

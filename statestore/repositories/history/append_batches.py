@@ -47,7 +47,12 @@ class AppendBatching(Batching[BatchedAppend]):
 
     def key(self, call: Call, settings: Settings) -> str | None:
         """The session."""
-        if not call.kwargs.keys() <= _PLAIN or call.attempt > 1:
+        # What a session is to be like is checked even if it is there: by its own call.
+        if (
+            not call.kwargs.keys() <= _PLAIN
+            or call.attempt > 1
+            or not isinstance(call.kwargs.get("create", False), bool)
+        ):
             return None
         session_id = call.args[0] if call.args else call.kwargs.get("session_id")
         entries = call.args[1] if len(call.args) > 1 else call.kwargs.get("entries")

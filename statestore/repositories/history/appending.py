@@ -1,6 +1,6 @@
 """Adding entries at the end of a session: in one statement if nothing needs a decision."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -118,11 +118,15 @@ def insert_all(link: Link, session_id: str, batch: Sequence[PreparedEntry]) -> l
     return added
 
 
-def lock(link: Link, session_id: str, *, create: bool = False, lease: Lease | None = None) -> Session:
-    """Lock the session's row, mark it active, and return it; with *create* make one that is missing or expired.
+def lock(
+    link: Link, session_id: str, *, create: Mapping[str, Any] | None = None, lease: Lease | None = None
+) -> Session:
+    """Lock the session's row, mark it active, and return it.
+
+    *create* are the columns with which to make one that is missing or expired.
 
     Raises:
-        SessionNotFoundError: No such session, or it has expired, and *create* is false.
+        SessionNotFoundError: No such session, or it has expired, and *create* is None.
         StaleLeaseError: *lease* is no longer valid.
     """
     while True:
@@ -132,9 +136,9 @@ def lock(link: Link, session_id: str, *, create: bool = False, lease: Lease | No
                 session_rows.check_lease(link, lease)
             session_rows.mark_active(link, session_id)
             return locked.session
-        if not create:
+        if create is None:
             raise session_rows.not_found(link, session_id)
-        session_life.create(link, session_id, {})
+        session_life.create(link, session_id, create)
 
 
 def _counted_from_here(batch: Sequence[PreparedEntry]) -> list[PreparedEntry]:

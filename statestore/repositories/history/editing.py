@@ -66,8 +66,8 @@ class EditingRepository(Repository):
         if expected_content is not MISSING:
             expected = exactjson.dumps(expected_content, "expected_content", max_bytes=max_bytes)
 
-        (priced,), revision = pricing.price(self._link, [given])
         if not self._link.in_transaction:
+            (priced,), revision = pricing.price(self._link, [given])
             conditions = {
                 entry_edits.UNCOUNTED: True,
                 entry_edits.SAME_TURN: True,
@@ -92,14 +92,7 @@ class EditingRepository(Repository):
         session, found = self._found(session_id, "seq", seq)
         if expected is not None and orjson.dumps(found.entry.content).decode() != expected:
             raise _conflict(found.entry, "does not have the expected content; read it again", "content")
-        columns = _columns(priced)
-        if given.own_id and given.entry_id != found.entry.entry_id:
-            others = entry_lookups.find_many(self._link, session_id, [given.entry_id])
-            for other in others.values():
-                raise _conflict(other, f"has the entry_id {given.entry_id!r} already; give another", "entry_id")
-            columns["entry_id"] = given.entry_id
-        turns = _begins_turn(given.columns["role"]) - _begins_turn(found.entry.role)
-        return self._change(session, found, columns, turns=turns)
+        return self._put(session, found, given)
 
     @writes_in_one_statement
     def annotate(self, session_id: str, seq: int, metadata: Mapping[str, Any]) -> Entry:
@@ -216,10 +209,24 @@ class EditingRepository(Repository):
         """The session and the entry, both locked, in a transaction."""
         self._needs_transaction()
         session = ranges.lock(self._link, session_id).session
+        return session, self._find(session_id, by, key)
+
+    def _find(self, session_id: str, by: str, key: Any) -> Found:
         found = entry_edits.find(self._link, session_id, by, key)
         if found is None:
             raise EntryNotFoundError(session_id, **{by: key})
-        return session, found
+        return found
+
+    def _put(self, session: Session, found: Found, given: PreparedEntry) -> Entry:
+        """Put another entry in the place of one; the locks for a release are held."""
+        (priced,), _ = pricing.price(self._link, [given])
+        columns = _columns(priced)
+        if given.own_id and given.entry_id != found.entry.entry_id:
+            for other in entry_lookups.find_many(self._link, session.session_id, [given.entry_id]).values():
+                raise _conflict(other, f"has the entry_id {given.entry_id!r} already; give another", "entry_id")
+            columns["entry_id"] = given.entry_id
+        turns = _begins_turn(given.columns["role"]) - _begins_turn(found.entry.role)
+        return self._change(session, found, columns, turns=turns)
 
     def _change(self, session: Session, found: Found, columns: Params, *, turns: int = 0) -> Entry:
         return entry_edits.change(

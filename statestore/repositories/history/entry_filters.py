@@ -18,22 +18,20 @@ _RANGE = "x.namespace = :namespace AND x.seq > CAST(:after AS bigint) AND x.seq 
 
 
 @lru_cache(maxsize=64)
-def _statements(filters: tuple[str, ...], newest: bool) -> tuple[Statement, Statement]:
-    """For sessions that are not forks, whose rows are read in order until there are enough, and for any."""
+def _statement(filters: tuple[str, ...], newest: bool, forks: bool) -> Statement:
+    """For sessions that are not forks, whose rows are read in order until there are enough; with *forks* for any."""
     matches = "".join(f" AND {_CONDITIONS[name]}" for name in filters)
     own = f"SELECT x.* FROM $history_entries AS x WHERE {_RANGE} AND x.session_id = :session_id{matches}"
     shared = f"""SELECT x.* FROM $session_segments AS g JOIN $history_entries AS x ON x.session_id = g.owner_session_id
             AND x.seq BETWEEN g.from_seq AND g.to_seq AND {_RANGE}{matches}
         WHERE g.namespace = :namespace AND g.session_id = :session_id"""
 
-    def statement(source: str) -> Statement:
-        return Statement(f"""
-            SELECT {entry_reads.ALSO}, m.* FROM $sessions AS s LEFT JOIN (
-                SELECT {entry_rows.COLUMNS} FROM ({source}) AS h
-                ORDER BY h.seq{" DESC" if newest else ""} LIMIT :most) AS m ON true
-            WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
-
-    return statement(own), statement(f"{own} UNION ALL {shared}")
+    source = f"{own} UNION ALL {shared}" if forks else own
+    return Statement(f"""
+        SELECT {entry_reads.ALSO}, m.* FROM $sessions AS s LEFT JOIN (
+            SELECT {entry_rows.COLUMNS} FROM ({source}) AS h
+            ORDER BY h.seq{" DESC" if newest else ""} LIMIT :most) AS m ON true
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
 
 def read(
@@ -57,7 +55,8 @@ def read(
     rows, _ = entry_reads.rows_of(
         link,
         session_id,
-        *_statements(filters, newest),
+        _statement(filters, newest, False),
+        _statement(filters, newest, True),
         after=window["after"],
         before=window["before"],
         most=window["last" if newest else "limit"],

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 from statestore.checking import checks
 from statestore.engine.batches import Batching
@@ -20,6 +20,7 @@ from statestore.repositories.sessions.fork_hints import ForkHints
 
 # Beyond this a read is large enough to travel alone: the others of its group would wait for it.
 _LARGEST = 100
+FromRows: TypeAlias = Callable[[Link, str, Sequence[Row]], list[Any]]
 _WINDOW = ("last", "after", "before", "limit")
 _ALLOWED = frozenset(_WINDOW)
 
@@ -59,9 +60,11 @@ class ReadBatching(Batching[BatchedRead]):
     writes = False
     room = 0
 
-    def __init__(self, columns: str, seq: int, from_rows: Callable[[Link, str, Sequence[Row]], list[Any]]) -> None:
+    def __init__(
+        self, statement: Statement, seq: int, from_rows: Callable[[Link, str, Sequence[Row]], list[Any]]
+    ) -> None:
         """*seq* is where a row has what is null if it holds no entry."""
-        self._statement = _statement(columns)
+        self._statement = statement
         self._seq = seq
         self._from_rows = from_rows
 
@@ -100,5 +103,7 @@ class ReadBatching(Batching[BatchedRead]):
             one.result = [] if of_one[0][self._seq] is None else self._from_rows(link, one.session_id, of_one)
 
 
-READS = ReadBatching(entry_rows.COLUMNS, entry_rows.SEQ, entry_rows.from_rows)
-MESSAGES = ReadBatching("CAST(h.content AS text), h.seq", 2, entry_reads.contents)
+_ENTRIES = _statement(entry_rows.COLUMNS)
+_CONTENTS = _statement("CAST(h.content AS text), h.seq")
+READS = ReadBatching(_ENTRIES, entry_rows.SEQ, entry_rows.from_rows)
+MESSAGES = ReadBatching(_CONTENTS, 2, entry_reads.contents)

@@ -1,6 +1,7 @@
 """The history of a session: append, read and remove."""
 
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 from statestore.checking import checks
 from statestore.engine.calls import in_batches, writes_in_one_statement, writes_once
@@ -20,9 +21,11 @@ from statestore.repositories.history.locating import LocatingRepository
 from statestore.repositories.history.reading import ReadingRepository
 from statestore.repositories.history.summaries import SummariesRepository
 from statestore.repositories.history.windows import WindowsRepository
-from statestore.repositories.sessions import lease_checks
+from statestore.repositories.sessions import lease_checks, segments, session_columns
 from statestore.values.history import Entry, EntryLike
-from statestore.values.sessions import Lease, Session
+from statestore.values.sessions import Lease, NewSession, Session
+
+OnConflict: TypeAlias = Literal["raise", "keep", "replace"]
 
 
 class HistoryRepository(
@@ -38,8 +41,9 @@ class HistoryRepository(
         entries: Sequence[EntryLike],
         *,
         after_seq: int | None = None,
-        create: bool = False,
+        create: bool | NewSession = False,
         lease: Lease | None = None,
+        on_conflict: OnConflict = "raise",
     ) -> list[Entry]:
         """Append *entries* to the end of a session's history.
 
@@ -56,25 +60,32 @@ class HistoryRepository(
                 exists.
             after_seq: The position that the first entry is to follow; 0 for the start. Entries that are already
                 there are skipped.
-            create: Create the session if there is none, or if it has expired; nothing of an expired one remains.
+            create: Create the session if there is none, or if it has expired; nothing of an expired one remains. A
+                `NewSession` says what it is to be like.
             lease: Append only while this lease is valid; the writing statement itself checks it.
+            on_conflict: What to do about each entry whose `entry_id` is there already, with another content or other
+                fields: `raise` refuses the whole append, `keep` leaves what is stored, and `replace` puts the new one
+                in its place, as `history.replace` does.
 
         Returns:
-            The stored entries, with `seq`, `turn` and `created_at` filled in. Entries that *after_seq* skips as stored,
-            but that have been trimmed since, are left out.
+            The stored entries, with `seq`, `turn` and `created_at` filled in; for one that was kept, what is stored.
+            Entries that *after_seq* skips as stored, but that have been trimmed since, are left out.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired, and *create* is false. Nothing was written.
             ConflictError: *after_seq* is beyond the end; or the entry stored at a position or under an `entry_id`
                 differs from the one given: in its content, or, for a `NewEntry`, in usage, metadata, tool name or any
-                other field, except a cost or time that was not given. Nothing was written.
+                other field, except a cost or time that was not given. The error's `entry_id` names the stored entry.
+                Nothing was written.
             StaleLeaseError: *lease* is no longer valid. Nothing was written.
             InvalidValueError: A payload is not exact JSON or is too large, or a mapping has no role. Nothing was
                 written.
         """
         checks.key(session_id, "session_id")
         checks.optional_count(after_seq, "after_seq")
+        checks.one_of(on_conflict, ("raise", "keep", "replace"), "on_conflict")
         token = lease_checks.token(lease, session_id)
+        columns = session_columns.of_new(self._link, create)
         max_bytes = self._link.settings.max_value_bytes
         batch = self._once("batch", lambda: entry_rows.prepare(entries, max_bytes=max_bytes))
 
@@ -89,14 +100,20 @@ class HistoryRepository(
         self._needs_transaction()
 
         # A new session ends at 0: an append that follows another position must not create it.
-        makes = create and not after_seq
+        makes = None if after_seq else columns
+        if on_conflict == "replace":
+            # Others may see what is replaced: that lock comes before the session's row.
+            segments.lock_for_release(self._link, session_id)
         try:
             session = appending.lock(self._link, session_id, create=makes, lease=lease)
         except SessionNotFoundError:
-            if create and after_seq:
+            if columns is not None and after_seq:
                 raise _gap(session_id, after_seq, 0) from None
             raise
         present = self._already_stored(session, batch, after_seq)
+        for index, stored_entry in present.items():
+            if stored_entry is not None and (differs := _difference(stored_entry, batch[index])) is not None:
+                present[index] = self._settle(session, index, stored_entry, batch[index], differs, on_conflict)
         missing = [entry for index, entry in enumerate(batch) if index not in present]
         fresh = iter(appending.insert_all(self._link, session_id, missing))
         found = (present[index] if index in present else next(fresh) for index in range(len(batch)))
@@ -146,10 +163,18 @@ class HistoryRepository(
                 self._link, session.session_id, after=after_seq, before=after_seq + overlap + 1
             ):
                 present[entry.seq - after_seq - 1] = entry
-        for index, found in present.items():
-            if found is not None:
-                _check_same(session.session_id, index, found, batch[index])
         return present
+
+    def _settle(
+        self, session: Session, index: int, stored: Entry, given: PreparedEntry, field: str, on_conflict: OnConflict
+    ) -> Entry:
+        """What is to be there instead of two different entries."""
+        same_id = given.entry_id == stored.entry_id
+        if not same_id or on_conflict == "raise":
+            raise _another(session.session_id, index, stored, same_id, field)
+        if on_conflict == "keep":
+            return stored
+        return self._put(session, self._find(session.session_id, "entry_id", given.entry_id), given)
 
 
 def _gap(session_id: str, after_seq: int, end: int) -> ConflictError:
@@ -162,13 +187,15 @@ def _gap(session_id: str, after_seq: int, end: int) -> ConflictError:
     )
 
 
-def _check_same(session_id: str, index: int, stored: Entry, given: PreparedEntry) -> None:
+def _difference(stored: Entry, given: PreparedEntry) -> str | None:
+    """The first field that differs."""
     same = entry_differences.has_same_content(stored, given)
-    field = entry_differences.beside_content(stored, given) if same else "content"
-    if field is None:
-        return
-    under = f" under entry_id {given.entry_id!r}," if given.entry_id == stored.entry_id else ""
-    raise ConflictError(
+    return entry_differences.beside_content(stored, given) if same else "content"
+
+
+def _another(session_id: str, index: int, stored: Entry, same_id: bool, field: str) -> ConflictError:
+    under = f" under entry_id {stored.entry_id!r}," if same_id else ""
+    return ConflictError(
         f"entries[{index}]: session {session_id!r} already has an entry with another {field}{under} at position "
         f"{stored.seq}; give the entry as it was stored, or append it under another entry_id",
         session_id=session_id,
