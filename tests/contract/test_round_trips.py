@@ -256,21 +256,21 @@ case("history.messages, of a fork", fork, lambda store, s: store.history.message
 case("history.read, by role", history, lambda store, s: store.history.read(s, role="user", last=5), ONE, (1, 1))
 case("history.find", history, lambda store, s: store.history.find(s, "a"), ONE, (1, 1))
 case("history.last_many", fork, lambda store, s: store.history.last_many([s, f"source of {s}"], 5), ONE, (1, 1))
-case("history.replace", history, lambda store, s: store.history.replace(s, 7, words(1)[0]), ONE, (8, 1))
-case("history.annotate", history, lambda store, s: store.history.annotate(s, 7, {"a": 1}), ONE, (8, 1))
-case("history.set_usage", history, lambda store, s: store.history.set_usage(s, 7, Usage(input_tokens=1)), ONE, (8, 1))
+case("history.replace", history, lambda store, s: store.history.replace(s, 7, words(1)[0]), ONE, (7, 1))
+case("history.annotate", history, lambda store, s: store.history.annotate(s, 7, {"a": 1}), ONE, (7, 1))
+case("history.set_usage", history, lambda store, s: store.history.set_usage(s, 7, Usage(input_tokens=1)), ONE, (7, 1))
 case(
     "history.replace, with a fork",
     forked,
     lambda store, s: store.history.replace(s, 7, words(1)[0]),
-    transaction(14),
-    (14, 1),
+    Cost(18, 18, 2),
+    (17, 1),
 )
 case("history.count", history, lambda store, s: store.history.count(s), ONE, (1, 1))
-case("history.pop_last", history, lambda store, s: store.history.pop_last(s), transaction(12), (12, 1))
-case("history.pop_last, with a fork", forked, lambda store, s: store.history.pop_last(s, 20), transaction(14), (14, 1))
-case("history.trim", history, lambda store, s: store.history.trim(s, keep_last=10), transaction(11), (11, 1))
-case("history.clear", history, lambda store, s: store.history.clear(s), transaction(11), (11, 1))
+case("history.pop_last", history, lambda store, s: store.history.pop_last(s), ONE, (12, 1))
+case("history.pop_last, with a fork", forked, lambda store, s: store.history.pop_last(s, 20), Cost(15, 15, 2), (14, 1))
+case("history.trim", history, lambda store, s: store.history.trim(s, keep_last=10), ONE, (11, 1))
+case("history.clear", history, lambda store, s: store.history.clear(s), ONE, (11, 1))
 case("state.set", session, lambda store, s: store.state.set(s, "a", 1), ONE, (4, 1))
 case(
     "state.set, expected_version",

@@ -1,8 +1,12 @@
 """Which positions a session has: letting go of some at either end."""
 
-from statestore.engine.sql import Link, Statement
-from statestore.repositories.sessions import segments, session_rows
+from collections.abc import Sequence
+
+from statestore.engine.sql import Link, Row, Statement
+from statestore.repositories.history import entry_reads, entry_rows
+from statestore.repositories.sessions import segments, session_rows, unshared
 from statestore.repositories.sessions.session_rows import LockedSession
+from statestore.values.history import Entry
 from statestore.values.sessions import Session
 
 _SET_RANGE = Statement(f"""
@@ -12,6 +16,72 @@ _SET_RANGE = Statement(f"""
 
 _DELETE_SUMMARIES = Statement("""
     DELETE FROM $summaries WHERE namespace = :namespace AND session_id = :session_id AND end_seq > :last_seq""")
+
+_SHORTENED = f"""shortened AS (
+        UPDATE $sessions AS s SET %s, {session_rows.ACTIVE} FROM own
+        WHERE s.namespace = :namespace AND s.session_id = own.session_id RETURNING 1)"""
+_FORGOTTEN = """forgotten AS (
+        DELETE FROM $summaries AS m USING own
+        WHERE m.namespace = :namespace AND m.session_id = own.session_id AND m.end_seq >= %s RETURNING 1)"""
+
+# The turn before the oldest of the entries that go is that of the entry before it.
+_LAST_TURN = "(SELECT g.turn - CASE WHEN g.role = 'user' THEN 1 ELSE 0 END FROM gone AS g WHERE g.seq = own.from_seq)"
+_POP = unshared.release(
+    f""", {_SHORTENED % f"next_seq = own.from_seq, last_turn = {_LAST_TURN}"}, {_FORGOTTEN % "own.from_seq"}
+    SELECT held.lives, (SELECT count(*) FROM own), g.* FROM held LEFT JOIN gone AS g ON true""",
+    from_seq="greatest(s.first_seq, s.next_seq - CAST(:n AS bigint))",
+    where="$live AND s.next_seq > s.first_seq AND CAST(:n AS bigint) > 0",
+    rows=entry_rows.COLUMNS,
+)
+
+_EXCESS = "s.next_seq - s.first_seq - CAST(:keep_last AS bigint)"
+_TRIM = unshared.release(
+    f""", {_SHORTENED % "first_seq = own.to_seq + 1"}
+    SELECT held.lives, own.to_seq - own.from_seq + 1, own.excess > CAST(:limit AS bigint), (
+        SELECT {_EXCESS} FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id)
+    FROM held LEFT JOIN own ON true""",
+    to_seq=f"s.first_seq + least({_EXCESS}, CAST(:limit AS bigint)) - 1",
+    where=f"$live AND {_EXCESS} > 0",
+    columns=f", {_EXCESS} AS excess",
+)
+_CLEAR = unshared.release(
+    f""", {_SHORTENED % "first_seq = 1, next_seq = 1, last_turn = 0"}, {_FORGOTTEN % "1"}
+    SELECT held.lives, own.to_seq - own.from_seq + 1 FROM held LEFT JOIN own ON true""",
+    where="$live AND s.next_seq - s.first_seq <= CAST(:limit AS bigint)",
+)
+
+
+def pop_at_once(link: Link, session_id: str, n: int) -> list[Entry] | None:
+    """Let go of the newest *n* entries, in one statement of PostgreSQL; None if that takes a transaction.
+
+    Raises:
+        SessionNotFoundError: No such session, or it has expired.
+    """
+    rows = _lives(link, session_id, link.all(_POP, session_id=session_id, n=min(n, entry_reads.FAR)))
+    found = [(None, *entry) for _, popped, *entry in rows if popped]
+    return sorted(entry_rows.from_rows(link, session_id, found), key=lambda entry: entry.seq) if found else None
+
+
+def trim_at_once(link: Link, session_id: str, keep_last: int, limit: int) -> tuple[int, bool] | None:
+    """As `pop_at_once`, of up to *limit* entries that are not among the newest *keep_last*: how many, and if more."""
+    rows = link.all(_TRIM, session_id=session_id, keep_last=min(keep_last, entry_reads.FAR), limit=limit)
+    ((_, gone, more, excess),) = _lives(link, session_id, rows)
+    if gone is None:
+        return (0, False) if excess is not None and excess <= 0 else None
+    return gone, more
+
+
+def clear_at_once(link: Link, session_id: str, limit: int) -> int | None:
+    """As `pop_at_once`, of all entries, if there are not more than *limit*: how many there were."""
+    ((_, gone),) = _lives(link, session_id, link.all(_CLEAR, session_id=session_id, limit=limit))
+    found: int | None = gone
+    return found
+
+
+def _lives(link: Link, session_id: str, rows: Sequence[Row]) -> Sequence[Row]:
+    if not rows or not rows[0][0]:
+        raise session_rows.not_found(link, session_id)
+    return rows
 
 
 def lock(link: Link, session_id: str) -> LockedSession:

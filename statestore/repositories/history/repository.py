@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from statestore.checking import checks
-from statestore.engine.calls import in_batches, writes_in_one_statement, writes_once
+from statestore.engine.calls import in_batches, writes_in_one_statement, writes_once_in_one_statement
 from statestore.errors import ConflictError, SessionNotFoundError
 from statestore.repositories.history import (
     appending,
@@ -119,7 +119,7 @@ class HistoryRepository(
         found = (present[index] if index in present else next(fresh) for index in range(len(batch)))
         return [entry for entry in found if entry is not None]
 
-    @writes_once
+    @writes_once_in_one_statement
     def pop_last(self, session_id: str, n: int = 1) -> list[Entry]:
         """Remove the newest *n* entries of the session, and return them, oldest first.
 
@@ -135,6 +135,11 @@ class HistoryRepository(
         """
         checks.key(session_id, "session_id")
         checks.count(n, "n")
+        if not self._link.in_transaction:
+            at_once = ranges.pop_at_once(self._link, session_id, n)
+            if at_once is not None:
+                return at_once
+            self._needs_transaction()
         session = ranges.lock(self._link, session_id).session
         popped = entry_reads.read(self._link, session_id, last=n)
         if popped:

@@ -3,7 +3,7 @@
 from operator import itemgetter
 
 from statestore.checking import checks
-from statestore.engine.calls import reported_as, writes
+from statestore.engine.calls import reported_as, writes_in_one_statement
 from statestore.repositories.base import Repository
 from statestore.repositories.history import ranges
 
@@ -16,7 +16,7 @@ class ShorteningRepository(Repository):
     """
 
     @reported_as(rows=itemgetter(0))
-    @writes
+    @writes_in_one_statement
     def trim(self, session_id: str, keep_last: int, limit: int) -> tuple[int, bool]:
         """Let go of up to *limit* of the oldest entries that are not among the newest *keep_last*.
 
@@ -25,6 +25,11 @@ class ShorteningRepository(Repository):
         """
         checks.key(session_id, "session_id")
         checks.count(keep_last, "keep_last")
+        if not self._link.in_transaction:
+            at_once = ranges.trim_at_once(self._link, session_id, keep_last, limit)
+            if at_once is not None:
+                return at_once
+            self._needs_transaction()
         locked = ranges.lock(self._link, session_id)
         session = locked.session
         excess = max(0, session.entry_count - keep_last)
@@ -35,7 +40,7 @@ class ShorteningRepository(Repository):
         return gone, excess > gone
 
     @reported_as(rows=itemgetter(0))
-    @writes
+    @writes_in_one_statement
     def clear(self, session_id: str, limit: int) -> tuple[int, bool]:
         """Empty a history of up to *limit* entries; trim a longer one by so many.
 
@@ -43,6 +48,11 @@ class ShorteningRepository(Repository):
             How many entries went, and whether there are more.
         """
         checks.key(session_id, "session_id")
+        if not self._link.in_transaction:
+            cleared = ranges.clear_at_once(self._link, session_id, limit)
+            if cleared is not None:
+                return cleared, False
+            self._needs_transaction()
         locked = ranges.lock(self._link, session_id)
         session = locked.session
         if session.entry_count > limit:
