@@ -23,7 +23,16 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine
 
-from statestore import ConflictError, InvalidValueError, NewEntry, SessionExistsError, SessionNotFoundError, StateStore
+from statestore import (
+    ConflictError,
+    EntryNotFoundError,
+    InvalidValueError,
+    NewEntry,
+    SessionExistsError,
+    SessionNotFoundError,
+    StateStore,
+    Usage,
+)
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound
 
@@ -38,6 +47,9 @@ SESSIONS = st.sampled_from(["a", "b", "c", "d"])
 KEYS = st.sampled_from(["x", "y"])
 TTLS = st.sampled_from([None, None, timedelta(seconds=100)])
 SHARES = st.integers(0, 12)
+CHOICES = st.sampled_from(["raise", "keep", "replace"])
+ROWS = itertools.count()
+FAR = 1000
 
 
 @dataclass
@@ -46,6 +58,19 @@ class ModelEntry:
     turn: int
     entry_id: str
     role: str | None
+    metadata: dict[str, int] = field(default_factory=dict)
+    tokens: int | None = None
+    row: int = field(default_factory=ROWS.__next__)
+    """Which row holds it: forks share it until one of them changes it."""
+
+    def again(self, content: int | None = None) -> NewEntry:
+        """What would have to be appended to be this entry, or one with another content."""
+        return NewEntry(
+            self.content if content is None else content,
+            role=self.role,
+            metadata=self.metadata or None,
+            usage=None if self.tokens is None else Usage(input_tokens=self.tokens),
+        )
 
 
 @dataclass
@@ -142,20 +167,25 @@ class Machine(RuleBasedStateMachine):
             assert (result.seq, result.turn) == (session.next_seq, session.last_turn)
             session.entries.append(ModelEntry(entry.content, session.last_turn, result.entry_id, entry.role))
 
-    @rule(session_id=SESSIONS, back=st.integers(0, 3), same=st.booleans())
-    def append_again_by_id(self, session_id: str, back: int, same: bool) -> None:
+    @rule(session_id=SESSIONS, back=st.integers(0, 3), same=st.booleans(), choice=CHOICES)
+    def append_again_by_id(self, session_id: str, back: int, same: bool, choice: str) -> None:
         session = self.living(session_id)
         if session is None or len(session.entries) <= back:
             return
         known = session.entries[-1 - back]
         fresh = next(self.words)
-        again = NewEntry(known.content if same else fresh, role=known.role, entry_id=known.entry_id)
+        again = replace(known.again(None if same else fresh), entry_id=known.entry_id)
         entries = [again, NewEntry(fresh)]
-        if not same:
-            with pytest.raises(ConflictError):
+        if not same and choice == "raise":
+            with pytest.raises(ConflictError) as caught:
                 self.store.history.append(session_id, entries)
+            assert caught.value.entry_id == known.entry_id
             return
-        found, added = self.store.history.append(session_id, entries)
+        found, added = self.store.history.append(session_id, entries, on_conflict=choice)
+        if not same and choice == "replace":
+            self.edited(session, known)
+            known.content = fresh
+        assert found.content == known.content
         session = self.written(session_id)
         assert (found.seq, added.seq) == (session.next_seq - 1 - back, session.next_seq)
         session.entries.append(ModelEntry(fresh, session.last_turn, added.entry_id, None))
@@ -168,7 +198,7 @@ class Machine(RuleBasedStateMachine):
         after_seq = session.next_seq - 1 - back
         known = session.entries[max(0, len(session.entries) - back) :] if back > 0 else []
         trimmed = max(0, back - len(session.entries))
-        entries = [NewEntry(0)] * trimmed + [NewEntry(entry.content, role=entry.role) for entry in known]
+        entries = [NewEntry(0)] * trimmed + [entry.again() for entry in known]
         entries = entries[:n]
         entries += [NewEntry(next(self.words), role="assistant") for _ in range(n - len(entries))]
         contents = [entry.content for entry in entries]
@@ -182,6 +212,44 @@ class Machine(RuleBasedStateMachine):
         for entry in result:
             if entry.seq >= session.next_seq:
                 session.entries.append(ModelEntry(entry.content, session.last_turn, entry.entry_id, entry.role))
+
+    def edited(self, session: ModelSession, entry: ModelEntry) -> None:
+        """An entry that others see too gets a row of its own."""
+        others = (other for other in self.model.values() if other is not session)
+        if any(one.row == entry.row for other in others for one in other.entries):
+            entry.row = next(ROWS)
+
+    @rule(session_id=SESSIONS, place=st.integers(0, 8), how=st.sampled_from(["replace", "annotate", "set_usage"]))
+    def edit(self, session_id: str, place: int, how: str) -> None:
+        history, word = self.store.history, next(self.words)
+        session = self.living(session_id)
+        if session is None:
+            self.is_missing(session_id, history.annotate, 1, {})
+            return
+        seq = session.first_seq + place
+        if place >= len(session.entries):
+            with pytest.raises(EntryNotFoundError):
+                history.annotate(session_id, seq, {"a": 1})
+            return
+        entry = session.entries[place]
+        if how == "replace":
+            after = history.replace(session_id, seq, entry.again(word), expected_content=entry.content)
+            entry.content = word
+        elif how == "annotate":
+            after = history.annotate(session_id, seq, {f"k{word % 2}": word})
+            entry.metadata = entry.metadata | {f"k{word % 2}": word}
+        else:
+            after = history.set_usage(session_id, entry_id=entry.entry_id, usage=Usage(input_tokens=word))
+            entry.tokens = word
+        self.edited(session, entry)
+        self.written(session_id)
+        assert (after.seq, after.turn, after.entry_id, after.content) == (
+            seq,
+            entry.turn,
+            entry.entry_id,
+            entry.content,
+        )
+        assert (after.metadata, after.usage.input_tokens) == (entry.metadata, entry.tokens)
 
     @rule(source=SESSIONS, fork_id=SESSIONS, share=SHARES, whole=st.booleans())
     def fork(self, source: str, fork_id: str, share: int, whole: bool) -> None:
@@ -298,6 +366,21 @@ class Machine(RuleBasedStateMachine):
         page = self.store.history.read(session_id, after=after, limit=limit)
         behind = [pair for pair in numbered if pair[0] > after]
         assert [(entry.seq, entry.content) for entry in page] == behind[:limit]
+        assert (
+            self.store.history.messages(session_id, last=last) == [content for _, content in numbered][-last or FAR :]
+        )
+        ids = {entry.entry_id: seq for seq, entry in enumerate(session.entries, session.first_seq)}
+        for entry_id, seq in list(ids.items())[:limit]:
+            found = self.store.history.find(session_id, entry_id)
+            assert found is not None
+            assert found.seq == seq
+        assert self.store.history.find(session_id, "nobody's") is None
+        users = [seq for (seq, _), entry in zip(numbered, session.entries, strict=True) if entry.role == "user"]
+        by_role = self.store.history.read(session_id, role="user", last=last)
+        assert [entry.seq for entry in by_role] == users[-last or FAR :]
+        by_turn = self.store.history.read(session_id, turn=limit, after=after)
+        turns = [seq for (seq, _), entry in zip(numbered, session.entries, strict=True) if entry.turn == limit]
+        assert [entry.seq for entry in by_turn] == [seq for seq in turns if seq > after]
         session.look(self.clock())
 
     @invariant()
@@ -317,12 +400,16 @@ class Machine(RuleBasedStateMachine):
             state = self.store.state.get_all(session_id)
             assert state == {key: session.state[key][0] for key in sorted(session.state)}
 
+        newest = self.store.history.last_many(["a", "b", "c", "d"], 2)
+        assert {session_id: [entry.content for entry in entries] for session_id, entries in newest.items()} == {
+            session_id: [entry.content for entry in session.entries[-2:]] for session_id, session in living.items()
+        }
         assert unsound(self.content, self.namespace) == []
-        # Forks share entries: what is stored is what is seen, each entry once. Expired sessions still count.
+        # Forks share entries: what is stored is what is seen, each row once. Expired sessions still count.
         stored = self.content.query(
             "SELECT count(*) AS n FROM history_entries WHERE namespace = :namespace", namespace=self.namespace
         )
-        distinct = {entry.content for session in self.model.values() for entry in session.entries}
+        distinct = {entry.row for session in self.model.values() for entry in session.entries}
         assert stored[0]["n"] == len(distinct)
 
 

@@ -80,3 +80,12 @@ class Expected:
             self.by_day[entry.created_at.date()].append(line)
             self.by_model[entry.response_model or entry.request_model].append(line)
             self.by_tool[entry.tool_name].append(line)
+
+    def exchange(self, before: Entry, after: Entry) -> None:
+        """What was appended as one entry counts as another from now on."""
+        away = {name: -value for name, value in used(before).items()}
+        self.everything.append(away)
+        self.by_day[before.created_at.date()].append(away)
+        self.by_model[before.response_model or before.request_model].append(away)
+        self.by_tool[before.tool_name].append(away)
+        self.add([after])

@@ -34,7 +34,7 @@ SAME_TURN = " AND (CASE WHEN h.role = 'user' THEN 1 ELSE 0 END) = :begins_turn"
 _COUNTED = (
     *schema.TOKEN_COLUMNS,
     *("cost_usd", "duration_ms", "error_type", "agent_name", "provider_name", "request_model", "response_model"),
-    *("tool_name", "tool_call_id", "created_at"),
+    *("tool_name", "tool_call_id", "role", "created_at"),
 )
 
 _FIND = {
