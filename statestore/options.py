@@ -20,6 +20,7 @@ from statestore.engine.sql import Clock, Dialect, Settings
 from statestore.engine.waits import Waits
 from statestore.errors import InvalidValueError, SchemaMissingError
 from statestore.repositories.cache.options import CacheOptions
+from statestore.repositories.sessions.options import SessionOptions
 from statestore.schema import DEFAULT_SCHEMA
 from statestore.values.markers import NeverType
 
@@ -34,6 +35,8 @@ class JoinArguments(TypedDict, total=False):
     schema: str
     max_value_bytes: int
     json: Literal["exact", "lenient"]
+    default_ttl: timedelta | None
+    max_sessions: int | None
     cache_max_entries: int | None
     cache_max_bytes: int | None
     cache_default_ttl: timedelta | float | NeverType
@@ -70,6 +73,8 @@ class StoreOptions:
     schema: str = DEFAULT_SCHEMA
     max_value_bytes: int = exactjson.MAX_BYTES
     json: Literal["exact", "lenient"] = "exact"
+    default_ttl: timedelta | None = None
+    max_sessions: int | None = None
     cache_max_entries: int | None = 1000
     cache_max_bytes: int | None = None
     cache_default_ttl: timedelta | float | NeverType = timedelta(hours=1)
@@ -90,6 +95,7 @@ class StoreOptions:
             raise InvalidValueError("clock", "must be callable and return an aware datetime")
         checks.count(self.max_value_bytes, "max_value_bytes", least=1)
         checks.one_of(self.json, ("exact", "lenient"), "json")
+        self.sessions()
         self.cache()
         checks.schema_name(self.schema)
         checks.one_of(self.durability, ("full", "normal"), "durability")
@@ -101,6 +107,10 @@ class StoreOptions:
         if self.pool_timeout is None:
             raise InvalidValueError("pool_timeout", "must be a timedelta: how long to wait for a free connection")
         self.for_engine()
+
+    def sessions(self) -> SessionOptions:
+        """The options for sessions."""
+        return SessionOptions(default_ttl=self.default_ttl, max_sessions=self.max_sessions)
 
     def cache(self) -> CacheOptions:
         """The options for the cache."""
@@ -118,7 +128,7 @@ class StoreOptions:
             namespace=self.namespace,
             clock=self.clock,
             max_value_bytes=exactjson.Limit(self.max_value_bytes, lenient=self.json == "lenient"),
-            families={CacheOptions: self.cache()},
+            families={SessionOptions: self.sessions(), CacheOptions: self.cache()},
         )
 
     def for_engine(self) -> Options:

@@ -107,6 +107,11 @@ class StateStore(Transaction, Sweeping):
                 and stores and returns the result: tuples and sets become lists; keys text; NaN and infinities null;
                 bytes `{"$bytes": "<base64>"}`; dates and times ISO text; a UUID, a Decimal or a path text; an Enum its
                 value; dataclasses and models of pydantic objects. What is exact stays as it is.
+            default_ttl: How long after its last use a session expires for which no ttl is given when it is created, in
+                whatever way; None for never. `ttl=NEVER` makes a session that does not expire.
+            max_sessions: How many sessions the namespace keeps, without those that belong to another; None for no
+                limit. Each sweep of this store deletes those beyond it that were written to least recently, but spares
+                those that are busy or under a lease.
             cache_max_entries: How many entries the cache keeps, expired ones included; None for no limit. A single
                 store never exceeds it; several together may, until one of them counts again.
             cache_max_bytes: The total size of the cached values, as stored; None for no limit.

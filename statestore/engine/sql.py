@@ -46,7 +46,7 @@ class Statement:
         $now: The time of the statement, or of the operation if our clock tells it.
         $hour: The same, cut to the hour.
         $later(X): Now plus the duration X.
-        $live: Session `s` has not expired.
+        $live: Session `s` has not expired, nor what it is a part of.
         $writable: This transaction may change sessions, as far as the database tells.
         $lock: A row lock on `s`. SQLite needs none, since its write transactions run one at a time.
         $least, $greatest: Functions.
@@ -120,6 +120,7 @@ class Dialect:
         self.schema_prefix = '"' + checks.schema_name(schema_name).replace('"', '""').replace("%", "%%") + '".'
         self.tokens = self._tokens()
         self.functions = self._functions()
+        self.tokens["live"] = _with_tokens(schema.LIVE_SESSION, self)
         # As `time`, for a column that is never empty: without a call in Python, since every entry has one.
         self.instant: Callable[[Any], datetime] = (
             methodcaller("astimezone", UTC) if name == "postgresql" else datetime.fromisoformat
@@ -145,7 +146,7 @@ class Dialect:
                 "(current_setting('transaction_read_only') = 'off'"
                 f" AND has_any_column_privilege('{_SCHEMA_IN_TEXT}sessions', 'update'))"
             )
-        return tokens | {"now": now, "live": f"(s.expires_at IS NULL OR s.expires_at > {now})"}
+        return tokens | {"now": now}
 
     def _functions(self) -> dict[str, Callable[[str], str]]:
         """The tokens that enclose something."""

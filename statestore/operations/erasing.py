@@ -1,6 +1,6 @@
 """Removing a lot: users, large sessions and long histories, in transactions that keep nobody waiting."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -37,15 +37,25 @@ def clear(session_id: str) -> Flow[int]:
     return gone
 
 
-def delete(session_id: str) -> Flow[bool]:
+def delete(session_id: str, *, expected_revision: int | None = None, user_id: str | None = None) -> Flow[bool]:
     """See `Sessions.delete`."""
-    removed = yield Call(ErasureRepository.remove, (session_id, BATCH))
-    more = removed.more
-    while more:
-        batch = yield Call(ErasureRepository.remove_slice, (session_id, BATCH))
-        more = batch.after is not None
+    options = {"expected_revision": expected_revision, "user_id": user_id}
+    removed = yield Call(ErasureRepository.remove, (session_id, BATCH), options)
+    for hidden in removed.hidden:
+        more = True
+        while more:
+            batch = yield Call(ErasureRepository.remove_slice, (hidden, BATCH))
+            more = batch.after is not None
     lived: bool = removed.lived
     return lived
+
+
+def delete_many(session_ids: Sequence[str]) -> Flow[int]:
+    """See `Sessions.delete_many`."""
+    deleted = 0
+    for session_id in session_ids:
+        deleted += yield from delete(session_id)
+    return deleted
 
 
 def delete_user(namespace: str, user_id: str, progress: Progress | None) -> Flow[ErasureReceipt]:

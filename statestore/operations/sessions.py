@@ -1,5 +1,6 @@
 """Operations on sessions."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from statestore.checking import checks
@@ -30,6 +31,7 @@ class SessionOperations(Operations):
     exists = operation(SessionsRepository.exists)
     page = operation(ListingRepository.page)
     count = operation(ListingRepository.count)
+    load_many = operation(ListingRepository.load_many)
     update = operation(SessionsRepository.update)
     merge_metadata = operation(SessionsRepository.merge_metadata)
     touch = operation(SessionsRepository.touch)
@@ -54,17 +56,36 @@ class SessionOperations(Operations):
         return report
 
     @flow
-    def delete(self, session_id: str) -> Flow[bool]:
-        """Remove a session with its history, state and summaries. Forks keep what they see.
+    def delete(
+        self, session_id: str, *, expected_revision: int | None = None, user_id: str | None = None
+    ) -> Flow[bool]:
+        """Remove a session with its history, state and summaries, and all that belongs to it. Forks keep what they see.
 
         It is gone at once. If it has more than a thousand entries, its rows are deleted in batches, each in its own
         short transaction, so that nobody waits long; if this is interrupted, the next sweep deletes the rest. A later
         write does not bring the session back.
 
+        Args:
+            session_id: The session.
+            expected_revision: Delete the session only if it has this revision.
+            user_id: Delete the session only if it is this user's.
+
         Returns:
-            Whether there was such a session; an expired one does not count.
+            Whether there was such a session; an expired one, or another user's, does not count.
+
+        Raises:
+            ConflictError: The session does not have the expected revision. Nothing was deleted.
         """
-        return erasing.delete(session_id)
+        return erasing.delete(session_id, expected_revision=expected_revision, user_id=user_id)
+
+    @flow
+    def delete_many(self, session_ids: Sequence[str]) -> Flow[int]:
+        """Remove sessions, each as by `delete`: if this is interrupted, some are gone and the others are not.
+
+        Returns:
+            How many there were. An id that is given twice counts once.
+        """
+        return erasing.delete_many(checks.keys(session_ids, "session_ids"))
 
     @flow
     def delete_user(self, user_id: str, *, progress: erasing.Progress | None = None) -> Flow[ErasureReceipt]:

@@ -38,19 +38,20 @@ def sweep(
     others = [] if all_but is None else [name for name in (yield Call(NamespaceRepository.names)) if name != all_but]
     # In another order each time: a time budget would otherwise always leave the same ones for later.
     for namespace in (None, *random.sample(others, len(others))):
+        own = namespace is None  # The limits are the store's: others may have others.
         if dry_run:
-            tally.add((yield _call(namespace, DueRepository.due, overflow=namespace is None)))
+            tally.add((yield _call(namespace, DueRepository.due, overflow=own)))
             continue
         steps: list[tuple[Callable[..., Batch], dict[str, Any]]] = [
             (DueRepository.end_idle, {}),
+            *([(DueRepository.end_excess, {})] if own else []),
+            (DueRepository.end_parts, {}),
             (DueRepository.sweep_sessions, {}),
             (DueRepository.sweep_state, {}),
             (DueRepository.sweep_cache, {}),
+            *([(DueRepository.sweep_overflow, {})] if own else []),
+            *([(DueRepository.sweep_unseen, {})] if look_for_unseen else []),
         ]
-        if namespace is None:  # The limits of the cache are the store's: others may have others.
-            steps.append((DueRepository.sweep_overflow, {}))
-        if look_for_unseen:
-            steps.append((DueRepository.sweep_unseen, {}))
         yield from _run(steps, batch_size, tally, namespace)
     return tally.report()
 
@@ -64,14 +65,20 @@ def inactive(max_inactivity: timedelta) -> Flow[SweepReport]:
     checks.ttl(max_inactivity, "max_inactivity")
     tally = _Tally()
     ending = (DueRepository.end_idle, {"max_idle": max_inactivity})
-    yield from _run([ending, (DueRepository.sweep_sessions, {})], DEFAULT_BATCH, tally)
+    steps = (DueRepository.end_parts, DueRepository.sweep_sessions)
+    yield from _run([ending, *((step, {}) for step in steps)], DEFAULT_BATCH, tally)
     return tally.report()
 
 
 def expired() -> Flow[SweepReport]:
     """Delete sessions, state keys and cache entries that have expired."""
     tally = _Tally()
-    steps = (DueRepository.sweep_sessions, DueRepository.sweep_state, DueRepository.sweep_cache)
+    steps = (
+        DueRepository.end_parts,
+        DueRepository.sweep_sessions,
+        DueRepository.sweep_state,
+        DueRepository.sweep_cache,
+    )
     yield from _run([(step, {}) for step in steps], DEFAULT_BATCH, tally)
     return tally.report()
 
@@ -159,10 +166,11 @@ class Sweeping(Namespaces):
         """Delete what is due, in short transactions.
 
         This deletes expired sessions, state keys and cache entries, sessions that have been idle for longer than the
-        namespace's retention allows, cache entries beyond the cache's limits, and entries that no session sees.
-        Except for idle sessions and the cache's overflow, nobody could read any of it before. Each batch is its own
-        transaction. Any number of workers may sweep at once; each row is deleted once, and what somebody uses
-        meanwhile stays. Forks keep what they see. What entries used stays in the usage ledger.
+        namespace's retention allows, sessions beyond the store's `max_sessions`, what belongs to any of these, cache
+        entries beyond the cache's limits, and entries that no session sees. Except for idle sessions, and what is
+        beyond a limit, nobody could read any of it before. Each batch is its own transaction. Any number of workers may
+        sweep at once; each row is deleted once, and what somebody uses meanwhile stays. Forks keep what they see. What
+        entries used stays in the usage ledger.
 
         Args:
             batch_size: The most rows that one transaction deletes; a session with more is deleted in slices.

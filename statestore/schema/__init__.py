@@ -1,5 +1,6 @@
 """The tables, and which revision of them a database has."""
 
+from statestore.schema.liveness import LIVE_SESSION
 from statestore.schema.tables import (
     CACHE_COUNTERS,
     DEFAULT_SCHEMA,
@@ -26,6 +27,7 @@ __all__ = [
     "CACHE_COUNTERS",
     "DEFAULT_SCHEMA",
     "HEAD_REVISION",
+    "LIVE_SESSION",
     "PRICE_COLUMNS",
     "TOKEN_COLUMNS",
     "VERSION_TABLE",

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from statestore.values.history import Entry, NewEntry, Summary
+from statestore.values.markers import NeverType
 from statestore.values.sessions import Session
 
 
@@ -42,7 +43,7 @@ class ConversationState:
     metadata: dict[str, Any] = field(default_factory=dict, kw_only=True)
     project_root: str | None = field(default=None, kw_only=True)
     cwd: str | None = field(default=None, kw_only=True)
-    ttl: timedelta | None = field(default=None, kw_only=True)
+    ttl: timedelta | NeverType | None = field(default=None, kw_only=True)
     session: Session | None = field(default=None, kw_only=True, compare=False)
     """The session as it was when last loaded or saved; None for a conversation that was not loaded."""
     baseline: Baseline | None = field(default=None, kw_only=True, repr=False, compare=False)

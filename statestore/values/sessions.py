@@ -44,6 +44,8 @@ class Session:
             the TTL has passed.
         created_at: When it was created, in UTC.
         last_activity_at: When it was last written to, in UTC: attributes, history or state. Reads do not count.
+        belongs_to: The session that it is a part of, such as a sub-agent's of its agent's; None if it is no part. A
+            part is hidden from lists, and expires and goes with that session.
         resumed: Whether `sessions.open` found the session instead of creating it. False from all other operations.
     """
 
@@ -67,6 +69,7 @@ class Session:
     expires_at: datetime | None
     created_at: datetime
     last_activity_at: datetime
+    belongs_to: str | None = None
     resumed: bool = False
 
     @property
@@ -109,10 +112,14 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class SessionPage:
-    """Some sessions in order, and the cursor of the next page; None at the end."""
+    """Some sessions in order, and the cursor of the next page; None at the end.
+
+    `total` is how many sessions meet the conditions, on all pages together; None if it was not asked for.
+    """
 
     sessions: list[Session]
     next_cursor: str | None
+    total: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +211,11 @@ class SessionStats:
     uptime: timedelta
     stored_bytes: int
     forks: int
+
+    @property
+    def token_count(self) -> int:
+        """The tokens that the entries report, input and output together; 0 if none reports any."""
+        return (self.usage.input_tokens or 0) + (self.usage.output_tokens or 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -162,6 +162,7 @@ class SessionDescent:
 SweepKind: TypeAlias = Literal[
     "expired_sessions",
     "idle_sessions",
+    "session_overflow",
     "history_entries",
     "expired_state",
     "expired_cache",
@@ -171,6 +172,7 @@ SweepKind: TypeAlias = Literal[
 SWEEP_KINDS: Final[tuple[SweepKind, ...]] = (
     "expired_sessions",
     "idle_sessions",
+    "session_overflow",
     "history_entries",
     "expired_state",
     "expired_cache",

@@ -152,7 +152,7 @@ class ConversationsRepository(Repository, group="sessions"):
             metadata=exactjson.loads(exactjson.dumps(session.metadata, "metadata")),
             project_root=session.project_root,
             cwd=session.cwd,
-            ttl=session.ttl,
+            ttl=session_columns.ttl_as_given(self._link, session.ttl),
             session=session,
             baseline=Baseline(
                 revision=session.revision,
@@ -168,7 +168,10 @@ class ConversationsRepository(Repository, group="sessions"):
         given = {name: getattr(conversation, name) for name in _ATTRIBUTES}
         if given["metadata"] is None:
             given["metadata"] = {}
-        return {name: session_columns.attribute(self._link, name, value) for name, value in given.items()}
+        columns = {name: session_columns.attribute(self._link, name, value) for name, value in given.items()}
+        if given["ttl"] is None:
+            columns["ttl"] = session_columns.default_ttl(self._link)
+        return columns
 
     def _lock(self, session_id: str, columns: Mapping[str, Any], create: bool) -> tuple[LockedSession, bool]:
         """The session's row, locked, and whether it was created for this."""
@@ -233,6 +236,8 @@ class ConversationsRepository(Repository, group="sessions"):
     def _save_attributes(self, session: Session, columns: Mapping[str, Any]) -> None:
         before = {name: session_columns.attribute(self._link, name, getattr(session, name)) for name in _ATTRIBUTES}
         changed = {name: value for name, value in columns.items() if value != before[name]}
+        if session.belongs_to is not None:
+            changed.pop("ttl", None)
         if changed:
             statement = session_rows.update_statement(tuple(changed), False)
             self._link.one(statement, session_id=session.session_id, **changed)

@@ -4,24 +4,37 @@ from statestore.checking import checks
 from statestore.engine.calls import reads
 from statestore.engine.sql import Statement
 from statestore.repositories.expiry.batch import Batch
+from statestore.repositories.expiry.ending import COUNT_IN_USE, LEAST_ACTIVE
 from statestore.repositories.expiry.repository import ExpiryRepository
 from statestore.repositories.expiry.rows import BEYOND
 from statestore.repositories.sessions import endings
 from statestore.repositories.usage.periods import EARLIEST
+from statestore.values.usage import SweepKind
 
-_DOOMED = f"""doomed AS (
-        SELECT s.session_id, CASE WHEN s.expires_at <= $now AND s.ttl <> :ended THEN 0 ELSE 1 END AS idle
-        FROM $sessions AS s WHERE s.namespace = :namespace AND ({endings.DUE} OR ({endings.IS_IDLE})))"""
+_KINDS: tuple[SweepKind, ...] = ("expired_sessions", "idle_sessions", "session_overflow")
+
+_DOOMED = f"""whole AS (
+        SELECT s.session_id, CASE WHEN s.expires_at > $now OR s.expires_at IS NULL OR s.ttl = :ended THEN 1
+            WHEN s.ttl = :evicted THEN 2 ELSE 0 END AS kind
+        FROM $sessions AS s WHERE s.namespace = :namespace AND ({endings.DUE} OR ({endings.IS_IDLE}))
+        UNION ALL SELECT session_id, 2 FROM (
+            SELECT s.session_id FROM $sessions AS s
+            WHERE s.namespace = :namespace AND {endings.EVICTABLE} AND NOT ({endings.IS_IDLE})
+            ORDER BY {LEAST_ACTIVE} LIMIT :excess_sessions) AS excess),
+    doomed AS (
+        SELECT session_id, kind FROM whole
+        UNION ALL SELECT p.session_id, whole.kind FROM whole JOIN $sessions AS p
+            ON p.namespace = :namespace AND p.belongs_to = whole.session_id AND p.expires_at IS NULL)"""
 
 _SESSIONS = Statement(f"""
     WITH {_DOOMED}
-    SELECT d.idle, count(*), sum($bytes(s.title) + $bytes(s.instructions) + $bytes(s.metadata)
+    SELECT d.kind, count(*), sum($bytes(s.title) + $bytes(s.instructions) + $bytes(s.metadata)
         + coalesce((SELECT sum($bytes(e.value)) FROM $state_entries AS e
             WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
         + coalesce((SELECT sum($bytes(m.content)) FROM $summaries AS m
             WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0))
     FROM doomed AS d JOIN $sessions AS s ON s.namespace = :namespace AND s.session_id = d.session_id
-    GROUP BY d.idle""")
+    GROUP BY d.kind""")
 
 # Only what no session sees that lives on: the rest is handed over.
 _ENTRIES = Statement(f"""
@@ -67,9 +80,10 @@ class DueRepository(ExpiryRepository):
         batch = Batch()
         # None is idle where there is no policy: nothing is older than the earliest time.
         idle = self._idle(None) or endings.idle_params(EARLIEST, checks.MAX_TTL)
-        doomed = idle | {"ended": endings.IDLE} | endings.DUE_PARAMS
-        for idle, count, size in self._link.all(_SESSIONS, **doomed):
-            batch.add("idle_sessions" if idle else "expired_sessions", count, size)
+        doomed = idle | {"ended": endings.IDLE, "evicted": endings.EVICTED} | endings.DUE_PARAMS
+        doomed["excess_sessions"] = self._excess_sessions(COUNT_IN_USE, **idle)
+        for kind, count, size in self._link.all(_SESSIONS, **doomed):
+            batch.add(_KINDS[kind], count, size)
         batch.add("history_entries", *(self._link.one(_ENTRIES, **doomed) or (0, 0)))
         batch.add("expired_state", *(self._link.one(_STATE, **doomed) or (0, 0)))
         batch.add("expired_cache", *(self._link.one(_CACHE) or (0, 0)))

@@ -14,18 +14,26 @@ from statestore.engine.calls import reported_as, writes, writes_in_one_statement
 from statestore.engine.sql import Statement
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.repository import FIND_ERASED, ExpiryRepository
-from statestore.repositories.sessions import endings, segments, session_life, session_rows, unshared
+from statestore.repositories.sessions import endings, parts, segments, session_life, session_rows, unshared
 from statestore.repositories.usage import ledger
 
 # What is left in the row says nothing of the user but which erasure it belongs to.
-_HIDE_USER = Statement(f"""
+_HIDE = f"""
     UPDATE $sessions AS s SET user_id = NULL, title = NULL, instructions = :erasure, metadata = '{{}}',
         project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = :erased, {endings.END}
-    WHERE s.namespace = :namespace AND s.user_id = :user_id""")
+    WHERE s.namespace = :namespace AND """
+_HIDE_USER = Statement(_HIDE + "s.user_id = :user_id")
+# Whoever's they are. None is made any more by now: that would wait for the row of the session that it is to belong to.
+_HIDE_PARTS = Statement(
+    _HIDE
+    + """(s.ttl IS NULL OR s.ttl <> :erased) AND s.belongs_to IN (
+        SELECT w.session_id FROM $sessions AS w WHERE w.namespace = :namespace AND w.expires_at <= $now
+            AND w.ttl = :erased AND w.instructions = :erasure)"""
+)
 
 _LOOK = Statement("""
-    SELECT $live, s.next_seq - s.first_seq FROM $sessions AS s
-    WHERE s.namespace = :namespace AND s.session_id = :session_id""")
+    SELECT $live, s.next_seq - s.first_seq, s.revision, s.user_id FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.session_id = :session_id $lock""")
 _HIDE_SESSION = Statement(f"""
     UPDATE $sessions AS s SET ttl = :deleted, {endings.END}
     WHERE s.namespace = :namespace AND s.session_id = :session_id""")
@@ -44,16 +52,18 @@ _REMOVE = unshared.release(
         RETURNING 1)
     SELECT held.lives, (SELECT count(*) FROM ended) FROM held""",
     from_seq="1",
-    where="s.next_seq - s.first_seq <= :limit AND (s.ttl IS NULL OR s.ttl <> :erased)",
+    where=f"""s.next_seq - s.first_seq <= :limit AND (s.ttl IS NULL OR s.ttl <> :erased)
+            AND {session_rows.AS_EXPECTED} AND NOT EXISTS (
+                SELECT 1 FROM $sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id)""",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What came of a session that is to be removed: whether it lived, and whether rows of it are left to delete."""
+    """What came of a session that is to be removed: whether it lived, and of which sessions rows are left to delete."""
 
     lived: bool
-    more: bool
+    hidden: tuple[str, ...] = ()
 
 
 class ErasureRepository(ExpiryRepository):
@@ -61,26 +71,44 @@ class ErasureRepository(ExpiryRepository):
 
     @reported_as("sessions.delete")
     @writes_in_one_statement
-    def remove(self, session_id: str, limit: int) -> Removed:
-        """Delete a session with up to *limit* entries; hide a larger one."""
+    def remove(
+        self, session_id: str, limit: int, *, expected_revision: int | None = None, user_id: str | None = None
+    ) -> Removed:
+        """Delete a session with up to *limit* entries; hide a larger one, and what belongs to it."""
         checks.key(session_id, "session_id")
+        checks.optional_count(expected_revision, "expected_revision")
+        checks.optional_key(user_id, "user_id")
         if not self._link.in_transaction:
-            row = self._link.one(_REMOVE, session_id=session_id, limit=limit, erased=endings.ERASED)
+            expected = {"expected_revision": expected_revision, "expected_user_id": user_id}
+            row = self._link.one(_REMOVE, session_id=session_id, limit=limit, erased=endings.ERASED, **expected)
             if row is None:
-                return Removed(lived=False, more=False)
+                return Removed(lived=False)
             lives, removed = row
             if removed:
-                return Removed(lived=bool(lives), more=False)
+                return Removed(lived=bool(lives))
             self._needs_transaction()
+        return self._remove_in_transaction(session_id, limit, expected_revision, user_id)
+
+    def _remove_in_transaction(
+        self, session_id: str, limit: int, expected_revision: int | None, user_id: str | None
+    ) -> Removed:
+        if not segments.lock_for_release(self._link, session_id):
+            return Removed(lived=False)
         row = self._link.one(_LOOK, session_id=session_id)
         if row is None:
-            return Removed(lived=False, more=False)
-        lives, entries = row
+            return Removed(lived=False)
+        lives, entries, revision, owner = row
+        if lives and user_id not in (None, owner):
+            return Removed(lived=False)
+        if lives and expected_revision not in (None, revision):
+            raise session_rows.other_revision(session_id, revision, expected_revision)
+        hidden = parts.of(self._link, session_id)
         if entries <= limit:
-            session_life.erase(self._link, session_id)
-            return Removed(lived=bool(lives), more=False)
+            session_life.erase(self._link, session_id, locked=True)
+            return Removed(lived=bool(lives), hidden=tuple(hidden))
+        parts.end(self._link, [session_id])
         self._link.run(_HIDE_SESSION, session_id=session_id, deleted=endings.DELETED, back=endings.BACK)
-        return Removed(lived=bool(lives), more=True)
+        return Removed(lived=bool(lives), hidden=(session_id, *hidden))
 
     @reported_as("sessions.delete")
     @writes
@@ -109,6 +137,7 @@ class ErasureRepository(ExpiryRepository):
         # Again until there is none: the user may have opened a session while we waited for another.
         while self._link.run(_HIDE_USER, user_id=user_id, **marks):
             pass
+        self._link.run(_HIDE_PARTS, **marks)
         ledger.forget_user(self._link, user_id, erased=endings.ERASED)
         return session_rows.now(self._link), self._erase(user_id, limit, ())
 

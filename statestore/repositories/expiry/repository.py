@@ -9,15 +9,13 @@ are like the others.
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
-from statestore.checking import checks
-from statestore.engine.calls import reads, reported_as, writes
-from statestore.engine.sql import Params, Statement
+from statestore.engine.calls import writes
+from statestore.engine.sql import Statement
 from statestore.repositories.expiry.batch import Batch
-from statestore.repositories.expiry.rows import ExpiredRows
-from statestore.repositories.sessions import endings, segments, unshared
+from statestore.repositories.expiry.ending import EndingRepository
+from statestore.repositories.sessions import endings, parts, segments, unshared
 from statestore.repositories.usage import ledger
 from statestore.repositories.usage.periods import EARLIEST
 from statestore.values.usage import SweepKind
@@ -25,28 +23,6 @@ from statestore.values.usage import SweepKind
 _FAR = 2**62
 # At most so many families in one batch: their locks stand in a table that all sessions of the server share.
 _FAMILIES_AT_ONCE = 100
-
-_NOW_AND_MAX_IDLE = Statement("""
-    SELECT $now, (SELECT value FROM $store_settings WHERE namespace = :namespace AND name = 'max_idle')""")
-_SET_MAX_IDLE = Statement("""
-    INSERT INTO $store_settings (namespace, name, value) VALUES (:namespace, 'max_idle', :value)
-    ON CONFLICT (namespace, name) DO UPDATE SET value = excluded.value""")
-_DROP_MAX_IDLE = Statement("DELETE FROM $store_settings WHERE namespace = :namespace AND name = 'max_idle'")
-
-_END_IDLE = Statement(
-    postgresql=f"""
-    UPDATE $sessions AS s SET ttl = :ended, {endings.END}
-    FROM (SELECT s.session_id FROM $sessions AS s WHERE s.namespace = :namespace AND {endings.IS_IDLE}
-        ORDER BY s.active_hour LIMIT :limit FOR NO KEY UPDATE OF s SKIP LOCKED) AS idle
-    WHERE s.namespace = :namespace AND s.session_id = idle.session_id AND {endings.IS_IDLE}""",
-    sqlite=f"""
-    UPDATE $sessions SET ttl = :ended, {endings.END} WHERE rowid IN (
-        SELECT s.rowid FROM $sessions AS s WHERE s.namespace = :namespace AND {endings.IS_IDLE}
-        ORDER BY s.active_hour LIMIT :limit)""",
-)
-
-# Somebody else has it locked.
-_IDLE_IS_LEFT = Statement(f"SELECT 1 FROM $sessions AS s WHERE s.namespace = :namespace AND {endings.IS_IDLE} LIMIT 1")
 
 _DUE = """
     SELECT s.expires_at, s.session_id, s.root_session_id FROM $sessions AS s
@@ -105,12 +81,14 @@ _FORGET_VIEWERS = Statement("""
 # What would be deleted with each session. Asked once it is locked, so that nothing is added any more. Entries are
 # counted as far as a batch goes: of a session that is ended nobody keeps what it sees of others up to date.
 _WEIGH = Statement("""
-    SELECT s.session_id, s.first_seq, s.next_seq, s.ttl = :idle, s.ttl = :erased,
+    SELECT s.session_id, s.first_seq, s.next_seq, s.ttl = :idle, s.ttl = :evicted, s.ttl = :erased,
         (SELECT count(*) FROM (SELECT 1 FROM $history_entries AS h
             WHERE h.namespace = s.namespace AND h.session_id = s.session_id
             LIMIT CAST(:limit AS bigint) + 1) AS counted),
         (SELECT count(*) FROM $state_entries AS e WHERE e.namespace = s.namespace AND e.session_id = s.session_id),
         (SELECT count(*) FROM $summaries AS m WHERE m.namespace = s.namespace AND m.session_id = s.session_id),
+        (SELECT count(*) FROM $sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND p.expires_at IS NULL),
         $bytes(s.title) + $bytes(s.instructions) + $bytes(s.metadata)
         + coalesce((SELECT sum($bytes(e.value)) FROM $state_entries AS e
             WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
@@ -161,10 +139,13 @@ class _Doomed:
     first_seq: int
     next_seq: int
     idle: bool
+    evicted: bool
     erased: bool
     entries: int
     state_entries: int
     summaries: int
+    parts: int
+    """Sessions that belong to it and are not ended yet."""
     size: int
 
     @property
@@ -173,49 +154,11 @@ class _Doomed:
 
     @property
     def kind(self) -> SweepKind:
-        return "idle_sessions" if self.idle else "expired_sessions"
+        return "idle_sessions" if self.idle else "session_overflow" if self.evicted else "expired_sessions"
 
 
-class ExpiryRepository(ExpiredRows):
-    """The steps of a sweep, and how long sessions may be idle."""
-
-    @reported_as("store.retention")
-    @reads
-    def retention(self) -> timedelta | None:
-        """How long a session of the namespace may be idle before the sweep deletes it; None for no limit."""
-        return self._now_and_max_idle()[1]
-
-    @reported_as("store.set_retention")
-    @writes
-    def set_retention(self, max_idle: timedelta | None) -> None:
-        """Set how long a session of the namespace may be idle, with or without a TTL, before the sweep deletes it.
-
-        Idle means not written to. A read counts only if it has extended the TTL, so sessions without a TTL that are
-        only read have to be touched now and then. Sessions that are busy or under a lease are spared;
-        `sessions.repair_abandoned` finds those that a process left busy when it died. This applies to all processes,
-        from their next sweep on.
-
-        Args:
-            max_idle: The longest idle time; None for no limit.
-        """
-        value = checks.ttl(max_idle, "max_idle")
-        if value is None:
-            self._link.run(_DROP_MAX_IDLE)
-        else:
-            self._link.run(_SET_MAX_IDLE, value=value // timedelta(microseconds=1))
-
-    @writes
-    def end_idle(self, limit: int, max_idle: timedelta | None = None) -> Batch:
-        """Make up to *limit* idle sessions expire, whose sweep then is that of other expired ones."""
-        batch = Batch()
-        idle = self._idle(max_idle)
-        if idle is None:
-            return batch
-        if self._link.run(_END_IDLE, limit=limit, ended=endings.IDLE, back=endings.BACK, **idle) == limit:
-            batch.after = ()
-        elif self._link.dialect.name == "postgresql":
-            batch.left = self._link.one(_IDLE_IS_LEFT, **idle) is not None
-        return batch
+class ExpiryRepository(EndingRepository):
+    """The steps of a sweep that delete sessions."""
 
     @writes
     def sweep_sessions(self, limit: int, after: tuple[Any, ...] = ()) -> Batch:
@@ -286,11 +229,11 @@ class ExpiryRepository(ExpiredRows):
         return ours, sharing
 
     def _weigh(self, session_ids: list[str], limit: int) -> dict[str, _Doomed]:
-        marks = {"idle": endings.IDLE, "erased": endings.ERASED}
+        marks = {"idle": endings.IDLE, "evicted": endings.EVICTED, "erased": endings.ERASED}
         rows = self._link.all(_WEIGH, session_ids=session_ids, limit=limit, **marks)
         return {
-            session_id: _Doomed(session_id, first_seq, next_seq, bool(idle), bool(erased), *map(int, counts))
-            for session_id, first_seq, next_seq, idle, erased, *counts in rows
+            session_id: _Doomed(session_id, first_seq, next_seq, *map(bool, (idle, evicted, erased)), *map(int, counts))
+            for session_id, first_seq, next_seq, idle, evicted, erased, *counts in rows
         }
 
     def _delete(self, doomed: Sequence[_Doomed], batch: Batch, sharing: Container[str]) -> None:
@@ -298,6 +241,7 @@ class ExpiryRepository(ExpiredRows):
         if not doomed:
             return
         ids = [one.session_id for one in doomed]
+        self._end_parts(doomed, batch)
         if any(session_id in sharing for session_id in ids):
             self._link.run(_FORGET_VIEWERS, session_ids=ids)
         if any(one.entries for one in doomed):
@@ -329,9 +273,17 @@ class ExpiryRepository(ExpiredRows):
 
     def _release(self, doomed: _Doomed, batch: Batch) -> None:
         """Delete a session that forks look into: they keep what they see."""
+        self._end_parts([doomed], batch)
         self._release_range(doomed, 1, _FAR, batch)
         self._link.run(_DELETE_SESSIONS, session_ids=[doomed.session_id])
         self._count(doomed, batch)
+
+    def _end_parts(self, doomed: Sequence[_Doomed], batch: Batch) -> None:
+        """End what belongs to sessions that go now, as far as nobody has done so before."""
+        whole = [one.session_id for one in doomed if one.parts]
+        if whole:
+            parts.end(self._link, whole)
+            batch.left = True
 
     def _release_range(self, doomed: _Doomed, from_seq: int, to_seq: int, batch: Batch) -> None:
         rows, size = segments.release_weighed(self._link, doomed.session_id, from_seq, to_seq)
@@ -355,13 +307,3 @@ class ExpiryRepository(ExpiredRows):
         else:
             batch.summaries += self._link.run(_DELETE_SOME_SUMMARIES, session_id=session_id, limit=limit)
         batch.add(doomed.kind, 0, doomed.size - self._weigh([session_id], 0)[session_id].size)
-
-    def _now_and_max_idle(self) -> tuple[datetime, timedelta | None]:
-        ((now, max_idle),) = self._link.all(_NOW_AND_MAX_IDLE)
-        return self._link.dialect.time(now), None if max_idle is None else timedelta(microseconds=max_idle)
-
-    def _idle(self, max_idle: timedelta | None) -> Params | None:
-        """The parameters of `endings.IS_IDLE`; None where no session is idle, however long it was not used."""
-        now, setting = self._now_and_max_idle()
-        longest = setting if max_idle is None else max_idle
-        return None if longest is None else endings.idle_params(now, longest)

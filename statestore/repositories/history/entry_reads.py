@@ -38,7 +38,7 @@ _PAGE = 2000
 
 # What there is to do beyond reading: nothing for most sessions, and then NULL is all that is computed and sent.
 _FORK, EXTENSION_DUE = 1, 2
-ALSO = f"""CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
+ALSO = f"""CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
     THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN {_FORK} ELSE 0 END
         + CASE WHEN {session_rows.EXTENSION_DUE} THEN {EXTENSION_DUE} ELSE 0 END END"""
 

@@ -13,6 +13,7 @@ from statestore.repositories.sessions import segments, session_columns, session_
 from statestore.repositories.sessions.fork_hints import ForkHints
 from statestore.repositories.sessions.segments import Segment
 from statestore.values import ids
+from statestore.values.markers import MISSING, MissingType
 from statestore.values.sessions import Ancestor, Lineage, Session
 
 _ROOT = Statement("""
@@ -77,18 +78,25 @@ class ForksRepository(Repository):
         *,
         at_seq: int | None = None,
         metadata: Mapping[str, Any] | None = None,
+        user_id: str | MissingType | None = MISSING,
+        title: str | MissingType | None = MISSING,
+        with_state: bool = True,
     ) -> Session:
         """Create an independent session that begins as a copy of another.
 
         It has the source's history up to *at_seq*, its current state, its summaries up to there, and its attributes. No
         entry is copied: the cost does not grow with the history. Later changes to the source do not appear in the fork,
-        or vice versa. A concurrent append comes entirely before or after the fork.
+        or vice versa. A concurrent append comes entirely before or after the fork. A fork of a session that belongs to
+        another belongs to that one too; what belongs to the source is not copied.
 
         Args:
             source_id: The session to fork.
             new_session_id: The fork's id; a UUIDv7 if none is given.
             at_seq: The last position that the fork sees, 0 for none; by default all.
             metadata: Keys to set over those of the source.
+            user_id: The user that the fork belongs to; by default that of the source.
+            title: The fork's title; by default that of the source.
+            with_state: Copy the state; without it the fork begins with none.
 
         Raises:
             SessionNotFoundError: No such source, or it has expired. Nothing was written.
@@ -102,6 +110,12 @@ class ForksRepository(Repository):
         fork_id = ids.uuid7() if new_session_id is None else checks.key(new_session_id, "new_session_id")
         if metadata is not None:
             session_columns.attribute(self._link, "metadata", metadata)
+
+        given = {
+            name: session_columns.attribute(self._link, name, value)
+            for name, value in {"user_id": user_id, "title": title}.items()
+            if value is not MISSING
+        }
 
         if new_session_id is not None:
             # First, since this may hand entries to the source, whose segments then change.
@@ -123,11 +137,13 @@ class ForksRepository(Repository):
             "user_id": source.user_id,
             "agent_name": source.agent_name,
             "title": source.title,
+            **given,
             "instructions": source.instructions,
             "metadata": session_columns.attribute(self._link, "metadata", source.metadata | dict(metadata or {})),
             "project_root": source.project_root,
             "cwd": source.cwd,
             "ttl": source.ttl,
+            "belongs_to": source.belongs_to,
             "parent_session_id": source_id,
             "root_session_id": source.root_session_id,
             "forked_at_seq": at_seq,
@@ -139,7 +155,8 @@ class ForksRepository(Repository):
         if fork is None:
             raise SessionExistsError(fork_id, self._link.settings.namespace)
         segments.insert(self._link, [segment.seen_by(fork_id) for segment in seen])
-        self._link.run(_COPY_STATE, session_id=source_id, fork_id=fork_id)
+        if with_state:
+            self._link.run(_COPY_STATE, session_id=source_id, fork_id=fork_id)
         self._link.run(_COPY_SUMMARIES_AND_SHOW, session_id=source_id, fork_id=fork_id, at_seq=at_seq)
         self._link.settings.of(ForkHints).add(fork_id)
         return fork

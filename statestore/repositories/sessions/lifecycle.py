@@ -32,8 +32,8 @@ _TERMINATE = Statement(f"""
 
 # Renewing a lease also updates the last activity, so this one condition covers both kinds of work.
 _REPAIR = Statement(f"""
-    UPDATE $sessions AS s SET status = 'ready', lease_owner = NULL, lease_until = NULL
-    WHERE s.namespace = :namespace AND s.status = 'busy' AND $live
+    UPDATE $sessions AS s SET status = CASE WHEN s.status = 'starting' THEN 'dead' ELSE 'ready' END, {_TAKE_BACK}
+    WHERE s.namespace = :namespace AND s.status IN ('starting', 'busy') AND $live
         AND s.last_activity_at <= $later(-CAST(:older_than AS interval))
         AND {lease_checks.FREE}""")
 
@@ -99,9 +99,9 @@ class LifecycleRepository(Repository):
 
     @writes
     def repair_abandoned(self, *, older_than: timedelta) -> int:
-        """Mark sessions as ready again that a process left busy when it died.
+        """Mark sessions as ready again that a process left busy when it died, and as dead those it left starting.
 
-        A session is abandoned if it is busy, has not been used for *older_than*, and has no valid lease.
+        A session is abandoned if it is busy or starting, has not been used for *older_than*, and has no valid lease.
 
         Args:
             older_than: Longer than any working session goes without activity.

@@ -1,17 +1,17 @@
 """Sessions: create, find, change and delete them. Their other operations are in the files beside this one."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from statestore.checking import checks
 from statestore.engine.calls import reads, writes, writes_in_one_statement, writes_once_in_one_statement
 from statestore.engine.sql import Statement
-from statestore.errors import ConflictError, InvalidValueError, SessionExistsError
+from statestore.errors import InvalidValueError, SessionExistsError
 from statestore.repositories.base import Repository
 from statestore.repositories.sessions import holding, session_columns, session_life, session_rows
 from statestore.values import ids
-from statestore.values.markers import MISSING, MissingType
+from statestore.values.markers import MISSING, MissingType, NeverType
 from statestore.values.sessions import Session, Status
 
 _EXISTS = Statement("""
@@ -33,8 +33,10 @@ class SessionsRepository(Repository):
         metadata: Mapping[str, Any] | None = None,
         project_root: str | None = None,
         cwd: str | None = None,
-        ttl: timedelta | None = None,
+        ttl: timedelta | NeverType | None = None,
         status: Status = "ready",
+        belongs_to: str | None = None,
+        created_at: datetime | None = None,
     ) -> Session:
         """Create a session.
 
@@ -47,11 +49,17 @@ class SessionsRepository(Repository):
             metadata: A mapping of exact JSON.
             project_root: The directory that the session is about; it stays when *cwd* changes.
             cwd: The current directory.
-            ttl: How long after its last use the session expires; None for never.
+            ttl: How long after its last use the session expires; by default the store's `default_ttl`, NEVER for never.
             status: `ready`, or `starting` for an agent that is not up yet.
+            belongs_to: The session that it is to be a part of, such as a sub-agent's of its agent's. A part has no TTL:
+                it is hidden from `page` and `count`, and expires and goes with that session. A part of a part belongs
+                to the same session. To create or read a part counts as a use of the whole; a write to it does not.
+            created_at: When it was created, for imports; by default now, also where it is in the future.
 
         Raises:
             SessionExistsError: A living session has this id. Nothing was written.
+            SessionNotFoundError: *belongs_to* does not exist, or has expired. Nothing was written.
+            InvalidValueError: For example, *ttl* together with *belongs_to*. Nothing was written.
         """
         session_id = self._once("session_id", ids.uuid7) if session_id is None else session_id
         attributes = {
@@ -63,6 +71,8 @@ class SessionsRepository(Repository):
             "project_root": project_root,
             "cwd": cwd,
             "ttl": ttl,
+            "belongs_to": belongs_to,
+            "created_at": created_at,
         }
         columns = session_columns.new(self._link, session_id, attributes, status)
         session = self._create(session_id, columns)
@@ -82,14 +92,16 @@ class SessionsRepository(Repository):
         metadata: Mapping[str, Any] | None = None,
         project_root: str | None = None,
         cwd: str | None = None,
-        ttl: timedelta | None = None,
+        ttl: timedelta | NeverType | None = None,
         status: Status = "ready",
+        belongs_to: str | None = None,
+        created_at: datetime | None = None,
     ) -> Session:
         """Resume a session, or create it: `Session.resumed` tells which.
 
         A resumed session keeps its attributes; the other arguments are only used to create one. A dead session is
         revived: it gets *status*, `ready` or `starting`. Its TTL is extended. Inside a transaction, nobody else can
-        change the session from here on until the transaction ends.
+        change the session from here on until the transaction ends. Arguments and errors are those of `create`.
         """
         attributes = {
             "user_id": user_id,
@@ -100,6 +112,8 @@ class SessionsRepository(Repository):
             "project_root": project_root,
             "cwd": cwd,
             "ttl": ttl,
+            "belongs_to": belongs_to,
+            "created_at": created_at,
         }
         columns = session_columns.new(self._link, session_id, attributes, status)
         while True:
@@ -155,7 +169,7 @@ class SessionsRepository(Repository):
         metadata: Mapping[str, Any] | MissingType | None = MISSING,
         project_root: str | MissingType | None = MISSING,
         cwd: str | MissingType | None = MISSING,
-        ttl: timedelta | MissingType | None = MISSING,
+        ttl: timedelta | NeverType | MissingType | None = MISSING,
         expected_revision: int | None = None,
     ) -> Session:
         """Change a session's attributes; those not given stay. Extends its TTL.
@@ -169,7 +183,7 @@ class SessionsRepository(Repository):
             metadata: Replaces all metadata; `merge_metadata` changes some keys.
             project_root: …
             cwd: …
-            ttl: Counts from now.
+            ttl: Counts from now; None or NEVER for no expiry, whatever the store's `default_ttl`.
             expected_revision: Change the session only if it has this revision.
 
         Returns:
@@ -178,6 +192,7 @@ class SessionsRepository(Repository):
         Raises:
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
             ConflictError: The session does not have the expected revision. Nothing was written.
+            InvalidValueError: For example, *ttl* for a session that belongs to another. Nothing was written.
         """
         checks.key(session_id, "session_id")
         checks.optional_count(expected_revision, "expected_revision")
@@ -203,31 +218,38 @@ class SessionsRepository(Repository):
         found = session_rows.find(self._link, session_id)
         if found is None:
             raise session_rows.not_found(self._link, session_id)
-        raise ConflictError(
-            f"expected_revision: session {session_id!r} has revision {found.revision}, not {expected_revision}; "
-            "read it again",
-            session_id=session_id,
-            expected=expected_revision,
-            actual=found.revision,
-        )
+        if found.belongs_to is not None and columns.get("ttl") is not None:
+            raise session_columns.part_has_no_ttl()
+        raise session_rows.other_revision(session_id, found.revision, expected_revision)
 
     @writes
-    def merge_metadata(self, session_id: str, metadata: Mapping[str, Any]) -> Session:
+    def merge_metadata(
+        self, session_id: str, metadata: Mapping[str, Any], *, expected_revision: int | None = None
+    ) -> Session:
         """Set some keys of a session's metadata and keep the others, even if somebody else does so at the same time.
 
         Existing keys keep their place; a None value is stored as None.
+
+        Args:
+            session_id: The session.
+            metadata: The keys to set.
+            expected_revision: Change the session only if it has this revision.
 
         Returns:
             The session as it is now.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
+            ConflictError: The session does not have the expected revision. Nothing was written.
         """
         checks.key(session_id, "session_id")
         if metadata is None:
             raise InvalidValueError("metadata", "must be a mapping of the keys to set, not None")
+        checks.optional_count(expected_revision, "expected_revision")
         session_columns.attribute(self._link, "metadata", metadata)
         held = session_rows.lock(self._link, session_id).session
+        if expected_revision not in (None, held.revision):
+            raise session_rows.other_revision(session_id, held.revision, expected_revision)
         merged = session_columns.attribute(self._link, "metadata", held.metadata | dict(metadata))
         row = self._link.one(
             session_rows.update_statement(("metadata",), False), session_id=session_id, metadata=merged

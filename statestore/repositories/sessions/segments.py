@@ -43,6 +43,15 @@ _ROW = """
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.root_session_id = :root_session_id"""
 _EXISTS = Statement("SELECT 1 FROM $sessions WHERE namespace = :namespace AND session_id = :session_id")
 _LOCK_ROW = Statement(_ROW + " $lock")
+# A fork of a part belongs to the same session, whose row is locked before any of a part.
+_LOCK_ROW_OF_SOURCE = Statement(
+    postgresql=f"""
+    WITH whole AS MATERIALIZED (
+        SELECT 1 FROM $sessions AS w WHERE w.namespace = :namespace AND w.session_id = (
+            SELECT x.belongs_to FROM $sessions AS x WHERE x.namespace = :namespace AND x.session_id = :session_id)
+        FOR NO KEY UPDATE OF w)
+    {_ROW} AND (SELECT count(*) FROM whole) >= 0 $lock"""
+)
 
 _OF_SESSION = Statement("""
     SELECT session_id, from_seq, to_seq, owner_session_id FROM $session_segments
@@ -203,7 +212,7 @@ def lock_all(link: Link) -> None:
 
 def lock_for_fork(link: Link, session_id: str) -> bool:
     """Keep the session's row from changing, and the family from releases; returns what `lock_for_release` does."""
-    return _lock(link, session_id, _SHARE_FAMILY, _LOCK_ROW)
+    return _lock(link, session_id, _SHARE_FAMILY, _LOCK_ROW_OF_SOURCE)
 
 
 def _lock(link: Link, session_id: str, family: Statement, row: Statement) -> bool:

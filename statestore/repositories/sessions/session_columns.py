@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from datetime import timedelta
 from typing import Any
 
 from statestore.checking import checks
 from statestore.engine.sql import Link
 from statestore.errors import InvalidValueError
-from statestore.values.markers import NEVER
+from statestore.repositories.sessions.options import SessionOptions
+from statestore.values.markers import NEVER, NeverType
 from statestore.values.sessions import STATUSES, NewSession, Status
 
 
@@ -15,19 +17,27 @@ def new(link: Link, session_id: str, attributes: Mapping[str, Any], status: Stat
     """All columns of a new session, checked."""
     checks.key(session_id, "session_id")
     checks.one_of(status, STATUSES, "status")
-    if attributes["metadata"] is None:
-        attributes = {**attributes, "metadata": {}}
-    return {name: attribute(link, name, value) for name, value in attributes.items()} | {"status": status}
+    return _of_new(link, attributes) | {"status": status}
 
 
 def of_new(link: Link, create: bool | NewSession) -> dict[str, Any] | None:
     """The columns of the session that a write creates if there is none, checked; None if it is not to create one."""
     if isinstance(create, bool):
-        return {} if create else None
+        return {"ttl": default_ttl(link)} if create else None
     if not isinstance(create, NewSession):
         raise InvalidValueError("create", f"must be True, False or a NewSession, not {type(create).__name__}")
-    given = {field.name: getattr(create, field.name) for field in fields(create)}
-    return {name: attribute(link, name, value) for name, value in given.items() if value not in (None, NEVER)}
+    return _of_new(link, {field.name: getattr(create, field.name) for field in fields(create)})
+
+
+def _of_new(link: Link, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    given = {**attributes, "metadata": {} if attributes["metadata"] is None else attributes["metadata"]}
+    columns = {name: attribute(link, name, value) for name, value in given.items()}
+    if columns.get("belongs_to") is None:
+        if attributes["ttl"] is None:
+            columns["ttl"] = default_ttl(link)
+    elif columns["ttl"] is not None:
+        raise part_has_no_ttl()
+    return columns
 
 
 def attribute(link: Link, name: str, value: Any) -> Any:
@@ -38,7 +48,23 @@ def attribute(link: Link, name: str, value: Any) -> Any:
     if name == "metadata":
         return checks.metadata(value, name, max_bytes=max_bytes)
     if name == "ttl":
-        return checks.ttl(value)
+        return None if value is NEVER else checks.ttl(value)
     if name == "created_at":
         return checks.optional_time(value, name)
     return checks.optional_text(value, name, max_bytes=max_bytes)
+
+
+def default_ttl(link: Link) -> timedelta | None:
+    """The TTL of sessions for which none is given."""
+    return link.settings.of(SessionOptions).default_ttl
+
+
+def ttl_as_given(link: Link, ttl: timedelta | None) -> timedelta | NeverType | None:
+    """What a caller gives for a session to have this TTL."""
+    return NEVER if ttl is None and default_ttl(link) is not None else ttl
+
+
+def part_has_no_ttl() -> InvalidValueError:
+    return InvalidValueError(
+        "ttl", "must not be given for a session that belongs to another: it lives as long as that one; set its TTL"
+    )

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from statestore.engine.sql import Link, Statement
-from statestore.repositories.sessions import endings, segments, session_rows
+from statestore.repositories.sessions import endings, parts, segments, session_rows
 from statestore.repositories.usage import ledger
 from statestore.values.sessions import Session, Status
 
 # The last position is read here, under the lock: the row that a caller read before may be older.
 _LAST_SEQ = Statement("""
-    SELECT next_seq - 1, coalesce(ttl = :erased, false) FROM $sessions
-    WHERE namespace = :namespace AND session_id = :session_id""")
+    SELECT s.next_seq - 1, coalesce(s.ttl = :erased, false), EXISTS (
+        SELECT 1 FROM $sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id)
+    FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id""")
 
 _ONE = "SELECT 1 FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND "
 _LIVES = Statement(_ONE + "$live")
@@ -27,13 +28,25 @@ _DELETE = Statement("DELETE FROM $sessions WHERE namespace = :namespace AND sess
 
 
 def create(link: Link, session_id: str, columns: Mapping[str, Any]) -> Session | None:
-    """Create a session, replacing an expired one; None if a living one has the id. Runs in a transaction."""
+    """Create a session, replacing an expired one; None if a living one has the id. Runs in a transaction.
+
+    Raises:
+        SessionNotFoundError: It is to belong to a session that does not exist, or has expired.
+    """
+    whole = columns.get("belongs_to")
+    if whole is not None:
+        # First: to insert a part locks the row of what it belongs to, and the lock of a family comes before any row's.
+        erase_expired(link, session_id)
     while True:
         made = session_rows.insert(link, session_id, columns)
         if made is not None:
             return made
-        if not erase_expired(link, session_id) and link.one(_LIVES, session_id=session_id) is not None:
+        if erase_expired(link, session_id):
+            continue
+        if link.one(_LIVES, session_id=session_id) is not None:
             return None
+        if whole is not None and link.one(_LIVES, session_id=whole) is None:
+            raise session_rows.not_found(link, whole)
 
 
 def revive(link: Link, session_id: str, status: Status) -> Session | None:
@@ -61,6 +74,8 @@ def erase_expired(link: Link, session_id: str) -> bool:
 def erase(link: Link, session_id: str, *, locked: bool = False) -> int | None:
     """Remove a session and all that is its own; forks keep what they see. Runs in a transaction.
 
+    What belongs to it is gone from then on; the rows of these are left to the sweep.
+
     Args:
         link: Of the transaction.
         session_id: The session.
@@ -73,7 +88,9 @@ def erase(link: Link, session_id: str, *, locked: bool = False) -> int | None:
     row = link.one(_LAST_SEQ, session_id=session_id, erased=endings.ERASED) if found else None
     if row is None:
         return None
-    last_seq, erased = row
+    last_seq, erased, has_parts = row
+    if has_parts:
+        parts.end(link, [session_id])
     deleted = segments.release(link, session_id, 1, last_seq)
     link.run(_DELETE, session_id=session_id)
     if erased:

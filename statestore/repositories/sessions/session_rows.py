@@ -9,11 +9,13 @@ import orjson
 
 from statestore import schema
 from statestore.checking import exactjson
-from statestore.engine.columns import Columns, fields_of
+from statestore.engine.columns import Columns, fields_of, kinds
 from statestore.engine.driver_errors import classify
 from statestore.engine.sql import Link, Row, Statement
-from statestore.errors import ReadOnlyError, SessionNotFoundError, StaleLeaseError
+from statestore.engine.sql_parts import each
+from statestore.errors import ConflictError, ReadOnlyError, SessionNotFoundError, StaleLeaseError
 from statestore.repositories.sessions import holding
+from statestore.repositories.sessions.session_columns import default_ttl
 from statestore.values.fast_dataclass import builder
 from statestore.values.sessions import Lease, Session
 
@@ -29,16 +31,29 @@ ACTIVE = "last_activity_at = $now, active_hour = $hour, expires_at = $later(s.tt
 # that writes.
 HELD = " AND s.lease_token = :lease_token AND s.lease_until > $now"
 
+# Who deletes may say which session is meant. An expired one is nobody's any more.
+AS_EXPECTED = """(NOT $live OR (coalesce(s.revision = :expected_revision, true)
+            AND coalesce(s.user_id = :expected_user_id, CAST(:expected_user_id AS varchar) IS NULL)))"""
+
 # Extending on each read would turn every read into a write; a tenth of the TTL is close enough.
 # It is selected with each row of a history: the CASE keeps SQLite from computing times for sessions without a TTL.
 # Where nothing can be written, on a standby for example, nothing is due: PostgreSQL says so itself, since a statement
 # that fails would end the caller's transaction.
-EXTENSION_DUE = "(CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < $later(s.ttl * 9 / 10) AND $writable END)"
+# What is read of a part extends the TTL of the session that it belongs to.
+EXTENSION_DUE = """(CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < $later(s.ttl * 9 / 10) AND $writable
+        WHEN s.belongs_to IS NULL THEN false
+        ELSE EXISTS (SELECT 1 FROM $sessions AS w WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to
+            AND w.expires_at < $later(w.ttl * 9 / 10)) AND $writable END)"""
 
 _FIND = Statement(f"""
     SELECT {COLUMNS}, {EXTENSION_DUE} FROM $sessions AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 _FIND_HELD = Statement(_FIND.postgresql + " $lock")
+
+_FIND_MANY = Statement(f"""
+    SELECT {COLUMNS}, {EXTENSION_DUE} FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND $live ORDER BY s.session_id""")
+_FIND_MANY_HELD = Statement(_FIND_MANY.postgresql + " $lock")
 
 _LOOK = f"""
     SELECT {COLUMNS}, last_turn, NOT $live FROM $sessions AS s
@@ -53,7 +68,9 @@ _LEASE = Statement("""
 
 _EXTEND = Statement(f"""
     UPDATE $sessions AS s SET expires_at = $later(s.ttl)
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.ttl IS NOT NULL AND $live
+    WHERE s.namespace = :namespace AND s.ttl IS NOT NULL AND $live AND s.session_id = coalesce((
+        SELECT x.belongs_to FROM $sessions AS x WHERE x.namespace = :namespace AND x.session_id = :session_id),
+        :session_id)
     RETURNING {COLUMNS}""")
 
 _EXTEND_MANY = Statement(f"""
@@ -64,17 +81,39 @@ _ACTIVE = Statement(f"""
     UPDATE $sessions AS s SET {ACTIVE}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
-_INSERT = Statement(f"""
-    INSERT INTO $sessions (namespace, session_id, user_id, agent_name, title, status, instructions, metadata,
-        project_root, cwd, parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, last_turn,
-        ttl, expires_at, created_at, last_activity_at, active_hour)
-    VALUES (:namespace, :session_id, :user_id, :agent_name, :title, :status, :instructions, :metadata,
-        :project_root, :cwd, :parent_session_id, :root_session_id, :forked_at_seq, :first_seq, :next_seq, :last_turn,
-        :ttl, $later(CAST(:ttl AS interval)), $now, $now, $hour)
-    ON CONFLICT (namespace, session_id) DO NOTHING
-    RETURNING {COLUMNS}""")
+_GIVEN = ("namespace", "session_id", "user_id", "agent_name", "title", "status", "instructions", "metadata",
+          "project_root", "cwd", "parent_session_id", "root_session_id", "forked_at_seq", "first_seq", "next_seq",
+          "last_turn", "ttl")  # fmt: skip
+_INTO = f"""
+    INSERT INTO $sessions (
+        {", ".join(_GIVEN)}, expires_at, created_at, last_activity_at, active_hour, belongs_to)"""
+# A time that is yet to come would make a session younger than its forks.
+_TIMES = """$later(CAST(:ttl AS interval)), coalesce($least($time(:created_at), $now), $now), $now, $hour"""
+_MADE = f"ON CONFLICT (namespace, session_id) DO NOTHING RETURNING {COLUMNS}"
+
+_INSERT = Statement(f"{_INTO} VALUES ({each(':{}', _GIVEN)}, {_TIMES}, NULL) {_MADE}")
+
+# A part of a part is one of the same whole. That one's row is locked, so that it cannot go meanwhile, and written, so
+# that whoever has read that it has no parts finds the row to be another (see `unshared`).
+_WHOLE = """
+    s.namespace = :namespace AND s.belongs_to IS NULL AND $live AND s.session_id = (
+        SELECT coalesce(x.belongs_to, x.session_id) FROM $sessions AS x
+        WHERE x.namespace = :namespace AND x.session_id = :belongs_to
+            AND (x.expires_at IS NULL OR x.expires_at > $now))
+    AND NOT EXISTS (SELECT 1 FROM $sessions AS n WHERE n.namespace = :namespace AND n.session_id = :session_id)"""
+_KINDS = kinds(schema.sessions)
+_INSERT_PART = Statement(
+    postgresql=f"""
+    WITH whole AS (UPDATE $sessions AS s SET {ACTIVE} WHERE {_WHOLE} RETURNING s.session_id)
+    {_INTO} SELECT {", ".join(f"CAST(:{name} AS {_KINDS[name]})" for name in _GIVEN)}, {_TIMES}, whole.session_id
+    FROM whole {_MADE}""",
+    sqlite=f"""
+    {_INTO} SELECT {each(":{}", _GIVEN)}, {_TIMES}, s.session_id FROM $sessions AS s WHERE {_WHOLE} {_MADE}""",
+)
 
 _NEW: dict[str, Any] = {
+    "created_at": None,
+    "belongs_to": None,
     "user_id": None,
     "agent_name": None,
     "title": None,
@@ -88,7 +127,6 @@ _NEW: dict[str, Any] = {
     "first_seq": 1,
     "next_seq": 1,
     "last_turn": 0,
-    "ttl": None,
 }
 
 
@@ -99,10 +137,12 @@ def update_statement(columns: tuple[str, ...], checked: bool) -> Statement:
     active = ACTIVE
     if "ttl" in columns:
         active = active.replace("$later(s.ttl)", "$later(CAST(:ttl AS interval))")
-    revision = " AND s.revision = :expected_revision" if checked else ""
+    condition = " AND s.revision = :expected_revision" if checked else ""
+    if "ttl" in columns:
+        condition += " AND (s.belongs_to IS NULL OR CAST(:ttl AS interval) IS NULL)"
     return Statement(f"""
         UPDATE $sessions AS s SET {", ".join([*changes, "revision = s.revision + 1", active])}
-        WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live{revision}
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live{condition}
         RETURNING {COLUMNS}""")
 
 
@@ -131,6 +171,15 @@ def from_row(link: Link, row: Row, *, resumed: bool = False) -> Session:
     raise exactjson.damaged("sessions", f"the metadata of session {session_id!r}", session_id=session_id)
 
 
+def other_revision(session_id: str, actual: int, expected: int | None) -> ConflictError:
+    return ConflictError(
+        f"expected_revision: session {session_id!r} has revision {actual}, not {expected}; read it again",
+        session_id=session_id,
+        expected=expected,
+        actual=actual,
+    )
+
+
 def not_found(link: Link, session_id: str) -> SessionNotFoundError:
     return SessionNotFoundError(session_id, link.settings.namespace)
 
@@ -154,6 +203,17 @@ def find(link: Link, session_id: str, *, resumed: bool = False) -> Session | Non
         extended = extend(link, session_id)
         row = row if extended is None else extended
     return from_row(link, row, resumed=resumed)
+
+
+def find_many(link: Link, session_ids: Sequence[str]) -> dict[str, Session]:
+    """Those of the sessions that live, as by `find`, in the order of their ids as given."""
+    rows = link.all(_FIND_MANY_HELD if link.holds_reads else _FIND_MANY, session_ids=list(session_ids))
+    found: dict[str, Row] = {}
+    for row in rows:
+        (extension_due,) = _ROW.behind(row)
+        extended = extend(link, row[0]) if extension_due else None
+        found[row[0]] = row if extended is None else extended
+    return {session_id: from_row(link, found[session_id]) for session_id in session_ids if session_id in found}
 
 
 def lock_any(link: Link, session_id: str) -> LockedSession | None:
@@ -184,8 +244,12 @@ def now(link: Link) -> datetime:
 
 
 def extend(link: Link, session_id: str) -> Row | None:
-    """Extend the TTL of a session, if it has one and that can be written, and return the session's row."""
-    return _if_writable(link, lambda: link.one(_EXTEND, session_id=session_id))
+    """Extend the TTL of a session, if it has one and that can be written, and return the session's row.
+
+    Of a part, extend that of the session it belongs to, whose row is not returned.
+    """
+    row = _if_writable(link, lambda: link.one(_EXTEND, session_id=session_id))
+    return row if row is not None and row[0] == session_id else None
 
 
 def extend_many(link: Link, session_ids: Sequence[str]) -> None:
@@ -248,6 +312,16 @@ def check_lease(link: Link, lease: Lease) -> None:
 
 
 def insert(link: Link, session_id: str, columns: Mapping[str, Any]) -> Session | None:
-    """Make the session's row; None where there is one, living or not."""
-    row = link.one(_INSERT, session_id=session_id, **({**_NEW, "root_session_id": session_id} | dict(columns)))
-    return None if row is None else from_row(link, row)
+    """Make the session's row; None where there is one, living or not, or nothing living that it is to belong to."""
+    ttl = None if columns.get("belongs_to") else default_ttl(link)
+    given = {**_NEW, "root_session_id": session_id, "ttl": ttl} | dict(columns)
+    if given["belongs_to"] is None:
+        row = link.one(_INSERT, session_id=session_id, **given)
+        return None if row is None else from_row(link, row)
+    row = link.one(_INSERT_PART, session_id=session_id, **given)
+    if row is None:
+        return None
+    made = from_row(link, row)
+    if link.dialect.name == "sqlite":
+        link.run(_ACTIVE, session_id=made.belongs_to)
+    return made

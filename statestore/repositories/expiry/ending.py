@@ -1,0 +1,136 @@
+"""Ending sessions that have not expired by themselves: idle ones, those beyond a limit, and what belongs to others.
+
+To end a session is to make it expire long ago, in one update. From then on nothing brings it back, and its rows go as
+those of any other expired session.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from statestore.checking import checks
+from statestore.engine.calls import reads, reported_as, writes
+from statestore.engine.sql import Params, Statement
+from statestore.repositories.expiry.batch import Batch
+from statestore.repositories.expiry.rows import ExpiredRows
+from statestore.repositories.sessions import endings, lease_checks, parts
+from statestore.repositories.sessions.options import SessionOptions
+
+_NOW_AND_MAX_IDLE = Statement("""
+    SELECT $now, (SELECT value FROM $store_settings WHERE namespace = :namespace AND name = 'max_idle')""")
+_SET_MAX_IDLE = Statement("""
+    INSERT INTO $store_settings (namespace, name, value) VALUES (:namespace, 'max_idle', :value)
+    ON CONFLICT (namespace, name) DO UPDATE SET value = excluded.value""")
+_DROP_MAX_IDLE = Statement("DELETE FROM $store_settings WHERE namespace = :namespace AND name = 'max_idle'")
+
+
+def _end(which: str, order: str) -> Statement:
+    """End up to `:limit` sessions, past those that somebody has locked.
+
+    They are looked for once, whatever the plan: a subquery may be run again for each row, and then finds others.
+    """
+    return Statement(
+        postgresql=f"""
+    WITH those AS MATERIALIZED (
+        SELECT s.session_id FROM $sessions AS s WHERE s.namespace = :namespace AND {which}
+        ORDER BY {order} LIMIT :limit FOR NO KEY UPDATE OF s SKIP LOCKED)
+    UPDATE $sessions AS s SET ttl = :ended, {endings.END} FROM those
+    WHERE s.namespace = :namespace AND s.session_id = those.session_id AND {which}""",
+        sqlite=f"""
+    UPDATE $sessions SET ttl = :ended, {endings.END} WHERE rowid IN (
+        SELECT s.rowid FROM $sessions AS s WHERE s.namespace = :namespace AND {which} ORDER BY {order} LIMIT :limit)""",
+    )
+
+
+_END_IDLE = _end(endings.IS_IDLE, "s.active_hour")
+LEAST_ACTIVE = "s.active_hour, s.last_activity_at, s.session_id"
+_END_EXCESS = _end(endings.EVICTABLE, LEAST_ACTIVE)
+_COUNT = """
+    SELECT count(*) FROM $sessions AS s WHERE s.namespace = :namespace AND s.belongs_to IS NULL AND $live"""
+_COUNT_LIVING = Statement(_COUNT)
+COUNT_IN_USE = Statement(f"{_COUNT} AND NOT ({endings.IS_IDLE})")
+# Two that count the same excess would end twice as many.
+_ALONE = Statement(postgresql="SELECT pg_advisory_xact_lock(hashtextextended(CAST(:namespace AS text), 9))")
+
+# Somebody else has it locked.
+_IDLE_IS_LEFT = Statement(f"SELECT 1 FROM $sessions AS s WHERE s.namespace = :namespace AND {endings.IS_IDLE} LIMIT 1")
+
+
+class EndingRepository(ExpiredRows):
+    """The steps of a sweep that end sessions, and how long these may be idle."""
+
+    @reported_as("store.retention")
+    @reads
+    def retention(self) -> timedelta | None:
+        """How long a session of the namespace may be idle before the sweep deletes it; None for no limit."""
+        return self._now_and_max_idle()[1]
+
+    @reported_as("store.set_retention")
+    @writes
+    def set_retention(self, max_idle: timedelta | None) -> None:
+        """Set how long a session of the namespace may be idle, with or without a TTL, before the sweep deletes it.
+
+        Idle means not written to. A read counts only if it has extended the TTL, so sessions without a TTL that are
+        only read have to be touched now and then. Sessions that are busy or under a lease are spared;
+        `sessions.repair_abandoned` finds those that a process left busy when it died. What belongs to a session goes
+        with it, and keeps it while it is itself written to, busy or under a lease. This applies to all processes, from
+        their next sweep on.
+
+        Args:
+            max_idle: The longest idle time; None for no limit.
+        """
+        value = checks.ttl(max_idle, "max_idle")
+        if value is None:
+            self._link.run(_DROP_MAX_IDLE)
+        else:
+            self._link.run(_SET_MAX_IDLE, value=value // timedelta(microseconds=1))
+
+    @writes
+    def end_idle(self, limit: int, max_idle: timedelta | None = None) -> Batch:
+        """Make up to *limit* idle sessions expire, whose sweep then is that of other expired ones."""
+        batch = Batch()
+        idle = self._idle(max_idle)
+        if idle is None:
+            return batch
+        if self._link.run(_END_IDLE, limit=limit, ended=endings.IDLE, back=endings.BACK, **idle) == limit:
+            batch.after = ()
+        elif self._link.dialect.name == "postgresql":
+            batch.left = self._link.one(_IDLE_IS_LEFT, **idle) is not None
+        return batch
+
+    @writes
+    def end_excess(self, limit: int, after: tuple[Any, ...] = ()) -> Batch:
+        """Make up to *limit* of the sessions beyond the store's limit expire, those that were used least recently."""
+        batch = Batch()
+        if self._link.settings.of(SessionOptions).max_sessions is None:
+            return batch
+        if self._link.dialect.name == "postgresql":
+            self._link.all(_ALONE)
+        excess = min(self._excess_sessions(_COUNT_LIVING), limit)
+        if excess > 0:
+            marks = {"ended": endings.EVICTED, "back": endings.BACK, "latest_lease": lease_checks.LATEST}
+            if self._link.run(_END_EXCESS, limit=excess, **marks) == limit:
+                batch.after = ()
+        return batch
+
+    def _excess_sessions(self, count: Statement, **params: Any) -> int:
+        """How many living sessions there are beyond the store's limit."""
+        most = self._link.settings.of(SessionOptions).max_sessions
+        (living,) = (most is not None and self._link.one(count, **params)) or (0,)
+        return max(0, int(living) - (most or 0))
+
+    @writes
+    def end_parts(self, limit: int, after: tuple[Any, ...] = ()) -> Batch:
+        """Let what belongs to up to *limit* expired sessions expire with them; its sweep is that of other sessions."""
+        batch = Batch()
+        batch.after = () if parts.end_due(self._link, limit) == limit else None
+        return batch
+
+    def _now_and_max_idle(self) -> tuple[datetime, timedelta | None]:
+        ((now, max_idle),) = self._link.all(_NOW_AND_MAX_IDLE)
+        return self._link.dialect.time(now), None if max_idle is None else timedelta(microseconds=max_idle)
+
+    def _idle(self, max_idle: timedelta | None) -> Params | None:
+        """The parameters of `endings.IS_IDLE`; None where no session is idle, however long it was not used."""
+        now, setting = self._now_and_max_idle()
+        longest = setting if max_idle is None else max_idle
+        return None if longest is None else endings.idle_params(now, longest)

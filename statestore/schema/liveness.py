@@ -1,0 +1,8 @@
+"""When a session lives, as SQL on its row `s`: `$live` in statements."""
+
+_NOT_EXPIRED = "({0}.expires_at IS NULL OR {0}.expires_at > $now)"
+
+# A part has no TTL of its own, and lives as long as what it is a part of, which is never a part itself.
+LIVE_SESSION = f"""({_NOT_EXPIRED.format("s")} AND (s.belongs_to IS NULL OR EXISTS (
+        SELECT 1 FROM $sessions AS whole WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to
+            AND {_NOT_EXPIRED.format("whole")})))"""

@@ -1,0 +1,253 @@
+"""Sessions that belong to another: made, hidden, used and gone with it."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+
+from statestore import (
+    NEVER,
+    InvalidValueError,
+    NewEntry,
+    SessionExistsError,
+    SessionNotFoundError,
+)
+from tests.support.clock import MovableClock
+from tests.support.content import Content, unsound
+from tests.support.crowd import at_once
+
+Store = Any
+
+HOUR = timedelta(hours=1)
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+def whole(store: Store) -> Store:
+    """A store with a session, two parts of it and another session."""
+    store.sessions.create("whole", user_id="ada", ttl=HOUR)
+    store.sessions.create("part", belongs_to="whole", user_id="bob")
+    store.sessions.open("other part", belongs_to="whole")
+    store.sessions.create("another", user_id="ada")
+    for session_id in ("whole", "part", "other part", "another"):
+        store.history.append(session_id, [NewEntry("hello", role="user")])
+        store.state.set(session_id, "key", "value")
+    return store
+
+
+def ids(page: Any) -> set[str]:
+    return {session.session_id for session in page.sessions}
+
+
+def test_a_part_knows_what_it_belongs_to(whole: Store) -> None:
+    part = whole.sessions.get("part")
+    assert (part.belongs_to, part.ttl, part.expires_at, part.user_id) == ("whole", None, None, "bob")
+    assert whole.sessions.get("whole").belongs_to is None
+    assert whole.sessions.open("part", belongs_to="another").belongs_to == "whole"
+
+
+def test_a_part_of_a_part_belongs_to_the_whole(whole: Store) -> None:
+    assert whole.sessions.create("deeper", belongs_to="part").belongs_to == "whole"
+    assert whole.sessions.delete("part")
+    assert whole.sessions.exists("deeper")
+
+
+def test_a_part_needs_a_living_session(store: Store, clock: MovableClock, content: Content) -> None:
+    store.sessions.create("gone", ttl=SECOND)
+    clock.advance(hours=1)
+    for call in (
+        partial(store.sessions.create, "part", belongs_to="missing"),
+        partial(store.sessions.open, "part", belongs_to="missing"),
+        partial(store.sessions.create, "part", belongs_to="part"),
+        partial(store.sessions.create, "part", belongs_to="gone"),
+    ):
+        with pytest.raises(SessionNotFoundError):
+            call()
+    assert [row["session_id"] for row in content.rows("sessions")] == ["gone"]
+
+
+def test_a_part_has_no_ttl_of_its_own(whole: Store) -> None:
+    for call in (
+        partial(whole.sessions.create, "new", belongs_to="whole", ttl=HOUR),
+        partial(whole.sessions.open, "new", belongs_to="whole", ttl=HOUR),
+        partial(whole.sessions.update, "part", ttl=HOUR),
+    ):
+        with pytest.raises(InvalidValueError, match="ttl"):
+            call()
+    assert not whole.sessions.exists("new")
+    assert whole.sessions.create("new", belongs_to="whole", ttl=NEVER).ttl is None
+    assert whole.sessions.update("part", ttl=None, title="t").title == "t"
+
+
+@pytest.mark.parametrize("belongs_to", ["", 7, "\0"])
+def test_what_a_part_belongs_to_is_a_key(store: Store, belongs_to: Any) -> None:
+    with pytest.raises(InvalidValueError, match="belongs_to"):
+        store.sessions.create("part", belongs_to=belongs_to)
+    assert not store.sessions.exists("part")
+
+
+def test_a_part_takes_no_id_of_a_living_session(whole: Store) -> None:
+    before = whole.sessions.get("whole").last_activity_at
+    with pytest.raises(SessionExistsError):
+        whole.sessions.create("another", belongs_to="whole")
+    assert whole.sessions.get("another").belongs_to is None
+    assert whole.sessions.get("whole").last_activity_at == before
+
+
+def test_parts_are_hidden_from_lists(whole: Store) -> None:
+    assert ids(whole.sessions.page()) == {"whole", "another"}
+    assert whole.sessions.count() == 2
+    assert ids(whole.sessions.page(belongs_to="whole")) == {"part", "other part"}
+    assert whole.sessions.count(belongs_to="whole") == 2
+    assert whole.sessions.count(belongs_to="another") == 0
+    assert ids(whole.sessions.page(include_parts=True)) == {"whole", "part", "other part", "another"}
+    assert whole.sessions.count(include_parts=True, user_id="bob") == 1
+
+
+def test_another_namespace_has_no_part_of_it(whole: Store, open_store: Callable[..., Store]) -> None:
+    with pytest.raises(SessionNotFoundError):
+        open_store(namespace="elsewhere").sessions.create("part of it", belongs_to="whole")
+
+
+def test_a_part_expires_with_the_whole(whole: Store, clock: MovableClock) -> None:
+    clock.advance(minutes=61)
+    assert whole.sessions.find("part") is None
+    assert not whole.sessions.exists("part")
+    assert whole.sessions.count(include_parts=True) == 1
+    for call in (
+        partial(whole.history.append, "part", [NewEntry("late")]),
+        partial(whole.history.read, "part"),
+        partial(whole.state.get, "part", "key"),
+        partial(whole.state.set, "part", "key", 1),
+        partial(whole.sessions.touch, "part"),
+        partial(whole.sessions.load, "part"),
+        partial(whole.sessions.fork, "part", "fork"),
+    ):
+        with pytest.raises(SessionNotFoundError):
+            call()
+
+
+def test_reads_of_a_part_keep_the_whole(whole: Store, clock: MovableClock) -> None:
+    for read in (
+        partial(whole.sessions.get, "part"),
+        partial(whole.history.read, "part"),
+        partial(whole.state.get, "part", "key"),
+        partial(whole.sessions.create, "new", belongs_to="whole"),
+    ):
+        clock.advance(hours=0.9)
+        read()
+    assert whole.sessions.get("part").session_id == "part"
+    assert whole.sessions.exists("whole")
+
+
+@pytest.mark.parametrize("way", ["delete", "in a transaction", "sweep", "create again"])
+def test_parts_go_with_the_whole(whole: Store, clock: MovableClock, content: Content, way: str) -> None:
+    if way == "delete":
+        assert whole.sessions.delete("whole")
+    elif way == "in a transaction":
+        with whole.transaction() as tx:
+            assert tx.sessions.delete("whole")
+    else:
+        clock.advance(minutes=61)
+        if way == "create again":
+            whole.sessions.create("whole")
+            assert whole.sessions.find("part") is None
+            whole.sweep()
+            assert whole.sessions.delete("whole")
+        else:
+            due = whole.sweep(dry_run=True)
+            report = whole.sweep()
+            assert {kind: swept.rows for kind, swept in due.kinds.items() if swept.rows} == {
+                kind: swept.rows for kind, swept in report.kinds.items() if swept.rows
+            }
+            assert report["expired_sessions"].rows == 3
+            assert report.complete
+    assert [row["session_id"] for row in content.rows("sessions")] == ["another"]
+    assert [row["session_id"] for row in content.rows("history_entries")] == ["another"]
+    assert unsound(content) == []
+
+
+def test_parts_of_a_long_session_go_with_it(store: Store, content: Content) -> None:
+    store.sessions.create("whole")
+    store.history.append("whole", [NewEntry(n) for n in range(1100)])
+    store.sessions.create("part", belongs_to="whole")
+    store.history.append("part", [NewEntry(n) for n in range(1100)])
+    assert store.sessions.delete("whole")
+    assert content.rows("sessions") == content.rows("history_entries") == []
+
+
+def test_deleting_a_part_leaves_the_whole(whole: Store) -> None:
+    assert whole.sessions.delete("part")
+    assert ids(whole.sessions.page(belongs_to="whole")) == {"other part"}
+    assert whole.sessions.exists("whole")
+
+
+def test_no_part_comes_back_with_another_session_of_the_id(whole: Store) -> None:
+    whole.sessions.delete("whole")
+    whole.sessions.create("whole")
+    assert whole.sessions.count(belongs_to="whole") == 0
+    assert whole.sessions.create("part").belongs_to is None
+
+
+def test_erasing_a_user_takes_the_parts_of_the_user_s_sessions(whole: Store, content: Content) -> None:
+    receipt = whole.sessions.delete_user("ada")
+    assert receipt.sessions == 4
+    assert receipt.entries == 4
+    assert content.rows("sessions") == []
+
+
+def test_idle_parts_stay_with_a_session_in_use_and_keep_it(whole: Store, clock: MovableClock) -> None:
+    whole.sessions.update("whole", ttl=None)
+    whole.set_retention(HOUR)
+    clock.advance(hours=0.8)
+    whole.sessions.touch("whole")
+    clock.advance(hours=0.8)
+    assert whole.sweep()["idle_sessions"].rows == 1
+    whole.history.append("part", [NewEntry("still here")])
+    clock.advance(hours=0.8)
+    assert whole.sweep()["idle_sessions"].rows == 0
+    clock.advance(hours=1)
+    assert whole.sweep(dry_run=True)["idle_sessions"].rows == 3
+    assert whole.sweep()["idle_sessions"].rows == 3
+    assert whole.sessions.count(include_parts=True) == 0
+
+
+def test_a_fork_of_a_part_is_a_part_and_a_fork_of_the_whole_has_none(whole: Store) -> None:
+    assert whole.sessions.fork("part", "fork of part").belongs_to == "whole"
+    assert whole.sessions.fork("whole", "fork of whole").belongs_to is None
+    assert whole.sessions.count(belongs_to="fork of whole") == 0
+    assert whole.sessions.delete("whole")
+    assert whole.sessions.find("fork of part") is None
+    assert [entry.content for entry in whole.history.read("fork of whole")] == ["hello"]
+
+
+def test_a_part_is_saved_as_a_part(whole: Store) -> None:
+    conversation = whole.sessions.load("part")
+    conversation.entries.append(NewEntry("more"))
+    whole.sessions.save(conversation)
+    assert whole.sessions.get("part").belongs_to == "whole"
+    assert whole.history.count("part") == 2
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_part_outlives_the_whole(store: Store, content: Content, seed: int) -> None:
+    store.sessions.create("whole")
+
+    def make(name: str) -> None:
+        try:
+            store.sessions.create(name, belongs_to="whole")
+            store.history.append(name, [NewEntry("a")])
+        except SessionNotFoundError:
+            pass
+
+    def delete() -> None:
+        assert store.sessions.delete("whole")
+
+    at_once(delete, *(partial(make, f"part {n}") for n in range(3)))
+    assert store.sessions.count(include_parts=True) == 0
+    store.sessions.create("whole")
+    assert store.sessions.count(include_parts=True) == 1
+    store.sweep()
+    assert [row["session_id"] for row in content.rows("sessions")] == ["whole"]
