@@ -72,6 +72,12 @@ LINEAGE_OF_ROOT = Statement(f"""
     FROM $session_lineage WHERE namespace = :namespace AND root_session_id = :root ORDER BY created_at, session_id""")
 
 
+WITH_PARTS = "session_id_with_parts"
+"""The filter for a session and what belongs to it."""
+_WITH_PARTS = f"""(session_id = :{WITH_PARTS} OR session_id IN (SELECT p.session_id FROM $sessions AS p
+            WHERE p.namespace = :namespace AND p.belongs_to = :{WITH_PARTS}))"""
+
+
 @lru_cache(maxsize=64)
 def columns(keys: tuple[str, ...], ends: bool) -> Columns:
     """The columns of `measured`."""
@@ -85,7 +91,8 @@ def measured(
 ) -> Statement:
     """The measures of `usage_lines` for each of *keys*, which are columns of it or parts of the local time."""
     where = " AND ".join(
-        ["namespace = :namespace", "at >= :since", "at < :until", *(f"{name} = :{name}" for name in filters)]
+        ["namespace = :namespace", "at >= :since", "at < :until"]
+        + [_WITH_PARTS if name == WITH_PARTS else f"{name} = :{name}" for name in filters]
     )
     computed = [*keys, "local_day"] if ends else keys
     selected = "".join(f"{key}, " for key in keys)

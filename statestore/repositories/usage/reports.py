@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from statestore.checking import checks
 from statestore.engine.calls import reads
 from statestore.engine.sql import Params
+from statestore.errors import InvalidValueError
 from statestore.repositories.base import Repository
 from statestore.repositories.usage import report_sql
 from statestore.repositories.usage.periods import Moment, Period
@@ -38,6 +39,8 @@ class UsageRepository(Repository):
             or dates, which begin at midnight of the time zone. None for no limit.
         tz: The time zone that defines days: a name such as `Europe/Berlin`, or a tzinfo.
         user_id, agent_name, provider_name, model, tool_name, session_id: Only the usage of these.
+        include_parts: Also the usage of what belongs to the session `session_id`. Parts that were deleted by themselves
+            are no longer known as such.
         limit: The largest number of rows, highest cost first.
         daily: One row per day instead of one for the whole period.
     """
@@ -55,9 +58,10 @@ class UsageRepository(Repository):
         model: str | None = None,
         tool_name: str | None = None,
         session_id: str | None = None,
+        include_parts: bool = False,
     ) -> UsageTotals:
         """Everything together."""
-        filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
+        filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id, include_parts)
         return self._report(UsageTotals, (), Period.of(since, until, tz), filters)[0]
 
     @reads
@@ -92,13 +96,14 @@ class UsageRepository(Repository):
         model: str | None = None,
         tool_name: str | None = None,
         session_id: str | None = None,
+        include_parts: bool = False,
         limit: int | None = None,
     ) -> list[SessionUsage]:
         """A row for each session and the user it belonged to, deleted sessions included, the most expensive first.
 
         Recorded calls of no session are a row whose `session_id` is None.
         """
-        filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
+        filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id, include_parts)
         period = Period.of(since, until, tz)
         return self._report(SessionUsage, ("session_id", "user_id"), period, filters, limit=limit, ends=True)
 
@@ -320,6 +325,12 @@ def _filters(
     model: str | None,
     tool_name: str | None,
     session_id: str | None,
+    include_parts: bool = False,
 ) -> dict[str, str]:
     given = zip(_FILTERS, (user_id, agent_name, provider_name, model, tool_name, session_id), strict=True)
-    return {name: checks.key(value, name) for name, value in given if value is not None}
+    filters = {name: checks.key(value, name) for name, value in given if value is not None}
+    if include_parts:
+        if session_id is None:
+            raise InvalidValueError("include_parts", "needs session_id, the session whose parts are meant")
+        filters[report_sql.WITH_PARTS] = filters.pop("session_id")
+    return filters
