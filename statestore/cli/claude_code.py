@@ -26,8 +26,8 @@ _DEFAULT = "~/.claude/projects"
 def claude_code(database: Database, path: Path | None, user_id: str | None, as_json: bool) -> None:
     """Import transcripts of Claude Code from PATH: a file, or a folder with all files below it.
 
-    The default PATH is ~/.claude/projects. Each file becomes a session, and each sub-agent another session, forked from
-    it. Messages are kept as they are. A response that is written in several lines counts once, even if a resumed
+    The default PATH is ~/.claude/projects. Each file becomes a session, and each sub-agent a session that belongs
+    to it. Messages are kept as they are. A response that is written in several lines counts once, even if a resumed
     session begins with a copy of another, as long as the other is there or was imported and not deleted.
 
     Running it again adds what is new and changes nothing else. A file's last line is left for the next run if it is

@@ -12,7 +12,7 @@ Each line with a message becomes an entry, and the message is kept as it is. Usa
   already in another file of this run, or is in another session of the database under the same line ids, counts only
   there.
 - Lines of a sub-agent are in a separate file or, in older transcripts, between those of the session. Each sub-agent is
-  a separate session, forked from its session before the first entry.
+  a session that belongs to its session.
 """
 
 import os
@@ -76,10 +76,10 @@ def claude_code(
 ) -> ClaudeCodeReport:
     """Import transcripts of Claude Code, each as a session, with their usage.
 
-    Messages are kept as they are. Each sub-agent becomes a separate session, forked from its session before the first
-    entry. A response that is written in several lines counts once, even if a resumed session begins with a copy of
-    another, as long as the other is there or was imported and not deleted. Costs are computed if prices are known.
-    Nothing is written to *path*.
+    Messages are kept as they are. Each sub-agent becomes a session that belongs to its session, and is deleted with it:
+    see `belongs_to` of `sessions.create`. A response that is written in several lines counts once, even if a resumed
+    session begins with a copy of another, as long as the other is there or was imported and not deleted. Costs are
+    computed if prices are known. Nothing is written to *path*.
 
     What is already stored stays, and what is new is appended. Repeating an import therefore changes nothing, and
     completes one that was cut off. Entries are appended to a session 500 at a time, each time all or none. A file's
@@ -187,19 +187,19 @@ class TranscriptWriter:
             "project_root": directory,
             "cwd": directory,
         }
+        if (began := next(filter(None, (_time(line.record) for line in transcript.lines)), None)) is not None:
+            attributes["created_at"] = began
         metadata = {"source": "claude-code", "file": transcript.path.name}
         for name, key in (("version", "claude_code_version"), ("gitBranch", "git_branch")):
             if (value := self._storable(transcript, name, transcript.first(name), json=True)) is not None:
                 metadata[key] = value
-        if transcript.parent_id is not None:
-            try:
-                sessions.fork(transcript.parent_id, transcript.session_id, at_seq=0)
-                sessions.update(transcript.session_id, metadata=metadata, **attributes)
-                return None
-            except SessionNotFoundError:
-                metadata["parent_session_id"] = transcript.parent_id
+        whole = transcript.parent_id
         try:
-            sessions.create(transcript.session_id, metadata=metadata, **attributes)
+            try:
+                sessions.create(transcript.session_id, metadata=metadata, belongs_to=whole, **attributes)
+            except SessionNotFoundError:
+                metadata["parent_session_id"] = str(whole)
+                sessions.create(transcript.session_id, metadata=metadata, **attributes)
         except SessionExistsError:  # Made by another import at the same time.
             return 0
         return None

@@ -12,6 +12,7 @@ import pytest
 
 from statestore import NewEntry, StateStore
 from tests.support.command_line import Ran, invoke
+from tests.support.content import Content
 
 MODEL = "claude-sonnet-4-5-20250929"
 
@@ -188,20 +189,52 @@ def test_a_bad_line_is_named_and_does_not_stop_the_others(database_url: str, fol
     assert "3 lines could not be imported" in errors[-1]
 
 
-def test_sub_agents_are_sessions_forked_from_theirs(database_url: str, folder: Path) -> None:
+def sub_agents(folder: Path) -> Transcript:
+    """A session with two sub-agents, one of them in a file of its own."""
     main_file = conversation(folder)
     main_file.user("s1", isSidechain=True).assistant("s2", "msg_s", used(7, 7), isSidechain=True).write()
     agent = Transcript(folder / "agent-f00.jsonl", session="one")
     agent.user("g1", agentId="f00").assistant("g2", "msg_g", used(1000, 10), agentId="f00").write()
+    return agent
+
+
+def test_sub_agents_belong_to_their_sessions(database_url: str, folder: Path) -> None:
+    sub_agents(folder)
     assert totals(run(database_url, folder))["sessions_new"] == 3
     with StateStore.open(database_url) as store:
         assert store.history.count("one") == 5
-        lineage = {row.session_id: row for row in store.usage.lineage()}
-        assert set(lineage) == {"one", "one/agent-s1", "one/agent-f00"}
+        assert store.sessions.count() == 1
+        parts = {part.session_id: part for part in store.sessions.page(belongs_to="one").sessions}
+        assert set(parts) == {"one/agent-s1", "one/agent-f00"}
         for name, tokens in (("one/agent-s1", 7), ("one/agent-f00", 1000)):
-            assert (lineage[name].parent_session_id, lineage[name].entries) == ("one", 2)
-            assert store.sessions.get(name).agent_name == "claude-code/sub-agent"
+            assert (parts[name].parent_session_id, parts[name].entry_count) == (None, 2)
+            assert parts[name].agent_name == "claude-code/sub-agent"
             assert store.usage.totals(session_id=name).input_tokens == tokens
+        assert store.sessions.delete("one")
+        assert store.sessions.count(include_parts=True) == 0
+
+
+@pytest.mark.parametrize("parent", ["one", None])
+def test_sub_agents_that_were_forks_are_completed(
+    database_url: str, folder: Path, content: Content, parent: str | None
+) -> None:
+    """As earlier versions made them, and as the migration leaves them."""
+    agent = sub_agents(folder)
+    run(database_url, folder)
+    with StateStore.open(database_url) as store:
+        forked = {"parent": parent, "at": None if parent is None else 0, "root": parent or "one/agent-f00"}
+        content.query(
+            "UPDATE sessions SET parent_session_id = :parent, forked_at_seq = :at, root_session_id = :root"
+            " WHERE session_id = 'one/agent-f00' RETURNING 1",
+            **forked,
+        )
+        agent.user("g3", agentId="f00").assistant("g4", "msg_h", used(10, 10), agentId="f00").write()
+        assert totals(run(database_url, folder))["entries_added"] == 2
+        assert totals(run(database_url, folder))["entries_added"] == 0
+        part = store.sessions.get("one/agent-f00")
+        assert (part.belongs_to, part.parent_session_id, part.entry_count) == ("one", parent, 4)
+        assert store.sessions.delete("one")
+        assert store.sessions.count(include_parts=True) == 0
 
 
 def test_a_resumed_session_does_not_bill_its_copy_again(database_url: str, folder: Path) -> None:

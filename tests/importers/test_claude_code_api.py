@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
 def content(store: StateStore) -> dict[str, list[str]]:
     """The ids of what every session holds; positions without gaps."""
     found = {}
-    for session in store.sessions.page().sessions:
+    for session in store.sessions.page(include_parts=True).sessions:
         entries = store.history.read(session.session_id)
         assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
         found[session.session_id] = [entry.entry_id for entry in entries]
@@ -43,7 +43,7 @@ def test_every_line_goes_in_once_however_often_it_is_imported(store: StateStore,
     assert first == ClaudeCodeReport(files=3, sessions_new=3, entries_added=9, lines_skipped=2)
     assert content(store) == SAID
     assert (files, sorted(done)) == ([3], paths)
-    assert {session.user_id for session in store.sessions.page().sessions} == {"ada"}
+    assert {session.user_id for session in store.sessions.page(include_parts=True).sessions} == {"ada"}
     assert store.usage.totals().model_calls == 4
     again = claude_code(store, str(folder))
     assert again == ClaudeCodeReport(files=3, sessions_unchanged=3, lines_skipped=2)
