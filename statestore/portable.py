@@ -72,8 +72,8 @@ def export_sessions(
     Args:
         store: The store that has them.
         file: Open for writing. It is written from start to end.
-        session_ids: Only these; by default all of the store's namespace.
-        user_id: Only those of this user.
+        session_ids: Only these, with what belongs to them; by default all of the store's namespace.
+        user_id: Only those of this user, with what belongs to them.
         expect: Called once, before the first entry, with the approximate number of lines to come.
         progress: Called with the number of lines written since the last call.
 
@@ -180,13 +180,14 @@ def import_sessions(
     """Import the sessions of an exported *file* into the store's namespace.
 
     All or none, in one transaction. With *replace*, in several short transactions, each of which replaces some
-    sessions, so that nobody waits long; running the same import again completes one that was interrupted.
+    sessions, so that nobody waits long; running the same import again completes one that was interrupted. A session
+    that belongs to another becomes one of its own if that other is neither in the file nor in the store.
 
     Args:
         store: The store to import into.
         file: Open for reading. It is read twice: checked as a whole before anything is written, then imported.
-        replace: Overwrite sessions that exist already. Their forks keep what they see, and recorded usage that is not
-            in the file stays recorded.
+        replace: Overwrite sessions that exist already, with what belongs to them. Their forks keep what they see, and
+            recorded usage that is not in the file stays recorded.
         progress: Called with the number of bytes read since the last call.
 
     Raises:
@@ -263,6 +264,7 @@ def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow
     totals = Totals()
     sessions: dict[str, str] = {}
     forks: list[str] = []
+    parts: list[str] = []
     taken: dict[str, list[portable_ledger.Line]] = {}
     looked_up: set[str] = set()
     for batch in _batches(records):
@@ -272,6 +274,7 @@ def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow
             for living in (yield _call(PortableWork.make_room, ids, replace=replace)):
                 raise SessionExistsError(living, namespace)
             sessions |= {record.values["session_id"]: record.where for record in batch}
+            parts += [r.values["session_id"] for r in batch if r.values.get("belongs_to") is not None]
             forks += [r.values["session_id"] for r in batch if r.values.get("parent_session_id") is not None]
         if replace and kind in ("session", "usage"):
             taken |= yield _call(PortableWork.take_usage, [one for one in ids if one not in taken])
@@ -293,6 +296,8 @@ def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow
             problem = f"was refused by the database ({error.code}): it does not fit the rest; the file is damaged"
             raise InvalidValueError(where, problem) from error
         totals.add(kind, len(batch))
+    if parts:
+        yield _call(PortableWork.settle_parts, parts)
     for session_id, lines in taken.items():
         if lines:
             yield _call(PortableWork.keep_usage, session_id, lines, entries=session_id in sessions)

@@ -72,10 +72,15 @@ class Survey:
                 runs.append(run)
             if record.kind == "segment":
                 self._join(session_id, record.values["owner_session_id"])
+            elif record.kind == "session" and record.values.get("belongs_to") is not None:
+                self._join(session_id, record.values["belongs_to"])
         histories.check()
 
     def parts(self) -> Iterator["Part"]:
-        """The file in parts: sessions that share entries are in one part, and no part is larger than necessary."""
+        """The file in parts: sessions that share entries, or belong together, are in one part.
+
+        No part is larger than necessary.
+        """
         families: dict[str, list[str]] = {}
         for session_id in self._runs:
             families.setdefault(self._head(session_id), []).append(session_id)

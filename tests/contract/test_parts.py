@@ -13,6 +13,7 @@ from statestore import (
     NewEntry,
     SessionExistsError,
     SessionNotFoundError,
+    Usage,
 )
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound
@@ -251,3 +252,15 @@ def test_no_part_outlives_the_whole(store: Store, content: Content, seed: int) -
     assert store.sessions.count(include_parts=True) == 1
     store.sweep()
     assert [row["session_id"] for row in content.rows("sessions")] == ["whole"]
+
+
+def test_the_usage_of_a_session_is_asked_with_or_without_its_parts(whole: Store) -> None:
+    for number, session_id in enumerate(("whole", "part", "other part", "another")):
+        whole.history.append(session_id, [NewEntry("used", usage=Usage(input_tokens=10**number))])
+    ask = partial(whole.usage.totals, session_id="whole")
+    assert ask().input_tokens == 1
+    assert ask(include_parts=True).input_tokens == 111
+    rows = whole.usage.by_session(session_id="whole", include_parts=True)
+    assert {row.session_id: row.input_tokens for row in rows} == {"whole": 1, "part": 10, "other part": 100}
+    with pytest.raises(InvalidValueError, match="include_parts"):
+        whole.usage.totals(include_parts=True)

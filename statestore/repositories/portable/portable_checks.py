@@ -26,6 +26,7 @@ class Histories:
         self._shared: dict[str, list[tuple[str, range, str]]] = {}
         self._roots: dict[str, str] = {}
         self._parents: dict[str, str] = {}
+        self._wholes: dict[str, str] = {}
         self._sums: dict[str, int] = {}
 
     def add(self, kind: str, values: Params, where: str) -> None:
@@ -42,6 +43,10 @@ class Histories:
             self._roots[session_id] = values["root_session_id"]
             if values.get("parent_session_id") is not None:
                 self._parents[session_id] = values["parent_session_id"]
+            if values.get("belongs_to") is not None:
+                self._wholes[session_id] = values["belongs_to"]
+                if values.get("ttl") is not None:
+                    raise InvalidValueError(where, f"is a part of another session, with a TTL of its own; {_DAMAGED}")
         elif kind != "usage" and session_id not in self._sessions:
             raise InvalidValueError(where, f"belongs to a session that no earlier line has; {_DAMAGED}")
         if kind == "usage":
@@ -83,6 +88,9 @@ class Histories:
             InvalidValueError: An entry is missing, or there is one too many.
         """
         self._check_lineage()
+        for session_id, whole in self._wholes.items():
+            if whole == session_id or whole in self._wholes:
+                raise InvalidValueError(self._sessions[session_id][0], f"is a part of a part of a session; {_DAMAGED}")
         for session_id, (where, first_seq, next_seq) in self._sessions.items():
             shared = self._shared.get(session_id, [])
             for owner, rows, segment_where in shared:

@@ -18,19 +18,28 @@ _SESSIONS_AT_ONCE = 500
 _ROWS_AT_ONCE = 500
 
 
-def _select(kind: str, which: str) -> Statement:
-    table, columns = TABLES[kind], ROWS[kind].select("t")
-    order = ", ".join(f"t.{column.name}" for column in table.primary_key if column.name != "namespace")
+def _select(kind: str, which: str, alias: str = "t") -> Statement:
+    table, columns = TABLES[kind], ROWS[kind].select(alias)
+    order = ", ".join(f"{alias}.{column.name}" for column in table.primary_key if column.name != "namespace")
     return Statement(f"""
     SELECT {columns}
-    FROM ${table.name} AS t WHERE t.namespace = :namespace AND {which} ORDER BY {order} LIMIT :limit""")
+    FROM ${table.name} AS {alias} WHERE {alias}.namespace = :namespace AND {which} ORDER BY {order} LIMIT :limit""")
 
 
 _LIVE = "(t.expires_at IS NULL OR t.expires_at > $now)"
 _OF_SESSION = "t.session_id = :session_id"
-_SESSIONS = _select("session", f"{_LIVE} AND t.session_id > :after")
-_SESSIONS_OF_USER = _select("session", f"{_LIVE} AND t.session_id > :after AND t.user_id = :user_id")
-_SESSION = _select("session", f"{_LIVE} AND {_OF_SESSION}")
+_SESSIONS = _select("session", "$live AND s.session_id > :after", "s")
+# With what belongs to them, whoever's it is.
+_SESSIONS_OF_USER = _select(
+    "session",
+    """$live AND s.session_id > :after AND (s.user_id = :user_id OR s.belongs_to IN (
+        SELECT w.session_id FROM $sessions AS w WHERE w.namespace = :namespace AND w.user_id = :user_id))""",
+    "s",
+)
+_SESSION = _select("session", "$live AND s.session_id = :session_id", "s")
+_PARTS = Statement("""
+    SELECT s.session_id FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.belongs_to $in(:session_ids) AND $live""")
 _ENTRIES = _select("entry", f"{_OF_SESSION} AND t.seq BETWEEN :from_seq AND :to_seq")
 _STATE = _select("state", f"{_OF_SESSION} AND {_LIVE}")
 _SUMMARIES = _select("summary", _OF_SESSION)
@@ -41,6 +50,16 @@ _EVERYTHING = 2**61
 _RANGE = Statement("""
     SELECT s.first_seq, s.next_seq - 1 FROM $sessions AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id""")
+
+# Written, though nothing changes, as by whoever makes a part: see `unshared`.
+_SHOW_WHOLES = Statement("""
+    UPDATE $sessions AS s SET revision = s.revision WHERE s.namespace = :namespace AND s.session_id IN (
+        SELECT p.belongs_to FROM $sessions AS p WHERE p.namespace = :namespace AND p.session_id $in(:session_ids))""")
+_SET_FREE = Statement("""
+    UPDATE $sessions AS s SET belongs_to = NULL
+    WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND s.belongs_to IS NOT NULL AND NOT EXISTS (
+        SELECT 1 FROM $sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to AND w.belongs_to IS NULL)""")
 
 _FIND_USAGE = Statement("SELECT 1 FROM $usage_ledger WHERE namespace = :namespace AND session_id = :session_id LIMIT 1")
 
@@ -68,9 +87,10 @@ class PortableWork(Repository):
 
     @reads
     def sessions(self, *, session_ids: Sequence[str] | None, user_id: str | None, after: str) -> list[dict[str, Any]]:
-        """The sessions behind *after*, in the order of their ids; a part of them at a time."""
+        """The sessions behind *after*, with what belongs to them, in the order of their ids; some of them at a time."""
         if session_ids is not None:
-            wanted = [session_id for session_id in sorted(set(session_ids)) if session_id > after][:_SESSIONS_AT_ONCE]
+            every = {*session_ids, *(part for (part,) in self._link.all(_PARTS, session_ids=list(session_ids)))}
+            wanted = [session_id for session_id in sorted(every) if session_id > after][:_SESSIONS_AT_ONCE]
             rows = [row for name in wanted for row in self._link.all(_SESSION, session_id=name, limit=1)]
         elif user_id is not None:
             rows = [*self._link.all(_SESSIONS_OF_USER, after=after, user_id=user_id, limit=_SESSIONS_AT_ONCE)]
@@ -147,6 +167,12 @@ class PortableWork(Repository):
             if kind == "session":
                 rows = [{**row, "active_hour": _hour(row["last_activity_at"])} for row in rows]
             self._link.many(_insert(kind, shape), rows)
+
+    @writes
+    def settle_parts(self, session_ids: Sequence[str]) -> None:
+        """Make sessions of their own of those that belong to a session which is not there."""
+        self._link.run(_SHOW_WHOLES, session_ids=list(session_ids))
+        self._link.run(_SET_FREE, session_ids=list(session_ids))
 
     @writes
     def find_usage(self, session_ids: Sequence[str]) -> str | None:

@@ -14,8 +14,8 @@ from statestore.values.sessions import STATUSES
 _MAX_KEYS = 20
 
 # PostgreSQL refuses to look into JSON that has an escaped NUL in some text, and SQLite ends the text there. So escapes
-# become text, in what is stored and in what it is compared with: first those of a backslash, so that what is left before
-# a u begins an escape.
+# become text, in what is stored and in what it is compared with: first those of a backslash, so that what is left
+# before a u begins an escape.
 _ESCAPES = (("\\\\", "\\b\\b"), ("\\u", "\\\\u"))
 _WITHOUT_ESCAPES = "CAST(s.metadata AS text)"
 for _old, _new in _ESCAPES:
