@@ -20,6 +20,9 @@ Progress: TypeAlias = Callable[[SweepReport], None]
 
 DEFAULT_BATCH = 500
 
+_Step: TypeAlias = tuple[Callable[..., Batch], dict[str, Any]]
+_ENDING_PARTS: _Step = (DueRepository.end_others, {"excess": False})
+
 
 def sweep(
     *,
@@ -40,12 +43,11 @@ def sweep(
     for namespace in (None, *random.sample(others, len(others))):
         own = namespace is None  # The limits are the store's: others may have others.
         if dry_run:
-            tally.add((yield _call(namespace, DueRepository.due, overflow=own)))
+            tally.add((yield _call(namespace, DueRepository.due, limits=own)))
             continue
-        steps: list[tuple[Callable[..., Batch], dict[str, Any]]] = [
+        steps: list[_Step] = [
             (DueRepository.end_idle, {}),
-            *([(DueRepository.end_excess, {})] if own else []),
-            (DueRepository.end_parts, {}),
+            (DueRepository.end_others, {"excess": own}),
             (DueRepository.sweep_sessions, {}),
             (DueRepository.sweep_state, {}),
             (DueRepository.sweep_cache, {}),
@@ -64,30 +66,22 @@ def inactive(max_inactivity: timedelta) -> Flow[SweepReport]:
     """Delete sessions that have been idle for that long."""
     checks.ttl(max_inactivity, "max_inactivity")
     tally = _Tally()
-    ending = (DueRepository.end_idle, {"max_idle": max_inactivity})
-    steps = (DueRepository.end_parts, DueRepository.sweep_sessions)
-    yield from _run([ending, *((step, {}) for step in steps)], DEFAULT_BATCH, tally)
+    ending: _Step = (DueRepository.end_idle, {"max_idle": max_inactivity})
+    steps: list[_Step] = [ending, _ENDING_PARTS, (DueRepository.sweep_sessions, {})]
+    yield from _run(steps, DEFAULT_BATCH, tally)
     return tally.report()
 
 
 def expired() -> Flow[SweepReport]:
     """Delete sessions, state keys and cache entries that have expired."""
     tally = _Tally()
-    steps = (
-        DueRepository.end_parts,
-        DueRepository.sweep_sessions,
-        DueRepository.sweep_state,
-        DueRepository.sweep_cache,
-    )
-    yield from _run([(step, {}) for step in steps], DEFAULT_BATCH, tally)
+    steps = (DueRepository.sweep_sessions, DueRepository.sweep_state, DueRepository.sweep_cache)
+    yield from _run([_ENDING_PARTS, *((step, {}) for step in steps)], DEFAULT_BATCH, tally)
     return tally.report()
 
 
 def _run(
-    steps: list[tuple[Callable[..., Batch], dict[str, Any]]],
-    batch_size: int,
-    tally: "_Tally",
-    namespace: str | None = None,
+    steps: list[_Step], batch_size: int, tally: "_Tally", namespace: str | None = None
 ) -> Generator[Call, Batch, None]:
     for step, arguments in steps:
         after: tuple[Any, ...] | None = ()

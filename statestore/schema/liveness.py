@@ -2,7 +2,8 @@
 
 _NOT_EXPIRED = "({0}.expires_at IS NULL OR {0}.expires_at > $now)"
 
-# A part has no TTL of its own, and lives as long as what it is a part of, which is never a part itself.
-LIVE_SESSION = f"""({_NOT_EXPIRED.format("s")} AND (s.belongs_to IS NULL OR EXISTS (
-        SELECT 1 FROM $sessions AS whole WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to
-            AND {_NOT_EXPIRED.format("whole")})))"""
+# A part has no TTL of its own, and lives as long as what it is a part of, which is never a part itself. A scalar
+# subquery and not EXISTS: for that PostgreSQL also plans to read all sessions, and takes the plan for an expensive one.
+LIVE_SESSION = f"""({_NOT_EXPIRED.format("s")} AND (s.belongs_to IS NULL OR coalesce((
+        SELECT {_NOT_EXPIRED.format("whole")} FROM $sessions AS whole
+        WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))"""

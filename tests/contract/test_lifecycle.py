@@ -147,15 +147,15 @@ def test_a_session_left_busy_is_repaired(store: Store, clock: MovableClock) -> N
     assert store.sessions.repair_abandoned(older_than=HOUR) == 0
 
 
-def test_only_idle_busy_sessions_are_repaired(store: Store, clock: MovableClock) -> None:
+def test_only_idle_sessions_at_work_are_repaired(store: Store, clock: MovableClock) -> None:
     for status in STATUSES:
         store.sessions.create(status, status=status)
     store.sessions.create("used", status="busy")
     store.sessions.create("expired", status="busy", ttl=HOUR)
     clock.advance(hours=1)
     store.history.append("used", [{"role": "user", "content": "x"}])
-    assert store.sessions.repair_abandoned(older_than=HOUR) == 1
-    assert [store.sessions.get(status).status for status in STATUSES] == ["starting", "ready", "ready", "dead"]
+    assert store.sessions.repair_abandoned(older_than=HOUR) == 2
+    assert [store.sessions.get(status).status for status in STATUSES] == ["dead", "ready", "ready", "dead"]
     assert store.sessions.get("used").status == "busy"
 
 

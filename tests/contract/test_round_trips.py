@@ -49,6 +49,11 @@ def session(store: Store, s: str) -> None:
     store.sessions.create(s, user_id=f"user of {s}")
 
 
+def two(store: Store, s: str) -> None:
+    session(store, s)
+    session(store, f"other {s}")
+
+
 def history(store: Store, s: str) -> None:
     session(store, s)
     store.history.append(s, words(30))
@@ -57,6 +62,11 @@ def history(store: Store, s: str) -> None:
 def state(store: Store, s: str) -> None:
     session(store, s)
     store.state.set_many(s, {"a": 1, "b": 2, "c": 3})
+
+
+def part(store: Store, s: str) -> None:
+    session(store, f"whole of {s}")
+    store.sessions.create(s, belongs_to=f"whole of {s}")
 
 
 def fork(store: Store, s: str) -> None:
@@ -121,6 +131,28 @@ case("sessions.find, missing", nothing, lambda store, s: store.sessions.find(s),
 case("sessions.exists", session, lambda store, s: store.sessions.exists(s), ONE, (1, 1))
 case("sessions.count", session, lambda store, s: store.sessions.count(user_id="ada"), ONE, (1, 1))
 case("sessions.page", hundred_sessions, lambda store, s: store.sessions.page(limit=10), ONE, (1, 1))
+case(
+    "sessions.create, as a part",
+    session,
+    lambda store, s: store.sessions.create(f"part of {s}", belongs_to=s),
+    ONE,
+    (4, 1),
+)
+case("sessions.get, of a part", part, lambda store, s: store.sessions.get(s), ONE, (1, 1))
+case(
+    "sessions.page, filtered, with the total",
+    hundred_sessions,
+    lambda store, s: store.sessions.page(limit=10, metadata={"a": 1}, title_contains="x", with_total=True),
+    ONE,
+    (1, 1),
+)
+case(
+    "sessions.load_many, of 21",
+    hundred_sessions,
+    lambda store, s: store.sessions.load_many([f"{s} {n}" for n in range(21)]),
+    ONE,
+    (1, 1),
+)
 case("sessions.update", session, lambda store, s: store.sessions.update(s, title="t"), ONE, (3, 1))
 case(
     "sessions.update, expected_revision",
@@ -161,6 +193,20 @@ case(
 )
 case("sessions.lineage", fork, lambda store, s: store.sessions.lineage(s), Cost(3, 3, 3), (3, 3))
 case("sessions.delete", history, lambda store, s: store.sessions.delete(s), ONE, (11, 1))
+case(
+    "sessions.delete, of this user's",
+    history,
+    lambda store, s: store.sessions.delete(s, user_id=f"user of {s}"),
+    ONE,
+    (11, 1),
+)
+case(
+    "sessions.delete_many, of 2",
+    two,
+    lambda store, s: store.sessions.delete_many([s, f"other {s}"]),
+    Cost(2, 2, 2),
+    (20, 2),
+)
 case("sessions.delete, with a fork", forked, lambda store, s: store.sessions.delete(s), Cost(14, 14, 2), (13, 1))
 case(
     "sessions.delete_user, of one session",

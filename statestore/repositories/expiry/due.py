@@ -72,22 +72,23 @@ class DueRepository(ExpiryRepository):
     """Counts what is due."""
 
     @reads
-    def due(self, overflow: bool = True) -> Batch:
+    def due(self, *, limits: bool = True) -> Batch:
         """What a sweep would delete now, exactly, if nobody else were to do anything meanwhile.
 
-        *overflow*: count what is beyond the cache's limits, too.
+        Args:
+            limits: Whether what is beyond the limits of the store counts.
         """
         batch = Batch()
         # None is idle where there is no policy: nothing is older than the earliest time.
         idle = self._idle(None) or endings.idle_params(EARLIEST, checks.MAX_TTL)
         doomed = idle | {"ended": endings.IDLE, "evicted": endings.EVICTED} | endings.DUE_PARAMS
-        doomed["excess_sessions"] = self._excess_sessions(COUNT_IN_USE, **idle)
+        doomed["excess_sessions"] = self._excess_sessions(COUNT_IN_USE, **idle) if limits else 0
         for kind, count, size in self._link.all(_SESSIONS, **doomed):
             batch.add(_KINDS[kind], count, size)
         batch.add("history_entries", *(self._link.one(_ENTRIES, **doomed) or (0, 0)))
         batch.add("expired_state", *(self._link.one(_STATE, **doomed) or (0, 0)))
         batch.add("expired_cache", *(self._link.one(_CACHE) or (0, 0)))
-        if overflow:
+        if limits:
             batch.add("cache_overflow", *(self._link.one(_OVERFLOW, excess=self._excess()) or (0, 0)))
         every = {"after_id": "", "last_id": "\U0010ffff" * checks.MAX_KEY_LENGTH}
         batch.add("unseen_entries", *(self._link.one(_UNSEEN, **doomed, **every) or (0, 0)))

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from statestore.checking import checks
-from statestore.engine.calls import reads, reported_as, writes
+from statestore.engine.calls import reads, reported_as, writes, writes_in_one_statement
 from statestore.engine.sql import Params, Statement
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.rows import ExpiredRows
@@ -97,33 +97,36 @@ class EndingRepository(ExpiredRows):
             batch.left = self._link.one(_IDLE_IS_LEFT, **idle) is not None
         return batch
 
-    @writes
-    def end_excess(self, limit: int, after: tuple[Any, ...] = ()) -> Batch:
-        """Make up to *limit* of the sessions beyond the store's limit expire, those that were used least recently."""
+    @writes_in_one_statement
+    def end_others(self, limit: int, after: tuple[Any, ...] = (), *, excess: bool = True) -> Batch:
+        """Make up to *limit* sessions expire beyond the store's limit, and what belongs to as many expired ones.
+
+        With *excess* false, only the latter.
+        """
         batch = Batch()
-        if self._link.settings.of(SessionOptions).max_sessions is None:
-            return batch
+        ended = 0
+        if excess and self._link.settings.of(SessionOptions).max_sessions is not None:
+            self._needs_transaction()
+            ended = self._end_excess(limit)
+        if limit in (ended, parts.end_due(self._link, limit)):
+            batch.after = ()
+        return batch
+
+    def _end_excess(self, limit: int) -> int:
+        """Those that were used least recently."""
         if self._link.dialect.name == "postgresql":
             self._link.all(_ALONE)
         excess = min(self._excess_sessions(_COUNT_LIVING), limit)
-        if excess > 0:
-            marks = {"ended": endings.EVICTED, "back": endings.BACK, "latest_lease": lease_checks.LATEST}
-            if self._link.run(_END_EXCESS, limit=excess, **marks) == limit:
-                batch.after = ()
-        return batch
+        if excess <= 0:
+            return 0
+        marks = {"ended": endings.EVICTED, "back": endings.BACK, "latest_lease": lease_checks.LATEST}
+        return self._link.run(_END_EXCESS, limit=excess, **marks)
 
     def _excess_sessions(self, count: Statement, **params: Any) -> int:
         """How many living sessions there are beyond the store's limit."""
         most = self._link.settings.of(SessionOptions).max_sessions
         (living,) = (most is not None and self._link.one(count, **params)) or (0,)
         return max(0, int(living) - (most or 0))
-
-    @writes
-    def end_parts(self, limit: int, after: tuple[Any, ...] = ()) -> Batch:
-        """Let what belongs to up to *limit* expired sessions expire with them; its sweep is that of other sessions."""
-        batch = Batch()
-        batch.after = () if parts.end_due(self._link, limit) == limit else None
-        return batch
 
     def _now_and_max_idle(self) -> tuple[datetime, timedelta | None]:
         ((now, max_idle),) = self._link.all(_NOW_AND_MAX_IDLE)

@@ -32,7 +32,9 @@ _HIDE_PARTS = Statement(
 )
 
 _LOOK = Statement("""
-    SELECT $live, s.next_seq - s.first_seq, s.revision, s.user_id FROM $sessions AS s
+    SELECT $live, s.next_seq - s.first_seq, s.revision, s.user_id, EXISTS (
+        SELECT 1 FROM $sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id)
+    FROM $sessions AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id $lock""")
 _HIDE_SESSION = Statement(f"""
     UPDATE $sessions AS s SET ttl = :deleted, {endings.END}
@@ -64,6 +66,10 @@ class Removed:
 
     lived: bool
     hidden: tuple[str, ...] = ()
+
+    @property
+    def more(self) -> bool:
+        return bool(self.hidden)
 
 
 class ErasureRepository(ExpiryRepository):
@@ -97,16 +103,17 @@ class ErasureRepository(ExpiryRepository):
         row = self._link.one(_LOOK, session_id=session_id)
         if row is None:
             return Removed(lived=False)
-        lives, entries, revision, owner = row
+        lives, entries, revision, owner, has_parts = row
         if lives and user_id not in (None, owner):
             return Removed(lived=False)
         if lives and expected_revision not in (None, revision):
             raise session_rows.other_revision(session_id, revision, expected_revision)
-        hidden = parts.of(self._link, session_id)
+        hidden = parts.of(self._link, session_id) if has_parts else []
         if entries <= limit:
             session_life.erase(self._link, session_id, locked=True)
             return Removed(lived=bool(lives), hidden=tuple(hidden))
-        parts.end(self._link, [session_id])
+        if has_parts:
+            parts.end(self._link, [session_id])
         self._link.run(_HIDE_SESSION, session_id=session_id, deleted=endings.DELETED, back=endings.BACK)
         return Removed(lived=bool(lives), hidden=(session_id, *hidden))
 

@@ -42,8 +42,8 @@ AS_EXPECTED = """(NOT $live OR (coalesce(s.revision = :expected_revision, true)
 # What is read of a part extends the TTL of the session that it belongs to.
 EXTENSION_DUE = """(CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < $later(s.ttl * 9 / 10) AND $writable
         WHEN s.belongs_to IS NULL THEN false
-        ELSE EXISTS (SELECT 1 FROM $sessions AS w WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to
-            AND w.expires_at < $later(w.ttl * 9 / 10)) AND $writable END)"""
+        ELSE coalesce((SELECT w.expires_at < $later(w.ttl * 9 / 10) FROM $sessions AS w
+            WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND $writable END)"""
 
 _FIND = Statement(f"""
     SELECT {COLUMNS}, {EXTENSION_DUE} FROM $sessions AS s
