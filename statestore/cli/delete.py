@@ -60,4 +60,5 @@ def _delete_user(database: Database, user: str, yes: bool, as_json: bool) -> Non
     click.echo(f"  entries    {receipt.entries:,}")
     click.echo(f"  state keys {receipt.state_entries:,}")
     click.echo(f"  summaries  {receipt.summaries:,}")
+    click.echo(f"  user state {receipt.user_state_entries:,}")
     click.echo(f"  at         {time_text(receipt.erased_at)}")

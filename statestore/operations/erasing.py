@@ -62,7 +62,14 @@ def delete_user(namespace: str, user_id: str, progress: Progress | None) -> Flow
     """See `Sessions.delete_user`."""
     erased_at, batch = yield Call(ErasureRepository.hide_user, (user_id, BATCH))
     receipt = ErasureReceipt(
-        user_id=user_id, namespace=namespace, erased_at=erased_at, sessions=0, entries=0, state_entries=0, summaries=0
+        user_id=user_id,
+        namespace=namespace,
+        erased_at=erased_at,
+        sessions=0,
+        entries=0,
+        state_entries=0,
+        summaries=0,
+        user_state_entries=0,
     )
     left = False
     while True:
@@ -92,4 +99,5 @@ def _counted(receipt: ErasureReceipt, batch: Batch) -> ErasureReceipt:
         entries=receipt.entries + rows("history_entries"),
         state_entries=receipt.state_entries + batch.state_entries,
         summaries=receipt.summaries + batch.summaries,
+        user_state_entries=receipt.user_state_entries + batch.user_state_entries,
     )

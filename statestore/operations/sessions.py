@@ -89,7 +89,7 @@ class SessionOperations(Operations):
 
     @flow
     def delete_user(self, user_id: str, *, progress: erasing.Progress | None = None) -> Flow[ErasureReceipt]:
-        """Remove all sessions of a user, expired ones included.
+        """Remove all sessions of a user, expired ones included, and the user's own state (`user_state`).
 
         The first transaction removes all of them at once, and the user's id with them; sessions that the user opens
         later are not affected. Their rows are deleted in batches, each in its own short transaction, so that nobody

@@ -199,7 +199,7 @@ class SweepReport:
     Args:
         kinds: The result by kind. A session counts as one row, with the bytes of its attributes, state and summaries.
             The entries deleted with sessions are `history_entries`; those that a fork still sees are not deleted.
-            State keys count as `expired_state` if their session lives on.
+            State keys count as `expired_state` if their session lives on, or if they are a user's or an agent's.
         dry_run: Whether this was a dry run: nothing was deleted.
         complete: Whether everything due is gone; false if the time budget ran out, or another worker was at it.
         elapsed: How long it took.

@@ -18,8 +18,10 @@ _BACKLOG = Statement(f"""
     SELECT 'idle_sessions', count(*), min(s.last_activity_at), $now FROM $sessions AS s
     WHERE s.namespace = :namespace AND {endings.IS_IDLE}
     UNION ALL
-    SELECT 'expired_state', count(*), min(e.expires_at), $now FROM $state_entries AS e
-    WHERE e.namespace = :namespace AND e.expires_at <= $now
+    SELECT 'expired_state', count(*), min(e.expires_at), $now FROM (
+        SELECT e.expires_at FROM $state_entries AS e WHERE e.namespace = :namespace AND e.expires_at <= $now
+        UNION ALL SELECT e.expires_at FROM $shared_state AS e
+        WHERE e.namespace = :namespace AND e.expires_at <= $now) AS e
     UNION ALL
     SELECT 'expired_cache', count(*), min(c.keep_until), $now FROM $cache_entries AS c
     WHERE c.namespace = :namespace AND c.keep_until <= $now""")

@@ -17,6 +17,7 @@ class Batch:
         left: Something was due, and held by somebody else.
         state_entries: How many state keys went with sessions.
         summaries: How many summaries went with them.
+        user_state_entries: How many keys of a user's own state were erased.
     """
 
     kinds: dict[SweepKind, Swept] = field(default_factory=dict)
@@ -24,6 +25,7 @@ class Batch:
     left: bool = False
     state_entries: int = 0
     summaries: int = 0
+    user_state_entries: int = 0
 
     @property
     def rows(self) -> int:

@@ -15,6 +15,7 @@ from statestore.engine.sql import Statement
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.repository import FIND_ERASED, ExpiryRepository
 from statestore.repositories.sessions import endings, parts, segments, session_life, session_rows, unshared
+from statestore.repositories.state.statements import USER_STATEMENTS
 from statestore.repositories.usage import ledger
 
 # What is left in the row says nothing of the user but which erasure it belongs to.
@@ -131,7 +132,7 @@ class ErasureRepository(ExpiryRepository):
     @reported_as("sessions.delete_user", rows=lambda hidden: hidden[1].rows)
     @writes
     def hide_user(self, user_id: str, limit: int) -> tuple[datetime, Batch]:
-        """Hide all sessions of a user, and delete as many as one batch takes.
+        """Hide all sessions of a user, delete as many as one batch takes, and the user's own state.
 
         Returns:
             When that was, and the first batch.
@@ -146,7 +147,10 @@ class ErasureRepository(ExpiryRepository):
             pass
         self._link.run(_HIDE_PARTS, **marks)
         ledger.forget_user(self._link, user_id, erased=endings.ERASED)
-        return session_rows.now(self._link), self._erase(user_id, limit, ())
+        state = self._link.all(USER_STATEMENTS.clear[True], owner_id=user_id)
+        batch = self._erase(user_id, limit, ())
+        batch.user_state_entries = sum(key is not None for *_, key, _ in state)
+        return session_rows.now(self._link), batch
 
     @reported_as("sessions.delete_user")
     @writes

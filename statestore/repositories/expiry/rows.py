@@ -5,6 +5,7 @@ from typing import Any
 
 from statestore.engine.calls import writes
 from statestore.engine.sql import Statement
+from statestore.engine.sql_parts import each
 from statestore.repositories.base import Repository
 from statestore.repositories.cache.base import NAMESPACE
 from statestore.repositories.cache.eviction import ALONE
@@ -12,19 +13,27 @@ from statestore.repositories.cache.options import CacheOptions
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.usage import ledger
 
-_DELETE_STATE = Statement(
-    postgresql="""
+
+def _delete_keys(table: str, *owner: str) -> Statement:
+    """Expired keys of a table, which says by the columns *owner* whose they are."""
+    key = (*owner, "key")
+    same = " AND ".join(f"e.{column} = due.{column}" for column in key)
+    expired = "e.namespace = :namespace AND e.expires_at <= $now"
+    due = f"FROM {table} AS e WHERE {expired} ORDER BY e.expires_at LIMIT :limit"
+    return Statement(
+        postgresql=f"""
     WITH due AS (
-        SELECT e.session_id, e.key FROM $state_entries AS e WHERE e.namespace = :namespace AND e.expires_at <= $now
-        ORDER BY e.expires_at LIMIT :limit FOR UPDATE OF e SKIP LOCKED), gone AS (
-        DELETE FROM $state_entries AS e USING due WHERE e.namespace = :namespace
-            AND e.session_id = due.session_id AND e.key = due.key AND e.expires_at <= $now
+        SELECT {each("e.{0}", key)} {due} FOR UPDATE OF e SKIP LOCKED), gone AS (
+        DELETE FROM {table} AS e USING due WHERE {expired} AND {same}
         RETURNING $bytes(e.value) AS size)
     SELECT count(*), sum(size) FROM gone""",
-    sqlite="""
-    DELETE FROM $state_entries WHERE rowid IN (
-        SELECT e.rowid FROM $state_entries AS e WHERE e.namespace = :namespace AND e.expires_at <= $now
-        ORDER BY e.expires_at LIMIT :limit) RETURNING $bytes(value)""",
+        sqlite=f"DELETE FROM {table} WHERE rowid IN (SELECT e.rowid {due}) RETURNING $bytes(value)",
+    )
+
+
+_DELETE_STATE = (
+    _delete_keys("$state_entries", "session_id"),
+    _delete_keys("$shared_state", "scope", "owner_id"),
 )
 
 # Tags go with the entry. What is deleted is counted in the cache's own ledger, as the cache does it.
@@ -65,7 +74,8 @@ def _note(counter: str) -> Statement:
 
 # Whether something is due that a step has passed by, since somebody else had it locked.
 _STATE_IS_LEFT = Statement("""
-    SELECT 1 FROM $state_entries AS e WHERE e.namespace = :namespace AND e.expires_at <= $now LIMIT 1""")
+    SELECT 1 FROM $state_entries AS e WHERE e.namespace = :namespace AND e.expires_at <= $now
+    UNION ALL SELECT 1 FROM $shared_state AS e WHERE e.namespace = :namespace AND e.expires_at <= $now LIMIT 1""")
 _CACHE_IS_LEFT = Statement("""
     SELECT 1 FROM $cache_entries AS c WHERE c.namespace = :namespace AND c.keep_until <= $now LIMIT 1""")
 
@@ -121,15 +131,20 @@ class ExpiredRows(Repository):
 
     @writes
     def sweep_state(self, limit: int, after: tuple[Any, ...] = ()) -> Batch:
-        """Delete up to *limit* expired state keys."""
+        """Delete up to *limit* expired keys of state: of sessions first, then of users and agents."""
         batch = Batch()
-        rows = self._link.all(_DELETE_STATE, limit=limit)
-        if self._link.dialect.name == "postgresql":
-            ((count, size),) = rows
-        else:
-            count, size = len(rows), sum(size for (size,) in rows)
-        batch.add("expired_state", count, size)
-        self._end_step(batch, count == limit, _STATE_IS_LEFT)
+        left = limit
+        for delete in _DELETE_STATE:
+            if not left:
+                break
+            rows = self._link.all(delete, limit=left)
+            if self._link.dialect.name == "postgresql":
+                ((count, size),) = rows
+            else:
+                count, size = len(rows), sum(size for (size,) in rows)
+            batch.add("expired_state", count, size)
+            left -= count
+        self._end_step(batch, not left, _STATE_IS_LEFT)
         return batch
 
     @writes
