@@ -1,9 +1,10 @@
 """Sessions as a file, and back: JSON Lines that are the same for both databases.
 
 The first line names the format and its version; the last one counts the lines in between, so that a truncated file is
-noticed. Between them are all sessions, then for each session its segments, entries, state and summaries, and its lines
-of the usage ledger. A fork stays a fork: the file has the entries that it shares with another session of the file only
-once. Those that it shares with a session outside the file become its own, marked so that they are not billed again.
+noticed. Between them are all sessions, then for each session its segments, entries, state, summaries and lists, and its
+lines of the usage ledger. A fork stays a fork: the file has the entries that it shares with another session of the file
+only once. Those that it shares with a session outside the file become its own, marked so that they are not billed
+again.
 """
 
 import asyncio
@@ -41,6 +42,8 @@ class Totals:
     state_entries: int = 0
     summaries: int = 0
     usage_lines: int = 0
+    lists: int = 0
+    list_items: int = 0
 
     def add(self, kind: str, count: int) -> None:
         name = _TOTALS[kind]
@@ -127,6 +130,12 @@ class _Export:
             yield from self._history(session_id, exported)
             self._write("state", (yield _call(PortableWork.state, session_id)))
             self._write("summary", (yield _call(PortableWork.summaries, session_id)))
+            lists = yield _call(PortableWork.lists, session_id)
+            self._write("list", lists)
+            items = (yield _call(PortableWork.list_items, session_id, None)) if lists else []
+            while items:
+                self._write("list_item", items)
+                items = yield _call(PortableWork.list_items, session_id, items[-1])
             if not everything:
                 self._write("usage", (yield _call(PortableWork.usage, session_id)))
         lines = (yield _call(PortableWork.all_usage, None)) if everything else []

@@ -11,7 +11,9 @@ from statestore.errors import InvalidValueError
 from statestore.repositories.portable.portable_checks import Histories
 from statestore.repositories.portable.portable_values import Record, decode
 
-FORMAT, VERSION = "statestore", 1
+FORMAT, VERSION = "statestore", 2
+# Since then there are lists, and times of state keys; what is in files of the first version means the same.
+_READABLE = (1, VERSION)
 
 # A part has this many lines or a few more; or one family of sessions, which share entries, of any size.
 _LINES = 500
@@ -159,7 +161,9 @@ def _values(line: bytes, where: str) -> dict[str, Any]:
 def _check_header(kind: Any, values: dict[str, Any]) -> None:
     if kind != "header" or values.get("format") != FORMAT:
         raise InvalidValueError("line 1", "is not the header of a statestore export")
-    if values.get("version") != VERSION:
+    if values.get("version") not in _READABLE:
         said = values.get("version")
         named = f"version {said}" if isinstance(said, int) else "no version"
-        raise InvalidValueError("line 1", f"says {named}, but this statestore reads version {VERSION}; upgrade it")
+        raise InvalidValueError(
+            "line 1", f"says {named}, but this statestore reads versions up to {VERSION}; upgrade it"
+        )

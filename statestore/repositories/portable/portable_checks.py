@@ -28,6 +28,8 @@ class Histories:
         self._parents: dict[str, str] = {}
         self._wholes: dict[str, str] = {}
         self._sums: dict[str, int] = {}
+        self._lists: dict[tuple[str, str], tuple[str, int]] = {}
+        self._items: dict[tuple[str, str], int] = {}
 
     def add(self, kind: str, values: Params, where: str) -> None:
         """Remember a row; sessions come before what belongs to them.
@@ -53,6 +55,10 @@ class Histories:
             self._add_up(values, where)
         elif kind == "entry":
             _extend(self._own.setdefault(session_id, []), values["seq"])
+        elif kind == "list":
+            self._lists[session_id, values["name"]] = (where, values.get("item_count", 0))
+        elif kind == "list_item":
+            self._add_item(session_id, values, where)
         elif kind == "segment":
             if values["owner_session_id"] not in self._sessions:
                 raise InvalidValueError(where, f"names entries of a session that is missing; {_DAMAGED}")
@@ -60,6 +66,23 @@ class Histories:
                 raise InvalidValueError(where, f"names entries of a session of another family; {_DAMAGED}")
             rows = range(values["from_seq"], values["to_seq"] + 1)
             self._shared.setdefault(session_id, []).append((values["owner_session_id"], rows, where))
+
+    def _add_item(self, session_id: str, values: Params, where: str) -> None:
+        place = session_id, values["name"]
+        if place not in self._lists:
+            raise InvalidValueError(where, f"belongs to a list that no earlier line has; {_DAMAGED}")
+        position = self._items.get(place, 0) + 1
+        if values["position"] != position:
+            raise InvalidValueError(
+                where, f"is item {values['position']} of a list where {position} should be; {_DAMAGED}"
+            )
+        self._items[place] = position
+
+    def _check_lists(self) -> None:
+        """That each list has as many items as it says."""
+        for place, (where, count) in self._lists.items():
+            if self._items.get(place, 0) != count:
+                raise InvalidValueError(where, f"is a list of which items are missing from the file; {_DAMAGED}")
 
     def _add_up(self, line: Params, where: str) -> None:
         for name in ledger.COUNTS:
@@ -91,6 +114,7 @@ class Histories:
         for session_id, whole in self._wholes.items():
             if whole == session_id or whole in self._wholes:
                 raise InvalidValueError(self._sessions[session_id][0], f"is a part of a part of a session; {_DAMAGED}")
+        self._check_lists()
         for session_id, (where, first_seq, next_seq) in self._sessions.items():
             shared = self._shared.get(session_id, [])
             for owner, rows, segment_where in shared:

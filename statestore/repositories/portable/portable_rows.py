@@ -43,6 +43,8 @@ _PARTS = Statement("""
 _ENTRIES = _select("entry", f"{_OF_SESSION} AND t.seq BETWEEN :from_seq AND :to_seq")
 _STATE = _select("state", f"{_OF_SESSION} AND {_LIVE}")
 _SUMMARIES = _select("summary", _OF_SESSION)
+_LISTS = _select("list", _OF_SESSION)
+_ITEMS = _select("list_item", f"{_OF_SESSION} AND (t.name, t.position) > (:after_name, :after_position)")
 _USAGE = _select("usage", _OF_SESSION)
 _ALL_USAGE = _select("usage", "(t.session_id, t.bucket_at, t.line) > (:after_id, $time(:after_at), :after_line)")
 _EVERYTHING = 2**61
@@ -119,6 +121,20 @@ class PortableWork(Repository):
     def summaries(self, session_id: str) -> list[dict[str, Any]]:
         rows = self._link.all(_SUMMARIES, session_id=session_id, limit=_EVERYTHING)
         return [encode(self._link.dialect, "summary", row) for row in rows]
+
+    @reads
+    def lists(self, session_id: str) -> list[dict[str, Any]]:
+        rows = self._link.all(_LISTS, session_id=session_id, limit=_EVERYTHING)
+        return [encode(self._link.dialect, "list", row) for row in rows]
+
+    @reads
+    def list_items(self, session_id: str, after: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        """The items of a session's lists behind *after*; a part of them at a time."""
+        place = {"after_name": "", "after_position": 0}
+        if after is not None:
+            place = {"after_name": after["name"], "after_position": after["position"]}
+        rows = self._link.all(_ITEMS, session_id=session_id, limit=_ROWS_AT_ONCE, **place)
+        return [encode(self._link.dialect, "list_item", row) for row in rows]
 
     @reads
     def usage(self, session_id: str) -> list[dict[str, Any]]:

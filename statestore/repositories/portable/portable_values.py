@@ -27,6 +27,8 @@ TABLES: dict[str, Table] = {
     "state": schema.state_entries,
     "summary": schema.summaries,
     "usage": schema.usage_ledger,
+    "list": schema.session_lists,
+    "list_item": schema.session_list_items,
 }
 # The namespace is that of the store; a lease does not survive the journey; the hour follows from the time.
 _NOT_CARRIED = ("namespace", "lease_owner", "lease_token", "lease_until", "active_hour")
@@ -117,6 +119,8 @@ _RANGES: dict[tuple[str, str], dict[str, int]] = {
     **{("sessions", column): {"most": checks.MAX_POSITION} for column in ("forked_at_seq", "last_turn")},
     **{("session_segments", column): _POSITION for column in ("from_seq", "to_seq")},
     **{("summaries", column): _POSITION for column in ("start_seq", "end_seq")},
+    ("session_lists", "item_count"): {"most": checks.MAX_POSITION},
+    ("session_list_items", "position"): _POSITION,
     ("sessions", "revision"): _NUMBER,
     ("state_entries", "version"): _NUMBER,
     ("history_entries", "seq"): _POSITION,
