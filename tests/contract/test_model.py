@@ -50,6 +50,7 @@ SHARES = st.integers(0, 12)
 CHOICES = st.sampled_from(["raise", "keep", "replace"])
 ROWS = itertools.count()
 FAR = 1000
+CONDITIONS = st.sampled_from([None, "missing", "present"])
 
 
 @dataclass
@@ -81,6 +82,8 @@ class ModelSession:
     entries: list[ModelEntry] = field(default_factory=list)
     last_turn: int = 0
     state: dict[str, tuple[int, int]] = field(default_factory=dict)
+    lists: dict[str, list[int]] = field(default_factory=dict)
+    active_at: datetime | None = None
     parent: tuple[str, int] | None = None
 
     @property
@@ -132,6 +135,21 @@ class Machine(RuleBasedStateMachine):
         session = self.living(session_id)
         assert session is not None
         session.touch(self.clock())
+        session.active_at = self.clock()
+        return session
+
+    def state_written(self, session_id: str) -> ModelSession:
+        """A write of state or of a list tells the session at most once a second."""
+        session = self.living(session_id)
+        assert session is not None
+        assert session.active_at is not None
+        now = self.clock()
+        if now - session.active_at >= timedelta(seconds=1) or now.hour != session.active_at.hour:
+            return self.written(session_id)
+        before = session.expires_at
+        session.look(now)
+        if session.expires_at != before:
+            session.active_at = now
         return session
 
     @rule(session_id=SESSIONS, ttl=TTLS)
@@ -276,7 +294,15 @@ class Machine(RuleBasedStateMachine):
         turn_there = kept[-1].turn if kept else 0
         last_turn = session.last_turn if at_seq == end else turn_there
         self.model[fork_id] = ModelSession(
-            session.ttl, None, first_seq, kept, last_turn, dict(session.state), (source, at_seq)
+            session.ttl,
+            None,
+            first_seq,
+            kept,
+            last_turn,
+            dict(session.state),
+            {name: [*items] for name, items in session.lists.items()},
+            None,
+            (source, at_seq),
         )
         self.written(fork_id)
         assert (fork.parent_session_id, fork.forked_at_seq) == (source, at_seq)
@@ -292,7 +318,7 @@ class Machine(RuleBasedStateMachine):
         expected = expected if n else []
         assert [entry.content for entry in popped] == [entry.content for entry in expected]
         if popped:
-            session.touch(self.clock())
+            self.written(session_id)
             session.entries = session.entries[: len(session.entries) - len(expected)]
             session.last_turn = popped[0].turn - (popped[0].role == "user")
         else:
@@ -307,7 +333,7 @@ class Machine(RuleBasedStateMachine):
         assert session is not None
         assert gone == max(0, len(session.entries) - keep_last)
         if gone:
-            session.touch(self.clock())
+            self.written(session_id)
             session.first_seq += gone
             session.entries = session.entries[gone:]
 
@@ -324,21 +350,37 @@ class Machine(RuleBasedStateMachine):
         assert self.store.sessions.delete(session_id) is (self.living(session_id) is not None)
         self.model.pop(session_id, None)
 
-    @rule(session_id=SESSIONS, key=KEYS, value=st.integers(-5, 5))
-    def set_state(self, session_id: str, key: str, value: int) -> None:
-        if self.is_missing(session_id, self.store.state.set, key, value):
+    @rule(
+        session_id=SESSIONS, key=KEYS, value=st.integers(-5, 5), only_if=st.sampled_from([None, "missing", "present"])
+    )
+    def set_state(self, session_id: str, key: str, value: int, only_if: Any) -> None:
+        if self.is_missing(session_id, self.store.state.set, key, value, only_if=only_if):
             return
-        entry = self.store.state.set(session_id, key, value)
-        session = self.written(session_id)
+        entry = self.store.state.set(session_id, key, value, only_if=only_if)
+        session = self.state_written(session_id)
+        if only_if is not None and (key in session.state) is (only_if == "missing"):
+            assert entry is None
+            return
         session.state[key] = (value, session.state.get(key, (0, 0))[1] + 1)
+        assert entry is not None
         assert (entry.value, entry.version) == session.state[key]
+
+    @rule(session_id=SESSIONS, values=st.dictionaries(KEYS, st.integers(-5, 5), max_size=2))
+    def set_and_create(self, session_id: str, values: dict[str, int]) -> None:
+        self.store.state.set_many(session_id, values, create=True)
+        if self.living(session_id) is None:
+            self.model[session_id] = ModelSession(None)
+            self.written(session_id)
+        session = self.state_written(session_id)
+        for key, value in values.items():
+            session.state[key] = (value, session.state.get(key, (0, 0))[1] + 1)
 
     @rule(session_id=SESSIONS, key=KEYS, amount=st.integers(-5, 5))
     def increment(self, session_id: str, key: str, amount: int) -> None:
         if self.is_missing(session_id, self.store.state.increment, key, amount):
             return
         total = self.store.state.increment(session_id, key, amount)
-        session = self.written(session_id)
+        session = self.state_written(session_id)
         value, version = session.state.get(key, (0, 0))
         session.state[key] = (value + amount, version + 1)
         assert total == value + amount
@@ -348,7 +390,32 @@ class Machine(RuleBasedStateMachine):
         if self.is_missing(session_id, self.store.state.delete, key):
             return
         deleted = self.store.state.delete(session_id, key)
-        assert deleted is (self.written(session_id).state.pop(key, None) is not None)
+        assert deleted is (self.state_written(session_id).state.pop(key, None) is not None)
+
+    @rule(session_id=SESSIONS, keys=st.lists(KEYS, max_size=2))
+    def delete_several(self, session_id: str, keys: list[str]) -> None:
+        if self.is_missing(session_id, self.store.state.delete_many, keys):
+            return
+        deleted = self.store.state.delete_many(session_id, keys)
+        state = self.state_written(session_id).state
+        assert deleted == sum(state.pop(key, None) is not None for key in dict.fromkeys(keys))
+
+    @rule(session_id=SESSIONS, name=KEYS, n=st.integers(1, 3))
+    def append_to_list(self, session_id: str, name: str, n: int) -> None:
+        items = [next(self.words) for _ in range(n)]
+        if self.is_missing(session_id, self.store.lists.append, name, items):
+            return
+        length = self.store.lists.append(session_id, name, items)
+        mine = self.state_written(session_id).lists.setdefault(name, [])
+        mine += items
+        assert length == len(mine)
+
+    @rule(session_id=SESSIONS, name=KEYS)
+    def delete_list(self, session_id: str, name: str) -> None:
+        if self.is_missing(session_id, self.store.lists.delete, name):
+            return
+        deleted = self.store.lists.delete(session_id, name)
+        assert deleted is (self.state_written(session_id).lists.pop(name, None) is not None)
 
     @precondition(lambda self: any(session.ttl for session in self.model.values()))
     @rule(seconds=st.sampled_from([5, 20, 60, 150]))
@@ -399,6 +466,11 @@ class Machine(RuleBasedStateMachine):
             assert [entry.seq for entry in entries] == list(range(session.first_seq, session.next_seq))
             state = self.store.state.get_all(session_id)
             assert state == {key: session.state[key][0] for key in sorted(session.state)}
+            assert self.store.state.keys(session_id) == sorted(state)
+            lists = {name: self.store.lists.read(session_id, name) for name in self.store.lists.names(session_id)}
+            assert lists == session.lists
+        states = self.store.state.get_all_many(self.model)
+        assert states == {name: {key: value for key, (value, _) in one.state.items()} for name, one in living.items()}
 
         newest = self.store.history.last_many(["a", "b", "c", "d"], 2)
         assert {session_id: [entry.content for entry in entries] for session_id, entries in newest.items()} == {
