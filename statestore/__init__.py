@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from statestore.operations.cache import AsyncCache, Cache
     from statestore.operations.history import AsyncHistory, History
     from statestore.operations.leases import AsyncHeldLease, HeldLease
+    from statestore.operations.lists import AsyncLists, Lists
     from statestore.operations.prices import AsyncPrices, AsyncSharedPrices, Prices, SharedPrices
     from statestore.operations.sessions import AsyncSessions, Sessions
     from statestore.operations.state import AppState, AsyncAppState, AsyncState, AsyncUserState, State, UserState
@@ -99,6 +100,7 @@ __all__ = [
     "AsyncCache",
     "AsyncHeldLease",
     "AsyncHistory",
+    "AsyncLists",
     "AsyncPrices",
     "AsyncSessionContext",
     "AsyncSessions",
@@ -130,6 +132,7 @@ __all__ = [
     "InvalidValueError",
     "Lease",
     "Lineage",
+    "Lists",
     "ModelPrice",
     "ModelUsage",
     "NamespaceInfo",
@@ -191,6 +194,7 @@ _LAZY = {
     "AsyncCache": "operations.cache",
     "AsyncHeldLease": "operations.leases",
     "AsyncHistory": "operations.history",
+    "AsyncLists": "operations.lists",
     "AsyncPrices": "operations.prices",
     "AsyncSessionContext": "context",
     "AsyncSessions": "operations.sessions",
@@ -203,6 +207,7 @@ _LAZY = {
     "Cache": "operations.cache",
     "HeldLease": "operations.leases",
     "History": "operations.history",
+    "Lists": "operations.lists",
     "Prices": "operations.prices",
     "SessionContext": "context",
     "Sessions": "operations.sessions",

@@ -23,6 +23,7 @@ from statestore.operations.base import AsyncGroup
 from statestore.operations.cache import AsyncCache
 from statestore.operations.cache_runner import cache_transaction, joined_cache
 from statestore.operations.history import AsyncHistory
+from statestore.operations.lists import AsyncLists
 from statestore.operations.prices import AsyncPrices
 from statestore.operations.sessions import AsyncSessions
 from statestore.operations.state import AsyncAppState, AsyncState, AsyncUserState
@@ -54,6 +55,7 @@ class AsyncTransaction(StoreOperations, AsyncGroup):
         self.sessions = AsyncSessions(runner, namespace)
         self.history = AsyncHistory(runner, namespace)
         self.state = AsyncState(runner, namespace)
+        self.lists = AsyncLists(runner, namespace)
         self.user_state = AsyncUserState(runner, namespace)
         self.app_state = AsyncAppState(runner, namespace)
         self.cache = AsyncCache(runner, namespace, cache)

@@ -18,6 +18,7 @@ from statestore.operations.base import Group
 from statestore.operations.cache import Cache
 from statestore.operations.cache_runner import cache_transaction, joined_cache
 from statestore.operations.history import History
+from statestore.operations.lists import Lists
 from statestore.operations.prices import Prices
 from statestore.operations.sessions import Sessions
 from statestore.operations.state import AppState, State, UserState
@@ -48,6 +49,7 @@ class Transaction(StoreOperations, Group):
         self.sessions = Sessions(runner, namespace)
         self.history = History(runner, namespace)
         self.state = State(runner, namespace)
+        self.lists = Lists(runner, namespace)
         self.user_state = UserState(runner, namespace)
         self.app_state = AppState(runner, namespace)
         self.cache = Cache(runner, namespace, cache)

@@ -29,7 +29,7 @@ def arguments(store: StateStore) -> None:
     store.history.append("chat", [HI], creat=True)  # wrong: call-arg reportCallIssue
     store.history.append("chat", [NewEntry(HI, role=3)])  # wrong: arg-type reportArgumentType
     store.history.read("chat", 20)  # wrong: call-arg reportCallIssue
-    store.state.set("chat", "seats", 8, ttl=60)  # wrong: arg-type reportArgumentType
+    store.state.set("chat", "seats", 8, ttl=60)  # wrong: call-overload reportArgumentType
     store.cache.get_or_compute("key", 42)  # wrong: arg-type reportArgumentType
     store.cache.set("key", 1, only_if="absent")  # wrong: arg-type reportArgumentType
     store.cache.memoize()(forecast)(place=5)  # wrong: arg-type reportArgumentType

@@ -1,12 +1,16 @@
 """Operations on the state of a session, of a user and of an agent."""
 
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, overload
+
 from statestore.operations.base import AsyncGroup, Group, Operations, operation, owned
 from statestore.repositories.state.repository import StateRepository
 from statestore.repositories.state.shared import AppStateRepository, UserStateRepository
+from statestore.values.sessions import NewSession
+from statestore.values.state import StateEntry
 
 
 class StateOperations(Operations):
-    set = operation(StateRepository.set)
     set_many = operation(StateRepository.set_many)
     get = operation(StateRepository.get)
     get_many = operation(StateRepository.get_many)
@@ -26,9 +30,67 @@ class StateOperations(Operations):
 class State(StateOperations, Group):
     """The key-value state of a session: `store.state`."""
 
+    if TYPE_CHECKING:
+        # What it returns depends on only_if, which the descriptor cannot say.
+        @overload
+        def set(
+            self,
+            session_id: str,
+            key: str,
+            value: Any,
+            *,
+            ttl: timedelta | None = ...,
+            expected_version: int | None = ...,
+            only_if: None = ...,
+            create: bool | NewSession = ...,
+        ) -> StateEntry: ...
+        @overload
+        def set(
+            self,
+            session_id: str,
+            key: str,
+            value: Any,
+            *,
+            ttl: timedelta | None = ...,
+            only_if: Literal["missing", "present"],
+            create: bool | NewSession = ...,
+        ) -> StateEntry | None: ...
+        def set(self, *args: Any, **kwargs: Any) -> StateEntry | None: ...
+    else:
+        set = operation(StateRepository.set)
+
 
 class AsyncState(StateOperations, AsyncGroup):
     """As `State`, awaited."""
+
+    if TYPE_CHECKING:
+        # What it returns depends on only_if, which the descriptor cannot say.
+        @overload
+        async def set(
+            self,
+            session_id: str,
+            key: str,
+            value: Any,
+            *,
+            ttl: timedelta | None = ...,
+            expected_version: int | None = ...,
+            only_if: None = ...,
+            create: bool | NewSession = ...,
+        ) -> StateEntry: ...
+        @overload
+        async def set(
+            self,
+            session_id: str,
+            key: str,
+            value: Any,
+            *,
+            ttl: timedelta | None = ...,
+            only_if: Literal["missing", "present"],
+            create: bool | NewSession = ...,
+        ) -> StateEntry | None: ...
+        async def set(self, *args: Any, **kwargs: Any) -> StateEntry | None: ...
+    else:
+        set = operation(StateRepository.set)
 
 
 class UserStateOperations(Operations):

@@ -146,7 +146,10 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErasureReceipt:
-    """What erasing a user removed. Entries that another user's fork still sees live on there and are not counted."""
+    """What erasing a user removed. Entries that another user's fork still sees live on there and are not counted.
+
+    `state_entries` are keys of the user's sessions, `user_state_entries` those of the user's own state.
+    """
 
     user_id: str
     namespace: str
@@ -155,6 +158,7 @@ class ErasureReceipt:
     entries: int
     state_entries: int
     summaries: int
+    user_state_entries: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +197,9 @@ class SessionStats:
         tool_invocations: How often each tool was called. A call and its result count once.
         errors: How many entries have an `error_type`.
         uptime: How long ago the session was created.
-        stored_bytes: The size of its state, its summaries and the content of the entries that the session itself owns,
-            in bytes of UTF-8. Shared entries count for their owner, so the sum over all sessions is what is stored.
+        stored_bytes: The size of its state, its lists, its summaries and the content of the entries that the session
+            itself owns, in bytes of UTF-8. Shared entries count for their owner, so the sum over all sessions is what
+            is stored.
         forks: How many living sessions were forked from it.
     """
 
@@ -227,7 +232,7 @@ class StoreStats:
         active_sessions: How many of them are not dead.
         entries: How many history entries they have; shared ones count once for each fork.
         average_entries: How many entries a session has on average; 0.0 without sessions.
-        stored_bytes: History content, state and summaries, in bytes of UTF-8, until the sweep removes them.
+        stored_bytes: History content, state, lists and summaries, in bytes of UTF-8, until the sweep removes them.
     """
 
     namespace: str

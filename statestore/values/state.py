@@ -15,7 +15,7 @@ class StateEntry:
         version: Starts at 1 and grows by one with each write.
         updated_at: When it was last written, in UTC.
         expires_at: When it expires by itself, in UTC; None for no time of its own.
-        created_at: When it was first written, in UTC. Of keys from before this was recorded it is the last write until then.
+        created_at: When it was first written, in UTC. Of a key from before this was kept: the last write until then.
         size_bytes: The size of the value, as JSON in UTF-8.
     """
 

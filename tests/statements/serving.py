@@ -21,9 +21,10 @@ def operations() -> Iterator[tuple[type[Repository], FunctionType]]:
     for module in modules():
         for kind in vars(module).values():
             if isinstance(kind, type) and issubclass(kind, Repository) and kind.__module__ == module.__name__:
-                for method in vars(kind).values():
-                    if mode_of(method) is not None:
-                        yield kind, method
+                own = [method for method in vars(kind).values() if mode_of(method) is not None]
+                # One that has none runs those that it inherits, on tables of its own.
+                for method in own or [method for _, method in inspect.getmembers(kind, mode_of)]:
+                    yield kind, method
 
 
 def served() -> dict[int, list[str]]:

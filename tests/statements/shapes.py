@@ -19,7 +19,8 @@ from statestore.repositories.history import (
 )
 from statestore.repositories.portable import portable_rows
 from statestore.repositories.sessions import holding, lifecycle, listing, session_rows
-from statestore.repositories.state import repository as state
+from statestore.repositories.state import scopes
+from statestore.repositories.state import statements as state
 from statestore.repositories.usage import report_sql
 
 _COLUMNS = ("provider_name", "request_model", "input_tokens", "output_tokens", "cost_usd")
@@ -80,5 +81,5 @@ SHAPES: dict[Any, tuple[str, dict[str, Any]]] = {
         },
     ),
     session_rows.update_statement: ("the title, of a known revision", {"columns": ("title",), "checked": True}),
-    state._set_many: ("two keys", {"count": 2}),
+    state.set_many: ("two keys of a session", {"scope": scopes.SESSION, "count": 2, "alone": False}),
 }

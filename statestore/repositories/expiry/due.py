@@ -32,7 +32,9 @@ _SESSIONS = Statement(f"""
         + coalesce((SELECT sum($bytes(e.value)) FROM $state_entries AS e
             WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
         + coalesce((SELECT sum($bytes(m.content)) FROM $summaries AS m
-            WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0))
+            WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0)
+        + coalesce((SELECT sum($bytes(i.value)) FROM $session_list_items AS i
+            WHERE i.namespace = s.namespace AND i.session_id = s.session_id), 0))
     FROM doomed AS d JOIN $sessions AS s ON s.namespace = :namespace AND s.session_id = d.session_id
     GROUP BY d.kind""")
 
@@ -47,9 +49,12 @@ _ENTRIES = Statement(f"""
 
 _STATE = Statement(f"""
     WITH {_DOOMED}
-    SELECT count(*), sum($bytes(e.value)) FROM $state_entries AS e
-    WHERE e.namespace = :namespace AND e.expires_at <= $now
-        AND e.session_id NOT IN (SELECT session_id FROM doomed)""")
+    SELECT count(*), sum(size) FROM (
+        SELECT $bytes(e.value) AS size FROM $state_entries AS e
+        WHERE e.namespace = :namespace AND e.expires_at <= $now
+            AND e.session_id NOT IN (SELECT session_id FROM doomed)
+        UNION ALL SELECT $bytes(e.value) AS size FROM $shared_state AS e
+        WHERE e.namespace = :namespace AND e.expires_at <= $now) AS expired""")
 
 _BEYOND = f"{BEYOND} AND s.session_id NOT IN (SELECT session_id FROM doomed)"
 _UNSEEN = Statement(f"""

@@ -89,11 +89,14 @@ _WEIGH = Statement("""
         (SELECT count(*) FROM $summaries AS m WHERE m.namespace = s.namespace AND m.session_id = s.session_id),
         (SELECT count(*) FROM $sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
             AND p.expires_at IS NULL),
+        (SELECT count(*) FROM $session_list_items AS i WHERE i.namespace = s.namespace AND i.session_id = s.session_id),
         $bytes(s.title) + $bytes(s.instructions) + $bytes(s.metadata)
         + coalesce((SELECT sum($bytes(e.value)) FROM $state_entries AS e
             WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
         + coalesce((SELECT sum($bytes(m.content)) FROM $summaries AS m
             WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0)
+        + coalesce((SELECT sum($bytes(i.value)) FROM $session_list_items AS i
+            WHERE i.namespace = s.namespace AND i.session_id = s.session_id), 0)
     FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id $in(:session_ids)""")
 _COUNT_VIEWERS = Statement("""
     SELECT count(*) FROM $session_segments AS g
@@ -130,6 +133,11 @@ _DELETE_SOME_SUMMARIES = Statement("""
         SELECT m.start_seq FROM $summaries AS m WHERE m.namespace = :namespace AND m.session_id = :session_id
         ORDER BY m.start_seq LIMIT :limit)""")
 
+_DELETE_SOME_ITEMS = Statement("""
+    DELETE FROM $session_list_items WHERE namespace = :namespace AND session_id = :session_id AND (name, position) IN (
+        SELECT i.name, i.position FROM $session_list_items AS i
+        WHERE i.namespace = :namespace AND i.session_id = :session_id ORDER BY i.name, i.position LIMIT :limit)""")
+
 
 @dataclass(frozen=True, slots=True)
 class _Doomed:
@@ -146,11 +154,12 @@ class _Doomed:
     summaries: int
     parts: int
     """Sessions that belong to it and are not ended yet."""
+    list_items: int
     size: int
 
     @property
     def rows(self) -> int:
-        return 1 + self.entries + self.state_entries + self.summaries
+        return 1 + self.entries + self.state_entries + self.summaries + self.list_items
 
     @property
     def kind(self) -> SweepKind:
@@ -290,7 +299,7 @@ class ExpiryRepository(EndingRepository):
         batch.add("history_entries", rows, size)
 
     def _slice(self, doomed: _Doomed, limit: int, batch: Batch) -> None:
-        """Delete about *limit* rows of a session that has more: entries from the front, then state, then summaries."""
+        """Delete about *limit* rows of a session that has more: entries from the front, then the rest."""
         session_id = doomed.session_id
         if doomed.entries:
             # A slice that changes hands changes a row for each fork: with very many of them it takes more entries, or
@@ -304,6 +313,8 @@ class ExpiryRepository(EndingRepository):
             return
         if doomed.state_entries:
             batch.state_entries += self._link.run(_DELETE_SOME_STATE, session_id=session_id, limit=limit)
+        elif doomed.list_items:
+            self._link.run(_DELETE_SOME_ITEMS, session_id=session_id, limit=limit)
         else:
             batch.summaries += self._link.run(_DELETE_SOME_SUMMARIES, session_id=session_id, limit=limit)
         batch.add(doomed.kind, 0, doomed.size - self._weigh([session_id], 0)[session_id].size)

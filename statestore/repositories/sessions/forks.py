@@ -23,11 +23,22 @@ _ROOT = Statement("""
 _TURN_AT = Statement("""
     SELECT turn FROM $history_entries WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq""")
 
-_COPY_STATE = Statement("""
-    INSERT INTO $state_entries (namespace, session_id, key, value, version, updated_at, expires_at)
-    SELECT e.namespace, :fork_id, e.key, e.value, e.version, e.updated_at, e.expires_at FROM $state_entries AS e
-    WHERE e.namespace = :namespace AND e.session_id = :session_id
-        AND (e.expires_at IS NULL OR e.expires_at > $now)""")
+_COPY_KEYS = """
+    INSERT INTO $state_entries (namespace, session_id, key, value, version, created_at, updated_at, expires_at)
+    SELECT e.namespace, :fork_id, e.key, e.value, e.version, e.created_at, e.updated_at, e.expires_at
+    FROM $state_entries AS e WHERE e.namespace = :namespace AND e.session_id = :session_id
+        AND (e.expires_at IS NULL OR e.expires_at > $now)"""
+_COPY_LISTS = """
+    INSERT INTO $session_lists (namespace, session_id, name, item_count, created_at, updated_at)
+    SELECT namespace, :fork_id, name, item_count, created_at, updated_at FROM $session_lists
+    WHERE namespace = :namespace AND session_id = :session_id"""
+_COPY_ITEMS = """
+    INSERT INTO $session_list_items (namespace, session_id, name, position, value, created_at)
+    SELECT namespace, :fork_id, name, position, value, created_at FROM $session_list_items
+    WHERE namespace = :namespace AND session_id = :session_id"""
+# One statement on PostgreSQL, which sees one moment: a list and its items fit each other.
+_COPY_STATE = (Statement(postgresql=f"WITH keys AS ({_COPY_KEYS}), lists AS ({_COPY_LISTS}) {_COPY_ITEMS}"),)
+_COPY_STATE_SQLITE = tuple(Statement(sqlite=sql) for sql in (_COPY_KEYS, _COPY_LISTS, _COPY_ITEMS))
 
 _COPY_SUMMARIES = """
     INSERT INTO $summaries (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
@@ -84,10 +95,10 @@ class ForksRepository(Repository):
     ) -> Session:
         """Create an independent session that begins as a copy of another.
 
-        It has the source's history up to *at_seq*, its current state, its summaries up to there, and its attributes. No
-        entry is copied: the cost does not grow with the history. Later changes to the source do not appear in the fork,
-        or vice versa. A concurrent append comes entirely before or after the fork. A fork of a session that belongs to
-        another belongs to that one too; what belongs to the source is not copied.
+        It has the source's history up to *at_seq*, its current state and lists, its summaries up to there, and its
+        attributes. No entry is copied: the cost does not grow with the history. Later changes to the source do not
+        appear in the fork, or vice versa. A concurrent append comes entirely before or after the fork. A fork of a
+        session that belongs to another belongs to that one too; what belongs to the source is not copied.
 
         Args:
             source_id: The session to fork.
@@ -156,7 +167,8 @@ class ForksRepository(Repository):
             raise SessionExistsError(fork_id, self._link.settings.namespace)
         segments.insert(self._link, [segment.seen_by(fork_id) for segment in seen])
         if with_state:
-            self._link.run(_COPY_STATE, session_id=source_id, fork_id=fork_id)
+            for statement in _COPY_STATE if self._link.dialect.name == "postgresql" else _COPY_STATE_SQLITE:
+                self._link.run(statement, session_id=source_id, fork_id=fork_id)
         self._link.run(_COPY_SUMMARIES_AND_SHOW, session_id=source_id, fork_id=fork_id, at_seq=at_seq)
         self._link.settings.of(ForkHints).add(fork_id)
         return fork

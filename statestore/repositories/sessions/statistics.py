@@ -22,6 +22,7 @@ _SEEN = "h.role, h.tool_name, h.tool_call_id, h.error_type, h.cost_usd, h.conten
 # State and summaries are measured in place: they are few, and small compared with the history.
 _OWN_BYTES = """
     (SELECT coalesce(sum($bytes(e.value)), 0) FROM $state_entries AS e WHERE %(e)s)
+    + (SELECT coalesce(sum($bytes(i.value)), 0) FROM $session_list_items AS i WHERE %(i)s)
     + (SELECT coalesce(sum($bytes(m.content)), 0) FROM $summaries AS m WHERE %(m)s)"""
 
 # A call and its result count once, as in the usage reports: the result names the call that it answers.
@@ -49,14 +50,14 @@ _SESSION = f"""
         t.cache_write, t.reasoning, t.cost, t.errors, t.own_bytes, (SELECT %s(tool_name, calls) FROM tools),
         (SELECT count(*) FROM $sessions AS f WHERE f.namespace = :namespace AND f.parent_session_id = :session_id
             AND f.created_at >= s.created_at AND (f.expires_at IS NULL OR f.expires_at > $now)),
-        {_OWN_BYTES % {scope: f"{scope}.namespace = :namespace AND {scope}.session_id = :session_id" for scope in "em"}}
+        {_OWN_BYTES % {row: f"{row}.namespace = :namespace AND {row}.session_id = :session_id" for row in "eim"}}
     FROM $sessions AS s CROSS JOIN totals AS t
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live"""
 
 _STORE = f"""
     SELECT count(*), %s, coalesce(sum(s.next_seq - s.first_seq), 0),
         (SELECT coalesce(sum(h.content_bytes), 0) FROM $history_entries AS h WHERE h.namespace = :namespace)
-        + {_OWN_BYTES % {scope: f"{scope}.namespace = :namespace" for scope in "em"}}
+        + {_OWN_BYTES % {row: f"{row}.namespace = :namespace" for row in "eim"}}
     FROM $sessions AS s WHERE s.namespace = :namespace AND $live""" % ", ".join(
     f"sum(CASE WHEN s.status = '{status}' THEN 1 ELSE 0 END)" for status in STATUSES
 )

@@ -7,12 +7,11 @@ import orjson
 
 from statestore.checking import checks
 from statestore.engine.calls import reads
-from statestore.engine.sql import Row, Statement
+from statestore.engine.sql import Statement
 from statestore.engine.sql_parts import prefix_range
 from statestore.errors import InvalidValueError, StateKeyNotFoundError
-from statestore.repositories.base import Repository
-from statestore.repositories.state import scopes, state_rows
-from statestore.repositories.state.scopes import Scope
+from statestore.repositories.state import state_rows
+from statestore.repositories.state.owned import OwnedRepository
 from statestore.repositories.state.statements import ENTRY, SESSION_STATEMENTS, Statements
 from statestore.values.fast_dataclass import builder
 from statestore.values.markers import MISSING
@@ -28,10 +27,9 @@ _GET_ALL_MANY = Statement("""
     WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND $live ORDER BY s.session_id, e.key""")
 
 
-class StateReads(Repository):
+class StateReads(OwnedRepository):
     """What there is, of the session that is given, or of another owner."""
 
-    _scope: ClassVar[Scope] = scopes.SESSION
     _sql: ClassVar[Statements] = SESSION_STATEMENTS
 
     @reads
@@ -153,9 +151,6 @@ class StateReads(Repository):
                 state[key] = state_rows.value(session_id, key, text)
         return {session_id: found[session_id] for session_id in wanted if session_id in found}
 
-    def _owner(self, session_id: str) -> str:
-        return checks.key(session_id, self._scope.argument)
-
     def _find(self, session_id: str, key: str) -> StateEntry | None:
         self._owner(session_id)
         checks.key(key, "key")
@@ -164,19 +159,6 @@ class StateReads(Repository):
 
     def _read(self, statement: Statement, session_id: str, **params: Any) -> list[StateEntry]:
         return [self._entry(session_id, row) for row in self._rows(statement, session_id, **params)]
-
-    def _rows(self, statement: Statement, session_id: str, **params: Any) -> list[Row]:
-        return [row for row in self._first(statement, session_id, **params) if row[0] is not None]
-
-    def _first(self, statement: Statement, session_id: str, **params: Any) -> list[Row]:
-        """What a statement has read, for an owner that is there. Extends the session's TTL if that is due."""
-        self._scope.hold(self._link, session_id)
-        rows = self._link.all(statement, owner_id=session_id, **params)
-        if not rows:
-            raise self._scope.not_found(self._link, session_id)
-        if rows[0][0]:
-            self._scope.note_read(self._link, session_id)
-        return [row[1:] for row in rows]
 
     def _no_key(self, session_id: str, key: str) -> StateKeyNotFoundError:
         return StateKeyNotFoundError(self._scope.named(session_id), key, **self._scope.fact(session_id))

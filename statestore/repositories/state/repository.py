@@ -6,13 +6,12 @@ from typing import Any, Literal
 
 from statestore.checking import checks
 from statestore.engine.calls import writes_in_one_statement, writes_once_in_one_statement
-from statestore.engine.sql import Row, Statement
+from statestore.engine.sql import Statement
 from statestore.engine.sql_parts import numbered
 from statestore.errors import ConflictError, InvalidValueError
-from statestore.repositories.sessions import session_columns, session_life
 from statestore.repositories.state.reading import StateReads, several
-from statestore.repositories.state.scopes import STEP
 from statestore.repositories.state.state_rows import CHUNK
+from statestore.repositories.state.statements import set_many
 from statestore.values.sessions import NewSession
 from statestore.values.state import StateEntry
 
@@ -121,7 +120,8 @@ class StateRepository(StateReads):
             self._needs_transaction()
         for start in range(0, len(keys), CHUNK):
             chunk = keys[start : start + CHUNK]
-            statements = {alone: self._sql.set_many(len(chunk), alone) for alone in (self._link.holds_reads,)}
+            alone = self._link.holds_reads
+            statements = {alone: set_many(self._scope, len(chunk), alone)}
             params = numbered(({"key": key, "value": texts[key]} for key in chunk), ("key", "value"))
             for row in self._write(session_id, statements, columns, ttl=ttl, **params):
                 entry = self._entry(session_id, row)
@@ -227,51 +227,10 @@ class StateRepository(StateReads):
             self._scope.hold(self._link, session_id)
             return self._look(session_id, key, columns)
         if self._link.dialect.name == "sqlite":
-            self._enter(session_id, columns)
             row = self._link.one(self._sql.lock, owner_id=session_id, key=key)
             return None if row is None else self._entry(session_id, row)
         rows = self._write(session_id, {False: self._sql.lock}, columns, key=key)
         return self._entry(session_id, rows[0]) if rows else None
-
-    def _write(
-        self, session_id: str, statements: Mapping[bool, Statement], columns: Mapping[str, Any] | None, **params: Any
-    ) -> list[Row]:
-        """What a statement that writes has written.
-
-        Raises:
-            SessionNotFoundError: There is no owner, and none is made of *columns*. Nothing was written.
-        """
-        link = self._link
-        if link.dialect.name == "sqlite":
-            self._needs_transaction()
-            self._enter(session_id, columns)
-            return list(link.all(statements[False], owner_id=session_id, **params))
-        if link.in_transaction:
-            self._scope.enter(link, session_id)
-        while True:
-            rows = link.all(statements[link.holds_reads], owner_id=session_id, step=STEP, **params)
-            if rows:
-                break
-            if not self._scope.is_there(link, session_id):
-                self._make(session_id, columns)
-        (due, *_) = rows[0]
-        if due and (link.holds_reads or not link.in_transaction):
-            self._scope.note_write(link, session_id)
-        return [row[1:] for row in rows if row[1] is not None]
-
-    def _enter(self, session_id: str, columns: Mapping[str, Any] | None) -> None:
-        while not self._scope.enter(self._link, session_id):
-            self._make(session_id, columns)
-
-    def _make(self, session_id: str, columns: Mapping[str, Any] | None) -> None:
-        """Make a session that is missing, if that is wanted."""
-        if columns is None:
-            raise self._scope.not_found(self._link, session_id)
-        self._needs_transaction()
-        session_life.create(self._link, session_id, columns)
-
-    def _columns(self, create: bool | NewSession) -> Mapping[str, Any] | None:
-        return session_columns.of_new(self._link, create)
 
     def _remove(self, session_id: str, statements: Mapping[bool, Statement], **params: Any) -> int:
         return sum(bool(fresh) for _, fresh in self._write(session_id, statements, None, **params))

@@ -54,6 +54,17 @@ class Scope(ABC):
     alone: ClassVar[str]
     writing_due: ClassVar[str] = "false"
 
+    def entered(self, work: str, alone: bool) -> str:
+        """A write of PostgreSQL: *work* is of rows of `owner`, and what it has written it calls `done`.
+
+        It has a row for an owner that can have keys, whatever is done, and says first whether the owner has still to be
+        told of it.
+        """
+        return f"""
+    WITH {self.alone if alone else self.sharing},
+    {work}
+    SELECT {self.writing_due}, done.* FROM owner LEFT JOIN done ON true"""
+
     @abstractmethod
     def hold(self, link: Link, owner_id: str) -> None:
         """See to it that others change nothing before the transaction ends. On PostgreSQL, in a caller's own."""
@@ -95,6 +106,16 @@ def _lock(function: str, number: int) -> str:
     return f"pg_advisory_xact_{function}(hashtextextended(CAST(:owner_id AS text), {place}))"
 
 
+_HOLD = Statement(
+    postgresql=f"""
+    WITH locked AS MATERIALIZED (SELECT s.session_id FROM $sessions AS s WHERE {_SESSION} $lock)
+    SELECT {_lock("lock", 17)} FROM locked"""
+)
+_LOOK = Statement(f"SELECT {_DUE} FROM $sessions AS s WHERE {_SESSION}")
+_WAIT = Statement(postgresql=f"SELECT 1 FROM $sessions AS s WHERE {_SESSION} FOR KEY SHARE OF s")
+_NOTE = Statement(f"UPDATE $sessions AS s SET {session_rows.ACTIVE} WHERE {_SESSION} AND {_DUE}")
+
+
 class SessionScope(Scope):
     """The state of a session, which has to live."""
 
@@ -128,21 +149,12 @@ class SessionScope(Scope):
         WHERE s.namespace = :namespace AND s.session_id = owner.session_id AND owner.due RETURNING 1)"""
     writing_due = "(owner.due AND NOT EXISTS (SELECT 1 FROM noted))"
 
-    _HOLD = Statement(
-        postgresql=f"""
-    WITH locked AS MATERIALIZED (SELECT s.session_id FROM $sessions AS s WHERE {_SESSION} $lock)
-    SELECT {_lock("lock", 17)} FROM locked"""
-    )
-    _LOOK = Statement(f"SELECT {_DUE} FROM $sessions AS s WHERE {_SESSION}")
-    _WAIT = Statement(postgresql=f"SELECT 1 FROM $sessions AS s WHERE {_SESSION} FOR KEY SHARE OF s")
-    _NOTE = Statement(f"UPDATE $sessions AS s SET {session_rows.ACTIVE} WHERE {_SESSION} AND {_DUE}")
-
     def hold(self, link: Link, owner_id: str) -> None:
         if not link.holds_reads or (self.name, owner_id) in link.held:
             return
-        if link.one(self._HOLD, owner_id=owner_id) is None:
+        if link.one(_HOLD, owner_id=owner_id) is None:
             holding.hold_absence(link, owner_id)
-            if link.one(self._HOLD, owner_id=owner_id) is None:
+            if link.one(_HOLD, owner_id=owner_id) is None:
                 return
         link.held.add((self.name, owner_id))
 
@@ -155,19 +167,19 @@ class SessionScope(Scope):
             if not link.holds_reads:
                 self.note_write(link, owner_id)
             return True
-        row = link.one(self._LOOK, owner_id=owner_id, step=STEP)
+        row = link.one(_LOOK, owner_id=owner_id, step=STEP)
         if row is not None and row[0]:
             session_rows.mark_active(link, owner_id)
         return row is not None
 
     def is_there(self, link: Link, owner_id: str) -> bool:
-        return link.dialect.name == "postgresql" and link.one(self._WAIT, owner_id=owner_id) is not None
+        return link.dialect.name == "postgresql" and link.one(_WAIT, owner_id=owner_id) is not None
 
     def note_read(self, link: Link, owner_id: str) -> None:
         session_rows.extend(link, owner_id)
 
     def note_write(self, link: Link, owner_id: str) -> None:
-        link.run(self._NOTE, owner_id=owner_id, step=STEP)
+        link.run(_NOTE, owner_id=owner_id, step=STEP)
 
     def damaged(self, owner_id: str, key: str) -> DatabaseError:
         place = f"key {key!r} of {self.named(owner_id)}"
@@ -184,18 +196,21 @@ class SharedScope(Scope):
     columns = "scope, owner_id"
     found = ("(SELECT 1) AS s", "true")
     kind: ClassVar[str]
-    _HOLD: ClassVar[Statement]
+    number: ClassVar[int]
 
     def __init_subclass__(cls, *, number: int) -> None:
+        cls.number = number
         cls.values = f"'{cls.name}', :owner_id"
         cls.owned = f"e.scope = '{cls.name}' AND e.owner_id = :owner_id"
         cls.sharing = f"owner AS MATERIALIZED (SELECT {_lock('lock_shared', number)})"
         cls.alone = f"owner AS MATERIALIZED (SELECT {_lock('lock', number)})"
-        cls._HOLD = Statement(postgresql=f"SELECT {_lock('lock', number)}")
+
+    def __init__(self) -> None:
+        self.lock = Statement(postgresql=f"SELECT {_lock('lock', self.number)}")
 
     def hold(self, link: Link, owner_id: str) -> None:
         if link.holds_reads and (self.name, owner_id) not in link.held:
-            link.all(self._HOLD, owner_id=owner_id)
+            link.all(self.lock, owner_id=owner_id)
             link.held.add((self.name, owner_id))
 
     def not_found(self, link: Link, owner_id: str) -> StateStoreError:

@@ -10,7 +10,7 @@ from statestore.engine.sql import Link, Statement
 from statestore.engine.sql_parts import numbered
 from statestore.errors import ConflictError
 from statestore.repositories.state.scopes import SESSION, STEP
-from statestore.repositories.state.statements import SESSION_STATEMENTS
+from statestore.repositories.state.statements import SESSION_STATEMENTS, set_many
 
 CHUNK = 1000
 """Keys per statement: each takes two parameters, of at most 65,535."""
@@ -99,7 +99,7 @@ def write(
         for start in range(0, len(keys), CHUNK):
             chunk = keys[start : start + CHUNK]
             params = numbered(({"key": key, "value": texts[key]} for key in chunk), ("key", "value"))
-            statement = SESSION_STATEMENTS.set_many(len(chunk), True)
+            statement = set_many(SESSION, len(chunk), True)
             for _, key, _, version, *_ in link.all(statement, owner_id=session_id, ttl=None, step=STEP, **params):
                 versions[key] = version
     for key, version in versions.items():

@@ -65,7 +65,6 @@ class Statements:
         self.delete = self._both(self._delete(" AND e.key $in(:keys)"))
         self.clear = self._both(self._delete())
         self.lock = self._lock()
-        self.set_many = lru_cache(maxsize=128)(self._insert_many)
 
     def _read(self, which: str, *, selected: str = "", limited: bool = False) -> Statement:
         source, condition = self._scope.found
@@ -83,14 +82,10 @@ class Statements:
     def _both(self, work: tuple[str, str]) -> dict[bool, Statement]:
         """What *work* says for PostgreSQL, of rows of `owner`, and for SQLite; by whether the lock is had alone."""
         postgresql, sqlite = work
-        return {alone: Statement(postgresql=self._entered(postgresql, alone), sqlite=sqlite) for alone in (False, True)}
-
-    def _entered(self, work: str, alone: bool) -> str:
-        scope = self._scope
-        return f"""
-    WITH {scope.alone if alone else scope.sharing},
-    {work}
-    SELECT {scope.writing_due}, done.* FROM owner LEFT JOIN done ON true"""
+        return {
+            alone: Statement(postgresql=self._scope.entered(postgresql, alone), sqlite=sqlite)
+            for alone in (False, True)
+        }
 
     def _insert(self, condition: str = "") -> tuple[str, str]:
         begin = f"{self._into}, created_at, updated_at, expires_at)"
@@ -99,19 +94,6 @@ class Statements:
         return (
             f"done AS ({begin} SELECT {row % 'CAST(:value AS json)'} FROM owner {end})",
             f"{begin} VALUES ({row % ':value'}) {end}",
-        )
-
-    def _insert_many(self, count: int, alone: bool) -> Statement:
-        """Write *count* keys, in their order: who writes several waits for others of them in the same order."""
-        rows = value_rows("(CAST(:key_# AS varchar), CAST(:value_# AS json))", count)
-        return Statement(
-            postgresql=self._entered(
-                f"""done AS ({self._into}, created_at, updated_at, expires_at)
-        SELECT :namespace, {self._scope.values}, v.key, v.value, $now, $now, {_END}
-        FROM owner, (VALUES {rows}) AS v (key, value) ORDER BY v.key COLLATE "C"
-        {self._conflict} RETURNING {_entry()})""",
-                alone,
-            )
         )
 
     def _update(self, condition: str = "") -> tuple[str, str]:
@@ -136,9 +118,25 @@ class Statements:
         """A key, which nobody else changes before the transaction ends."""
         found = f"SELECT {_entry('e')} FROM {self._scope.table} AS e%s WHERE {self._here} AND e.key = :key AND {_FRESH}"
         return Statement(
-            postgresql=self._entered(f"done AS MATERIALIZED ({found % ', owner'} FOR UPDATE OF e)", False),
+            postgresql=self._scope.entered(f"done AS MATERIALIZED ({found % ', owner'} FOR UPDATE OF e)", False),
             sqlite=found % "",
         )
+
+
+@lru_cache(maxsize=128)
+def set_many(scope: Scope, count: int, alone: bool) -> Statement:
+    """Write *count* keys, in their order: who writes several waits for others of them in the same order."""
+    rows = value_rows("(CAST(:key_# AS varchar), CAST(:value_# AS json))", count)
+    return Statement(
+        postgresql=scope.entered(
+            f"""done AS (INSERT INTO {scope.table} AS e (namespace, {scope.columns}, key, value,
+            created_at, updated_at, expires_at)
+        SELECT :namespace, {scope.values}, v.key, v.value, $now, $now, {_END}
+        FROM owner, (VALUES {rows}) AS v (key, value) ORDER BY v.key COLLATE "C"
+        ON CONFLICT (namespace, {scope.columns}, key) {_REPLACE} RETURNING {_entry()})""",
+            alone,
+        )
+    )
 
 
 SESSION_STATEMENTS = Statements(SESSION)
