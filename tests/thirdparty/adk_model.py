@@ -78,9 +78,8 @@ class AdkSessions:
         stored = {**event, "state_delta": kept}
         try:
             with self._store.transaction() as tx:
-                if tx.history.count(session.id) != session.seq:
-                    raise StaleSessionError(session.id)
-                tx.history.append(session.id, [NewEntry(stored, role=event.get("author"), entry_id=event["id"])])
+                entry = NewEntry(stored, role=event.get("author"), entry_id=event["id"])
+                tx.history.append(session.id, [entry], after_seq=session.seq)
                 self._change(tx, session.id, session.user_id, kept)
         except ConflictError as error:
             raise StaleSessionError(session.id) from error
