@@ -3,7 +3,6 @@
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
 from dogpile.cache import register_backend
@@ -11,7 +10,7 @@ from dogpile.cache.api import NO_VALUE, BytesBackend, CacheMutex
 
 from statestore import NEVER
 
-LOCK_TTL = timedelta(seconds=30)
+LOCK_TTL = 30
 
 
 class Mutex(CacheMutex):
@@ -34,7 +33,7 @@ class Mutex(CacheMutex):
             self._cache.invalidate(self._key)
 
     def locked(self) -> bool:
-        return self._cache.get(self._key) is not None
+        return bool(self._cache.exists(self._key))
 
 
 class Backend(BytesBackend):
@@ -67,8 +66,7 @@ class Backend(BytesBackend):
         self._cache.invalidate(key)
 
     def delete_multi(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            self.delete(key)
+        self._cache.invalidate_many(keys)
 
 
 register_backend("statestore", __name__, "Backend")

@@ -34,10 +34,10 @@ class MessageLog:
         entry = self._store.history.find(self._conversation_id, message_id)
         return None if entry is None else entry.content
 
-    def where(self, message_id: str) -> tuple[str, int] | None:
-        """The conversation and the position of a message, in whichever conversation it is."""
-        found = [(place.session_id, place.seq) for place in self._store.history.locate([message_id])]
-        return found[0] if found else None
+    def where(self, message_id: str) -> list[str]:
+        """The conversations that have a message, of all that there are."""
+        found: list[str] = self._store.history.locate([message_id]).get(message_id, [])
+        return found
 
     def after(self, message_id: str | None = None) -> list[dict[str, Any]]:
         """The messages after one, or all."""

@@ -31,7 +31,7 @@ def test_a_message_is_found_by_its_id_here_and_anywhere(log: MessageLog, store: 
     log.append([message("a"), message("b")])
     MessageLog(store, "thread-2").append([message("c")])
     assert (log.find("b"), log.find("c")) == (message("b"), None)
-    assert (log.where("c"), log.where("missing")) == (("thread-2", 1), None)
+    assert (log.where("c"), log.where("missing")) == (["thread-2"], [])
     assert log.after("a") == [message("b")]
 
 
