@@ -168,9 +168,9 @@ def promptkit(database: Database, path: Path, replace: bool, as_json: bool) -> N
     """Import the conversations of PromptKit's file store from PATH, the folder that contains the `conv-ID` folders.
 
     Messages are kept as they are; tokens, costs, tools and times are read from them. The system prompt becomes the
-    session's instructions; its named lists and its token count become keys of its state, `promptkit.list.NAME` and
-    `promptkit.token_count`. If messages were trimmed after a summary, their positions stay free. Nothing is written to
-    PATH. A conversation that already exists is reported and left alone; --replace overwrites it.
+    session's instructions, its named lists become the session's lists, and its token count becomes the key
+    `promptkit.token_count` of its state. If messages were trimmed after a summary, their positions stay free. Nothing
+    is written to PATH. A conversation that already exists is reported and left alone; --replace overwrites it.
     """
     from statestore.importers import promptkit as import_conversations
     from statestore.importers.promptkit_files import conversations

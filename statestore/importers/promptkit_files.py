@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from statestore.checking import checks, exactjson, json_files
 from statestore.errors import InvalidValueError
@@ -16,7 +16,7 @@ from statestore.importers.each_session import SessionsReport, import_each
 from statestore.importers.json_objects import FieldError, JsonObject, modified_at, naming, object_in, objects_in
 from statestore.importers.problems import OnProblem
 from statestore.values.history import NewEntry, Usage
-from statestore.values.saved_sessions import SavedEntry, SavedSession, SavedState, SavedSummary
+from statestore.values.saved_sessions import SavedEntry, SavedItem, SavedList, SavedSession, SavedState, SavedSummary
 
 if TYPE_CHECKING:
     from statestore.store import StateStore
@@ -38,9 +38,9 @@ def promptkit(
     """Import the conversations of PromptKit's file store, each as a session.
 
     Messages are kept as they are, key order included; tokens, costs, tools and times are read from them. The system
-    prompt becomes the session's instructions; its named lists and unknown fields become keys of its state,
-    `promptkit.list.NAME` and `promptkit.NAME`. If messages were trimmed after a summary, their positions stay free.
-    Nothing is written to *path*.
+    prompt becomes the session's instructions, its named lists become the session's lists, and unknown fields become
+    keys of its state, `promptkit.NAME`. If messages were trimmed after a summary, their positions stay free. Nothing is
+    written to *path*.
 
     Each conversation is written in a separate transaction, as a whole or not at all. If its session already exists,
     this is a problem and the session is not changed, unless *replace* is true. To complete an import that was cut off,
@@ -106,7 +106,8 @@ def read(conversation: Path) -> SavedSession:
         first_seq=max((one.end_seq for one in summaries), default=0) + 1 if _is_trimmed(entries, summaries) else 1,
         entries=entries,
         summaries=[latest[start_seq] for start_seq in sorted(latest)],
-        state=[*_others(state), *_lists(conversation / "lists")],
+        state=_others(state),
+        lists=_lists(conversation / "lists"),
         where=state.where,
     )
 
@@ -131,29 +132,30 @@ def _others(state: JsonObject) -> list[SavedState]:
     ]
 
 
-def _lists(folder: Path) -> list[SavedState]:
-    """The named lists."""
-    return [
-        SavedState(f"promptkit.list.{file.relative_to(folder).with_suffix('').as_posix()}", _list(file), str(file))
+def _lists(folder: Path) -> list[SavedList]:
+    """The named lists that have items."""
+    lists = [
+        SavedList(file.relative_to(folder).with_suffix("").as_posix(), _items(file), str(file))
         for file in sorted(folder.rglob("*.jsonl"))
     ]
+    return [one for one in lists if one.items]
 
 
-def _list(file: Path) -> list[Any]:
+def _items(file: Path) -> list[SavedItem]:
     """The items of a list, which are bytes in PromptKit: kept as JSON if all of them are JSON, otherwise as text."""
     with file.open("rb") as opened:
         items = [(f"{file}:{number}", line.rstrip(b"\n")) for number, line in json_files.lines(opened)]
     try:
-        found = [json_files.parse(item, where) for where, item in items]
+        found = [SavedItem(json_files.parse(item, where), where) for where, item in items]
         for one in found:
-            exactjson.dumps(one, "item")
+            exactjson.dumps(one.value, "item")
         return found
     except InvalidValueError:
         pass
     texts = []
     for where, item in items:
         try:
-            texts.append(item.decode())
+            texts.append(SavedItem(item.decode(), where))
         except UnicodeDecodeError:
             raise FieldError(where, "is not UTF-8 text") from None
     return texts

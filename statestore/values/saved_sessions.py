@@ -40,6 +40,23 @@ class SavedState:
     where: str
 
 
+@dataclass(frozen=True, slots=True)
+class SavedItem:
+    """An item of a named list."""
+
+    value: Any
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class SavedList:
+    """A named list, which has an item or more."""
+
+    name: str
+    items: Sequence[SavedItem]
+    where: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedSession:
     """A session with everything that belongs to it."""
@@ -47,7 +64,7 @@ class SavedSession:
     session_id: str
     created_at: datetime
     last_activity_at: datetime
-    """Also the time of the state, and of entries that have none."""
+    """Also the time of the state, of the lists, and of entries that have none."""
     where: str
     user_id: str | None = None
     instructions: str | None = None
@@ -57,3 +74,4 @@ class SavedSession:
     entries: Sequence[SavedEntry] = ()
     summaries: Sequence[SavedSummary] = ()
     state: Sequence[SavedState] = ()
+    lists: Sequence[SavedList] = ()

@@ -320,9 +320,10 @@ def test_a_conversation_of_promptkit_that_was_trimmed(cli: CommandLine, tmp_path
         ]
         assert found == [(1, 20, "first", 5), (21, 40, "second", 7)]
         state = store.state.get_all("trimmed")
-        assert json.dumps(state["promptkit.list.facts"]) == '[{"z": 1, "a": [null]}, "two", 3]'
-        assert state["promptkit.list.nested/plain"] == ['{"z":1}', "not JSON", ""]
-        assert (state["promptkit.token_count"], state["promptkit.later"]) == (812, {"b": [1]})
+        assert state == {"promptkit.token_count": 812, "promptkit.later": {"b": [1]}}
+        assert store.lists.names("trimmed") == ["facts", "nested/plain"]
+        assert json.dumps(store.lists.read("trimmed", "facts")) == '[{"z": 1, "a": [null]}, "two", 3]'
+        assert store.lists.read("trimmed", "nested/plain") == ['{"z":1}', "not JSON", ""]
         window = store.history.window("trimmed", max_entries=2, include_summaries=True)
         assert [summary.content for summary in window.summaries] == ["first", "second"]
         assert store.history.append("trimmed", [{"role": "user", "content": "on"}])[0].seq == 44
@@ -334,7 +335,7 @@ def test_a_list_of_promptkit_that_cannot_be_kept_is_named(cli: CommandLine, tmp_
     file.write_bytes(b'"one"\n\xff\n')
     assert f"{file}:2: is not UTF-8 text" in cli("import", "promptkit", str(tmp_path), code=1).stderr
     file.write_text('"' + "x" * (16 * 1024 * 1024) + '"\n')
-    assert f"{file}: the value: is" in cli("import", "promptkit", str(tmp_path), code=1).stderr
+    assert f"{file}:1: the item: is" in cli("import", "promptkit", str(tmp_path), code=1).stderr
 
 
 INEXACT = {
@@ -368,7 +369,7 @@ def test_what_would_change_is_refused_and_the_others_go_in(
         bad.write_text(text + "\n")
         sqlite_cli("import", "promptkit", str(conversations))
         with sqlite_cli.store() as store:  # Its items are bytes, not JSON.
-            assert store.state.get("bad", "promptkit.list.l") == [text]
+            assert store.lists.read("bad", "l") == [text]
         return
     done = sqlite_cli("import", system.partition(" ")[0], str(conversations), code=1)
     assert str(bad) in done.stderr

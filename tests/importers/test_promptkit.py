@@ -71,6 +71,20 @@ def test_a_trimmed_conversation_keeps_its_summaries_before_its_messages(
     assert store.history.read("c", last=1)[0].seq == end + 1 + 60 - first
 
 
+def test_named_lists_become_lists_that_go_on(store: StateStore, tmp_path: Path) -> None:
+    lists = tmp_path / "conv-c" / "lists"
+    (lists / "workflow").mkdir(parents=True)
+    transitions = [{"z": n, "a": None} for n in range(2000)]
+    (lists / "workflow" / "history.jsonl").write_text("".join(json.dumps(one) + "\n" for one in transitions))
+    (lists / "plain.jsonl").write_text('{"a": 1}\nnot JSON\n')
+    (lists / "empty.jsonl").write_text("")
+    bring(store, tmp_path, [])
+    assert store.lists.names("c") == ["plain", "workflow/history"]
+    assert json.dumps(store.lists.read("c", "workflow/history")) == json.dumps(transitions)
+    assert store.lists.read("c", "plain") == ['{"a": 1}', "not JSON"]
+    assert store.lists.append("c", "workflow/history", [{"z": 2000}]) == 2001
+
+
 def test_without_times_a_summary_is_taken_at_its_word(store: StateStore, tmp_path: Path) -> None:
     bring(store, tmp_path, [message(n, timed=False) for n in range(40, 60)], [summary(0, 10, 19)])
     assert placed(store)[0] == (1, "40")

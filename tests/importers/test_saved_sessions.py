@@ -94,7 +94,8 @@ def test_every_session_goes_in_whole(store: StateStore, system: System, folder: 
     assert content(store) == SAID
     assert len(done) == len(set(done)) == 3
     if system.name == "promptkit":
-        assert store.state.get_all("a") == {"promptkit.token_count": 7, "promptkit.list.facts": ["fact"]}
+        assert store.state.get_all("a") == {"promptkit.token_count": 7}
+        assert store.lists.read("a", "facts") == ["fact"]
         assert [(one.start_seq, one.end_seq) for one in store.history.summaries("a")] == [(1, 3)]
     else:
         assert store.state.get_all("a") == {"conexus.Extra": 7, "k": [1]}

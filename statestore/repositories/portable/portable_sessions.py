@@ -36,6 +36,7 @@ def records(session: SavedSession) -> list[Record]:
         *entries,
         *_summaries(session),
         *(_state(session, one) for one in session.state),
+        *_lists(session),
     ]
 
 
@@ -72,6 +73,22 @@ def _state(session: SavedSession, saved: SavedState) -> Record:
             "updated_at": session.last_activity_at,
         }
     return Record("state", columns, saved.where)
+
+
+def _lists(session: SavedSession) -> Iterator[Record]:
+    used_at = session.last_activity_at
+    for saved in session.lists:
+        with _naming(saved.where):
+            place = {"session_id": session.session_id, "name": checks.key(saved.name, "the name of the list")}
+        yield Record(
+            "list", {**place, "item_count": len(saved.items), "created_at": used_at, "updated_at": used_at}, saved.where
+        )
+        for position, item in enumerate(saved.items, start=1):
+            with _naming(item.where):
+                value = exactjson.dumps(item.value, "the item")
+            yield Record(
+                "list_item", {**place, "position": position, "value": value, "created_at": used_at}, item.where
+            )
 
 
 def _filled(columns: dict[str, Any]) -> dict[str, Any]:
