@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from statestore import NEVER, ConflictError, ConversationState, NewEntry, SessionNotFoundError, Usage
+from statestore import NEVER, ConflictError, ConversationState, NewEntry, NewSession, SessionNotFoundError, Usage
 from tests.support.clock import MovableClock
 from tests.support.worlds import entering
 
@@ -289,7 +289,7 @@ def test_a_lifetime_of_an_hour_for_conversations_unless_it_is_switched_off(
     store = open_store(default_ttl=timedelta(hours=1), clock=clock)
     store.sessions.create("usual")
     store.sessions.create("own", ttl=timedelta(hours=3))
-    store.sessions.create("for ever", ttl=NEVER)
+    store.history.append("for ever", [user("x")], create=NewSession(ttl=NEVER))
     assert [store.sessions.get(one).ttl for one in ("usual", "own", "for ever")] == [
         timedelta(hours=1),
         timedelta(hours=3),
