@@ -1,7 +1,7 @@
 """Sessions as agno's database has them: of agents, teams and workflows, in numbered pages, with their runs."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from statestore import NewEntry, NewSession
@@ -59,7 +59,7 @@ class AgnoSessions:
             metadata=None if kind is None else {"session_type": kind},
             title_contains=session_name,
             created_since=since,
-            created_until=until,
+            created_until=None if until is None else until + timedelta(microseconds=1),  # It is included there.
             order_by=sort_by,
             descending=descending,
             limit=limit,
