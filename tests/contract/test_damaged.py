@@ -79,3 +79,15 @@ def test_what_is_sound_can_be_read_beside_it(store: Store, damaged: str) -> None
         assert store.history.read("s", before=2)[0].content == "a"
         assert store.sessions.get("s").next_seq == 3
     assert store.history.count("s") == 2
+
+
+@pytest.mark.parametrize("stored", [f"' {CANARY}'", f"CAST(' {CANARY}' AS blob)", "''"])
+def test_content_that_only_sqlite_can_hold_is_damaged_too(store: Store, content: Content, stored: str) -> None:
+    if not content.is_sqlite:
+        pytest.skip("PostgreSQL checks what its column takes")
+    store.sessions.create("s")
+    store.history.append("s", [NewEntry("a")])
+    content.query(f"UPDATE history_entries SET content = {stored}")
+    with pytest.raises(DatabaseError, match="at position 1 of session 's' is not JSON") as caught:
+        store.history.read("s")
+    assert CANARY not in str(caught.value)
