@@ -61,7 +61,8 @@ def test_results_in_a_batch_have_the_name_of_the_call_in_their_own_session(datab
         named = [entry.tool_name for entries in stored for entry in entries]
         assert named == [name for n in range(20) for name in (f"two_{n}", f"one_{n}", None)]
         for n in range(20):
-            assert await store.history.read(f"s{n}", last=3) == [entry for [entry] in stored[3 * n : 3 * n + 3]]
+            own = [entry for [entry] in stored[3 * n : 3 * n + 3]]
+            assert await store.history.read(f"s{n}", last=3) == sorted(own, key=lambda entry: entry.seq)
 
     play(database_url, scene)
 
