@@ -1,17 +1,15 @@
 """The tables, and which revision of them a database has."""
 
 from statestore.schema.liveness import LIVE_SESSION
+from statestore.schema.naming import metadata
 from statestore.schema.tables import (
     CACHE_COUNTERS,
     DEFAULT_SCHEMA,
     HEAD_REVISION,
-    PRICE_COLUMNS,
-    TOKEN_COLUMNS,
     VERSION_TABLE,
     VIEWS,
     cache_entries,
     history_entries,
-    metadata,
     session_list_items,
     session_lists,
     session_segments,
@@ -19,9 +17,8 @@ from statestore.schema.tables import (
     shared_state,
     state_entries,
     summaries,
-    usage_ledger,
-    usage_records,
 )
+from statestore.schema.usage_tables import PRICE_COLUMNS, TOKEN_COLUMNS, usage_ledger, usage_records
 
 __all__ = [
     "CACHE_COUNTERS",

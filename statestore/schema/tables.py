@@ -15,7 +15,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     String,
     Table,
@@ -23,7 +22,8 @@ from sqlalchemy import (
     text,
 )
 
-from statestore.schema.column_types import KEY_LENGTH, Day, Duration, ExactJson, Key, Money, MoneySum, UtcTime, key
+from statestore.schema.column_types import KEY_LENGTH, Day, Duration, ExactJson, Key, Money, UtcTime, key
+from statestore.schema.naming import metadata
 
 DEFAULT_SCHEMA = "statestore"
 """Where the tables live on PostgreSQL. SQLite has no schemas; there they live in the file itself."""
@@ -31,17 +31,6 @@ DEFAULT_SCHEMA = "statestore"
 VERSION_TABLE = "statestore_alembic_version"
 HEAD_REVISION = "0005"
 """The revision that this version of the package works with; a test holds it against migrations/versions."""
-
-metadata = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-    }
-)
-
 
 sessions = Table(
     "sessions",
@@ -378,116 +367,6 @@ cache_claims = Table(
     Column("token", String(36), nullable=False),
     Column("claimed_until", UtcTime, nullable=False),
     PrimaryKeyConstraint("namespace", "key"),
-)
-
-
-TOKEN_COLUMNS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_write_input_tokens",
-    "reasoning_output_tokens",
-)
-
-# What entries used that are no longer there, or no longer with the session that they were billed to. It is kept by the
-# quarter of an hour, since days begin at a quarter in every time zone. Lines have numbers and not their names for a
-# key: six names of 512 characters do not fit into an index entry of PostgreSQL.
-usage_ledger = Table(
-    "usage_ledger",
-    metadata,
-    key("namespace"),
-    key("session_id"),
-    Column("bucket_at", UtcTime, nullable=False),
-    Column("line", Integer, nullable=False),
-    Column("user_id", Key),
-    Column("agent_name", Key),
-    Column("provider_name", String(KEY_LENGTH)),
-    Column("model", String(KEY_LENGTH)),
-    Column("tool_name", String(KEY_LENGTH)),
-    Column("entries", BigInteger, nullable=False),
-    Column("turns", BigInteger, nullable=False),
-    Column("model_calls", BigInteger, nullable=False),
-    Column("tool_calls", BigInteger, nullable=False),
-    Column("errors", BigInteger, nullable=False),
-    *(Column(name, BigInteger, nullable=False) for name in TOKEN_COLUMNS),
-    Column("cost_usd", MoneySum),
-    Column("unpriced_calls", BigInteger, nullable=False),
-    Column("duration_ms", Float, nullable=False),
-    Column("content_bytes", BigInteger, nullable=False),
-    # Folding into the lines that a session has already.
-    PrimaryKeyConstraint("namespace", "session_id", "bucket_at", "line"),
-    # Reports over a period.
-    Index(None, "namespace", "bucket_at"),
-    # Erasing a user.
-    Index(None, "namespace", "user_id"),
-)
-
-# Calls of models and tools that are no entries of a history: what a run used as a whole, an embedding, a moderation.
-usage_records = Table(
-    "usage_records",
-    metadata,
-    key("namespace"),
-    key("record_id"),
-    Column("session_id", Key),
-    Column("user_id", Key),
-    Column("agent_name", Key),
-    Column("provider_name", String(KEY_LENGTH)),
-    Column("model", String(KEY_LENGTH)),
-    Column("tool_name", String(KEY_LENGTH)),
-    *(Column(name, BigInteger) for name in TOKEN_COLUMNS),
-    Column("cost_usd", Money),
-    Column("duration_ms", Float),
-    Column("error_type", String(KEY_LENGTH)),
-    Column("created_at", UtcTime, nullable=False),
-    # Recording the same call again does nothing.
-    PrimaryKeyConstraint("namespace", "record_id"),
-    # Reports over a period.
-    Index(None, "namespace", "created_at"),
-    # Erasing what tells of a session.
-    Index(
-        None,
-        "session_id",
-        "namespace",
-        postgresql_where=text("session_id IS NOT NULL"),
-        sqlite_where=text("session_id IS NOT NULL"),
-    ),
-    # Erasing a user.
-    Index(
-        None,
-        "user_id",
-        "namespace",
-        postgresql_where=text("user_id IS NOT NULL"),
-        sqlite_where=text("user_id IS NOT NULL"),
-    ),
-)
-
-PRICE_COLUMNS = ("input_price", "output_price", "cache_read_price", "cache_write_price", "cache_write_1h_price")
-
-model_prices = Table(
-    "model_prices",
-    metadata,
-    # Empty: for every namespace that has no price of its own.
-    key("namespace"),
-    Column("position", BigInteger, nullable=False),
-    Column("provider_name", String(KEY_LENGTH), nullable=False),
-    Column("model", String(KEY_LENGTH), nullable=False),
-    Column("match", ExactJson, nullable=False),
-    Column("valid_from", Day, nullable=False),
-    Column("above_input_tokens", BigInteger, nullable=False),
-    *(Column(name, Money) for name in PRICE_COLUMNS),
-    Column("source", Text, nullable=False),
-    Column("updated_at", UtcTime, nullable=False),
-    PrimaryKeyConstraint("namespace", "position", "valid_from", "above_input_tokens"),
-)
-
-store_settings = Table(
-    "store_settings",
-    metadata,
-    # Empty: for all.
-    key("namespace"),
-    Column("name", String(64), nullable=False),
-    Column("value", BigInteger, nullable=False),
-    PrimaryKeyConstraint("namespace", "name"),
 )
 
 VIEWS = (

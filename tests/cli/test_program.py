@@ -32,7 +32,7 @@ LOOKING = [
     ("migrate", "status"), ("migrate", "check"), ("migrate", "down", "base", "--yes"),
     ("export", "copy.jsonl"), ("cache", "stats"), ("cache", "ls"), ("cache", "get", "x"), ("cache", "clear", "--yes"),
     ("cache", "evict"), ("cache", "invalidate", "x"), ("cache", "export", "copy.jsonl"), ("sweep",), ("retention",),
-    ("vacuum",),
+    ("vacuum",), ("namespaces",), ("namespaces", "drop", "x", "--yes"),
     ("report", "usage-by-day"), ("prices", "ls"), ("prices", "apply"), ("prices", "remove", "x"),
     ("prices", "set", "x", "--input", "3", "--output", "15"),
 ]  # fmt: skip
@@ -42,7 +42,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
     assert {" ".join(path) for path in LEAVES} == {
         "migrate up", "migrate down", "migrate status", "migrate check",
         "import openai-jsonl", "import statestore", "import promptkit", "import conexus", "import claude-code",
-        "export", "sessions", "show", "fork", "delete", "sweep", "retention", "vacuum",
+        "export", "sessions", "show", "fork", "delete", "sweep", "retention", "vacuum", "namespaces drop",
         "cache stats", "cache ls", "cache get", "cache set", "cache invalidate", "cache clear", "cache evict",
         "cache export", "cache import",
         "report", "prices sync", "prices apply", "prices ls", "prices set", "prices remove", "demo",
