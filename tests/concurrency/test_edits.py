@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -54,10 +55,8 @@ def test_all_at_once_they_leave_nothing_unsound(open_store: Callable[..., Store]
     prepare(stores[0])
 
     def attempt(store: Store, name: str) -> None:
-        try:
+        with suppress(EntryNotFoundError, SessionNotFoundError):
             CHANGES[name](store)
-        except (EntryNotFoundError, SessionNotFoundError):
-            pass
 
     def fork(store: Store, name: str) -> Any:
         try:
@@ -76,4 +75,5 @@ def test_all_at_once_they_leave_nothing_unsound(open_store: Callable[..., Store]
         if seen is not None:
             assert stores[0].history.messages(f"fork {n}") == seen
     assert unsound(content) == []
-    assert stores[0].usage.totals().input_tokens in (41, 50)
+    # The last entry's 10 tokens become 1, or none, unless it was popped first.
+    assert stores[0].usage.totals().input_tokens in (40, 41, 50)
