@@ -117,8 +117,8 @@ class StateStore(Transaction, Sweeping):
             cache_max_entries: How many entries the cache keeps, expired ones included; None for no limit. A single
                 store never exceeds it; several together may, until one of them counts again.
             cache_max_bytes: The total size of the cached values, as stored; None for no limit.
-            cache_default_ttl: How long to keep an entry that is set without a ttl, as a timedelta or in seconds; NEVER to
-                keep it forever.
+            cache_default_ttl: How long to keep an entry that is set without a ttl, as a timedelta or in seconds;
+                NEVER to keep it forever.
             cache_compress_above: The size in bytes from which cached values are compressed.
             content_hash_invalidation: False makes `cache.invalidate_content_hash` do nothing.
             pool_size: The largest number of connections.

@@ -133,7 +133,7 @@ def test_an_append_that_waited_while_its_session_was_hidden_is_refused(
     monkeypatch.setattr(ErasureRepository, "_erase", lambda *args: Batch())  # Only hidden: the process dies.
     if not safe:
         monkeypatch.setattr(endings, "BACK", timedelta(0))
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%history_entries%'"
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%next_seq%'"
     outcome: list[str] = []
 
     def append() -> None:
