@@ -107,6 +107,23 @@ def test_the_end_is_exact_on_the_clock_of_the_database(open_store: Callable[...,
     assert timedelta(days=2) < store.cache.ttl("k") <= timedelta(days=3)
 
 
+def test_a_day_has_24_hours_in_every_time_zone_of_the_server(
+    postgres_url: str, connect: Callable[..., Store], clock: MovableClock
+) -> None:
+    with Content(postgres_url) as content:
+        (database,) = content.query("SELECT quote_ident(current_database()) AS name")
+        content.query(f"ALTER DATABASE {database['name']} SET timezone TO 'Europe/Berlin'")
+    clock.now, day = datetime(2026, 3, 28, 12, tzinfo=UTC), timedelta(days=1)
+    store = connect(postgres_url, clock=clock)
+    store.cache.set("a", 1, ttl=day)
+    store.cache.set_many({"b": CacheItem(1, ttl=day), "c": 1}, ttl=day)
+    store.cache.increment("d", ttl=day)
+    store.cache.set("e", 1, ttl=60, stale_ttl=day)
+    assert store.cache.touch("e", day) is True
+    assert {key: store.cache.ttl(key) for key in "abcde"} == dict.fromkeys("abcde", day)
+    assert store.cache.entry("e").stale_ttl == day
+
+
 def test_the_default_may_be_in_seconds(open_store: Callable[..., Store], clock: MovableClock) -> None:
     store = open_store(clock=clock, cache_default_ttl=90)
     store.cache.set("k", 1)

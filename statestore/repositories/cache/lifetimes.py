@@ -11,18 +11,23 @@ from statestore.values.markers import NEVER, NeverType
 _ZERO = timedelta(0)
 
 # When an entry expires, and when its row may go. A time that the caller gave is exact only if no clock of ours takes
-# part: PostgreSQL counts from that time, and SQLite, whose statements have our clock, from now.
-EXPIRES_POSTGRESQL = "(coalesce(CAST(:until AS timestamptz), $now) + CAST(:ttl AS interval))"
-KEPT_POSTGRESQL = "(coalesce(CAST(:until AS timestamptz), $now) + CAST(:keep AS interval))"
+# part: PostgreSQL counts from that time, and SQLite, whose statements have our clock, from now. PostgreSQL counts in
+# UTC: elsewhere a day may have 23 hours.
+_LATER = "((coalesce({}, $now) AT TIME ZONE 'UTC' + {}) AT TIME ZONE 'UTC')"
+EXPIRES_POSTGRESQL, KEPT_POSTGRESQL = (
+    _LATER.format("CAST(:until AS timestamptz)", f"CAST(:{name} AS interval)") for name in ("ttl", "keep")
+)
+# The same where each of several entries has an end of its own.
+EXPIRES_VARIED, KEPT_VARIED = (_LATER.format("new.until", f"new.{name}") for name in ("ttl", "keep"))
 EXPIRES_SQLITE, KEPT_SQLITE = "$later(:ttl)", "$later(:keep)"
 
-# Another end for an entry that stands, which stays stale for as long as it was to. PostgreSQL counts the difference in
-# seconds: in days, these would be as long as the server's time zone says.
-_STALE_POSTGRESQL = "make_interval(secs => coalesce(extract(epoch FROM e.keep_until - e.expires_at), 0))"
+# Another end for an entry that stands, which stays stale for as long as it was to.
+_STALE_POSTGRESQL = "coalesce(e.keep_until - e.expires_at, interval '0')"
 _STALE_SQLITE = """coalesce(1000000
         * (strftime('%s', substr(keep_until, 1, 19)) - strftime('%s', substr(expires_at, 1, 19)))
         + substr(keep_until, 21, 6) - substr(expires_at, 21, 6), 0)"""
-ENDS_POSTGRESQL = f"expires_at = {EXPIRES_POSTGRESQL}, keep_until = {EXPIRES_POSTGRESQL} + {_STALE_POSTGRESQL}"
+_LATER_STILL = _LATER.format("CAST(:until AS timestamptz)", f"CAST(:ttl AS interval) + {_STALE_POSTGRESQL}")
+ENDS_POSTGRESQL = f"expires_at = {EXPIRES_POSTGRESQL}, keep_until = {_LATER_STILL}"
 ENDS_SQLITE = f"expires_at = {EXPIRES_SQLITE}, keep_until = $later(:ttl + {_STALE_SQLITE})"
 
 

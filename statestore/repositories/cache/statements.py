@@ -11,7 +11,14 @@ from statestore.engine.sql import Statement
 from statestore.engine.sql_parts import each, unnest, value_rows
 from statestore.repositories.cache.base import KEYS, NAMESPACE
 from statestore.repositories.cache.holding import HELD
-from statestore.repositories.cache.lifetimes import EXPIRES_POSTGRESQL, EXPIRES_SQLITE, KEPT_POSTGRESQL, KEPT_SQLITE
+from statestore.repositories.cache.lifetimes import (
+    EXPIRES_POSTGRESQL,
+    EXPIRES_SQLITE,
+    EXPIRES_VARIED,
+    KEPT_POSTGRESQL,
+    KEPT_SQLITE,
+    KEPT_VARIED,
+)
 
 _NAMES = (
     *("namespace", "key", "value", "codec", "size_bytes", "agent_name", "request", "content_hash", "metadata"),
@@ -26,7 +33,7 @@ _ONLY_EXPIRED = f"{_OVERWRITE} WHERE e.expires_at <= $now"
 _COMMON = """CAST(:agent_name AS text), CAST(:request AS json), CAST(:content_hash AS text), CAST(:metadata AS json)"""
 _NOTHING = "NULL, NULL, NULL, NULL"
 _TIMES_POSTGRESQL = f"$now, {EXPIRES_POSTGRESQL}, {KEPT_POSTGRESQL}, $now"
-_TIMES_VARIED = "$now, coalesce(new.until, $now) + new.ttl, coalesce(new.until, $now) + new.keep, $now"
+_TIMES_VARIED = f"$now, {EXPIRES_VARIED}, {KEPT_VARIED}, $now"
 _TIMES_SQLITE = f"$now, {EXPIRES_SQLITE}, {KEPT_SQLITE}, $now"
 
 # Which rows there were. Read in the statement's own snapshot, so a concurrent set may make it wrong by one; the bound
