@@ -220,6 +220,42 @@ def test_lists_are_exported_and_imported(database_url: str, clock: MovableClock)
         assert copy.lists.read("s", "a") == [1, {"b": None}, 3]
 
 
+def test_a_file_from_before_lists_is_read(database_url: str, clock: MovableClock) -> None:
+    with (
+        StateStore.open(database_url, clock=clock) as store,
+        StateStore.open(database_url, namespace="copy", clock=clock) as copy,
+    ):
+        store.state.set("s", "k", 1)
+        file = io.BytesIO()
+        export_sessions(store, file)
+        old = file.getvalue().replace(b'"version":2', b'"version":1', 1)
+        [state] = [line for line in old.splitlines() if b'"type":"state"' in line]
+        before = state.replace(b',"created_at":"2026-01-01T12:00:00.000000Z"', b"")
+        import_sessions(copy, io.BytesIO(old.replace(state, before)))
+        assert copy.state.get("s", "k") == 1
+        assert copy.lists.names("s") == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda line: b'"position":2' in line, "item 3 of a list"),
+        (lambda line: b'"position":3' in line, "items are missing"),
+        (lambda line: b'"type":"list"' in line, "belongs to a list that no earlier line has"),
+    ],
+)
+def test_a_damaged_list_is_refused(database_url: str, spoil: Callable[[bytes], bool], problem: str) -> None:
+    with StateStore.open(database_url) as store, StateStore.open(database_url, namespace="copy") as copy:
+        store.lists.append("s", "a", [1, 2, 3])
+        file = io.BytesIO()
+        export_sessions(store, file)
+        kept = [line for line in file.getvalue().splitlines() if not spoil(line)]
+        kept[-1] = kept[-1].replace(b'lines":5', b'lines":4')
+        with pytest.raises(InvalidValueError, match=problem):
+            import_sessions(copy, io.BytesIO(b"\n".join(kept) + b"\n"))
+        assert copy.sessions.count() == 0
+
+
 INVALID: dict[str, tuple[str, Callable[[Store], Any]]] = {
     "session_id": ("session_id", lambda store: store.lists.append("", "a", [1])),
     "name": ("name", lambda store: store.lists.append("s", "a\0", [1])),

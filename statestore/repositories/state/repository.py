@@ -108,7 +108,10 @@ class StateRepository(StateReads):
         columns = self._columns(create)
         written: dict[str, StateEntry] = {}
         keys = sorted(texts)
-        if self._link.dialect.name == "sqlite" or not keys:
+        if not keys:
+            self._write(session_id, self._sql.delete, columns, keys=[])  # There has to be a session all the same.
+            return {}
+        if self._link.dialect.name == "sqlite":
             self._needs_transaction()
             self._enter(session_id, columns)
             for key in keys:
