@@ -3,11 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
-from statestore import Entry
+from statestore import Entry, Usage
 
 COUNTED = (
     "entries",
@@ -66,7 +66,7 @@ def total(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 @dataclass
 class Expected:
-    """Everything that was ever appended."""
+    """Everything that was ever appended or recorded."""
 
     everything: list[dict[str, Any]] = field(default_factory=list)
     by_day: dict[date, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
@@ -89,3 +89,18 @@ class Expected:
         self.by_model[before.response_model or before.request_model].append(away)
         self.by_tool[before.tool_name].append(away)
         self.add([after])
+
+    def add_call(
+        self, day: date, model: str | None, usage: Usage, cost_usd: Decimal | None, duration: timedelta
+    ) -> None:
+        """A recorded call, which is no entry."""
+        called = usage.input_tokens is not None
+        line = dict.fromkeys(COUNTED, 0) | {
+            "model_calls": int(called),
+            "input_tokens": usage.input_tokens or 0,
+            "unpriced_calls": int(called and cost_usd is None),
+            "cost_usd": cost_usd or Decimal(0),
+            "microseconds": duration // duration.resolution,
+        }
+        for lines in (self.everything, self.by_day[day], self.by_model[model], self.by_tool[None]):
+            lines.append(line)

@@ -104,6 +104,22 @@ class Ledger(RuleBasedStateMachine):
     def append(self, session: str, entries: list[NewEntry]) -> None:
         self.expected.add(self.store.history.append(session, entries, create=True))
 
+    @rule(
+        session=st.none() | SESSIONS,
+        user=USERS,
+        model=st.sampled_from([None, "gpt-4o"]),
+        tokens=st.none() | st.integers(0, 10**6),
+        cost=st.none() | st.just(Decimal("0.1")),
+    )
+    def record(
+        self, session: str | None, user: str | None, model: str | None, tokens: int | None, cost: Decimal | None
+    ) -> None:
+        usage = Usage(input_tokens=tokens)
+        call = {"record_id": f"call-{next(self.numbers)}", "session_id": session, "user_id": user, "cost_usd": cost}
+        for _ in range(2):  # The second does nothing.
+            self.store.usage.record(**call, usage=usage, model=model, duration=timedelta(seconds=1), at=self.clock())
+        self.expected.add_call(self.clock().date(), model, usage, cost, timedelta(seconds=1))
+
     @rule(source=SESSIONS, other=SESSIONS, share=st.integers(0, 8))
     def fork(self, source: str, other: str, share: int) -> None:
         if source == other:
