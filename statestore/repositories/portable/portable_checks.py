@@ -86,7 +86,7 @@ class Histories:
 
     def _add_up(self, line: Params, where: str) -> None:
         for name in ledger.COUNTS:
-            self._sums[name] = self._sums.get(name, 0) + line[name]
+            self._sums[name] = self._sums.get(name, 0) + abs(line[name])
             if self._sums[name] > MAX_FILE_SUM:
                 raise InvalidValueError(where, f"makes the sum of {name!r} too large; {_DAMAGED}")
 

@@ -114,7 +114,8 @@ _POSITION = {"least": 1, "most": checks.MAX_POSITION}
 _NUMBER = {"most": 2**53}
 _RANGES: dict[tuple[str, str], dict[str, int]] = {
     **{("history_entries", column): {"most": checks.MAX_TOKENS} for column in schema.TOKEN_COLUMNS},
-    **{("usage_ledger", column): {"most": MAX_SUM} for column in COUNTS},
+    # Less than nothing where a session corrects what was counted for another: see `ledger.unfold`.
+    **{("usage_ledger", column): {"least": -MAX_SUM, "most": MAX_SUM} for column in COUNTS},
     **{("sessions", column): _POSITION for column in ("first_seq", "next_seq")},
     **{("sessions", column): {"most": checks.MAX_POSITION} for column in ("forked_at_seq", "last_turn")},
     **{("session_segments", column): _POSITION for column in ("from_seq", "to_seq")},
@@ -152,13 +153,16 @@ def _decoded(column: Column[Any], value: Any) -> Any:
     if isinstance(kind, column_types.Money):
         return checks.optional_cost(Decimal(value), column.name) if isinstance(value, str) else _refuse()
     if isinstance(kind, column_types.MoneySum):
-        return _within(Decimal(value), MAX_SUM) if isinstance(value, str) else _refuse()
+        return _within(Decimal(value), MAX_SUM, least=-MAX_SUM) if isinstance(value, str) else _refuse()
     if kind.python_type is int:
         return checks.count(value, column.name, **_RANGES.get((column.table.name, column.name), {}))
     if kind.python_type is float:
-        most = MAX_SUM if column.table is schema.usage_ledger else checks.MAX_TTL / timedelta(milliseconds=1)
+        in_ledger = column.table is schema.usage_ledger
+        most = MAX_SUM if in_ledger else checks.MAX_TTL / timedelta(milliseconds=1)
         return (
-            _within(float(value), most) if isinstance(value, float | int) and not isinstance(value, bool) else _refuse()
+            _within(float(value), most, least=-MAX_SUM if in_ledger else 0)
+            if isinstance(value, float | int) and not isinstance(value, bool)
+            else _refuse()
         )
     if column is schema.sessions.c.status:
         return checks.one_of(value, STATUSES, column.name)
@@ -167,8 +171,8 @@ def _decoded(column: Column[Any], value: Any) -> Any:
     return checks.text(value, column.name)
 
 
-def _within(value: Any, most: float) -> Any:
-    return value if 0 <= value <= most else _refuse()
+def _within(value: Any, most: float, *, least: float = 0) -> Any:
+    return value if least <= value <= most else _refuse()
 
 
 def _refuse() -> Any:
