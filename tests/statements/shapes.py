@@ -26,6 +26,8 @@ from statestore.repositories.usage import report_sql
 _COLUMNS = ("provider_name", "request_model", "input_tokens", "output_tokens", "cost_usd")
 _PLAIN_READ: Statement = entry_reads._READ
 
+_LISTED = ("s.namespace = :namespace", "$live", "s.belongs_to IS NULL")
+
 SHAPES: dict[Any, tuple[str, dict[str, Any]]] = {
     append_batches._statement: (
         "entries that say what they used, whose cost was computed",
@@ -63,10 +65,17 @@ SHAPES: dict[Any, tuple[str, dict[str, Any]]] = {
         "from ready to busy, by who holds a lease",
         {"to": "busy", "leased": True, "repeated": False},
     ),
-    listing._count_statement: ("of a user", {"filters": ("user_id",)}),
+    listing._count_statement: ("of a user", {"conditions": (*_LISTED, "s.user_id = :user_id")}),
     listing._page_statement: (
-        "a user's sessions, the latest first, from the second page on",
-        {"filters": ("user_id",), "order_by": "last_activity_at", "descending": True, "continues": True},
+        "a user's sessions with a key of metadata and a text in the title, the latest first, from the second page on, "
+        "and how many there are",
+        {
+            "conditions": (*_LISTED, "s.user_id = :user_id", "<title>", "<metadata 0>"),
+            "order_by": "last_activity_at",
+            "descending": True,
+            "continues": True,
+            "with_total": True,
+        },
     ),
     portable_rows._insert: ("state keys", {"kind": "state", "columns": ("session_id", "key", "value", "updated_at")}),
     report_sql.measured: (
