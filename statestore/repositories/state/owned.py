@@ -34,9 +34,15 @@ class OwnedRepository(Repository):
         return [row[1:] for row in rows]
 
     def _write(
-        self, session_id: str, statements: Mapping[bool, Statement], columns: Mapping[str, Any] | None, **params: Any
+        self,
+        session_id: str,
+        statements: Mapping[bool, Statement],
+        columns: Mapping[str, Any] | None,
+        *,
+        always: bool = True,
+        **params: Any,
     ) -> list[Row]:
-        """What a statement that writes has written.
+        """What a statement that writes has written. Without *always*, a session is told only if that is something.
 
         Raises:
             SessionNotFoundError: There is no owner, and none is made of *columns*. Nothing was written.
@@ -51,13 +57,13 @@ class OwnedRepository(Repository):
                 self._make(session_id, columns)
             self._scope.enter(link, session_id)
         while True:
-            rows = link.all(statements[link.holds_reads], owner_id=session_id, step=STEP, **params)
+            rows = link.all(statements[link.holds_reads], owner_id=session_id, step=STEP, always=always, **params)
             if rows:
                 break
             if not self._scope.is_there(link, session_id):
                 self._make(session_id, columns)
-        (due, *_) = rows[0]
-        if due and (link.holds_reads or not link.in_transaction):
+        (due, done, *_) = rows[0]
+        if due and (always or done is not None) and (link.holds_reads or not link.in_transaction):
             self._scope.note_write(link, session_id)
         return [row[1:] for row in rows if row[1] is not None]
 

@@ -76,8 +76,8 @@ class StateRepository(StateReads):
             statements = self._sql.set_missing
         else:
             statements = self._sql.set if only_if is None else self._sql.set_present
-        params = {"key": key, "value": text, "ttl": ttl, "keep": False, "expected": expected_version}
-        rows = self._write(session_id, statements, columns, **params)
+        params: dict[str, Any] = {"key": key, "value": text, "ttl": ttl, "keep": False, "expected": expected_version}
+        rows = self._write(session_id, statements, columns, always=expected_version is None, **params)
         if rows:
             return self._entry(session_id, rows[0])
         if expected_version is not None:
@@ -205,7 +205,8 @@ class StateRepository(StateReads):
         for _ in range(_ALL if queued else _TRIES):
             held = self._lock(session_id, key, columns) if queued else self._look(session_id, key, columns)
             total = _sum(0 if held is None else held.value, amount, key)
-            params = {"key": key, "value": self._json(total, "amount"), "ttl": ttl, "keep": ttl is None}
+            text = self._json(total, "amount")
+            params: dict[str, Any] = {"key": key, "value": text, "ttl": ttl, "keep": ttl is None}
             self._call.sent = True
             if held is None:
                 rows = self._write(session_id, self._sql.set_missing, columns, **params)

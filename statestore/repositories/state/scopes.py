@@ -39,6 +39,8 @@ class Scope(ABC):
         sharing: Common table expressions that enter a write on PostgreSQL, sharing the owner's lock: `owner` has a row
             if it can have keys.
         alone: The same, with the lock alone.
+        noting: What tells the owner's row of the write, if nobody else has it; only if something is `done`, unless
+            `:always`.
         writing_due: Whether the owner's row has still to be told of the write.
     """
 
@@ -52,6 +54,7 @@ class Scope(ABC):
     reading_due: ClassVar[str] = "false"
     sharing: ClassVar[str]
     alone: ClassVar[str]
+    noting: ClassVar[str] = ""
     writing_due: ClassVar[str] = "false"
 
     def entered(self, work: str, alone: bool) -> str:
@@ -62,7 +65,7 @@ class Scope(ABC):
         """
         return f"""
     WITH {self.alone if alone else self.sharing},
-    {work}
+    {work}{self.noting}
     SELECT {self.writing_due}, done.* FROM owner LEFT JOIN done ON true"""
 
     @abstractmethod
@@ -136,17 +139,18 @@ class SessionScope(Scope):
         FOR KEY SHARE OF s SKIP LOCKED),
     idle AS MATERIALIZED (
         SELECT s.session_id FROM owner, $sessions AS s
-        WHERE s.namespace = :namespace AND s.session_id = owner.session_id AND owner.due $lock SKIP LOCKED),
-    noted AS (
-        UPDATE $sessions AS s SET {session_rows.ACTIVE} FROM idle
-        WHERE s.namespace = :namespace AND s.session_id = idle.session_id RETURNING 1)"""
+        WHERE s.namespace = :namespace AND s.session_id = owner.session_id AND owner.due $lock SKIP LOCKED)"""
     alone = f"""
     locked AS MATERIALIZED (
         SELECT s.session_id, {_DUE} AS due FROM $sessions AS s WHERE {_SESSION} $lock),
     owner AS MATERIALIZED (SELECT locked.*, {_lock("lock", 17)} FROM locked),
+    idle AS (SELECT owner.session_id FROM owner WHERE owner.due)"""
+    # A write that is refused changes nothing.
+    noting = f""",
     noted AS (
-        UPDATE $sessions AS s SET {session_rows.ACTIVE} FROM owner
-        WHERE s.namespace = :namespace AND s.session_id = owner.session_id AND owner.due RETURNING 1)"""
+        UPDATE $sessions AS s SET {session_rows.ACTIVE} FROM idle
+        WHERE s.namespace = :namespace AND s.session_id = idle.session_id
+            AND (CAST(:always AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)"""
     writing_due = "(owner.due AND NOT EXISTS (SELECT 1 FROM noted))"
 
     def hold(self, link: Link, owner_id: str) -> None:

@@ -100,13 +100,15 @@ def write(
             chunk = keys[start : start + CHUNK]
             params = numbered(({"key": key, "value": texts[key]} for key in chunk), ("key", "value"))
             statement = set_many(SESSION, len(chunk), True)
-            for _, key, _, version, *_ in link.all(statement, owner_id=session_id, ttl=None, step=STEP, **params):
+            for _, key, _, version, *_ in link.all(
+                statement, owner_id=session_id, ttl=None, step=STEP, always=True, **params
+            ):
                 versions[key] = version
     for key, version in versions.items():
         if expected is not None and version != expected.get(key, 0) + 1:
             raise _changed(session_id, key, expected.get(key, 0), version - 1)
     if deleted:
-        link.all(SESSION_STATEMENTS.delete[True], owner_id=session_id, keys=sorted(deleted), step=STEP)
+        link.all(SESSION_STATEMENTS.delete[True], owner_id=session_id, keys=sorted(deleted), step=STEP, always=True)
 
 
 def _changed(session_id: str, key: str, expected: int, actual: int) -> ConflictError:
