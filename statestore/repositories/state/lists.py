@@ -102,7 +102,7 @@ class ListsRepository(OwnedRepository, group="lists"):
         if not texts:
             return self._length_of(session_id, name, columns)
         on_sqlite = self._link.dialect.name == "sqlite"
-        values = {} if on_sqlite else {"value_array": texts}
+        values: dict[str, Any] = {} if on_sqlite else {"value_array": texts}
         ((length,),) = self._write(session_id, _ADD, columns, name=name, count=len(texts), **values)
         if on_sqlite:
             first = length - len(texts) + 1
