@@ -38,7 +38,7 @@ from statestore.errors import (
 )
 from statestore.values.cache import CacheEntry, CacheItem, CacheStats
 from statestore.values.conversations import ConversationState, SaveReport, Unsaved
-from statestore.values.history import Entry, EntryLike, NewEntry, Summary, Usage, Window
+from statestore.values.history import Entry, EntryLike, EntryPlace, NewEntry, Summary, Usage, Window
 from statestore.values.markers import MISSING, NEVER
 from statestore.values.namespaces import NamespaceInfo, NamespaceReceipt
 from statestore.values.operations import Operation
@@ -123,6 +123,7 @@ __all__ = [
     "Entry",
     "EntryLike",
     "EntryNotFoundError",
+    "EntryPlace",
     "ErasureReceipt",
     "ExpiryBacklog",
     "HeldLease",

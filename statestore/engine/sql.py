@@ -160,7 +160,8 @@ class Dialect:
         }
 
     def _later_postgresql(self, duration: str) -> str:
-        return f"({self.tokens['now']} + {duration})"
+        # In UTC: in another time zone of the server a day may have 23 hours.
+        return f"(({self.tokens['now']} AT TIME ZONE 'UTC' + {duration}) AT TIME ZONE 'UTC')"
 
     def encode(self, value: Any) -> Any:
         """A parameter as the driver takes it. psycopg takes everything as it is; SQLite has no types for these."""
@@ -277,15 +278,7 @@ class Link:
     """A connection, checked out for one operation or one transaction. Never commits."""
 
     __slots__ = (
-        "_common",
-        "_cursor",
-        "_now",
-        "dialect",
-        "held",
-        "holds_reads",
-        "in_transaction",
-        "read_only",
-        "settings",
+        *("_common", "_cursor", "_now", "dialect", "held", "holds_reads", "in_transaction", "read_only", "settings"),
     )
 
     def __init__(

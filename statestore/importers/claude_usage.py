@@ -70,10 +70,10 @@ class CountedResponses:
         ids = list(asked)
         found: set[str] = set()
         for start in range(0, len(ids), _BATCH):
-            held = self._store.history.locate(
+            held = self._store.history.locate_many(
                 ids[start : start + _BATCH], agent_names=(AGENT, SUB_AGENT), include_expired=True
             )
-            others = (uuid for uuid, holders in held.items() if holders != [session_id])
+            others = (uuid for uuid, places in held.items() if [place.session_id for place in places] != [session_id])
             found.update(response for uuid in others if (response := asked[uuid]) is not None)
         return found
 

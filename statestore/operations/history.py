@@ -20,6 +20,7 @@ class HistoryOperations(Operations):
     annotate = operation(HistoryRepository.annotate)
     set_usage = operation(HistoryRepository.set_usage)
     locate = operation(HistoryRepository.locate)
+    locate_many = operation(HistoryRepository.locate_many)
     count = operation(HistoryRepository.count)
     window = operation(HistoryRepository.window)
     pop_last = operation(HistoryRepository.pop_last)

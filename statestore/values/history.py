@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from statestore.errors import InvalidValueError
 from statestore.values import reported_usage
@@ -165,6 +165,15 @@ class Entry:
     error_type: str | None
     content_bytes: int
     created_at: datetime
+
+
+class EntryPlace(NamedTuple):
+    """Where an entry is: `session_id, seq = place`."""
+
+    session_id: str
+    """The session that it was appended to."""
+    seq: int
+    """Its position there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -276,3 +276,20 @@ def test_times_of_the_databases_own_clock_are_utc(open_store: Callable[..., Stor
         assert moment.tzinfo is UTC
         assert before < moment < after
     assert session.expires_at == session.created_at + timedelta(hours=1)
+
+
+def test_a_day_has_24_hours_in_every_time_zone_of_the_server(
+    postgres_url: str, connect: Callable[..., Store], clock: MovableClock
+) -> None:
+    with Content(postgres_url) as content:
+        (database,) = content.query("SELECT quote_ident(current_database()) AS name")
+        content.query(f"ALTER DATABASE {database['name']} SET timezone TO 'Europe/Berlin'")
+    clock.now, day = datetime(2026, 3, 28, 12, tzinfo=UTC), timedelta(days=1)  # Summer time begins in the night.
+    store = connect(postgres_url, clock=clock)
+    ends = [store.sessions.create("s", ttl=day).expires_at, store.state.set("s", "k", 1, ttl=day).expires_at]
+    ends += [store.user_state.set("ada", "k", 1, ttl=day).expires_at, store.sessions.update("s", ttl=day).expires_at]
+    store.history.append("s", [NewEntry("new")])
+    ends.append(store.sessions.get("s").expires_at)
+    store.sessions.touch("s")
+    ends.append(store.sessions.get("s").expires_at)
+    assert set(ends) == {clock.now + day}

@@ -28,7 +28,7 @@ READS: dict[str, Callable[[Any], Any]] = {
     "history.read": lambda store: store.history.read("s")[0].content,
     "history.read of a fork": lambda store: store.history.read("fork")[0].content,
     "history.get": lambda store: store.history.get("s", 1).content,
-    "history.locate": lambda store: "a" if store.history.locate(["e"]) == {"e": ["s"]} else "nothing",
+    "history.locate": lambda store: "a" if store.history.locate("e") == ("s", 1) else "nothing",
     "history.window": lambda store: store.history.window("s", max_tokens=10)[0].content,
     "history.summaries": lambda store: store.history.summaries("s")[0].content,
     "state.get": lambda store: store.state.get("s", "k"),

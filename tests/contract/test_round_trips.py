@@ -458,7 +458,14 @@ case(
     ONE,
     (4, 1),
 )
-case("history.locate", history, lambda store, s: store.history.locate(["a", "b"], agent_names=["x"]), ONE, (1, 1))
+case("history.locate", history, lambda store, s: store.history.locate("a"), ONE, (1, 1))
+case(
+    "history.locate_many, of an agent's sessions",
+    history,
+    lambda store, s: store.history.locate_many(["a", "b"], agent_names=["x"]),
+    ONE,
+    (1, 1),
+)
 case("history.window", history, lambda store, s: store.history.window(s, max_entries=20), ONE, (1, 1))
 case(
     "history.add_summary",

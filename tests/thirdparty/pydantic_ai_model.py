@@ -36,8 +36,7 @@ class MessageLog:
 
     def where(self, message_id: str) -> list[str]:
         """The conversations that have a message, of all that there are."""
-        found: list[str] = self._store.history.locate([message_id]).get(message_id, [])
-        return found
+        return [place.session_id for place in self._store.history.locate_many([message_id]).get(message_id, [])]
 
     def after(self, message_id: str | None = None) -> list[dict[str, Any]]:
         """The messages after one, or all."""

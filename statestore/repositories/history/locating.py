@@ -6,23 +6,38 @@ from statestore.checking import checks
 from statestore.engine.calls import reads
 from statestore.engine.sql import Statement
 from statestore.repositories.base import Repository
+from statestore.values.history import EntryPlace
 
 # The unique index on entries begins with their ids.
 _LOCATE = Statement("""
-    SELECT h.entry_id, h.session_id FROM $history_entries AS h
+    SELECT h.entry_id, h.session_id, h.seq FROM $history_entries AS h
     JOIN $sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
     WHERE h.entry_id $in(:entry_ids) AND h.namespace = :namespace
-        AND (:any_agent OR s.agent_name $in(:agent_names)) AND (:expired_too OR $live)""")
+        AND (:any_agent OR s.agent_name $in(:agent_names)) AND (:expired_too OR $live)
+    ORDER BY h.created_at, h.session_id""")
 
 
 class LocatingRepository(Repository):
     """Looks entries up across the sessions of a namespace."""
 
     @reads
-    def locate(
+    def locate(self, entry_id: str) -> EntryPlace | None:
+        """The session and the position of the entry with this id; None if no session has it.
+
+        An `entry_id` is unique only within a session. If several have it, this is the one whose entry is the oldest;
+        `locate_many` names all of them, and says what counts as having it.
+
+        Raises:
+            InvalidValueError: The id can never be stored.
+        """
+        found = self._places([checks.key(entry_id, "entry_id")])
+        return found[0][1] if found else None
+
+    @reads
+    def locate_many(
         self, entry_ids: Iterable[str], *, agent_names: Iterable[str] | None = None, include_expired: bool = False
-    ) -> dict[str, list[str]]:
-        """The sessions that entries with these ids were appended to, in one statement.
+    ) -> dict[str, list[EntryPlace]]:
+        """The sessions that entries with these ids were appended to, with their positions, in one statement.
 
         An `entry_id` is unique only within a session, so this tells what the store already has, in any session. A fork
         that shares an entry is not named: only the session that the entry's usage counts for. Does not extend any TTL.
@@ -35,7 +50,7 @@ class LocatingRepository(Repository):
                 the reports too.
 
         Returns:
-            The session ids, sorted, by entry id, in the order given. Ids that no session has are left out.
+            The places, the oldest entry first, by entry id, in the order given. Ids that no session has are left out.
 
         Raises:
             InvalidValueError: An id or a name can never be stored, or an argument is a single string, not a list.
@@ -46,9 +61,20 @@ class LocatingRepository(Repository):
         )
         if not ids:
             return {}
-        found: dict[str, list[str]] = {}
-        for entry_id, session_id in self._link.all(
-            _LOCATE, entry_ids=ids, agent_names=names, any_agent=agent_names is None, expired_too=include_expired
-        ):
-            found.setdefault(entry_id, []).append(session_id)
-        return {entry_id: sorted(found[entry_id]) for entry_id in ids if entry_id in found}
+        found: dict[str, list[EntryPlace]] = {}
+        for entry_id, place in self._places(ids, names, any_agent=agent_names is None, expired_too=include_expired):
+            found.setdefault(entry_id, []).append(place)
+        return {entry_id: found[entry_id] for entry_id in ids if entry_id in found}
+
+    def _places(
+        self,
+        entry_ids: list[str],
+        agent_names: list[str] | None = None,
+        *,
+        any_agent: bool = True,
+        expired_too: bool = False,
+    ) -> list[tuple[str, EntryPlace]]:
+        rows = self._link.all(
+            _LOCATE, entry_ids=entry_ids, agent_names=agent_names or [], any_agent=any_agent, expired_too=expired_too
+        )
+        return [(entry_id, EntryPlace(session_id, seq)) for entry_id, session_id, seq in rows]
