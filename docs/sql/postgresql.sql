@@ -64,20 +64,22 @@ WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (%(hit_
 SELECT e.value, e.codec, e.agent_name, e.version, statement_timestamp(),
     (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) FROM "statestore".cache_entries AS e
 WHERE e.namespace = %(namespace)s AND e.key = %(key)s
-    AND (e.expires_at IS NULL OR e.expires_at > (statement_timestamp() + -CAST(%(stale_ttl)s AS interval)));
+    AND (e.expires_at IS NULL OR e.expires_at > ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(stale_ttl)s AS
+        interval)) AT TIME ZONE 'UTC'));
 
 -- cache/compute_claims.py: _LOOK_HELD
 -- Serves CacheClaims.look.
 SELECT e.value, e.codec, e.agent_name, e.version, statement_timestamp(),
     (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) FROM "statestore".cache_entries AS e
 WHERE e.namespace = %(namespace)s AND e.key = %(key)s
-    AND (e.expires_at IS NULL OR e.expires_at > (statement_timestamp() + -CAST(%(stale_ttl)s AS interval)))
-        FOR NO KEY UPDATE OF e;
+    AND (e.expires_at IS NULL OR e.expires_at > ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(stale_ttl)s AS
+        interval)) AT TIME ZONE 'UTC')) FOR NO KEY UPDATE OF e;
 
 -- cache/compute_claims.py: _CLAIM
 -- Serves CacheClaims.claim.
 INSERT INTO "statestore".cache_claims AS c (namespace, key, token, claimed_until)
-VALUES (%(namespace)s, %(key)s, %(token)s, (statement_timestamp() + CAST(%(lasts)s AS interval)))
+VALUES (%(namespace)s, %(key)s, %(token)s, ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(lasts)s AS interval)) AT
+    TIME ZONE 'UTC'))
 ON CONFLICT (namespace, key) DO UPDATE SET token = excluded.token, claimed_until = excluded.claimed_until
 WHERE c.claimed_until <= statement_timestamp() OR c.token = excluded.token
 RETURNING token;
@@ -86,7 +88,8 @@ RETURNING token;
 -- Serves CacheClaims.renew.
 --
 -- No claim that was released comes back by it.
-UPDATE "statestore".cache_claims SET claimed_until = (statement_timestamp() + CAST(%(lasts)s AS interval))
+UPDATE "statestore".cache_claims SET claimed_until = ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(lasts)s AS
+    interval)) AT TIME ZONE 'UTC')
 WHERE namespace = %(namespace)s AND key = %(key)s AND token = %(token)s
 RETURNING token;
 
@@ -94,9 +97,96 @@ RETURNING token;
 -- Serves CacheClaims.release.
 DELETE FROM "statestore".cache_claims WHERE namespace = %(namespace)s AND key = %(key)s AND token = %(token)s;
 
+-- cache/counters.py: _count
+-- Serves CacheCounters.increment.
+--
+-- Add to a whole number: one that fits 64 bits, and stays so.
+--
+-- Built for: of an entry that is given another end.
+WITH before AS MATERIALIZED (
+    SELECT e.version FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s AND e.key = %(key)s),
+held AS MATERIALIZED (
+    SELECT e.version, e.value, e.codec, e.size_bytes, e.agent_name,
+        (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live
+    FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s AND e.key = %(key)s FOR NO KEY UPDATE OF e),
+whole AS MATERIALIZED (
+    SELECT held.version, CAST(convert_from(held.value, 'UTF8') AS numeric) + CAST(%(by)s AS numeric) AS total
+    FROM held
+    WHERE held.live AND (held.version >= 4611686018427387904 OR held.version = (SELECT before.version FROM before))
+        AND CASE WHEN held.codec = 'json' AND held.size_bytes <= 20
+            THEN convert_from(held.value, 'UTF8') ~ '^-?[0-9]+$' ELSE false END),
+up AS (
+    UPDATE "statestore".cache_entries AS e SET value = convert_to(CAST(whole.total AS text), 'UTF8'),
+        size_bytes = length(CAST(whole.total AS text)), created_at = statement_timestamp(),
+            last_accessed_at = statement_timestamp(), access_seq = %(stamp)s, access_count = 0,
+        version = CASE WHEN e.version >= 4611686018427387904 THEN 4611686018427387904 ELSE 0 END + CAST(%(version)s AS
+            bigint)
+        , expires_at = ((coalesce(CAST(%(until)s AS timestamptz),
+            statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC'),
+            keep_until = ((coalesce(CAST(%(until)s AS timestamptz),
+            statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval) + coalesce(e.keep_until -
+            e.expires_at, interval '0')) AT TIME ZONE 'UTC')
+    FROM whole
+    WHERE e.namespace = %(namespace)s AND e.key = %(key)s AND whole.total BETWEEN -9223372036854775808
+        AND 18446744073709551615
+    RETURNING whole.total, whole.version, e.version AS new_version),
+tagged AS (
+    UPDATE "statestore".cache_tags AS t SET version = up.new_version FROM up
+    WHERE t.namespace = %(namespace)s AND t.key = %(key)s AND t.version = up.version
+        AND up.version < 4611686018427387904)
+SELECT held.live, held.agent_name, up.total FROM held LEFT JOIN up ON true;
+
+-- cache/counters.py: _READ
+-- Serves CacheCounters.increment.
+SELECT e.value, e.codec, e.size_bytes, e.version, e.agent_name,
+    (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s AND e.key = %(key)s;
+
+-- cache/counters.py: _set_number
+-- Serves CacheCounters.increment.
+--
+-- Another number for an entry that is held.
+--
+-- Built for: of an entry that is given another end.
+UPDATE "statestore".cache_entries AS e SET value = %(value)s, codec = %(codec)s, size_bytes = %(size)s,
+    version = %(version)s, created_at = statement_timestamp(), last_accessed_at = statement_timestamp(),
+    access_seq = %(stamp)s, access_count = 0 ,
+    expires_at = ((coalesce(CAST(%(until)s AS timestamptz),
+    statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC'),
+    keep_until = ((coalesce(CAST(%(until)s AS timestamptz),
+    statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval) + coalesce(e.keep_until - e.expires_at,
+    interval '0')) AT TIME ZONE 'UTC') WHERE namespace = %(namespace)s AND key = %(key)s;
+
+-- cache/counters.py: _RETAG
+-- Serves CacheCounters.increment.
+UPDATE "statestore".cache_tags SET version = %(version)s WHERE namespace = %(namespace)s AND key = %(key)s
+    AND version = %(old_version)s;
+
+-- cache/endings.py: _END
+-- Serves CacheEndings.exists, CacheEndings.touch, CacheEndings.ttl, CacheRepository.add, CacheRepository.restore,
+-- CacheRepository.set, CacheRepository.set_many.
+SELECT e.expires_at, statement_timestamp() FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s
+    AND e.key = %(key)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp());
+
+-- cache/endings.py: _END_HELD
+-- Serves CacheEndings.exists, CacheEndings.touch, CacheEndings.ttl, CacheRepository.add, CacheRepository.restore,
+-- CacheRepository.set, CacheRepository.set_many.
+SELECT e.expires_at, statement_timestamp() FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s
+    AND e.key = %(key)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) FOR NO KEY UPDATE OF e;
+
+-- cache/endings.py: _TOUCH
+-- Serves CacheEndings.touch.
+UPDATE "statestore".cache_entries AS e
+    SET expires_at = ((coalesce(CAST(%(until)s AS timestamptz),
+    statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC'),
+    keep_until = ((coalesce(CAST(%(until)s AS timestamptz),
+    statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval) + coalesce(e.keep_until - e.expires_at,
+    interval '0')) AT TIME ZONE 'UTC') WHERE e.namespace = %(namespace)s AND e.key = %(key)s
+    AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) RETURNING e.key;
+
 -- cache/eviction.py: ALONE
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict, ExpiredRows.sweep_overflow.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict, ExpiredRows.sweep_overflow.
 --
 -- One at a time decides what goes, also among processes; on SQLite there is one writer anyway. The lock ends with the
 -- transaction, so it is safe behind a pooler. Plain sets go on meanwhile: those that may still add are reckoned with. A
@@ -104,23 +194,24 @@ DELETE FROM "statestore".cache_claims WHERE namespace = %(namespace)s AND key = 
 SELECT pg_advisory_xact_lock(hashtextextended('statestore.cache:' || CAST(%(namespace)s AS text), 0));
 
 -- cache/eviction.py: _COUNT
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict.
 SELECT count(*) FROM "statestore".cache_entries WHERE namespace = %(namespace)s;
 
 -- cache/eviction.py: _COUNT_BYTES
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict.
 SELECT count(*), coalesce(sum(size_bytes), 0) FROM "statestore".cache_entries WHERE namespace = %(namespace)s;
 
 -- cache/eviction.py: _REPLACED
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many.
 SELECT count(*), coalesce(sum(size_bytes), 0) FROM "statestore".cache_entries WHERE namespace = %(namespace)s
     AND key = ANY (%(keys)s);
 
 -- cache/eviction.py: _EXPIRED.alone
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict.
 --
 -- Those that somebody works on at the moment are left out: they are no longer the least recently used.
 WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e WHERE e.namespace =
@@ -149,8 +240,8 @@ counted AS (
         size FROM counted;
 
 -- cache/eviction.py: _EXPIRED.within
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict.
 --
 -- Those that somebody works on at the moment are left out: they are no longer the least recently used.
 WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e WHERE e.namespace =
@@ -166,8 +257,8 @@ counted AS (
     FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
 
 -- cache/eviction.py: _LEAST_RECENTLY_USED.alone
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict.
 WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e WHERE e.namespace =
     (SELECT CAST(%(namespace)s AS text)) AND NOT e.key = ANY (%(keys)s) ORDER BY e.last_accessed_at, e.access_seq
     LIMIT %(most)s FOR UPDATE OF e SKIP LOCKED),
@@ -194,8 +285,8 @@ counted AS (
         size FROM counted;
 
 -- cache/eviction.py: _LEAST_RECENTLY_USED.within
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict.
 WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e WHERE e.namespace =
     (SELECT CAST(%(namespace)s AS text)) AND NOT e.key = ANY (%(keys)s) ORDER BY e.last_accessed_at, e.access_seq
     LIMIT %(most)s FOR UPDATE OF e SKIP LOCKED),
@@ -209,8 +300,8 @@ counted AS (
     FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
 
 -- cache/eviction.py: _LEAST_RECENTLY_USED_OR_NOTED.alone
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict.
         WITH noted AS MATERIALIZED (SELECT h.key, h.version, h.at, h.stamp
     FROM unnest(CAST(%(noted_key)s AS text[]), CAST(%(noted_version)s AS bigint[]), CAST(%(noted_at)s AS timestamptz[]),
         CAST(%(noted_stamp)s AS bigint[])) AS h (key, version, at, stamp)),
@@ -249,8 +340,8 @@ greatest(x.access_seq, coalesce(n.stamp, x.access_seq)) LIMIT %(most)s FOR UPDAT
                 expired, size FROM counted;
 
 -- cache/eviction.py: _LEAST_RECENTLY_USED_OR_NOTED.within
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict.
         WITH noted AS MATERIALIZED (SELECT h.key, h.version, h.at, h.stamp
     FROM unnest(CAST(%(noted_key)s AS text[]), CAST(%(noted_version)s AS bigint[]), CAST(%(noted_at)s AS timestamptz[]),
         CAST(%(noted_stamp)s AS bigint[])) AS h (key, version, at, stamp)),
@@ -275,8 +366,8 @@ greatest(x.access_seq, coalesce(n.stamp, x.access_seq)) LIMIT %(most)s FOR UPDAT
             FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
 
 -- cache/eviction.py: _HOW_MANY
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict.
 --
 -- How many of the least recently used make up so many bytes.
 WITH noted AS MATERIALIZED (SELECT h.key, h.version, h.at, h.stamp
@@ -294,7 +385,8 @@ WHERE o.before < %(size)s;
 DELETE FROM "statestore".cache_claims WHERE namespace = %(namespace)s AND claimed_until <= statement_timestamp();
 
 -- cache/holding.py: _HOLD
--- Serves CacheClaims.keep, CacheClaims.look, CacheRepository.add, CacheRepository.entry, CacheRepository.get,
+-- Serves CacheClaims.keep, CacheClaims.look, CacheCounters.increment, CacheEndings.exists, CacheEndings.touch,
+-- CacheEndings.ttl, CacheInvalidation.pop, CacheRepository.add, CacheRepository.entry, CacheRepository.get,
 -- CacheRepository.get_many, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
 --
 -- In one order, those that there are and those that there are not, so that two who do so do not wait for each other in a
@@ -308,7 +400,8 @@ ON CONFLICT (namespace, key) DO UPDATE SET size_bytes = e.size_bytes WHERE false
 RETURNING e.key;
 
 -- cache/holding.py: _LET_GO
--- Serves CacheClaims.keep, CacheClaims.look, CacheRepository.add, CacheRepository.entry, CacheRepository.get,
+-- Serves CacheClaims.keep, CacheClaims.look, CacheCounters.increment, CacheEndings.exists, CacheEndings.touch,
+-- CacheEndings.ttl, CacheInvalidation.pop, CacheRepository.add, CacheRepository.entry, CacheRepository.get,
 -- CacheRepository.get_many, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
 DELETE FROM "statestore".cache_entries WHERE namespace = %(namespace)s AND key = ANY (%(keys)s);
 
@@ -350,6 +443,91 @@ counted AS (
     SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
         count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
     FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
+
+-- cache/invalidation.py: _BY_KEYS.alone
+-- Serves CacheInvalidation.invalidate_many.
+WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e WHERE e.namespace =
+    (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (%(keys)s) ORDER BY e.key FOR UPDATE OF e),
+removed AS (
+    DELETE FROM "statestore".cache_entries AS e
+    WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
+    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+counted AS (
+    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
+        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
+    FROM removed GROUP BY 1), ledger AS (
+    INSERT INTO "statestore".cache_ledger AS l (namespace, day, agent_name, hits, misses, sets, evictions, expirations,
+        invalidations_key, invalidations_tag, invalidations_agent, invalidations_content_hash, invalidations_clear)
+    SELECT %(namespace)s, CAST(statement_timestamp() AT TIME ZONE 'UTC' AS date), c.agent_name, 0, 0, 0, 0, c.expired,
+        c.live, 0, 0, 0, 0 FROM counted AS c ORDER BY c.agent_name
+    ON CONFLICT (namespace, day, agent_name) DO UPDATE SET hits = l.hits + excluded.hits,
+        misses = l.misses + excluded.misses, sets = l.sets + excluded.sets,
+        evictions = l.evictions + excluded.evictions, expirations = l.expirations + excluded.expirations,
+        invalidations_key = l.invalidations_key + excluded.invalidations_key,
+        invalidations_tag = l.invalidations_tag + excluded.invalidations_tag,
+        invalidations_agent = l.invalidations_agent + excluded.invalidations_agent,
+        invalidations_content_hash = l.invalidations_content_hash + excluded.invalidations_content_hash,
+        invalidations_clear = l.invalidations_clear + excluded.invalidations_clear) SELECT agent_name, live, expired,
+        size FROM counted;
+
+-- cache/invalidation.py: _BY_KEYS.within
+-- Serves CacheInvalidation.invalidate_many.
+WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e WHERE e.namespace =
+    (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (%(keys)s) ORDER BY e.key FOR UPDATE OF e),
+removed AS (
+    DELETE FROM "statestore".cache_entries AS e
+    WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
+    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+counted AS (
+    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
+        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
+    FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
+
+-- cache/invalidation.py: _BY_PREFIX.alone
+-- Serves CacheInvalidation.invalidate_prefix.
+WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s
+    AND e.key >= %(prefix)s AND e.key < %(prefix_end)s ORDER BY e.key FOR UPDATE OF e),
+removed AS (
+    DELETE FROM "statestore".cache_entries AS e
+    WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
+    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+counted AS (
+    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
+        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
+    FROM removed GROUP BY 1), ledger AS (
+    INSERT INTO "statestore".cache_ledger AS l (namespace, day, agent_name, hits, misses, sets, evictions, expirations,
+        invalidations_key, invalidations_tag, invalidations_agent, invalidations_content_hash, invalidations_clear)
+    SELECT %(namespace)s, CAST(statement_timestamp() AT TIME ZONE 'UTC' AS date), c.agent_name, 0, 0, 0, 0, c.expired,
+        c.live, 0, 0, 0, 0 FROM counted AS c ORDER BY c.agent_name
+    ON CONFLICT (namespace, day, agent_name) DO UPDATE SET hits = l.hits + excluded.hits,
+        misses = l.misses + excluded.misses, sets = l.sets + excluded.sets,
+        evictions = l.evictions + excluded.evictions, expirations = l.expirations + excluded.expirations,
+        invalidations_key = l.invalidations_key + excluded.invalidations_key,
+        invalidations_tag = l.invalidations_tag + excluded.invalidations_tag,
+        invalidations_agent = l.invalidations_agent + excluded.invalidations_agent,
+        invalidations_content_hash = l.invalidations_content_hash + excluded.invalidations_content_hash,
+        invalidations_clear = l.invalidations_clear + excluded.invalidations_clear) SELECT agent_name, live, expired,
+        size FROM counted;
+
+-- cache/invalidation.py: _BY_PREFIX.within
+-- Serves CacheInvalidation.invalidate_prefix.
+WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s
+    AND e.key >= %(prefix)s AND e.key < %(prefix_end)s ORDER BY e.key FOR UPDATE OF e),
+removed AS (
+    DELETE FROM "statestore".cache_entries AS e
+    WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
+    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+counted AS (
+    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
+        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
+    FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
+
+-- cache/invalidation.py: _POP
+-- Serves CacheInvalidation.pop.
+--
+-- What is noted of it is written later, like that of a read.
+DELETE FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s AND e.key = %(key)s
+RETURNING e.value, e.codec, e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp());
 
 -- cache/invalidation.py: _BY_TAG.alone
 -- Serves CacheInvalidation.invalidate_tag.
@@ -582,6 +760,26 @@ counted AS (
         count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
     FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
 
+-- cache/listing.py: _page
+-- Serves CacheListing.entries, CacheListing.keys.
+--
+-- In the order of the keys, each page found in the index.
+--
+-- Args:
+--     columns: `all`, `no value` or `key`.
+--     filters: Names of arguments.
+--     held: Whether what is read is held until the transaction ends.
+--
+-- Built for: the entries of an agent that have a tag, with their values, from the second page on.
+SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
+array(SELECT t.tag FROM "statestore".cache_tags AS t
+    WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag), e.size_bytes,
+        e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.version, e.codec, e.keep_until
+        FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s
+        AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.agent_name = %(agent_name)s AND EXISTS
+        (SELECT 1 FROM "statestore".cache_tags AS x WHERE x.namespace = e.namespace AND x.key = e.key
+        AND x.version = e.version AND x.tag = %(tag)s) AND e.key > %(after)s ORDER BY e.key LIMIT %(limit)s;
+
 -- cache/repository.py: _GET
 -- Serves CacheRepository.get.
 SELECT e.key, e.value, e.codec, e.agent_name, e.version, statement_timestamp() FROM "statestore".cache_entries AS e
@@ -605,7 +803,7 @@ WHERE e.namespace = %(namespace)s AND e.key = ANY (%(keys)s)
 SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
 array(SELECT t.tag FROM "statestore".cache_tags AS t
     WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag), e.size_bytes,
-        e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.codec, e.version, e.keep_until
+        e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.version, e.codec, e.keep_until
         FROM "statestore".cache_entries AS e
 WHERE e.namespace = %(namespace)s AND e.key = %(key)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp());
 
@@ -614,7 +812,7 @@ WHERE e.namespace = %(namespace)s AND e.key = %(key)s AND (e.expires_at IS NULL 
 SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
 array(SELECT t.tag FROM "statestore".cache_tags AS t
     WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag), e.size_bytes,
-        e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.codec, e.version, e.keep_until
+        e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.version, e.codec, e.keep_until
         FROM "statestore".cache_entries AS e
 WHERE e.namespace = %(namespace)s AND e.key = %(key)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
     FOR NO KEY UPDATE OF e;
@@ -631,27 +829,18 @@ UPDATE "statestore".cache_entries SET created_at = %(created_at)s, expires_at = 
     last_accessed_at = %(last_accessed_at)s, access_count = %(access_count)s
 WHERE namespace = %(namespace)s AND key = %(key)s;
 
--- cache/repository.py: _page
--- Serves CacheRepository.entries.
---
--- In the order of the keys, each page found in the index.
---
--- Built for: the entries of an agent that have a tag, with their values, from the second page on.
-SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
-array(SELECT t.tag FROM "statestore".cache_tags AS t
-    WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag), e.size_bytes,
-        e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.codec, e.version, e.keep_until
-        FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s
-        AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.agent_name = %(agent_name)s AND EXISTS
-        (SELECT 1 FROM "statestore".cache_tags AS x WHERE x.namespace = e.namespace AND x.key = e.key
-        AND x.version = e.version AND x.tag = %(tag)s) AND e.key > %(after)s ORDER BY e.key LIMIT %(limit)s;
-
 -- cache/statements.py: set_postgresql
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many.
 --
 -- One statement sets everything, including tags. With *limited_by* it does nothing if there is no room.
 --
 -- Several are written in the order of their keys, so that two such statements do not wait for each other in a circle.
+--
+-- Args:
+--     values: `one`, `several`, or `varied`: several that have times and tags of their own.
+--     only_if: For one: `missing`, `present`, or `version` for a certain version.
+--     limited_by: `entries` or `bytes`.
 --
 -- Built for: several values, in a cache that is limited by the number of its entries and may be full.
 WITH new AS (
@@ -668,12 +857,15 @@ up AS (
     SELECT %(namespace)s, new.key, new.value, new.codec, new.size_bytes, CAST(%(agent_name)s AS text),
         CAST(%(request)s AS json), CAST(%(content_hash)s AS text), CAST(%(metadata)s AS json),
         CAST(%(version)s AS bigint) + new.place - 1, statement_timestamp(),
-            (statement_timestamp() + CAST(%(ttl)s AS interval)), (statement_timestamp() + CAST(%(keep)s AS interval)),
-            statement_timestamp(), CAST(%(stamp)s AS bigint) + new.place - 1, 0
+            ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS
+            interval)) AT TIME ZONE 'UTC'),
+            ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(keep)s AS
+            interval)) AT TIME ZONE 'UTC'), statement_timestamp(),
+        CAST(%(stamp)s AS bigint) + new.place - 1, 0
     FROM new
     WHERE NOT EXISTS (SELECT 1 FROM new LEFT JOIN old ON old.key = new.key WHERE old.key IS NULL)
         OR (SELECT n FROM held) + (SELECT count(*) FROM new) - (SELECT count(*) FROM old) <= %(room_entries)s
-            ORDER BY new.key COLLATE "C"
+    ORDER BY new.key COLLATE "C"
     ON CONFLICT (namespace, key) DO UPDATE SET value = excluded.value, codec = excluded.codec,
         size_bytes = excluded.size_bytes, agent_name = excluded.agent_name, request = excluded.request,
         content_hash = excluded.content_hash, metadata = excluded.metadata, version = excluded.version,
@@ -699,7 +891,8 @@ SELECT new.key, up.key IS NOT NULL, old.size_bytes, old.version, old.live, CASE 
 FROM new LEFT JOIN up ON up.key = new.key LEFT JOIN old ON old.key = new.key;
 
 -- cache/statements.py: set_one_postgresql
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many.
 --
 -- The most frequent write: one entry, whatever stood there. Half the price of the statement for every case.
 --
@@ -717,10 +910,11 @@ untagged AS (
 INSERT INTO "statestore".cache_entries AS e (namespace, key, value, codec, size_bytes, agent_name, request,
     content_hash, metadata, version, created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count)
 VALUES (%(namespace)s, %(key)s, %(value)s, %(codec)s, %(size)s, CAST(%(agent_name)s AS text), CAST(%(request)s AS json),
-    CAST(%(content_hash)s AS text), CAST(%(metadata)s AS json), %(version)s, statement_timestamp(),
-    (statement_timestamp() + CAST(%(ttl)s AS interval)), (statement_timestamp() + CAST(%(keep)s AS interval)),
-    statement_timestamp(),
-    %(stamp)s, 0)
+    CAST(%(content_hash)s AS text), CAST(%(metadata)s AS json), %(version)s,
+    statement_timestamp(), ((coalesce(CAST(%(until)s AS timestamptz),
+        statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC'),
+        ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(keep)s AS
+        interval)) AT TIME ZONE 'UTC'), statement_timestamp(), %(stamp)s, 0)
 ON CONFLICT (namespace, key) DO UPDATE SET value = excluded.value, codec = excluded.codec,
     size_bytes = excluded.size_bytes, agent_name = excluded.agent_name, request = excluded.request,
     content_hash = excluded.content_hash, metadata = excluded.metadata, version = excluded.version,
@@ -729,7 +923,8 @@ ON CONFLICT (namespace, key) DO UPDATE SET value = excluded.value, codec = exclu
 RETURNING (SELECT size_bytes FROM old), (SELECT version FROM old), (SELECT live FROM old);
 
 -- cache/statements.py: replace_one_postgresql
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many.
 --
 -- One entry where there is one already, which takes no room: what most sets in a full cache are.
 --
@@ -745,8 +940,10 @@ up AS (
         version, created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count) = ROW (%(value)s,
         %(codec)s, %(size)s, CAST(%(agent_name)s AS text), CAST(%(request)s AS json), CAST(%(content_hash)s AS text),
         CAST(%(metadata)s AS json), %(version)s, statement_timestamp(),
-        (statement_timestamp() + CAST(%(ttl)s AS interval)), (statement_timestamp() + CAST(%(keep)s AS interval)),
-        statement_timestamp(), %(stamp)s, 0) FROM old
+        ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS
+        interval)) AT TIME ZONE 'UTC'),
+        ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(keep)s AS
+        interval)) AT TIME ZONE 'UTC'), statement_timestamp(), %(stamp)s, 0) FROM old
     WHERE e.namespace = %(namespace)s AND e.key = %(key)s
     RETURNING old.size_bytes, old.version, old.live)
 , tagged AS (
@@ -801,12 +998,21 @@ WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq = %(seq)
 -- Serves TurnWork.begin.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
+    last_activity_at, belongs_to, (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE
+    'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
     AND (current_setting('transaction_read_only') = 'off'
-    AND has_any_column_privilege('"statestore".sessions', 'update')) END), CAST(s.xmin AS text), s.lease_token,
-    s.lease_until > statement_timestamp()
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), CAST(s.xmin AS text), s.lease_token,
+            s.lease_until > statement_timestamp()
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- ====================================================== expiry =======================================================
 
@@ -819,13 +1025,22 @@ WHERE s.namespace = %(namespace)s AND s.expires_at <= statement_timestamp()
 UNION ALL
 SELECT 'idle_sessions', count(*), min(s.last_activity_at), statement_timestamp() FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.status <> 'busy'
-    AND (s.ttl IS NULL OR s.expires_at <= (statement_timestamp() + s.ttl - CAST(%(max_idle)s AS interval)))
-        AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
-        OR s.lease_until > (statement_timestamp() + CAST(%(latest_lease)s AS interval)))
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
+        interval)) AT TIME ZONE 'UTC'))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s))
 UNION ALL
-SELECT 'expired_state', count(*), min(e.expires_at), statement_timestamp() FROM "statestore".state_entries AS e
-WHERE e.namespace = %(namespace)s AND e.expires_at <= statement_timestamp()
+SELECT 'expired_state', count(*), min(e.expires_at), statement_timestamp() FROM (
+    SELECT e.expires_at FROM "statestore".state_entries AS e WHERE e.namespace = %(namespace)s
+        AND e.expires_at <= statement_timestamp()
+    UNION ALL SELECT e.expires_at FROM "statestore".shared_state AS e
+    WHERE e.namespace = %(namespace)s AND e.expires_at <= statement_timestamp()) AS e
 UNION ALL
 SELECT 'expired_cache', count(*), min(c.keep_until), statement_timestamp() FROM "statestore".cache_entries AS c
 WHERE c.namespace = %(namespace)s AND c.keep_until <= statement_timestamp();
@@ -837,41 +1052,113 @@ SELECT statement_timestamp(), (SELECT value FROM "statestore".store_settings WHE
 
 -- expiry/due.py: _SESSIONS
 -- Serves DueRepository.due.
-WITH doomed AS (
-    SELECT s.session_id, CASE WHEN s.expires_at <= statement_timestamp()
-        AND s.ttl <> %(ended)s THEN 0 ELSE 1 END AS idle
+WITH whole AS (
+    SELECT s.session_id, CASE WHEN s.expires_at > statement_timestamp() OR s.expires_at IS NULL
+        OR s.ttl = %(ended)s THEN 1
+        WHEN s.ttl = %(evicted)s THEN 2 ELSE 0 END AS kind
     FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
         AND (s.expires_at <= statement_timestamp() AND NOT (s.ttl = %(erased)s
-        AND s.expires_at > (statement_timestamp() + -CAST(%(claimed)s AS interval)))
-        OR (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
-        AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.status <> 'busy'
-    AND (s.ttl IS NULL OR s.expires_at <= (statement_timestamp() + s.ttl - CAST(%(max_idle)s AS interval)))
-        AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
-        OR s.lease_until > (statement_timestamp() + CAST(%(latest_lease)s AS interval))))))
-SELECT d.idle, count(*), sum(coalesce(octet_length(CAST(s.title AS text)),
+        AND s.expires_at > ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(claimed)s AS interval)) AT TIME ZONE
+        'UTC')) OR (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
+        interval)) AT TIME ZONE 'UTC'))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s))))
+    UNION ALL SELECT session_id, 2 FROM (
+        SELECT s.session_id FROM "statestore".sessions AS s
+        WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+            AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+        AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp()))
+                AND NOT (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
+                AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+                AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
+        interval)) AT TIME ZONE 'UTC'))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s)))
+        ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT %(excess_sessions)s) AS excess),
+doomed AS (
+    SELECT session_id, kind FROM whole
+    UNION ALL SELECT p.session_id, whole.kind FROM whole JOIN "statestore".sessions AS p
+        ON p.namespace = %(namespace)s AND p.belongs_to = whole.session_id AND p.expires_at IS NULL)
+SELECT d.kind, count(*), sum(coalesce(octet_length(CAST(s.title AS text)),
     0) + coalesce(octet_length(CAST(s.instructions AS text)), 0) + coalesce(octet_length(CAST(s.metadata AS text)), 0)
     + coalesce((SELECT sum(coalesce(octet_length(CAST(e.value AS text)), 0)) FROM "statestore".state_entries AS e
         WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
     + coalesce((SELECT sum(coalesce(octet_length(CAST(m.content AS text)), 0)) FROM "statestore".summaries AS m
-        WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0))
+        WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0)
+    + coalesce((SELECT sum(coalesce(octet_length(CAST(i.value AS text)), 0)) FROM "statestore".session_list_items AS i
+        WHERE i.namespace = s.namespace AND i.session_id = s.session_id), 0))
 FROM doomed AS d JOIN "statestore".sessions AS s ON s.namespace = %(namespace)s AND s.session_id = d.session_id
-GROUP BY d.idle;
+GROUP BY d.kind;
 
 -- expiry/due.py: _ENTRIES
 -- Serves DueRepository.due.
 --
 -- Only what no session sees that lives on: the rest is handed over.
-WITH doomed AS (
-    SELECT s.session_id, CASE WHEN s.expires_at <= statement_timestamp()
-        AND s.ttl <> %(ended)s THEN 0 ELSE 1 END AS idle
+WITH whole AS (
+    SELECT s.session_id, CASE WHEN s.expires_at > statement_timestamp() OR s.expires_at IS NULL
+        OR s.ttl = %(ended)s THEN 1
+        WHEN s.ttl = %(evicted)s THEN 2 ELSE 0 END AS kind
     FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
         AND (s.expires_at <= statement_timestamp() AND NOT (s.ttl = %(erased)s
-        AND s.expires_at > (statement_timestamp() + -CAST(%(claimed)s AS interval)))
-        OR (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
-        AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.status <> 'busy'
-    AND (s.ttl IS NULL OR s.expires_at <= (statement_timestamp() + s.ttl - CAST(%(max_idle)s AS interval)))
-        AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
-        OR s.lease_until > (statement_timestamp() + CAST(%(latest_lease)s AS interval))))))
+        AND s.expires_at > ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(claimed)s AS interval)) AT TIME ZONE
+        'UTC')) OR (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
+        interval)) AT TIME ZONE 'UTC'))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s))))
+    UNION ALL SELECT session_id, 2 FROM (
+        SELECT s.session_id FROM "statestore".sessions AS s
+        WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+            AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+        AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp()))
+                AND NOT (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
+                AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+                AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
+        interval)) AT TIME ZONE 'UTC'))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s)))
+        ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT %(excess_sessions)s) AS excess),
+doomed AS (
+    SELECT session_id, kind FROM whole
+    UNION ALL SELECT p.session_id, whole.kind FROM whole JOIN "statestore".sessions AS p
+        ON p.namespace = %(namespace)s AND p.belongs_to = whole.session_id AND p.expires_at IS NULL)
 SELECT count(*), sum(h.content_bytes + coalesce(octet_length(CAST(h.metadata AS text)), 0)) FROM doomed AS d
 JOIN "statestore".history_entries AS h ON h.namespace = %(namespace)s AND h.session_id = d.session_id
 WHERE NOT EXISTS (
@@ -881,34 +1168,107 @@ WHERE NOT EXISTS (
 
 -- expiry/due.py: _STATE
 -- Serves DueRepository.due.
-WITH doomed AS (
-    SELECT s.session_id, CASE WHEN s.expires_at <= statement_timestamp()
-        AND s.ttl <> %(ended)s THEN 0 ELSE 1 END AS idle
+WITH whole AS (
+    SELECT s.session_id, CASE WHEN s.expires_at > statement_timestamp() OR s.expires_at IS NULL
+        OR s.ttl = %(ended)s THEN 1
+        WHEN s.ttl = %(evicted)s THEN 2 ELSE 0 END AS kind
     FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
         AND (s.expires_at <= statement_timestamp() AND NOT (s.ttl = %(erased)s
-        AND s.expires_at > (statement_timestamp() + -CAST(%(claimed)s AS interval)))
-        OR (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
-        AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.status <> 'busy'
-    AND (s.ttl IS NULL OR s.expires_at <= (statement_timestamp() + s.ttl - CAST(%(max_idle)s AS interval)))
-        AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
-        OR s.lease_until > (statement_timestamp() + CAST(%(latest_lease)s AS interval))))))
-SELECT count(*), sum(coalesce(octet_length(CAST(e.value AS text)), 0)) FROM "statestore".state_entries AS e
-WHERE e.namespace = %(namespace)s AND e.expires_at <= statement_timestamp()
-    AND e.session_id NOT IN (SELECT session_id FROM doomed);
+        AND s.expires_at > ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(claimed)s AS interval)) AT TIME ZONE
+        'UTC')) OR (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
+        interval)) AT TIME ZONE 'UTC'))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s))))
+    UNION ALL SELECT session_id, 2 FROM (
+        SELECT s.session_id FROM "statestore".sessions AS s
+        WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+            AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+        AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp()))
+                AND NOT (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
+                AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+                AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
+        interval)) AT TIME ZONE 'UTC'))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s)))
+        ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT %(excess_sessions)s) AS excess),
+doomed AS (
+    SELECT session_id, kind FROM whole
+    UNION ALL SELECT p.session_id, whole.kind FROM whole JOIN "statestore".sessions AS p
+        ON p.namespace = %(namespace)s AND p.belongs_to = whole.session_id AND p.expires_at IS NULL)
+SELECT count(*), sum(size) FROM (
+    SELECT coalesce(octet_length(CAST(e.value AS text)), 0) AS size FROM "statestore".state_entries AS e
+    WHERE e.namespace = %(namespace)s AND e.expires_at <= statement_timestamp()
+        AND e.session_id NOT IN (SELECT session_id FROM doomed)
+    UNION ALL SELECT coalesce(octet_length(CAST(e.value AS text)), 0) AS size FROM "statestore".shared_state AS e
+    WHERE e.namespace = %(namespace)s AND e.expires_at <= statement_timestamp()) AS expired;
 
 -- expiry/due.py: _UNSEEN
 -- Serves DueRepository.due.
-WITH doomed AS (
-    SELECT s.session_id, CASE WHEN s.expires_at <= statement_timestamp()
-        AND s.ttl <> %(ended)s THEN 0 ELSE 1 END AS idle
+WITH whole AS (
+    SELECT s.session_id, CASE WHEN s.expires_at > statement_timestamp() OR s.expires_at IS NULL
+        OR s.ttl = %(ended)s THEN 1
+        WHEN s.ttl = %(evicted)s THEN 2 ELSE 0 END AS kind
     FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
         AND (s.expires_at <= statement_timestamp() AND NOT (s.ttl = %(erased)s
-        AND s.expires_at > (statement_timestamp() + -CAST(%(claimed)s AS interval)))
-        OR (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
-        AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.status <> 'busy'
-    AND (s.ttl IS NULL OR s.expires_at <= (statement_timestamp() + s.ttl - CAST(%(max_idle)s AS interval)))
-        AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
-        OR s.lease_until > (statement_timestamp() + CAST(%(latest_lease)s AS interval))))))
+        AND s.expires_at > ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(claimed)s AS interval)) AT TIME ZONE
+        'UTC')) OR (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
+        interval)) AT TIME ZONE 'UTC'))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s))))
+    UNION ALL SELECT session_id, 2 FROM (
+        SELECT s.session_id FROM "statestore".sessions AS s
+        WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+            AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+        AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp()))
+                AND NOT (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
+                AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+                AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
+        interval)) AT TIME ZONE 'UTC'))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s)))
+        ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT %(excess_sessions)s) AS excess),
+doomed AS (
+    SELECT session_id, kind FROM whole
+    UNION ALL SELECT p.session_id, whole.kind FROM whole JOIN "statestore".sessions AS p
+        ON p.namespace = %(namespace)s AND p.belongs_to = whole.session_id AND p.expires_at IS NULL)
 SELECT count(*), sum(size) FROM (
     SELECT h.content_bytes + coalesce(octet_length(CAST(h.metadata AS text)), 0) AS size
 FROM "statestore".sessions AS s JOIN "statestore".history_entries AS h
@@ -935,31 +1295,174 @@ SELECT count(*), sum(size) FROM (
     WHERE c.namespace = %(namespace)s AND (c.keep_until IS NULL OR c.keep_until > statement_timestamp())
     ORDER BY c.last_accessed_at, c.access_seq LIMIT %(excess)s) AS least_used;
 
+-- expiry/ending.py: _NOW_AND_MAX_IDLE
+-- Serves DueRepository.due, EndingRepository.end_idle, EndingRepository.retention.
+SELECT statement_timestamp(), (SELECT value FROM "statestore".store_settings WHERE namespace = %(namespace)s
+    AND name = 'max_idle');
+
+-- expiry/ending.py: _SET_MAX_IDLE
+-- Serves EndingRepository.set_retention.
+INSERT INTO "statestore".store_settings (namespace, name, value) VALUES (%(namespace)s, 'max_idle', %(value)s)
+ON CONFLICT (namespace, name) DO UPDATE SET value = excluded.value;
+
+-- expiry/ending.py: _DROP_MAX_IDLE
+-- Serves EndingRepository.set_retention.
+DELETE FROM "statestore".store_settings WHERE namespace = %(namespace)s AND name = 'max_idle';
+
+-- expiry/ending.py: _END_IDLE
+-- Serves EndingRepository.end_idle.
+--
+-- End up to `:limit` sessions, past those that somebody has locked.
+--
+-- They are looked for once, whatever the plan: a subquery may be run again for each row, and then finds others.
+WITH those AS MATERIALIZED (
+    SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+        AND s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
+        interval)) AT TIME ZONE 'UTC'))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s))
+    ORDER BY s.active_hour LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED)
+UPDATE "statestore".sessions AS s SET ttl = %(ended)s,
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE 'UTC')
+    FROM those
+WHERE s.namespace = %(namespace)s AND s.session_id = those.session_id AND s.active_hour <= %(idle_since)s
+    AND s.last_activity_at <= %(idle_since)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+    AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
+        interval)) AT TIME ZONE 'UTC'))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s));
+
+-- expiry/ending.py: _END_EXCESS
+-- Serves EndingRepository.end_others.
+--
+-- End up to `:limit` sessions, past those that somebody has locked.
+--
+-- They are looked for once, whatever the plan: a subquery may be run again for each row, and then finds others.
+WITH those AS MATERIALIZED (
+    SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+        AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp()))
+    ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED)
+UPDATE "statestore".sessions AS s SET ttl = %(ended)s,
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE 'UTC')
+    FROM those
+WHERE s.namespace = %(namespace)s AND s.session_id = those.session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+        AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp()));
+
+-- expiry/ending.py: _COUNT_LIVING
+-- Serves EndingRepository.end_others.
+SELECT count(*) FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.belongs_to IS NULL
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- expiry/ending.py: COUNT_IN_USE
+-- Serves DueRepository.due.
+SELECT count(*) FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.belongs_to IS NULL
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+        AND NOT (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
+        interval)) AT TIME ZONE 'UTC'))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC')) AND NOT EXISTS (
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s)));
+
+-- expiry/ending.py: _ALONE
+-- Serves EndingRepository.end_others.
+--
+-- Two that count the same excess would end twice as many.
+SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(namespace)s AS text), 9));
+
+-- expiry/ending.py: _IDLE_IS_LEFT
+-- Serves EndingRepository.end_idle.
+--
+-- Somebody else has it locked.
+SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.active_hour <= %(idle_since)s
+    AND s.last_activity_at <= %(idle_since)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+    AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
+    interval)) AT TIME ZONE 'UTC'))
+AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+    OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+        'UTC')) AND NOT EXISTS (
+    SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s)) LIMIT 1;
+
 -- expiry/erasure.py: _HIDE_USER
 -- Serves ErasureRepository.hide_user.
---
--- What is left in the row says nothing of the user but which erasure it belongs to.
 UPDATE "statestore".sessions AS s SET user_id = NULL, title = NULL, instructions = %(erasure)s, metadata = '{}',
     project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = %(erased)s,
-        expires_at = (statement_timestamp() + -CAST(%(back)s AS interval))
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.user_id = %(user_id)s;
+
+-- expiry/erasure.py: _HIDE_PARTS
+-- Serves ErasureRepository.hide_user.
+--
+-- Whoever's they are. None is made any more by now: that would wait for the row of the session that it is to belong to.
+UPDATE "statestore".sessions AS s SET user_id = NULL, title = NULL, instructions = %(erasure)s, metadata = '{}',
+    project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = %(erased)s,
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE 'UTC')
+WHERE s.namespace = %(namespace)s AND (s.ttl IS NULL OR s.ttl <> %(erased)s) AND s.belongs_to IN (
+    SELECT w.session_id FROM "statestore".sessions AS w WHERE w.namespace = %(namespace)s
+        AND w.expires_at <= statement_timestamp()
+        AND w.ttl = %(erased)s AND w.instructions = %(erasure)s);
 
 -- expiry/erasure.py: _LOOK
 -- Serves ErasureRepository.remove.
-SELECT (s.expires_at IS NULL OR s.expires_at > statement_timestamp()), s.next_seq - s.first_seq
-    FROM "statestore".sessions AS s
-WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s;
+SELECT ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))), s.next_seq - s.first_seq,
+        s.revision, s.user_id, EXISTS (
+    SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id)
+FROM "statestore".sessions AS s
+WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY UPDATE OF s;
 
 -- expiry/erasure.py: _HIDE_SESSION
 -- Serves ErasureRepository.remove.
 UPDATE "statestore".sessions AS s SET ttl = %(deleted)s,
-    expires_at = (statement_timestamp() + -CAST(%(back)s AS interval))
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s;
 
 -- expiry/erasure.py: _IS_HIDDEN
 -- Serves ErasureRepository.remove_slice.
 SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND s.expires_at <= (statement_timestamp() + -CAST(%(gone_for)s AS interval));
+    AND s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(gone_for)s AS interval)) AT TIME ZONE
+        'UTC');
 
 -- expiry/erasure.py: _NEXT_ERASED
 -- Serves ErasureRepository.erase_next.
@@ -968,48 +1471,230 @@ WHERE s.namespace = %(namespace)s AND s.expires_at <= statement_timestamp() AND 
     AND s.instructions = %(erasure)s
 ORDER BY s.expires_at, s.session_id LIMIT 1;
 
--- expiry/repository.py: _NOW_AND_MAX_IDLE
--- Serves DueRepository.due, ExpiryRepository.end_idle, ExpiryRepository.retention.
-SELECT statement_timestamp(), (SELECT value FROM "statestore".store_settings WHERE namespace = %(namespace)s
-    AND name = 'max_idle');
+-- expiry/erasure.py: _REMOVE
+-- Serves ErasureRepository.remove.
+WITH held AS MATERIALIZED (
+    SELECT s.session_id, ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+        AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AS lives,
+        CAST(s.xmin AS text) AS version FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY UPDATE OF s),
+own AS MATERIALIZED (
+    SELECT s.session_id, 1 AS from_seq, s.next_seq - 1 AS to_seq FROM "statestore".sessions AS s
+    JOIN held ON held.version = CAST(s.xmin AS text)
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+        AND (s.next_seq - s.first_seq <= %(limit)s AND (s.ttl IS NULL OR s.ttl <> %(erased)s)
+        AND (NOT ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+        OR (coalesce(s.revision = %(expected_revision)s, true)
+        AND coalesce(s.user_id = %(expected_user_id)s, CAST(%(expected_user_id)s AS varchar) IS NULL))) AND NOT EXISTS (
+            SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id))
+                AND NOT (EXISTS (SELECT 1 FROM "statestore".session_segments AS g
+        WHERE g.namespace = %(namespace)s AND g.owner_session_id = s.session_id)
+    OR EXISTS (SELECT 1 FROM "statestore".session_segments AS g
+        WHERE g.namespace = %(namespace)s AND g.session_id = s.session_id))),
+folded AS (
+SELECT h.session_id, date_bin('15 minutes', h.created_at, TIMESTAMPTZ '2000-01-01 00:00:00+00') AS bucket_at, s.user_id,
+    coalesce(h.agent_name, s.agent_name) AS agent_name,
+    h.provider_name, coalesce(h.response_model, h.request_model) AS model, h.tool_name, 1 AS entries,
+    CASE WHEN h.role = 'user' THEN 1 ELSE 0 END AS turns,
+    CASE WHEN (h.input_tokens IS NOT NULL OR h.output_tokens IS NOT NULL) THEN 1 ELSE 0 END AS model_calls,
+    CASE WHEN h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool' OR h.tool_call_id IS NULL)
+        THEN 1 ELSE 0 END AS tool_calls,
+    CASE WHEN h.error_type IS NOT NULL THEN 1 ELSE 0 END AS errors,
+    coalesce(h.input_tokens, 0) AS input_tokens, coalesce(h.output_tokens, 0) AS output_tokens,
+    coalesce(h.cache_read_input_tokens, 0) AS cache_read_input_tokens,
+    coalesce(h.cache_write_input_tokens, 0) AS cache_write_input_tokens,
+    coalesce(h.reasoning_output_tokens, 0) AS reasoning_output_tokens,
+    CASE WHEN h.cost_usd IS NULL AND (h.input_tokens IS NOT NULL
+        OR h.output_tokens IS NOT NULL) THEN 1 ELSE 0 END AS unpriced_calls,
+    h.content_bytes, coalesce(h.duration_ms, 0) AS duration_ms, h.cost_usd
+FROM "statestore".history_entries AS h
+JOIN "statestore".sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+WHERE h.namespace = %(namespace)s AND h.usage_folded = 0 AND h.session_id = %(session_id)s AND h.seq BETWEEN
+    (SELECT from_seq FROM own) AND (SELECT to_seq FROM own)),
+replaced AS (
+    DELETE FROM "statestore".usage_ledger AS l WHERE l.namespace = %(namespace)s AND l.session_id = %(session_id)s
+        AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT session_id, bucket_at FROM folded)
+    RETURNING session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
+        tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd),
+noted AS (
+    INSERT INTO "statestore".usage_ledger (namespace, line, session_id, bucket_at, user_id, agent_name, provider_name,
+        model, tool_name, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        duration_ms, cost_usd)
+    SELECT %(namespace)s, row_number() OVER (PARTITION BY session_id, bucket_at ORDER BY user_id, agent_name,
+        provider_name, model, tool_name), session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+        entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM (
+        SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+            CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+            CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+            CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+            CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+            CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+            CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+            CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+            CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+            CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+            CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+            CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes,
+            round(CAST(sum(duration_ms) AS numeric), 3) AS duration_ms, sum(cost_usd) AS cost_usd
+        FROM (SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns,
+            model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM folded UNION ALL SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM replaced) AS lines
+        GROUP BY session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name
+    ) AS sums RETURNING line),
+gone AS (
+    DELETE FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
+        AND h.seq BETWEEN (SELECT from_seq FROM own) AND (SELECT to_seq FROM own) RETURNING h.seq)
+, ended AS (
+    DELETE FROM "statestore".sessions AS s USING own WHERE s.namespace = %(namespace)s AND s.session_id = own.session_id
+    RETURNING 1)
+SELECT held.lives, (SELECT count(*) FROM ended) FROM held;
 
--- expiry/repository.py: _SET_MAX_IDLE
--- Serves ExpiryRepository.set_retention.
-INSERT INTO "statestore".store_settings (namespace, name, value) VALUES (%(namespace)s, 'max_idle', %(value)s)
-ON CONFLICT (namespace, name) DO UPDATE SET value = excluded.value;
-
--- expiry/repository.py: _DROP_MAX_IDLE
--- Serves ExpiryRepository.set_retention.
-DELETE FROM "statestore".store_settings WHERE namespace = %(namespace)s AND name = 'max_idle';
-
--- expiry/repository.py: _END_IDLE
--- Serves ExpiryRepository.end_idle.
-UPDATE "statestore".sessions AS s SET ttl = %(ended)s,
-    expires_at = (statement_timestamp() + -CAST(%(back)s AS interval))
-FROM (SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
-    AND s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.status <> 'busy'
-    AND (s.ttl IS NULL OR s.expires_at <= (statement_timestamp() + s.ttl - CAST(%(max_idle)s AS interval)))
-        AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
-        OR s.lease_until > (statement_timestamp() + CAST(%(latest_lease)s AS interval)))
-    ORDER BY s.active_hour LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED) AS idle
-WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id AND s.active_hour <= %(idle_since)s
-    AND s.last_activity_at <= %(idle_since)s AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
-    AND s.status <> 'busy'
-    AND (s.ttl IS NULL OR s.expires_at <= (statement_timestamp() + s.ttl - CAST(%(max_idle)s AS interval)))
-        AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
-        OR s.lease_until > (statement_timestamp() + CAST(%(latest_lease)s AS interval)));
-
--- expiry/repository.py: _IDLE_IS_LEFT
--- Serves ExpiryRepository.end_idle.
+-- expiry/namespaces.py: _NAMESPACES
+-- Serves NamespaceRepository.namespaces.
 --
--- Somebody else has it locked.
-SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.active_hour <= %(idle_since)s
-    AND s.last_activity_at <= %(idle_since)s AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
-    AND s.status <> 'busy'
-AND (s.ttl IS NULL OR s.expires_at <= (statement_timestamp() + s.ttl - CAST(%(max_idle)s AS interval)))
-    AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
-    OR s.lease_until > (statement_timestamp() + CAST(%(latest_lease)s AS interval))) LIMIT 1;
+-- Prices and settings may stand alone; of these, `prices` only counts changes.
+SELECT name, CAST(sum(n.sessions) AS bigint), CAST(sum(n.entries) AS bigint), CAST(sum(n.bytes) AS bigint),
+    max(n.last_activity_at)
+FROM (
+    SELECT u.namespace AS name, CASE WHEN u.table_name = 'sessions' THEN u.row_count ELSE 0 END AS sessions,
+        CASE WHEN u.table_name = 'history_entries' THEN u.row_count ELSE 0 END AS entries,
+        coalesce(u.bytes, 0) AS bytes, NULL AS last_activity_at
+    FROM "statestore".storage_usage AS u
+    UNION ALL
+    SELECT s.namespace, 0, 0, 0, max(s.last_activity_at) FROM "statestore".sessions AS s GROUP BY s.namespace
+    UNION ALL SELECT p.namespace, 0, 0, 0, NULL FROM "statestore".model_prices AS p WHERE p.namespace <> ''
+    UNION ALL SELECT p.namespace, 0, 0, 0, NULL FROM "statestore".store_settings AS p
+        WHERE p.namespace <> '' AND p.name <> 'prices'
+    UNION ALL SELECT c.namespace, 0, 0, 0, NULL FROM "statestore".cache_ledger AS c) AS n
+GROUP BY n.name ORDER BY n.name;
+
+-- expiry/namespaces.py: _FIRST_NAME
+-- Serves NamespaceRepository.names.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".sessions AS t UNION ALL
+    SELECT min(t.namespace) AS name FROM "statestore".shared_state AS t UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".cache_entries AS t) AS firsts;
+
+-- expiry/namespaces.py: _NEXT_NAME
+-- Serves NamespaceRepository.names.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".sessions AS t WHERE t.namespace > %(after)s
+    UNION ALL SELECT min(t.namespace) AS name FROM "statestore".shared_state AS t WHERE t.namespace > %(after)s
+    UNION ALL SELECT min(t.namespace) AS name FROM "statestore".cache_entries AS t
+    WHERE t.namespace > %(after)s) AS nexts;
+
+-- expiry/namespaces.py: _LEASED
+-- Serves NamespaceRepository.hide.
+SELECT count(*) FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+    AND NOT ((s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC'))) AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+            AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- expiry/namespaces.py: _HIDE
+-- Serves NamespaceRepository.hide.
+UPDATE "statestore".sessions AS s SET ttl = %(deleted)s,
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE 'UTC')
+FROM (SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id > %(after)s
+    ORDER BY s.session_id LIMIT %(limit)s) AS page
+WHERE s.namespace = %(namespace)s AND s.session_id = page.session_id
+RETURNING s.session_id;
+
+-- expiry/namespaces.py: _DELETE['cache_claims']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".cache_claims WHERE ctid = ANY (array(SELECT ctid FROM "statestore".cache_claims
+    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['cache_entries']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".cache_entries WHERE ctid = ANY (array(SELECT ctid FROM "statestore".cache_entries
+    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['cache_ledger']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".cache_ledger WHERE ctid = ANY (array(SELECT ctid FROM "statestore".cache_ledger
+    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['cache_tags']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".cache_tags WHERE ctid = ANY (array(SELECT ctid FROM "statestore".cache_tags
+    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['history_entries']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".history_entries WHERE ctid = ANY (array(SELECT ctid FROM "statestore".history_entries
+    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['model_prices']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".model_prices WHERE ctid = ANY (array(SELECT ctid FROM "statestore".model_prices
+    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['session_list_items']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".session_list_items WHERE ctid = ANY (array(SELECT ctid FROM "statestore".session_list_items
+    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['session_lists']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".session_lists WHERE ctid = ANY (array(SELECT ctid FROM "statestore".session_lists
+    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['session_segments']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".session_segments WHERE ctid = ANY (array(SELECT ctid FROM "statestore".session_segments
+    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['sessions']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".sessions WHERE ctid = ANY (array(SELECT ctid FROM "statestore".sessions
+    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['shared_state']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".shared_state WHERE ctid = ANY (array(SELECT ctid FROM "statestore".shared_state
+    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['state_entries']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".state_entries WHERE ctid = ANY (array(SELECT ctid FROM "statestore".state_entries
+    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['store_settings']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".store_settings WHERE ctid = ANY (array(SELECT ctid FROM "statestore".store_settings
+    WHERE namespace = %(namespace)s AND name <> 'prices' LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['summaries']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".summaries WHERE ctid = ANY (array(SELECT ctid FROM "statestore".summaries
+    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['usage_ledger']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".usage_ledger WHERE ctid = ANY (array(SELECT ctid FROM "statestore".usage_ledger
+    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['usage_records']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".usage_records WHERE ctid = ANY (array(SELECT ctid FROM "statestore".usage_records
+    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _PRICES_ARE_GONE
+-- Serves NamespaceRepository.drop_rows.
+UPDATE "statestore".store_settings SET value = value + 1 WHERE namespace = %(namespace)s AND name = 'prices';
 
 -- expiry/repository.py: _FIND_DUE
 -- Serves ExpiryRepository.sweep_sessions.
@@ -1022,7 +1707,8 @@ AND (s.ttl IS NULL OR s.expires_at <= (statement_timestamp() + s.ttl - CAST(%(ma
 WITH due AS MATERIALIZED (
 SELECT s.expires_at, s.session_id, s.root_session_id FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.expires_at <= statement_timestamp()
-    AND NOT (s.ttl = %(erased)s AND s.expires_at > (statement_timestamp() + -CAST(%(claimed)s AS interval)))
+    AND NOT (s.ttl = %(erased)s AND s.expires_at > ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(claimed)s AS
+    interval)) AT TIME ZONE 'UTC'))
     AND (s.expires_at, s.session_id) > (CAST(%(after_at)s AS timestamptz), %(after_id)s)
 ORDER BY s.expires_at, s.session_id LIMIT %(limit)s), found AS MATERIALIZED (
     SELECT s.expires_at, s.session_id, s.root_session_id, (EXISTS (SELECT 1 FROM "statestore".session_segments AS g
@@ -1086,7 +1772,8 @@ FOR UPDATE OF s SKIP LOCKED;
 -- have entries that sessions see which are not gone.
 SELECT s.session_id, EXISTS (SELECT 1 FROM "statestore".session_segments AS g
     JOIN "statestore".sessions AS v ON v.namespace = g.namespace AND v.session_id = g.session_id
-        AND (v.expires_at IS NULL OR v.expires_at > (statement_timestamp() + -CAST(%(gone_for)s AS interval)))
+        AND (v.expires_at IS NULL OR v.expires_at > ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(gone_for)s AS
+            interval)) AT TIME ZONE 'UTC'))
     WHERE g.namespace = %(namespace)s AND g.owner_session_id = s.session_id)
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
     AND (EXISTS (SELECT 1 FROM "statestore".session_segments AS g
@@ -1104,19 +1791,25 @@ DELETE FROM "statestore".session_segments WHERE namespace = %(namespace)s AND ow
 --
 -- What would be deleted with each session. Asked once it is locked, so that nothing is added any more. Entries are
 -- counted as far as a batch goes: of a session that is ended nobody keeps what it sees of others up to date.
-SELECT s.session_id, s.first_seq, s.next_seq, s.ttl = %(idle)s, s.ttl = %(erased)s,
+SELECT s.session_id, s.first_seq, s.next_seq, s.ttl = %(idle)s, s.ttl = %(evicted)s, s.ttl = %(erased)s,
     (SELECT count(*) FROM (SELECT 1 FROM "statestore".history_entries AS h
         WHERE h.namespace = s.namespace AND h.session_id = s.session_id
         LIMIT CAST(%(limit)s AS bigint) + 1) AS counted),
     (SELECT count(*) FROM "statestore".state_entries AS e WHERE e.namespace = s.namespace
         AND e.session_id = s.session_id),
     (SELECT count(*) FROM "statestore".summaries AS m WHERE m.namespace = s.namespace AND m.session_id = s.session_id),
+    (SELECT count(*) FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        AND p.expires_at IS NULL),
+    (SELECT count(*) FROM "statestore".session_list_items AS i WHERE i.namespace = s.namespace
+        AND i.session_id = s.session_id),
     coalesce(octet_length(CAST(s.title AS text)), 0) + coalesce(octet_length(CAST(s.instructions AS text)),
         0) + coalesce(octet_length(CAST(s.metadata AS text)), 0)
     + coalesce((SELECT sum(coalesce(octet_length(CAST(e.value AS text)), 0)) FROM "statestore".state_entries AS e
         WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
     + coalesce((SELECT sum(coalesce(octet_length(CAST(m.content AS text)), 0)) FROM "statestore".summaries AS m
         WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0)
+    + coalesce((SELECT sum(coalesce(octet_length(CAST(i.value AS text)), 0)) FROM "statestore".session_list_items AS i
+        WHERE i.namespace = s.namespace AND i.session_id = s.session_id), 0)
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s);
 
 -- expiry/repository.py: _COUNT_VIEWERS
@@ -1167,14 +1860,38 @@ DELETE FROM "statestore".summaries WHERE namespace = %(namespace)s AND session_i
         AND m.session_id = %(session_id)s
     ORDER BY m.start_seq LIMIT %(limit)s);
 
--- expiry/rows.py: _DELETE_STATE
+-- expiry/repository.py: _DELETE_SOME_ITEMS
+-- Serves ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user,
+-- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions.
+DELETE FROM "statestore".session_list_items WHERE namespace = %(namespace)s AND session_id = %(session_id)s
+    AND (name, position) IN (
+    SELECT i.name, i.position FROM "statestore".session_list_items AS i
+    WHERE i.namespace = %(namespace)s AND i.session_id = %(session_id)s ORDER BY i.name, i.position LIMIT %(limit)s);
+
+-- expiry/rows.py: _DELETE_STATE[0]
 -- Serves ExpiredRows.sweep_state.
+--
+-- Expired keys of a table, which says by the columns *owner* whose they are.
 WITH due AS (
     SELECT e.session_id, e.key FROM "statestore".state_entries AS e WHERE e.namespace = %(namespace)s
-        AND e.expires_at <= statement_timestamp()
-    ORDER BY e.expires_at LIMIT %(limit)s FOR UPDATE OF e SKIP LOCKED), gone AS (
+        AND e.expires_at <= statement_timestamp() ORDER BY e.expires_at LIMIT %(limit)s FOR UPDATE OF e SKIP LOCKED),
+        gone AS (
     DELETE FROM "statestore".state_entries AS e USING due WHERE e.namespace = %(namespace)s
-        AND e.session_id = due.session_id AND e.key = due.key AND e.expires_at <= statement_timestamp()
+        AND e.expires_at <= statement_timestamp() AND e.session_id = due.session_id AND e.key = due.key
+    RETURNING coalesce(octet_length(CAST(e.value AS text)), 0) AS size)
+SELECT count(*), sum(size) FROM gone;
+
+-- expiry/rows.py: _DELETE_STATE[1]
+-- Serves ExpiredRows.sweep_state.
+--
+-- Expired keys of a table, which says by the columns *owner* whose they are.
+WITH due AS (
+    SELECT e.scope, e.owner_id, e.key FROM "statestore".shared_state AS e WHERE e.namespace = %(namespace)s
+        AND e.expires_at <= statement_timestamp() ORDER BY e.expires_at LIMIT %(limit)s FOR UPDATE OF e SKIP LOCKED),
+        gone AS (
+    DELETE FROM "statestore".shared_state AS e USING due WHERE e.namespace = %(namespace)s
+        AND e.expires_at <= statement_timestamp() AND e.scope = due.scope AND e.owner_id = due.owner_id
+        AND e.key = due.key
     RETURNING coalesce(octet_length(CAST(e.value AS text)), 0) AS size)
 SELECT count(*), sum(size) FROM gone;
 
@@ -1183,6 +1900,8 @@ SELECT count(*), sum(size) FROM gone;
 --
 -- Whether something is due that a step has passed by, since somebody else had it locked.
 SELECT 1 FROM "statestore".state_entries AS e WHERE e.namespace = %(namespace)s
+    AND e.expires_at <= statement_timestamp()
+UNION ALL SELECT 1 FROM "statestore".shared_state AS e WHERE e.namespace = %(namespace)s
     AND e.expires_at <= statement_timestamp() LIMIT 1;
 
 -- expiry/rows.py: _CACHE_IS_LEFT
@@ -1302,17 +2021,23 @@ WITH wanted AS (
         CAST(%(wanted_turns_array)b AS bigint[])) AS w (session_id, count, turns)),
 locked AS MATERIALIZED (
     SELECT s.session_id FROM "statestore".sessions AS s JOIN wanted AS w ON s.session_id = w.session_id
-    WHERE s.namespace = %(namespace)s AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND
-        (SELECT coalesce(sum(p.value), 0) FROM "statestore".store_settings AS p
+    WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+        AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND
+    (SELECT coalesce(sum(p.value), 0) FROM "statestore".store_settings AS p
 WHERE p.name = 'prices' AND p.namespace IN ('', %(namespace)s)) = %(prices_revision)s ORDER BY s.session_id
     FOR NO KEY UPDATE OF s SKIP LOCKED),
 updated AS (
     UPDATE "statestore".sessions AS s
     SET next_seq = s.next_seq + w.count, last_turn = s.last_turn + w.turns, last_activity_at = statement_timestamp(),
-        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl)
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
     FROM wanted AS w
     WHERE s.namespace = %(namespace)s AND s.session_id = w.session_id
-        AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
         AND w.session_id = ANY (array(SELECT l.session_id FROM locked AS l))
     RETURNING s.session_id, s.next_seq - w.count AS first_seq, s.last_turn - w.turns AS base_turn,
         CASE WHEN pg_try_advisory_lock(hashtextextended(s.session_id,
@@ -1341,9 +2066,13 @@ RETURNING session_id, seq, turn, created_at;
     WITH session AS (
 UPDATE "statestore".sessions AS s
 SET next_seq = s.next_seq + %(count)s, last_turn = s.last_turn + %(turns)s, last_activity_at = statement_timestamp(),
-    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl)
+    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.forked_at_seq IS NULL AND NOT EXISTS (
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.forked_at_seq IS NULL
+        AND NOT EXISTS (
     SELECT 1 FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
     AND h.entry_id = ANY (%(entry_ids)s)) RETURNING next_seq - %(count)s AS first_seq,
         last_turn - %(turns)s AS base_turn,
@@ -1362,18 +2091,267 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         content_bytes)
     RETURNING seq, turn, created_at;
 
+-- history/entry_edits.py: _FIND['entry_id']
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at, h.usage_folded, h.session_id
+    FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
+    AND h.entry_id = %(entry_id)s
+UNION ALL
+SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at, h.usage_folded, h.session_id
+    FROM "statestore".session_segments AS g
+JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+    AND h.seq BETWEEN g.from_seq AND g.to_seq
+WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s AND h.entry_id = %(entry_id)s;
+
+-- history/entry_edits.py: _FIND['seq']
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at, h.usage_folded, h.session_id
+    FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
+    AND h.seq = %(seq)s
+UNION ALL
+SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at, h.usage_folded, h.session_id
+    FROM "statestore".session_segments AS g
+JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+    AND h.seq BETWEEN g.from_seq AND g.to_seq
+WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s AND h.seq = %(seq)s;
+
+-- history/entry_edits.py: _SHARED
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+--
+-- Whether any of a range is another's, or is seen by others.
+SELECT 1 FROM "statestore".session_segments AS g WHERE g.namespace = %(namespace)s
+    AND g.owner_session_id = %(session_id)s AND g.from_seq <= %(to_seq)s AND g.to_seq >= %(from_seq)s
+UNION ALL
+SELECT 1 FROM "statestore".session_segments AS g WHERE g.namespace = %(namespace)s
+    AND g.session_id = %(session_id)s AND g.from_seq <= %(to_seq)s AND g.to_seq >= %(from_seq)s
+LIMIT 1;
+
+-- history/entry_edits.py: _ROWS
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+SELECT h.seq, h.entry_id, h.turn, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.provider_name, h.request_model, h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+    h.cache_write_input_tokens, h.reasoning_output_tokens, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".history_entries AS h
+    WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s AND h.seq BETWEEN %(from_seq)s AND %(to_seq)s
+UNION ALL
+SELECT h.seq, h.entry_id, h.turn, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.provider_name, h.request_model, h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+    h.cache_write_input_tokens, h.reasoning_output_tokens, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".session_segments AS g
+JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+    AND h.seq BETWEEN g.from_seq AND g.to_seq AND h.seq BETWEEN %(from_seq)s AND %(to_seq)s
+WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s;
+
+-- history/entry_edits.py: _INSERT
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+INSERT INTO "statestore".history_entries (namespace, session_id, usage_folded, seq, entry_id, turn, role, agent_name,
+    content, metadata, provider_name, request_model, response_model, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, cost_usd, tool_name, tool_call_id,
+    duration_ms, finish_reason, error_type, content_bytes, created_at)
+VALUES (%(namespace)s, %(session_id)s, 1, %(seq)s, %(entry_id)s, %(turn)s, %(role)s, %(agent_name)s, %(content)s,
+    %(metadata)s, %(provider_name)s, %(request_model)s, %(response_model)s, %(input_tokens)s, %(output_tokens)s,
+    %(cache_read_input_tokens)s, %(cache_write_input_tokens)s, %(reasoning_output_tokens)s, %(cost_usd)s, %(tool_name)s,
+    %(tool_call_id)s, %(duration_ms)s, %(finish_reason)s, %(error_type)s, %(content_bytes)s, %(created_at)s);
+
+-- history/entry_edits.py: _SHIFT_TURNS
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+UPDATE "statestore".history_entries SET turn = turn + %(turns)s
+WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq >= %(seq)s;
+
+-- history/entry_edits.py: _SHIFT_LAST_TURN
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+UPDATE "statestore".sessions SET last_turn = last_turn + %(turns)s WHERE namespace = %(namespace)s
+    AND session_id = %(session_id)s;
+
+-- history/entry_edits.py: _at_once
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage.
+--
+-- Built for: the content, if it is the one expected.
+WITH held AS MATERIALIZED (
+    SELECT CAST(s.xmin AS text) AS version FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+own AS MATERIALIZED (
+    SELECT s.session_id AS id FROM "statestore".sessions AS s JOIN held ON held.version = CAST(s.xmin AS text)
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+        AND NOT (EXISTS (SELECT 1 FROM "statestore".session_segments AS g
+        WHERE g.namespace = %(namespace)s AND g.owner_session_id = s.session_id)
+    OR EXISTS (SELECT 1 FROM "statestore".session_segments AS g
+        WHERE g.namespace = %(namespace)s AND g.session_id = s.session_id))
+        AND EXISTS (SELECT 1 FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s
+            AND h.session_id = %(session_id)s AND h.seq = %(seq)s AND CAST(h.content AS text) = %(expected_content)s)),
+active AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM own
+    WHERE s.namespace = %(namespace)s AND s.session_id = own.id RETURNING 1)
+UPDATE "statestore".history_entries AS h SET content = CAST(%(new_content)s AS json),
+    content_bytes = CAST(%(new_content_bytes)s AS bigint) FROM own
+WHERE h.session_id = own.id AND h.namespace = %(namespace)s AND h.session_id = %(session_id)s AND h.seq = %(seq)s
+    AND CAST(h.content AS text) = %(expected_content)s RETURNING NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name,
+    CAST(h.content AS text), CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+    h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model,
+    h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at;
+
+-- history/entry_edits.py: _in_place
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+--
+-- Built for: what is noted about it.
+UPDATE "statestore".history_entries SET metadata = CAST(%(new_metadata)s AS json)
+WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq = %(seq)s RETURNING NULL, seq, turn, entry_id,
+    role, agent_name, CAST(content AS text), CAST(metadata AS text), input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, provider_name, request_model,
+    response_model, cost_usd, tool_name, tool_call_id, duration_ms, finish_reason, error_type, content_bytes, created_at;
+
+-- history/entry_filters.py: _statement
+-- Serves ReadingRepository.read.
+--
+-- For sessions that are not forks, whose rows are read in order until there are enough; with *forks* for any.
+--
+-- Built for: the newest of a role.
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+        / 10) AT TIME ZONE 'UTC')
+        AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, m.*
+            FROM "statestore".sessions AS s LEFT JOIN (
+        SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+            h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+            h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+            h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM
+            (SELECT x.* FROM "statestore".history_entries AS x WHERE x.namespace = %(namespace)s
+            AND x.seq > CAST(%(after)s AS bigint) AND x.seq < CAST(%(before)s AS bigint)
+            AND x.session_id = %(session_id)s AND x.role = %(role)s) AS h
+        ORDER BY h.seq DESC LIMIT %(most)s) AS m ON true
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/entry_lookups.py: _FIND
+-- Serves ReadingRepository.find.
+SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+        / 10) AT TIME ZONE 'UTC')
+        AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, m.*
+            FROM "statestore".sessions AS s LEFT JOIN (
+SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".history_entries AS h
+WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s AND h.entry_id = %(entry_id)s
+UNION ALL
+SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".session_segments AS g
+JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+    AND h.seq BETWEEN g.from_seq AND g.to_seq
+WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s AND h.entry_id = %(entry_id)s) AS m ON true
+WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/entry_lookups.py: _FIND_MANY
+-- Serves EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
+SELECT NULL, m.* FROM (
+SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".history_entries AS h
+WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s AND h.entry_id = ANY (%(entry_ids)s)
+UNION ALL
+SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".session_segments AS g
+JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+    AND h.seq BETWEEN g.from_seq AND g.to_seq
+WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s AND h.entry_id = ANY (%(entry_ids)s)) AS m;
+
+-- history/entry_lookups.py: _LAST
+-- Serves ReadingRepository.last_many.
+SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+        / 10) AT TIME ZONE 'UTC')
+        AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, s.session_id,
+            h.* FROM "statestore".sessions AS s LEFT JOIN LATERAL (
+    SELECT h.* FROM (
+        SELECT s.session_id AS owner, s.next_seq - CAST(%(n)s AS bigint) AS from_seq, s.next_seq - 1 AS to_seq
+        UNION ALL
+        SELECT g.owner_session_id, greatest(g.from_seq, s.next_seq - CAST(%(n)s AS bigint)), g.to_seq
+        FROM "statestore".session_segments AS g WHERE g.namespace = %(namespace)s AND g.session_id = s.session_id
+            AND g.to_seq >= s.next_seq - CAST(%(n)s AS bigint)
+    ) AS piece CROSS JOIN LATERAL (
+        SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+            h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+            h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+            h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
+            FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s
+        AND h.session_id = piece.owner AND h.seq BETWEEN piece.from_seq AND piece.to_seq OFFSET 0) AS h
+) AS h ON true
+WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
 -- history/entry_reads.py: _READ
 -- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
--- HistoryRepository.append, HistoryRepository.get, HistoryRepository.pop_last, HistoryRepository.read, TurnWork.begin,
--- WindowsRepository.window.
+-- HistoryRepository.append, HistoryRepository.pop_last, ReadingRepository.get, ReadingRepository.last_many,
+-- ReadingRepository.read, TurnWork.begin, WindowsRepository.window.
 --
 -- How entries are read: of sessions that are no forks, and of any.
-    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
-    + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+        / 10) AT TIME ZONE 'UTC')
         AND (current_setting('transaction_read_only') = 'off'
-        AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
-        FROM "statestore".sessions AS s LEFT JOIN LATERAL (
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
+            FROM "statestore".sessions AS s LEFT JOIN LATERAL (
         SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
             h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
             h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
@@ -1386,20 +2364,29 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
             greatest(CAST(%(after)s AS bigint) + 1, s.first_seq) + CAST(%(limit)s AS bigint)) - 1
         ORDER BY h.seq OFFSET 0) AS h ON true
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-        AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_reads.py: _READ_FORK
 -- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
--- HistoryRepository.append, HistoryRepository.get, HistoryRepository.pop_last, HistoryRepository.read, TurnWork.begin,
--- WindowsRepository.window.
+-- HistoryRepository.append, HistoryRepository.pop_last, ReadingRepository.get, ReadingRepository.last_many,
+-- ReadingRepository.read, TurnWork.begin, WindowsRepository.window.
 --
 -- How entries are read: of sessions that are no forks, and of any.
-    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
-    + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+        / 10) AT TIME ZONE 'UTC')
         AND (current_setting('transaction_read_only') = 'off'
-        AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
-        FROM "statestore".sessions AS s LEFT JOIN LATERAL (
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
+            FROM "statestore".sessions AS s LEFT JOIN LATERAL (
         SELECT h.* FROM (
             SELECT s.session_id AS owner, greatest(CAST(%(after)s AS bigint) + 1, s.first_seq,
                 least(s.next_seq, CAST(%(before)s AS bigint)) - CAST(%(last)s AS bigint)) AS from_seq,
@@ -1424,20 +2411,100 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
             AND h.session_id = piece.owner AND h.seq BETWEEN piece.from_seq AND piece.to_seq OFFSET 0) AS h
     ) AS h ON true
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-        AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/entry_reads.py: _CONTENT
+-- Serves ReadingRepository.messages.
+--
+-- One column, and for forks what its rows are put in order by.
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+        / 10) AT TIME ZONE 'UTC')
+        AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
+            FROM "statestore".sessions AS s LEFT JOIN LATERAL (
+        SELECT CAST(h.content AS text) FROM "statestore".history_entries AS h
+        WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
+            AND h.seq BETWEEN greatest(CAST(%(after)s AS bigint) + 1, s.first_seq,
+            least(s.next_seq, CAST(%(before)s AS bigint)) - CAST(%(last)s AS bigint))
+            AND least(s.next_seq, CAST(%(before)s AS bigint),
+            greatest(CAST(%(after)s AS bigint) + 1, s.first_seq) + CAST(%(limit)s AS bigint)) - 1
+        ORDER BY h.seq OFFSET 0) AS h ON true
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/entry_reads.py: _CONTENT_FORK
+-- Serves ReadingRepository.messages.
+--
+-- One column, and for forks what its rows are put in order by.
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+        / 10) AT TIME ZONE 'UTC')
+        AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
+            FROM "statestore".sessions AS s LEFT JOIN LATERAL (
+        SELECT h.* FROM (
+            SELECT s.session_id AS owner, greatest(CAST(%(after)s AS bigint) + 1, s.first_seq,
+                least(s.next_seq, CAST(%(before)s AS bigint)) - CAST(%(last)s AS bigint)) AS from_seq,
+                least(s.next_seq, CAST(%(before)s AS bigint), greatest(CAST(%(after)s AS bigint) + 1,
+                s.first_seq) + CAST(%(limit)s AS bigint)) - 1 AS to_seq
+            UNION ALL
+            SELECT g.owner_session_id, greatest(g.from_seq, greatest(CAST(%(after)s AS bigint) + 1, s.first_seq,
+                least(s.next_seq, CAST(%(before)s AS bigint)) - CAST(%(last)s AS bigint))),
+                least(g.to_seq, least(s.next_seq, CAST(%(before)s AS bigint),
+                greatest(CAST(%(after)s AS bigint) + 1, s.first_seq) + CAST(%(limit)s AS bigint)) - 1)
+            FROM "statestore".session_segments AS g WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s
+                AND g.from_seq <= least(s.next_seq, CAST(%(before)s AS bigint),
+                    greatest(CAST(%(after)s AS bigint) + 1, s.first_seq) + CAST(%(limit)s AS bigint)) - 1
+                    AND g.to_seq >= greatest(CAST(%(after)s AS bigint) + 1, s.first_seq,
+                    least(s.next_seq, CAST(%(before)s AS bigint)) - CAST(%(last)s AS bigint))
+        ) AS piece CROSS JOIN LATERAL (
+            SELECT CAST(h.content AS text), h.seq FROM "statestore".history_entries AS h
+                WHERE h.namespace = %(namespace)s
+            AND h.session_id = piece.owner AND h.seq BETWEEN piece.from_seq AND piece.to_seq OFFSET 0) AS h
+    ) AS h ON true
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_reads.py: _READ_FORK_SMALL
 -- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
--- HistoryRepository.append, HistoryRepository.get, HistoryRepository.pop_last, HistoryRepository.read, TurnWork.begin,
--- WindowsRepository.window.
+-- HistoryRepository.append, HistoryRepository.pop_last, ReadingRepository.get, ReadingRepository.last_many,
+-- ReadingRepository.read, TurnWork.begin, WindowsRepository.window.
 --
 -- The same without the content of large entries, which is null then.
-    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
-    + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+        / 10) AT TIME ZONE 'UTC')
         AND (current_setting('transaction_read_only') = 'off'
-        AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
-        FROM "statestore".sessions AS s LEFT JOIN LATERAL (
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
+            FROM "statestore".sessions AS s LEFT JOIN LATERAL (
         SELECT h.* FROM (
             SELECT s.session_id AS owner, greatest(CAST(%(after)s AS bigint) + 1, s.first_seq,
                 least(s.next_seq, CAST(%(before)s AS bigint)) - CAST(%(last)s AS bigint)) AS from_seq,
@@ -1463,20 +2530,29 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
             AND h.session_id = piece.owner AND h.seq BETWEEN piece.from_seq AND piece.to_seq OFFSET 0) AS h
     ) AS h ON true
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-        AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_reads.py: _READ_SMALL
 -- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
--- HistoryRepository.append, HistoryRepository.get, HistoryRepository.pop_last, HistoryRepository.read, TurnWork.begin,
--- WindowsRepository.window.
+-- HistoryRepository.append, HistoryRepository.pop_last, ReadingRepository.get, ReadingRepository.last_many,
+-- ReadingRepository.read, TurnWork.begin, WindowsRepository.window.
 --
 -- The same without the content of large entries, which is null then.
-    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
-    + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+        / 10) AT TIME ZONE 'UTC')
         AND (current_setting('transaction_read_only') = 'off'
-        AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
-        FROM "statestore".sessions AS s LEFT JOIN LATERAL (
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
+            FROM "statestore".sessions AS s LEFT JOIN LATERAL (
         SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name,
             CASE WHEN h.content_bytes <= %(largest)s THEN CAST(h.content AS text) ELSE 'null' END,
             CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
@@ -1490,23 +2566,9 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
             greatest(CAST(%(after)s AS bigint) + 1, s.first_seq) + CAST(%(limit)s AS bigint)) - 1
         ORDER BY h.seq OFFSET 0) AS h ON true
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-        AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
-
--- history/entry_reads.py: _FIND_BY_ID
--- Serves HistoryRepository.append, TurnWork.commit.
-SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
-    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
-    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
-    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".history_entries AS h
-WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s AND h.entry_id = ANY (%(entry_ids)s)
-UNION ALL
-SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
-    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
-    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
-    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".session_segments AS g
-JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
-    AND h.seq BETWEEN g.from_seq AND g.to_seq
-WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s AND h.entry_id = ANY (%(entry_ids)s);
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_rows.py: insert_one
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
@@ -1520,14 +2582,18 @@ VALUES (%(namespace)s, %(session_id)s, %(seq)s, %(created_at)s, %(entry_id)s, %(
     %(content_bytes)s, %(provider_name)s, %(request_model)s, %(input_tokens)s, %(output_tokens)s, %(cost_usd)s);
 
 -- history/locating.py: _LOCATE
--- Serves LocatingRepository.locate.
+-- Serves LocatingRepository.locate, LocatingRepository.locate_many.
 --
 -- The unique index on entries begins with their ids.
-SELECT h.entry_id, h.session_id FROM "statestore".history_entries AS h
+SELECT h.entry_id, h.session_id, h.seq FROM "statestore".history_entries AS h
 JOIN "statestore".sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
 WHERE h.entry_id = ANY (%(entry_ids)s) AND h.namespace = %(namespace)s
     AND (%(any_agent)s OR s.agent_name = ANY (%(agent_names)s))
-        AND (%(expired_too)s OR (s.expires_at IS NULL OR s.expires_at > statement_timestamp()));
+        AND (%(expired_too)s OR ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+        AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))
+ORDER BY h.created_at, h.session_id;
 
 -- history/notify.py: STATEMENTS.listen_to
 --
@@ -1553,7 +2619,7 @@ SELECT pg_advisory_unlock_shared(hashtextextended(f.session_id, hashtextextended
 UPDATE "statestore".sessions AS s
 SET first_seq = %(first_seq)s, next_seq = %(next_seq)s, last_turn = %(last_turn)s,
     last_activity_at = statement_timestamp(), active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
-    expires_at = (statement_timestamp() + s.ttl)
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s;
 
 -- history/ranges.py: _DELETE_SUMMARIES
@@ -1562,20 +2628,311 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s;
 DELETE FROM "statestore".summaries WHERE namespace = %(namespace)s AND session_id = %(session_id)s
     AND end_seq > %(last_seq)s;
 
--- history/read_batches.py: _READ
--- Serves HistoryRepository.read.
+-- history/ranges.py: _POP
+-- Serves HistoryRepository.pop_last.
+WITH held AS MATERIALIZED (
+    SELECT s.session_id, ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+        AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AS lives,
+        CAST(s.xmin AS text) AS version FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY UPDATE OF s),
+own AS MATERIALIZED (
+    SELECT s.session_id, greatest(s.first_seq, s.next_seq - CAST(%(n)s AS bigint)) AS from_seq, s.next_seq - 1 AS to_seq
+        FROM "statestore".sessions AS s
+    JOIN held ON held.version = CAST(s.xmin AS text)
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+        AND (((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq > s.first_seq
+        AND CAST(%(n)s AS bigint) > 0) AND NOT (EXISTS (SELECT 1 FROM "statestore".session_segments AS g
+        WHERE g.namespace = %(namespace)s AND g.owner_session_id = s.session_id)
+    OR EXISTS (SELECT 1 FROM "statestore".session_segments AS g
+        WHERE g.namespace = %(namespace)s AND g.session_id = s.session_id))),
+folded AS (
+SELECT h.session_id, date_bin('15 minutes', h.created_at, TIMESTAMPTZ '2000-01-01 00:00:00+00') AS bucket_at, s.user_id,
+    coalesce(h.agent_name, s.agent_name) AS agent_name,
+    h.provider_name, coalesce(h.response_model, h.request_model) AS model, h.tool_name, 1 AS entries,
+    CASE WHEN h.role = 'user' THEN 1 ELSE 0 END AS turns,
+    CASE WHEN (h.input_tokens IS NOT NULL OR h.output_tokens IS NOT NULL) THEN 1 ELSE 0 END AS model_calls,
+    CASE WHEN h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool' OR h.tool_call_id IS NULL)
+        THEN 1 ELSE 0 END AS tool_calls,
+    CASE WHEN h.error_type IS NOT NULL THEN 1 ELSE 0 END AS errors,
+    coalesce(h.input_tokens, 0) AS input_tokens, coalesce(h.output_tokens, 0) AS output_tokens,
+    coalesce(h.cache_read_input_tokens, 0) AS cache_read_input_tokens,
+    coalesce(h.cache_write_input_tokens, 0) AS cache_write_input_tokens,
+    coalesce(h.reasoning_output_tokens, 0) AS reasoning_output_tokens,
+    CASE WHEN h.cost_usd IS NULL AND (h.input_tokens IS NOT NULL
+        OR h.output_tokens IS NOT NULL) THEN 1 ELSE 0 END AS unpriced_calls,
+    h.content_bytes, coalesce(h.duration_ms, 0) AS duration_ms, h.cost_usd
+FROM "statestore".history_entries AS h
+JOIN "statestore".sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+WHERE h.namespace = %(namespace)s AND h.usage_folded = 0 AND h.session_id = %(session_id)s AND h.seq BETWEEN
+    (SELECT from_seq FROM own) AND (SELECT to_seq FROM own)),
+replaced AS (
+    DELETE FROM "statestore".usage_ledger AS l WHERE l.namespace = %(namespace)s AND l.session_id = %(session_id)s
+        AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT session_id, bucket_at FROM folded)
+    RETURNING session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
+        tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd),
+noted AS (
+    INSERT INTO "statestore".usage_ledger (namespace, line, session_id, bucket_at, user_id, agent_name, provider_name,
+        model, tool_name, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        duration_ms, cost_usd)
+    SELECT %(namespace)s, row_number() OVER (PARTITION BY session_id, bucket_at ORDER BY user_id, agent_name,
+        provider_name, model, tool_name), session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+        entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM (
+        SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+            CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+            CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+            CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+            CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+            CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+            CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+            CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+            CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+            CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+            CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+            CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes,
+            round(CAST(sum(duration_ms) AS numeric), 3) AS duration_ms, sum(cost_usd) AS cost_usd
+        FROM (SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns,
+            model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM folded UNION ALL SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM replaced) AS lines
+        GROUP BY session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name
+    ) AS sums RETURNING line),
+gone AS (
+    DELETE FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
+        AND h.seq BETWEEN (SELECT from_seq FROM own) AND (SELECT to_seq FROM own) RETURNING h.seq, h.turn, h.entry_id,
+        h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text), h.input_tokens, h.output_tokens,
+        h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name,
+        h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason,
+        h.error_type, h.content_bytes, h.created_at)
+, shortened AS (
+    UPDATE "statestore".sessions AS s SET next_seq = own.from_seq, last_turn =
+        (SELECT g.turn - CASE WHEN g.role = 'user' THEN 1 ELSE 0 END FROM gone AS g WHERE g.seq = own.from_seq),
+        last_activity_at = statement_timestamp(), active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM own
+    WHERE s.namespace = %(namespace)s AND s.session_id = own.session_id RETURNING 1), forgotten AS (
+    DELETE FROM "statestore".summaries AS m USING own
+    WHERE m.namespace = %(namespace)s AND m.session_id = own.session_id AND m.end_seq >= own.from_seq RETURNING 1)
+SELECT held.lives, (SELECT count(*) FROM own), g.* FROM held LEFT JOIN gone AS g ON true;
+
+-- history/ranges.py: _TRIM
+-- Serves ShorteningRepository.trim.
+WITH held AS MATERIALIZED (
+    SELECT s.session_id, ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+        AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AS lives,
+        CAST(s.xmin AS text) AS version FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY UPDATE OF s),
+own AS MATERIALIZED (
+    SELECT s.session_id, s.first_seq AS from_seq,
+        s.first_seq + least(s.next_seq - s.first_seq - CAST(%(keep_last)s AS bigint),
+        CAST(%(limit)s AS bigint)) - 1 AS to_seq, s.next_seq - s.first_seq - CAST(%(keep_last)s AS bigint) AS excess
+        FROM "statestore".sessions AS s
+    JOIN held ON held.version = CAST(s.xmin AS text)
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+        AND (((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+        AND s.next_seq - s.first_seq - CAST(%(keep_last)s AS bigint) > 0)
+        AND NOT (EXISTS (SELECT 1 FROM "statestore".session_segments AS g
+        WHERE g.namespace = %(namespace)s AND g.owner_session_id = s.session_id)
+    OR EXISTS (SELECT 1 FROM "statestore".session_segments AS g
+        WHERE g.namespace = %(namespace)s AND g.session_id = s.session_id))),
+folded AS (
+SELECT h.session_id, date_bin('15 minutes', h.created_at, TIMESTAMPTZ '2000-01-01 00:00:00+00') AS bucket_at, s.user_id,
+    coalesce(h.agent_name, s.agent_name) AS agent_name,
+    h.provider_name, coalesce(h.response_model, h.request_model) AS model, h.tool_name, 1 AS entries,
+    CASE WHEN h.role = 'user' THEN 1 ELSE 0 END AS turns,
+    CASE WHEN (h.input_tokens IS NOT NULL OR h.output_tokens IS NOT NULL) THEN 1 ELSE 0 END AS model_calls,
+    CASE WHEN h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool' OR h.tool_call_id IS NULL)
+        THEN 1 ELSE 0 END AS tool_calls,
+    CASE WHEN h.error_type IS NOT NULL THEN 1 ELSE 0 END AS errors,
+    coalesce(h.input_tokens, 0) AS input_tokens, coalesce(h.output_tokens, 0) AS output_tokens,
+    coalesce(h.cache_read_input_tokens, 0) AS cache_read_input_tokens,
+    coalesce(h.cache_write_input_tokens, 0) AS cache_write_input_tokens,
+    coalesce(h.reasoning_output_tokens, 0) AS reasoning_output_tokens,
+    CASE WHEN h.cost_usd IS NULL AND (h.input_tokens IS NOT NULL
+        OR h.output_tokens IS NOT NULL) THEN 1 ELSE 0 END AS unpriced_calls,
+    h.content_bytes, coalesce(h.duration_ms, 0) AS duration_ms, h.cost_usd
+FROM "statestore".history_entries AS h
+JOIN "statestore".sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+WHERE h.namespace = %(namespace)s AND h.usage_folded = 0 AND h.session_id = %(session_id)s AND h.seq BETWEEN
+    (SELECT from_seq FROM own) AND (SELECT to_seq FROM own)),
+replaced AS (
+    DELETE FROM "statestore".usage_ledger AS l WHERE l.namespace = %(namespace)s AND l.session_id = %(session_id)s
+        AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT session_id, bucket_at FROM folded)
+    RETURNING session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
+        tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd),
+noted AS (
+    INSERT INTO "statestore".usage_ledger (namespace, line, session_id, bucket_at, user_id, agent_name, provider_name,
+        model, tool_name, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        duration_ms, cost_usd)
+    SELECT %(namespace)s, row_number() OVER (PARTITION BY session_id, bucket_at ORDER BY user_id, agent_name,
+        provider_name, model, tool_name), session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+        entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM (
+        SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+            CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+            CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+            CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+            CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+            CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+            CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+            CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+            CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+            CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+            CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+            CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes,
+            round(CAST(sum(duration_ms) AS numeric), 3) AS duration_ms, sum(cost_usd) AS cost_usd
+        FROM (SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns,
+            model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM folded UNION ALL SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM replaced) AS lines
+        GROUP BY session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name
+    ) AS sums RETURNING line),
+gone AS (
+    DELETE FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
+        AND h.seq BETWEEN (SELECT from_seq FROM own) AND (SELECT to_seq FROM own) RETURNING h.seq)
+, shortened AS (
+    UPDATE "statestore".sessions AS s SET first_seq = own.to_seq + 1, last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM own
+    WHERE s.namespace = %(namespace)s AND s.session_id = own.session_id RETURNING 1)
+SELECT held.lives, own.to_seq - own.from_seq + 1, own.excess > CAST(%(limit)s AS bigint), (
+    SELECT s.next_seq - s.first_seq - CAST(%(keep_last)s AS bigint) FROM "statestore".sessions AS s
+        WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s)
+FROM held LEFT JOIN own ON true;
+
+-- history/ranges.py: _CLEAR
+-- Serves ShorteningRepository.clear.
+WITH held AS MATERIALIZED (
+    SELECT s.session_id, ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+        AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AS lives,
+        CAST(s.xmin AS text) AS version FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY UPDATE OF s),
+own AS MATERIALIZED (
+    SELECT s.session_id, s.first_seq AS from_seq, s.next_seq - 1 AS to_seq FROM "statestore".sessions AS s
+    JOIN held ON held.version = CAST(s.xmin AS text)
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+        AND (((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+        AND s.next_seq - s.first_seq <= CAST(%(limit)s AS bigint))
+        AND NOT (EXISTS (SELECT 1 FROM "statestore".session_segments AS g
+        WHERE g.namespace = %(namespace)s AND g.owner_session_id = s.session_id)
+    OR EXISTS (SELECT 1 FROM "statestore".session_segments AS g
+        WHERE g.namespace = %(namespace)s AND g.session_id = s.session_id))),
+folded AS (
+SELECT h.session_id, date_bin('15 minutes', h.created_at, TIMESTAMPTZ '2000-01-01 00:00:00+00') AS bucket_at, s.user_id,
+    coalesce(h.agent_name, s.agent_name) AS agent_name,
+    h.provider_name, coalesce(h.response_model, h.request_model) AS model, h.tool_name, 1 AS entries,
+    CASE WHEN h.role = 'user' THEN 1 ELSE 0 END AS turns,
+    CASE WHEN (h.input_tokens IS NOT NULL OR h.output_tokens IS NOT NULL) THEN 1 ELSE 0 END AS model_calls,
+    CASE WHEN h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool' OR h.tool_call_id IS NULL)
+        THEN 1 ELSE 0 END AS tool_calls,
+    CASE WHEN h.error_type IS NOT NULL THEN 1 ELSE 0 END AS errors,
+    coalesce(h.input_tokens, 0) AS input_tokens, coalesce(h.output_tokens, 0) AS output_tokens,
+    coalesce(h.cache_read_input_tokens, 0) AS cache_read_input_tokens,
+    coalesce(h.cache_write_input_tokens, 0) AS cache_write_input_tokens,
+    coalesce(h.reasoning_output_tokens, 0) AS reasoning_output_tokens,
+    CASE WHEN h.cost_usd IS NULL AND (h.input_tokens IS NOT NULL
+        OR h.output_tokens IS NOT NULL) THEN 1 ELSE 0 END AS unpriced_calls,
+    h.content_bytes, coalesce(h.duration_ms, 0) AS duration_ms, h.cost_usd
+FROM "statestore".history_entries AS h
+JOIN "statestore".sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+WHERE h.namespace = %(namespace)s AND h.usage_folded = 0 AND h.session_id = %(session_id)s AND h.seq BETWEEN
+    (SELECT from_seq FROM own) AND (SELECT to_seq FROM own)),
+replaced AS (
+    DELETE FROM "statestore".usage_ledger AS l WHERE l.namespace = %(namespace)s AND l.session_id = %(session_id)s
+        AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT session_id, bucket_at FROM folded)
+    RETURNING session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
+        tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd),
+noted AS (
+    INSERT INTO "statestore".usage_ledger (namespace, line, session_id, bucket_at, user_id, agent_name, provider_name,
+        model, tool_name, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        duration_ms, cost_usd)
+    SELECT %(namespace)s, row_number() OVER (PARTITION BY session_id, bucket_at ORDER BY user_id, agent_name,
+        provider_name, model, tool_name), session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+        entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM (
+        SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+            CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+            CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+            CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+            CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+            CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+            CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+            CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+            CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+            CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+            CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+            CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes,
+            round(CAST(sum(duration_ms) AS numeric), 3) AS duration_ms, sum(cost_usd) AS cost_usd
+        FROM (SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns,
+            model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM folded UNION ALL SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM replaced) AS lines
+        GROUP BY session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name
+    ) AS sums RETURNING line),
+gone AS (
+    DELETE FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
+        AND h.seq BETWEEN (SELECT from_seq FROM own) AND (SELECT to_seq FROM own) RETURNING h.seq)
+, shortened AS (
+    UPDATE "statestore".sessions AS s SET first_seq = 1, next_seq = 1, last_turn = 0,
+        last_activity_at = statement_timestamp(), active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM own
+    WHERE s.namespace = %(namespace)s AND s.session_id = own.session_id RETURNING 1), forgotten AS (
+    DELETE FROM "statestore".summaries AS m USING own
+    WHERE m.namespace = %(namespace)s AND m.session_id = own.session_id AND m.end_seq >= 1 RETURNING 1)
+SELECT held.lives, own.to_seq - own.from_seq + 1 FROM held LEFT JOIN own ON true;
+
+-- history/read_batches.py: _ENTRIES
+-- Serves ReadingRepository.read.
 SELECT w.number, h.*
 FROM unnest((SELECT CAST(%(sessions_array)b AS text[])), (SELECT CAST(%(last_array)b AS bigint[])),
     (SELECT CAST(%(after_array)b AS bigint[])), (SELECT CAST(%(before_array)b AS bigint[])),
     (SELECT CAST(%(limit_array)b AS bigint[])))
     WITH ORDINALITY AS w (session_id, last, after, before, most, number)
 JOIN "statestore".sessions AS s ON s.namespace = %(namespace)s AND s.session_id = w.session_id
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
-    AND coalesce(CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND coalesce(CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
-    + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+        / 10) AT TIME ZONE 'UTC')
         AND (current_setting('transaction_read_only') = 'off'
-        AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, 0) = 0
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, 0) = 0
 LEFT JOIN LATERAL (
     SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
         h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
@@ -1587,20 +2944,119 @@ LEFT JOIN LATERAL (
         AND least(s.next_seq, w.before, greatest(w.after + 1, s.first_seq) + w.most) - 1
     ORDER BY h.seq OFFSET 0) AS h ON true;
 
--- history/repository.py: _COUNT
--- Serves HistoryRepository.count.
+-- history/read_batches.py: _CONTENTS
+-- Serves ReadingRepository.messages.
+SELECT w.number, h.*
+FROM unnest((SELECT CAST(%(sessions_array)b AS text[])), (SELECT CAST(%(last_array)b AS bigint[])),
+    (SELECT CAST(%(after_array)b AS bigint[])), (SELECT CAST(%(before_array)b AS bigint[])),
+    (SELECT CAST(%(limit_array)b AS bigint[])))
+    WITH ORDINALITY AS w (session_id, last, after, before, most, number)
+JOIN "statestore".sessions AS s ON s.namespace = %(namespace)s AND s.session_id = w.session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND coalesce(CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+        / 10) AT TIME ZONE 'UTC')
+        AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, 0) = 0
+LEFT JOIN LATERAL (
+    SELECT CAST(h.content AS text), h.seq FROM "statestore".history_entries AS h
+    WHERE h.namespace = %(namespace)s AND h.session_id = w.session_id
+        AND h.seq BETWEEN greatest(w.after + 1, s.first_seq, least(s.next_seq, w.before) - w.last)
+        AND least(s.next_seq, w.before, greatest(w.after + 1, s.first_seq) + w.most) - 1
+    ORDER BY h.seq OFFSET 0) AS h ON true;
+
+-- history/read_batches.py: READS._statement
+-- Serves ReadingRepository.read.
+SELECT w.number, h.*
+FROM unnest((SELECT CAST(%(sessions_array)b AS text[])), (SELECT CAST(%(last_array)b AS bigint[])),
+    (SELECT CAST(%(after_array)b AS bigint[])), (SELECT CAST(%(before_array)b AS bigint[])),
+    (SELECT CAST(%(limit_array)b AS bigint[])))
+    WITH ORDINALITY AS w (session_id, last, after, before, most, number)
+JOIN "statestore".sessions AS s ON s.namespace = %(namespace)s AND s.session_id = w.session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND coalesce(CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+        / 10) AT TIME ZONE 'UTC')
+        AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, 0) = 0
+LEFT JOIN LATERAL (
+    SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+        h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+        h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+        h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
+        FROM "statestore".history_entries AS h
+    WHERE h.namespace = %(namespace)s AND h.session_id = w.session_id
+        AND h.seq BETWEEN greatest(w.after + 1, s.first_seq, least(s.next_seq, w.before) - w.last)
+        AND least(s.next_seq, w.before, greatest(w.after + 1, s.first_seq) + w.most) - 1
+    ORDER BY h.seq OFFSET 0) AS h ON true;
+
+-- history/read_batches.py: MESSAGES._statement
+-- Serves ReadingRepository.messages.
+SELECT w.number, h.*
+FROM unnest((SELECT CAST(%(sessions_array)b AS text[])), (SELECT CAST(%(last_array)b AS bigint[])),
+    (SELECT CAST(%(after_array)b AS bigint[])), (SELECT CAST(%(before_array)b AS bigint[])),
+    (SELECT CAST(%(limit_array)b AS bigint[])))
+    WITH ORDINALITY AS w (session_id, last, after, before, most, number)
+JOIN "statestore".sessions AS s ON s.namespace = %(namespace)s AND s.session_id = w.session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND coalesce(CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+        / 10) AT TIME ZONE 'UTC')
+        AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, 0) = 0
+LEFT JOIN LATERAL (
+    SELECT CAST(h.content AS text), h.seq FROM "statestore".history_entries AS h
+    WHERE h.namespace = %(namespace)s AND h.session_id = w.session_id
+        AND h.seq BETWEEN greatest(w.after + 1, s.first_seq, least(s.next_seq, w.before) - w.last)
+        AND least(s.next_seq, w.before, greatest(w.after + 1, s.first_seq) + w.most) - 1
+    ORDER BY h.seq OFFSET 0) AS h ON true;
+
+-- history/reading.py: _COUNT
+-- Serves ReadingRepository.count.
 SELECT s.next_seq - s.first_seq FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/summaries.py: _ADD
 -- Serves SummariesRepository.add_summary.
 WITH session AS (
 UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
-    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl)
+    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.next_seq > %(end_seq)s
-    RETURNING s.session_id)
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq > %(end_seq)s
+        RETURNING s.session_id)
 INSERT INTO "statestore".summaries AS m (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
 SELECT %(namespace)s, session.session_id, CAST(%(start_seq)s AS bigint), CAST(%(end_seq)s AS bigint),
     CAST(%(content)s AS text), CAST(%(token_count)s AS bigint), statement_timestamp() FROM session
@@ -1624,21 +3080,31 @@ DELETE FROM "statestore".summaries WHERE namespace = %(namespace)s AND session_i
 -- Serves SummariesRepository.add_summary.
 SELECT s.next_seq - 1 FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/summaries.py: _READ
 -- Serves ConversationsRepository.load, ConversationsRepository.save, SummariesRepository.summaries, TurnWork.begin,
 -- WindowsRepository.window.
 --
 -- The session comes with its summaries, or without one: one round trip.
-SELECT (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
-    AND (current_setting('transaction_read_only') = 'off'
-    AND has_any_column_privilege('"statestore".sessions', 'update')) END), m.start_seq, m.end_seq, m.content,
-    m.token_count, m.created_at
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
+    TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), m.start_seq, m.end_seq, m.content,
+            m.token_count, m.created_at
 FROM "statestore".sessions AS s
 LEFT JOIN "statestore".summaries AS m ON m.namespace = s.namespace AND m.session_id = s.session_id
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) ORDER BY m.start_seq;
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY m.start_seq;
 
 -- history/tail.py: _LOOK
 -- Serves FollowWork.look, FollowWork.start, TurnWork.commit.
@@ -1652,7 +3118,43 @@ SELECT s.next_seq - 1, s.created_at, coalesce(
         AND h.seq = %(seq)s
     WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s AND %(seq)s BETWEEN g.from_seq AND g.to_seq))
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/tool_names.py: _FIND_IN_ONE
+-- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
+--
+-- Most appends are to one session. PostgreSQL plans a list of sessions anew at each call, which takes a third longer.
+SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS
+    (SELECT 1 FROM unnest(CAST(%(call_ids)s AS text[])) AS w (id)
+    WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0) THEN CAST(h.content AS text) END
+FROM "statestore".sessions AS s JOIN "statestore".history_entries AS h
+    ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq >= s.next_seq - %(searched)s
+WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
+    AND (h.tool_call_id = ANY (%(call_ids)s) OR EXISTS (SELECT 1 FROM unnest(CAST(%(call_ids)s AS text[])) AS w (id)
+    WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0))
+ORDER BY h.seq;
+
+-- history/tool_names.py: _FIND_IN_SEVERAL
+-- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
+SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS
+    (SELECT 1 FROM unnest(CAST(%(call_ids)s AS text[])) AS w (id)
+    WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0) THEN CAST(h.content AS text) END
+FROM "statestore".sessions AS s JOIN "statestore".history_entries AS h
+    ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq >= s.next_seq - %(searched)s
+WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
+    AND (h.tool_call_id = ANY (%(call_ids)s) OR EXISTS (SELECT 1 FROM unnest(CAST(%(call_ids)s AS text[])) AS w (id)
+    WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0))
+ORDER BY h.seq;
 
 -- ===================================================== portable ======================================================
 
@@ -1680,30 +3182,48 @@ VALUES (%(namespace)s, %(line)s, %(session_id)s, %(bucket_at)s, %(user_id)s, %(a
 
 -- portable/portable_rows.py: _SESSIONS
 -- Serves PortableWork.sessions.
-SELECT t.session_id, t.user_id, t.agent_name, t.title, t.status, t.instructions, CAST(t.metadata AS text),
-    t.project_root, t.cwd, t.parent_session_id, t.root_session_id, t.forked_at_seq, t.first_seq, t.next_seq,
-    t.last_turn, t.revision, t.ttl, t.expires_at, t.created_at, t.last_activity_at
-FROM "statestore".sessions AS t WHERE t.namespace = %(namespace)s
-    AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp()) AND t.session_id > %(after)s
-    ORDER BY t.session_id LIMIT %(limit)s;
+SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions, CAST(s.metadata AS text),
+    s.project_root, s.cwd, s.parent_session_id, s.root_session_id, s.forked_at_seq, s.first_seq, s.next_seq,
+    s.last_turn, s.revision, s.ttl, s.expires_at, s.created_at, s.last_activity_at, s.belongs_to
+FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id > %(after)s
+        ORDER BY s.session_id LIMIT %(limit)s;
 
 -- portable/portable_rows.py: _SESSIONS_OF_USER
 -- Serves PortableWork.sessions.
-SELECT t.session_id, t.user_id, t.agent_name, t.title, t.status, t.instructions, CAST(t.metadata AS text),
-    t.project_root, t.cwd, t.parent_session_id, t.root_session_id, t.forked_at_seq, t.first_seq, t.next_seq,
-    t.last_turn, t.revision, t.ttl, t.expires_at, t.created_at, t.last_activity_at
-FROM "statestore".sessions AS t WHERE t.namespace = %(namespace)s
-    AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp()) AND t.session_id > %(after)s
-    AND t.user_id = %(user_id)s ORDER BY t.session_id LIMIT %(limit)s;
+--
+-- With what belongs to them, whoever's it is.
+SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions, CAST(s.metadata AS text),
+    s.project_root, s.cwd, s.parent_session_id, s.root_session_id, s.forked_at_seq, s.first_seq, s.next_seq,
+    s.last_turn, s.revision, s.ttl, s.expires_at, s.created_at, s.last_activity_at, s.belongs_to
+FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id > %(after)s
+        AND (s.user_id = %(user_id)s OR s.belongs_to IN (
+    SELECT w.session_id FROM "statestore".sessions AS w WHERE w.namespace = %(namespace)s AND w.user_id = %(user_id)s))
+        ORDER BY s.session_id LIMIT %(limit)s;
 
 -- portable/portable_rows.py: _SESSION
 -- Serves PortableWork.sessions.
-SELECT t.session_id, t.user_id, t.agent_name, t.title, t.status, t.instructions, CAST(t.metadata AS text),
-    t.project_root, t.cwd, t.parent_session_id, t.root_session_id, t.forked_at_seq, t.first_seq, t.next_seq,
-    t.last_turn, t.revision, t.ttl, t.expires_at, t.created_at, t.last_activity_at
-FROM "statestore".sessions AS t WHERE t.namespace = %(namespace)s
-    AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp()) AND t.session_id = %(session_id)s
-    ORDER BY t.session_id LIMIT %(limit)s;
+SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions, CAST(s.metadata AS text),
+    s.project_root, s.cwd, s.parent_session_id, s.root_session_id, s.forked_at_seq, s.first_seq, s.next_seq,
+    s.last_turn, s.revision, s.ttl, s.expires_at, s.created_at, s.last_activity_at, s.belongs_to
+FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = %(session_id)s
+        ORDER BY s.session_id LIMIT %(limit)s;
+
+-- portable/portable_rows.py: _PARTS
+-- Serves PortableWork.sessions.
+SELECT s.session_id FROM "statestore".sessions AS s
+WHERE s.namespace = %(namespace)s AND s.belongs_to = ANY (%(session_ids)s)
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- portable/portable_rows.py: _ENTRIES
 -- Serves PortableWork.entries.
@@ -1716,7 +3236,7 @@ FROM "statestore".history_entries AS t WHERE t.namespace = %(namespace)s AND t.s
 
 -- portable/portable_rows.py: _STATE
 -- Serves PortableWork.state.
-SELECT t.session_id, t.key, CAST(t.value AS text), t.version, t.updated_at, t.expires_at
+SELECT t.session_id, t.key, CAST(t.value AS text), t.version, t.updated_at, t.expires_at, t.created_at
 FROM "statestore".state_entries AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
     AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp()) ORDER BY t.session_id, t.key LIMIT %(limit)s;
 
@@ -1725,6 +3245,19 @@ FROM "statestore".state_entries AS t WHERE t.namespace = %(namespace)s AND t.ses
 SELECT t.session_id, t.start_seq, t.end_seq, t.content, t.token_count, t.created_at
 FROM "statestore".summaries AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
     ORDER BY t.session_id, t.start_seq LIMIT %(limit)s;
+
+-- portable/portable_rows.py: _LISTS
+-- Serves PortableWork.lists.
+SELECT t.session_id, t.name, t.item_count, t.created_at, t.updated_at
+FROM "statestore".session_lists AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
+    ORDER BY t.session_id, t.name LIMIT %(limit)s;
+
+-- portable/portable_rows.py: _ITEMS
+-- Serves PortableWork.list_items.
+SELECT t.session_id, t.name, t.position, CAST(t.value AS text), t.created_at
+FROM "statestore".session_list_items AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
+    AND (t.name, t.position) > (%(after_name)s, %(after_position)s) ORDER BY t.session_id, t.name, t.position
+    LIMIT %(limit)s;
 
 -- portable/portable_rows.py: _USAGE
 -- Serves PortableWork.usage.
@@ -1747,6 +3280,21 @@ FROM "statestore".usage_ledger AS t WHERE t.namespace = %(namespace)s
 -- Serves PortableWork.pieces.
 SELECT s.first_seq, s.next_seq - 1 FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s;
+
+-- portable/portable_rows.py: _SHOW_WHOLES
+-- Serves PortableWork.settle_parts.
+--
+-- Written, though nothing changes, as by whoever makes a part: see `unshared`.
+UPDATE "statestore".sessions AS s SET revision = s.revision WHERE s.namespace = %(namespace)s AND s.session_id IN (
+    SELECT p.belongs_to FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s
+        AND p.session_id = ANY (%(session_ids)s));
+
+-- portable/portable_rows.py: _SET_FREE
+-- Serves PortableWork.settle_parts.
+UPDATE "statestore".sessions AS s SET belongs_to = NULL
+WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s) AND s.belongs_to IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM "statestore".sessions AS w
+    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to AND w.belongs_to IS NULL);
 
 -- portable/portable_rows.py: _FIND_USAGE
 -- Serves PortableWork.find_usage.
@@ -1778,23 +3326,39 @@ INSERT INTO "statestore".state_entries (namespace, session_id, key, value, updat
 -- Serves ForksRepository.lineage.
 SELECT s.root_session_id, s.created_at FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/forks.py: _TURN_AT
 -- Serves ForksRepository.fork.
 SELECT turn FROM "statestore".history_entries WHERE namespace = %(namespace)s AND session_id = %(session_id)s
     AND seq = %(seq)s;
 
--- sessions/forks.py: _COPY_STATE
+-- sessions/forks.py: _COPY_STATE[0]
 -- Serves ForksRepository.fork.
-INSERT INTO "statestore".state_entries (namespace, session_id, key, value, version, updated_at, expires_at)
-SELECT e.namespace, %(fork_id)s, e.key, e.value, e.version, e.updated_at, e.expires_at
-    FROM "statestore".state_entries AS e
-WHERE e.namespace = %(namespace)s AND e.session_id = %(session_id)s
-    AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp());
+--
+-- One statement on PostgreSQL, which sees one moment: a list and its items fit each other.
+WITH keys AS (
+INSERT INTO "statestore".state_entries (namespace, session_id, key, value, version, created_at, updated_at, expires_at)
+SELECT e.namespace, %(fork_id)s, e.key, e.value, e.version, e.created_at, e.updated_at, e.expires_at
+FROM "statestore".state_entries AS e WHERE e.namespace = %(namespace)s AND e.session_id = %(session_id)s
+    AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())), lists AS (
+INSERT INTO "statestore".session_lists (namespace, session_id, name, item_count, created_at, updated_at)
+SELECT namespace, %(fork_id)s, name, item_count, created_at, updated_at FROM "statestore".session_lists
+WHERE namespace = %(namespace)s AND session_id = %(session_id)s)
+INSERT INTO "statestore".session_list_items (namespace, session_id, name, position, value, created_at)
+SELECT namespace, %(fork_id)s, name, position, value, created_at FROM "statestore".session_list_items
+WHERE namespace = %(namespace)s AND session_id = %(session_id)s;
 
--- sessions/forks.py: _COPY_SUMMARIES
+-- sessions/forks.py: _COPY_SUMMARIES_AND_SHOW
 -- Serves ForksRepository.fork.
+--
+-- The source's row is written, though nothing in it changes: see `unshared`. That comes last: an INSERT with the id of a
+-- session waits for who has written its row, though not for who has locked it, and two forks could wait for each other.
+WITH shown AS (
+    UPDATE "statestore".sessions AS s SET revision = s.revision
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s)
 INSERT INTO "statestore".summaries (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
 SELECT namespace, %(fork_id)s, start_seq, end_seq, content, token_count, created_at FROM "statestore".summaries
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND end_seq <= %(at_seq)s;
@@ -1829,29 +3393,34 @@ SELECT session_id, parent_session_id, forked_at_seq, created_at FROM up WHERE pa
 -- Serves ForksRepository.lineage.
 SELECT s.session_id FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.parent_session_id = %(session_id)s AND s.created_at >= %(created_at)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
 ORDER BY s.created_at, s.session_id;
 
 -- sessions/holding.py: _LOCK_ABSENCE
--- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
--- HistoryRepository.append, HistoryRepository.count, HistoryRepository.get, HistoryRepository.pop_last,
--- HistoryRepository.read, SessionsRepository.exists, SessionsRepository.find, SessionsRepository.get,
--- SessionsRepository.open, SessionsRepository.update, StateRepository.entry, StateRepository.get,
--- StateRepository.get_all, StateRepository.increment, StateRepository.set, SummariesRepository.summaries,
--- TurnWork.begin, WindowsRepository.window.
+-- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save, FollowWork.look,
+-- FollowWork.start, HistoryRepository.append, HistoryRepository.pop_last, ListsRepository.append,
+-- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, ReadingRepository.count,
+-- ReadingRepository.find, ReadingRepository.get, ReadingRepository.last_many, ReadingRepository.messages,
+-- ReadingRepository.read, SessionsRepository.exists, SessionsRepository.find, SessionsRepository.get,
+-- SessionsRepository.open, SessionsRepository.update, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, SummariesRepository.summaries, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.get_all_many, WindowsRepository.window.
 --
 -- A session that does not exist has no row to be locked. Two transactions that find it missing, and then make it, queue
 -- here; the second one finds what the first has made. The innermost number is this kind of lock's own: those who follow
--- a session have 11 (see `notify`), families 7 (see `segments`).
+-- a session have 11 (see `notify`), families 7 (see `segments`), state 17, 19 and 23.
 SELECT pg_advisory_xact_lock(
     hashtextextended(CAST(%(session_id)s AS text), hashtextextended(CAST(%(namespace)s AS text), 13)));
 
 -- sessions/holding.py: _holding
 -- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
--- HistoryRepository.append, HistoryRepository.count, HistoryRepository.get, HistoryRepository.pop_last,
--- HistoryRepository.read, SessionsRepository.exists, StateRepository.entry, StateRepository.get,
--- StateRepository.get_all, StateRepository.increment, StateRepository.set, SummariesRepository.summaries,
--- TurnWork.begin, WindowsRepository.window.
+-- HistoryRepository.append, HistoryRepository.pop_last, ReadingRepository.count, ReadingRepository.find,
+-- ReadingRepository.get, ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read,
+-- SessionsRepository.exists, SummariesRepository.summaries, TurnWork.begin, WindowsRepository.window.
 --
 -- *statement* and the lock in one; each row says first whether what it read is what is locked now.
 --
@@ -1862,16 +3431,25 @@ SELECT pg_advisory_xact_lock(
 WITH held AS MATERIALIZED (
     SELECT CAST(s.xmin AS text) AS version FROM "statestore".sessions AS s
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-        AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) FOR NO KEY UPDATE OF s)
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s)
 SELECT (SELECT held.version FROM held) IS NOT DISTINCT FROM (SELECT CAST(s.xmin AS text) FROM "statestore".sessions AS s
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s), r.*
 FROM (
-    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
-    + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+        / 10) AT TIME ZONE 'UTC')
         AND (current_setting('transaction_read_only') = 'off'
-        AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
-        FROM "statestore".sessions AS s LEFT JOIN LATERAL (
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
+            FROM "statestore".sessions AS s LEFT JOIN LATERAL (
         SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
             h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
             h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
@@ -1884,132 +3462,248 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
             greatest(CAST(%(after)s AS bigint) + 1, s.first_seq) + CAST(%(limit)s AS bigint)) - 1
         ORDER BY h.seq OFFSET 0) AS h ON true
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-        AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())) AS r;
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))) AS r;
 
 -- sessions/leases.py: _ACQUIRE
 -- Serves LeaseWork.take.
 UPDATE "statestore".sessions AS s SET lease_owner = %(owner)s,
     lease_token = greatest(s.lease_token + 1, CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)),
-    lease_until = (statement_timestamp() + CAST(%(lease_ttl)s AS interval)), last_activity_at = statement_timestamp(),
-        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl)
+    lease_until = ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(lease_ttl)s AS interval)) AT TIME ZONE 'UTC'),
+        last_activity_at = statement_timestamp(), active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
-        OR s.lease_until > (statement_timestamp() + CAST(%(latest_lease)s AS interval)))
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC'))
 RETURNING lease_token, lease_until;
 
 -- sessions/leases.py: _RENEW
 -- Serves LeasesRepository.renew.
-UPDATE "statestore".sessions AS s SET lease_until = (statement_timestamp() + CAST(%(lease_ttl)s AS interval)),
-    last_activity_at = statement_timestamp(), active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
-    expires_at = (statement_timestamp() + s.ttl)
+UPDATE "statestore".sessions AS s SET lease_until = ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(lease_ttl)s AS
+    interval)) AT TIME ZONE 'UTC'), last_activity_at = statement_timestamp(),
+    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.lease_token = %(lease_token)s
-    AND s.lease_until > statement_timestamp()
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+        AND s.lease_token = %(lease_token)s AND s.lease_until > statement_timestamp()
 RETURNING lease_until;
 
 -- sessions/leases.py: _RELEASE
 -- Serves LeasesRepository.release.
 UPDATE "statestore".sessions AS s SET lease_owner = NULL, lease_until = NULL, last_activity_at = statement_timestamp(),
-    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl)
+    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.lease_token = %(lease_token)s
-    AND s.lease_until > statement_timestamp();
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+        AND s.lease_token = %(lease_token)s AND s.lease_until > statement_timestamp();
 
 -- sessions/leases.py: _BEGIN_WORK
 -- Serves LeaseWork.begin_work.
 --
 -- A session that was left busy may be taken over as it is: the lease proves that nobody else is working on it.
 UPDATE "statestore".sessions AS s SET status = 'busy', last_activity_at = statement_timestamp(),
-    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl)
+    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.status IN ('ready', 'busy')
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.status IN ('ready', 'busy')
      AND s.lease_token = %(lease_token)s AND s.lease_until > statement_timestamp();
 
 -- sessions/leases.py: _END_WORK
 -- Serves LeaseWork.end_work.
 UPDATE "statestore".sessions AS s SET lease_owner = NULL, lease_until = NULL, last_activity_at = statement_timestamp(),
-    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl),
+    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC'),
     status = CASE WHEN s.status = 'busy' THEN 'ready' ELSE s.status END
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.lease_token = %(lease_token)s
-    AND s.lease_until > statement_timestamp();
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+        AND s.lease_token = %(lease_token)s AND s.lease_until > statement_timestamp();
 
 -- sessions/leases.py: _STATUS
 -- Serves LeaseWork.begin_work.
 SELECT s.status FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/lifecycle.py: _STATUS
 -- Serves LifecycleRepository.set_status.
 SELECT s.status FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/lifecycle.py: _TERMINATE
 -- Serves LifecycleRepository.terminate.
 UPDATE "statestore".sessions AS s SET status = 'dead', lease_owner = NULL, lease_until = NULL,
     last_activity_at = statement_timestamp(), active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
-    expires_at = (statement_timestamp() + s.ttl)
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/lifecycle.py: _REPAIR
 -- Serves LifecycleRepository.repair_abandoned.
 --
 -- Renewing a lease also updates the last activity, so this one condition covers both kinds of work.
-UPDATE "statestore".sessions AS s SET status = 'ready', lease_owner = NULL, lease_until = NULL
-WHERE s.namespace = %(namespace)s AND s.status = 'busy'
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
-    AND s.last_activity_at <= (statement_timestamp() + -CAST(%(older_than)s AS interval))
+UPDATE "statestore".sessions AS s SET status = CASE WHEN s.status = 'starting' THEN 'dead' ELSE 'ready' END,
+    lease_owner = NULL, lease_until = NULL
+WHERE s.namespace = %(namespace)s AND s.status IN ('starting', 'busy')
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(older_than)s AS interval)) AT TIME
+        ZONE 'UTC')
     AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
-        OR s.lease_until > (statement_timestamp() + CAST(%(latest_lease)s AS interval)));
+        OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
+            'UTC'));
 
 -- sessions/lifecycle.py: _set_status
 -- Serves LifecycleRepository.set_status.
 --
 -- Built for: from ready to busy, by who holds a lease.
 UPDATE "statestore".sessions AS s SET status = %(status)s, last_activity_at = statement_timestamp(),
-    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl)
+    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.status IN ('ready')
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.status IN ('ready')
  AND s.lease_token = %(lease_token)s AND s.lease_until > statement_timestamp()
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at;
+    last_activity_at, belongs_to;
 
 -- sessions/listing.py: _page_statement
 -- Serves ListingRepository.page.
 --
 -- Keyset paging: each page starts where the last one ended, found in the index, however far down.
 --
--- Built for: a user's sessions, the latest first, from the second page on.
+-- Built for: a user's sessions with a key of metadata and a text in the title, the latest first, from the second page on, and how many there are.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at FROM "statestore".sessions AS s
-WHERE s.namespace = %(namespace)s AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
-    AND s.user_id = %(user_id)s AND (s.active_hour, s.last_activity_at,
-    s.session_id) < (CAST(%(at_hour)s AS timestamptz), CAST(%(at)s AS timestamptz), %(at_id)s)
-    ORDER BY s.active_hour DESC, s.last_activity_at DESC, s.session_id DESC LIMIT %(limit)s;
+    last_activity_at, belongs_to, total FROM (SELECT count(*) AS total FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+    AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+        AND s.user_id = %(user_id)s AND strpos(lower(s.title COLLATE "C"),
+        lower(CAST(%(title_contains)s AS text) COLLATE "C")) > 0
+        AND CASE WHEN strpos(CAST(s.metadata AS text), '\u') = 0
+        THEN CAST(s.metadata -> CAST(%(key_0)s AS text) AS text) = %(value_0)s
+        ELSE CAST(CAST(replace(replace(CAST(s.metadata AS text), '\\', '\b\b'), '\u',
+            '\\u') AS json) -> CAST(%(plain_key_0)s AS text) AS text)
+            = %(plain_value_0)s END) AS t
+LEFT JOIN (SELECT s.* FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+        AND s.user_id = %(user_id)s AND strpos(lower(s.title COLLATE "C"),
+        lower(CAST(%(title_contains)s AS text) COLLATE "C")) > 0
+        AND CASE WHEN strpos(CAST(s.metadata AS text), '\u') = 0
+        THEN CAST(s.metadata -> CAST(%(key_0)s AS text) AS text) = %(value_0)s
+        ELSE CAST(CAST(replace(replace(CAST(s.metadata AS text), '\\', '\b\b'), '\u',
+            '\\u') AS json) -> CAST(%(plain_key_0)s AS text) AS text)
+            = %(plain_value_0)s END AND (s.active_hour, s.last_activity_at,
+                s.session_id) < (CAST(%(at_hour)s AS timestamptz), CAST(%(at)s AS timestamptz), %(at_id)s)
+                ORDER BY s.active_hour DESC, s.last_activity_at DESC, s.session_id DESC
+                LIMIT %(limit)s OFFSET %(offset)s) AS page ON true ORDER BY page.active_hour DESC,
+                page.last_activity_at DESC, page.session_id DESC;
 
 -- sessions/listing.py: _count_statement
 -- Serves ListingRepository.count.
 --
 -- Built for: of a user.
 SELECT count(*) FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.user_id = %(user_id)s;
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    AND s.user_id = %(user_id)s;
+
+-- sessions/parts.py: _END
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
+-- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+--
+-- A part that is not ended has no end. With the TTL of its session it counts as gone in the same way.
+UPDATE "statestore".sessions AS s SET ttl = coalesce(w.ttl, %(deleted)s), lease_owner = NULL, lease_until = NULL,
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE 'UTC')
+FROM "statestore".sessions AS w
+WHERE w.namespace = %(namespace)s AND w.session_id = ANY (%(session_ids)s) AND s.namespace = w.namespace
+    AND s.belongs_to = w.session_id AND s.expires_at IS NULL;
+
+-- sessions/parts.py: _IDS
+-- Serves ErasureRepository.remove.
+SELECT session_id FROM "statestore".sessions WHERE namespace = %(namespace)s AND belongs_to = %(session_id)s
+    ORDER BY session_id;
+
+-- sessions/parts.py: _END_DUE
+-- Serves EndingRepository.end_others.
+WITH due AS MATERIALIZED (
+    SELECT s.session_id, s.ttl FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.expires_at <= statement_timestamp()
+        AND NOT (s.ttl = %(erased)s AND s.expires_at > ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(claimed)s AS
+        interval)) AT TIME ZONE 'UTC')) AND EXISTS (SELECT 1 FROM "statestore".sessions AS p
+    WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id AND p.expires_at IS NULL)
+    ORDER BY s.expires_at LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED),
+hidden AS (
+    UPDATE "statestore".sessions AS s SET expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS
+        interval)) AT TIME ZONE 'UTC') FROM due
+    WHERE s.namespace = %(namespace)s AND s.session_id = due.session_id
+        AND s.expires_at > ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE
+            'UTC')),
+ended AS (
+    UPDATE "statestore".sessions AS s SET ttl = due.ttl, lease_owner = NULL, lease_until = NULL,
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE 'UTC')
+        FROM due
+    WHERE s.namespace = %(namespace)s AND s.belongs_to = due.session_id AND s.expires_at IS NULL)
+SELECT count(*) FROM due;
 
 -- sessions/repository.py: _EXISTS
 -- Serves SessionsRepository.exists.
 SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/segments.py: _LOCK_FAMILY
--- Serves ConversationsRepository.save, ErasureRepository.erase_next, ErasureRepository.remove,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_next, ErasureRepository.remove,
 -- ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 SELECT s.root_session_id, pg_advisory_xact_lock_shared(hashtextextended(CAST(%(namespace)s AS text), 8)),
     pg_advisory_xact_lock(hashtextextended(s.root_session_id, hashtextextended(CAST(%(namespace)s AS text), 7)))
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s;
@@ -2021,46 +3715,89 @@ SELECT s.root_session_id, pg_advisory_xact_lock_shared(hashtextextended(CAST(%(n
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s;
 
 -- sessions/segments.py: _LOCK_ALL
--- Serves ErasureRepository.hide_user, PortableWork.make_room.
+-- Serves ErasureRepository.hide_user, NamespaceRepository.drop_rows, NamespaceRepository.hide, PortableWork.make_room.
 SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(namespace)s AS text), 8));
 
 -- sessions/segments.py: _EXISTS
--- Serves ConversationsRepository.save, ErasureRepository.erase_next, ErasureRepository.remove,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_next, ErasureRepository.remove,
 -- ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 SELECT 1 FROM "statestore".sessions WHERE namespace = %(namespace)s AND session_id = %(session_id)s;
 
 -- sessions/segments.py: _LOCK_ROW
--- Serves ConversationsRepository.save, ErasureRepository.erase_next, ErasureRepository.remove,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_next, ErasureRepository.remove,
 -- ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 SELECT 1 FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND s.root_session_id = %(root_session_id)s
     FOR NO KEY UPDATE OF s;
 
--- sessions/segments.py: _SHARE_ROW
+-- sessions/segments.py: _LOCK_ROW_OF_SOURCE
 -- Serves ForksRepository.fork.
+--
+-- A fork of a part belongs to the same session, whose row is locked before any of a part.
+WITH whole AS MATERIALIZED (
+    SELECT 1 FROM "statestore".sessions AS w WHERE w.namespace = %(namespace)s AND w.session_id = (
+        SELECT x.belongs_to FROM "statestore".sessions AS x WHERE x.namespace = %(namespace)s
+            AND x.session_id = %(session_id)s)
+    FOR NO KEY UPDATE OF w)
 SELECT 1 FROM "statestore".sessions AS s
-WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND s.root_session_id = %(root_session_id)s
-    FOR SHARE OF s;
+WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND s.root_session_id = %(root_session_id)s AND
+    (SELECT count(*) FROM whole) >= 0 FOR NO KEY UPDATE OF s;
 
 -- sessions/segments.py: _OF_SESSION
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, PortableWork.pieces, SessionsRepository.create, SessionsRepository.open,
--- ShorteningRepository.clear, ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, PortableWork.pieces,
+-- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 SELECT session_id, from_seq, to_seq, owner_session_id FROM "statestore".session_segments
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s ORDER BY from_seq;
 
 -- sessions/segments.py: _VIEWED
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- Which ranges of a session's rows forks see: of those that begin at one position the longest, with the fork that would
 -- get the rows. Sessions that will live on are preferred, so that the rows need not change hands again.
@@ -2072,9 +3809,12 @@ SELECT from_seq, to_seq, lives, session_id, gone, viewers FROM (
         max(CASE WHEN lives < 0 THEN 1 ELSE 0 END) OVER () AS gone, count(*) OVER () AS viewers
     FROM (
         SELECT g.from_seq, g.to_seq, g.session_id, (
-            SELECT CASE WHEN s.expires_at IS NULL THEN 2 WHEN (s.expires_at IS NULL
-                OR s.expires_at > statement_timestamp()) THEN 1
-                WHEN s.expires_at <= (statement_timestamp() + -CAST(%(gone_for)s AS interval)) THEN -1 ELSE 0 END
+            SELECT CASE WHEN s.expires_at IS NULL THEN 2 WHEN ((s.expires_at IS NULL
+                OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) THEN 1
+                WHEN s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(gone_for)s AS interval)) AT
+                    TIME ZONE 'UTC') THEN -1 ELSE 0 END
             FROM "statestore".sessions AS s WHERE s.namespace = g.namespace AND s.session_id = g.session_id) AS lives
         FROM "statestore".session_segments AS g
         WHERE g.namespace = %(namespace)s AND g.owner_session_id = %(session_id)s
@@ -2082,125 +3822,234 @@ SELECT from_seq, to_seq, lives, session_id, gone, viewers FROM (
 WHERE place = 1 ORDER BY from_seq;
 
 -- sessions/segments.py: _FORGET_GONE
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- Sessions that nothing can revive any more look for nothing.
 DELETE FROM "statestore".session_segments AS g
 WHERE g.namespace = %(namespace)s AND g.owner_session_id = %(session_id)s
     AND g.from_seq <= %(to_seq)s AND g.to_seq >= %(from_seq)s
     AND EXISTS (SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = g.namespace AND s.session_id = g.session_id
-        AND s.expires_at <= (statement_timestamp() + -CAST(%(gone_for)s AS interval)));
+        AND s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(gone_for)s AS interval)) AT TIME ZONE
+            'UTC'));
 
 -- sessions/segments.py: _INSERT
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 INSERT INTO "statestore".session_segments (namespace, session_id, from_seq, to_seq, owner_session_id)
 VALUES (%(namespace)s, %(session_id)s, %(from_seq)s, %(to_seq)s, %(owner)s);
 
 -- sessions/segments.py: _DELETE
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 DELETE FROM "statestore".session_segments
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND from_seq = %(from_seq)s;
 
 -- sessions/segments.py: _DELETE_ROWS
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 DELETE FROM "statestore".history_entries
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq BETWEEN %(from_seq)s AND %(to_seq)s;
 
 -- sessions/segments.py: _WEIGH_ROWS
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 SELECT count(*), sum(content_bytes + coalesce(octet_length(CAST(metadata AS text)), 0))
     FROM "statestore".history_entries
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq BETWEEN %(from_seq)s AND %(to_seq)s;
 
 -- sessions/segments.py: _HAND_OVER_ROWS
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- What they used stays where it was: it has been folded by now.
 UPDATE "statestore".history_entries SET session_id = %(heir)s, usage_folded = 1
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq BETWEEN %(from_seq)s AND %(to_seq)s;
 
 -- sessions/segments.py: _CUT_BEHIND
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 INSERT INTO "statestore".session_segments (namespace, session_id, from_seq, to_seq, owner_session_id)
 SELECT namespace, session_id, CAST(%(to_seq)s AS bigint) + 1, to_seq, owner_session_id
     FROM "statestore".session_segments
 WHERE namespace = %(namespace)s AND owner_session_id = %(session_id)s AND from_seq <= %(to_seq)s AND to_seq > %(to_seq)s;
 
 -- sessions/segments.py: _CUT_BEFORE
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 INSERT INTO "statestore".session_segments (namespace, session_id, from_seq, to_seq, owner_session_id)
 SELECT namespace, session_id, CAST(%(from_seq)s AS bigint), to_seq, owner_session_id FROM "statestore".session_segments
 WHERE namespace = %(namespace)s AND owner_session_id = %(session_id)s AND from_seq < %(from_seq)s
     AND to_seq >= %(from_seq)s;
 
 -- sessions/segments.py: _SHORTEN
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 UPDATE "statestore".session_segments SET to_seq = CAST(%(from_seq)s AS bigint) - 1
 WHERE namespace = %(namespace)s AND owner_session_id = %(session_id)s AND from_seq < %(from_seq)s
     AND to_seq >= %(from_seq)s;
 
 -- sessions/segments.py: _NAME_HEIR
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 UPDATE "statestore".session_segments SET owner_session_id = %(heir)s, to_seq = least(to_seq, %(to_seq)s)
 WHERE namespace = %(namespace)s AND owner_session_id = %(session_id)s AND from_seq BETWEEN %(from_seq)s AND %(to_seq)s
     AND session_id <> %(heir)s;
 
 -- sessions/segments.py: _OWN_NOW
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 DELETE FROM "statestore".session_segments
 WHERE namespace = %(namespace)s AND owner_session_id = %(session_id)s AND from_seq BETWEEN %(from_seq)s AND %(to_seq)s
     AND session_id = %(heir)s;
 
 -- sessions/segments.py: _MERGE_POSTGRESQL
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH marked AS (
     SELECT session_id, from_seq, to_seq,
         CASE WHEN lag(owner_session_id) OVER w = owner_session_id AND lag(to_seq) OVER w = from_seq - 1
@@ -2221,38 +4070,82 @@ UPDATE "statestore".session_segments AS g SET to_seq = c.to_seq FROM chains AS c
 WHERE g.namespace = %(namespace)s AND g.session_id = c.session_id AND g.from_seq = c.from_seq;
 
 -- sessions/session_life.py: _LAST_SEQ
--- Serves ConversationsRepository.save, ErasureRepository.remove, ForksRepository.fork, HistoryRepository.append,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, TurnWork.commit.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
+-- ForksRepository.fork, HistoryRepository.append, ListsRepository.append, ListsRepository.delete,
+-- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- The last position is read here, under the lock: the row that a caller read before may be older.
-SELECT next_seq - 1, coalesce(ttl = %(erased)s, false) FROM "statestore".sessions
-WHERE namespace = %(namespace)s AND session_id = %(session_id)s;
+SELECT s.next_seq - 1, coalesce(s.ttl = %(erased)s, false), EXISTS (
+    SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id)
+FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s;
 
 -- sessions/session_life.py: _LIVES
--- Serves ConversationsRepository.save, ForksRepository.fork, HistoryRepository.append, SessionsRepository.create,
--- SessionsRepository.open, TurnWork.commit.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
 SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_life.py: _HAS_EXPIRED
--- Serves ConversationsRepository.save, ForksRepository.fork, HistoryRepository.append, SessionsRepository.create,
--- SessionsRepository.open, TurnWork.commit.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
 SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND NOT (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND NOT ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_life.py: _REVIVE
 -- Serves SessionsRepository.open.
 UPDATE "statestore".sessions AS s SET status = %(status)s, last_activity_at = statement_timestamp(),
-    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl)
+    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.status = 'dead'
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.status = 'dead'
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at;
+    last_activity_at, belongs_to;
 
 -- sessions/session_life.py: _DELETE
--- Serves ConversationsRepository.save, ErasureRepository.remove, ForksRepository.fork, HistoryRepository.append,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, TurnWork.commit.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
+-- ForksRepository.fork, HistoryRepository.append, ListsRepository.append, ListsRepository.delete,
+-- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- State, summaries and the session's own segments go with it, by ON DELETE CASCADE.
 DELETE FROM "statestore".sessions WHERE namespace = %(namespace)s AND session_id = %(session_id)s;
@@ -2262,45 +4155,95 @@ DELETE FROM "statestore".sessions WHERE namespace = %(namespace)s AND session_id
 -- SessionsRepository.open, SessionsRepository.update, TurnWork.begin.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
+    last_activity_at, belongs_to, (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE
+    'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
     AND (current_setting('transaction_read_only') = 'off'
-    AND has_any_column_privilege('"statestore".sessions', 'update')) END) FROM "statestore".sessions AS s
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _FIND_HELD
 -- Serves ConversationsRepository.load, ConversationsRepository.save, SessionsRepository.find, SessionsRepository.get,
 -- SessionsRepository.open, SessionsRepository.update, TurnWork.begin.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
+    last_activity_at, belongs_to, (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE
+    'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
     AND (current_setting('transaction_read_only') = 'off'
-    AND has_any_column_privilege('"statestore".sessions', 'update')) END) FROM "statestore".sessions AS s
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) FOR NO KEY UPDATE OF s;
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s;
+
+-- sessions/session_rows.py: _FIND_MANY
+-- Serves ListingRepository.load_many.
+SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at, belongs_to, (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE
+    'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
+    AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) FROM "statestore".sessions AS s
+WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id;
+
+-- sessions/session_rows.py: _FIND_MANY_HELD
+-- Serves ListingRepository.load_many.
+SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at, belongs_to, (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE
+    'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
+    AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) FROM "statestore".sessions AS s
+WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id
+        FOR NO KEY UPDATE OF s;
 
 -- sessions/session_rows.py: _LOCK
--- Serves ConversationsRepository.save, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
+-- Serves ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- PortableWork.make_room, SessionsRepository.merge_metadata, ShorteningRepository.clear, ShorteningRepository.trim,
 -- TurnWork.commit.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at, last_turn, NOT (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
-    FROM "statestore".sessions AS s
+    last_activity_at, belongs_to, last_turn, NOT ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+    AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY UPDATE OF s;
 
--- sessions/session_rows.py: _SHARE
--- Serves ConversationsRepository.save, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.merge_metadata, ShorteningRepository.clear, ShorteningRepository.trim,
--- TurnWork.commit.
-SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at, last_turn, NOT (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
-    FROM "statestore".sessions AS s
-WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR SHARE OF s;
-
 -- sessions/session_rows.py: _NOW
--- Serves ConversationsRepository.save, ErasureRepository.hide_user.
+-- Serves ConversationsRepository.save, ErasureRepository.hide_user, NamespaceRepository.hide.
 SELECT statement_timestamp();
 
 -- sessions/session_rows.py: _LEASE
@@ -2310,45 +4253,141 @@ SELECT statement_timestamp();
 SELECT s.lease_owner, s.lease_token, s.lease_until, s.lease_until > statement_timestamp()
     FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _EXTEND
--- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
--- HistoryRepository.append, HistoryRepository.get, HistoryRepository.pop_last, HistoryRepository.read,
--- SessionsRepository.find, SessionsRepository.get, SessionsRepository.open, SessionsRepository.update,
--- StateRepository.entry, StateRepository.get, StateRepository.get_all, StateRepository.increment, StateRepository.set,
--- SummariesRepository.summaries, TurnWork.begin, WindowsRepository.window.
-UPDATE "statestore".sessions AS s SET expires_at = (statement_timestamp() + s.ttl)
-WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND s.ttl IS NOT NULL
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+-- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save, FollowWork.look,
+-- FollowWork.start, HistoryRepository.append, HistoryRepository.pop_last, ListingRepository.load_many,
+-- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
+-- ReadingRepository.find, ReadingRepository.get, ReadingRepository.last_many, ReadingRepository.messages,
+-- ReadingRepository.read, SessionsRepository.find, SessionsRepository.get, SessionsRepository.open,
+-- SessionsRepository.update, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get,
+-- StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, SummariesRepository.summaries, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.get_all_many, WindowsRepository.window.
+UPDATE "statestore".sessions AS s SET expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE
+    'UTC')
+WHERE s.namespace = %(namespace)s AND s.ttl IS NOT NULL
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = coalesce((
+    SELECT x.belongs_to FROM "statestore".sessions AS x WHERE x.namespace = %(namespace)s
+        AND x.session_id = %(session_id)s),
+    %(session_id)s)
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at;
+    last_activity_at, belongs_to;
+
+-- sessions/session_rows.py: _EXTEND_MANY
+-- Serves ReadingRepository.last_many.
+UPDATE "statestore".sessions AS s SET expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE
+    'UTC')
+WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+        AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 /
+        10) AT TIME ZONE 'UTC')
+        AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END);
 
 -- sessions/session_rows.py: _ACTIVE
--- Serves ConversationsRepository.save, HistoryRepository.append, SessionsRepository.touch, StateRepository.clear,
--- StateRepository.delete, StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
+-- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.set, AppStateRepository.set_many,
+-- ConversationsRepository.load, ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
+-- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
+-- SessionsRepository.create, SessionsRepository.open, SessionsRepository.touch, StateReads.count, StateReads.entries,
+-- StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
+-- StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
-    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl)
+    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _INSERT
--- Serves ConversationsRepository.save, ForksRepository.fork, HistoryRepository.append, SessionsRepository.create,
--- SessionsRepository.open, TurnWork.commit.
-INSERT INTO "statestore".sessions (namespace, session_id, user_id, agent_name, title, status, instructions, metadata,
-    project_root, cwd, parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, last_turn,
-    ttl, expires_at, created_at, last_activity_at, active_hour)
-VALUES (%(namespace)s, %(session_id)s, %(user_id)s, %(agent_name)s, %(title)s, %(status)s, %(instructions)s,
-    %(metadata)s,
-    %(project_root)s, %(cwd)s, %(parent_session_id)s, %(root_session_id)s, %(forked_at_seq)s, %(first_seq)s,
-        %(next_seq)s, %(last_turn)s,
-    %(ttl)s, (statement_timestamp() + CAST(%(ttl)s AS interval)), statement_timestamp(), statement_timestamp(),
-        date_trunc('hour', statement_timestamp(), 'UTC'))
-ON CONFLICT (namespace, session_id) DO NOTHING
-RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at;
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
+INSERT INTO "statestore".sessions (
+    namespace, session_id, user_id, agent_name, title, status, instructions, metadata, project_root, cwd,
+        parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, last_turn, ttl, expires_at, created_at,
+        last_activity_at, active_hour, belongs_to) VALUES (%(namespace)s, %(session_id)s, %(user_id)s, %(agent_name)s,
+        %(title)s, %(status)s, %(instructions)s, %(metadata)s, %(project_root)s, %(cwd)s, %(parent_session_id)s,
+        %(root_session_id)s, %(forked_at_seq)s, %(first_seq)s, %(next_seq)s, %(last_turn)s, %(ttl)s,
+        ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC'),
+        coalesce(least(CAST(%(created_at)s AS timestamptz), statement_timestamp()), statement_timestamp()),
+        statement_timestamp(), date_trunc('hour', statement_timestamp(), 'UTC'), NULL)
+        ON CONFLICT (namespace, session_id) DO NOTHING RETURNING session_id, user_id, agent_name, title, status,
+        instructions, CAST(metadata AS text), project_root, cwd, parent_session_id, root_session_id, forked_at_seq,
+        first_seq, next_seq, revision, ttl, expires_at, created_at, last_activity_at, belongs_to;
+
+-- sessions/session_rows.py: _INSERT_PART
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
+WITH whole AS (UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') WHERE
+s.namespace = %(namespace)s AND s.belongs_to IS NULL
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = (
+    SELECT coalesce(x.belongs_to, x.session_id) FROM "statestore".sessions AS x
+    WHERE x.namespace = %(namespace)s AND x.session_id = %(belongs_to)s
+        AND (x.expires_at IS NULL OR x.expires_at > statement_timestamp()))
+AND NOT EXISTS (SELECT 1 FROM "statestore".sessions AS n WHERE n.namespace = %(namespace)s
+    AND n.session_id = %(session_id)s) RETURNING s.session_id)
+INSERT INTO "statestore".sessions (
+    namespace, session_id, user_id, agent_name, title, status, instructions, metadata, project_root, cwd,
+        parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, last_turn, ttl, expires_at, created_at,
+        last_activity_at, active_hour, belongs_to) SELECT CAST(%(namespace)s AS varchar),
+        CAST(%(session_id)s AS varchar), CAST(%(user_id)s AS varchar), CAST(%(agent_name)s AS varchar),
+        CAST(%(title)s AS text), CAST(%(status)s AS varchar), CAST(%(instructions)s AS text),
+        CAST(%(metadata)s AS json), CAST(%(project_root)s AS text), CAST(%(cwd)s AS text),
+        CAST(%(parent_session_id)s AS varchar), CAST(%(root_session_id)s AS varchar), CAST(%(forked_at_seq)s AS bigint),
+        CAST(%(first_seq)s AS bigint), CAST(%(next_seq)s AS bigint), CAST(%(last_turn)s AS bigint),
+        CAST(%(ttl)s AS interval), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE
+        'UTC'), coalesce(least(CAST(%(created_at)s AS timestamptz), statement_timestamp()), statement_timestamp()),
+        statement_timestamp(), date_trunc('hour', statement_timestamp(), 'UTC'), whole.session_id
+FROM whole ON CONFLICT (namespace, session_id) DO NOTHING RETURNING session_id, user_id, agent_name, title, status,
+    instructions, CAST(metadata AS text), project_root, cwd, parent_session_id, root_session_id, forked_at_seq,
+    first_seq, next_seq, revision, ttl, expires_at, created_at, last_activity_at, belongs_to;
 
 -- sessions/session_rows.py: update_statement
 -- Serves ConversationsRepository.save, SessionsRepository.merge_metadata, SessionsRepository.update.
@@ -2358,12 +4397,15 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
 -- Built for: the title, of a known revision.
 UPDATE "statestore".sessions AS s SET title = %(title)s, revision = s.revision + 1,
     last_activity_at = statement_timestamp(), active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
-    expires_at = (statement_timestamp() + s.ttl)
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND s.revision = %(expected_revision)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND s.revision = %(expected_revision)s
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at;
+    last_activity_at, belongs_to;
 
 -- sessions/statistics.py: _SESSION_STATS
 -- Serves StatisticsRepository.stats.
@@ -2398,11 +4440,15 @@ SELECT s.status, s.created_at, s.last_activity_at, statement_timestamp(), t.entr
         AND f.created_at >= s.created_at AND (f.expires_at IS NULL OR f.expires_at > statement_timestamp())),
 (SELECT coalesce(sum(coalesce(octet_length(CAST(e.value AS text)), 0)), 0) FROM "statestore".state_entries AS e
     WHERE e.namespace = %(namespace)s AND e.session_id = %(session_id)s)
++ (SELECT coalesce(sum(coalesce(octet_length(CAST(i.value AS text)), 0)), 0) FROM "statestore".session_list_items AS i
+    WHERE i.namespace = %(namespace)s AND i.session_id = %(session_id)s)
 + (SELECT coalesce(sum(coalesce(octet_length(CAST(m.content AS text)), 0)), 0) FROM "statestore".summaries AS m
     WHERE m.namespace = %(namespace)s AND m.session_id = %(session_id)s)
 FROM "statestore".sessions AS s CROSS JOIN totals AS t
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/statistics.py: _STORE_STATS
 -- Serves StoreStatistics.stats.
@@ -2413,133 +4459,1825 @@ SELECT count(*), sum(CASE WHEN s.status = 'starting' THEN 1 ELSE 0 END),
     +
 (SELECT coalesce(sum(coalesce(octet_length(CAST(e.value AS text)), 0)), 0) FROM "statestore".state_entries AS e
     WHERE e.namespace = %(namespace)s)
++ (SELECT coalesce(sum(coalesce(octet_length(CAST(i.value AS text)), 0)), 0) FROM "statestore".session_list_items AS i
+    WHERE i.namespace = %(namespace)s)
 + (SELECT coalesce(sum(coalesce(octet_length(CAST(m.content AS text)), 0)), 0) FROM "statestore".summaries AS m
     WHERE m.namespace = %(namespace)s)
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- ======================================================= state =======================================================
 
--- state/repository.py: _GET
--- Serves StateRepository.entry, StateRepository.get, StateRepository.increment, StateRepository.set.
---
--- The session is returned with or without a value, so one round trip tells a missing key from a missing session.
-SELECT (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
-    AND (current_setting('transaction_read_only') = 'off'
-    AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text), e.version,
-    e.updated_at, e.expires_at
-FROM "statestore".sessions AS s
+-- state/lists.py: _ADD[False]
+-- Serves ListsRepository.append.
+WITH
+held AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17)))),
+owner AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    FOR KEY SHARE OF s SKIP LOCKED),
+idle AS MATERIALIZED (
+    SELECT s.session_id FROM owner, "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
+        FOR NO KEY UPDATE OF s SKIP LOCKED),
+head AS (INSERT INTO "statestore".session_lists AS l (namespace, session_id, name, item_count, created_at, updated_at)
+    SELECT %(namespace)s, %(owner_id)s, %(name)s, CAST(%(count)s AS bigint), statement_timestamp(),
+        statement_timestamp() FROM owner WHERE true
+    ON CONFLICT (namespace, session_id, name) DO UPDATE SET item_count = l.item_count + excluded.item_count,
+        updated_at = excluded.updated_at
+    RETURNING item_count),
+added AS (
+    INSERT INTO "statestore".session_list_items (namespace, session_id, name, position, value, created_at)
+    SELECT %(namespace)s, %(owner_id)s, %(name)s, head.item_count - CAST(%(count)s AS bigint) + v.number,
+        CAST(v.value AS json), statement_timestamp()
+    FROM head, unnest(CAST(%(value_array)b AS text[])) WITH ORDINALITY AS v (value, number)),
+done AS (SELECT item_count FROM head),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/lists.py: _ADD[True]
+-- Serves ListsRepository.append.
+WITH
+locked AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+owner AS MATERIALIZED (SELECT locked.*,
+    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
+head AS (INSERT INTO "statestore".session_lists AS l (namespace, session_id, name, item_count, created_at, updated_at)
+    SELECT %(namespace)s, %(owner_id)s, %(name)s, CAST(%(count)s AS bigint), statement_timestamp(),
+        statement_timestamp() FROM owner WHERE true
+    ON CONFLICT (namespace, session_id, name) DO UPDATE SET item_count = l.item_count + excluded.item_count,
+        updated_at = excluded.updated_at
+    RETURNING item_count),
+added AS (
+    INSERT INTO "statestore".session_list_items (namespace, session_id, name, position, value, created_at)
+    SELECT %(namespace)s, %(owner_id)s, %(name)s, head.item_count - CAST(%(count)s AS bigint) + v.number,
+        CAST(v.value AS json), statement_timestamp()
+    FROM head, unnest(CAST(%(value_array)b AS text[])) WITH ORDINALITY AS v (value, number)),
+done AS (SELECT item_count FROM head),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/lists.py: _DELETE[False]
+-- Serves ListsRepository.delete.
+WITH
+held AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17)))),
+owner AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    FOR KEY SHARE OF s SKIP LOCKED),
+idle AS MATERIALIZED (
+    SELECT s.session_id FROM owner, "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
+        FOR NO KEY UPDATE OF s SKIP LOCKED),
+done AS (DELETE FROM "statestore".session_lists AS l USING owner WHERE l.namespace = %(namespace)s
+    AND l.session_id = %(owner_id)s AND l.name = %(name)s RETURNING true),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/lists.py: _DELETE[True]
+-- Serves ListsRepository.delete.
+WITH
+locked AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+owner AS MATERIALIZED (SELECT locked.*,
+    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
+done AS (DELETE FROM "statestore".session_lists AS l USING owner WHERE l.namespace = %(namespace)s
+    AND l.session_id = %(owner_id)s AND l.name = %(name)s RETURNING true),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/lists.py: _READ
+-- Serves ListsRepository.read.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
+    TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), i.value, i.position
+            FROM "statestore".sessions AS s LEFT JOIN (
+    SELECT CAST(l.value AS text) AS value, l.position FROM "statestore".session_list_items AS l
+    WHERE l.namespace = %(namespace)s AND l.session_id = %(owner_id)s AND l.name = %(name)s AND l.position > %(after)s
+        ORDER BY l.position LIMIT %(limit)s) AS i ON true
+WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY i.position;
+
+-- state/lists.py: _READ_LAST
+-- Serves ListsRepository.read.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
+    TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), i.value, i.position
+            FROM "statestore".sessions AS s LEFT JOIN (
+    SELECT CAST(l.value AS text) AS value, l.position FROM "statestore".session_list_items AS l
+    WHERE l.namespace = %(namespace)s AND l.session_id = %(owner_id)s AND l.name = %(name)s AND l.position > %(after)s
+        ORDER BY l.position DESC LIMIT %(limit)s) AS i ON true
+WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY i.position;
+
+-- state/lists.py: _COUNT
+-- Serves ListsRepository.append, ListsRepository.count.
+SELECT false, coalesce((SELECT l.item_count FROM "statestore".session_lists AS l WHERE l.namespace = %(namespace)s
+    AND l.session_id = %(owner_id)s AND l.name = %(name)s), 0)
+FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- state/lists.py: _NAMES
+-- Serves ListsRepository.names.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
+    TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), l.name
+            FROM "statestore".sessions AS s
+LEFT JOIN "statestore".session_lists AS l ON l.namespace = %(namespace)s AND l.session_id = %(owner_id)s
+WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY l.name;
+
+-- state/reading.py: _GET_ALL_MANY
+-- Serves AppStateRepository.get_all_many, StateReads.get_all_many, UserStateRepository.get_all_many.
+SELECT s.session_id, e.key, CAST(e.value AS text) FROM "statestore".sessions AS s
 LEFT JOIN "statestore".state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id
-    AND e.key = %(key)s
     AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
-WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp());
+WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id, e.key;
 
--- state/repository.py: _GET_ALL
--- Serves StateRepository.get_all.
-SELECT (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (statement_timestamp() + s.ttl * 9 / 10)
-    AND (current_setting('transaction_read_only') = 'off'
-    AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text), e.version,
-    e.updated_at, e.expires_at
-FROM "statestore".sessions AS s
-LEFT JOIN "statestore".state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id
-    AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
-WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) ORDER BY e.key;
-
--- state/repository.py: _UPSERT
--- Serves StateRepository.increment, StateRepository.set, StateRepository.set_many.
-INSERT INTO "statestore".state_entries AS e (namespace, session_id, key, value, updated_at, expires_at)
-VALUES (%(namespace)s, %(session_id)s, %(key)s, %(value)s, statement_timestamp(),
-    (statement_timestamp() + CAST(%(ttl)s AS interval)))
-ON CONFLICT (namespace, session_id, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at,
-    expires_at = excluded.expires_at, version = CASE
-        WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END
-RETURNING key, CAST(value AS text), version, updated_at, expires_at;
-
--- state/repository.py: _SET_VALUE
--- Serves StateRepository.increment.
-UPDATE "statestore".state_entries SET value = %(value)s, version = version + 1, updated_at = statement_timestamp()
-WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND key = %(key)s;
-
--- state/repository.py: _DELETE
--- Serves StateRepository.delete.
-WITH session AS (
-UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
-    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl)
-WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) RETURNING s.session_id), deleted AS (
-    DELETE FROM "statestore".state_entries AS e USING session
-    WHERE e.namespace = %(namespace)s AND e.session_id = session.session_id AND e.key = %(key)s
-    RETURNING (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
-SELECT coalesce((SELECT fresh FROM deleted), false) FROM session;
-
--- state/repository.py: _CLEAR
--- Serves StateRepository.clear.
-WITH session AS (
-UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
-    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl)
-WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) RETURNING s.session_id), deleted AS (
-    DELETE FROM "statestore".state_entries AS e USING session
-    WHERE e.namespace = %(namespace)s AND e.session_id = session.session_id
-    RETURNING (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
-SELECT (SELECT count(*) FROM deleted WHERE fresh) FROM session;
-
--- state/repository.py: _set_many
--- Serves StateRepository.set, StateRepository.set_many.
+-- state/scopes.py: _HOLD
+-- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save,
+-- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
+-- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
+-- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many.
 --
--- Mark the session as active and write *count* keys, in one statement of PostgreSQL.
---
--- Built for: two keys.
-    WITH session AS (
+-- The owner's lock. The number is this kind of lock's own; see `holding`.
+WITH locked AS MATERIALIZED (SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+    AND s.session_id = %(owner_id)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+    AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s)
+SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked;
+
+-- state/scopes.py: _LOOK
+-- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save,
+-- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
+-- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
+-- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many.
+SELECT (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS interval)) AT TIME ZONE
+    'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+    OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
+        TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+WHEN s.belongs_to IS NULL THEN false
+ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE 'UTC')
+    FROM "statestore".sessions AS w
+    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update')) END)) FROM "statestore".sessions AS s
+        WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- state/scopes.py: _WAIT
+-- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save,
+-- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
+-- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
+-- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many.
+SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR KEY SHARE OF s;
+
+-- state/scopes.py: _NOTE
+-- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save,
+-- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
+-- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
+-- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many.
 UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
-    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'), expires_at = (statement_timestamp() + s.ttl)
-WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) RETURNING s.session_id)
-    INSERT INTO "statestore".state_entries AS e (namespace, session_id, key, value, updated_at, expires_at)
-    SELECT %(namespace)s, session.session_id, v.key, v.value, statement_timestamp(),
-        (statement_timestamp() + CAST(%(ttl)s AS interval))
-    FROM session, (VALUES (CAST(%(key_0)s AS varchar), CAST(%(value_0)s AS json)),
-        (CAST(%(key_1)s AS varchar), CAST(%(value_1)s AS json))) AS v (key, value)
-ON CONFLICT (namespace, session_id, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at,
-    expires_at = excluded.expires_at, version = CASE
-        WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END
-    RETURNING key, CAST(value AS text), version, updated_at, expires_at;
+    active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS interval)) AT TIME ZONE
+    'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+    OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
+        TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+WHEN s.belongs_to IS NULL THEN false
+ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE 'UTC')
+    FROM "statestore".sessions AS w
+    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update')) END));
+
+-- state/scopes.py: USER.lock
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19)));
+
+-- state/scopes.py: APP.lock
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)));
 
 -- state/state_rows.py: _READ
 -- Serves ConversationsRepository.load, ConversationsRepository.save, TurnWork.begin.
 SELECT e.key, CAST(e.value AS text), e.version FROM "statestore".state_entries AS e
-WHERE e.namespace = %(namespace)s AND e.session_id = %(session_id)s
+WHERE e.namespace = %(namespace)s AND e.session_id = %(owner_id)s
     AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) ORDER BY e.key;
 
 -- state/state_rows.py: _VERSIONS_OF
 -- Serves ConversationsRepository.save, TurnWork.commit.
-SELECT e.key, e.version FROM "statestore".state_entries AS e
-WHERE e.namespace = %(namespace)s AND e.session_id = %(session_id)s
-    AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.key = ANY (%(keys)s);
-
--- state/state_rows.py: _SET
--- Serves ConversationsRepository.save, TurnWork.commit.
 --
--- A key that has expired but was not swept yet starts again at version 1.
-INSERT INTO "statestore".state_entries AS e (namespace, session_id, key, value, updated_at)
-VALUES (%(namespace)s, %(session_id)s, %(key)s, %(value)s, statement_timestamp())
-ON CONFLICT (namespace, session_id, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at,
-    expires_at = NULL, version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END;
+-- On PostgreSQL nobody else changes them from here on. A key that is missing may be made while this waits for the lock:
+-- whether it was, the write finds out.
+WITH
+locked AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+owner AS MATERIALIZED (SELECT locked.*,
+    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+idle AS (SELECT owner.session_id FROM owner WHERE owner.due)
+SELECT e.key, e.version FROM "statestore".state_entries AS e, owner
+WHERE e.namespace = %(namespace)s AND e.session_id = %(owner_id)s
+    AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.key = ANY (%(keys)s)
+ORDER BY e.key FOR UPDATE OF e;
 
--- state/state_rows.py: _DELETE
--- Serves ConversationsRepository.save, TurnWork.commit.
-DELETE FROM "statestore".state_entries WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND key = %(key)s;
+-- state/statements.py: set_many
+-- Serves AppStateRepository.set_many, ConversationsRepository.save, StateRepository.set_many, TurnWork.commit,
+-- UserStateRepository.set_many.
+--
+-- Write *count* keys, in their order: who writes several waits for others of them in the same order.
+--
+-- Built for: two keys of a session.
+WITH
+held AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17)))),
+owner AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    FOR KEY SHARE OF s SKIP LOCKED),
+idle AS MATERIALIZED (
+    SELECT s.session_id FROM owner, "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
+        FOR NO KEY UPDATE OF s SKIP LOCKED),
+done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key, value,
+        created_at, updated_at, expires_at)
+    SELECT %(namespace)s, %(owner_id)s, v.key, v.value, statement_timestamp(), statement_timestamp(),
+        ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
+    FROM owner, (VALUES (CAST(%(key_0)s AS varchar), CAST(%(value_0)s AS json)),
+        (CAST(%(key_1)s AS varchar), CAST(%(value_1)s AS json))) AS v (key, value) ORDER BY v.key COLLATE "C"
+    ON CONFLICT (namespace, session_id, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at,
+        expires_at = excluded.expires_at,
+    version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+    created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: SESSION_STATEMENTS.clear[False]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+WITH
+held AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17)))),
+owner AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    FOR KEY SHARE OF s SKIP LOCKED),
+idle AS MATERIALIZED (
+    SELECT s.session_id FROM owner, "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
+        FOR NO KEY UPDATE OF s SKIP LOCKED),
+doomed AS MATERIALIZED (
+    SELECT e.key FROM "statestore".state_entries AS e, owner WHERE e.namespace = %(namespace)s
+        AND e.session_id = %(owner_id)s ORDER BY e.key FOR UPDATE OF e),
+done AS (
+    DELETE FROM "statestore".state_entries AS e USING doomed WHERE e.namespace = %(namespace)s
+        AND e.session_id = %(owner_id)s AND e.key = doomed.key
+    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: SESSION_STATEMENTS.clear[True]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+WITH
+locked AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+owner AS MATERIALIZED (SELECT locked.*,
+    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
+doomed AS MATERIALIZED (
+    SELECT e.key FROM "statestore".state_entries AS e, owner WHERE e.namespace = %(namespace)s
+        AND e.session_id = %(owner_id)s ORDER BY e.key FOR UPDATE OF e),
+done AS (
+    DELETE FROM "statestore".state_entries AS e USING doomed WHERE e.namespace = %(namespace)s
+        AND e.session_id = %(owner_id)s AND e.key = doomed.key
+    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: SESSION_STATEMENTS.count
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT false, (SELECT count(*) FROM "statestore".state_entries AS e WHERE e.namespace = %(namespace)s
+    AND e.session_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key >= %(from_key)s AND e.key < %(until_key)s)
+FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- state/statements.py: SESSION_STATEMENTS.delete[False]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+WITH
+held AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17)))),
+owner AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    FOR KEY SHARE OF s SKIP LOCKED),
+idle AS MATERIALIZED (
+    SELECT s.session_id FROM owner, "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
+        FOR NO KEY UPDATE OF s SKIP LOCKED),
+doomed AS MATERIALIZED (
+    SELECT e.key FROM "statestore".state_entries AS e, owner WHERE e.namespace = %(namespace)s
+        AND e.session_id = %(owner_id)s AND e.key = ANY (%(keys)s) ORDER BY e.key FOR UPDATE OF e),
+done AS (
+    DELETE FROM "statestore".state_entries AS e USING doomed WHERE e.namespace = %(namespace)s
+        AND e.session_id = %(owner_id)s AND e.key = doomed.key
+    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: SESSION_STATEMENTS.delete[True]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+WITH
+locked AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+owner AS MATERIALIZED (SELECT locked.*,
+    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
+doomed AS MATERIALIZED (
+    SELECT e.key FROM "statestore".state_entries AS e, owner WHERE e.namespace = %(namespace)s
+        AND e.session_id = %(owner_id)s AND e.key = ANY (%(keys)s) ORDER BY e.key FOR UPDATE OF e),
+done AS (
+    DELETE FROM "statestore".state_entries AS e USING doomed WHERE e.namespace = %(namespace)s
+        AND e.session_id = %(owner_id)s AND e.key = doomed.key
+    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: SESSION_STATEMENTS.entries
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
+    TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text),
+            e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+            coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
+    AND e.session_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key > %(after)s
+WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT %(limit)s;
+
+-- state/statements.py: SESSION_STATEMENTS.exists
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT false, (SELECT count(*) FROM "statestore".state_entries AS e WHERE e.namespace = %(namespace)s
+    AND e.session_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key = %(key)s)
+FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- state/statements.py: SESSION_STATEMENTS.get
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
+    TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text),
+            e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+            coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
+    AND e.session_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key = %(key)s
+WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+
+-- state/statements.py: SESSION_STATEMENTS.get_all
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
+    TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text),
+            e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+            coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
+    AND e.session_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND true
+WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+
+-- state/statements.py: SESSION_STATEMENTS.get_many
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
+    TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text),
+            e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+            coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
+    AND e.session_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key = ANY (%(keys)s)
+WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+
+-- state/statements.py: SESSION_STATEMENTS.keys
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
+    TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key
+FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
+    AND e.session_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key > %(after)s
+WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT %(limit)s;
+
+-- state/statements.py: SESSION_STATEMENTS.lock
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+WITH
+held AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17)))),
+owner AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    FOR KEY SHARE OF s SKIP LOCKED),
+idle AS MATERIALIZED (
+    SELECT s.session_id FROM owner, "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
+        FOR NO KEY UPDATE OF s SKIP LOCKED),
+done AS MATERIALIZED (SELECT e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at,
+    coalesce(e.created_at, e.updated_at), coalesce(octet_length(CAST(e.value AS text)), 0)
+    FROM "statestore".state_entries AS e, owner WHERE e.namespace = %(namespace)s AND e.session_id = %(owner_id)s
+    AND e.key = %(key)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) FOR UPDATE OF e),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: SESSION_STATEMENTS.set[False]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+WITH
+held AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17)))),
+owner AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    FOR KEY SHARE OF s SKIP LOCKED),
+idle AS MATERIALIZED (
+    SELECT s.session_id FROM owner, "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
+        FOR NO KEY UPDATE OF s SKIP LOCKED),
+done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key, value, created_at, updated_at,
+    expires_at) SELECT %(namespace)s, %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
+    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
+    FROM owner ON CONFLICT (namespace, session_id, key) DO UPDATE SET value = excluded.value,
+    updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+    version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+    created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: SESSION_STATEMENTS.set[True]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+WITH
+locked AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+owner AS MATERIALIZED (SELECT locked.*,
+    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
+done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key, value, created_at, updated_at,
+    expires_at) SELECT %(namespace)s, %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
+    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
+    FROM owner ON CONFLICT (namespace, session_id, key) DO UPDATE SET value = excluded.value,
+    updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+    version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+    created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: SESSION_STATEMENTS.set_missing[False]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+WITH
+held AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17)))),
+owner AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    FOR KEY SHARE OF s SKIP LOCKED),
+idle AS MATERIALIZED (
+    SELECT s.session_id FROM owner, "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
+        FOR NO KEY UPDATE OF s SKIP LOCKED),
+done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key, value, created_at, updated_at,
+    expires_at) SELECT %(namespace)s, %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
+    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
+    FROM owner ON CONFLICT (namespace, session_id, key) DO UPDATE SET value = excluded.value,
+    updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+    version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+    created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
+        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: SESSION_STATEMENTS.set_missing[True]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+WITH
+locked AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+owner AS MATERIALIZED (SELECT locked.*,
+    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
+done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key, value, created_at, updated_at,
+    expires_at) SELECT %(namespace)s, %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
+    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
+    FROM owner ON CONFLICT (namespace, session_id, key) DO UPDATE SET value = excluded.value,
+    updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+    version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+    created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
+        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: SESSION_STATEMENTS.set_present[False]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+WITH
+held AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17)))),
+owner AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    FOR KEY SHARE OF s SKIP LOCKED),
+idle AS MATERIALIZED (
+    SELECT s.session_id FROM owner, "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
+        FOR NO KEY UPDATE OF s SKIP LOCKED),
+done AS (UPDATE "statestore".state_entries AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
+    updated_at = statement_timestamp(),
+    created_at = coalesce(e.created_at, e.updated_at),
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
+        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    WHERE e.namespace = %(namespace)s AND e.session_id = %(owner_id)s AND e.key = %(key)s
+        AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) RETURNING key, CAST(value AS text), version,
+        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: SESSION_STATEMENTS.set_present[True]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+WITH
+locked AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+owner AS MATERIALIZED (SELECT locked.*,
+    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
+done AS (UPDATE "statestore".state_entries AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
+    updated_at = statement_timestamp(),
+    created_at = coalesce(e.created_at, e.updated_at),
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
+        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    WHERE e.namespace = %(namespace)s AND e.session_id = %(owner_id)s AND e.key = %(key)s
+        AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) RETURNING key, CAST(value AS text), version,
+        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: SESSION_STATEMENTS.set_version[False]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+WITH
+held AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17)))),
+owner AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    FOR KEY SHARE OF s SKIP LOCKED),
+idle AS MATERIALIZED (
+    SELECT s.session_id FROM owner, "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
+        FOR NO KEY UPDATE OF s SKIP LOCKED),
+done AS (UPDATE "statestore".state_entries AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
+    updated_at = statement_timestamp(),
+    created_at = coalesce(e.created_at, e.updated_at),
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
+        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    WHERE e.namespace = %(namespace)s AND e.session_id = %(owner_id)s AND e.key = %(key)s
+        AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.version = %(expected)s RETURNING key,
+        CAST(value AS text), version, updated_at, expires_at, coalesce(created_at, updated_at),
+        coalesce(octet_length(CAST(value AS text)), 0)),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: SESSION_STATEMENTS.set_version[True]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+WITH
+locked AS MATERIALIZED (
+    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
+            AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+owner AS MATERIALIZED (SELECT locked.*,
+    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
+done AS (UPDATE "statestore".state_entries AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
+    updated_at = statement_timestamp(),
+    created_at = coalesce(e.created_at, e.updated_at),
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
+        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    WHERE e.namespace = %(namespace)s AND e.session_id = %(owner_id)s AND e.key = %(key)s
+        AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.version = %(expected)s RETURNING key,
+        CAST(value AS text), version, updated_at, expires_at, coalesce(created_at, updated_at),
+        coalesce(octet_length(CAST(value AS text)), 0)),
+noted AS (
+    UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
+        active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
+        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
+    WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
+        AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: USER_STATEMENTS._scope.lock
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19)));
+
+-- state/statements.py: USER_STATEMENTS.clear[False]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+doomed AS MATERIALIZED (
+    SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'user'
+        AND e.owner_id = %(owner_id)s ORDER BY e.key FOR UPDATE OF e),
+done AS (
+    DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'user'
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
+    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: USER_STATEMENTS.clear[True]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+doomed AS MATERIALIZED (
+    SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'user'
+        AND e.owner_id = %(owner_id)s ORDER BY e.key FOR UPDATE OF e),
+done AS (
+    DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'user'
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
+    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: USER_STATEMENTS.count
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, (SELECT count(*) FROM "statestore".shared_state AS e WHERE e.namespace = %(namespace)s
+    AND e.scope = 'user' AND e.owner_id = %(owner_id)s
+    AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.key >= %(from_key)s
+    AND e.key < %(until_key)s)
+FROM (SELECT 1) AS s WHERE true;
+
+-- state/statements.py: USER_STATEMENTS.delete[False]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+doomed AS MATERIALIZED (
+    SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'user'
+        AND e.owner_id = %(owner_id)s AND e.key = ANY (%(keys)s) ORDER BY e.key FOR UPDATE OF e),
+done AS (
+    DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'user'
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
+    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: USER_STATEMENTS.delete[True]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+doomed AS MATERIALIZED (
+    SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'user'
+        AND e.owner_id = %(owner_id)s AND e.key = ANY (%(keys)s) ORDER BY e.key FOR UPDATE OF e),
+done AS (
+    DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'user'
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
+    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: USER_STATEMENTS.entries
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'user'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key > %(after)s
+WHERE true ORDER BY e.key LIMIT %(limit)s;
+
+-- state/statements.py: USER_STATEMENTS.exists
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, (SELECT count(*) FROM "statestore".shared_state AS e WHERE e.namespace = %(namespace)s
+    AND e.scope = 'user' AND e.owner_id = %(owner_id)s
+    AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.key = %(key)s)
+FROM (SELECT 1) AS s WHERE true;
+
+-- state/statements.py: USER_STATEMENTS.get
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'user'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.key = %(key)s
+WHERE true ORDER BY e.key;
+
+-- state/statements.py: USER_STATEMENTS.get_all
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'user'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND true
+WHERE true ORDER BY e.key;
+
+-- state/statements.py: USER_STATEMENTS.get_many
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'user'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key = ANY (%(keys)s)
+WHERE true ORDER BY e.key;
+
+-- state/statements.py: USER_STATEMENTS.keys
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'user'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key > %(after)s
+WHERE true ORDER BY e.key LIMIT %(limit)s;
+
+-- state/statements.py: USER_STATEMENTS.lock
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+done AS MATERIALIZED (SELECT e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at,
+    coalesce(e.created_at, e.updated_at), coalesce(octet_length(CAST(e.value AS text)), 0)
+    FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'user'
+    AND e.owner_id = %(owner_id)s AND e.key = %(key)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    FOR UPDATE OF e)
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: USER_STATEMENTS.set[False]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
+    expires_at) SELECT %(namespace)s, 'user', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
+    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
+    FROM owner ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
+    updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+    version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+    created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: USER_STATEMENTS.set[True]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
+    expires_at) SELECT %(namespace)s, 'user', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
+    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
+    FROM owner ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
+    updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+    version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+    created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: USER_STATEMENTS.set_missing[False]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
+    expires_at) SELECT %(namespace)s, 'user', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
+    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
+    FROM owner ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
+    updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+    version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+    created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
+        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: USER_STATEMENTS.set_missing[True]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
+    expires_at) SELECT %(namespace)s, 'user', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
+    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
+    FROM owner ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
+    updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+    version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+    created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
+        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: USER_STATEMENTS.set_present[False]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
+    updated_at = statement_timestamp(),
+    created_at = coalesce(e.created_at, e.updated_at),
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
+        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    WHERE e.namespace = %(namespace)s AND e.scope = 'user' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
+        AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) RETURNING key, CAST(value AS text), version,
+        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: USER_STATEMENTS.set_present[True]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
+    updated_at = statement_timestamp(),
+    created_at = coalesce(e.created_at, e.updated_at),
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
+        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    WHERE e.namespace = %(namespace)s AND e.scope = 'user' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
+        AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) RETURNING key, CAST(value AS text), version,
+        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: USER_STATEMENTS.set_version[False]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
+    updated_at = statement_timestamp(),
+    created_at = coalesce(e.created_at, e.updated_at),
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
+        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    WHERE e.namespace = %(namespace)s AND e.scope = 'user' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
+        AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.version = %(expected)s RETURNING key,
+        CAST(value AS text), version, updated_at, expires_at, coalesce(created_at, updated_at),
+        coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: USER_STATEMENTS.set_version[True]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
+    updated_at = statement_timestamp(),
+    created_at = coalesce(e.created_at, e.updated_at),
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
+        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    WHERE e.namespace = %(namespace)s AND e.scope = 'user' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
+        AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.version = %(expected)s RETURNING key,
+        CAST(value AS text), version, updated_at, expires_at, coalesce(created_at, updated_at),
+        coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: APP_STATEMENTS._scope.lock
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)));
+
+-- state/statements.py: APP_STATEMENTS.clear[False]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+doomed AS MATERIALIZED (
+    SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'app'
+        AND e.owner_id = %(owner_id)s ORDER BY e.key FOR UPDATE OF e),
+done AS (
+    DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'app'
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
+    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: APP_STATEMENTS.clear[True]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+doomed AS MATERIALIZED (
+    SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'app'
+        AND e.owner_id = %(owner_id)s ORDER BY e.key FOR UPDATE OF e),
+done AS (
+    DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'app'
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
+    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: APP_STATEMENTS.count
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, (SELECT count(*) FROM "statestore".shared_state AS e WHERE e.namespace = %(namespace)s AND e.scope = 'app'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key >= %(from_key)s AND e.key < %(until_key)s)
+FROM (SELECT 1) AS s WHERE true;
+
+-- state/statements.py: APP_STATEMENTS.delete[False]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+doomed AS MATERIALIZED (
+    SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'app'
+        AND e.owner_id = %(owner_id)s AND e.key = ANY (%(keys)s) ORDER BY e.key FOR UPDATE OF e),
+done AS (
+    DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'app'
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
+    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: APP_STATEMENTS.delete[True]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+doomed AS MATERIALIZED (
+    SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'app'
+        AND e.owner_id = %(owner_id)s AND e.key = ANY (%(keys)s) ORDER BY e.key FOR UPDATE OF e),
+done AS (
+    DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'app'
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
+    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: APP_STATEMENTS.entries
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key > %(after)s
+WHERE true ORDER BY e.key LIMIT %(limit)s;
+
+-- state/statements.py: APP_STATEMENTS.exists
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, (SELECT count(*) FROM "statestore".shared_state AS e WHERE e.namespace = %(namespace)s AND e.scope = 'app'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key = %(key)s)
+FROM (SELECT 1) AS s WHERE true;
+
+-- state/statements.py: APP_STATEMENTS.get
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.key = %(key)s
+WHERE true ORDER BY e.key;
+
+-- state/statements.py: APP_STATEMENTS.get_all
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND true
+WHERE true ORDER BY e.key;
+
+-- state/statements.py: APP_STATEMENTS.get_many
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key = ANY (%(keys)s)
+WHERE true ORDER BY e.key;
+
+-- state/statements.py: APP_STATEMENTS.keys
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key > %(after)s
+WHERE true ORDER BY e.key LIMIT %(limit)s;
+
+-- state/statements.py: APP_STATEMENTS.lock
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+done AS MATERIALIZED (SELECT e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at,
+    coalesce(e.created_at, e.updated_at), coalesce(octet_length(CAST(e.value AS text)), 0)
+    FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'app'
+    AND e.owner_id = %(owner_id)s AND e.key = %(key)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    FOR UPDATE OF e)
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: APP_STATEMENTS.set[False]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
+    expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
+    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
+    FROM owner ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
+    updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+    version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+    created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: APP_STATEMENTS.set[True]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
+    expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
+    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
+    FROM owner ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
+    updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+    version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+    created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: APP_STATEMENTS.set_missing[False]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
+    expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
+    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
+    FROM owner ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
+    updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+    version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+    created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
+        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: APP_STATEMENTS.set_missing[True]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
+    expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
+    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
+    FROM owner ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
+    updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+    version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+    created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
+        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: APP_STATEMENTS.set_present[False]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
+    updated_at = statement_timestamp(),
+    created_at = coalesce(e.created_at, e.updated_at),
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
+        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    WHERE e.namespace = %(namespace)s AND e.scope = 'app' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
+        AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) RETURNING key, CAST(value AS text), version,
+        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: APP_STATEMENTS.set_present[True]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
+    updated_at = statement_timestamp(),
+    created_at = coalesce(e.created_at, e.updated_at),
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
+        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    WHERE e.namespace = %(namespace)s AND e.scope = 'app' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
+        AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) RETURNING key, CAST(value AS text), version,
+        updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: APP_STATEMENTS.set_version[False]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
+    updated_at = statement_timestamp(),
+    created_at = coalesce(e.created_at, e.updated_at),
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
+        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    WHERE e.namespace = %(namespace)s AND e.scope = 'app' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
+        AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.version = %(expected)s RETURNING key,
+        CAST(value AS text), version, updated_at, expires_at, coalesce(created_at, updated_at),
+        coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: APP_STATEMENTS.set_version[True]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
+    updated_at = statement_timestamp(),
+    created_at = coalesce(e.created_at, e.updated_at),
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
+        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    WHERE e.namespace = %(namespace)s AND e.scope = 'app' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
+        AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.version = %(expected)s RETURNING key,
+        CAST(value AS text), version, updated_at, expires_at, coalesce(created_at, updated_at),
+        coalesce(octet_length(CAST(value AS text)), 0))
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- ======================================================= usage =======================================================
 
 -- usage/ledger.py: _FOLD_RANGE
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice, ExpiredRows.sweep_unseen,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH folded AS (
 SELECT h.session_id, date_bin('15 minutes', h.created_at, TIMESTAMPTZ '2000-01-01 00:00:00+00') AS bucket_at, s.user_id,
     coalesce(h.agent_name, s.agent_name) AS agent_name,
@@ -2565,37 +6303,123 @@ replaced AS (
         AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT session_id, bucket_at FROM folded)
     RETURNING session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
         tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
-        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd)
-INSERT INTO "statestore".usage_ledger (namespace, line, session_id, bucket_at, user_id, agent_name, provider_name,
-    model, tool_name, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
-    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
-    duration_ms, cost_usd)
-SELECT %(namespace)s, row_number() OVER (PARTITION BY session_id, bucket_at ORDER BY user_id, agent_name, provider_name,
-    model, tool_name), session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns,
-    model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
-    reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM (
-    SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
-        CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
-        CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
-        CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
-        CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
-        CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
-        CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
-        CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
-        CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
-        CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
-        CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
-        CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
-        CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes,
-        round(CAST(sum(duration_ms) AS numeric), 3) AS duration_ms, sum(cost_usd) AS cost_usd
-    FROM (SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns,
-        model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
-        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM folded UNION ALL
-        SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
-        tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
-        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM replaced) AS lines
+        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd),
+noted AS (
+    INSERT INTO "statestore".usage_ledger (namespace, line, session_id, bucket_at, user_id, agent_name, provider_name,
+        model, tool_name, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        duration_ms, cost_usd)
+    SELECT %(namespace)s, row_number() OVER (PARTITION BY session_id, bucket_at ORDER BY user_id, agent_name,
+        provider_name, model, tool_name), session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+        entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM (
+        SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+            CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+            CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+            CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+            CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+            CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+            CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+            CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+            CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+            CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+            CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+            CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes,
+            round(CAST(sum(duration_ms) AS numeric), 3) AS duration_ms, sum(cost_usd) AS cost_usd
+        FROM (SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns,
+            model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM folded UNION ALL SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM replaced) AS lines
         GROUP BY session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name
-) AS sums;
+    ) AS sums RETURNING line) SELECT count(*) FROM noted;
+
+-- usage/ledger.py: _UNFOLD_RANGE
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+WITH folded AS (SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, -entries AS entries,
+    -turns AS turns, -model_calls AS model_calls, -tool_calls AS tool_calls, -errors AS errors,
+    -input_tokens AS input_tokens, -output_tokens AS output_tokens, -cache_read_input_tokens AS cache_read_input_tokens,
+    -cache_write_input_tokens AS cache_write_input_tokens, -reasoning_output_tokens AS reasoning_output_tokens,
+    -unpriced_calls AS unpriced_calls, -content_bytes AS content_bytes, -duration_ms AS duration_ms,
+    -cost_usd AS cost_usd FROM (
+SELECT h.session_id, date_bin('15 minutes', h.created_at, TIMESTAMPTZ '2000-01-01 00:00:00+00') AS bucket_at, s.user_id,
+    coalesce(h.agent_name, s.agent_name) AS agent_name,
+    h.provider_name, coalesce(h.response_model, h.request_model) AS model, h.tool_name, 1 AS entries,
+    CASE WHEN h.role = 'user' THEN 1 ELSE 0 END AS turns,
+    CASE WHEN (h.input_tokens IS NOT NULL OR h.output_tokens IS NOT NULL) THEN 1 ELSE 0 END AS model_calls,
+    CASE WHEN h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool' OR h.tool_call_id IS NULL)
+        THEN 1 ELSE 0 END AS tool_calls,
+    CASE WHEN h.error_type IS NOT NULL THEN 1 ELSE 0 END AS errors,
+    coalesce(h.input_tokens, 0) AS input_tokens, coalesce(h.output_tokens, 0) AS output_tokens,
+    coalesce(h.cache_read_input_tokens, 0) AS cache_read_input_tokens,
+    coalesce(h.cache_write_input_tokens, 0) AS cache_write_input_tokens,
+    coalesce(h.reasoning_output_tokens, 0) AS reasoning_output_tokens,
+    CASE WHEN h.cost_usd IS NULL AND (h.input_tokens IS NOT NULL
+        OR h.output_tokens IS NOT NULL) THEN 1 ELSE 0 END AS unpriced_calls,
+    h.content_bytes, coalesce(h.duration_ms, 0) AS duration_ms, h.cost_usd
+FROM "statestore".history_entries AS h
+JOIN "statestore".sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+WHERE h.namespace = %(namespace)s AND h.usage_folded = 1 AND h.session_id = %(session_id)s
+    AND h.seq BETWEEN %(from_seq)s AND %(to_seq)s) AS e),
+replaced AS (
+    DELETE FROM "statestore".usage_ledger AS l WHERE l.namespace = %(namespace)s AND l.session_id = %(session_id)s
+        AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT session_id, bucket_at FROM folded)
+    RETURNING session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
+        tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd),
+noted AS (
+    INSERT INTO "statestore".usage_ledger (namespace, line, session_id, bucket_at, user_id, agent_name, provider_name,
+        model, tool_name, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        duration_ms, cost_usd)
+    SELECT %(namespace)s, row_number() OVER (PARTITION BY session_id, bucket_at ORDER BY user_id, agent_name,
+        provider_name, model, tool_name), session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+        entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM (
+        SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+            CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+            CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+            CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+            CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+            CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+            CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+            CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+            CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+            CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+            CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+            CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes,
+            round(CAST(sum(duration_ms) AS numeric), 3) AS duration_ms, sum(cost_usd) AS cost_usd
+        FROM (SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns,
+            model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM folded UNION ALL SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM replaced) AS lines
+        GROUP BY session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name HAVING sum(entries) <> 0
+            OR sum(turns) <> 0 OR sum(model_calls) <> 0 OR sum(tool_calls) <> 0 OR sum(errors) <> 0
+            OR sum(input_tokens) <> 0 OR sum(output_tokens) <> 0 OR sum(cache_read_input_tokens) <> 0
+            OR sum(cache_write_input_tokens) <> 0 OR sum(reasoning_output_tokens) <> 0 OR sum(unpriced_calls) <> 0
+            OR sum(content_bytes) <> 0 OR sum(duration_ms) <> 0 OR sum(cost_usd) <> 0
+    ) AS sums RETURNING line) SELECT count(*) FROM noted;
+
+-- usage/ledger.py: _UNFOLD_RANGE_SQLITE[3]
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+--
+-- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
+--
+-- Lines that are empty then go last: the old ones are found by them.
+DELETE FROM "statestore".usage_ledger AS l WHERE l.namespace = %(namespace)s AND l.session_id = %(session_id)s
+    AND coalesce(entries, 0) = 0 AND coalesce(turns, 0) = 0 AND coalesce(model_calls, 0) = 0
+        AND coalesce(tool_calls, 0) = 0 AND coalesce(errors, 0) = 0 AND coalesce(input_tokens, 0) = 0
+        AND coalesce(output_tokens, 0) = 0 AND coalesce(cache_read_input_tokens, 0) = 0
+        AND coalesce(cache_write_input_tokens, 0) = 0 AND coalesce(reasoning_output_tokens, 0) = 0
+        AND coalesce(unpriced_calls, 0) = 0 AND coalesce(content_bytes, 0) = 0 AND coalesce(duration_ms, 0) = 0
+        AND coalesce(cost_usd, 0) = 0;
 
 -- usage/ledger.py: _FOLD_SESSIONS
 -- Serves ErasureRepository.erase_batch, ErasureRepository.hide_user, ExpiryRepository.sweep_sessions.
@@ -2624,42 +6448,46 @@ replaced AS (
         AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT session_id, bucket_at FROM folded)
     RETURNING session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
         tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
-        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd)
-INSERT INTO "statestore".usage_ledger (namespace, line, session_id, bucket_at, user_id, agent_name, provider_name,
-    model, tool_name, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
-    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
-    duration_ms, cost_usd)
-SELECT %(namespace)s, row_number() OVER (PARTITION BY session_id, bucket_at ORDER BY user_id, agent_name, provider_name,
-    model, tool_name), session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns,
-    model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
-    reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM (
-    SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
-        CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
-        CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
-        CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
-        CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
-        CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
-        CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
-        CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
-        CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
-        CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
-        CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
-        CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
-        CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes,
-        round(CAST(sum(duration_ms) AS numeric), 3) AS duration_ms, sum(cost_usd) AS cost_usd
-    FROM (SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns,
-        model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
-        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM folded UNION ALL
-        SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
-        tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
-        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM replaced) AS lines
+        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd),
+noted AS (
+    INSERT INTO "statestore".usage_ledger (namespace, line, session_id, bucket_at, user_id, agent_name, provider_name,
+        model, tool_name, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        duration_ms, cost_usd)
+    SELECT %(namespace)s, row_number() OVER (PARTITION BY session_id, bucket_at ORDER BY user_id, agent_name,
+        provider_name, model, tool_name), session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+        entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM (
+        SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+            CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+            CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+            CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+            CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+            CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+            CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+            CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+            CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+            CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+            CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+            CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes,
+            round(CAST(sum(duration_ms) AS numeric), 3) AS duration_ms, sum(cost_usd) AS cost_usd
+        FROM (SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns,
+            model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM folded UNION ALL SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM replaced) AS lines
         GROUP BY session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name
-) AS sums;
+    ) AS sums RETURNING line) SELECT count(*) FROM noted;
 
 -- usage/ledger.py: _UNFOLDED
 -- Serves PortableWork.keep_usage.
 --
--- Entries as lines of the ledger. What counts as a turn, a call or an error is also said in the report views.
+-- Entries as lines of the ledger, those that are not in it, or those that are.
+--
+-- What counts as a turn, a call or an error is also said in the report views.
 SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
     CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
     CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
@@ -2704,34 +6532,54 @@ WHERE namespace = %(namespace)s AND user_id = %(user_id)s AND session_id IN (
 
 -- usage/ledger.py: _SESSIONS_OF_USER
 -- Serves ErasureRepository.hide_user.
-SELECT DISTINCT session_id FROM "statestore".usage_ledger WHERE namespace = %(namespace)s AND user_id = %(user_id)s;
+SELECT session_id FROM "statestore".usage_ledger WHERE namespace = %(namespace)s AND user_id = %(user_id)s
+UNION SELECT session_id FROM "statestore".usage_records WHERE namespace = %(namespace)s AND user_id = %(user_id)s;
 
 -- usage/ledger.py: _WITH_LINES
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, PortableWork.make_room,
--- SessionsRepository.create, SessionsRepository.open, TurnWork.commit.
-SELECT DISTINCT session_id FROM "statestore".usage_ledger WHERE namespace = %(namespace)s
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
+-- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT session_id FROM "statestore".usage_ledger WHERE namespace = %(namespace)s AND session_id = ANY (%(session_ids)s)
+UNION SELECT session_id FROM "statestore".usage_records WHERE namespace = %(namespace)s
     AND session_id = ANY (%(session_ids)s);
 
 -- usage/ledger.py: _FORGET_POSTGRESQL
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, PortableWork.make_room,
--- SessionsRepository.create, SessionsRepository.open, TurnWork.commit.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
+-- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 UPDATE "statestore".usage_ledger AS l SET session_id = r.random_id, user_id = nullif(user_id, %(user_id)s)
 FROM unnest(CAST(%(session_id_array)b AS text[]), CAST(%(random_id_array)b AS text[])) AS r (session_id, random_id)
 WHERE l.namespace = %(namespace)s AND l.session_id = r.session_id
     AND (l.user_id = %(user_id)s OR CAST(%(user_id)s AS text) IS NULL);
 
 -- usage/price_rows.py: _REVISION
--- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
+-- Serves ConversationsRepository.save, EditingRepository.replace, EditingRepository.set_usage,
+-- HistoryRepository.append, RecordsRepository.record, TurnWork.commit.
 SELECT (SELECT coalesce(sum(p.value), 0) FROM "statestore".store_settings AS p
 WHERE p.name = 'prices' AND p.namespace IN ('', %(namespace)s));
 
 -- usage/price_rows.py: _PRICES
--- Serves ConversationsRepository.save, HistoryRepository.append, PricesRepository.all, PricesRepository.apply,
--- PricesRepository.find, SharedPricesRepository.all, TurnWork.commit.
+-- Serves ConversationsRepository.save, EditingRepository.replace, EditingRepository.set_usage,
+-- HistoryRepository.append, PricesRepository.all, PricesRepository.apply, PricesRepository.find,
+-- RecordsRepository.record, SharedPricesRepository.all, TurnWork.commit.
 SELECT namespace, position, provider_name, model, CAST(match AS text), to_char(valid_from, 'YYYY-MM-DD'),
     above_input_tokens,
     input_price, output_price, cache_read_price, cache_write_price, cache_write_1h_price, source
@@ -2739,8 +6587,9 @@ FROM "statestore".model_prices WHERE namespace IN ('', %(namespace)s)
 ORDER BY namespace DESC, position, valid_from, above_input_tokens;
 
 -- usage/price_rows.py: _SHARED_PRICES
--- Serves ConversationsRepository.save, HistoryRepository.append, PricesRepository.all, PricesRepository.apply,
--- PricesRepository.find, SharedPricesRepository.all, TurnWork.commit.
+-- Serves ConversationsRepository.save, EditingRepository.replace, EditingRepository.set_usage,
+-- HistoryRepository.append, PricesRepository.all, PricesRepository.apply, PricesRepository.find,
+-- RecordsRepository.record, SharedPricesRepository.all, TurnWork.commit.
 SELECT namespace, position, provider_name, model, CAST(match AS text), to_char(valid_from, 'YYYY-MM-DD'),
     above_input_tokens,
     input_price, output_price, cache_read_price, cache_write_price, cache_write_1h_price, source
@@ -2803,15 +6652,144 @@ UPDATE "statestore".history_entries SET cost_usd = %(cost_usd)s
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq = %(seq)s AND usage_folded = 0
     AND cost_usd IS NULL;
 
+-- usage/records.py: _INSERT
+-- Serves RecordsRepository.record.
+INSERT INTO "statestore".usage_records (namespace, record_id, session_id, user_id, agent_name, provider_name, model,
+    tool_name, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens,
+    cost_usd, duration_ms, error_type, created_at)
+SELECT CAST(%(namespace)s AS varchar), CAST(%(record_id)s AS varchar), CAST(%(session_id)s AS varchar),
+    coalesce(CAST(%(user_id)s AS varchar), (SELECT s.user_id FROM "statestore".sessions AS s
+    WHERE s.namespace = CAST(%(namespace)s AS varchar) AND s.session_id = CAST(%(session_id)s AS varchar)
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))),
+        coalesce(CAST(%(agent_name)s AS varchar), (SELECT s.agent_name FROM "statestore".sessions AS s
+    WHERE s.namespace = CAST(%(namespace)s AS varchar) AND s.session_id = CAST(%(session_id)s AS varchar)
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))),
+        CAST(%(provider_name)s AS varchar), CAST(%(model)s AS varchar), CAST(%(tool_name)s AS varchar),
+        CAST(%(input_tokens)s AS bigint), CAST(%(output_tokens)s AS bigint),
+        CAST(%(cache_read_input_tokens)s AS bigint), CAST(%(cache_write_input_tokens)s AS bigint),
+        CAST(%(reasoning_output_tokens)s AS bigint), CAST(%(cost_usd)s AS numeric),
+        CAST(%(duration_ms)s AS double precision), CAST(%(error_type)s AS varchar),
+        coalesce(CAST(%(created_at)s AS timestamptz), statement_timestamp()) WHERE true
+ON CONFLICT (namespace, record_id) DO NOTHING;
+
+-- usage/records.py: _FIND
+-- Serves RecordsRepository.record.
+SELECT r.session_id, r.user_id, r.agent_name, r.provider_name, r.model, r.tool_name, r.input_tokens, r.output_tokens,
+    r.cache_read_input_tokens, r.cache_write_input_tokens, r.reasoning_output_tokens, r.cost_usd, r.duration_ms,
+    r.error_type, r.created_at FROM "statestore".usage_records AS r WHERE r.namespace = CAST(%(namespace)s AS varchar)
+    AND r.record_id = CAST(%(record_id)s AS varchar);
+
+-- usage/records.py: _AT_ONCE
+-- Serves RecordsRepository.record.
+--
+-- Both in one round trip. A row that another transaction adds meanwhile is neither written nor found.
+WITH added AS (
+INSERT INTO "statestore".usage_records (namespace, record_id, session_id, user_id, agent_name, provider_name, model,
+    tool_name, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens,
+    cost_usd, duration_ms, error_type, created_at)
+SELECT CAST(%(namespace)s AS varchar), CAST(%(record_id)s AS varchar), CAST(%(session_id)s AS varchar),
+    coalesce(CAST(%(user_id)s AS varchar), (SELECT s.user_id FROM "statestore".sessions AS s
+    WHERE s.namespace = CAST(%(namespace)s AS varchar) AND s.session_id = CAST(%(session_id)s AS varchar)
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))),
+        coalesce(CAST(%(agent_name)s AS varchar), (SELECT s.agent_name FROM "statestore".sessions AS s
+    WHERE s.namespace = CAST(%(namespace)s AS varchar) AND s.session_id = CAST(%(session_id)s AS varchar)
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))),
+        CAST(%(provider_name)s AS varchar), CAST(%(model)s AS varchar), CAST(%(tool_name)s AS varchar),
+        CAST(%(input_tokens)s AS bigint), CAST(%(output_tokens)s AS bigint),
+        CAST(%(cache_read_input_tokens)s AS bigint), CAST(%(cache_write_input_tokens)s AS bigint),
+        CAST(%(reasoning_output_tokens)s AS bigint), CAST(%(cost_usd)s AS numeric),
+        CAST(%(duration_ms)s AS double precision), CAST(%(error_type)s AS varchar),
+        coalesce(CAST(%(created_at)s AS timestamptz), statement_timestamp()) WHERE true
+ON CONFLICT (namespace, record_id) DO NOTHING RETURNING 1)
+SELECT (SELECT count(*) FROM added), r.record_id, r.session_id, r.user_id, r.agent_name, r.provider_name, r.model,
+    r.tool_name, r.input_tokens, r.output_tokens, r.cache_read_input_tokens, r.cache_write_input_tokens,
+    r.reasoning_output_tokens, r.cost_usd, r.duration_ms, r.error_type, r.created_at FROM (SELECT 1) AS one
+LEFT JOIN "statestore".usage_records AS r ON r.namespace = CAST(%(namespace)s AS varchar)
+    AND r.record_id = CAST(%(record_id)s AS varchar);
+
+-- usage/records.py: _AT_ONCE_PRICED
+-- Serves RecordsRepository.record.
+--
+-- Both in one round trip. A row that another transaction adds meanwhile is neither written nor found.
+WITH added AS (
+INSERT INTO "statestore".usage_records (namespace, record_id, session_id, user_id, agent_name, provider_name, model,
+    tool_name, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens,
+    cost_usd, duration_ms, error_type, created_at)
+SELECT CAST(%(namespace)s AS varchar), CAST(%(record_id)s AS varchar), CAST(%(session_id)s AS varchar),
+    coalesce(CAST(%(user_id)s AS varchar), (SELECT s.user_id FROM "statestore".sessions AS s
+    WHERE s.namespace = CAST(%(namespace)s AS varchar) AND s.session_id = CAST(%(session_id)s AS varchar)
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))),
+        coalesce(CAST(%(agent_name)s AS varchar), (SELECT s.agent_name FROM "statestore".sessions AS s
+    WHERE s.namespace = CAST(%(namespace)s AS varchar) AND s.session_id = CAST(%(session_id)s AS varchar)
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))),
+        CAST(%(provider_name)s AS varchar), CAST(%(model)s AS varchar), CAST(%(tool_name)s AS varchar),
+        CAST(%(input_tokens)s AS bigint), CAST(%(output_tokens)s AS bigint),
+        CAST(%(cache_read_input_tokens)s AS bigint), CAST(%(cache_write_input_tokens)s AS bigint),
+        CAST(%(reasoning_output_tokens)s AS bigint), CAST(%(cost_usd)s AS numeric),
+        CAST(%(duration_ms)s AS double precision), CAST(%(error_type)s AS varchar),
+        coalesce(CAST(%(created_at)s AS timestamptz), statement_timestamp()) WHERE true AND
+        (SELECT coalesce(sum(p.value), 0) FROM "statestore".store_settings AS p
+    WHERE p.name = 'prices' AND p.namespace IN ('', %(namespace)s)) = %(prices_revision)s
+ON CONFLICT (namespace, record_id) DO NOTHING RETURNING 1)
+SELECT (SELECT count(*) FROM added), r.record_id, r.session_id, r.user_id, r.agent_name, r.provider_name, r.model,
+    r.tool_name, r.input_tokens, r.output_tokens, r.cache_read_input_tokens, r.cache_write_input_tokens,
+    r.reasoning_output_tokens, r.cost_usd, r.duration_ms, r.error_type, r.created_at FROM (SELECT 1) AS one
+LEFT JOIN "statestore".usage_records AS r ON r.namespace = CAST(%(namespace)s AS varchar)
+    AND r.record_id = CAST(%(record_id)s AS varchar);
+
+-- usage/records.py: _DISOWN
+-- Serves ErasureRepository.hide_user.
+--
+-- The session's id stays until the session goes, or until `rename`: all that was used in it gets the same random one.
+UPDATE "statestore".usage_records SET user_id = NULL, record_id = 'erased-' || gen_random_uuid()
+WHERE namespace = %(namespace)s AND user_id = %(user_id)s AND (session_id IS NULL OR session_id IN (
+    SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.ttl = %(erased)s));
+
+-- usage/records.py: _RENAME_POSTGRESQL
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
+-- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+--
+-- The SQL for each database, with its way to an id that tells nothing.
+UPDATE "statestore".usage_records AS r SET session_id = n.random_id,
+    user_id = nullif(r.user_id, CAST(%(user_id)s AS text)),
+    record_id = CASE WHEN r.user_id IS NULL
+        OR r.user_id = CAST(%(user_id)s AS text) THEN 'erased-' || gen_random_uuid() ELSE r.record_id END
+        FROM unnest(CAST(%(session_id_array)b AS text[]), CAST(%(random_id_array)b AS text[])) AS n (session_id,
+        random_id)
+WHERE r.namespace = %(namespace)s AND r.session_id = n.session_id
+    AND (r.user_id = CAST(%(user_id)s AS text) OR CAST(%(user_id)s AS text) IS NULL);
+
 -- usage/report_sql.py: SPAN
 -- Serves UsageRepository.by_agent, UsageRepository.by_day, UsageRepository.by_hour, UsageRepository.by_model,
 -- UsageRepository.by_session, UsageRepository.by_tool, UsageRepository.by_user, UsageRepository.totals.
---
--- Both ends are found in an index. A minute may lie before the first entry, never after the last.
 SELECT (SELECT min(created_at) FROM "statestore".history_entries WHERE namespace = %(namespace)s),
     (SELECT min(bucket_at) FROM "statestore".usage_ledger WHERE namespace = %(namespace)s),
+    (SELECT min(created_at) FROM "statestore".usage_records WHERE namespace = %(namespace)s),
     (SELECT max(created_at) FROM "statestore".history_entries WHERE namespace = %(namespace)s),
-    (SELECT max(bucket_at) FROM "statestore".usage_ledger WHERE namespace = %(namespace)s);
+    (SELECT max(bucket_at) FROM "statestore".usage_ledger WHERE namespace = %(namespace)s),
+    (SELECT max(created_at) FROM "statestore".usage_records WHERE namespace = %(namespace)s);
 
 -- usage/report_sql.py: CACHE_BY_DAY
 -- Serves UsageRepository.cache_by_day.

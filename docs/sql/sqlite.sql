@@ -19,8 +19,9 @@ UPDATE cache_entries SET access_count = access_count + :hits,
 WHERE namespace = :namespace AND key = :key AND version = :version;
 
 -- cache/base.py: _WRITE_COUNTERS_SQLITE
--- Serves CacheClaims.keep, CacheCounts.write_pending, CacheInvalidation.clear, CacheInvalidation.invalidate,
--- CacheInvalidation.invalidate_agent, CacheInvalidation.invalidate_content_hash, CacheInvalidation.invalidate_tag,
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheCounts.write_pending, CacheInvalidation.clear,
+-- CacheInvalidation.invalidate, CacheInvalidation.invalidate_agent, CacheInvalidation.invalidate_content_hash,
+-- CacheInvalidation.invalidate_many, CacheInvalidation.invalidate_prefix, CacheInvalidation.invalidate_tag,
 -- CacheInvalidation.invalidate_tags, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
 -- CacheRepository.set_many, CacheStatistics.evict.
 INSERT INTO cache_ledger AS l (namespace, day, agent_name, hits, misses, sets, evictions, expirations,
@@ -67,24 +68,68 @@ RETURNING token;
 -- Serves CacheClaims.release.
 DELETE FROM cache_claims WHERE namespace = :namespace AND key = :key AND token = :token;
 
+-- cache/counters.py: _READ
+-- Serves CacheCounters.increment.
+SELECT e.value, e.codec, e.size_bytes, e.version, e.agent_name, (e.expires_at IS NULL OR e.expires_at > :now)
+FROM cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key;
+
+-- cache/counters.py: _set_number
+-- Serves CacheCounters.increment.
+--
+-- Another number for an entry that is held.
+--
+-- Built for: of an entry that is given another end.
+UPDATE cache_entries SET value = :value, codec = :codec, size_bytes = :size, version = :version, created_at = :now,
+    last_accessed_at = :now, access_seq = :stamp, access_count = 0 ,
+    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (:ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (:ttl)) % 1000000)), keep_until = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (:ttl + coalesce(1000000
+* (strftime('%s', substr(keep_until, 1, 19)) - strftime('%s', substr(expires_at, 1, 19)))
++ substr(keep_until, 21, 6) - substr(expires_at, 21, 6), 0))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (:ttl + coalesce(1000000
+* (strftime('%s', substr(keep_until, 1, 19)) - strftime('%s', substr(expires_at, 1, 19)))
++ substr(keep_until, 21, 6) - substr(expires_at, 21, 6), 0))) % 1000000)) WHERE namespace = :namespace AND key = :key;
+
+-- cache/counters.py: _RETAG
+-- Serves CacheCounters.increment.
+UPDATE cache_tags SET version = :version WHERE namespace = :namespace AND key = :key AND version = :old_version;
+
+-- cache/endings.py: _END
+-- Serves CacheEndings.exists, CacheEndings.touch, CacheEndings.ttl, CacheRepository.add, CacheRepository.restore,
+-- CacheRepository.set, CacheRepository.set_many.
+SELECT e.expires_at, :now FROM cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key
+    AND (e.expires_at IS NULL OR e.expires_at > :now);
+
+-- cache/endings.py: _TOUCH
+-- Serves CacheEndings.touch.
+UPDATE cache_entries AS e SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (:ttl)) / 1000000,
+    'unixepoch') || printf('.%06dZ', (:now_us + (:ttl)) % 1000000)),
+    keep_until = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (:ttl + coalesce(1000000
+* (strftime('%s', substr(keep_until, 1, 19)) - strftime('%s', substr(expires_at, 1, 19)))
++ substr(keep_until, 21, 6) - substr(expires_at, 21, 6), 0))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (:ttl + coalesce(1000000
+* (strftime('%s', substr(keep_until, 1, 19)) - strftime('%s', substr(expires_at, 1, 19)))
++ substr(keep_until, 21, 6) - substr(expires_at, 21, 6), 0))) % 1000000)) WHERE e.namespace = :namespace
+    AND e.key = :key AND (e.expires_at IS NULL OR e.expires_at > :now) RETURNING key;
+
 -- cache/eviction.py: _COUNT
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict.
 SELECT count(*) FROM cache_entries WHERE namespace = :namespace;
 
 -- cache/eviction.py: _COUNT_BYTES
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict.
 SELECT count(*), coalesce(sum(size_bytes), 0) FROM cache_entries WHERE namespace = :namespace;
 
 -- cache/eviction.py: _REPLACED
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many.
 SELECT count(*), coalesce(sum(size_bytes), 0) FROM cache_entries WHERE namespace = :namespace AND key IN
     (SELECT value FROM json_each(:keys));
 
 -- cache/eviction.py: _EXPIRED.within
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict.
 --
 -- Those that somebody works on at the moment are left out: they are no longer the least recently used.
 DELETE FROM cache_entries AS e WHERE e.rowid IN (
@@ -93,16 +138,16 @@ WHERE x.namespace = :namespace AND x.keep_until <= :now AND NOT x.key IN (SELECT
 ORDER BY x.keep_until LIMIT :most) RETURNING agent_name, size_bytes, coalesce(expires_at > :now, 1);
 
 -- cache/eviction.py: _LEAST_RECENTLY_USED.within
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict.
 DELETE FROM cache_entries AS e WHERE e.rowid IN (
 SELECT x.rowid FROM cache_entries AS x WHERE x.namespace = :namespace AND NOT x.key IN
     (SELECT value FROM json_each(:keys))
 ORDER BY x.last_accessed_at, x.access_seq LIMIT :most) RETURNING agent_name, size_bytes, coalesce(expires_at > :now, 1);
 
 -- cache/eviction.py: _LEAST_RECENTLY_USED_OR_NOTED.within
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict.
 WITH noted AS MATERIALIZED (SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS version,
     json_extract(value, '$[2]') AS at, json_extract(value, '$[3]') AS stamp FROM json_each(:noted)) DELETE
         FROM cache_entries AS e WHERE e.rowid IN (
@@ -116,8 +161,8 @@ max(x.access_seq, coalesce(n.stamp, x.access_seq)) LIMIT :most) RETURNING agent_
     coalesce(expires_at > :now, 1);
 
 -- cache/eviction.py: _HOW_MANY
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many,
--- CacheStatistics.evict.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many, CacheStatistics.evict.
 --
 -- How many of the least recently used make up so many bytes.
 WITH noted AS MATERIALIZED (SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS version,
@@ -137,6 +182,23 @@ DELETE FROM cache_claims WHERE namespace = :namespace AND claimed_until <= :now;
 -- Serves CacheInvalidation.invalidate.
 DELETE FROM cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key RETURNING agent_name, size_bytes,
     coalesce(expires_at > :now, 1);
+
+-- cache/invalidation.py: _BY_KEYS.within
+-- Serves CacheInvalidation.invalidate_many.
+DELETE FROM cache_entries AS e WHERE e.namespace = :namespace AND e.key IN (SELECT value FROM json_each(:keys))
+    RETURNING agent_name, size_bytes, coalesce(expires_at > :now, 1);
+
+-- cache/invalidation.py: _BY_PREFIX.within
+-- Serves CacheInvalidation.invalidate_prefix.
+DELETE FROM cache_entries AS e WHERE e.namespace = :namespace AND e.key >= :prefix AND e.key < :prefix_end
+    RETURNING agent_name, size_bytes, coalesce(expires_at > :now, 1);
+
+-- cache/invalidation.py: _POP
+-- Serves CacheInvalidation.pop.
+--
+-- What is noted of it is written later, like that of a read.
+DELETE FROM cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key
+RETURNING value, codec, agent_name, size_bytes, coalesce(expires_at > :now, 1);
 
 -- cache/invalidation.py: _BY_TAG.within
 -- Serves CacheInvalidation.invalidate_tag.
@@ -176,6 +238,26 @@ DELETE FROM cache_entries AS e WHERE e.namespace = :namespace AND e.content_hash
 DELETE FROM cache_entries AS e WHERE e.namespace = :namespace RETURNING agent_name, size_bytes,
     coalesce(expires_at > :now, 1);
 
+-- cache/listing.py: _page
+-- Serves CacheListing.entries, CacheListing.keys.
+--
+-- In the order of the keys, each page found in the index.
+--
+-- Args:
+--     columns: `all`, `no value` or `key`.
+--     filters: Names of arguments.
+--     held: Whether what is read is held until the transaction ends.
+--
+-- Built for: the entries of an agent that have a tag, with their values, from the second page on.
+SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
+(SELECT json_group_array(tag) FROM (SELECT t.tag FROM cache_tags AS t
+    WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag)), e.size_bytes,
+        e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.version, e.codec, e.keep_until
+        FROM cache_entries AS e WHERE e.namespace = :namespace AND (e.expires_at IS NULL OR e.expires_at > :now)
+        AND e.agent_name = :agent_name AND EXISTS (SELECT 1 FROM cache_tags AS x WHERE x.namespace = e.namespace
+        AND x.key = e.key
+        AND x.version = e.version AND x.tag = :tag) AND e.key > :after ORDER BY e.key LIMIT :limit;
+
 -- cache/repository.py: _GET
 -- Serves CacheRepository.get.
 SELECT e.key, e.value, e.codec, e.agent_name, e.version, :now FROM cache_entries AS e WHERE e.namespace = :namespace
@@ -192,7 +274,7 @@ WHERE e.namespace = :namespace AND e.key IN (SELECT value FROM json_each(:keys))
 SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
 (SELECT json_group_array(tag) FROM (SELECT t.tag FROM cache_tags AS t
     WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag)), e.size_bytes,
-        e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.codec, e.version, e.keep_until
+        e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.version, e.codec, e.keep_until
         FROM cache_entries AS e
 WHERE e.namespace = :namespace AND e.key = :key AND (e.expires_at IS NULL OR e.expires_at > :now);
 
@@ -207,41 +289,29 @@ UPDATE cache_entries SET created_at = :created_at, expires_at = :expires_at, kee
     last_accessed_at = :last_accessed_at, access_count = :access_count
 WHERE namespace = :namespace AND key = :key;
 
--- cache/repository.py: _page
--- Serves CacheRepository.entries.
---
--- In the order of the keys, each page found in the index.
---
--- Built for: the entries of an agent that have a tag, with their values, from the second page on.
-SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
-(SELECT json_group_array(tag) FROM (SELECT t.tag FROM cache_tags AS t
-    WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag)), e.size_bytes,
-        e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.codec, e.version, e.keep_until
-        FROM cache_entries AS e WHERE e.namespace = :namespace AND (e.expires_at IS NULL OR e.expires_at > :now)
-        AND e.agent_name = :agent_name AND EXISTS (SELECT 1 FROM cache_tags AS x WHERE x.namespace = e.namespace
-        AND x.key = e.key
-        AND x.version = e.version AND x.tag = :tag) AND e.key > :after ORDER BY e.key LIMIT :limit;
-
 -- cache/statements.py: FIND_OLD_SQLITE
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many.
 SELECT key, size_bytes, version, coalesce(expires_at > :now, 1) FROM cache_entries
 WHERE namespace = :namespace AND key IN (SELECT value FROM json_each(:keys));
 
 -- cache/statements.py: FIND_OLD_ONE_SQLITE
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many.
 SELECT e.size_bytes, e.version, coalesce(e.expires_at > :now, 1),
     EXISTS (SELECT 1 FROM cache_tags AS t WHERE t.namespace = e.namespace AND t.key = e.key)
 FROM cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key;
 
 -- cache/statements.py: SET_ONE_SQLITE
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many.
 INSERT INTO cache_entries AS e (namespace, key, value, codec, size_bytes, agent_name, request, content_hash, metadata,
     version, created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count)
 VALUES (:namespace, :key, :value, :codec, :size, :agent_name, :request, :content_hash, :metadata, :version,
-    :now, (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000,
-        'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:ttl AS interval))) % 1000000)),
-        (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:keep AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
-        (:now_us + (CAST(:keep AS interval))) % 1000000)), :now, :stamp, 0) ON CONFLICT (namespace, key) DO UPDATE
+    :now, (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (:ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (:ttl)) % 1000000)),
+        (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (:keep)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (:keep)) % 1000000)), :now, :stamp, 0) ON CONFLICT (namespace, key) DO UPDATE
         SET value = excluded.value, codec = excluded.codec, size_bytes = excluded.size_bytes,
         agent_name = excluded.agent_name, request = excluded.request, content_hash = excluded.content_hash,
         metadata = excluded.metadata, version = excluded.version, created_at = excluded.created_at,
@@ -250,34 +320,46 @@ VALUES (:namespace, :key, :value, :codec, :size, :agent_name, :request, :content
         access_count = excluded.access_count;
 
 -- cache/statements.py: UNTAG_ONE_SQLITE
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many.
 DELETE FROM cache_tags WHERE namespace = :namespace AND key = :key;
 
 -- cache/statements.py: UNTAG_SQLITE
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many.
 DELETE FROM cache_tags WHERE namespace = :namespace AND key IN (SELECT value FROM json_each(:keys));
 
 -- cache/statements.py: TAG_SQLITE
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many.
 INSERT INTO cache_tags (namespace, tag, version, key)
 SELECT :namespace, t.value, :version + k.key, k.value FROM json_each(:keys) AS k, json_each(:tags) AS t;
 
+-- cache/statements.py: TAG_VARIED_SQLITE
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many.
+INSERT INTO cache_tags (namespace, tag, version, key)
+SELECT :namespace, json_extract(t.value, '$[2]'), :version + json_extract(t.value, '$[0]'),
+    json_extract(t.value, '$[1]')
+FROM json_each(:tags) AS t;
+
 -- cache/statements.py: set_sqlite
--- Serves CacheClaims.keep, CacheRepository.add, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
+-- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
+-- CacheRepository.set_many.
 --
 -- Built for: two values.
 INSERT INTO cache_entries AS e (namespace, key, value, codec, size_bytes, agent_name, request, content_hash, metadata,
     version, created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count)
     VALUES (:namespace, :key_0, :value_0, :codec_0, :size_0, :agent_name, :request, :content_hash, :metadata,
-    :version_0, :now, (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000,
-    'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:ttl AS interval))) % 1000000)),
-    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:keep AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
-    (:now_us + (CAST(:keep AS interval))) % 1000000)), :now, :stamp_0, 0),
+    :version_0, :now, (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (:ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (:ttl)) % 1000000)),
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (:keep)) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (:keep)) % 1000000)), :now, :stamp_0, 0),
     (:namespace, :key_1, :value_1, :codec_1, :size_1, :agent_name, :request, :content_hash, :metadata, :version_1, :now,
-    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
-    (:now_us + (CAST(:ttl AS interval))) % 1000000)),
-    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:keep AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
-    (:now_us + (CAST(:keep AS interval))) % 1000000)), :now, :stamp_1, 0) ON CONFLICT (namespace, key) DO UPDATE
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (:ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (:ttl)) % 1000000)),
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (:keep)) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (:keep)) % 1000000)), :now, :stamp_1, 0) ON CONFLICT (namespace, key) DO UPDATE
     SET value = excluded.value, codec = excluded.codec, size_bytes = excluded.size_bytes,
     agent_name = excluded.agent_name, request = excluded.request, content_hash = excluded.content_hash,
     metadata = excluded.metadata, version = excluded.version, created_at = excluded.created_at,
@@ -329,11 +411,18 @@ WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq;
 -- Serves TurnWork.begin.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    last_activity_at, belongs_to, (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
     (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
-    AND true END), NULL, s.lease_token, s.lease_until > :now
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), NULL, s.lease_token,
+            s.lease_until > :now
 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
-    AND (s.expires_at IS NULL OR s.expires_at > :now);
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- ====================================================== expiry =======================================================
 
@@ -346,16 +435,22 @@ WHERE s.namespace = :namespace AND s.expires_at <= :now
 UNION ALL
 SELECT 'idle_sessions', count(*), min(s.last_activity_at), :now FROM sessions AS s
 WHERE s.namespace = :namespace AND s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
-    AND (s.expires_at IS NULL OR s.expires_at > :now) AND s.status <> 'busy'
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
-        AND (s.lease_until IS NULL OR s.lease_until <= :now
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
-            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000)))
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since))
 UNION ALL
-SELECT 'expired_state', count(*), min(e.expires_at), :now FROM state_entries AS e
-WHERE e.namespace = :namespace AND e.expires_at <= :now
+SELECT 'expired_state', count(*), min(e.expires_at), :now FROM (
+    SELECT e.expires_at FROM state_entries AS e WHERE e.namespace = :namespace AND e.expires_at <= :now
+    UNION ALL SELECT e.expires_at FROM shared_state AS e
+    WHERE e.namespace = :namespace AND e.expires_at <= :now) AS e
 UNION ALL
 SELECT 'expired_cache', count(*), min(c.keep_until), :now FROM cache_entries AS c
 WHERE c.namespace = :namespace AND c.keep_until <= :now;
@@ -366,47 +461,115 @@ SELECT :now, (SELECT value FROM store_settings WHERE namespace = :namespace AND 
 
 -- expiry/due.py: _SESSIONS
 -- Serves DueRepository.due.
-WITH doomed AS (
-    SELECT s.session_id, CASE WHEN s.expires_at <= :now AND s.ttl <> :ended THEN 0 ELSE 1 END AS idle
+WITH whole AS (
+    SELECT s.session_id, CASE WHEN s.expires_at > :now OR s.expires_at IS NULL OR s.ttl = :ended THEN 1
+        WHEN s.ttl = :evicted THEN 2 ELSE 0 END AS kind
     FROM sessions AS s WHERE s.namespace = :namespace
         AND (s.expires_at <= :now AND NOT (s.ttl = :erased
         AND s.expires_at > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:claimed AS interval))) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:claimed AS interval))) % 1000000)))
         OR (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
-        AND (s.expires_at IS NULL OR s.expires_at > :now) AND s.status <> 'busy'
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
-        AND (s.lease_until IS NULL OR s.lease_until <= :now
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
-            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))))))
-SELECT d.idle, count(*), sum(coalesce(length(CAST(s.title AS blob)), 0) + coalesce(length(CAST(s.instructions AS blob)),
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since))))
+    UNION ALL SELECT session_id, 2 FROM (
+        SELECT s.session_id FROM sessions AS s
+        WHERE s.namespace = :namespace AND ((s.expires_at IS NULL OR s.expires_at > :now)
+            AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+        AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
+        OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now))
+                AND NOT (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
+                AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
+        OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since)))
+        ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT :excess_sessions) AS excess),
+doomed AS (
+    SELECT session_id, kind FROM whole
+    UNION ALL SELECT p.session_id, whole.kind FROM whole JOIN sessions AS p
+        ON p.namespace = :namespace AND p.belongs_to = whole.session_id AND p.expires_at IS NULL)
+SELECT d.kind, count(*), sum(coalesce(length(CAST(s.title AS blob)), 0) + coalesce(length(CAST(s.instructions AS blob)),
     0) + coalesce(length(CAST(s.metadata AS blob)), 0)
     + coalesce((SELECT sum(coalesce(length(CAST(e.value AS blob)), 0)) FROM state_entries AS e
         WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
     + coalesce((SELECT sum(coalesce(length(CAST(m.content AS blob)), 0)) FROM summaries AS m
-        WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0))
+        WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0)
+    + coalesce((SELECT sum(coalesce(length(CAST(i.value AS blob)), 0)) FROM session_list_items AS i
+        WHERE i.namespace = s.namespace AND i.session_id = s.session_id), 0))
 FROM doomed AS d JOIN sessions AS s ON s.namespace = :namespace AND s.session_id = d.session_id
-GROUP BY d.idle;
+GROUP BY d.kind;
 
 -- expiry/due.py: _ENTRIES
 -- Serves DueRepository.due.
 --
 -- Only what no session sees that lives on: the rest is handed over.
-WITH doomed AS (
-    SELECT s.session_id, CASE WHEN s.expires_at <= :now AND s.ttl <> :ended THEN 0 ELSE 1 END AS idle
+WITH whole AS (
+    SELECT s.session_id, CASE WHEN s.expires_at > :now OR s.expires_at IS NULL OR s.ttl = :ended THEN 1
+        WHEN s.ttl = :evicted THEN 2 ELSE 0 END AS kind
     FROM sessions AS s WHERE s.namespace = :namespace
         AND (s.expires_at <= :now AND NOT (s.ttl = :erased
         AND s.expires_at > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:claimed AS interval))) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:claimed AS interval))) % 1000000)))
         OR (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
-        AND (s.expires_at IS NULL OR s.expires_at > :now) AND s.status <> 'busy'
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
-        AND (s.lease_until IS NULL OR s.lease_until <= :now
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
-            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))))))
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since))))
+    UNION ALL SELECT session_id, 2 FROM (
+        SELECT s.session_id FROM sessions AS s
+        WHERE s.namespace = :namespace AND ((s.expires_at IS NULL OR s.expires_at > :now)
+            AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+        AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
+        OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now))
+                AND NOT (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
+                AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
+        OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since)))
+        ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT :excess_sessions) AS excess),
+doomed AS (
+    SELECT session_id, kind FROM whole
+    UNION ALL SELECT p.session_id, whole.kind FROM whole JOIN sessions AS p
+        ON p.namespace = :namespace AND p.belongs_to = whole.session_id AND p.expires_at IS NULL)
 SELECT count(*), sum(h.content_bytes + coalesce(length(CAST(h.metadata AS blob)), 0)) FROM doomed AS d
 JOIN history_entries AS h ON h.namespace = :namespace AND h.session_id = d.session_id
 WHERE NOT EXISTS (
@@ -415,40 +578,109 @@ WHERE NOT EXISTS (
 
 -- expiry/due.py: _STATE
 -- Serves DueRepository.due.
-WITH doomed AS (
-    SELECT s.session_id, CASE WHEN s.expires_at <= :now AND s.ttl <> :ended THEN 0 ELSE 1 END AS idle
+WITH whole AS (
+    SELECT s.session_id, CASE WHEN s.expires_at > :now OR s.expires_at IS NULL OR s.ttl = :ended THEN 1
+        WHEN s.ttl = :evicted THEN 2 ELSE 0 END AS kind
     FROM sessions AS s WHERE s.namespace = :namespace
         AND (s.expires_at <= :now AND NOT (s.ttl = :erased
         AND s.expires_at > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:claimed AS interval))) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:claimed AS interval))) % 1000000)))
         OR (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
-        AND (s.expires_at IS NULL OR s.expires_at > :now) AND s.status <> 'busy'
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
-        AND (s.lease_until IS NULL OR s.lease_until <= :now
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
-            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))))))
-SELECT count(*), sum(coalesce(length(CAST(e.value AS blob)), 0)) FROM state_entries AS e
-WHERE e.namespace = :namespace AND e.expires_at <= :now
-    AND e.session_id NOT IN (SELECT session_id FROM doomed);
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since))))
+    UNION ALL SELECT session_id, 2 FROM (
+        SELECT s.session_id FROM sessions AS s
+        WHERE s.namespace = :namespace AND ((s.expires_at IS NULL OR s.expires_at > :now)
+            AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+        AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
+        OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now))
+                AND NOT (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
+                AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
+        OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since)))
+        ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT :excess_sessions) AS excess),
+doomed AS (
+    SELECT session_id, kind FROM whole
+    UNION ALL SELECT p.session_id, whole.kind FROM whole JOIN sessions AS p
+        ON p.namespace = :namespace AND p.belongs_to = whole.session_id AND p.expires_at IS NULL)
+SELECT count(*), sum(size) FROM (
+    SELECT coalesce(length(CAST(e.value AS blob)), 0) AS size FROM state_entries AS e
+    WHERE e.namespace = :namespace AND e.expires_at <= :now
+        AND e.session_id NOT IN (SELECT session_id FROM doomed)
+    UNION ALL SELECT coalesce(length(CAST(e.value AS blob)), 0) AS size FROM shared_state AS e
+    WHERE e.namespace = :namespace AND e.expires_at <= :now) AS expired;
 
 -- expiry/due.py: _UNSEEN
 -- Serves DueRepository.due.
-WITH doomed AS (
-    SELECT s.session_id, CASE WHEN s.expires_at <= :now AND s.ttl <> :ended THEN 0 ELSE 1 END AS idle
+WITH whole AS (
+    SELECT s.session_id, CASE WHEN s.expires_at > :now OR s.expires_at IS NULL OR s.ttl = :ended THEN 1
+        WHEN s.ttl = :evicted THEN 2 ELSE 0 END AS kind
     FROM sessions AS s WHERE s.namespace = :namespace
         AND (s.expires_at <= :now AND NOT (s.ttl = :erased
         AND s.expires_at > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:claimed AS interval))) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:claimed AS interval))) % 1000000)))
         OR (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
-        AND (s.expires_at IS NULL OR s.expires_at > :now) AND s.status <> 'busy'
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
-        AND (s.lease_until IS NULL OR s.lease_until <= :now
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
-            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))))))
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since))))
+    UNION ALL SELECT session_id, 2 FROM (
+        SELECT s.session_id FROM sessions AS s
+        WHERE s.namespace = :namespace AND ((s.expires_at IS NULL OR s.expires_at > :now)
+            AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+        AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
+        OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now))
+                AND NOT (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
+                AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
+        OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since)))
+        ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT :excess_sessions) AS excess),
+doomed AS (
+    SELECT session_id, kind FROM whole
+    UNION ALL SELECT p.session_id, whole.kind FROM whole JOIN sessions AS p
+        ON p.namespace = :namespace AND p.belongs_to = whole.session_id AND p.expires_at IS NULL)
 SELECT count(*), sum(size) FROM (
     SELECT h.content_bytes + coalesce(length(CAST(h.metadata AS blob)), 0) AS size
 FROM sessions AS s JOIN history_entries AS h
@@ -475,19 +707,135 @@ SELECT count(*), sum(size) FROM (
     WHERE c.namespace = :namespace AND (c.keep_until IS NULL OR c.keep_until > :now)
     ORDER BY c.last_accessed_at, c.access_seq LIMIT :excess) AS least_used;
 
+-- expiry/ending.py: _NOW_AND_MAX_IDLE
+-- Serves DueRepository.due, EndingRepository.end_idle, EndingRepository.retention.
+SELECT :now, (SELECT value FROM store_settings WHERE namespace = :namespace AND name = 'max_idle');
+
+-- expiry/ending.py: _SET_MAX_IDLE
+-- Serves EndingRepository.set_retention.
+INSERT INTO store_settings (namespace, name, value) VALUES (:namespace, 'max_idle', :value)
+ON CONFLICT (namespace, name) DO UPDATE SET value = excluded.value;
+
+-- expiry/ending.py: _DROP_MAX_IDLE
+-- Serves EndingRepository.set_retention.
+DELETE FROM store_settings WHERE namespace = :namespace AND name = 'max_idle';
+
+-- expiry/ending.py: _END_IDLE
+-- Serves EndingRepository.end_idle.
+--
+-- End up to `:limit` sessions, past those that somebody has locked.
+--
+-- They are looked for once, whatever the plan: a subquery may be run again for each row, and then finds others.
+UPDATE sessions SET ttl = :ended,
+    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:back AS interval))) / 1000000,
+    'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:back AS interval))) % 1000000)) WHERE rowid IN (
+    SELECT s.rowid FROM sessions AS s WHERE s.namespace = :namespace AND s.active_hour <= :idle_since
+        AND s.last_activity_at <= :idle_since AND ((s.expires_at IS NULL OR s.expires_at > :now)
+        AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
+        OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since)) ORDER BY s.active_hour
+                LIMIT :limit);
+
+-- expiry/ending.py: _END_EXCESS
+-- Serves EndingRepository.end_others.
+--
+-- End up to `:limit` sessions, past those that somebody has locked.
+--
+-- They are looked for once, whatever the plan: a subquery may be run again for each row, and then finds others.
+UPDATE sessions SET ttl = :ended,
+    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:back AS interval))) / 1000000,
+    'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:back AS interval))) % 1000000)) WHERE rowid IN (
+    SELECT s.rowid FROM sessions AS s WHERE s.namespace = :namespace
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+        AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
+        OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now)) ORDER BY s.active_hour, s.last_activity_at, s.session_id
+                LIMIT :limit);
+
+-- expiry/ending.py: _COUNT_LIVING
+-- Serves EndingRepository.end_others.
+SELECT count(*) FROM sessions AS s WHERE s.namespace = :namespace AND s.belongs_to IS NULL
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- expiry/ending.py: COUNT_IN_USE
+-- Serves DueRepository.due.
+SELECT count(*) FROM sessions AS s WHERE s.namespace = :namespace AND s.belongs_to IS NULL
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+        AND NOT (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
+    AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
+        OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since)));
+
+-- expiry/ending.py: _IDLE_IS_LEFT
+-- Serves EndingRepository.end_idle.
+--
+-- Somebody else has it locked.
+SELECT 1 FROM sessions AS s WHERE s.namespace = :namespace AND s.active_hour <= :idle_since
+    AND s.last_activity_at <= :idle_since AND ((s.expires_at IS NULL OR s.expires_at > :now)
+    AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
+AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
+    OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
+    SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since)) LIMIT 1;
+
 -- expiry/erasure.py: _HIDE_USER
 -- Serves ErasureRepository.hide_user.
---
--- What is left in the row says nothing of the user but which erasure it belongs to.
 UPDATE sessions AS s SET user_id = NULL, title = NULL, instructions = :erasure, metadata = '{}',
     project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = :erased,
         expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:back AS interval))) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:back AS interval))) % 1000000))
 WHERE s.namespace = :namespace AND s.user_id = :user_id;
 
+-- expiry/erasure.py: _HIDE_PARTS
+-- Serves ErasureRepository.hide_user.
+--
+-- Whoever's they are. None is made any more by now: that would wait for the row of the session that it is to belong to.
+UPDATE sessions AS s SET user_id = NULL, title = NULL, instructions = :erasure, metadata = '{}',
+    project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = :erased,
+        expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:back AS interval))) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:back AS interval))) % 1000000))
+WHERE s.namespace = :namespace AND (s.ttl IS NULL OR s.ttl <> :erased) AND s.belongs_to IN (
+    SELECT w.session_id FROM sessions AS w WHERE w.namespace = :namespace AND w.expires_at <= :now
+        AND w.ttl = :erased AND w.instructions = :erasure);
+
 -- expiry/erasure.py: _LOOK
 -- Serves ErasureRepository.remove.
-SELECT (s.expires_at IS NULL OR s.expires_at > :now), s.next_seq - s.first_seq FROM sessions AS s
+SELECT ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))), s.next_seq - s.first_seq,
+        s.revision, s.user_id, EXISTS (
+    SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id)
+FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id;
 
 -- expiry/erasure.py: _HIDE_SESSION
@@ -509,45 +857,126 @@ SELECT s.session_id FROM sessions AS s
 WHERE s.namespace = :namespace AND s.expires_at <= :now AND s.ttl = :erased AND s.instructions = :erasure
 ORDER BY s.expires_at, s.session_id LIMIT 1;
 
--- expiry/repository.py: _NOW_AND_MAX_IDLE
--- Serves DueRepository.due, ExpiryRepository.end_idle, ExpiryRepository.retention.
-SELECT :now, (SELECT value FROM store_settings WHERE namespace = :namespace AND name = 'max_idle');
-
--- expiry/repository.py: _SET_MAX_IDLE
--- Serves ExpiryRepository.set_retention.
-INSERT INTO store_settings (namespace, name, value) VALUES (:namespace, 'max_idle', :value)
-ON CONFLICT (namespace, name) DO UPDATE SET value = excluded.value;
-
--- expiry/repository.py: _DROP_MAX_IDLE
--- Serves ExpiryRepository.set_retention.
-DELETE FROM store_settings WHERE namespace = :namespace AND name = 'max_idle';
-
--- expiry/repository.py: _END_IDLE
--- Serves ExpiryRepository.end_idle.
-UPDATE sessions SET ttl = :ended,
-    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:back AS interval))) / 1000000,
-    'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:back AS interval))) % 1000000)) WHERE rowid IN (
-    SELECT s.rowid FROM sessions AS s WHERE s.namespace = :namespace AND s.active_hour <= :idle_since
-        AND s.last_activity_at <= :idle_since AND (s.expires_at IS NULL OR s.expires_at > :now) AND s.status <> 'busy'
-    AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
-        (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
-        (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
-        AND (s.lease_until IS NULL OR s.lease_until <= :now
-        OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
-            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000)))
-    ORDER BY s.active_hour LIMIT :limit);
-
--- expiry/repository.py: _IDLE_IS_LEFT
--- Serves ExpiryRepository.end_idle.
+-- expiry/namespaces.py: _NAMESPACES
+-- Serves NamespaceRepository.namespaces.
 --
--- Somebody else has it locked.
-SELECT 1 FROM sessions AS s WHERE s.namespace = :namespace AND s.active_hour <= :idle_since
-    AND s.last_activity_at <= :idle_since AND (s.expires_at IS NULL OR s.expires_at > :now) AND s.status <> 'busy'
-AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
-    (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
-    (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000))) AND (s.lease_until IS NULL OR s.lease_until <= :now
-    OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
-        'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) LIMIT 1;
+-- Prices and settings may stand alone; of these, `prices` only counts changes.
+SELECT name, CAST(sum(n.sessions) AS bigint), CAST(sum(n.entries) AS bigint), CAST(sum(n.bytes) AS bigint),
+    max(n.last_activity_at)
+FROM (
+    SELECT u.namespace AS name, CASE WHEN u.table_name = 'sessions' THEN u.row_count ELSE 0 END AS sessions,
+        CASE WHEN u.table_name = 'history_entries' THEN u.row_count ELSE 0 END AS entries,
+        coalesce(u.bytes, 0) AS bytes, NULL AS last_activity_at
+    FROM storage_usage AS u
+    UNION ALL
+    SELECT s.namespace, 0, 0, 0, max(s.last_activity_at) FROM sessions AS s GROUP BY s.namespace
+    UNION ALL SELECT p.namespace, 0, 0, 0, NULL FROM model_prices AS p WHERE p.namespace <> ''
+    UNION ALL SELECT p.namespace, 0, 0, 0, NULL FROM store_settings AS p
+        WHERE p.namespace <> '' AND p.name <> 'prices'
+    UNION ALL SELECT c.namespace, 0, 0, 0, NULL FROM cache_ledger AS c) AS n
+GROUP BY n.name ORDER BY n.name;
+
+-- expiry/namespaces.py: _FIRST_NAME
+-- Serves NamespaceRepository.names.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM sessions AS t UNION ALL SELECT min(t.namespace) AS name
+    FROM shared_state AS t UNION ALL SELECT min(t.namespace) AS name FROM cache_entries AS t) AS firsts;
+
+-- expiry/namespaces.py: _NEXT_NAME
+-- Serves NamespaceRepository.names.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM sessions AS t WHERE t.namespace > :after UNION ALL
+    SELECT min(t.namespace) AS name FROM shared_state AS t WHERE t.namespace > :after UNION ALL
+    SELECT min(t.namespace) AS name FROM cache_entries AS t WHERE t.namespace > :after) AS nexts;
+
+-- expiry/namespaces.py: _LEASED
+-- Serves NamespaceRepository.hide.
+SELECT count(*) FROM sessions AS s WHERE s.namespace = :namespace
+    AND NOT ((s.lease_until IS NULL OR s.lease_until <= :now
+        OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
+            'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))))
+            AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- expiry/namespaces.py: _HIDE
+-- Serves NamespaceRepository.hide.
+UPDATE sessions SET ttl = :deleted,
+    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:back AS interval))) / 1000000,
+    'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:back AS interval))) % 1000000)) WHERE namespace = :namespace
+    AND session_id IN (
+    SELECT s.session_id FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id > :after
+    ORDER BY s.session_id LIMIT :limit)
+RETURNING session_id;
+
+-- expiry/namespaces.py: _DELETE['cache_claims']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM cache_claims WHERE rowid IN (SELECT rowid FROM cache_claims WHERE namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['cache_entries']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM cache_entries WHERE rowid IN (SELECT rowid FROM cache_entries WHERE namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['cache_ledger']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM cache_ledger WHERE rowid IN (SELECT rowid FROM cache_ledger WHERE namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['cache_tags']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM cache_tags WHERE rowid IN (SELECT rowid FROM cache_tags WHERE namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['history_entries']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM history_entries WHERE rowid IN (SELECT rowid FROM history_entries WHERE namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['model_prices']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM model_prices WHERE rowid IN (SELECT rowid FROM model_prices WHERE namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['session_list_items']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM session_list_items WHERE rowid IN
+    (SELECT rowid FROM session_list_items WHERE namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['session_lists']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM session_lists WHERE rowid IN (SELECT rowid FROM session_lists WHERE namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['session_segments']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM session_segments WHERE rowid IN
+    (SELECT rowid FROM session_segments WHERE namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['sessions']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM sessions WHERE rowid IN (SELECT rowid FROM sessions WHERE namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['shared_state']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM shared_state WHERE rowid IN (SELECT rowid FROM shared_state WHERE namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['state_entries']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM state_entries WHERE rowid IN (SELECT rowid FROM state_entries WHERE namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['store_settings']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM store_settings WHERE rowid IN (SELECT rowid FROM store_settings WHERE namespace = :namespace
+    AND name <> 'prices' LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['summaries']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM summaries WHERE rowid IN (SELECT rowid FROM summaries WHERE namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['usage_ledger']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM usage_ledger WHERE rowid IN (SELECT rowid FROM usage_ledger WHERE namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['usage_records']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM usage_records WHERE rowid IN (SELECT rowid FROM usage_records WHERE namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _PRICES_ARE_GONE
+-- Serves NamespaceRepository.drop_rows.
+UPDATE store_settings SET value = value + 1 WHERE namespace = :namespace AND name = 'prices';
 
 -- expiry/repository.py: _FIND_DUE
 -- Serves ExpiryRepository.sweep_sessions.
@@ -611,18 +1040,23 @@ DELETE FROM session_segments WHERE namespace = :namespace AND owner_session_id I
 --
 -- What would be deleted with each session. Asked once it is locked, so that nothing is added any more. Entries are
 -- counted as far as a batch goes: of a session that is ended nobody keeps what it sees of others up to date.
-SELECT s.session_id, s.first_seq, s.next_seq, s.ttl = :idle, s.ttl = :erased,
+SELECT s.session_id, s.first_seq, s.next_seq, s.ttl = :idle, s.ttl = :evicted, s.ttl = :erased,
     (SELECT count(*) FROM (SELECT 1 FROM history_entries AS h
         WHERE h.namespace = s.namespace AND h.session_id = s.session_id
         LIMIT CAST(:limit AS bigint) + 1) AS counted),
     (SELECT count(*) FROM state_entries AS e WHERE e.namespace = s.namespace AND e.session_id = s.session_id),
     (SELECT count(*) FROM summaries AS m WHERE m.namespace = s.namespace AND m.session_id = s.session_id),
+    (SELECT count(*) FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        AND p.expires_at IS NULL),
+    (SELECT count(*) FROM session_list_items AS i WHERE i.namespace = s.namespace AND i.session_id = s.session_id),
     coalesce(length(CAST(s.title AS blob)), 0) + coalesce(length(CAST(s.instructions AS blob)),
         0) + coalesce(length(CAST(s.metadata AS blob)), 0)
     + coalesce((SELECT sum(coalesce(length(CAST(e.value AS blob)), 0)) FROM state_entries AS e
         WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
     + coalesce((SELECT sum(coalesce(length(CAST(m.content AS blob)), 0)) FROM summaries AS m
         WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0)
+    + coalesce((SELECT sum(coalesce(length(CAST(i.value AS blob)), 0)) FROM session_list_items AS i
+        WHERE i.namespace = s.namespace AND i.session_id = s.session_id), 0)
 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids));
 
 -- expiry/repository.py: _COUNT_VIEWERS
@@ -672,17 +1106,33 @@ DELETE FROM summaries WHERE namespace = :namespace AND session_id = :session_id 
     SELECT m.start_seq FROM summaries AS m WHERE m.namespace = :namespace AND m.session_id = :session_id
     ORDER BY m.start_seq LIMIT :limit);
 
--- expiry/rows.py: _DELETE_STATE
+-- expiry/repository.py: _DELETE_SOME_ITEMS
+-- Serves ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user,
+-- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions.
+DELETE FROM session_list_items WHERE namespace = :namespace AND session_id = :session_id AND (name, position) IN (
+    SELECT i.name, i.position FROM session_list_items AS i
+    WHERE i.namespace = :namespace AND i.session_id = :session_id ORDER BY i.name, i.position LIMIT :limit);
+
+-- expiry/rows.py: _DELETE_STATE[0]
 -- Serves ExpiredRows.sweep_state.
-DELETE FROM state_entries WHERE rowid IN (
-    SELECT e.rowid FROM state_entries AS e WHERE e.namespace = :namespace AND e.expires_at <= :now
-    ORDER BY e.expires_at LIMIT :limit) RETURNING coalesce(length(CAST(value AS blob)), 0);
+--
+-- Expired keys of a table, which says by the columns *owner* whose they are.
+DELETE FROM state_entries WHERE rowid IN (SELECT e.rowid FROM state_entries AS e WHERE e.namespace = :namespace
+    AND e.expires_at <= :now ORDER BY e.expires_at LIMIT :limit) RETURNING coalesce(length(CAST(value AS blob)), 0);
+
+-- expiry/rows.py: _DELETE_STATE[1]
+-- Serves ExpiredRows.sweep_state.
+--
+-- Expired keys of a table, which says by the columns *owner* whose they are.
+DELETE FROM shared_state WHERE rowid IN (SELECT e.rowid FROM shared_state AS e WHERE e.namespace = :namespace
+    AND e.expires_at <= :now ORDER BY e.expires_at LIMIT :limit) RETURNING coalesce(length(CAST(value AS blob)), 0);
 
 -- expiry/rows.py: _STATE_IS_LEFT
 -- Serves ExpiredRows.sweep_state.
 --
 -- Whether something is due that a step has passed by, since somebody else had it locked.
-SELECT 1 FROM state_entries AS e WHERE e.namespace = :namespace AND e.expires_at <= :now LIMIT 1;
+SELECT 1 FROM state_entries AS e WHERE e.namespace = :namespace AND e.expires_at <= :now
+UNION ALL SELECT 1 FROM shared_state AS e WHERE e.namespace = :namespace AND e.expires_at <= :now LIMIT 1;
 
 -- expiry/rows.py: _CACHE_IS_LEFT
 -- Serves ExpiredRows.sweep_cache.
@@ -788,8 +1238,11 @@ SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activ
     active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+        RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
 
 -- history/appending.py: _SQLITE[(False, True)]
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
@@ -798,9 +1251,11 @@ SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activ
     active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    AND s.lease_token = :lease_token AND s.lease_until > :now RETURNING next_seq - :count AS first_seq,
-    last_turn - :turns AS base_turn;
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.lease_token = :lease_token
+        AND s.lease_until > :now RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
 
 -- history/appending.py: _SQLITE[(True, False)]
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
@@ -809,8 +1264,11 @@ SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activ
     active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    AND s.next_seq - 1 = :after_seq RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
+        RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
 
 -- history/appending.py: _SQLITE[(True, True)]
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
@@ -819,142 +1277,452 @@ SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activ
     active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    AND s.next_seq - 1 = :after_seq AND s.lease_token = :lease_token AND s.lease_until > :now
-    RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
+        AND s.lease_token = :lease_token AND s.lease_until > :now RETURNING next_seq - :count AS first_seq,
+        last_turn - :turns AS base_turn;
 
--- history/entry_reads.py: _READ
--- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
--- HistoryRepository.append, HistoryRepository.get, HistoryRepository.pop_last, HistoryRepository.read, TurnWork.begin,
--- WindowsRepository.window.
---
--- How entries are read: of sessions that are no forks, and of any.
-    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
-THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
-    + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
-        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
-        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true END) THEN 2 ELSE 0 END END, h.seq, h.turn, h.entry_id, h.role,
-        h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text), h.input_tokens, h.output_tokens,
-        h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name,
-        h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason,
-        h.error_type, h.content_bytes, h.created_at FROM sessions AS s
-    LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
-        AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
-            AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    ORDER BY h.seq;
-
--- history/entry_reads.py: _READ_FORK
--- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
--- HistoryRepository.append, HistoryRepository.get, HistoryRepository.pop_last, HistoryRepository.read, TurnWork.begin,
--- WindowsRepository.window.
---
--- How entries are read: of sessions that are no forks, and of any.
-    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
-THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
-    + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
-        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
-        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true END) THEN 2 ELSE 0 END END, h.seq, h.turn, h.entry_id, h.role,
-        h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text), h.input_tokens, h.output_tokens,
-        h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name,
-        h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason,
-        h.error_type, h.content_bytes, h.created_at FROM sessions AS s
-    LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
-        AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
-            AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    UNION ALL
-    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
-THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
-    + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
-        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
-        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true END) THEN 2 ELSE 0 END END, h.seq, h.turn, h.entry_id, h.role,
-        h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text), h.input_tokens, h.output_tokens,
-        h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name,
-        h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason,
-        h.error_type, h.content_bytes, h.created_at FROM sessions AS s
-    JOIN session_segments AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
-    CROSS JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
-        AND h.seq BETWEEN max(g.from_seq, max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last))
-            AND min(g.to_seq, min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1)
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
-
--- history/entry_reads.py: _READ_FORK_SMALL
--- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
--- HistoryRepository.append, HistoryRepository.get, HistoryRepository.pop_last, HistoryRepository.read, TurnWork.begin,
--- WindowsRepository.window.
---
--- The same without the content of large entries, which is null then.
-    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
-THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
-    + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
-        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
-        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true END) THEN 2 ELSE 0 END END, h.seq, h.turn, h.entry_id, h.role,
-        h.agent_name, CASE WHEN h.content_bytes <= :largest THEN CAST(h.content AS text) ELSE 'null' END,
-        CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
-        h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model,
-        h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes,
-        h.created_at FROM sessions AS s
-    LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
-        AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
-            AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    UNION ALL
-    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
-THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
-    + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
-        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
-        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true END) THEN 2 ELSE 0 END END, h.seq, h.turn, h.entry_id, h.role,
-        h.agent_name, CASE WHEN h.content_bytes <= :largest THEN CAST(h.content AS text) ELSE 'null' END,
-        CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
-        h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model,
-        h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes,
-        h.created_at FROM sessions AS s
-    JOIN session_segments AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
-    CROSS JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
-        AND h.seq BETWEEN max(g.from_seq, max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last))
-            AND min(g.to_seq, min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1)
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
-
--- history/entry_reads.py: _READ_SMALL
--- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
--- HistoryRepository.append, HistoryRepository.get, HistoryRepository.pop_last, HistoryRepository.read, TurnWork.begin,
--- WindowsRepository.window.
---
--- The same without the content of large entries, which is null then.
-    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL
-THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
-    + CASE WHEN (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
-        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
-        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true END) THEN 2 ELSE 0 END END, h.seq, h.turn, h.entry_id, h.role,
-        h.agent_name, CASE WHEN h.content_bytes <= :largest THEN CAST(h.content AS text) ELSE 'null' END,
-        CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
-        h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model,
-        h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes,
-        h.created_at FROM sessions AS s
-    LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
-        AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
-            AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    ORDER BY h.seq;
-
--- history/entry_reads.py: _FIND_BY_ID
--- Serves HistoryRepository.append, TurnWork.commit.
+-- history/entry_edits.py: _FIND['entry_id']
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
 SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at, h.usage_folded, h.session_id FROM history_entries AS h
+    WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.entry_id = :entry_id
+UNION ALL
+SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at, h.usage_folded, h.session_id
+    FROM session_segments AS g
+JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+    AND h.seq BETWEEN g.from_seq AND g.to_seq
+WHERE g.namespace = :namespace AND g.session_id = :session_id AND h.entry_id = :entry_id;
+
+-- history/entry_edits.py: _FIND['seq']
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at, h.usage_folded, h.session_id FROM history_entries AS h
+    WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq = :seq
+UNION ALL
+SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at, h.usage_folded, h.session_id
+    FROM session_segments AS g
+JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+    AND h.seq BETWEEN g.from_seq AND g.to_seq
+WHERE g.namespace = :namespace AND g.session_id = :session_id AND h.seq = :seq;
+
+-- history/entry_edits.py: _SHARED
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+--
+-- Whether any of a range is another's, or is seen by others.
+SELECT 1 FROM session_segments AS g WHERE g.namespace = :namespace
+    AND g.owner_session_id = :session_id AND g.from_seq <= :to_seq AND g.to_seq >= :from_seq
+UNION ALL
+SELECT 1 FROM session_segments AS g WHERE g.namespace = :namespace
+    AND g.session_id = :session_id AND g.from_seq <= :to_seq AND g.to_seq >= :from_seq
+LIMIT 1;
+
+-- history/entry_edits.py: _ROWS
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+SELECT h.seq, h.entry_id, h.turn, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.provider_name, h.request_model, h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+    h.cache_write_input_tokens, h.reasoning_output_tokens, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM history_entries AS h
+    WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq BETWEEN :from_seq AND :to_seq
+UNION ALL
+SELECT h.seq, h.entry_id, h.turn, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.provider_name, h.request_model, h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+    h.cache_write_input_tokens, h.reasoning_output_tokens, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM session_segments AS g
+JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+    AND h.seq BETWEEN g.from_seq AND g.to_seq AND h.seq BETWEEN :from_seq AND :to_seq
+WHERE g.namespace = :namespace AND g.session_id = :session_id;
+
+-- history/entry_edits.py: _INSERT
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+INSERT INTO history_entries (namespace, session_id, usage_folded, seq, entry_id, turn, role, agent_name, content,
+    metadata, provider_name, request_model, response_model, input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, cost_usd, tool_name, tool_call_id, duration_ms, finish_reason,
+    error_type, content_bytes, created_at)
+VALUES (:namespace, :session_id, 1, :seq, :entry_id, :turn, :role, :agent_name, :content, :metadata, :provider_name,
+    :request_model, :response_model, :input_tokens, :output_tokens, :cache_read_input_tokens, :cache_write_input_tokens,
+    :reasoning_output_tokens, :cost_usd, :tool_name, :tool_call_id, :duration_ms, :finish_reason, :error_type,
+    :content_bytes, :created_at);
+
+-- history/entry_edits.py: _SHIFT_TURNS
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+UPDATE history_entries SET turn = turn + :turns
+WHERE namespace = :namespace AND session_id = :session_id AND seq >= :seq;
+
+-- history/entry_edits.py: _SHIFT_LAST_TURN
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+UPDATE sessions SET last_turn = last_turn + :turns WHERE namespace = :namespace AND session_id = :session_id;
+
+-- history/entry_edits.py: _in_place
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+--
+-- Built for: what is noted about it.
+UPDATE history_entries SET metadata = :new_metadata
+WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq RETURNING NULL, seq, turn, entry_id, role,
+    agent_name, CAST(content AS text), CAST(metadata AS text), input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, provider_name, request_model, response_model, cost_usd,
+    tool_name, tool_call_id, duration_ms, finish_reason, error_type, content_bytes, created_at;
+
+-- history/entry_filters.py: _statement
+-- Serves ReadingRepository.read.
+--
+-- For sessions that are not forks, whose rows are read in order until there are enough; with *forks* for any.
+--
+-- Built for: the newest of a role.
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+            m.* FROM sessions AS s LEFT JOIN (
+        SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+            h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+            h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+            h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM
+            (SELECT x.* FROM history_entries AS x WHERE x.namespace = :namespace AND x.seq > CAST(:after AS bigint)
+            AND x.seq < CAST(:before AS bigint) AND x.session_id = :session_id AND x.role = :role) AS h
+        ORDER BY h.seq DESC LIMIT :most) AS m ON true
+    WHERE s.namespace = :namespace AND s.session_id = :session_id
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/entry_lookups.py: _FIND
+-- Serves ReadingRepository.find.
+SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+            m.* FROM sessions AS s LEFT JOIN (
+SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM history_entries AS h
+WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.entry_id = :entry_id
+UNION ALL
+SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
+    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM session_segments AS g
+JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+    AND h.seq BETWEEN g.from_seq AND g.to_seq
+WHERE g.namespace = :namespace AND g.session_id = :session_id AND h.entry_id = :entry_id) AS m ON true
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/entry_lookups.py: _FIND_MANY
+-- Serves EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
+SELECT NULL, m.* FROM (
+SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
     h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
     h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
     h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM history_entries AS h
 WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.entry_id IN
     (SELECT value FROM json_each(:entry_ids))
 UNION ALL
-SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
     h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
     h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
     h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM session_segments AS g
 JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
     AND h.seq BETWEEN g.from_seq AND g.to_seq
 WHERE g.namespace = :namespace AND g.session_id = :session_id AND h.entry_id IN
-    (SELECT value FROM json_each(:entry_ids));
+    (SELECT value FROM json_each(:entry_ids))) AS m;
+
+-- history/entry_lookups.py: _LAST
+-- Serves ReadingRepository.last_many.
+SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+            s.session_id, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
+            CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+            h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model,
+            h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes,
+            h.created_at FROM sessions AS s
+LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+    AND h.seq >= s.next_seq - :n
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+UNION ALL
+SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+            s.session_id, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
+            CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+            h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model,
+            h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes,
+            h.created_at FROM sessions AS s
+JOIN session_segments AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
+CROSS JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+    AND h.seq BETWEEN max(g.from_seq, s.next_seq - :n) AND g.to_seq
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/entry_reads.py: _READ
+-- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
+-- HistoryRepository.append, HistoryRepository.pop_last, ReadingRepository.get, ReadingRepository.last_many,
+-- ReadingRepository.read, TurnWork.begin, WindowsRepository.window.
+--
+-- How entries are read: of sessions that are no forks, and of any.
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+            h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+            h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+            h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+            h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
+            FROM sessions AS s
+    LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+        AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
+            AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1
+    WHERE s.namespace = :namespace AND s.session_id = :session_id
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    ORDER BY h.seq;
+
+-- history/entry_reads.py: _READ_FORK
+-- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
+-- HistoryRepository.append, HistoryRepository.pop_last, ReadingRepository.get, ReadingRepository.last_many,
+-- ReadingRepository.read, TurnWork.begin, WindowsRepository.window.
+--
+-- How entries are read: of sessions that are no forks, and of any.
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+            h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+            h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+            h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+            h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
+            FROM sessions AS s
+    LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+        AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
+            AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1
+    WHERE s.namespace = :namespace AND s.session_id = :session_id
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    UNION ALL
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+            h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+            h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+            h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+            h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
+            FROM sessions AS s
+    JOIN session_segments AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
+    CROSS JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+        AND h.seq BETWEEN max(g.from_seq, max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last))
+            AND min(g.to_seq, min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1)
+    WHERE s.namespace = :namespace AND s.session_id = :session_id
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/entry_reads.py: _CONTENT
+-- Serves ReadingRepository.messages.
+--
+-- One column, and for forks what its rows are put in order by.
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+            CAST(h.content AS text) FROM sessions AS s
+    LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+        AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
+            AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1
+    WHERE s.namespace = :namespace AND s.session_id = :session_id
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    ORDER BY h.seq;
+
+-- history/entry_reads.py: _CONTENT_FORK
+-- Serves ReadingRepository.messages.
+--
+-- One column, and for forks what its rows are put in order by.
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+            CAST(h.content AS text), h.seq FROM sessions AS s
+    LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+        AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
+            AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1
+    WHERE s.namespace = :namespace AND s.session_id = :session_id
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    UNION ALL
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+            CAST(h.content AS text), h.seq FROM sessions AS s
+    JOIN session_segments AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
+    CROSS JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+        AND h.seq BETWEEN max(g.from_seq, max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last))
+            AND min(g.to_seq, min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1)
+    WHERE s.namespace = :namespace AND s.session_id = :session_id
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/entry_reads.py: _READ_FORK_SMALL
+-- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
+-- HistoryRepository.append, HistoryRepository.pop_last, ReadingRepository.get, ReadingRepository.last_many,
+-- ReadingRepository.read, TurnWork.begin, WindowsRepository.window.
+--
+-- The same without the content of large entries, which is null then.
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+            h.seq, h.turn, h.entry_id, h.role, h.agent_name,
+            CASE WHEN h.content_bytes <= :largest THEN CAST(h.content AS text) ELSE 'null' END,
+            CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+            h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model,
+            h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes,
+            h.created_at FROM sessions AS s
+    LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+        AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
+            AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1
+    WHERE s.namespace = :namespace AND s.session_id = :session_id
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    UNION ALL
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+            h.seq, h.turn, h.entry_id, h.role, h.agent_name,
+            CASE WHEN h.content_bytes <= :largest THEN CAST(h.content AS text) ELSE 'null' END,
+            CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+            h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model,
+            h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes,
+            h.created_at FROM sessions AS s
+    JOIN session_segments AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
+    CROSS JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+        AND h.seq BETWEEN max(g.from_seq, max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last))
+            AND min(g.to_seq, min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1)
+    WHERE s.namespace = :namespace AND s.session_id = :session_id
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/entry_reads.py: _READ_SMALL
+-- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
+-- HistoryRepository.append, HistoryRepository.pop_last, ReadingRepository.get, ReadingRepository.last_many,
+-- ReadingRepository.read, TurnWork.begin, WindowsRepository.window.
+--
+-- The same without the content of large entries, which is null then.
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+            h.seq, h.turn, h.entry_id, h.role, h.agent_name,
+            CASE WHEN h.content_bytes <= :largest THEN CAST(h.content AS text) ELSE 'null' END,
+            CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+            h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model,
+            h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes,
+            h.created_at FROM sessions AS s
+    LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
+        AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
+            AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1
+    WHERE s.namespace = :namespace AND s.session_id = :session_id
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    ORDER BY h.seq;
 
 -- history/entry_rows.py: insert_one
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
@@ -968,14 +1736,17 @@ VALUES (:namespace, :session_id, :seq, :created_at, :entry_id, :turn, :role, :co
     :request_model, :input_tokens, :output_tokens, :cost_usd);
 
 -- history/locating.py: _LOCATE
--- Serves LocatingRepository.locate.
+-- Serves LocatingRepository.locate, LocatingRepository.locate_many.
 --
 -- The unique index on entries begins with their ids.
-SELECT h.entry_id, h.session_id FROM history_entries AS h
+SELECT h.entry_id, h.session_id, h.seq FROM history_entries AS h
 JOIN sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
 WHERE h.entry_id IN (SELECT value FROM json_each(:entry_ids)) AND h.namespace = :namespace
     AND (:any_agent OR s.agent_name IN (SELECT value FROM json_each(:agent_names)))
-        AND (:expired_too OR (s.expires_at IS NULL OR s.expires_at > :now));
+        AND (:expired_too OR ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))
+ORDER BY h.created_at, h.session_id;
 
 -- history/ranges.py: _SET_RANGE
 -- Serves ConversationsRepository.save, HistoryRepository.pop_last, ShorteningRepository.clear,
@@ -992,10 +1763,13 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id;
 -- ShorteningRepository.trim.
 DELETE FROM summaries WHERE namespace = :namespace AND session_id = :session_id AND end_seq > :last_seq;
 
--- history/repository.py: _COUNT
--- Serves HistoryRepository.count.
+-- history/reading.py: _COUNT
+-- Serves ReadingRepository.count.
 SELECT s.next_seq - s.first_seq FROM sessions AS s
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/summaries.py: _ADD
 -- Serves SummariesRepository.add_summary.
@@ -1010,8 +1784,10 @@ RETURNING start_seq, end_seq, content, token_count, created_at;
 UPDATE sessions AS s SET last_activity_at = :now, active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    AND s.next_seq > :end_seq;
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq > :end_seq;
 
 -- history/summaries.py: _WRITE
 -- Serves ConversationsRepository.save.
@@ -1027,20 +1803,30 @@ DELETE FROM summaries WHERE namespace = :namespace AND session_id = :session_id 
 -- history/summaries.py: _END
 -- Serves SummariesRepository.add_summary.
 SELECT s.next_seq - 1 FROM sessions AS s
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/summaries.py: _READ
 -- Serves ConversationsRepository.load, ConversationsRepository.save, SummariesRepository.summaries, TurnWork.begin,
 -- WindowsRepository.window.
 --
 -- The session comes with its summaries, or without one: one round trip.
-SELECT (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
     (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
-    AND true END), m.start_seq, m.end_seq, m.content, m.token_count, m.created_at
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), m.start_seq, m.end_seq,
+            m.content, m.token_count, m.created_at
 FROM sessions AS s
 LEFT JOIN summaries AS m ON m.namespace = s.namespace AND m.session_id = s.session_id
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    ORDER BY m.start_seq;
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY m.start_seq;
 
 -- history/tail.py: _LOOK
 -- Serves FollowWork.look, FollowWork.start, TurnWork.commit.
@@ -1053,7 +1839,41 @@ SELECT s.next_seq - 1, s.created_at, coalesce(
     JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id AND h.seq = :seq
     WHERE g.namespace = :namespace AND g.session_id = :session_id AND :seq BETWEEN g.from_seq AND g.to_seq))
 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
-    AND (s.expires_at IS NULL OR s.expires_at > :now);
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/tool_names.py: _FIND_IN_ONE
+-- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
+--
+-- Most appends are to one session. PostgreSQL plans a list of sessions anew at each call, which takes a third longer.
+SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
+    WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0) THEN CAST(h.content AS text) END
+FROM sessions AS s JOIN history_entries AS h
+    ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq >= s.next_seq - :searched
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
+    AND (h.tool_call_id IN (SELECT value FROM json_each(:call_ids)) OR EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
+    WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0))
+ORDER BY h.seq;
+
+-- history/tool_names.py: _FIND_IN_SEVERAL
+-- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
+SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
+    WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0) THEN CAST(h.content AS text) END
+FROM sessions AS s JOIN history_entries AS h
+    ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq >= s.next_seq - :searched
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
+    AND (h.tool_call_id IN (SELECT value FROM json_each(:call_ids)) OR EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
+    WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0))
+ORDER BY h.seq;
 
 -- ===================================================== portable ======================================================
 
@@ -1079,27 +1899,48 @@ VALUES (:namespace, :line, :session_id, :bucket_at, :user_id, :agent_name, :prov
 
 -- portable/portable_rows.py: _SESSIONS
 -- Serves PortableWork.sessions.
-SELECT t.session_id, t.user_id, t.agent_name, t.title, t.status, t.instructions, CAST(t.metadata AS text),
-    t.project_root, t.cwd, t.parent_session_id, t.root_session_id, t.forked_at_seq, t.first_seq, t.next_seq,
-    t.last_turn, t.revision, t.ttl, t.expires_at, t.created_at, t.last_activity_at
-FROM sessions AS t WHERE t.namespace = :namespace AND (t.expires_at IS NULL OR t.expires_at > :now)
-    AND t.session_id > :after ORDER BY t.session_id LIMIT :limit;
+SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions, CAST(s.metadata AS text),
+    s.project_root, s.cwd, s.parent_session_id, s.root_session_id, s.forked_at_seq, s.first_seq, s.next_seq,
+    s.last_turn, s.revision, s.ttl, s.expires_at, s.created_at, s.last_activity_at, s.belongs_to
+FROM sessions AS s WHERE s.namespace = :namespace
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id > :after
+        ORDER BY s.session_id LIMIT :limit;
 
 -- portable/portable_rows.py: _SESSIONS_OF_USER
 -- Serves PortableWork.sessions.
-SELECT t.session_id, t.user_id, t.agent_name, t.title, t.status, t.instructions, CAST(t.metadata AS text),
-    t.project_root, t.cwd, t.parent_session_id, t.root_session_id, t.forked_at_seq, t.first_seq, t.next_seq,
-    t.last_turn, t.revision, t.ttl, t.expires_at, t.created_at, t.last_activity_at
-FROM sessions AS t WHERE t.namespace = :namespace AND (t.expires_at IS NULL OR t.expires_at > :now)
-    AND t.session_id > :after AND t.user_id = :user_id ORDER BY t.session_id LIMIT :limit;
+--
+-- With what belongs to them, whoever's it is.
+SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions, CAST(s.metadata AS text),
+    s.project_root, s.cwd, s.parent_session_id, s.root_session_id, s.forked_at_seq, s.first_seq, s.next_seq,
+    s.last_turn, s.revision, s.ttl, s.expires_at, s.created_at, s.last_activity_at, s.belongs_to
+FROM sessions AS s WHERE s.namespace = :namespace
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id > :after
+        AND (s.user_id = :user_id OR s.belongs_to IN (
+    SELECT w.session_id FROM sessions AS w WHERE w.namespace = :namespace AND w.user_id = :user_id))
+        ORDER BY s.session_id LIMIT :limit;
 
 -- portable/portable_rows.py: _SESSION
 -- Serves PortableWork.sessions.
-SELECT t.session_id, t.user_id, t.agent_name, t.title, t.status, t.instructions, CAST(t.metadata AS text),
-    t.project_root, t.cwd, t.parent_session_id, t.root_session_id, t.forked_at_seq, t.first_seq, t.next_seq,
-    t.last_turn, t.revision, t.ttl, t.expires_at, t.created_at, t.last_activity_at
-FROM sessions AS t WHERE t.namespace = :namespace AND (t.expires_at IS NULL OR t.expires_at > :now)
-    AND t.session_id = :session_id ORDER BY t.session_id LIMIT :limit;
+SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions, CAST(s.metadata AS text),
+    s.project_root, s.cwd, s.parent_session_id, s.root_session_id, s.forked_at_seq, s.first_seq, s.next_seq,
+    s.last_turn, s.revision, s.ttl, s.expires_at, s.created_at, s.last_activity_at, s.belongs_to
+FROM sessions AS s WHERE s.namespace = :namespace
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = :session_id
+        ORDER BY s.session_id LIMIT :limit;
+
+-- portable/portable_rows.py: _PARTS
+-- Serves PortableWork.sessions.
+SELECT s.session_id FROM sessions AS s
+WHERE s.namespace = :namespace AND s.belongs_to IN (SELECT value FROM json_each(:session_ids))
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- portable/portable_rows.py: _ENTRIES
 -- Serves PortableWork.entries.
@@ -1112,7 +1953,7 @@ FROM history_entries AS t WHERE t.namespace = :namespace AND t.session_id = :ses
 
 -- portable/portable_rows.py: _STATE
 -- Serves PortableWork.state.
-SELECT t.session_id, t.key, CAST(t.value AS text), t.version, t.updated_at, t.expires_at
+SELECT t.session_id, t.key, CAST(t.value AS text), t.version, t.updated_at, t.expires_at, t.created_at
 FROM state_entries AS t WHERE t.namespace = :namespace AND t.session_id = :session_id
     AND (t.expires_at IS NULL OR t.expires_at > :now) ORDER BY t.session_id, t.key LIMIT :limit;
 
@@ -1121,6 +1962,18 @@ FROM state_entries AS t WHERE t.namespace = :namespace AND t.session_id = :sessi
 SELECT t.session_id, t.start_seq, t.end_seq, t.content, t.token_count, t.created_at
 FROM summaries AS t WHERE t.namespace = :namespace AND t.session_id = :session_id ORDER BY t.session_id, t.start_seq
     LIMIT :limit;
+
+-- portable/portable_rows.py: _LISTS
+-- Serves PortableWork.lists.
+SELECT t.session_id, t.name, t.item_count, t.created_at, t.updated_at
+FROM session_lists AS t WHERE t.namespace = :namespace AND t.session_id = :session_id ORDER BY t.session_id, t.name
+    LIMIT :limit;
+
+-- portable/portable_rows.py: _ITEMS
+-- Serves PortableWork.list_items.
+SELECT t.session_id, t.name, t.position, CAST(t.value AS text), t.created_at
+FROM session_list_items AS t WHERE t.namespace = :namespace AND t.session_id = :session_id
+    AND (t.name, t.position) > (:after_name, :after_position) ORDER BY t.session_id, t.name, t.position LIMIT :limit;
 
 -- portable/portable_rows.py: _USAGE
 -- Serves PortableWork.usage.
@@ -1143,6 +1996,22 @@ FROM usage_ledger AS t WHERE t.namespace = :namespace
 -- Serves PortableWork.pieces.
 SELECT s.first_seq, s.next_seq - 1 FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id;
+
+-- portable/portable_rows.py: _SHOW_WHOLES
+-- Serves PortableWork.settle_parts.
+--
+-- Written, though nothing changes, as by whoever makes a part: see `unshared`.
+UPDATE sessions AS s SET revision = s.revision WHERE s.namespace = :namespace AND s.session_id IN (
+    SELECT p.belongs_to FROM sessions AS p WHERE p.namespace = :namespace AND p.session_id IN
+        (SELECT value FROM json_each(:session_ids)));
+
+-- portable/portable_rows.py: _SET_FREE
+-- Serves PortableWork.settle_parts.
+UPDATE sessions AS s SET belongs_to = NULL
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
+    AND s.belongs_to IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM sessions AS w
+    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to AND w.belongs_to IS NULL);
 
 -- portable/portable_rows.py: _FIND_USAGE
 -- Serves PortableWork.find_usage.
@@ -1174,21 +2043,39 @@ INSERT INTO state_entries (namespace, session_id, key, value, updated_at)
 -- sessions/forks.py: _ROOT
 -- Serves ForksRepository.lineage.
 SELECT s.root_session_id, s.created_at FROM sessions AS s
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/forks.py: _TURN_AT
 -- Serves ForksRepository.fork.
 SELECT turn FROM history_entries WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq;
 
--- sessions/forks.py: _COPY_STATE
+-- sessions/forks.py: _COPY_STATE_SQLITE[0]
 -- Serves ForksRepository.fork.
-INSERT INTO state_entries (namespace, session_id, key, value, version, updated_at, expires_at)
-SELECT e.namespace, :fork_id, e.key, e.value, e.version, e.updated_at, e.expires_at FROM state_entries AS e
-WHERE e.namespace = :namespace AND e.session_id = :session_id
+INSERT INTO state_entries (namespace, session_id, key, value, version, created_at, updated_at, expires_at)
+SELECT e.namespace, :fork_id, e.key, e.value, e.version, e.created_at, e.updated_at, e.expires_at
+FROM state_entries AS e WHERE e.namespace = :namespace AND e.session_id = :session_id
     AND (e.expires_at IS NULL OR e.expires_at > :now);
 
--- sessions/forks.py: _COPY_SUMMARIES
+-- sessions/forks.py: _COPY_STATE_SQLITE[1]
 -- Serves ForksRepository.fork.
+INSERT INTO session_lists (namespace, session_id, name, item_count, created_at, updated_at)
+SELECT namespace, :fork_id, name, item_count, created_at, updated_at FROM session_lists
+WHERE namespace = :namespace AND session_id = :session_id;
+
+-- sessions/forks.py: _COPY_STATE_SQLITE[2]
+-- Serves ForksRepository.fork.
+INSERT INTO session_list_items (namespace, session_id, name, position, value, created_at)
+SELECT namespace, :fork_id, name, position, value, created_at FROM session_list_items
+WHERE namespace = :namespace AND session_id = :session_id;
+
+-- sessions/forks.py: _COPY_SUMMARIES_AND_SHOW
+-- Serves ForksRepository.fork.
+--
+-- The source's row is written, though nothing in it changes: see `unshared`. That comes last: an INSERT with the id of a
+-- session waits for who has written its row, though not for who has locked it, and two forks could wait for each other.
 INSERT INTO summaries (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
 SELECT namespace, :fork_id, start_seq, end_seq, content, token_count, created_at FROM summaries
 WHERE namespace = :namespace AND session_id = :session_id AND end_seq <= :at_seq;
@@ -1223,7 +2110,9 @@ SELECT session_id, parent_session_id, forked_at_seq, created_at FROM up WHERE pa
 -- Serves ForksRepository.lineage.
 SELECT s.session_id FROM sessions AS s
 WHERE s.namespace = :namespace AND s.parent_session_id = :session_id AND s.created_at >= :created_at
-    AND (s.expires_at IS NULL OR s.expires_at > :now)
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
 ORDER BY s.created_at, s.session_id;
 
 -- sessions/leases.py: _ACQUIRE
@@ -1234,7 +2123,10 @@ UPDATE sessions AS s SET lease_owner = :owner, lease_token = max(s.lease_token +
         last_activity_at = :now, active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
         expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000)))
@@ -1248,8 +2140,11 @@ UPDATE sessions AS s SET lease_until = (strftime('%Y-%m-%dT%H:%M:%S',
     active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    AND s.lease_token = :lease_token AND s.lease_until > :now
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.lease_token = :lease_token
+        AND s.lease_until > :now
 RETURNING lease_until;
 
 -- sessions/leases.py: _RELEASE
@@ -1258,8 +2153,11 @@ UPDATE sessions AS s SET lease_owner = NULL, lease_until = NULL, last_activity_a
     active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    AND s.lease_token = :lease_token AND s.lease_until > :now;
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.lease_token = :lease_token
+        AND s.lease_until > :now;
 
 -- sessions/leases.py: _BEGIN_WORK
 -- Serves LeaseWork.begin_work.
@@ -1269,8 +2167,10 @@ UPDATE sessions AS s SET status = 'busy', last_activity_at = :now,
     active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    AND s.status IN ('ready', 'busy')
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.status IN ('ready', 'busy')
      AND s.lease_token = :lease_token AND s.lease_until > :now;
 
 -- sessions/leases.py: _END_WORK
@@ -1280,18 +2180,27 @@ UPDATE sessions AS s SET lease_owner = NULL, lease_until = NULL, last_activity_a
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl)) % 1000000)),
     status = CASE WHEN s.status = 'busy' THEN 'ready' ELSE s.status END
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    AND s.lease_token = :lease_token AND s.lease_until > :now;
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.lease_token = :lease_token
+        AND s.lease_until > :now;
 
 -- sessions/leases.py: _STATUS
 -- Serves LeaseWork.begin_work.
 SELECT s.status FROM sessions AS s
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/lifecycle.py: _STATUS
 -- Serves LifecycleRepository.set_status.
 SELECT s.status FROM sessions AS s
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/lifecycle.py: _TERMINATE
 -- Serves LifecycleRepository.terminate.
@@ -1299,14 +2208,21 @@ UPDATE sessions AS s SET status = 'dead', lease_owner = NULL, lease_until = NULL
     active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/lifecycle.py: _REPAIR
 -- Serves LifecycleRepository.repair_abandoned.
 --
 -- Renewing a lease also updates the last activity, so this one condition covers both kinds of work.
-UPDATE sessions AS s SET status = 'ready', lease_owner = NULL, lease_until = NULL
-WHERE s.namespace = :namespace AND s.status = 'busy' AND (s.expires_at IS NULL OR s.expires_at > :now)
+UPDATE sessions AS s SET status = CASE WHEN s.status = 'starting' THEN 'dead' ELSE 'ready' END, lease_owner = NULL,
+    lease_until = NULL
+WHERE s.namespace = :namespace AND s.status IN ('starting', 'busy')
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
     AND s.last_activity_at <= (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:older_than AS interval))) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:older_than AS interval))) % 1000000))
     AND (s.lease_until IS NULL OR s.lease_until <= :now
@@ -1321,73 +2237,167 @@ UPDATE sessions AS s SET status = :status, last_activity_at = :now,
     active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    AND s.status IN ('ready')
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.status IN ('ready')
  AND s.lease_token = :lease_token AND s.lease_until > :now
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at;
+    last_activity_at, belongs_to;
 
 -- sessions/listing.py: _page_statement
 -- Serves ListingRepository.page.
 --
 -- Keyset paging: each page starts where the last one ended, found in the index, however far down.
 --
--- Built for: a user's sessions, the latest first, from the second page on.
+-- Built for: a user's sessions with a key of metadata and a text in the title, the latest first, from the second page on, and how many there are.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at FROM sessions AS s
-WHERE s.namespace = :namespace AND (s.expires_at IS NULL OR s.expires_at > :now) AND s.user_id = :user_id
-    AND (s.active_hour, s.last_activity_at, s.session_id) < (:at_hour, :at, :at_id) ORDER BY s.active_hour DESC,
-    s.last_activity_at DESC, s.session_id DESC LIMIT :limit;
+    last_activity_at, belongs_to, total FROM (SELECT count(*) AS total FROM sessions AS s WHERE s.namespace = :namespace
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+        AND s.user_id = :user_id AND instr(lower(s.title), lower(:title_contains)) > 0 AND EXISTS
+        (SELECT 1 FROM json_each(replace(replace(CAST(s.metadata AS text), '\\', '\b\b'), '\u', '\\u')) AS j
+        WHERE j.key = :key_0 AND j.type = :type_0 AND j.value IS :value_0)) AS t
+LEFT JOIN (SELECT s.* FROM sessions AS s WHERE s.namespace = :namespace
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+        AND s.user_id = :user_id AND instr(lower(s.title), lower(:title_contains)) > 0 AND EXISTS
+        (SELECT 1 FROM json_each(replace(replace(CAST(s.metadata AS text), '\\', '\b\b'), '\u', '\\u')) AS j
+        WHERE j.key = :key_0 AND j.type = :type_0 AND j.value IS :value_0)
+            AND (s.active_hour, s.last_activity_at, s.session_id) < (:at_hour, :at, :at_id) ORDER BY s.active_hour DESC,
+            s.last_activity_at DESC, s.session_id DESC LIMIT :limit OFFSET :offset) AS page ON true
+            ORDER BY page.active_hour DESC, page.last_activity_at DESC, page.session_id DESC;
 
 -- sessions/listing.py: _count_statement
 -- Serves ListingRepository.count.
 --
 -- Built for: of a user.
-SELECT count(*) FROM sessions AS s WHERE s.namespace = :namespace AND (s.expires_at IS NULL OR s.expires_at > :now)
+SELECT count(*) FROM sessions AS s WHERE s.namespace = :namespace
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
     AND s.user_id = :user_id;
+
+-- sessions/parts.py: _END
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
+-- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+--
+-- A part that is not ended has no end. With the TTL of its session it counts as gone in the same way.
+UPDATE sessions AS s SET ttl = coalesce(w.ttl, :deleted), lease_owner = NULL, lease_until = NULL,
+    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:back AS interval))) / 1000000,
+    'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:back AS interval))) % 1000000))
+FROM sessions AS w
+WHERE w.namespace = :namespace AND w.session_id IN (SELECT value FROM json_each(:session_ids))
+    AND s.namespace = w.namespace
+    AND s.belongs_to = w.session_id AND s.expires_at IS NULL;
+
+-- sessions/parts.py: _IDS
+-- Serves ErasureRepository.remove.
+SELECT session_id FROM sessions WHERE namespace = :namespace AND belongs_to = :session_id ORDER BY session_id;
+
+-- sessions/parts.py: _END_DUE
+-- Serves EndingRepository.end_others.
+UPDATE sessions AS s SET ttl = due.ttl, lease_owner = NULL, lease_until = NULL,
+    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:back AS interval))) / 1000000,
+    'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:back AS interval))) % 1000000))
+FROM (SELECT s.session_id, s.ttl FROM sessions AS s
+    WHERE s.namespace = :namespace AND s.expires_at <= :now
+        AND NOT (s.ttl = :erased
+        AND s.expires_at > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:claimed AS interval))) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:claimed AS interval))) % 1000000))) AND EXISTS
+        (SELECT 1 FROM sessions AS p
+    WHERE p.namespace = :namespace AND p.belongs_to = s.session_id AND p.expires_at IS NULL)
+    ORDER BY s.expires_at LIMIT :limit) AS due
+WHERE s.namespace = :namespace AND s.belongs_to = due.session_id AND s.expires_at IS NULL
+RETURNING belongs_to;
 
 -- sessions/repository.py: _EXISTS
 -- Serves SessionsRepository.exists.
 SELECT 1 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
-    AND (s.expires_at IS NULL OR s.expires_at > :now);
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/segments.py: _EXISTS
--- Serves ConversationsRepository.save, ErasureRepository.erase_next, ErasureRepository.remove,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_next, ErasureRepository.remove,
 -- ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 SELECT 1 FROM sessions WHERE namespace = :namespace AND session_id = :session_id;
 
 -- sessions/segments.py: _LOCK_ROW
--- Serves ConversationsRepository.save, ErasureRepository.erase_next, ErasureRepository.remove,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_next, ErasureRepository.remove,
 -- ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
-SELECT 1 FROM sessions AS s
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.root_session_id = :root_session_id;
-
--- sessions/segments.py: _SHARE_ROW
--- Serves ForksRepository.fork.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 SELECT 1 FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.root_session_id = :root_session_id;
 
 -- sessions/segments.py: _OF_SESSION
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, PortableWork.pieces, SessionsRepository.create, SessionsRepository.open,
--- ShorteningRepository.clear, ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, PortableWork.pieces,
+-- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 SELECT session_id, from_seq, to_seq, owner_session_id FROM session_segments
 WHERE namespace = :namespace AND session_id = :session_id ORDER BY from_seq;
 
 -- sessions/segments.py: _VIEWED
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- Which ranges of a session's rows forks see: of those that begin at one position the longest, with the fork that would
 -- get the rows. Sessions that will live on are preferred, so that the rows need not change hands again.
@@ -1399,7 +2409,10 @@ SELECT from_seq, to_seq, lives, session_id, gone, viewers FROM (
         max(CASE WHEN lives < 0 THEN 1 ELSE 0 END) OVER () AS gone, count(*) OVER () AS viewers
     FROM (
         SELECT g.from_seq, g.to_seq, g.session_id, (
-            SELECT CASE WHEN s.expires_at IS NULL THEN 2 WHEN (s.expires_at IS NULL OR s.expires_at > :now) THEN 1
+            SELECT CASE WHEN s.expires_at IS NULL THEN 2 WHEN ((s.expires_at IS NULL OR s.expires_at > :now)
+                AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) THEN 1
                 WHEN s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
                     (:now_us + (-CAST(:gone_for AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
                     (:now_us + (-CAST(:gone_for AS interval))) % 1000000)) THEN -1 ELSE 0 END
@@ -1410,11 +2423,20 @@ SELECT from_seq, to_seq, lives, session_id, gone, viewers FROM (
 WHERE place = 1 ORDER BY from_seq;
 
 -- sessions/segments.py: _FORGET_GONE
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- Sessions that nothing can revive any more look for nothing.
 DELETE FROM session_segments AS g
@@ -1425,107 +2447,206 @@ WHERE g.namespace = :namespace AND g.owner_session_id = :session_id
             'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:gone_for AS interval))) % 1000000)));
 
 -- sessions/segments.py: _INSERT
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 INSERT INTO session_segments (namespace, session_id, from_seq, to_seq, owner_session_id)
 VALUES (:namespace, :session_id, :from_seq, :to_seq, :owner);
 
 -- sessions/segments.py: _DELETE
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 DELETE FROM session_segments
 WHERE namespace = :namespace AND session_id = :session_id AND from_seq = :from_seq;
 
 -- sessions/segments.py: _DELETE_ROWS
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 DELETE FROM history_entries
 WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq;
 
 -- sessions/segments.py: _WEIGH_ROWS
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 SELECT count(*), sum(content_bytes + coalesce(length(CAST(metadata AS blob)), 0)) FROM history_entries
 WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq;
 
 -- sessions/segments.py: _HAND_OVER_ROWS
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- What they used stays where it was: it has been folded by now.
 UPDATE history_entries SET session_id = :heir, usage_folded = 1
 WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq;
 
 -- sessions/segments.py: _CUT_BEHIND
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 INSERT INTO session_segments (namespace, session_id, from_seq, to_seq, owner_session_id)
 SELECT namespace, session_id, CAST(:to_seq AS bigint) + 1, to_seq, owner_session_id FROM session_segments
 WHERE namespace = :namespace AND owner_session_id = :session_id AND from_seq <= :to_seq AND to_seq > :to_seq;
 
 -- sessions/segments.py: _CUT_BEFORE
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 INSERT INTO session_segments (namespace, session_id, from_seq, to_seq, owner_session_id)
 SELECT namespace, session_id, CAST(:from_seq AS bigint), to_seq, owner_session_id FROM session_segments
 WHERE namespace = :namespace AND owner_session_id = :session_id AND from_seq < :from_seq AND to_seq >= :from_seq;
 
 -- sessions/segments.py: _SHORTEN
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 UPDATE session_segments SET to_seq = CAST(:from_seq AS bigint) - 1
 WHERE namespace = :namespace AND owner_session_id = :session_id AND from_seq < :from_seq AND to_seq >= :from_seq;
 
 -- sessions/segments.py: _NAME_HEIR
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 UPDATE session_segments SET owner_session_id = :heir, to_seq = min(to_seq, :to_seq)
 WHERE namespace = :namespace AND owner_session_id = :session_id AND from_seq BETWEEN :from_seq AND :to_seq
     AND session_id <> :heir;
 
 -- sessions/segments.py: _OWN_NOW
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 DELETE FROM session_segments
 WHERE namespace = :namespace AND owner_session_id = :session_id AND from_seq BETWEEN :from_seq AND :to_seq
     AND session_id = :heir;
 
 -- sessions/segments.py: _EXTEND_SQLITE
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH marked AS (
     SELECT session_id, from_seq, to_seq,
         CASE WHEN lag(owner_session_id) OVER w = owner_session_id AND lag(to_seq) OVER w = from_seq - 1
@@ -1543,11 +2664,20 @@ UPDATE session_segments AS g SET to_seq = c.to_seq FROM chains AS c
 WHERE g.namespace = :namespace AND g.session_id = c.session_id AND g.from_seq = c.from_seq;
 
 -- sessions/segments.py: _MERGE_SQLITE
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 DELETE FROM session_segments AS g WHERE g.namespace = :namespace AND g.session_id IN
     (SELECT v.session_id FROM session_segments AS v
         WHERE v.namespace = :namespace AND v.owner_session_id = :owner)
@@ -1555,24 +2685,56 @@ DELETE FROM session_segments AS g WHERE g.namespace = :namespace AND g.session_i
         AND x.session_id = g.session_id AND x.from_seq < g.from_seq AND x.to_seq >= g.to_seq);
 
 -- sessions/session_life.py: _LAST_SEQ
--- Serves ConversationsRepository.save, ErasureRepository.remove, ForksRepository.fork, HistoryRepository.append,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, TurnWork.commit.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
+-- ForksRepository.fork, HistoryRepository.append, ListsRepository.append, ListsRepository.delete,
+-- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- The last position is read here, under the lock: the row that a caller read before may be older.
-SELECT next_seq - 1, coalesce(ttl = :erased, false) FROM sessions
-WHERE namespace = :namespace AND session_id = :session_id;
+SELECT s.next_seq - 1, coalesce(s.ttl = :erased, false), EXISTS (
+    SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id)
+FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id;
 
 -- sessions/session_life.py: _LIVES
--- Serves ConversationsRepository.save, ForksRepository.fork, HistoryRepository.append, SessionsRepository.create,
--- SessionsRepository.open, TurnWork.commit.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
 SELECT 1 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
-    AND (s.expires_at IS NULL OR s.expires_at > :now);
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_life.py: _HAS_EXPIRED
--- Serves ConversationsRepository.save, ForksRepository.fork, HistoryRepository.append, SessionsRepository.create,
--- SessionsRepository.open, TurnWork.commit.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
 SELECT 1 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
-    AND NOT (s.expires_at IS NULL OR s.expires_at > :now);
+    AND NOT ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_life.py: _REVIVE
 -- Serves SessionsRepository.open.
@@ -1580,15 +2742,26 @@ UPDATE sessions AS s SET status = :status, last_activity_at = :now,
     active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    AND s.status = 'dead'
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.status = 'dead'
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at;
+    last_activity_at, belongs_to;
 
 -- sessions/session_life.py: _DELETE
--- Serves ConversationsRepository.save, ErasureRepository.remove, ForksRepository.fork, HistoryRepository.append,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, TurnWork.commit.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
+-- ForksRepository.fork, HistoryRepository.append, ListsRepository.append, ListsRepository.delete,
+-- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- State, summaries and the session's own segments go with it, by ON DELETE CASCADE.
 DELETE FROM sessions WHERE namespace = :namespace AND session_id = :session_id;
@@ -1598,41 +2771,82 @@ DELETE FROM sessions WHERE namespace = :namespace AND session_id = :session_id;
 -- SessionsRepository.open, SessionsRepository.update, TurnWork.begin.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    last_activity_at, belongs_to, (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
     (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
-    AND true END) FROM sessions AS s
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) FROM sessions AS s
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _FIND_HELD
 -- Serves ConversationsRepository.load, ConversationsRepository.save, SessionsRepository.find, SessionsRepository.get,
 -- SessionsRepository.open, SessionsRepository.update, TurnWork.begin.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at, (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    last_activity_at, belongs_to, (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
     (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
-    AND true END) FROM sessions AS s
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) FROM sessions AS s
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- sessions/session_rows.py: _FIND_MANY
+-- Serves ListingRepository.load_many.
+SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at, belongs_to, (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) FROM sessions AS s
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id;
+
+-- sessions/session_rows.py: _FIND_MANY_HELD
+-- Serves ListingRepository.load_many.
+SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
+    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
+    last_activity_at, belongs_to, (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) FROM sessions AS s
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id;
 
 -- sessions/session_rows.py: _LOCK
--- Serves ConversationsRepository.save, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
+-- Serves ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- PortableWork.make_room, SessionsRepository.merge_metadata, ShorteningRepository.clear, ShorteningRepository.trim,
 -- TurnWork.commit.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at, last_turn, NOT (s.expires_at IS NULL OR s.expires_at > :now) FROM sessions AS s
-WHERE s.namespace = :namespace AND s.session_id = :session_id;
-
--- sessions/session_rows.py: _SHARE
--- Serves ConversationsRepository.save, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.merge_metadata, ShorteningRepository.clear, ShorteningRepository.trim,
--- TurnWork.commit.
-SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at, last_turn, NOT (s.expires_at IS NULL OR s.expires_at > :now) FROM sessions AS s
+    last_activity_at, belongs_to, last_turn, NOT ((s.expires_at IS NULL OR s.expires_at > :now)
+    AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id;
 
 -- sessions/session_rows.py: _NOW
--- Serves ConversationsRepository.save, ErasureRepository.hide_user.
+-- Serves ConversationsRepository.save, ErasureRepository.hide_user, NamespaceRepository.hide.
 SELECT :now;
 
 -- sessions/session_rows.py: _LEASE
@@ -1640,45 +2854,131 @@ SELECT :now;
 -- LeaseWork.take, LeasesRepository.renew, LifecycleRepository.set_status, TurnWork.begin, TurnWork.check_lease,
 -- TurnWork.commit.
 SELECT s.lease_owner, s.lease_token, s.lease_until, s.lease_until > :now FROM sessions AS s
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _EXTEND
--- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
--- HistoryRepository.append, HistoryRepository.get, HistoryRepository.pop_last, HistoryRepository.read,
--- SessionsRepository.find, SessionsRepository.get, SessionsRepository.open, SessionsRepository.update,
--- StateRepository.entry, StateRepository.get, StateRepository.get_all, StateRepository.increment, StateRepository.set,
--- SummariesRepository.summaries, TurnWork.begin, WindowsRepository.window.
+-- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save, FollowWork.look,
+-- FollowWork.start, HistoryRepository.append, HistoryRepository.pop_last, ListingRepository.load_many,
+-- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
+-- ReadingRepository.find, ReadingRepository.get, ReadingRepository.last_many, ReadingRepository.messages,
+-- ReadingRepository.read, SessionsRepository.find, SessionsRepository.get, SessionsRepository.open,
+-- SessionsRepository.update, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get,
+-- StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, SummariesRepository.summaries, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.get_all_many, WindowsRepository.window.
 UPDATE sessions AS s SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000,
     'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.ttl IS NOT NULL
-    AND (s.expires_at IS NULL OR s.expires_at > :now)
+WHERE s.namespace = :namespace AND s.ttl IS NOT NULL
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = coalesce((
+    SELECT x.belongs_to FROM sessions AS x WHERE x.namespace = :namespace AND x.session_id = :session_id),
+    :session_id)
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at;
+    last_activity_at, belongs_to;
+
+-- sessions/session_rows.py: _EXTEND_MANY
+-- Serves ReadingRepository.last_many.
+UPDATE sessions AS s SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000,
+    'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl)) % 1000000))
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+        AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END);
 
 -- sessions/session_rows.py: _ACTIVE
--- Serves ConversationsRepository.save, HistoryRepository.append, SessionsRepository.touch, StateRepository.clear,
--- StateRepository.delete, StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
+-- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.set, AppStateRepository.set_many,
+-- ConversationsRepository.load, ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
+-- EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
+-- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
+-- SessionsRepository.create, SessionsRepository.open, SessionsRepository.touch, StateReads.count, StateReads.entries,
+-- StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
+-- StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 UPDATE sessions AS s SET last_activity_at = :now, active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _INSERT
--- Serves ConversationsRepository.save, ForksRepository.fork, HistoryRepository.append, SessionsRepository.create,
--- SessionsRepository.open, TurnWork.commit.
-INSERT INTO sessions (namespace, session_id, user_id, agent_name, title, status, instructions, metadata,
-    project_root, cwd, parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, last_turn,
-    ttl, expires_at, created_at, last_activity_at, active_hour)
-VALUES (:namespace, :session_id, :user_id, :agent_name, :title, :status, :instructions, :metadata,
-    :project_root, :cwd, :parent_session_id, :root_session_id, :forked_at_seq, :first_seq, :next_seq, :last_turn,
-    :ttl, (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000,
-        'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:ttl AS interval))) % 1000000)), :now, :now,
-        substr(:now, 1, 13) || ':00:00.000000Z')
-ON CONFLICT (namespace, session_id) DO NOTHING
-RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
-    parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at;
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
+INSERT INTO sessions (
+    namespace, session_id, user_id, agent_name, title, status, instructions, metadata, project_root, cwd,
+        parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, last_turn, ttl, expires_at, created_at,
+        last_activity_at, active_hour, belongs_to) VALUES (:namespace, :session_id, :user_id, :agent_name, :title,
+        :status, :instructions, :metadata, :project_root, :cwd, :parent_session_id, :root_session_id, :forked_at_seq,
+        :first_seq, :next_seq, :last_turn, :ttl, (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (CAST(:ttl AS interval))) % 1000000)), coalesce(min(:created_at, :now), :now), :now,
+        substr(:now, 1, 13) || ':00:00.000000Z', NULL) ON CONFLICT (namespace, session_id) DO NOTHING
+        RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root,
+        cwd, parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at,
+        created_at, last_activity_at, belongs_to;
+
+-- sessions/session_rows.py: _INSERT_PART
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
+INSERT INTO sessions (
+    namespace, session_id, user_id, agent_name, title, status, instructions, metadata, project_root, cwd,
+        parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, last_turn, ttl, expires_at, created_at,
+        last_activity_at, active_hour, belongs_to) SELECT :namespace, :session_id, :user_id, :agent_name, :title,
+        :status, :instructions, :metadata, :project_root, :cwd, :parent_session_id, :root_session_id, :forked_at_seq,
+        :first_seq, :next_seq, :last_turn, :ttl, (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (CAST(:ttl AS interval))) % 1000000)), coalesce(min(:created_at, :now), :now), :now,
+        substr(:now, 1, 13) || ':00:00.000000Z', s.session_id FROM sessions AS s WHERE
+s.namespace = :namespace AND s.belongs_to IS NULL
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = (
+    SELECT coalesce(x.belongs_to, x.session_id) FROM sessions AS x
+    WHERE x.namespace = :namespace AND x.session_id = :belongs_to
+        AND (x.expires_at IS NULL OR x.expires_at > :now))
+AND NOT EXISTS (SELECT 1 FROM sessions AS n WHERE n.namespace = :namespace AND n.session_id = :session_id)
+    ON CONFLICT (namespace, session_id) DO NOTHING RETURNING session_id, user_id, agent_name, title, status,
+    instructions, CAST(metadata AS text), project_root, cwd, parent_session_id, root_session_id, forked_at_seq,
+    first_seq, next_seq, revision, ttl, expires_at, created_at, last_activity_at, belongs_to;
 
 -- sessions/session_rows.py: update_statement
 -- Serves ConversationsRepository.save, SessionsRepository.merge_metadata, SessionsRepository.update.
@@ -1690,11 +2990,13 @@ UPDATE sessions AS s SET title = :title, revision = s.revision + 1, last_activit
     active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    AND s.revision = :expected_revision
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.revision = :expected_revision
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
-    last_activity_at;
+    last_activity_at, belongs_to;
 
 -- sessions/statistics.py: _SESSION_STATS
 -- Serves StatisticsRepository.stats.
@@ -1727,10 +3029,15 @@ SELECT s.status, s.created_at, s.last_activity_at, :now, t.entries, t.turns, t.i
         AND f.created_at >= s.created_at AND (f.expires_at IS NULL OR f.expires_at > :now)),
 (SELECT coalesce(sum(coalesce(length(CAST(e.value AS blob)), 0)), 0) FROM state_entries AS e
     WHERE e.namespace = :namespace AND e.session_id = :session_id)
++ (SELECT coalesce(sum(coalesce(length(CAST(i.value AS blob)), 0)), 0) FROM session_list_items AS i
+    WHERE i.namespace = :namespace AND i.session_id = :session_id)
 + (SELECT coalesce(sum(coalesce(length(CAST(m.content AS blob)), 0)), 0) FROM summaries AS m
     WHERE m.namespace = :namespace AND m.session_id = :session_id)
 FROM sessions AS s CROSS JOIN totals AS t
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/statistics.py: _STORE_STATS
 -- Serves StoreStatistics.stats.
@@ -1741,96 +3048,951 @@ SELECT count(*), sum(CASE WHEN s.status = 'starting' THEN 1 ELSE 0 END),
     +
 (SELECT coalesce(sum(coalesce(length(CAST(e.value AS blob)), 0)), 0) FROM state_entries AS e
     WHERE e.namespace = :namespace)
++ (SELECT coalesce(sum(coalesce(length(CAST(i.value AS blob)), 0)), 0) FROM session_list_items AS i
+    WHERE i.namespace = :namespace)
 + (SELECT coalesce(sum(coalesce(length(CAST(m.content AS blob)), 0)), 0) FROM summaries AS m
     WHERE m.namespace = :namespace)
-FROM sessions AS s WHERE s.namespace = :namespace AND (s.expires_at IS NULL OR s.expires_at > :now);
+FROM sessions AS s WHERE s.namespace = :namespace
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- ======================================================= state =======================================================
 
--- state/repository.py: _GET
--- Serves StateRepository.entry, StateRepository.get, StateRepository.increment, StateRepository.set.
---
--- The session is returned with or without a value, so one round trip tells a missing key from a missing session.
-SELECT (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
-    (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
-    AND true END), e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at
-FROM sessions AS s
-LEFT JOIN state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id AND e.key = :key
-    AND (e.expires_at IS NULL OR e.expires_at > :now)
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now);
+-- state/lists.py: _ADD[False]
+-- Serves ListsRepository.append.
+INSERT INTO session_lists AS l (namespace, session_id, name, item_count, created_at, updated_at)
+VALUES (:namespace, :owner_id, :name, :count, :now, :now)
+ON CONFLICT (namespace, session_id, name) DO UPDATE SET item_count = l.item_count + excluded.item_count,
+    updated_at = excluded.updated_at
+RETURNING item_count;
 
--- state/repository.py: _GET_ALL
--- Serves StateRepository.get_all.
-SELECT (CASE WHEN s.ttl IS NULL THEN false ELSE s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+-- state/lists.py: _ADD[True]
+-- Serves ListsRepository.append.
+INSERT INTO session_lists AS l (namespace, session_id, name, item_count, created_at, updated_at)
+VALUES (:namespace, :owner_id, :name, :count, :now, :now)
+ON CONFLICT (namespace, session_id, name) DO UPDATE SET item_count = l.item_count + excluded.item_count,
+    updated_at = excluded.updated_at
+RETURNING item_count;
+
+-- state/lists.py: _ADD_ITEM
+-- Serves ListsRepository.append.
+INSERT INTO session_list_items (namespace, session_id, name, position, value, created_at)
+VALUES (:namespace, :owner_id, :name, :position, :value, :now);
+
+-- state/lists.py: _DELETE[False]
+-- Serves ListsRepository.delete.
+DELETE FROM session_lists AS l WHERE l.namespace = :namespace AND l.session_id = :owner_id AND l.name = :name
+    RETURNING true;
+
+-- state/lists.py: _DELETE[True]
+-- Serves ListsRepository.delete.
+DELETE FROM session_lists AS l WHERE l.namespace = :namespace AND l.session_id = :owner_id AND l.name = :name
+    RETURNING true;
+
+-- state/lists.py: _READ
+-- Serves ListsRepository.read.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
     (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
-    AND true END), e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at
-FROM sessions AS s
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), i.value, i.position
+            FROM sessions AS s LEFT JOIN (
+    SELECT CAST(l.value AS text) AS value, l.position FROM session_list_items AS l
+    WHERE l.namespace = :namespace AND l.session_id = :owner_id AND l.name = :name AND l.position > :after
+        ORDER BY l.position LIMIT :limit) AS i ON true
+WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY i.position;
+
+-- state/lists.py: _READ_LAST
+-- Serves ListsRepository.read.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), i.value, i.position
+            FROM sessions AS s LEFT JOIN (
+    SELECT CAST(l.value AS text) AS value, l.position FROM session_list_items AS l
+    WHERE l.namespace = :namespace AND l.session_id = :owner_id AND l.name = :name AND l.position > :after
+        ORDER BY l.position DESC LIMIT :limit) AS i ON true
+WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY i.position;
+
+-- state/lists.py: _COUNT
+-- Serves ListsRepository.append, ListsRepository.count.
+SELECT false, coalesce((SELECT l.item_count FROM session_lists AS l WHERE l.namespace = :namespace
+    AND l.session_id = :owner_id AND l.name = :name), 0)
+FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- state/lists.py: _NAMES
+-- Serves ListsRepository.names.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), l.name
+            FROM sessions AS s
+LEFT JOIN session_lists AS l ON l.namespace = :namespace AND l.session_id = :owner_id
+WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY l.name;
+
+-- state/reading.py: _GET_ALL_MANY
+-- Serves AppStateRepository.get_all_many, StateReads.get_all_many, UserStateRepository.get_all_many.
+SELECT s.session_id, e.key, CAST(e.value AS text) FROM sessions AS s
 LEFT JOIN state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id
     AND (e.expires_at IS NULL OR e.expires_at > :now)
-WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
-    ORDER BY e.key;
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id, e.key;
 
--- state/repository.py: _UPSERT
--- Serves StateRepository.increment, StateRepository.set, StateRepository.set_many.
-INSERT INTO state_entries AS e (namespace, session_id, key, value, updated_at, expires_at)
-VALUES (:namespace, :session_id, :key, :value, :now,
-    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
-    (:now_us + (CAST(:ttl AS interval))) % 1000000)))
-ON CONFLICT (namespace, session_id, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at,
-    expires_at = excluded.expires_at, version = CASE
-        WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END
-RETURNING key, CAST(value AS text), version, updated_at, expires_at;
+-- state/scopes.py: _LOOK
+-- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save,
+-- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
+-- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
+-- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many.
+SELECT (s.last_activity_at <= (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:step AS interval))) / 1000000,
+    'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:step AS interval))) % 1000000))
+    OR s.active_hour <> substr(:now, 1, 13) || ':00:00.000000Z'
+    OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+WHEN s.belongs_to IS NULL THEN false
+ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+    'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END)) FROM sessions AS s
+        WHERE s.namespace = :namespace AND s.session_id = :owner_id
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
--- state/repository.py: _SET_VALUE
--- Serves StateRepository.increment.
-UPDATE state_entries SET value = :value, version = version + 1, updated_at = :now
-WHERE namespace = :namespace AND session_id = :session_id AND key = :key;
-
--- state/repository.py: _DELETE
--- Serves StateRepository.delete.
-DELETE FROM state_entries AS e
-WHERE e.namespace = :namespace AND e.session_id = :session_id AND e.key = :key RETURNING coalesce(expires_at > :now, 1);
-
--- state/repository.py: _CLEAR
--- Serves StateRepository.clear.
-DELETE FROM state_entries AS e
-WHERE e.namespace = :namespace AND e.session_id = :session_id RETURNING coalesce(expires_at > :now, 1);
+-- state/scopes.py: _NOTE
+-- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save,
+-- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
+-- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
+-- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many.
+UPDATE sessions AS s SET last_activity_at = :now, active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
+    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (s.ttl)) % 1000000)) WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.last_activity_at <= (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:step AS interval))) / 1000000,
+    'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:step AS interval))) % 1000000))
+    OR s.active_hour <> substr(:now, 1, 13) || ':00:00.000000Z'
+    OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+WHEN s.belongs_to IS NULL THEN false
+ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+    'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END));
 
 -- state/state_rows.py: _READ
 -- Serves ConversationsRepository.load, ConversationsRepository.save, TurnWork.begin.
 SELECT e.key, CAST(e.value AS text), e.version FROM state_entries AS e
-WHERE e.namespace = :namespace AND e.session_id = :session_id AND (e.expires_at IS NULL OR e.expires_at > :now)
+WHERE e.namespace = :namespace AND e.session_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now)
     ORDER BY e.key;
 
 -- state/state_rows.py: _VERSIONS_OF
 -- Serves ConversationsRepository.save, TurnWork.commit.
+--
+-- On PostgreSQL nobody else changes them from here on. A key that is missing may be made while this waits for the lock:
+-- whether it was, the write finds out.
 SELECT e.key, e.version FROM state_entries AS e
-WHERE e.namespace = :namespace AND e.session_id = :session_id AND (e.expires_at IS NULL OR e.expires_at > :now)
+WHERE e.namespace = :namespace AND e.session_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now)
     AND e.key IN (SELECT value FROM json_each(:keys));
 
--- state/state_rows.py: _SET
--- Serves ConversationsRepository.save, TurnWork.commit.
---
--- A key that has expired but was not swept yet starts again at version 1.
-INSERT INTO state_entries AS e (namespace, session_id, key, value, updated_at)
-VALUES (:namespace, :session_id, :key, :value, :now)
-ON CONFLICT (namespace, session_id, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at,
-    expires_at = NULL, version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END;
+-- state/statements.py: SESSION_STATEMENTS.clear[False]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+DELETE FROM state_entries AS e WHERE e.namespace = :namespace AND e.session_id = :owner_id RETURNING key,
+    coalesce(expires_at > :now, 1);
 
--- state/state_rows.py: _DELETE
--- Serves ConversationsRepository.save, TurnWork.commit.
-DELETE FROM state_entries WHERE namespace = :namespace AND session_id = :session_id AND key = :key;
+-- state/statements.py: SESSION_STATEMENTS.clear[True]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+DELETE FROM state_entries AS e WHERE e.namespace = :namespace AND e.session_id = :owner_id RETURNING key,
+    coalesce(expires_at > :now, 1);
+
+-- state/statements.py: SESSION_STATEMENTS.count
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT false, (SELECT count(*) FROM state_entries AS e WHERE e.namespace = :namespace AND e.session_id = :owner_id
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key AND e.key < :until_key)
+FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- state/statements.py: SESSION_STATEMENTS.delete[False]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+DELETE FROM state_entries AS e WHERE e.namespace = :namespace AND e.session_id = :owner_id AND e.key IN
+    (SELECT value FROM json_each(:keys)) RETURNING key, coalesce(expires_at > :now, 1);
+
+-- state/statements.py: SESSION_STATEMENTS.delete[True]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+DELETE FROM state_entries AS e WHERE e.namespace = :namespace AND e.session_id = :owner_id AND e.key IN
+    (SELECT value FROM json_each(:keys)) RETURNING key, coalesce(expires_at > :now, 1);
+
+-- state/statements.py: SESSION_STATEMENTS.entries
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
+            CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+            coalesce(length(CAST(e.value AS blob)), 0)
+FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key AND e.key < :until_key AND e.key > :after
+WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT :limit;
+
+-- state/statements.py: SESSION_STATEMENTS.exists
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT false, (SELECT count(*) FROM state_entries AS e WHERE e.namespace = :namespace AND e.session_id = :owner_id
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key = :key)
+FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+
+-- state/statements.py: SESSION_STATEMENTS.get
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
+            CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+            coalesce(length(CAST(e.value AS blob)), 0)
+FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key = :key
+WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+
+-- state/statements.py: SESSION_STATEMENTS.get_all
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
+            CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+            coalesce(length(CAST(e.value AS blob)), 0)
+FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND true
+WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+
+-- state/statements.py: SESSION_STATEMENTS.get_many
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
+            CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+            coalesce(length(CAST(e.value AS blob)), 0)
+FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key IN (SELECT value FROM json_each(:keys))
+WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+
+-- state/statements.py: SESSION_STATEMENTS.keys
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key
+FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key AND e.key < :until_key AND e.key > :after
+WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT :limit;
+
+-- state/statements.py: SESSION_STATEMENTS.lock
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(length(CAST(e.value AS blob)), 0) FROM state_entries AS e WHERE e.namespace = :namespace
+    AND e.session_id = :owner_id AND e.key = :key AND (e.expires_at IS NULL OR e.expires_at > :now);
+
+-- state/statements.py: SESSION_STATEMENTS.set[False]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+INSERT INTO state_entries AS e (namespace, session_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, :owner_id, :key, :value, :now, :now,
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, session_id, key) DO UPDATE
+    SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+    e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+    coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: SESSION_STATEMENTS.set[True]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+INSERT INTO state_entries AS e (namespace, session_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, :owner_id, :key, :value, :now, :now,
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, session_id, key) DO UPDATE
+    SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+    e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+    coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: SESSION_STATEMENTS.set_missing[False]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+INSERT INTO state_entries AS e (namespace, session_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, :owner_id, :key, :value, :now, :now,
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, session_id, key) DO UPDATE
+    SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+    e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version, updated_at,
+    expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: SESSION_STATEMENTS.set_missing[True]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+INSERT INTO state_entries AS e (namespace, session_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, :owner_id, :key, :value, :now, :now,
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, session_id, key) DO UPDATE
+    SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+    e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version, updated_at,
+    expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: SESSION_STATEMENTS.set_present[False]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+UPDATE state_entries AS e SET value = :value, version = e.version + 1, updated_at = :now,
+created_at = coalesce(e.created_at, e.updated_at),
+expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000)) END
+WHERE e.namespace = :namespace AND e.session_id = :owner_id AND e.key = :key
+    AND (e.expires_at IS NULL OR e.expires_at > :now) RETURNING key, CAST(value AS text), version, updated_at,
+    expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: SESSION_STATEMENTS.set_present[True]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+UPDATE state_entries AS e SET value = :value, version = e.version + 1, updated_at = :now,
+created_at = coalesce(e.created_at, e.updated_at),
+expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000)) END
+WHERE e.namespace = :namespace AND e.session_id = :owner_id AND e.key = :key
+    AND (e.expires_at IS NULL OR e.expires_at > :now) RETURNING key, CAST(value AS text), version, updated_at,
+    expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: SESSION_STATEMENTS.set_version[False]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+UPDATE state_entries AS e SET value = :value, version = e.version + 1, updated_at = :now,
+created_at = coalesce(e.created_at, e.updated_at),
+expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000)) END
+WHERE e.namespace = :namespace AND e.session_id = :owner_id AND e.key = :key
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.version = :expected RETURNING key, CAST(value AS text),
+    version, updated_at, expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: SESSION_STATEMENTS.set_version[True]
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+UPDATE state_entries AS e SET value = :value, version = e.version + 1, updated_at = :now,
+created_at = coalesce(e.created_at, e.updated_at),
+expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000)) END
+WHERE e.namespace = :namespace AND e.session_id = :owner_id AND e.key = :key
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.version = :expected RETURNING key, CAST(value AS text),
+    version, updated_at, expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: USER_STATEMENTS.clear[False]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+DELETE FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'user' AND e.owner_id = :owner_id
+    RETURNING key, coalesce(expires_at > :now, 1);
+
+-- state/statements.py: USER_STATEMENTS.clear[True]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+DELETE FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'user' AND e.owner_id = :owner_id
+    RETURNING key, coalesce(expires_at > :now, 1);
+
+-- state/statements.py: USER_STATEMENTS.count
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, (SELECT count(*) FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'user'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key
+    AND e.key < :until_key)
+FROM (SELECT 1) AS s WHERE true;
+
+-- state/statements.py: USER_STATEMENTS.delete[False]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+DELETE FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'user' AND e.owner_id = :owner_id
+    AND e.key IN (SELECT value FROM json_each(:keys)) RETURNING key, coalesce(expires_at > :now, 1);
+
+-- state/statements.py: USER_STATEMENTS.delete[True]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+DELETE FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'user' AND e.owner_id = :owner_id
+    AND e.key IN (SELECT value FROM json_each(:keys)) RETURNING key, coalesce(expires_at > :now, 1);
+
+-- state/statements.py: USER_STATEMENTS.entries
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(length(CAST(e.value AS blob)), 0)
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'user'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key
+    AND e.key < :until_key AND e.key > :after
+WHERE true ORDER BY e.key LIMIT :limit;
+
+-- state/statements.py: USER_STATEMENTS.exists
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, (SELECT count(*) FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'user'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key = :key)
+FROM (SELECT 1) AS s WHERE true;
+
+-- state/statements.py: USER_STATEMENTS.get
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(length(CAST(e.value AS blob)), 0)
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'user'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key = :key
+WHERE true ORDER BY e.key;
+
+-- state/statements.py: USER_STATEMENTS.get_all
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(length(CAST(e.value AS blob)), 0)
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'user'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND true
+WHERE true ORDER BY e.key;
+
+-- state/statements.py: USER_STATEMENTS.get_many
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(length(CAST(e.value AS blob)), 0)
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'user'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key IN
+    (SELECT value FROM json_each(:keys))
+WHERE true ORDER BY e.key;
+
+-- state/statements.py: USER_STATEMENTS.keys
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'user'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key
+    AND e.key < :until_key AND e.key > :after
+WHERE true ORDER BY e.key LIMIT :limit;
+
+-- state/statements.py: USER_STATEMENTS.lock
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(length(CAST(e.value AS blob)), 0) FROM shared_state AS e WHERE e.namespace = :namespace
+    AND e.scope = 'user' AND e.owner_id = :owner_id AND e.key = :key AND (e.expires_at IS NULL OR e.expires_at > :now);
+
+-- state/statements.py: USER_STATEMENTS.set[False]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+INSERT INTO shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, 'user', :owner_id, :key, :value, :now, :now,
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE
+    SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+    e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+    coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: USER_STATEMENTS.set[True]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+INSERT INTO shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, 'user', :owner_id, :key, :value, :now, :now,
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE
+    SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+    e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+    coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: USER_STATEMENTS.set_missing[False]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+INSERT INTO shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, 'user', :owner_id, :key, :value, :now, :now,
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE
+    SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+    e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version, updated_at,
+    expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: USER_STATEMENTS.set_missing[True]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+INSERT INTO shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, 'user', :owner_id, :key, :value, :now, :now,
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE
+    SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+    e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version, updated_at,
+    expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: USER_STATEMENTS.set_present[False]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+UPDATE shared_state AS e SET value = :value, version = e.version + 1, updated_at = :now,
+created_at = coalesce(e.created_at, e.updated_at),
+expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000)) END
+WHERE e.namespace = :namespace AND e.scope = 'user' AND e.owner_id = :owner_id AND e.key = :key
+    AND (e.expires_at IS NULL OR e.expires_at > :now) RETURNING key, CAST(value AS text), version, updated_at,
+    expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: USER_STATEMENTS.set_present[True]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+UPDATE shared_state AS e SET value = :value, version = e.version + 1, updated_at = :now,
+created_at = coalesce(e.created_at, e.updated_at),
+expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000)) END
+WHERE e.namespace = :namespace AND e.scope = 'user' AND e.owner_id = :owner_id AND e.key = :key
+    AND (e.expires_at IS NULL OR e.expires_at > :now) RETURNING key, CAST(value AS text), version, updated_at,
+    expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: USER_STATEMENTS.set_version[False]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+UPDATE shared_state AS e SET value = :value, version = e.version + 1, updated_at = :now,
+created_at = coalesce(e.created_at, e.updated_at),
+expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000)) END
+WHERE e.namespace = :namespace AND e.scope = 'user' AND e.owner_id = :owner_id AND e.key = :key
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.version = :expected RETURNING key, CAST(value AS text),
+    version, updated_at, expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: USER_STATEMENTS.set_version[True]
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+UPDATE shared_state AS e SET value = :value, version = e.version + 1, updated_at = :now,
+created_at = coalesce(e.created_at, e.updated_at),
+expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000)) END
+WHERE e.namespace = :namespace AND e.scope = 'user' AND e.owner_id = :owner_id AND e.key = :key
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.version = :expected RETURNING key, CAST(value AS text),
+    version, updated_at, expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: APP_STATEMENTS.clear[False]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+DELETE FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id
+    RETURNING key, coalesce(expires_at > :now, 1);
+
+-- state/statements.py: APP_STATEMENTS.clear[True]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+DELETE FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id
+    RETURNING key, coalesce(expires_at > :now, 1);
+
+-- state/statements.py: APP_STATEMENTS.count
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, (SELECT count(*) FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key
+    AND e.key < :until_key)
+FROM (SELECT 1) AS s WHERE true;
+
+-- state/statements.py: APP_STATEMENTS.delete[False]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+DELETE FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id AND e.key IN
+    (SELECT value FROM json_each(:keys)) RETURNING key, coalesce(expires_at > :now, 1);
+
+-- state/statements.py: APP_STATEMENTS.delete[True]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+DELETE FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id AND e.key IN
+    (SELECT value FROM json_each(:keys)) RETURNING key, coalesce(expires_at > :now, 1);
+
+-- state/statements.py: APP_STATEMENTS.entries
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(length(CAST(e.value AS blob)), 0)
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key
+    AND e.key < :until_key AND e.key > :after
+WHERE true ORDER BY e.key LIMIT :limit;
+
+-- state/statements.py: APP_STATEMENTS.exists
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, (SELECT count(*) FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key = :key)
+FROM (SELECT 1) AS s WHERE true;
+
+-- state/statements.py: APP_STATEMENTS.get
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(length(CAST(e.value AS blob)), 0)
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key = :key
+WHERE true ORDER BY e.key;
+
+-- state/statements.py: APP_STATEMENTS.get_all
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(length(CAST(e.value AS blob)), 0)
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND true
+WHERE true ORDER BY e.key;
+
+-- state/statements.py: APP_STATEMENTS.get_many
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(length(CAST(e.value AS blob)), 0)
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key IN
+    (SELECT value FROM json_each(:keys))
+WHERE true ORDER BY e.key;
+
+-- state/statements.py: APP_STATEMENTS.keys
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key
+    AND e.key < :until_key AND e.key > :after
+WHERE true ORDER BY e.key LIMIT :limit;
+
+-- state/statements.py: APP_STATEMENTS.lock
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(length(CAST(e.value AS blob)), 0) FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app'
+    AND e.owner_id = :owner_id AND e.key = :key AND (e.expires_at IS NULL OR e.expires_at > :now);
+
+-- state/statements.py: APP_STATEMENTS.set[False]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+INSERT INTO shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, 'app', :owner_id, :key, :value, :now, :now,
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE
+    SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+    e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+    coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: APP_STATEMENTS.set[True]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+INSERT INTO shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, 'app', :owner_id, :key, :value, :now, :now,
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE
+    SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+    e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+    coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: APP_STATEMENTS.set_missing[False]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+INSERT INTO shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, 'app', :owner_id, :key, :value, :now, :now,
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE
+    SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+    e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version, updated_at,
+    expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: APP_STATEMENTS.set_missing[True]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+INSERT INTO shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, 'app', :owner_id, :key, :value, :now, :now,
+    (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE
+    SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
+version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
+created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
+    e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version, updated_at,
+    expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: APP_STATEMENTS.set_present[False]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+UPDATE shared_state AS e SET value = :value, version = e.version + 1, updated_at = :now,
+created_at = coalesce(e.created_at, e.updated_at),
+expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000)) END
+WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id AND e.key = :key
+    AND (e.expires_at IS NULL OR e.expires_at > :now) RETURNING key, CAST(value AS text), version, updated_at,
+    expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: APP_STATEMENTS.set_present[True]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+UPDATE shared_state AS e SET value = :value, version = e.version + 1, updated_at = :now,
+created_at = coalesce(e.created_at, e.updated_at),
+expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000)) END
+WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id AND e.key = :key
+    AND (e.expires_at IS NULL OR e.expires_at > :now) RETURNING key, CAST(value AS text), version, updated_at,
+    expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: APP_STATEMENTS.set_version[False]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+UPDATE shared_state AS e SET value = :value, version = e.version + 1, updated_at = :now,
+created_at = coalesce(e.created_at, e.updated_at),
+expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000)) END
+WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id AND e.key = :key
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.version = :expected RETURNING key, CAST(value AS text),
+    version, updated_at, expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
+
+-- state/statements.py: APP_STATEMENTS.set_version[True]
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+UPDATE shared_state AS e SET value = :value, version = e.version + 1, updated_at = :now,
+created_at = coalesce(e.created_at, e.updated_at),
+expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (CAST(:ttl AS interval))) % 1000000)) END
+WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id AND e.key = :key
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.version = :expected RETURNING key, CAST(value AS text),
+    version, updated_at, expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
 
 -- ======================================================= usage =======================================================
 
 -- usage/ledger.py: _FOLD_RANGE_SQLITE[0]
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice, ExpiredRows.sweep_unseen,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
+--
+-- Lines that are empty then go last: the old ones are found by them.
 WITH folded AS (
 SELECT h.session_id, substr(h.created_at, 1, 14) || printf('%02d',
     substr(h.created_at, 15, 2) / 15 * 15) || ':00.000000Z' AS bucket_at, s.user_id,
@@ -1883,31 +4045,149 @@ SELECT :namespace, -row_number() OVER (PARTITION BY session_id, bucket_at ORDER 
         GROUP BY session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name);
 
 -- usage/ledger.py: _FOLD_RANGE_SQLITE[1]
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice, ExpiredRows.sweep_unseen,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
+--
+-- Lines that are empty then go last: the old ones are found by them.
 DELETE FROM usage_ledger AS l WHERE l.namespace = :namespace AND l.session_id = :session_id AND l.line > 0
     AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT n.session_id, n.bucket_at FROM usage_ledger AS n
         WHERE n.namespace = :namespace AND n.session_id = :session_id AND n.line < 0);
 
 -- usage/ledger.py: _FOLD_RANGE_SQLITE[2]
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice, ExpiredRows.sweep_unseen,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear,
--- ShorteningRepository.trim, TurnWork.commit.
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
+--
+-- Lines that are empty then go last: the old ones are found by them.
 UPDATE usage_ledger AS l SET line = -line WHERE l.namespace = :namespace AND l.session_id = :session_id AND l.line < 0;
+
+-- usage/ledger.py: _UNFOLD_RANGE_SQLITE[0]
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+--
+-- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
+--
+-- Lines that are empty then go last: the old ones are found by them.
+WITH folded AS (SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, -entries AS entries,
+    -turns AS turns, -model_calls AS model_calls, -tool_calls AS tool_calls, -errors AS errors,
+    -input_tokens AS input_tokens, -output_tokens AS output_tokens, -cache_read_input_tokens AS cache_read_input_tokens,
+    -cache_write_input_tokens AS cache_write_input_tokens, -reasoning_output_tokens AS reasoning_output_tokens,
+    -unpriced_calls AS unpriced_calls, -content_bytes AS content_bytes, -duration_ms AS duration_ms,
+    -cost_usd AS cost_usd FROM (
+SELECT h.session_id, substr(h.created_at, 1, 14) || printf('%02d',
+    substr(h.created_at, 15, 2) / 15 * 15) || ':00.000000Z' AS bucket_at, s.user_id,
+    coalesce(h.agent_name, s.agent_name) AS agent_name,
+    h.provider_name, coalesce(h.response_model, h.request_model) AS model, h.tool_name, 1 AS entries,
+    CASE WHEN h.role = 'user' THEN 1 ELSE 0 END AS turns,
+    CASE WHEN (h.input_tokens IS NOT NULL OR h.output_tokens IS NOT NULL) THEN 1 ELSE 0 END AS model_calls,
+    CASE WHEN h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool' OR h.tool_call_id IS NULL)
+        THEN 1 ELSE 0 END AS tool_calls,
+    CASE WHEN h.error_type IS NOT NULL THEN 1 ELSE 0 END AS errors,
+    coalesce(h.input_tokens, 0) AS input_tokens, coalesce(h.output_tokens, 0) AS output_tokens,
+    coalesce(h.cache_read_input_tokens, 0) AS cache_read_input_tokens,
+    coalesce(h.cache_write_input_tokens, 0) AS cache_write_input_tokens,
+    coalesce(h.reasoning_output_tokens, 0) AS reasoning_output_tokens,
+    CASE WHEN h.cost_usd IS NULL AND (h.input_tokens IS NOT NULL
+        OR h.output_tokens IS NOT NULL) THEN 1 ELSE 0 END AS unpriced_calls,
+    h.content_bytes, coalesce(h.duration_ms, 0) AS duration_ms, h.cost_usd
+FROM history_entries AS h
+JOIN sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+WHERE h.namespace = :namespace AND h.usage_folded = 1 AND h.session_id = :session_id AND h.seq BETWEEN :from_seq
+    AND :to_seq) AS e),
+replaced AS (
+    SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
+        tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM usage_ledger AS l
+        WHERE l.namespace = :namespace AND l.session_id = :session_id
+        AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT session_id, bucket_at FROM folded))
+INSERT INTO usage_ledger (namespace, line, session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+    entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd)
+SELECT :namespace, -row_number() OVER (PARTITION BY session_id, bucket_at ORDER BY user_id, agent_name, provider_name,
+    model, tool_name), session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns,
+    model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+    reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM (
+    SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, sum(entries) AS entries,
+        sum(turns) AS turns, sum(model_calls) AS model_calls, sum(tool_calls) AS tool_calls, sum(errors) AS errors,
+        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+        sum(cache_read_input_tokens) AS cache_read_input_tokens,
+        sum(cache_write_input_tokens) AS cache_write_input_tokens,
+        sum(reasoning_output_tokens) AS reasoning_output_tokens, sum(unpriced_calls) AS unpriced_calls,
+        sum(content_bytes) AS content_bytes, round(sum(duration_ms), 3) AS duration_ms,
+        round(sum(CAST(cost_usd AS INTEGER)) + sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS
+        INTEGER)) / 1e10, 10) AS cost_usd
+    FROM (SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns,
+        model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM folded UNION ALL
+        SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
+        tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM replaced)
+        GROUP BY session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name);
+
+-- usage/ledger.py: _UNFOLD_RANGE_SQLITE[1]
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+--
+-- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
+--
+-- Lines that are empty then go last: the old ones are found by them.
+DELETE FROM usage_ledger AS l WHERE l.namespace = :namespace AND l.session_id = :session_id AND l.line > 0
+    AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT n.session_id, n.bucket_at FROM usage_ledger AS n
+        WHERE n.namespace = :namespace AND n.session_id = :session_id AND n.line < 0);
+
+-- usage/ledger.py: _UNFOLD_RANGE_SQLITE[2]
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+--
+-- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
+--
+-- Lines that are empty then go last: the old ones are found by them.
+UPDATE usage_ledger AS l SET line = -line WHERE l.namespace = :namespace AND l.session_id = :session_id AND l.line < 0;
+
+-- usage/ledger.py: _UNFOLD_RANGE_SQLITE[3]
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+--
+-- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
+--
+-- Lines that are empty then go last: the old ones are found by them.
+DELETE FROM usage_ledger AS l WHERE l.namespace = :namespace AND l.session_id = :session_id
+    AND coalesce(entries, 0) = 0 AND coalesce(turns, 0) = 0 AND coalesce(model_calls, 0) = 0
+        AND coalesce(tool_calls, 0) = 0 AND coalesce(errors, 0) = 0 AND coalesce(input_tokens, 0) = 0
+        AND coalesce(output_tokens, 0) = 0 AND coalesce(cache_read_input_tokens, 0) = 0
+        AND coalesce(cache_write_input_tokens, 0) = 0 AND coalesce(reasoning_output_tokens, 0) = 0
+        AND coalesce(unpriced_calls, 0) = 0 AND coalesce(content_bytes, 0) = 0 AND coalesce(duration_ms, 0) = 0
+        AND coalesce(cost_usd, 0) = 0;
 
 -- usage/ledger.py: _FOLD_SESSIONS_SQLITE[0]
 -- Serves ErasureRepository.erase_batch, ErasureRepository.hide_user, ExpiryRepository.sweep_sessions.
 --
 -- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
+--
+-- Lines that are empty then go last: the old ones are found by them.
 WITH folded AS (
 SELECT h.session_id, substr(h.created_at, 1, 14) || printf('%02d',
     substr(h.created_at, 15, 2) / 15 * 15) || ':00.000000Z' AS bucket_at, s.user_id,
@@ -1962,6 +4242,8 @@ SELECT :namespace, -row_number() OVER (PARTITION BY session_id, bucket_at ORDER 
 -- Serves ErasureRepository.erase_batch, ErasureRepository.hide_user, ExpiryRepository.sweep_sessions.
 --
 -- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
+--
+-- Lines that are empty then go last: the old ones are found by them.
 DELETE FROM usage_ledger AS l WHERE l.namespace = :namespace AND l.session_id IN
     (SELECT value FROM json_each(:session_ids)) AND l.line > 0
     AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT n.session_id, n.bucket_at FROM usage_ledger AS n
@@ -1971,13 +4253,17 @@ DELETE FROM usage_ledger AS l WHERE l.namespace = :namespace AND l.session_id IN
 -- Serves ErasureRepository.erase_batch, ErasureRepository.hide_user, ExpiryRepository.sweep_sessions.
 --
 -- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
+--
+-- Lines that are empty then go last: the old ones are found by them.
 UPDATE usage_ledger AS l SET line = -line WHERE l.namespace = :namespace AND l.session_id IN
     (SELECT value FROM json_each(:session_ids)) AND l.line < 0;
 
 -- usage/ledger.py: _UNFOLDED
 -- Serves PortableWork.keep_usage.
 --
--- Entries as lines of the ledger. What counts as a turn, a call or an error is also said in the report views.
+-- Entries as lines of the ledger, those that are not in it, or those that are.
+--
+-- What counts as a turn, a call or an error is also said in the report views.
 SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, sum(entries) AS entries,
     sum(turns) AS turns, sum(model_calls) AS model_calls, sum(tool_calls) AS tool_calls, sum(errors) AS errors,
     sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
@@ -2017,40 +4303,62 @@ WHERE namespace = :namespace AND user_id = :user_id AND session_id IN (
 
 -- usage/ledger.py: _SESSIONS_OF_USER
 -- Serves ErasureRepository.hide_user.
-SELECT DISTINCT session_id FROM usage_ledger WHERE namespace = :namespace AND user_id = :user_id;
+SELECT session_id FROM usage_ledger WHERE namespace = :namespace AND user_id = :user_id
+UNION SELECT session_id FROM usage_records WHERE namespace = :namespace AND user_id = :user_id;
 
 -- usage/ledger.py: _WITH_LINES
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, PortableWork.make_room,
--- SessionsRepository.create, SessionsRepository.open, TurnWork.commit.
-SELECT DISTINCT session_id FROM usage_ledger WHERE namespace = :namespace AND session_id IN
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
+-- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT session_id FROM usage_ledger WHERE namespace = :namespace AND session_id IN
+    (SELECT value FROM json_each(:session_ids))
+UNION SELECT session_id FROM usage_records WHERE namespace = :namespace AND session_id IN
     (SELECT value FROM json_each(:session_ids));
 
 -- usage/ledger.py: _FORGET_SQLITE
--- Serves ConversationsRepository.save, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, PortableWork.make_room,
--- SessionsRepository.create, SessionsRepository.open, TurnWork.commit.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
+-- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 UPDATE usage_ledger SET session_id = :random_id, user_id = nullif(user_id, :user_id)
 WHERE namespace = :namespace AND session_id = :session_id AND (user_id = :user_id OR :user_id IS NULL);
 
 -- usage/price_rows.py: _REVISION
--- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
+-- Serves ConversationsRepository.save, EditingRepository.replace, EditingRepository.set_usage,
+-- HistoryRepository.append, RecordsRepository.record, TurnWork.commit.
 SELECT (SELECT coalesce(sum(p.value), 0) FROM store_settings AS p
 WHERE p.name = 'prices' AND p.namespace IN ('', :namespace));
 
 -- usage/price_rows.py: _PRICES
--- Serves ConversationsRepository.save, HistoryRepository.append, PricesRepository.all, PricesRepository.apply,
--- PricesRepository.find, SharedPricesRepository.all, TurnWork.commit.
+-- Serves ConversationsRepository.save, EditingRepository.replace, EditingRepository.set_usage,
+-- HistoryRepository.append, PricesRepository.all, PricesRepository.apply, PricesRepository.find,
+-- RecordsRepository.record, SharedPricesRepository.all, TurnWork.commit.
 SELECT namespace, position, provider_name, model, CAST(match AS text), CAST(valid_from AS text), above_input_tokens,
     input_price, output_price, cache_read_price, cache_write_price, cache_write_1h_price, source
 FROM model_prices WHERE namespace IN ('', :namespace)
 ORDER BY namespace DESC, position, valid_from, above_input_tokens;
 
 -- usage/price_rows.py: _SHARED_PRICES
--- Serves ConversationsRepository.save, HistoryRepository.append, PricesRepository.all, PricesRepository.apply,
--- PricesRepository.find, SharedPricesRepository.all, TurnWork.commit.
+-- Serves ConversationsRepository.save, EditingRepository.replace, EditingRepository.set_usage,
+-- HistoryRepository.append, PricesRepository.all, PricesRepository.apply, PricesRepository.find,
+-- RecordsRepository.record, SharedPricesRepository.all, TurnWork.commit.
 SELECT namespace, position, provider_name, model, CAST(match AS text), CAST(valid_from AS text), above_input_tokens,
     input_price, output_price, cache_read_price, cache_write_price, cache_write_1h_price, source
 FROM model_prices WHERE namespace IN ('', '')
@@ -2109,15 +4417,70 @@ UPDATE history_entries SET cost_usd = :cost_usd
 WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq AND usage_folded = 0
     AND cost_usd IS NULL;
 
+-- usage/records.py: _INSERT
+-- Serves RecordsRepository.record.
+INSERT INTO usage_records (namespace, record_id, session_id, user_id, agent_name, provider_name, model, tool_name,
+    input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, cost_usd,
+    duration_ms, error_type, created_at)
+SELECT CAST(:namespace AS varchar), CAST(:record_id AS varchar), :session_id,
+    coalesce(:user_id, (SELECT s.user_id FROM sessions AS s
+    WHERE s.namespace = CAST(:namespace AS varchar) AND s.session_id = CAST(:session_id AS varchar)
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))),
+        coalesce(:agent_name, (SELECT s.agent_name FROM sessions AS s
+    WHERE s.namespace = CAST(:namespace AS varchar) AND s.session_id = CAST(:session_id AS varchar)
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))), :provider_name, :model,
+        :tool_name, :input_tokens, :output_tokens, :cache_read_input_tokens, :cache_write_input_tokens,
+        :reasoning_output_tokens, :cost_usd, :duration_ms, :error_type, coalesce(:created_at, :now) WHERE true
+ON CONFLICT (namespace, record_id) DO NOTHING;
+
+-- usage/records.py: _FIND
+-- Serves RecordsRepository.record.
+SELECT r.session_id, r.user_id, r.agent_name, r.provider_name, r.model, r.tool_name, r.input_tokens, r.output_tokens,
+    r.cache_read_input_tokens, r.cache_write_input_tokens, r.reasoning_output_tokens, r.cost_usd, r.duration_ms,
+    r.error_type, r.created_at FROM usage_records AS r WHERE r.namespace = CAST(:namespace AS varchar)
+    AND r.record_id = CAST(:record_id AS varchar);
+
+-- usage/records.py: _DISOWN
+-- Serves ErasureRepository.hide_user.
+--
+-- The session's id stays until the session goes, or until `rename`: all that was used in it gets the same random one.
+UPDATE usage_records SET user_id = NULL, record_id = 'erased-' || lower(hex(randomblob(16)))
+WHERE namespace = :namespace AND user_id = :user_id AND (session_id IS NULL OR session_id IN (
+    SELECT s.session_id FROM sessions AS s WHERE s.namespace = :namespace AND s.ttl = :erased));
+
+-- usage/records.py: _RENAME_SQLITE
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
+-- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+--
+-- The SQL for each database, with its way to an id that tells nothing.
+UPDATE usage_records AS r SET session_id = :random_id, user_id = nullif(r.user_id, :user_id),
+    record_id = CASE WHEN r.user_id IS NULL
+        OR r.user_id = :user_id THEN 'erased-' || lower(hex(randomblob(16))) ELSE r.record_id END
+WHERE r.namespace = :namespace AND r.session_id = :session_id AND (r.user_id = :user_id OR :user_id IS NULL);
+
 -- usage/report_sql.py: SPAN
 -- Serves UsageRepository.by_agent, UsageRepository.by_day, UsageRepository.by_hour, UsageRepository.by_model,
 -- UsageRepository.by_session, UsageRepository.by_tool, UsageRepository.by_user, UsageRepository.totals.
---
--- Both ends are found in an index. A minute may lie before the first entry, never after the last.
 SELECT (SELECT min(created_at) FROM history_entries WHERE namespace = :namespace),
     (SELECT min(bucket_at) FROM usage_ledger WHERE namespace = :namespace),
+    (SELECT min(created_at) FROM usage_records WHERE namespace = :namespace),
     (SELECT max(created_at) FROM history_entries WHERE namespace = :namespace),
-    (SELECT max(bucket_at) FROM usage_ledger WHERE namespace = :namespace);
+    (SELECT max(bucket_at) FROM usage_ledger WHERE namespace = :namespace),
+    (SELECT max(created_at) FROM usage_records WHERE namespace = :namespace);
 
 -- usage/report_sql.py: CACHE_BY_DAY
 -- Serves UsageRepository.cache_by_day.

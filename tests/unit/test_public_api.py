@@ -156,7 +156,7 @@ async def test_what_a_store_hands_out_is_of_a_public_type() -> None:
         await awaited.sessions.create("s")
         found += [*vars(awaited).values(), await awaited.sessions.acquire("s", owner="w", ttl=timedelta(minutes=1))]
     handed_out = {type(one) for one in found if isinstance(one, MADE_BY_STORES)}
-    assert len(handed_out) == 15
+    assert len(handed_out) == 21
     for cls in handed_out:
         assert getattr(statestore, cls.__name__) is cls
 
