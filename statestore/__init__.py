@@ -54,7 +54,7 @@ from statestore.values.sessions import (
     SessionStats,
     StoreStats,
 )
-from statestore.values.state import StateEntry
+from statestore.values.state import StateEntry, StateScopes
 from statestore.values.usage import (
     AgentUsage,
     CacheDayUsage,
@@ -163,6 +163,7 @@ __all__ = [
     "State",
     "StateEntry",
     "StateKeyNotFoundError",
+    "StateScopes",
     "StateStore",
     "StateStoreError",
     "StorageFullError",

@@ -16,6 +16,7 @@ class StateOperations(Operations):
     get_many = operation(StateRepository.get_many)
     get_all = operation(StateRepository.get_all)
     get_all_many = operation(StateRepository.get_all_many)
+    scopes_many = operation(StateRepository.scopes_many)
     entry = operation(StateRepository.entry)
     entries = operation(StateRepository.entries)
     keys = operation(StateRepository.keys)

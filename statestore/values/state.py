@@ -26,3 +26,18 @@ class StateEntry:
     expires_at: datetime | None
     created_at: datetime
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateScopes:
+    """All state that a session sees, by whose it is.
+
+    Attributes:
+        session: The keys and values of the session.
+        user: Those of its user; empty for a session without one. Sessions of one user share the mapping.
+        app: Those of its agent, likewise.
+    """
+
+    session: dict[str, Any]
+    user: dict[str, Any]
+    app: dict[str, Any]

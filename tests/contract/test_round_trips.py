@@ -383,6 +383,7 @@ case("state.set_many, 3 keys", session, lambda store, s: store.state.set_many(s,
 case("state.get", state, lambda store, s: store.state.get(s, "a"), ONE, (1, 1))
 case("state.entry", state, lambda store, s: store.state.entry(s, "a"), ONE, (1, 1))
 case("state.get_all", state, lambda store, s: store.state.get_all(s), ONE, (1, 1))
+case("state.scopes_many", state, lambda store, s: store.state.scopes_many([s, "other"]), ONE, (1, 1))
 case("state.increment", state, lambda store, s: store.state.increment(s, "a"), Cost(2, 2, 2), (5, 1))
 case("state.delete", state, lambda store, s: store.state.delete(s, "a"), ONE, (4, 1))
 case("state.clear", state, lambda store, s: store.state.clear(s), ONE, (4, 1))

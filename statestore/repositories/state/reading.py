@@ -1,5 +1,6 @@
 """Reading keys and values."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -10,12 +11,12 @@ from statestore.engine.calls import reads
 from statestore.engine.sql import Statement
 from statestore.engine.sql_parts import prefix_range
 from statestore.errors import InvalidValueError, StateKeyNotFoundError
-from statestore.repositories.state import state_rows
+from statestore.repositories.state import scopes, state_rows
 from statestore.repositories.state.owned import OwnedRepository
 from statestore.repositories.state.statements import ENTRY, SESSION_STATEMENTS, Statements
 from statestore.values.fast_dataclass import builder
 from statestore.values.markers import MISSING
-from statestore.values.state import StateEntry
+from statestore.values.state import StateEntry, StateScopes
 
 _entry = builder(StateEntry)
 _ALL = 2**62
@@ -25,6 +26,21 @@ _GET_ALL_MANY = Statement("""
     LEFT JOIN $state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id
         AND (e.expires_at IS NULL OR e.expires_at > $now)
     WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND $live ORDER BY s.session_id, e.key""")
+
+# Whose values there are, and the values: those of a user or an agent once, however many of the sessions share them.
+_SCOPES_MANY = Statement("""
+    WITH wanted AS (
+        SELECT s.session_id, s.user_id, s.agent_name FROM $sessions AS s
+        WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND $live)
+    SELECT 'session', w.session_id, w.user_id, w.agent_name, e.key, CAST(e.value AS text) FROM wanted AS w
+    LEFT JOIN $state_entries AS e ON e.namespace = :namespace AND e.session_id = w.session_id
+        AND (e.expires_at IS NULL OR e.expires_at > $now)
+    UNION ALL
+    SELECT e.scope, e.owner_id, NULL, NULL, e.key, CAST(e.value AS text) FROM $shared_state AS e
+    WHERE e.namespace = :namespace AND (e.expires_at IS NULL OR e.expires_at > $now)
+        AND (e.scope = 'user' AND e.owner_id IN (SELECT w.user_id FROM wanted AS w)
+            OR e.scope = 'app' AND e.owner_id IN (SELECT w.agent_name FROM wanted AS w))
+    ORDER BY 5""")
 
 
 class StateReads(OwnedRepository):
@@ -150,6 +166,26 @@ class StateReads(OwnedRepository):
             if key is not None:
                 state[key] = state_rows.value(session_id, key, text)
         return {session_id: found[session_id] for session_id in wanted if session_id in found}
+
+    @reads
+    def scopes_many(self, session_ids: Iterable[str]) -> dict[str, StateScopes]:
+        """All that several sessions see: their own state, their users' and their agents'. Else as `get_all_many`."""
+        wanted = several(session_ids, "session_ids")
+        values: defaultdict[tuple[str, str | None], dict[str, Any]] = defaultdict(dict)
+        owners: dict[str, tuple[str | None, str | None]] = {}
+        for scope, owner_id, user_id, agent_name, key, text in (
+            self._link.all(_SCOPES_MANY, session_ids=wanted) if wanted else ()
+        ):
+            if scope == "session":
+                owners[owner_id] = user_id, agent_name
+            if key is not None:
+                values[scope, owner_id][key] = state_rows.value(owner_id, key, text, scopes.BY_NAME[scope])
+        return {
+            session_id: StateScopes(values["session", session_id], values["user", user_id], values["app", agent_name])
+            for session_id in wanted
+            if session_id in owners
+            for user_id, agent_name in [owners[session_id]]
+        }
 
     def _find(self, session_id: str, key: str) -> StateEntry | None:
         self._owner(session_id)

@@ -243,3 +243,4 @@ class AppScope(SharedScope, number=23):
 SESSION = SessionScope()
 USER = UserScope()
 APP = AppScope()
+BY_NAME: dict[str, Scope] = {scope.name: scope for scope in (SESSION, USER, APP)}

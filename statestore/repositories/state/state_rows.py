@@ -9,7 +9,7 @@ from statestore.checking import exactjson
 from statestore.engine.sql import Link, Statement
 from statestore.engine.sql_parts import numbered
 from statestore.errors import ConflictError
-from statestore.repositories.state.scopes import SESSION, STEP
+from statestore.repositories.state.scopes import SESSION, STEP, Scope
 from statestore.repositories.state.statements import SESSION_STATEMENTS, set_many
 
 CHUNK = 1000
@@ -35,7 +35,7 @@ _VERSIONS_OF = Statement(
 )
 
 
-def value(session_id: str, key: str, text: str) -> Any:
+def value(owner_id: str, key: str, text: str, scope: Scope = SESSION) -> Any:
     """The value of a key, from the text that is stored.
 
     Raises:
@@ -45,7 +45,7 @@ def value(session_id: str, key: str, text: str) -> Any:
         return exactjson.loads(text)
     except orjson.JSONDecodeError:
         pass  # Not raised from here: the error would hold this one, and this one holds the text.
-    raise SESSION.damaged(session_id, key)
+    raise scope.damaged(owner_id, key)
 
 
 def read(link: Link, session_id: str) -> dict[str, tuple[str, int]]:
