@@ -4,11 +4,11 @@ An app is a store with a namespace of its own. A key of the state belongs to the
 so, to the session without a prefix, and to nobody if it begins with `temp:`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from statestore import ConflictError, NewEntry, SessionNotFoundError
+from statestore import ConflictError, NewEntry, SessionNotFoundError, StateScopes
 
 Store = Any
 
@@ -40,6 +40,10 @@ def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {prefix + key: value for key, value in values.items()}
 
 
+def _merged(scopes: StateScopes) -> dict[str, Any]:
+    return _prefixed(APP, scopes.app) | _prefixed(USER, scopes.user) | scopes.session
+
+
 class AdkSessions:
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -57,18 +61,18 @@ class AdkSessions:
         session = self._store.sessions.find(session_id)
         if session is None or session.user_id != user_id:
             return None
-        own = self._store.state.get_all(session_id)
+        scopes = self._store.state.scopes_many([session_id])[session_id]
         events = self._store.history.messages(session_id)
-        return AdkSession(session_id, user_id, self._shared([user_id])[user_id] | own, events, session.next_seq - 1)
+        return AdkSession(session_id, user_id, _merged(scopes), events, session.next_seq - 1)
 
     def list(self, user_id: str | None = None) -> list[AdkSession]:
         """All sessions of a user, or of everybody, without their events."""
         page = self._store.sessions.page(agent_name=self._app, user_id=user_id, limit=1000)
-        own = self._store.state.get_all_many([session.session_id for session in page.sessions])
-        shared = self._shared({session.user_id for session in page.sessions})
+        scopes = self._store.state.scopes_many([session.session_id for session in page.sessions])
         return [
-            AdkSession(one.session_id, one.user_id, shared[one.user_id] | own.get(one.session_id, {}))
+            AdkSession(one.session_id, one.user_id, _merged(scopes[one.session_id]))
             for one in page.sessions
+            if one.session_id in scopes
         ]
 
     def append(self, session: AdkSession, event: Mapping[str, Any]) -> None:
@@ -101,8 +105,3 @@ class AdkSessions:
         ):
             if values:
                 change(owner, values)
-
-    def _shared(self, user_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """What users share with the app and among their sessions, by user."""
-        of_app = _prefixed(APP, self._store.app_state.get_all(self._app))
-        return {user_id: of_app | _prefixed(USER, self._store.user_state.get_all(user_id)) for user_id in user_ids}
