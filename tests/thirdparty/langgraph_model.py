@@ -34,7 +34,7 @@ class LangGraphStore:
         self, prefix: Namespace, *, filter: Mapping[str, Any] | None = None, limit: int = 10, offset: int = 0
     ) -> list[tuple[Namespace, str, dict[str, Any]]]:
         """Items whose namespaces begin with *prefix* and whose values have the fields of *filter*, by key."""
-        found = []
+        found: list[Any] = []
         after = None
         while len(found) < offset + limit:
             wanted = _PAGE if filter else offset + limit
