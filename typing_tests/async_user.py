@@ -79,6 +79,8 @@ async def history(store: AsyncStateStore) -> None:
     with deadline(2.5):
         assert_type(await store.history.append("chat", [{"role": "user", "content": "Hi"}]), list[Entry])
     assert_type(await store.history.read("chat", last=20), list[Entry])
+    assert_type(await store.history.messages("chat"), list[Any])
+    assert_type(await store.history.set_usage("chat", 1, Usage(input_tokens=3)), Entry)
     assert_type(await store.history.window("chat", max_tokens=8000), Window)
     async for entry in store.history.iterate("chat"):
         assert_type(entry, Entry)
@@ -92,6 +94,9 @@ async def state(store: AsyncStateStore) -> None:
     assert_type(await store.state.set("chat", "seats", 8), StateEntry)
     assert_type(await store.state.get("chat", "seats", default=8), Any)
     assert_type(await store.state.get_all("chat"), dict[str, Any])
+    assert_type(await store.state.set("chat", "seats", 8, only_if="present"), StateEntry | None)
+    assert_type(await store.user_state.get_many("ada", ["language"]), dict[str, Any])
+    assert_type(await store.lists.append("chat", "notes", ["seat 12A"]), int)
 
 
 async def forecast() -> dict[str, str]:

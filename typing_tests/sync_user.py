@@ -11,6 +11,7 @@ from statestore import (
     MISSING,
     NEVER,
     AgentUsage,
+    AppState,
     Cache,
     CacheEntry,
     CacheItem,
@@ -18,13 +19,18 @@ from statestore import (
     DayUsage,
     Entry,
     EntryLike,
+    EntryPlace,
     ErasureReceipt,
     HeldLease,
     History,
     Lease,
     Lineage,
+    Lists,
     ModelPrice,
+    NamespaceInfo,
+    NamespaceReceipt,
     NewEntry,
+    NewSession,
     Prices,
     Session,
     SessionContext,
@@ -40,6 +46,7 @@ from statestore import (
     Usage,
     UsageReports,
     UsageTotals,
+    UserState,
     Window,
     prices_of,
 )
@@ -76,7 +83,11 @@ def sessions(store: StateStore) -> None:
     assert_type(page.sessions, list[Session])
     assert_type(store.sessions.fork("user-42", at_seq=3), Session)
     assert_type(store.sessions.lineage("user-42"), Lineage)
-    assert_type(store.sessions.delete("user-42"), bool)
+    assert_type(store.sessions.create(belongs_to="user-42", ttl=NEVER, created_at=session.created_at), Session)
+    assert_type(store.sessions.page(belongs_to="user-42", metadata={"plan": "free"}, with_total=True).total, int | None)
+    assert_type(store.sessions.load_many(["user-42"]), dict[str, Session])
+    assert_type(store.sessions.delete_many(["user-42"]), int)
+    assert_type(store.sessions.delete("user-42", expected_revision=3, user_id="ada"), bool)
     assert_type(store.sessions.delete_user("ada"), ErasureReceipt)
 
 
@@ -101,7 +112,18 @@ def history(store: StateStore) -> None:
     messages: list[dict[str, object]] = [{"role": "user", "content": "Hi"}]
     assert_type(store.history.append("chat", messages), list[Entry])
 
-    entries = store.history.read("chat", last=20)
+    created = NewSession(user_id="ada", ttl=HOUR)
+    assert_type(store.history.append("chat", [reply], create=created, on_conflict="keep"), list[Entry])
+    assert_type(store.history.messages("chat", last=20), list[Any])
+    assert_type(store.history.find("chat", "one"), Entry | None)
+    assert_type(store.history.locate("one"), EntryPlace | None)
+    assert_type(store.history.locate_many(["one"]), dict[str, list[EntryPlace]])
+    assert_type(store.history.last_many(["chat"], 2), dict[str, list[Entry]])
+    assert_type(store.history.replace("chat", 1, {"role": "user", "content": "…"}, expected_content="secret"), Entry)
+    assert_type(store.history.annotate("chat", 1, {"rating": 5}), Entry)
+    assert_type(store.history.set_usage("chat", 1, used, response_model="small-1"), Entry)
+
+    entries = store.history.read("chat", last=20, role="user", turn=3)
     assert_type(entries, list[Entry])
     assert_type(entries[0].content, Any)
     assert_type(entries[0].usage.input_tokens, int | None)
@@ -122,6 +144,23 @@ def state(store: StateStore) -> None:
     assert_type(store.state.entry("chat", "seats"), StateEntry)
     assert_type(store.state.get_all("chat"), dict[str, Any])
     assert_type(store.state.increment("chat", "bookings"), int | float)
+    assert_type(store.state.set("chat", "seats", 8, only_if="missing"), StateEntry | None)
+    assert_type(store.state.keys("chat", prefix="draft:", limit=10), list[str])
+    assert_type(store.state.entries("chat"), list[StateEntry])
+    assert_type(store.state.get_all_many(["chat"]), dict[str, dict[str, Any]])
+    assert_type(store.user_state, UserState)
+    assert_type(store.user_state.get("ada", "language"), Any)
+    assert_type(store.app_state, AppState)
+    assert_type(store.app_state.increment("travel", "bookings"), int | float)
+    assert_type(store.lists, Lists)
+    assert_type(store.lists.append("chat", "notes", ["seat 12A"]), int)
+    assert_type(store.lists.read("chat", "notes", last=2), list[Any])
+
+
+def namespaces(store: StateStore) -> None:
+    assert_type(store.namespaces(), list[NamespaceInfo])
+    assert_type(store.drop_namespace("tenant-1"), NamespaceReceipt)
+    assert_type(store.usage.record(record_id="run-1", usage=Usage(input_tokens=3), session_id="chat"), None)
 
 
 def forecast() -> dict[str, str]:
