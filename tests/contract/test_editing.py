@@ -334,7 +334,7 @@ BAD: list[tuple[Callable[[Any], Any], str]] = [
     (lambda h: h.set_usage("s", usage=Usage()), "seq"),
     (lambda h: h.set_usage("s", 1, Usage(), entry_id="x"), "seq"),
     (lambda h: h.set_usage("s", 1), "usage"),
-    (lambda h: h.set_usage("s", 1, {"input_tokens": 1}), "usage"),
+    (lambda h: h.set_usage("s", 1, {"input_tokens": "1"}), "usage"),
     (lambda h: h.set_usage("s", 1, Usage(input_tokens=-1)), "usage.input_tokens"),
     (lambda h: h.set_usage("s", entry_id="", usage=Usage()), "entry_id"),
     (lambda h: h.set_usage("s", 1, cost_usd=-1), "cost_usd"),

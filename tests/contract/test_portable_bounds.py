@@ -100,7 +100,7 @@ def test_sums_of_a_files_ledger_stay_within_64_bits(sqlite_url: str) -> None:
 
 
 INEXACT = {
-    "a large integer": "1000000000000000000000000000000",
+    "an integer of too many digits": "1" * 5000,
     "a key twice": '{"k": 1, "k": 2}',
     "NaN": "NaN",
     "an infinity": "1e999",

@@ -105,7 +105,7 @@ class CacheCounters(CacheWrites):
             The new value: whole if all of them are.
 
         Raises:
-            InvalidValueError: The value is not a number, or the sum is too large. Nothing was written.
+            InvalidValueError: The value is not a number, or the sum is too large for a float. Nothing was written.
             CommitUnknownError: The connection was lost, and the sum may or may not have been stored.
         """
         checks.key(key, "key")

@@ -136,6 +136,11 @@ class HistoryRepository(
         checks.key(session_id, "session_id")
         checks.count(n, "n")
         if not self._link.in_transaction:
+            # The statement that deletes is committed before its rows are looked at, so an entry that cannot be read has
+            # to be found before. To look may be repeated.
+            self._call.repeatable = True
+            entry_reads.read(self._link, session_id, last=n)
+            self._call.repeatable = False
             at_once = ranges.pop_at_once(self._link, session_id, n)
             if at_once is not None:
                 return at_once
