@@ -12,10 +12,20 @@ import statestore
 from statestore import ConflictError, SessionNotFoundError, UnavailableError
 from tests.support.content import Content
 from tests.support.crowd import at_once
+from tests.support.worlds import entering
 
 Store = Any
 
+
 ROUNDS = 12
+
+
+def in_transaction(store: Store, work: Callable[[Any], object]) -> None:
+    """As `run_transaction`, in both worlds with the same *work*."""
+    while True:
+        with suppress(UnavailableError), store.transaction() as tx:
+            work(tx)
+            break
 
 
 @pytest.fixture
@@ -88,11 +98,13 @@ def test_a_transaction_that_reads_the_state_waits_for_its_writers(held: Store, o
         assert tx.state.get("s", "a") == 2
 
 
-def test_nobody_writes_a_state_that_a_transaction_has_read(store: Store, open_store: Callable[..., Store]) -> None:
+def test_nobody_writes_a_state_that_a_transaction_has_read(
+    store: Store, open_store: Callable[..., Store], database_url: str
+) -> None:
     for state, owner in ("state", "s"), ("user_state", "ada"), ("app_state", "bot"):
         getattr(store, state).set(owner, "a", 1)
-        if store._database.dialect.name == "sqlite":
-            return
+        if not database_url.startswith("postgresql"):
+            continue  # Its transactions have the only writer.
         with store.transaction() as tx:
             getattr(tx, state).get(owner, "a")
             for key in ("a", "new"):
@@ -114,7 +126,7 @@ def test_increments_in_transactions_and_outside_lose_nothing(
 
     def inside(store: Store, key: str) -> None:
         for _ in range(each):
-            store.run_transaction(lambda tx: getattr(tx, state).increment(owner, key))
+            in_transaction(store, lambda tx: getattr(tx, state).increment(owner, key))
 
     def read_and_write(store: Store, key: str) -> None:
         def work(tx: Any) -> None:
@@ -122,7 +134,7 @@ def test_increments_in_transactions_and_outside_lose_nothing(
             group.set(owner, key, group.get(owner, key, 0) + 1)
 
         for _ in range(each):
-            store.run_transaction(work)
+            in_transaction(store, work)
 
     stores = [store, open_store()]
     for number in range(ROUNDS):
@@ -168,7 +180,7 @@ def test_a_turn_and_a_writer_of_the_same_key_do_not_overwrite_each_other(
 
         def turn(key: str = key) -> bool:
             try:
-                with store.turn("s") as turn:
+                with entering(store, store.turn("s")) as turn:
                     turn.state[key] = turn.state.get(key, 0) + 1
             except ConflictError:
                 return False
@@ -216,18 +228,18 @@ def test_whatever_is_done_at_once_nobody_deadlocks(
             tx.state.set("s", "k1", tx.state.get("s", "k0", 0))
             tx.state.increment("s", "n")
 
-        store.run_transaction(work)
+        in_transaction(store, work)
 
     def read_first(store: Store) -> None:
         def work(tx: Any) -> None:
             tx.state.get_all("s")
             tx.history.append("s", [{"role": "user"}])
 
-        store.run_transaction(work)
+        in_transaction(store, work)
 
     def turn(store: Store) -> None:
         try:
-            with store.turn("s") as turn:
+            with entering(store, store.turn("s")) as turn:
                 turn.append({"role": "user"})
                 turn.state["k2"] = turn.state["t"] = next(counted)
         except ConflictError:
