@@ -135,6 +135,8 @@ def test_reads_of_a_part_keep_the_whole(whole: Store, clock: MovableClock) -> No
         partial(whole.sessions.get, "part"),
         partial(whole.history.read, "part"),
         partial(whole.state.get, "part", "key"),
+        partial(whole.sessions.load_many, ["part"]),
+        partial(whole.history.last_many, ["part"], 1),
         partial(whole.sessions.create, "new", belongs_to="whole"),
     ):
         clock.advance(hours=0.9)

@@ -188,7 +188,8 @@ class ListingRepository(Repository):
         """The sessions with these ids, by id, in the order given; those that are missing or expired are left out.
 
         One statement, however many ids. These are sessions as `get` gives them, without their history and state: see
-        `history.last_many` and `state.get_all_many`. Extends their TTLs. Inside a transaction, those that were found
+        `history.last_many` and `state.get_all_many`. Extends their TTLs, which takes a second statement if one of them
+        is due. Inside a transaction, those that were found
         are held, as by `get`.
         """
         wanted = checks.keys(session_ids, "session_ids")

@@ -73,9 +73,22 @@ _EXTEND = Statement(f"""
         :session_id)
     RETURNING {COLUMNS}""")
 
-_EXTEND_MANY = Statement(f"""
-    UPDATE $sessions AS s SET expires_at = $later(s.ttl)
-    WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND $live AND {EXTENSION_DUE}""")
+# Those that are due, or what they belong to. In the order of their ids, past those that somebody has locked: a list of
+# sessions waits for nobody.
+_DUE_OF_MANY = f"""
+    SELECT s.session_id FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.ttl IS NOT NULL AND $live AND {EXTENSION_DUE} AND s.session_id IN (
+        SELECT coalesce(x.belongs_to, x.session_id) FROM $sessions AS x
+        WHERE x.namespace = :namespace AND x.session_id $in(:session_ids))"""
+_EXTEND_MANY = Statement(
+    postgresql=f"""
+    WITH due AS MATERIALIZED ({_DUE_OF_MANY} ORDER BY s.session_id $lock SKIP LOCKED)
+    UPDATE $sessions AS s SET expires_at = $later(s.ttl) FROM due
+    WHERE s.namespace = :namespace AND s.session_id = due.session_id RETURNING {_ROW.select("s")}""",
+    sqlite=f"""
+    UPDATE $sessions SET expires_at = $later(ttl)
+    WHERE namespace = :namespace AND session_id IN ({_DUE_OF_MANY}) RETURNING {COLUMNS}""",
+)
 
 _ACTIVE = Statement(f"""
     UPDATE $sessions AS s SET {ACTIVE}
@@ -208,11 +221,9 @@ def find(link: Link, session_id: str, *, resumed: bool = False) -> Session | Non
 def find_many(link: Link, session_ids: Sequence[str]) -> dict[str, Session]:
     """Those of the sessions that live, as by `find`, in the order of their ids as given."""
     rows = link.all(_FIND_MANY_HELD if link.holds_reads else _FIND_MANY, session_ids=list(session_ids))
-    found: dict[str, Row] = {}
-    for row in rows:
-        (extension_due,) = _ROW.behind(row)
-        extended = extend(link, row[0]) if extension_due else None
-        found[row[0]] = row if extended is None else extended
+    found = {row[0]: row for row in rows}
+    due = [session_id for session_id, row in found.items() if _ROW.behind(row)[0]]
+    found |= {row[0]: row for row in (extend_many(link, due) if due else ()) if row[0] in found}
     return {session_id: from_row(link, found[session_id]) for session_id in session_ids if session_id in found}
 
 
@@ -252,9 +263,9 @@ def extend(link: Link, session_id: str) -> Row | None:
     return row if row is not None and row[0] == session_id else None
 
 
-def extend_many(link: Link, session_ids: Sequence[str]) -> None:
-    """Extend the TTLs of those of the sessions for which that is due, if it can be written."""
-    _if_writable(link, lambda: link.run(_EXTEND_MANY, session_ids=sorted(session_ids)))
+def extend_many(link: Link, session_ids: Sequence[str]) -> Sequence[Row]:
+    """As `extend`, of all of the sessions for which that is due, in one statement; the rows that were written."""
+    return _if_writable(link, lambda: link.all(_EXTEND_MANY, session_ids=sorted(session_ids))) or ()
 
 
 def _if_writable(link: Link, write: Callable[[], R]) -> R | None:
