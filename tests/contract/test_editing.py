@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from statestore import ConflictError, EntryNotFoundError, InvalidValueError, NewEntry, SessionNotFoundError, Usage
-from tests.support.clock import MovableClock
+from tests.support.clock import NOON, MovableClock
 from tests.support.content import Content, unsound
 from tests.support.crowd import at_once
 
@@ -105,6 +105,23 @@ def test_an_entry_is_replaced_only_if_it_has_the_content_expected(store: Store) 
         store.history.replace("s", 2, NewEntry("x"), expected_content=False)
     store.history.replace("s", 2, NewEntry("x", role="assistant"), expected_content=None)
     assert contents(store, "s")[1] == "x"
+
+
+def test_the_content_expected_may_be_what_few_programs_can_read(store: Store) -> None:
+    store.sessions.create("s")
+    contents = [{"role": "user", "content": "\ud800"}, {"role": "user", "content": 10**30}]
+    store.history.append("s", contents)
+    for seq, content in enumerate(contents, 1):
+        with pytest.raises(ConflictError):
+            store.history.replace("s", seq, {"role": "user", "content": "x"}, expected_content={"other": 10**30})
+        store.history.replace("s", seq, {"role": "system", "content": "x"}, expected_content=content)
+
+
+def test_a_lenient_store_annotates_the_keys_that_it_has_converted(open_store: Callable[..., Store]) -> None:
+    lenient = open_store(json="lenient")
+    session(lenient)
+    lenient.history.annotate("s", 2, {5: (1, 2)})
+    assert lenient.history.annotate("s", 2, {5: (3,), "a": NOON}).metadata == {"5": [3], "a": NOON.isoformat()}
 
 
 def test_a_new_id_is_taken_unless_another_entry_has_it(store: Store) -> None:
@@ -334,7 +351,7 @@ BAD: list[tuple[Callable[[Any], Any], str]] = [
     (lambda h: h.set_usage("s", usage=Usage()), "seq"),
     (lambda h: h.set_usage("s", 1, Usage(), entry_id="x"), "seq"),
     (lambda h: h.set_usage("s", 1), "usage"),
-    (lambda h: h.set_usage("s", 1, {"input_tokens": "1"}), "usage"),
+    (lambda h: h.set_usage("s", 1, {"tokens": 1}), "usage"),
     (lambda h: h.set_usage("s", 1, Usage(input_tokens=-1)), "usage.input_tokens"),
     (lambda h: h.set_usage("s", entry_id="", usage=Usage()), "entry_id"),
     (lambda h: h.set_usage("s", 1, cost_usd=-1), "cost_usd"),

@@ -46,6 +46,20 @@ def test_a_result_has_the_name_of_the_call_it_answers(store: Store, session: str
     assert tools(store) == {"add_a": (1, 1, 2.0)}
 
 
+@pytest.mark.parametrize("by", ["replace", "append", "far"])
+def test_a_result_that_is_replaced_keeps_the_name(store: Store, session: str, by: str) -> None:
+    store.history.append(session, [called("a"), result("a", entry_id="r", **FAILED)])
+    if by == "far":
+        store.history.append(session, [{"role": "user", "content": "x"}] * 120)
+    redacted = NewEntry({"role": "tool", "tool_call_id": "a", "content": "[redacted]"}, entry_id="r", **FAILED)
+    if by == "append":
+        [entry] = store.history.append(session, [redacted], on_conflict="replace")
+    else:
+        entry = store.history.replace(session, 2, redacted)
+    assert (entry.content["content"], entry.tool_name) == ("[redacted]", "add_a")
+    assert tools(store)["add_a"] == (1, 1, 2.0)
+
+
 def test_each_result_of_several_calls_has_its_own_name(store: Store, session: str) -> None:
     store.history.append(session, [called("a", "b", "c"), called("d")])
     for id in ("c", "a", "b"):

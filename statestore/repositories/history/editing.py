@@ -5,15 +5,13 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-import orjson
-
 from statestore import schema
 from statestore.checking import checks, exactjson
 from statestore.engine.calls import writes_in_one_statement
 from statestore.engine.sql import Params
 from statestore.errors import ConflictError, EntryNotFoundError, InvalidValueError
 from statestore.repositories.base import Repository
-from statestore.repositories.history import entry_edits, entry_lookups, entry_rows, pricing, ranges
+from statestore.repositories.history import entry_edits, entry_lookups, entry_rows, pricing, ranges, tool_names
 from statestore.repositories.history.entry_edits import Found
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.usage.records import usage_columns
@@ -37,10 +35,11 @@ class EditingRepository(Repository):
         """Put another entry in the place of one: a message that a guardrail has redacted, for example.
 
         The position stays; so do the entry's id and time, unless *entry* gives others. Everything else becomes what
-        *entry* says, its metadata and usage included. In the usage reports what the old entry used goes, and what the
-        new one uses counts; who was told of the old one, as by `follow`, is not told of the new one. In a fork only
-        the fork sees the change, and in a session with forks these keep what they see; what another session's entry
-        used stays counted there if the copy does not say. Summaries stay as they are.
+        *entry* says, its metadata and usage included; the result of a tool keeps the tool's name. In the usage reports
+        what the old entry used goes, and what the new one uses counts; who was told of the old one, as by `follow`, is
+        not told of the new one. In a fork only the fork sees the change, and in a session with forks these keep what
+        they see; what another session's entry used stays counted there if the copy does not say. Summaries stay as
+        they are.
 
         Args:
             session_id: The session.
@@ -67,6 +66,7 @@ class EditingRepository(Repository):
             expected = exactjson.dumps(expected_content, "expected_content", max_bytes=max_bytes)
 
         if not self._link.in_transaction:
+            [[given]] = tool_names.complete(self._link, [(session_id, [given])])
             (priced,), revision = pricing.price(self._link, [given])
             conditions = {
                 entry_edits.UNCOUNTED: True,
@@ -75,22 +75,24 @@ class EditingRepository(Repository):
                 entry_edits.SAME_ID: given.own_id,
                 pricing.UNCHANGED: revision is not None,
             }
-            changed = entry_edits.change_at_once(
-                self._link,
-                session_id,
-                "seq",
-                _columns(priced),
-                [sql for sql, wanted in conditions.items() if wanted],
-                seq=seq,
-                expected_content=expected,
-                entry_id=given.entry_id,
-                begins_turn=int(_begins_turn(given.columns["role"])),
-                prices_revision=revision,
-            )
+            changed = None
+            if not tool_names.awaits_name(given):  # Or what stands there may have it.
+                changed = entry_edits.change_at_once(
+                    self._link,
+                    session_id,
+                    "seq",
+                    _columns(priced),
+                    [sql for sql, wanted in conditions.items() if wanted],
+                    seq=seq,
+                    expected_content=expected,
+                    entry_id=given.entry_id,
+                    begins_turn=int(_begins_turn(given.columns["role"])),
+                    prices_revision=revision,
+                )
             if changed is not None:
                 return changed
         session, found = self._found(session_id, "seq", seq)
-        if expected is not None and orjson.dumps(found.entry.content).decode() != expected:
+        if expected is not None and exactjson.text(found.entry.content) != expected:
             raise _conflict(found.entry, "does not have the expected content; read it again", "content")
         return self._put(session, found, given)
 
@@ -123,7 +125,7 @@ class EditingRepository(Repository):
             if changed is not None:
                 return changed
         session, found = self._found(session_id, "seq", seq)
-        merged = checks.metadata(found.entry.metadata | dict(metadata), "metadata", max_bytes=max_bytes)
+        merged = checks.metadata(found.entry.metadata | exactjson.loads(text or "{}"), "metadata", max_bytes=max_bytes)
         return self._change(session, found, {"metadata": merged})
 
     @writes_in_one_statement
@@ -219,6 +221,9 @@ class EditingRepository(Repository):
 
     def _put(self, session: Session, found: Found, given: PreparedEntry) -> Entry:
         """Put another entry in the place of one; the locks for a release are held."""
+        if tool_names.awaits_name(given) and given.columns["tool_call_id"] == found.entry.tool_call_id:
+            given = tool_names.named(given, found.entry.tool_name)
+        [[given]] = tool_names.complete(self._link, [(session.session_id, [given])])
         (priced,), _ = pricing.price(self._link, [given])
         columns = _columns(priced)
         if given.own_id and given.entry_id != found.entry.entry_id:

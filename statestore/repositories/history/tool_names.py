@@ -66,6 +66,11 @@ def awaits_name(entry: PreparedEntry) -> bool:
     return columns["role"] == "tool" and "tool_call_id" in columns and "tool_name" not in columns
 
 
+def named(entry: PreparedEntry, name: str | None) -> PreparedEntry:
+    """The entry as that of a tool, if *name* is known."""
+    return entry if name is None else replace(entry, columns={**entry.columns, "tool_name": name})
+
+
 def _missing(batch: Sequence[PreparedEntry]) -> list[str]:
     return [entry.columns["tool_call_id"] for entry in batch if awaits_name(entry)]
 
@@ -102,5 +107,4 @@ def _stored(link: Link, wanted: set[tuple[str, str]]) -> _Calls:
 
 
 def _named(entry: PreparedEntry, session_id: str, calls: _Calls) -> PreparedEntry:
-    name = calls.get((session_id, entry.columns["tool_call_id"])) if awaits_name(entry) else None
-    return entry if name is None else replace(entry, columns={**entry.columns, "tool_name": name})
+    return named(entry, calls.get((session_id, entry.columns["tool_call_id"]))) if awaits_name(entry) else entry
