@@ -116,6 +116,15 @@ def text(value: Any) -> str:
         return f" {_text(value)}"
 
 
+def texts(value: Any) -> tuple[str, str]:
+    """What may stand for a value inside the text of another: it depends on what else that one holds."""
+    slow = _text(value)
+    try:
+        return orjson.dumps(value).decode(), slow
+    except TypeError:
+        return slow, slow
+
+
 def record(value: Any, *, default: Callable[[Any], Any] | None = None) -> str:
     """JSON of a dataclass or a mapping of ours, whose fields may be values that were read. Times end with Z.
 

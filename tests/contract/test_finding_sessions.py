@@ -51,6 +51,52 @@ def test_any_key_of_metadata_is_found(store: Store, key: str) -> None:
     assert found(store, metadata={key: "value"}) == ["s"]
 
 
+INEXACT_ELSEWHERE = [
+    "\ud800", ["\udfff", 1], 2**64 - 1, -(2**63) - 1, 10**30, 10**30 + 1, 10**400, {"a": 10**30}, 1e300, [1e16], "A", 1,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("beside", [0, 10**20, "\ud800"])
+def test_metadata_that_few_programs_can_read_is_compared_as_well(store: Store, beside: Any) -> None:
+    for number, value in enumerate(INEXACT_ELSEWHERE):
+        store.sessions.create(f"{number:02}", metadata={"key": value, "beside": beside})
+    for number, value in enumerate(INEXACT_ELSEWHERE):
+        assert found(store, metadata={"key": value}) == [f"{number:02}"], value
+        assert found(store, metadata={"key": value, "beside": beside}) == [f"{number:02}"]
+
+
+def test_loading_many_extends_the_ttl_of_each_that_is_due(store: Store, clock: MovableClock) -> None:
+    for session_id in ("a", "b", "c"):
+        store.sessions.create(session_id, ttl=100 * HOUR if session_id == "c" else HOUR)
+    store.sessions.create("endless")
+    clock.advance(minutes=50)
+    loaded = store.sessions.load_many(["endless", "b", "a", "c"])
+    assert {session_id: one.expires_at for session_id, one in loaded.items()} == {
+        "endless": None,
+        "b": clock.now + HOUR,
+        "a": clock.now + HOUR,
+        "c": NOON + 100 * HOUR,
+    }
+    assert [store.sessions.get(session_id) for session_id in loaded] == list(loaded.values())
+
+
+def test_a_key_with_an_odd_character_is_no_other_key(store: Store) -> None:
+    for number, key in enumerate(["", "\x00", "\ud800", "\x01"]):
+        store.sessions.create(f"{number}", metadata={key: "value"})
+    for number, key in enumerate(["", "\x00", "\ud800", "\x01"]):
+        assert found(store, metadata={key: "value"}) == [f"{number}"]
+
+
+def test_a_lenient_store_finds_what_it_has_converted(open_store: Callable[..., Store]) -> None:
+    lenient = open_store(json="lenient")
+    lenient.sessions.create("s", metadata={"at": NOON, "pair": (1, 2), 5: 1})
+    for wanted in ({"at": NOON}, {"pair": (1, 2)}, {5: 1}):
+        assert found(lenient, metadata=wanted) == ["s"]
+    # A key that is given as a number is the one that is there as text.
+    assert lenient.sessions.merge_metadata("s", {5: 2}).metadata["5"] == 2
+    assert lenient.sessions.fork("s", "f", metadata={5: 3}).metadata["5"] == 3
+
+
 def test_a_title_is_found_by_its_text(store: Store) -> None:
     for title in ("100% Sure", "1000 sure", "a_b", "axb", None):
         store.sessions.create(str(title), title=title)

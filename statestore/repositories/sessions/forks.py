@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import starmap
 from typing import Any, NamedTuple
 
-from statestore.checking import checks
+from statestore.checking import checks, exactjson
 from statestore.engine.calls import reads, writes_once
 from statestore.engine.sql import Row, Statement
 from statestore.errors import ConflictError, InvalidValueError, SessionExistsError
@@ -119,9 +119,9 @@ class ForksRepository(Repository):
         checks.key(source_id, "source_id")
         checks.optional_count(at_seq, "at_seq")
         fork_id = ids.uuid7() if new_session_id is None else checks.key(new_session_id, "new_session_id")
-        if metadata is not None:
-            session_columns.attribute(self._link, "metadata", metadata)
-
+        changed = exactjson.loads(
+            session_columns.attribute(self._link, "metadata", {} if metadata is None else metadata)
+        )
         given = {
             name: session_columns.attribute(self._link, name, value)
             for name, value in {"user_id": user_id, "title": title}.items()
@@ -150,7 +150,7 @@ class ForksRepository(Repository):
             "title": source.title,
             **given,
             "instructions": source.instructions,
-            "metadata": session_columns.attribute(self._link, "metadata", source.metadata | dict(metadata or {})),
+            "metadata": session_columns.attribute(self._link, "metadata", source.metadata | changed),
             "project_root": source.project_root,
             "cwd": source.cwd,
             "ttl": source.ttl,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from statestore.checking import checks
+from statestore.checking import checks, exactjson
 from statestore.engine.calls import reads, writes, writes_in_one_statement, writes_once_in_one_statement
 from statestore.engine.sql import Statement
 from statestore.errors import InvalidValueError, SessionExistsError
@@ -246,11 +246,11 @@ class SessionsRepository(Repository):
         if metadata is None:
             raise InvalidValueError("metadata", "must be a mapping of the keys to set, not None")
         checks.optional_count(expected_revision, "expected_revision")
-        session_columns.attribute(self._link, "metadata", metadata)
+        given = exactjson.loads(session_columns.attribute(self._link, "metadata", metadata))
         held = session_rows.lock(self._link, session_id).session
         if expected_revision not in (None, held.revision):
             raise session_rows.other_revision(session_id, held.revision, expected_revision)
-        merged = session_columns.attribute(self._link, "metadata", held.metadata | dict(metadata))
+        merged = session_columns.attribute(self._link, "metadata", held.metadata | given)
         row = self._link.one(
             session_rows.update_statement(("metadata",), False), session_id=session_id, metadata=merged
         )

@@ -1,5 +1,6 @@
 """Which sessions a list is to have: conditions on the row `s`, and their parameters."""
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -20,6 +21,8 @@ _ESCAPES = (("\\\\", "\\b\\b"), ("\\u", "\\\\u"))
 _WITHOUT_ESCAPES = "CAST(s.metadata AS text)"
 for _old, _new in _ESCAPES:
     _WITHOUT_ESCAPES = f"replace({_WITHOUT_ESCAPES}, '{_old}', '{_new}')"
+
+_ESCAPED = re.compile("[\0\ud800-\udfff]")
 
 _TIMES = {"created": "created_at", "active": "last_activity_at"}
 
@@ -79,11 +82,12 @@ def conditions(
             where.append("s.active_hour >= $time(:active_hour)")
             params["active_hour"] = at.replace(minute=0, second=0, microsecond=0)
     if metadata is not None:
-        checks.metadata(metadata, "metadata", max_bytes=max_bytes)
-        if len(metadata) > _MAX_KEYS:
-            raise InvalidValueError("metadata", f"must have at most {_MAX_KEYS} keys, has {len(metadata)}")
-        for number, (key, value) in enumerate(metadata.items()):
-            where.append(f"<metadata {number}>")
+        # As it would be stored: a lenient store converts it.
+        wanted = exactjson.loads(checks.metadata(metadata, "metadata", max_bytes=max_bytes) or "{}")
+        if len(wanted) > _MAX_KEYS:
+            raise InvalidValueError("metadata", f"must have at most {_MAX_KEYS} keys, has {len(wanted)}")
+        for number, (key, value) in enumerate(wanted.items()):
+            where.append(f"<{'large' if _is_large(value) else 'metadata'} {number}>")
             params |= _metadata(link, number, key, value)
     return tuple(where), params
 
@@ -99,41 +103,75 @@ def _postgresql(condition: str) -> str:
     """A condition as PostgreSQL takes it."""
     if condition == "<title>":
         return """strpos(lower(s.title COLLATE "C"), lower(CAST(:title_contains AS text) COLLATE "C")) > 0"""
-    if not condition.startswith("<metadata "):
+    number = _number(condition)
+    if number is None:
         return condition
-    number = condition[len("<metadata ") : -1]
     return f"""CASE WHEN strpos(CAST(s.metadata AS text), '\\u') = 0
-            THEN CAST(s.metadata -> CAST(:key_{number} AS text) AS text) = :value_{number}
+            THEN CAST(s.metadata -> CAST(:key_{number} AS text) AS text) IN (:value_{number}, :other_{number})
             ELSE CAST(CAST({_WITHOUT_ESCAPES} AS json) -> CAST(:plain_key_{number} AS text) AS text)
-                = :plain_value_{number} END"""
+                IN (:plain_value_{number}, :plain_other_{number}) END"""
 
 
 def _sqlite(condition: str) -> str:
     """A condition as SQLite takes it."""
     if condition == "<title>":
         return "instr(lower(s.title), lower(:title_contains)) > 0"
-    if not condition.startswith("<metadata "):
+    number = _number(condition)
+    if number is None:
         return condition
-    number = condition[len("<metadata ") : -1]
+    # SQLite makes a float of an integer beyond 64 bits: all its digits stand behind the key, in the text.
+    digits = f"""AND (instr({_WITHOUT_ESCAPES}, :member_{number} || ',') > 0
+                OR instr({_WITHOUT_ESCAPES}, :member_{number} || '}}') > 0)"""
     return f"""EXISTS (SELECT 1 FROM json_each({_WITHOUT_ESCAPES}) AS j
-            WHERE j.key = :key_{number} AND j.type = :type_{number} AND j.value IS :value_{number})"""
+            WHERE j.key = :key_{number} AND j.type = :type_{number}
+                AND (j.value IS :value_{number} OR j.value IS :other_{number})
+                {digits if condition.startswith("<large") else ""})"""
+
+
+def _number(condition: str) -> str | None:
+    """Which key of the metadata a condition is on."""
+    return condition[1:-1].split()[1] if condition.startswith(("<metadata ", "<large ")) else None
+
+
+def _is_large(value: Any) -> bool:
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def _metadata(link: Link, number: int, key: str, value: Any) -> Params:
-    text = exactjson.dumps(value, "metadata")
-    plain_key = orjson.loads(_without_escapes(orjson.dumps(key).decode()))
-    plain_text = _without_escapes(text)
+    """The value may stand there as either of two texts."""
+    key_text = exactjson.texts(key)[1]
+    texts = exactjson.texts(value)
+    plain_key = orjson.loads(_without_escapes(key_text))
+    plain_texts = [_without_escapes(text) for text in texts]
     if link.dialect.name == "postgresql":
+        escaped = _ESCAPED.search(key) is not None  # Then no key without escapes is this one.
         return {
-            f"key_{number}": key.replace("\0", ""),  # Which no key has that is compared with it.
-            f"value_{number}": text,
+            f"key_{number}": None if escaped else key,
+            f"value_{number}": texts[0],
+            f"other_{number}": texts[1],
             f"plain_key_{number}": plain_key,
-            f"plain_value_{number}": plain_text,
+            f"plain_value_{number}": plain_texts[0],
+            f"plain_other_{number}": plain_texts[1],
         }
-    stored = orjson.loads(plain_text)
-    kinds = {str: "text", int: "integer", float: "real", bool: str(stored).lower(), type(None): "null", list: "array"}
-    given = plain_text if isinstance(stored, dict | list) else int(stored) if isinstance(stored, bool) else stored
-    return {f"key_{number}": plain_key, f"type_{number}": kinds.get(type(stored), "object"), f"value_{number}": given}
+    kind: str
+    given: list[Any]
+    if isinstance(value, dict | list):
+        kind, given = "array" if isinstance(value, list) else "object", plain_texts
+    elif isinstance(value, bool):
+        kind, given = str(value).lower(), [int(value)]
+    elif value is None:
+        kind, given = "null", [None]
+    elif isinstance(value, int):
+        kind, given = "integer", [float(texts[0]) if _is_large(value) else value]
+    else:
+        kind, given = ("real", [value]) if isinstance(value, float) else ("text", [orjson.loads(plain_texts[0])])
+    return {
+        f"key_{number}": plain_key,
+        f"type_{number}": kind,
+        f"value_{number}": given[0],
+        f"other_{number}": given[-1],
+        f"member_{number}": f"{_without_escapes(key_text)}:{texts[0]}",
+    }
 
 
 def _without_escapes(text: str) -> str:
