@@ -18,6 +18,10 @@ _CACHE = tuple(
 )
 _HISTORY = (f"{_C}history.py", f"{_C}idempotency.py", f"{_C}round_trips.py", "tests/concurrency/test_append_batches.py")
 _LIFE = (f"{_C}sessions.py", f"{_C}lifecycle.py", f"{_C}expiry.py", f"{_C}fork.py")
+_STATE = (
+    *(f"{_C}state.py", f"{_C}state_keys.py", f"{_C}shared_state.py", f"{_C}lists.py", f"{_C}expiry.py"),
+    *("tests/concurrency/test_state_writers.py", "tests/concurrency/test_writers.py"),
+)
 _ENGINE = (
     f"{_C}transactions.py",
     f"{_C}connections.py",
@@ -50,9 +54,15 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("repositories/history/append_batches.py", (*_BATCHES, f"{_C}idempotency.py")),
     ("repositories/history/read_batches.py", ("tests/concurrency/test_read_batches.py", f"{_C}history.py")),
     ("repositories/history/repository.py", (*_HISTORY, f"{_C}values.py")),
+    ("repositories/history/entry_edits.py", (f"{_C}editing.py", "tests/concurrency/test_edits.py")),
+    ("repositories/history/entry_filters.py", (f"{_C}reading.py",)),
+    ("repositories/history/entry_lookups.py", (f"{_C}reading.py", f"{_C}idempotency.py", f"{_C}parts.py")),
     ("repositories/history/entry_*.py", (*_HISTORY, f"{_C}values.py", f"{_C}statistics.py")),
     ("repositories/history/reading.py", (f"{_C}history.py", f"{_C}reading.py", *_HISTORY)),
-    ("repositories/history/editing.py", (f"{_C}editing.py",)),
+    (
+        "repositories/history/editing.py",
+        (f"{_C}editing.py", f"{_C}tool_names.py", f"{_C}idempotency.py", "tests/concurrency/test_edits.py"),
+    ),
     ("repositories/history/windows.py", (f"{_C}windows.py",)),
     ("repositories/history/summaries.py", (f"{_C}windows.py", f"{_C}conversations.py", f"{_C}values.py")),
     ("repositories/history/locating.py", (f"{_C}locate.py",)),
@@ -60,26 +70,52 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("repositories/history/tool_names.py", (f"{_C}tool_names.py",)),
     ("repositories/history/follows.py", (f"{_C}follow.py",)),
     ("repositories/history/notify.py", (f"{_C}follow.py",)),
-    ("repositories/history/ranges.py", (f"{_C}fork.py", f"{_C}lifecycle.py")),
+    (
+        "repositories/history/ranges.py",
+        (f"{_C}history.py", "tests/concurrency/test_unshared.py", f"{_C}fork.py", f"{_C}lifecycle.py"),
+    ),
     ("repositories/conversations/load_save.py", (f"{_C}conversations.py",)),
     ("repositories/conversations/turns.py", (f"{_C}turns.py", f"{_C}windows.py")),
-    ("repositories/state/*.py", (f"{_C}state.py", f"{_C}expiry.py", "tests/concurrency/test_writers.py")),
+    ("repositories/state/lists.py", (f"{_C}lists.py",)),
+    ("repositories/state/shared.py", (f"{_C}shared_state.py",)),
+    ("repositories/state/state_rows.py", (f"{_C}conversations.py", f"{_C}turns.py", *_STATE)),
+    ("repositories/state/*.py", _STATE),
     ("repositories/sessions/leases.py", (f"{_C}leases.py", "tests/concurrency/test_lease_processes.py")),
     ("repositories/sessions/lease_checks.py", (f"{_C}leases.py",)),
-    ("repositories/sessions/listing.py", (f"{_C}pages.py", f"{_C}sessions.py")),
+    ("repositories/sessions/listing.py", (f"{_C}pages.py", f"{_C}finding_sessions.py", f"{_C}sessions.py")),
+    ("repositories/sessions/session_filters.py", (f"{_C}finding_sessions.py", f"{_C}pages.py")),
+    (
+        "repositories/sessions/session_*.py",
+        (f"{_C}parts.py", f"{_C}new_sessions.py", f"{_C}finding_sessions.py", *_LIFE),
+    ),
+    ("repositories/sessions/options.py", (f"{_C}finding_sessions.py",)),
+    ("repositories/sessions/parts.py", (f"{_C}parts.py", f"{_C}portable_parts.py")),
+    (
+        "repositories/sessions/unshared.py",
+        ("tests/concurrency/test_unshared.py", "tests/concurrency/test_edits.py", f"{_C}history.py", *_LIFE),
+    ),
     ("repositories/sessions/statistics.py", (f"{_C}statistics.py",)),
     ("repositories/sessions/forks.py", (f"{_C}fork.py", "tests/concurrency/test_families.py")),
     ("repositories/sessions/segments.py", (f"{_C}fork.py", f"{_C}lifecycle.py", "tests/concurrency/test_families.py")),
-    ("repositories/expiry/erasure.py", (*_LIFE, f"{_C}eras*.py")),
+    (
+        "repositories/expiry/erasure.py",
+        (*_LIFE, f"{_C}eras*.py", f"{_C}parts.py", f"{_C}finding_sessions.py", "tests/concurrency/test_unshared.py"),
+    ),
+    ("repositories/expiry/ending.py", (f"{_C}finding_sessions.py", f"{_C}parts.py", f"{_C}sweep.py", f"{_C}expiry.py")),
+    ("repositories/expiry/namespaces.py", (f"{_C}namespace_operations.py",)),
     ("repositories/expiry/vacuum.py", (f"{_C}sqlite_space.py",)),
     (
         "repositories/expiry/*.py",
-        (f"{_C}sweep.py", f"{_C}expiry.py", "tests/concurrency/test_sweeps.py", "tests/reports/test_conservation.py"),
+        (
+            *(f"{_C}sweep.py", f"{_C}expiry.py", f"{_C}parts.py", f"{_C}shared_state.py"),
+            *("tests/concurrency/test_sweeps.py", "tests/reports/test_conservation.py"),
+        ),
     ),
     (
         "repositories/usage/ledger.py",
-        ("tests/reports/test_conservation.py", "tests/reports/test_views.py", f"{_C}sweep.py"),
+        ("tests/reports/test_conservation.py", "tests/reports/test_views.py", f"{_C}sweep.py", f"{_C}editing.py"),
     ),
+    ("repositories/usage/records.py", (f"{_C}usage_records.py", f"{_C}eras*.py")),
     ("repositories/usage/*price*.py", (f"{_C}prices.py", f"{_C}shared_prices.py")),
     ("repositories/usage/*.py", ("tests/reports/test_report.py", "tests/reports/test_views.py")),
     (

@@ -13,7 +13,14 @@ ROOT = Path(__file__).parents[2]
 def test_every_module_has_tests_that_are_there(module: Path) -> None:
     tests = subjects.tests_of(module, ROOT)
     assert tests or module.name == "__init__.py"
-    assert all((ROOT / test).exists() for test in tests)
+
+
+def test_every_pattern_fits_something() -> None:
+    names = [str(path.relative_to(subjects.PACKAGE)) for path in subjects.modules(ROOT)]
+    for pattern, tests in subjects.SUBJECTS:
+        assert any(subjects._fits(name, pattern) for name in names), pattern
+        for test in tests:
+            assert list(ROOT.glob(test)), test
 
 
 SOURCE = '''"""Docstring: WHERE a AND b > 1."""
