@@ -273,7 +273,7 @@ def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow
     totals = Totals()
     sessions: dict[str, str] = {}
     forks: list[str] = []
-    parts: list[str] = []
+    parts: dict[str, str] = {}
     taken: dict[str, list[portable_ledger.Line]] = {}
     looked_up: set[str] = set()
     for batch in _batches(records):
@@ -283,7 +283,7 @@ def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow
             for living in (yield _call(PortableWork.make_room, ids, replace=replace)):
                 raise SessionExistsError(living, namespace)
             sessions |= {record.values["session_id"]: record.where for record in batch}
-            parts += [r.values["session_id"] for r in batch if r.values.get("belongs_to") is not None]
+            parts |= {r.values["session_id"]: r.values["belongs_to"] for r in batch if r.values.get("belongs_to")}
             forks += [r.values["session_id"] for r in batch if r.values.get("parent_session_id") is not None]
         if replace and kind in ("session", "usage"):
             taken |= yield _call(PortableWork.take_usage, [one for one in ids if one not in taken])
@@ -305,8 +305,8 @@ def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow
             problem = f"was refused by the database ({error.code}): it does not fit the rest; the file is damaged"
             raise InvalidValueError(where, problem) from error
         totals.add(kind, len(batch))
-    if parts:
-        yield _call(PortableWork.settle_parts, parts)
+    if strangers := [session_id for session_id, whole in parts.items() if whole not in sessions]:
+        yield _call(PortableWork.settle_parts, strangers)
     for session_id, lines in taken.items():
         if lines:
             yield _call(PortableWork.keep_usage, session_id, lines, entries=session_id in sessions)

@@ -76,6 +76,22 @@ def test_an_import_keeps_what_a_part_belongs_to(whole: Store, target: Store, con
     assert unsound(content, "target") == []
 
 
+def test_a_part_is_not_lost_with_a_session_that_has_expired(whole: Store, target: Store, clock: Any) -> None:
+    target.sessions.create("whole", ttl=timedelta(minutes=1))
+    clock.advance(minutes=2)
+    import_sessions(target, io.BytesIO(exported(whole, session_ids=["part"])))
+    assert target.sessions.get("part").belongs_to is None
+    target.sweep()
+    assert [entry.content for entry in target.history.read("part")] == ["part"]
+
+
+def test_parts_of_a_session_that_expires_before_the_import_go_with_it(whole: Store, target: Store, clock: Any) -> None:
+    file = exported(whole)
+    clock.advance(hours=2)
+    import_sessions(target, io.BytesIO(file))
+    assert [session.session_id for session in target.sessions.page(include_parts=True).sessions] == ["another"]
+
+
 def test_a_part_that_is_imported_alone_is_a_session_of_its_own(whole: Store, target: Store) -> None:
     file = exported(whole, session_ids=["part"])
     import_sessions(target, io.BytesIO(file))
