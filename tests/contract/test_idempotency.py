@@ -319,6 +319,15 @@ def test_what_a_fork_replaces_its_source_keeps(store: Store) -> None:
     assert store.history.messages("s") == ["one", "two"]
 
 
+def test_entries_are_returned_with_the_turns_that_they_have_after_a_replacement(store: Store) -> None:
+    users = [NewEntry({"role": "user", "content": name}, entry_id=name) for name in ("a", "b", "c")]
+    store.history.append("s", users[:2])
+    system = NewEntry({"role": "system", "content": "x"}, entry_id="a")
+    returned = store.history.append("s", [system, *users[1:]], on_conflict="replace")
+    assert [entry.turn for entry in returned] == [0, 1, 2]
+    assert returned == store.history.read("s")
+
+
 def test_another_entry_at_a_position_is_no_conflict_of_ids(store: Store) -> None:
     store.history.append("s", [NewEntry("one")])
     for choice in ("raise", "keep", "replace"):

@@ -111,9 +111,15 @@ class HistoryRepository(
                 raise _gap(session_id, after_seq, 0) from None
             raise
         present = self._already_stored(session, batch, after_seq)
+        turns_moved = False
         for index, stored_entry in present.items():
             if stored_entry is not None and (differs := _difference(stored_entry, batch[index])) is not None:
-                present[index] = self._settle(session, index, stored_entry, batch[index], differs, on_conflict)
+                present[index] = settled = self._settle(
+                    session, index, stored_entry, batch[index], differs, on_conflict
+                )
+                turns_moved |= (settled.role == "user") != (stored_entry.role == "user")
+        if turns_moved:
+            present = self._already_stored(session, batch, after_seq)
         missing = [entry for index, entry in enumerate(batch) if index not in present]
         fresh = iter(appending.insert_all(self._link, session_id, missing))
         found = (present[index] if index in present else next(fresh) for index in range(len(batch)))
