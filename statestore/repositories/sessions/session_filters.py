@@ -9,6 +9,7 @@ import orjson
 
 from statestore.checking import checks, exactjson
 from statestore.engine.sql import Link, Params, Statement
+from statestore.engine.sql_parts import prefix_range
 from statestore.errors import InvalidValueError
 from statestore.values.sessions import STATUSES
 
@@ -59,8 +60,8 @@ def conditions(
         where.append("s.belongs_to IS NULL")
     prefix = checks.optional_key(id_prefix, "id_prefix")
     if prefix is not None:
-        where.append("s.session_id >= :id_prefix AND substr(s.session_id, 1, :prefix_length) = :id_prefix")
-        params |= {"id_prefix": prefix, "prefix_length": len(prefix)}
+        where.append("s.session_id >= :id_prefix AND s.session_id < :id_end")
+        params["id_prefix"], params["id_end"] = prefix_range(prefix)
     title = checks.optional_text(title_contains, "title_contains", max_bytes=max_bytes)
     if title is not None:
         where.append("<title>")
