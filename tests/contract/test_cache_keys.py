@@ -67,7 +67,7 @@ def test_several_are_invalidated_at_once(store: Store, clock: MovableClock, cont
 def test_what_is_no_list_of_keys_or_no_prefix_is_refused(store: Store) -> None:
     store.cache.set("a", 1)
     for keys in ("a", None, 5, ["a", ""], ["a", None], [b"a"]):
-        with pytest.raises(InvalidValueError, match=r"^keys: "):
+        with pytest.raises(InvalidValueError, match=r"^keys(\[\d\])?: "):
             store.cache.invalidate_many(keys)
     for prefix in ("", "x" * 513, 5, "a\0", "\ud800"):
         with pytest.raises(InvalidValueError, match=r"^prefix: "):

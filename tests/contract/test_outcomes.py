@@ -46,6 +46,21 @@ def test_an_append_whose_reply_was_lost_ends_well_when_it_can_find_out(there: St
     assert there.history.count("s") == 10
 
 
+def test_a_read_that_is_repeated_asks_for_all_keys_of_an_iterator(there: Store, proxy: Proxy) -> None:
+    there.state.set_many("s", {"a": 1, "b": 2})
+    there.cache.set_many({"a": 1, "b": 2})
+    for read, found in (
+        (lambda: there.state.get_many("s", iter("ab")), {"a": 1, "b": 2}),
+        (lambda: there.state.get_all_many(iter(["s"])), {"s": {"a": 1, "b": 2}}),
+        (lambda: list(there.sessions.load_many(iter(["s"]))), ["s"]),
+        (lambda: list(there.history.last_many(iter(["s"]), 1)), ["s"]),
+        (lambda: there.cache.get_many(iter("ab")), {"a": 1, "b": 2}),
+    ):
+        proxy.lose("reply", "SELECT")
+        assert read() == found
+        assert proxy.faults_left == 0
+
+
 def test_appends_of_a_group_whose_reply_was_lost_are_done_once(there: Store, proxy: Proxy) -> None:
     names = [f"s{n}" for n in range(12)]
     for name in names:

@@ -204,13 +204,6 @@ def tags(values: Any, argument: str = "tags") -> list[str]:
     return list(dict.fromkeys(checks.key(tag, argument) for tag in values))
 
 
-def checked_keys(values: Any) -> list[str]:
-    """Keys, each once, in the order given."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise InvalidValueError("keys", f"must be an iterable of keys, not {type(values).__name__}")
-    return list(dict.fromkeys(checks.key(key, "keys") for key in values))
-
-
 def json_or_none(value: Any, argument: str, max_bytes: int) -> str | None:
     """Exact JSON; None is kept as nothing at all."""
     return None if value is None else exactjson.dumps(value, argument, max_bytes=max_bytes)

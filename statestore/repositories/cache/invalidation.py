@@ -7,7 +7,7 @@ from statestore.checking import checks
 from statestore.engine.calls import writes_in_one_statement, writes_once_in_one_statement
 from statestore.engine.sql import Statement
 from statestore.engine.sql_parts import prefix_range
-from statestore.repositories.cache.base import BEGINS, KEYS, LIVE, LIVE_RETURNED, NAMESPACE, checked_keys
+from statestore.repositories.cache.base import BEGINS, KEYS, LIVE, LIVE_RETURNED, NAMESPACE
 from statestore.repositories.cache.base import tags as checked_tags
 from statestore.repositories.cache.eviction import CacheRoom, Removal
 
@@ -102,7 +102,7 @@ class CacheInvalidation(CacheRoom):
         Returns:
             How many there were.
         """
-        wanted = self._once("keys", lambda: checked_keys(keys))
+        wanted = self._once("keys", lambda: checks.keys(keys, "keys"))
         return self._remove(_BY_KEYS, keys=wanted).live if wanted else 0
 
     @writes_in_one_statement

@@ -12,7 +12,7 @@ from statestore.engine.calls import reads, writes, writes_in_one_statement
 from statestore.engine.columns import Columns
 from statestore.engine.sql import Row, Statement
 from statestore.errors import InvalidValueError
-from statestore.repositories.cache.base import KEYS, LIVE, checked_keys, entry_columns
+from statestore.repositories.cache.base import KEYS, LIVE, entry_columns
 from statestore.repositories.cache.counters import CacheCounters
 from statestore.repositories.cache.endings import CacheEndings
 from statestore.repositories.cache.holding import HELD
@@ -86,7 +86,7 @@ class CacheRepository(CacheCounters, CacheInvalidation, CacheEndings, CacheListi
         Returns:
             The values that were found, by key, in the order given.
         """
-        wanted = self._once("keys", lambda: checked_keys(keys))
+        wanted = self._once("keys", lambda: checks.keys(keys, "keys"))
         checks.optional_key(agent_name, "agent_name")
         if not wanted:
             return {}

@@ -192,7 +192,7 @@ class ListingRepository(Repository):
         is due. Inside a transaction, those that were found
         are held, as by `get`.
         """
-        wanted = checks.keys(session_ids, "session_ids")
+        wanted = self._once("session_ids", lambda: checks.keys(session_ids, "session_ids"))
         return session_rows.find_many(self._link, wanted) if wanted else {}
 
 

@@ -10,7 +10,7 @@ from statestore.checking import checks
 from statestore.engine.calls import reads
 from statestore.engine.sql import Statement
 from statestore.engine.sql_parts import prefix_range
-from statestore.errors import InvalidValueError, StateKeyNotFoundError
+from statestore.errors import StateKeyNotFoundError
 from statestore.repositories.state import scopes, state_rows
 from statestore.repositories.state.owned import OwnedRepository
 from statestore.repositories.state.statements import ENTRY, SESSION_STATEMENTS, Statements
@@ -99,7 +99,7 @@ class StateReads(OwnedRepository):
             SessionNotFoundError: No such session, or it has expired.
         """
         self._owner(session_id)
-        wanted = several(keys)
+        wanted = self._once("keys", lambda: checks.keys(keys, "keys"))
         found = {entry.key: entry.value for entry in self._read(self._sql.get_many, session_id, keys=wanted)}
         return {key: found[key] for key in wanted if key in found}
 
@@ -159,7 +159,7 @@ class StateReads(OwnedRepository):
 
         As lists of sessions do, it extends no TTL, and a transaction does not hold what it has read by it.
         """
-        wanted = several(session_ids, "session_ids")
+        wanted = self._once("session_ids", lambda: checks.keys(session_ids, "session_ids"))
         found: dict[str, dict[str, Any]] = {}
         for session_id, key, text in self._link.all(_GET_ALL_MANY, session_ids=wanted) if wanted else ():
             state = found.setdefault(session_id, {})
@@ -170,7 +170,7 @@ class StateReads(OwnedRepository):
     @reads
     def scopes_many(self, session_ids: Iterable[str]) -> dict[str, StateScopes]:
         """All that several sessions see: their own state, their users' and their agents'. Else as `get_all_many`."""
-        wanted = several(session_ids, "session_ids")
+        wanted = self._once("session_ids", lambda: checks.keys(session_ids, "session_ids"))
         values: defaultdict[tuple[str, str | None], dict[str, Any]] = defaultdict(dict)
         owners: dict[str, tuple[str | None, str | None]] = {}
         for scope, owner_id, user_id, agent_name, key, text in (
@@ -207,13 +207,6 @@ class StateReads(OwnedRepository):
             pass  # Not raised from here: the error would hold this one, and this one holds the value.
         key, *_ = row
         raise self._scope.damaged(session_id, key)
-
-
-def several(keys: Any, argument: str = "keys") -> list[str]:
-    """Keys or ids, checked, each once."""
-    if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
-        raise InvalidValueError(argument, "must be a list of strings; put a single one into a list")
-    return list(dict.fromkeys(checks.key(key, argument) for key in keys))
 
 
 def _range(prefix: str | None) -> tuple[str, str]:

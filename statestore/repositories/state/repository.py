@@ -9,7 +9,7 @@ from statestore.engine.calls import writes_in_one_statement, writes_once_in_one_
 from statestore.engine.sql import Statement
 from statestore.engine.sql_parts import numbered
 from statestore.errors import ConflictError, InvalidValueError
-from statestore.repositories.state.reading import StateReads, several
+from statestore.repositories.state.reading import StateReads
 from statestore.repositories.state.state_rows import CHUNK
 from statestore.repositories.state.statements import set_many
 from statestore.values.sessions import NewSession
@@ -155,7 +155,7 @@ class StateRepository(StateReads):
             SessionNotFoundError: No such session, or it has expired. Nothing was written.
         """
         self._owner(session_id)
-        return self._remove(session_id, self._sql.delete, keys=self._once("keys", lambda: several(keys)))
+        return self._remove(session_id, self._sql.delete, keys=self._once("keys", lambda: checks.keys(keys, "keys")))
 
     @writes_in_one_statement
     def clear(self, session_id: str) -> int:
