@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from statestore import ConflictError, NewEntry, SessionExistsError, StateStoreError
+from tests.support.content import Content
 from tests.support.crowd import at_once
 
 Store = Any
@@ -159,3 +160,23 @@ def test_an_entry_for_which_two_stores_wait_is_stored_once(
 
 _WAITING = """
     SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"""
+
+
+@pytest.mark.parametrize("change", ["update", "set_status"])
+def test_a_session_that_is_made_anew_while_a_change_waits_for_it_is_changed(
+    store: Store, content: Content, change: str
+) -> None:
+    if content.is_sqlite:
+        pytest.skip("SQLite has one writer")
+    store.sessions.create("s")
+    arguments = {"update": {"title": "new"}, "set_status": {"status": "busy"}}[change]
+    with ThreadPoolExecutor(1) as pool:
+        with store.transaction() as tx:
+            tx.sessions.delete("s")
+            tx.sessions.create("s", title="old")
+            changing = pool.submit(getattr(store.sessions, change), "s", **arguments)
+            while content.query(_WAITING) == [{"count": 0}]:
+                pass
+        changed = changing.result(20)
+    assert changed == store.sessions.get("s")
+    assert (changed.title, changed.status) == (("new", "ready") if change == "update" else ("old", "busy"))

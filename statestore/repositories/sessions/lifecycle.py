@@ -78,14 +78,17 @@ class LifecycleRepository(Repository):
         checks.one_of(status, STATUSES, "status")
         token = lease_checks.token(lease, session_id)
         statement = _set_status(status, lease is not None, self._call.attempt > 1)
-        row = self._link.one(statement, session_id=session_id, status=status, lease_token=token)
-        if row is not None:
-            return session_rows.from_row(self._link, row)
-        if lease is not None:
-            session_rows.check_lease(self._link, lease)
-        found = self._link.one(_STATUS, session_id=session_id)
-        if found is None:
-            raise session_rows.not_found(self._link, session_id)
+        while True:
+            row = self._link.one(statement, session_id=session_id, status=status, lease_token=token)
+            if row is not None:
+                return session_rows.from_row(self._link, row)
+            if lease is not None:
+                session_rows.check_lease(self._link, lease)
+            found = self._link.one(_STATUS, session_id=session_id)
+            if found is None:
+                raise session_rows.not_found(self._link, session_id)
+            if status not in TRANSITIONS[found[0]]:
+                break  # Otherwise the session was made anew, or changed, meanwhile.
         raise invalid_transition(session_id, found[0], status)
 
     @writes_in_one_statement

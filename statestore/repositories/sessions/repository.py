@@ -212,15 +212,18 @@ class SessionsRepository(Repository):
             if value is not MISSING
         }
         statement = session_rows.update_statement(tuple(columns), expected_revision is not None)
-        row = self._link.one(statement, session_id=session_id, expected_revision=expected_revision, **columns)
-        if row is not None:
-            return session_rows.from_row(self._link, row)
-        found = session_rows.find(self._link, session_id)
-        if found is None:
-            raise session_rows.not_found(self._link, session_id)
-        if found.belongs_to is not None and columns.get("ttl") is not None:
-            raise session_columns.part_has_no_ttl()
-        raise session_rows.other_revision(session_id, found.revision, expected_revision)
+        while True:
+            row = self._link.one(statement, session_id=session_id, expected_revision=expected_revision, **columns)
+            if row is not None:
+                return session_rows.from_row(self._link, row)
+            found = session_rows.find(self._link, session_id)
+            if found is None:
+                raise session_rows.not_found(self._link, session_id)
+            if found.belongs_to is not None and columns.get("ttl") is not None:
+                raise session_columns.part_has_no_ttl()
+            if expected_revision not in (None, found.revision):
+                raise session_rows.other_revision(session_id, found.revision, expected_revision)
+            # Made meanwhile, or made anew: a statement that waited for a row that goes does not see the next one.
 
     @writes
     def merge_metadata(
