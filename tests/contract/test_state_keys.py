@@ -163,6 +163,37 @@ def test_reads_and_writes_extend_the_session(store: Store, clock: MovableClock, 
     assert store.sessions.page().sessions[0].expires_at == clock() + timedelta(minutes=10)
 
 
+@pytest.mark.parametrize("in_transaction", [False, True])
+@pytest.mark.parametrize("name", WRITES)
+def test_writes_to_a_part_extend_what_it_belongs_to(
+    store: Store, clock: MovableClock, name: str, in_transaction: bool
+) -> None:
+    store.sessions.delete("s")
+    store.sessions.create("whole", ttl=timedelta(minutes=10))
+    store.sessions.create("s", belongs_to="whole")
+    clock.advance(minutes=9)
+    if in_transaction:
+        with store.transaction() as tx:
+            WRITES[name](tx)
+    else:
+        WRITES[name](store)
+    part, whole = sorted(store.sessions.page(include_parts=True).sessions, key=lambda session: session.session_id)
+    assert whole.expires_at == clock() + timedelta(minutes=10)
+    assert part.last_activity_at == clock()
+
+
+def test_a_part_is_told_of_a_write_once_a_second_though_what_it_belongs_to_is_due(
+    store: Store, clock: MovableClock
+) -> None:
+    store.sessions.create("whole", ttl=timedelta(milliseconds=500))
+    store.sessions.create("part", belongs_to="whole")
+    for _ in range(5):
+        clock.advance(milliseconds=100)
+        store.state.set("part", "k", 1)
+    assert store.sessions.find("whole") is not None
+    assert store.sessions.load_many(["part"])["part"].last_activity_at == NOON
+
+
 @pytest.mark.parametrize("name", LOOKS)
 def test_looking_does_not_extend_the_session(store: Store, clock: MovableClock, name: str) -> None:
     store.sessions.update("s", ttl=timedelta(minutes=10))

@@ -19,8 +19,10 @@ from statestore.repositories.sessions import holding, session_rows
 # A write says so in the session's row at most so often: others may have that row, and each version of it is space.
 STEP = timedelta(seconds=1)
 
-_DUE = f"""(s.last_activity_at <= $later(-CAST(:step AS interval)) OR s.active_hour <> $hour
-            OR {session_rows.EXTENSION_DUE})"""
+_DUE = """(s.last_activity_at <= $later(-CAST(:step AS interval)) OR s.active_hour <> $hour
+            OR coalesce(s.expires_at < $later(s.ttl * 9 / 10), false))"""
+# The row of what a session belongs to is not written in the same statement: who removes that one locks it first.
+_WHOLE_DUE = f"(s.belongs_to IS NOT NULL AND {session_rows.EXTENSION_DUE})"
 _SESSION = "s.namespace = :namespace AND s.session_id = :owner_id AND $live"
 
 
@@ -114,9 +116,18 @@ _HOLD = Statement(
     WITH locked AS MATERIALIZED (SELECT s.session_id FROM $sessions AS s WHERE {_SESSION} $lock)
     SELECT {_lock("lock", 17)} FROM locked"""
 )
-_LOOK = Statement(f"SELECT {_DUE} FROM $sessions AS s WHERE {_SESSION}")
+_LOOK = Statement(f"SELECT {_DUE}, {_WHOLE_DUE} FROM $sessions AS s WHERE {_SESSION}")
 _WAIT = Statement(postgresql=f"SELECT 1 FROM $sessions AS s WHERE {_SESSION} FOR KEY SHARE OF s")
-_NOTE = Statement(f"UPDATE $sessions AS s SET {session_rows.ACTIVE} WHERE {_SESSION} AND {_DUE}")
+_EXTEND_WHOLE = """UPDATE $sessions AS s SET expires_at = $later(s.ttl)
+        WHERE s.namespace = :namespace AND $live AND s.expires_at < $later(s.ttl * 9 / 10) AND s.session_id = (
+            SELECT x.belongs_to FROM $sessions AS x WHERE x.namespace = :namespace AND x.session_id = :owner_id)"""
+_NOTE_WHOLE = Statement(sqlite=_EXTEND_WHOLE)
+# First the row of what it belongs to, as those do who remove that.
+_NOTE = Statement(
+    postgresql=f"""
+    WITH whole AS ({_EXTEND_WHOLE} RETURNING 1)
+    UPDATE $sessions AS s SET {session_rows.ACTIVE} WHERE (SELECT count(*) FROM whole) >= 0 AND {_SESSION} AND {_DUE}"""
+)
 
 
 class SessionScope(Scope):
@@ -135,14 +146,14 @@ class SessionScope(Scope):
     sharing = f"""
     held AS MATERIALIZED (SELECT {_lock("lock_shared", 17)}),
     owner AS MATERIALIZED (
-        SELECT s.session_id, {_DUE} AS due FROM held, $sessions AS s WHERE {_SESSION}
+        SELECT s.session_id, {_DUE} AS due, {_WHOLE_DUE} AS whole_due FROM held, $sessions AS s WHERE {_SESSION}
         FOR KEY SHARE OF s SKIP LOCKED),
     idle AS MATERIALIZED (
         SELECT s.session_id FROM owner, $sessions AS s
         WHERE s.namespace = :namespace AND s.session_id = owner.session_id AND owner.due $lock SKIP LOCKED)"""
     alone = f"""
     locked AS MATERIALIZED (
-        SELECT s.session_id, {_DUE} AS due FROM $sessions AS s WHERE {_SESSION} $lock),
+        SELECT s.session_id, {_DUE} AS due, {_WHOLE_DUE} AS whole_due FROM $sessions AS s WHERE {_SESSION} $lock),
     owner AS MATERIALIZED (SELECT locked.*, {_lock("lock", 17)} FROM locked),
     idle AS (SELECT owner.session_id FROM owner WHERE owner.due)"""
     # A write that is refused changes nothing.
@@ -151,7 +162,7 @@ class SessionScope(Scope):
         UPDATE $sessions AS s SET {session_rows.ACTIVE} FROM idle
         WHERE s.namespace = :namespace AND s.session_id = idle.session_id
             AND (CAST(:always AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)"""
-    writing_due = "(owner.due AND NOT EXISTS (SELECT 1 FROM noted))"
+    writing_due = "(owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due)"
 
     def hold(self, link: Link, owner_id: str) -> None:
         if not link.holds_reads or (self.name, owner_id) in link.held:
@@ -172,9 +183,14 @@ class SessionScope(Scope):
                 self.note_write(link, owner_id)
             return True
         row = link.one(_LOOK, owner_id=owner_id, step=STEP)
-        if row is not None and row[0]:
+        if row is None:
+            return False
+        due, whole_due = row
+        if whole_due:
+            link.run(_NOTE_WHOLE, owner_id=owner_id)
+        if due:
             session_rows.mark_active(link, owner_id)
-        return row is not None
+        return True
 
     def is_there(self, link: Link, owner_id: str) -> bool:
         return link.dialect.name == "postgresql" and link.one(_WAIT, owner_id=owner_id) is not None
