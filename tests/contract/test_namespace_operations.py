@@ -138,6 +138,24 @@ def test_a_namespace_is_dropped_in_batches_and_an_interrupted_drop_goes_on(
     assert set(of_namespace(content, "theirs")) <= {"store_settings"}
 
 
+def test_what_is_written_while_a_namespace_is_dropped_goes_too(
+    store: Store, database_url: str, content: Content
+) -> None:
+    fill(store)
+    written = []
+    with StateStore.open(database_url) as writer:
+
+        def write(receipt: Any) -> None:
+            if len(written) < 2 and list(receipt.rows)[-1] in ("history_entries", "sessions"):
+                written.append(writer.history.append(f"new {len(written)}", [NewEntry("late")], create=True))
+                writer.sessions.fork(f"new {len(written) - 1}")
+
+        receipt = store.drop_namespace("default", progress=write)
+    assert len(written) == 2
+    assert receipt.rows["history_entries"] > 3
+    assert content.rows("sessions") == content.rows("history_entries") == []
+
+
 def test_a_namespace_with_a_lease_is_not_dropped(open_store: Callable[..., Store], content: Content) -> None:
     store, operator = open_store(namespace="theirs"), open_store()
     fill(store)
