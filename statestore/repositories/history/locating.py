@@ -62,7 +62,9 @@ class LocatingRepository(Repository):
         if not ids:
             return {}
         found: dict[str, list[EntryPlace]] = {}
-        for entry_id, place in self._places(ids, names, any_agent=agent_names is None, expired_too=include_expired):
+        for entry_id, place in self._places(
+            ids, names, any_agent=agent_names is None, expired_too=bool(include_expired)
+        ):
             found.setdefault(entry_id, []).append(place)
         return {entry_id: found[entry_id] for entry_id in ids if entry_id in found}
 
