@@ -34,7 +34,7 @@ _AROUND = 10
 
 # Subclasses of the JSON types are accepted (a StrEnum, an OrderedDict); other types must not be converted silently.
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
-_SURROGATES = re.compile("[\ud800-\udfff]")
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Limit(int):
@@ -98,7 +98,7 @@ def _encode_slowly(value: Any, argument: str, max_bytes: int) -> tuple[bytes, An
 
 def _text(value: Any, default: Callable[[Any], Any] | None = None) -> str:
     text = json.dumps(value, default=default, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return _SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return SURROGATES.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _check_length(data: bytes, argument: str, max_bytes: int) -> None:

@@ -206,7 +206,7 @@ def _name(value: Any) -> str | None:
     """The value if it fits a name column, else None: it then stays in the content only."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or "\0" in value:
         return None
-    return value
+    return value if value.isascii() or not exactjson.SURROGATES.search(value) else None
 
 
 def _mapping(said: Mapping[str, Any], *names: str) -> Mapping[str, Any]:

@@ -199,6 +199,21 @@ def test_what_is_not_a_message_is_refused_with_the_remedy(store: Store, case: st
     assert store.history.count("s") == 0
 
 
+@pytest.mark.parametrize("name", ["\ud800", "a\0", "x" * 600])
+def test_names_in_a_message_that_no_column_can_hold_stay_in_it(store: Store, name: str) -> None:
+    messages = [
+        {"role": "assistant", "tool_calls": [{"id": name, "function": {"name": name}}]},
+        {"role": "tool", "tool_call_id": name, "name": name, "content": "found"},
+        {"role": "assistant", "content": "done", "model": name},
+    ]
+    store.sessions.create("s")
+    entries = store.history.append("s", messages)
+    assert [entry.content for entry in entries] == messages == store.history.messages("s")
+    assert {(entry.tool_name, entry.tool_call_id, entry.response_model) for entry in entries} == {(None, None, None)}
+    with pytest.raises(InvalidValueError, match="without a role"):
+        store.history.append("s", [{"role": name, "content": "hi"}])
+
+
 def test_any_mapping_is_taken_as_the_content_of_an_entry(store: Store) -> None:
     store.sessions.create("s")
     plain, typed = store.history.append("s", [NewEntry({"content": "hi"}), NewEntry({"type": "ai", "content": "hi"})])
