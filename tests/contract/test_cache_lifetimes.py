@@ -81,6 +81,16 @@ def test_an_end_that_is_none_is_refused(store: Store, name: str) -> None:
     assert store.cache.keys() == []
 
 
+def test_the_refusal_of_an_end_says_all_that_is_taken(store: Store, open_store: Callable[..., Store]) -> None:
+    kinds = "must be a timedelta, a number of seconds"
+    with pytest.raises(InvalidValueError, match=f"^ttl: {kinds}, an aware datetime or NEVER, not str$"):
+        store.cache.touch("k", "5")
+    with pytest.raises(InvalidValueError, match=f"^stale_ttl: {kinds} or None, not bool$"):
+        store.cache.set("k", 1, stale_ttl=True)
+    with pytest.raises(InvalidValueError, match=f"^cache_default_ttl: {kinds} or NEVER, not str$"):
+        open_store(cache_default_ttl="5")
+
+
 def test_a_value_whose_end_has_passed_while_it_was_computed_is_returned_and_not_kept(
     store: Store, clock: MovableClock
 ) -> None:

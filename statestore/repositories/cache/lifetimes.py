@@ -68,15 +68,19 @@ def checked(
         if until - (now or datetime.now(UTC)) > checks.MAX_TTL:
             raise InvalidValueError(argument, f"must be within {checks.MAX_TTL.days:,} days; use NEVER for no expiry")
         return Lifetime(_ZERO, stale, until)
-    return Lifetime(seconds(wanted, argument, hint="use NEVER for no expiry"), stale)
+    return Lifetime(
+        seconds(wanted, argument, hint="use NEVER for no expiry", also=", an aware datetime or NEVER"), stale
+    )
 
 
-def seconds(value: Any, argument: str, *, hint: str) -> timedelta | None:
-    """A duration, also given in seconds."""
+def seconds(value: Any, argument: str, *, hint: str, also: str = " or None") -> timedelta | None:
+    """A duration, also given in seconds. *also* says what else the caller takes."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             value = timedelta(seconds=value)
         except (OverflowError, ValueError):
             problem = f"must be a number of seconds, at most {checks.MAX_TTL.days:,} days; {hint}"
             raise InvalidValueError(argument, problem) from None
+    elif value is not None and not isinstance(value, timedelta):
+        raise InvalidValueError(argument, f"must be a timedelta, a number of seconds{also}, not {type(value).__name__}")
     return checks.ttl(value, argument, hint=hint)

@@ -38,7 +38,7 @@ class CacheOptions:
         if self.default_ttl is None:
             raise InvalidValueError("cache_default_ttl", "must be a timedelta or seconds, or NEVER for no end")
         if self.default_ttl is not NEVER:
-            seconds(self.default_ttl, "cache_default_ttl", hint="use NEVER for no expiry")
+            seconds(self.default_ttl, "cache_default_ttl", hint="use NEVER for no expiry", also=" or NEVER")
         checks.count(self.compress_above, "cache_compress_above")
 
 
