@@ -13,8 +13,9 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-# It only adds: code of 0004 goes on, and does not see what is new.
-oldest_code = "0004"
+# Code of 0004 forks without writing the row of the source, by which code from here on sees that rows are shared; and it
+# would leave behind what belongs to a session that it deletes.
+oldest_code = "0005"
 
 KEY = sa.String(512).with_variant(sa.String(512, collation="C"), "postgresql")
 NAME = sa.String(512)

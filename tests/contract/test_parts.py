@@ -266,3 +266,14 @@ def test_the_usage_of_a_session_is_asked_with_or_without_its_parts(whole: Store)
     assert {row.session_id: row.input_tokens for row in rows} == {"whole": 1, "part": 10, "other part": 100}
     with pytest.raises(InvalidValueError, match="include_parts"):
         whole.usage.totals(include_parts=True)
+
+
+def test_erasing_a_user_leaves_others_the_bill_for_their_parts(store: Store) -> None:
+    store.sessions.create("whole", user_id="ada")
+    store.sessions.create("part", user_id="bob", belongs_to="whole")
+    for session_id in ("whole", "part"):
+        store.history.append(session_id, [NewEntry("x", usage=Usage(input_tokens=5, output_tokens=1))])
+    store.sessions.delete_user("ada")
+    assert store.sessions.find("part") is None
+    assert {row.user_id: row.input_tokens for row in store.usage.by_user()} == {None: 5, "bob": 5}
+    assert "part" not in {row.session_id for row in store.usage.by_session()}

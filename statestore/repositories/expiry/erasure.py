@@ -18,9 +18,10 @@ from statestore.repositories.sessions import endings, parts, segments, session_l
 from statestore.repositories.state.statements import USER_STATEMENTS
 from statestore.repositories.usage import ledger
 
-# What is left in the row says nothing of the user but which erasure it belongs to.
+# What is left in the row says nothing of the user but which erasure it belongs to. What another user's part used is
+# still theirs to be billed.
 _HIDE = f"""
-    UPDATE $sessions AS s SET user_id = NULL, title = NULL, instructions = :erasure, metadata = '{{}}',
+    UPDATE $sessions AS s SET user_id = nullif(s.user_id, :user_id), title = NULL, instructions = :erasure, metadata = '{{}}',
         project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = :erased, {endings.END}
     WHERE s.namespace = :namespace AND """
 _HIDE_USER = Statement(_HIDE + "s.user_id = :user_id")
@@ -145,7 +146,7 @@ class ErasureRepository(ExpiryRepository):
         # Again until there is none: the user may have opened a session while we waited for another.
         while self._link.run(_HIDE_USER, user_id=user_id, **marks):
             pass
-        self._link.run(_HIDE_PARTS, **marks)
+        self._link.run(_HIDE_PARTS, user_id=user_id, **marks)
         ledger.forget_user(self._link, user_id, erased=endings.ERASED)
         state = self._link.all(USER_STATEMENTS.clear[True], owner_id=user_id)
         batch = self._erase(user_id, limit, ())
