@@ -1425,8 +1425,9 @@ AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.
 
 -- expiry/erasure.py: _HIDE_USER
 -- Serves ErasureRepository.hide_user.
-UPDATE "statestore".sessions AS s SET user_id = NULL, title = NULL, instructions = %(erasure)s, metadata = '{}',
-    project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = %(erased)s,
+UPDATE "statestore".sessions AS s SET user_id = nullif(s.user_id, %(user_id)s), title = NULL,
+    instructions = %(erasure)s,
+    metadata = '{}', project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = %(erased)s,
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.user_id = %(user_id)s;
 
@@ -1434,8 +1435,9 @@ WHERE s.namespace = %(namespace)s AND s.user_id = %(user_id)s;
 -- Serves ErasureRepository.hide_user.
 --
 -- Whoever's they are. None is made any more by now: that would wait for the row of the session that it is to belong to.
-UPDATE "statestore".sessions AS s SET user_id = NULL, title = NULL, instructions = %(erasure)s, metadata = '{}',
-    project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = %(erased)s,
+UPDATE "statestore".sessions AS s SET user_id = nullif(s.user_id, %(user_id)s), title = NULL,
+    instructions = %(erasure)s,
+    metadata = '{}', project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = %(erased)s,
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND (s.ttl IS NULL OR s.ttl <> %(erased)s) AND s.belongs_to IN (
     SELECT w.session_id FROM "statestore".sessions AS w WHERE w.namespace = %(namespace)s
@@ -1614,83 +1616,86 @@ RETURNING s.session_id;
 
 -- expiry/namespaces.py: _DELETE['cache_claims']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".cache_claims WHERE ctid = ANY (array(SELECT ctid FROM "statestore".cache_claims
-    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+DELETE FROM "statestore".cache_claims WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".cache_claims AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['cache_entries']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".cache_entries WHERE ctid = ANY (array(SELECT ctid FROM "statestore".cache_entries
-    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+DELETE FROM "statestore".cache_entries WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".cache_entries AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['cache_ledger']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".cache_ledger WHERE ctid = ANY (array(SELECT ctid FROM "statestore".cache_ledger
-    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+DELETE FROM "statestore".cache_ledger WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".cache_ledger AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['cache_tags']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".cache_tags WHERE ctid = ANY (array(SELECT ctid FROM "statestore".cache_tags
-    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+DELETE FROM "statestore".cache_tags WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".cache_tags AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['history_entries']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".history_entries WHERE ctid = ANY (array(SELECT ctid FROM "statestore".history_entries
-    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+DELETE FROM "statestore".history_entries WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".history_entries AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['model_prices']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".model_prices WHERE ctid = ANY (array(SELECT ctid FROM "statestore".model_prices
-    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+DELETE FROM "statestore".model_prices WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".model_prices AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['session_list_items']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".session_list_items WHERE ctid = ANY (array(SELECT ctid FROM "statestore".session_list_items
-    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+DELETE FROM "statestore".session_list_items WHERE ctid = ANY (array(SELECT t.ctid
+    FROM "statestore".session_list_items AS t WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['session_lists']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".session_lists WHERE ctid = ANY (array(SELECT ctid FROM "statestore".session_lists
-    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+DELETE FROM "statestore".session_lists WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".session_lists AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['session_segments']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".session_segments WHERE ctid = ANY (array(SELECT ctid FROM "statestore".session_segments
-    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+DELETE FROM "statestore".session_segments WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".session_segments AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['sessions']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".sessions WHERE ctid = ANY (array(SELECT ctid FROM "statestore".sessions
-    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+DELETE FROM "statestore".sessions WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".sessions AS t
+    WHERE t.namespace = %(namespace)s AND NOT EXISTS (
+SELECT 1 FROM "statestore".history_entries AS h WHERE h.namespace = t.namespace AND h.session_id = t.session_id)
+AND NOT EXISTS (SELECT 1 FROM "statestore".session_segments AS g
+    WHERE g.namespace = t.namespace AND g.owner_session_id = t.session_id) LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['shared_state']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".shared_state WHERE ctid = ANY (array(SELECT ctid FROM "statestore".shared_state
-    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+DELETE FROM "statestore".shared_state WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".shared_state AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['state_entries']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".state_entries WHERE ctid = ANY (array(SELECT ctid FROM "statestore".state_entries
-    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+DELETE FROM "statestore".state_entries WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".state_entries AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['store_settings']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".store_settings WHERE ctid = ANY (array(SELECT ctid FROM "statestore".store_settings
-    WHERE namespace = %(namespace)s AND name <> 'prices' LIMIT %(limit)s));
+DELETE FROM "statestore".store_settings WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".store_settings AS t
+    WHERE t.namespace = %(namespace)s AND t.name <> 'prices' LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['summaries']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".summaries WHERE ctid = ANY (array(SELECT ctid FROM "statestore".summaries
-    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+DELETE FROM "statestore".summaries WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".summaries AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['usage_ledger']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".usage_ledger WHERE ctid = ANY (array(SELECT ctid FROM "statestore".usage_ledger
-    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+DELETE FROM "statestore".usage_ledger WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".usage_ledger AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['usage_records']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".usage_records WHERE ctid = ANY (array(SELECT ctid FROM "statestore".usage_records
-    WHERE namespace = %(namespace)s LIMIT %(limit)s));
+DELETE FROM "statestore".usage_records WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".usage_records AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _PRICES_ARE_GONE
 -- Serves NamespaceRepository.drop_rows.
@@ -3123,7 +3128,7 @@ FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/tool_names.py: _FIND_IN_ONE
--- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
+-- Serves ConversationsRepository.save, EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
 --
 -- Most appends are to one session. PostgreSQL plans a list of sessions anew at each call, which takes a third longer.
 SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS
@@ -3141,7 +3146,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
 ORDER BY h.seq;
 
 -- history/tool_names.py: _FIND_IN_SEVERAL
--- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
+-- Serves ConversationsRepository.save, EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
 SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS
     (SELECT 1 FROM unnest(CAST(%(call_ids)s AS text[])) AS w (id)
     WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0) THEN CAST(h.content AS text) END
@@ -3294,7 +3299,8 @@ UPDATE "statestore".sessions AS s SET revision = s.revision WHERE s.namespace = 
 UPDATE "statestore".sessions AS s SET belongs_to = NULL
 WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s) AND s.belongs_to IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM "statestore".sessions AS w
-    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to AND w.belongs_to IS NULL);
+    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to AND w.belongs_to IS NULL
+        AND (w.expires_at IS NULL OR w.expires_at > statement_timestamp()));
 
 -- portable/portable_rows.py: _FIND_USAGE
 -- Serves PortableWork.find_usage.
@@ -3399,16 +3405,17 @@ WHERE s.namespace = %(namespace)s AND s.parent_session_id = %(session_id)s AND s
 ORDER BY s.created_at, s.session_id;
 
 -- sessions/holding.py: _LOCK_ABSENCE
--- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save, FollowWork.look,
--- FollowWork.start, HistoryRepository.append, HistoryRepository.pop_last, ListsRepository.append,
--- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, ReadingRepository.count,
--- ReadingRepository.find, ReadingRepository.get, ReadingRepository.last_many, ReadingRepository.messages,
--- ReadingRepository.read, SessionsRepository.exists, SessionsRepository.find, SessionsRepository.get,
--- SessionsRepository.open, SessionsRepository.update, StateReads.count, StateReads.entries, StateReads.entry,
--- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
--- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
--- StateRepository.set, StateRepository.set_many, SummariesRepository.summaries, TurnWork.begin, TurnWork.commit,
--- UserStateRepository.get_all_many, WindowsRepository.window.
+-- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
+-- ConversationsRepository.save, FollowWork.look, FollowWork.start, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, ReadingRepository.count, ReadingRepository.find, ReadingRepository.get,
+-- ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read, SessionsRepository.exists,
+-- SessionsRepository.find, SessionsRepository.get, SessionsRepository.open, SessionsRepository.update,
+-- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
+-- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, SummariesRepository.summaries, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.get_all_many, UserStateRepository.scopes_many, WindowsRepository.window.
 --
 -- A session that does not exist has no row to be locked. Two transactions that find it missing, and then make it, queue
 -- here; the second one finds what the first has made. The innermost number is this kind of lock's own: those who follow
@@ -3605,10 +3612,11 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
         AND s.user_id = %(user_id)s AND strpos(lower(s.title COLLATE "C"),
         lower(CAST(%(title_contains)s AS text) COLLATE "C")) > 0
         AND CASE WHEN strpos(CAST(s.metadata AS text), '\u') = 0
-        THEN CAST(s.metadata -> CAST(%(key_0)s AS text) AS text) = %(value_0)s
-        ELSE CAST(CAST(replace(replace(CAST(s.metadata AS text), '\\', '\b\b'), '\u',
+        THEN CAST(s.metadata -> CAST(%(key_0)s AS text) AS text)
+            IN (%(value_0)s, %(other_value_0)s)
+        ELSE CAST(CAST(replace(replace(CAST(s.metadata AS text), '\\', '\\b'), '\u',
             '\\u') AS json) -> CAST(%(plain_key_0)s AS text) AS text)
-            = %(plain_value_0)s END) AS t
+            IN (%(plain_value_0)s, %(other_plain_value_0)s) END) AS t
 LEFT JOIN (SELECT s.* FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -3616,13 +3624,14 @@ LEFT JOIN (SELECT s.* FROM "statestore".sessions AS s WHERE s.namespace = %(name
         AND s.user_id = %(user_id)s AND strpos(lower(s.title COLLATE "C"),
         lower(CAST(%(title_contains)s AS text) COLLATE "C")) > 0
         AND CASE WHEN strpos(CAST(s.metadata AS text), '\u') = 0
-        THEN CAST(s.metadata -> CAST(%(key_0)s AS text) AS text) = %(value_0)s
-        ELSE CAST(CAST(replace(replace(CAST(s.metadata AS text), '\\', '\b\b'), '\u',
+        THEN CAST(s.metadata -> CAST(%(key_0)s AS text) AS text)
+            IN (%(value_0)s, %(other_value_0)s)
+        ELSE CAST(CAST(replace(replace(CAST(s.metadata AS text), '\\', '\\b'), '\u',
             '\\u') AS json) -> CAST(%(plain_key_0)s AS text) AS text)
-            = %(plain_value_0)s END AND (s.active_hour, s.last_activity_at,
-                s.session_id) < (CAST(%(at_hour)s AS timestamptz), CAST(%(at)s AS timestamptz), %(at_id)s)
-                ORDER BY s.active_hour DESC, s.last_activity_at DESC, s.session_id DESC
-                LIMIT %(limit)s OFFSET %(offset)s) AS page ON true ORDER BY page.active_hour DESC,
+            IN (%(plain_value_0)s, %(other_plain_value_0)s) END
+                AND (s.active_hour, s.last_activity_at, s.session_id) < (CAST(%(at_hour)s AS timestamptz),
+                CAST(%(at)s AS timestamptz), %(at_id)s) ORDER BY s.active_hour DESC, s.last_activity_at DESC,
+                s.session_id DESC LIMIT %(limit)s OFFSET %(offset)s) AS page ON true ORDER BY page.active_hour DESC,
                 page.last_activity_at DESC, page.session_id DESC;
 
 -- sessions/listing.py: _count_statement
@@ -4258,16 +4267,17 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _EXTEND
--- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save, FollowWork.look,
--- FollowWork.start, HistoryRepository.append, HistoryRepository.pop_last, ListingRepository.load_many,
--- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
--- ReadingRepository.find, ReadingRepository.get, ReadingRepository.last_many, ReadingRepository.messages,
--- ReadingRepository.read, SessionsRepository.find, SessionsRepository.get, SessionsRepository.open,
--- SessionsRepository.update, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get,
--- StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, SummariesRepository.summaries, TurnWork.begin, TurnWork.commit,
--- UserStateRepository.get_all_many, WindowsRepository.window.
+-- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
+-- ConversationsRepository.save, FollowWork.look, FollowWork.start, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, ReadingRepository.find, ReadingRepository.get,
+-- ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read, SessionsRepository.find,
+-- SessionsRepository.get, SessionsRepository.open, SessionsRepository.update, StateReads.count, StateReads.entries,
+-- StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
+-- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- SummariesRepository.summaries, TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many,
+-- UserStateRepository.scopes_many, WindowsRepository.window.
 UPDATE "statestore".sessions AS s SET expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE
     'UTC')
 WHERE s.namespace = %(namespace)s AND s.ttl IS NOT NULL
@@ -4282,10 +4292,10 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
     last_activity_at, belongs_to;
 
 -- sessions/session_rows.py: _EXTEND_MANY
--- Serves ReadingRepository.last_many.
-UPDATE "statestore".sessions AS s SET expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE
-    'UTC')
-WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
+-- Serves ListingRepository.load_many, ReadingRepository.last_many.
+WITH due AS MATERIALIZED (
+SELECT s.session_id FROM "statestore".sessions AS s
+WHERE s.namespace = %(namespace)s AND s.ttl IS NOT NULL
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
@@ -4298,24 +4308,34 @@ WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END);
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) AND s.session_id IN (
+    SELECT coalesce(x.belongs_to, x.session_id) FROM "statestore".sessions AS x
+    WHERE x.namespace = %(namespace)s AND x.session_id = ANY (%(session_ids)s)) ORDER BY s.session_id
+        FOR NO KEY UPDATE OF s SKIP LOCKED)
+UPDATE "statestore".sessions AS s SET expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE
+    'UTC') FROM due
+WHERE s.namespace = %(namespace)s AND s.session_id = due.session_id RETURNING s.session_id, s.user_id, s.agent_name,
+    s.title, s.status, s.instructions, CAST(s.metadata AS text), s.project_root, s.cwd, s.parent_session_id,
+    s.root_session_id, s.forked_at_seq, s.first_seq, s.next_seq, s.revision, s.ttl, s.expires_at, s.created_at,
+    s.last_activity_at, s.belongs_to;
 
 -- sessions/session_rows.py: _ACTIVE
 -- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
--- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.set, AppStateRepository.set_many,
--- ConversationsRepository.load, ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
--- EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
--- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
+-- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
+-- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append,
+-- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
 -- SessionsRepository.create, SessionsRepository.open, SessionsRepository.touch, StateReads.count, StateReads.entries,
 -- StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
--- StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
--- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
--- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
--- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
--- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+-- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
+-- UserStateRepository.set_many.
 UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
     active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
     expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
@@ -4479,8 +4499,10 @@ held AS MATERIALIZED
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -4488,7 +4510,7 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -4516,7 +4538,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/lists.py: _ADD[True]
 -- Serves ListsRepository.append.
@@ -4524,8 +4546,10 @@ WITH
 locked AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -4533,7 +4557,7 @@ locked AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -4560,7 +4584,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/lists.py: _DELETE[False]
 -- Serves ListsRepository.delete.
@@ -4571,8 +4595,10 @@ held AS MATERIALIZED
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -4580,7 +4606,7 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -4598,7 +4624,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/lists.py: _DELETE[True]
 -- Serves ListsRepository.delete.
@@ -4606,8 +4632,10 @@ WITH
 locked AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -4615,7 +4643,7 @@ locked AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -4632,7 +4660,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/lists.py: _READ
 -- Serves ListsRepository.read.
@@ -4711,13 +4739,34 @@ WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id, e.key;
 
+-- state/reading.py: _SCOPES_MANY
+-- Serves AppStateRepository.scopes_many, StateReads.scopes_many, UserStateRepository.scopes_many.
+--
+-- Whose values there are, and the values: those of a user or an agent once, however many of the sessions share them.
+WITH wanted AS (
+    SELECT s.session_id, s.user_id, s.agent_name FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))
+SELECT 'session', w.session_id, w.user_id, w.agent_name, e.key, CAST(e.value AS text) FROM wanted AS w
+LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s AND e.session_id = w.session_id
+    AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+UNION ALL
+SELECT e.scope, e.owner_id, NULL, NULL, e.key, CAST(e.value AS text) FROM "statestore".shared_state AS e
+WHERE e.namespace = %(namespace)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND (e.scope = 'user' AND e.owner_id IN (SELECT w.user_id FROM wanted AS w)
+        OR e.scope = 'app' AND e.owner_id IN (SELECT w.agent_name FROM wanted AS w))
+ORDER BY 5;
+
 -- state/scopes.py: _HOLD
--- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save,
--- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
--- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
--- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many.
+-- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
+-- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.get_all_many, UserStateRepository.scopes_many.
 --
 -- The owner's lock. The number is this kind of lock's own; see `holding`.
 WITH locked AS MATERIALIZED (SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
@@ -4729,16 +4778,19 @@ SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked;
 
 -- state/scopes.py: _LOOK
--- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save,
--- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
--- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
--- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many.
+-- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
+-- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.get_all_many, UserStateRepository.scopes_many.
 SELECT (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS interval)) AT TIME ZONE
     'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-    OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
-        TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+    OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+        false)), (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+        AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
+        AND (current_setting('transaction_read_only') = 'off'
         AND has_any_column_privilege('"statestore".sessions', 'update'))
 WHEN s.belongs_to IS NULL THEN false
 ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE 'UTC')
@@ -4752,48 +4804,56 @@ SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FR
 WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- state/scopes.py: _WAIT
--- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save,
--- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
--- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
--- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many.
+-- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
+-- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.get_all_many, UserStateRepository.scopes_many.
 SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
 WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR KEY SHARE OF s;
 
 -- state/scopes.py: _NOTE
--- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save,
--- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
--- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
--- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many.
+-- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
+-- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.get_all_many, UserStateRepository.scopes_many.
+--
+-- First the row of what it belongs to, as those do who remove that.
+WITH whole AS (UPDATE "statestore".sessions AS s
+    SET expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
+    WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+        AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+        AND s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
+        AND s.session_id = (
+        SELECT x.belongs_to FROM "statestore".sessions AS x WHERE x.namespace = %(namespace)s
+            AND x.session_id = %(owner_id)s) RETURNING 1)
 UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
     active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
-    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
-    WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') WHERE
+    (SELECT count(*) FROM whole) >= 0 AND s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
-SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
-    AND (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS interval)) AT TIME ZONE
-    'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-    OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
-        TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
-        AND has_any_column_privilege('"statestore".sessions', 'update'))
-WHEN s.belongs_to IS NULL THEN false
-ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE 'UTC')
-    FROM "statestore".sessions AS w
-    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
-        AND (current_setting('transaction_read_only') = 'off'
-        AND has_any_column_privilege('"statestore".sessions', 'update')) END));
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+        AND (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS interval)) AT TIME
+        ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false));
 
 -- state/scopes.py: USER.lock
--- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
--- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
--- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
--- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+-- Serves AppStateRepository.scopes_many, ErasureRepository.hide_user, StateReads.scopes_many,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys,
+-- UserStateRepository.scopes_many, UserStateRepository.set, UserStateRepository.set_many.
 SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 19)));
 
@@ -4801,7 +4861,8 @@ SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
 -- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- AppStateRepository.scopes_many, AppStateRepository.set, AppStateRepository.set_many, StateReads.scopes_many,
+-- UserStateRepository.scopes_many.
 SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)));
 
@@ -4820,8 +4881,10 @@ WITH
 locked AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -4829,7 +4892,7 @@ locked AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -4857,8 +4920,10 @@ held AS MATERIALIZED
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -4866,7 +4931,7 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -4894,7 +4959,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: SESSION_STATEMENTS.clear[False]
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -4908,8 +4973,10 @@ held AS MATERIALIZED
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -4917,7 +4984,7 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -4940,7 +5007,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: SESSION_STATEMENTS.clear[True]
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -4951,8 +5018,10 @@ WITH
 locked AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -4960,7 +5029,7 @@ locked AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -4982,7 +5051,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: SESSION_STATEMENTS.count
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5009,8 +5078,10 @@ held AS MATERIALIZED
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5018,7 +5089,7 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -5041,7 +5112,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: SESSION_STATEMENTS.delete[True]
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5052,8 +5123,10 @@ WITH
 locked AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5061,7 +5134,7 @@ locked AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -5083,7 +5156,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: SESSION_STATEMENTS.entries
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5227,8 +5300,10 @@ held AS MATERIALIZED
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5236,7 +5311,7 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -5256,7 +5331,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: SESSION_STATEMENTS.set[False]
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5270,8 +5345,10 @@ held AS MATERIALIZED
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5279,7 +5356,7 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -5304,7 +5381,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: SESSION_STATEMENTS.set[True]
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5315,8 +5392,10 @@ WITH
 locked AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5324,7 +5403,7 @@ locked AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -5348,7 +5427,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: SESSION_STATEMENTS.set_missing[False]
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5362,8 +5441,10 @@ held AS MATERIALIZED
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5371,7 +5452,7 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -5396,7 +5477,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: SESSION_STATEMENTS.set_missing[True]
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5407,8 +5488,10 @@ WITH
 locked AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5416,7 +5499,7 @@ locked AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -5440,7 +5523,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: SESSION_STATEMENTS.set_present[False]
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5454,8 +5537,10 @@ held AS MATERIALIZED
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5463,7 +5548,7 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -5487,7 +5572,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: SESSION_STATEMENTS.set_present[True]
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5498,8 +5583,10 @@ WITH
 locked AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5507,7 +5594,7 @@ locked AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -5530,7 +5617,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: SESSION_STATEMENTS.set_version[False]
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5544,8 +5631,10 @@ held AS MATERIALIZED
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5553,7 +5642,7 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due FROM held,
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -5578,7 +5667,7 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: SESSION_STATEMENTS.set_version[True]
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5589,8 +5678,10 @@ WITH
 locked AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10)
-            AT TIME ZONE 'UTC')
+        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
+            false)) AS due, (s.belongs_to IS NOT NULL
+            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+            / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5598,7 +5689,7 @@ locked AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS due
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -5622,13 +5713,14 @@ noted AS (
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC') FROM idle
     WHERE s.namespace = %(namespace)s AND s.session_id = idle.session_id
         AND (CAST(%(always)s AS boolean) OR EXISTS (SELECT 1 FROM done)) RETURNING 1)
-SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted)), done.* FROM owner LEFT JOIN done ON true;
+SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: USER_STATEMENTS._scope.lock
--- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
--- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
--- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
--- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+-- Serves AppStateRepository.scopes_many, ErasureRepository.hide_user, StateReads.scopes_many,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys,
+-- UserStateRepository.scopes_many, UserStateRepository.set, UserStateRepository.set_many.
 SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 19)));
 
@@ -5947,7 +6039,8 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- AppStateRepository.scopes_many, AppStateRepository.set, AppStateRepository.set_many, StateReads.scopes_many,
+-- UserStateRepository.scopes_many.
 SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)));
 

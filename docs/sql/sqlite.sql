@@ -810,8 +810,8 @@ AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.
 
 -- expiry/erasure.py: _HIDE_USER
 -- Serves ErasureRepository.hide_user.
-UPDATE sessions AS s SET user_id = NULL, title = NULL, instructions = :erasure, metadata = '{}',
-    project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = :erased,
+UPDATE sessions AS s SET user_id = nullif(s.user_id, :user_id), title = NULL, instructions = :erasure,
+    metadata = '{}', project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = :erased,
         expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:back AS interval))) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:back AS interval))) % 1000000))
 WHERE s.namespace = :namespace AND s.user_id = :user_id;
@@ -820,8 +820,8 @@ WHERE s.namespace = :namespace AND s.user_id = :user_id;
 -- Serves ErasureRepository.hide_user.
 --
 -- Whoever's they are. None is made any more by now: that would wait for the row of the session that it is to belong to.
-UPDATE sessions AS s SET user_id = NULL, title = NULL, instructions = :erasure, metadata = '{}',
-    project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = :erased,
+UPDATE sessions AS s SET user_id = nullif(s.user_id, :user_id), title = NULL, instructions = :erasure,
+    metadata = '{}', project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = :erased,
         expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:back AS interval))) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:back AS interval))) % 1000000))
 WHERE s.namespace = :namespace AND (s.ttl IS NULL OR s.ttl <> :erased) AND s.belongs_to IN (
@@ -909,70 +909,83 @@ RETURNING session_id;
 
 -- expiry/namespaces.py: _DELETE['cache_claims']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM cache_claims WHERE rowid IN (SELECT rowid FROM cache_claims WHERE namespace = :namespace LIMIT :limit);
+DELETE FROM cache_claims WHERE rowid IN (SELECT t.rowid FROM cache_claims AS t WHERE t.namespace = :namespace
+    LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['cache_entries']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM cache_entries WHERE rowid IN (SELECT rowid FROM cache_entries WHERE namespace = :namespace LIMIT :limit);
+DELETE FROM cache_entries WHERE rowid IN (SELECT t.rowid FROM cache_entries AS t WHERE t.namespace = :namespace
+    LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['cache_ledger']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM cache_ledger WHERE rowid IN (SELECT rowid FROM cache_ledger WHERE namespace = :namespace LIMIT :limit);
+DELETE FROM cache_ledger WHERE rowid IN (SELECT t.rowid FROM cache_ledger AS t WHERE t.namespace = :namespace
+    LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['cache_tags']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM cache_tags WHERE rowid IN (SELECT rowid FROM cache_tags WHERE namespace = :namespace LIMIT :limit);
+DELETE FROM cache_tags WHERE rowid IN (SELECT t.rowid FROM cache_tags AS t WHERE t.namespace = :namespace LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['history_entries']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM history_entries WHERE rowid IN (SELECT rowid FROM history_entries WHERE namespace = :namespace LIMIT :limit);
+DELETE FROM history_entries WHERE rowid IN
+    (SELECT t.rowid FROM history_entries AS t WHERE t.namespace = :namespace LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['model_prices']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM model_prices WHERE rowid IN (SELECT rowid FROM model_prices WHERE namespace = :namespace LIMIT :limit);
+DELETE FROM model_prices WHERE rowid IN (SELECT t.rowid FROM model_prices AS t WHERE t.namespace = :namespace
+    LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['session_list_items']
 -- Serves NamespaceRepository.drop_rows.
 DELETE FROM session_list_items WHERE rowid IN
-    (SELECT rowid FROM session_list_items WHERE namespace = :namespace LIMIT :limit);
+    (SELECT t.rowid FROM session_list_items AS t WHERE t.namespace = :namespace LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['session_lists']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM session_lists WHERE rowid IN (SELECT rowid FROM session_lists WHERE namespace = :namespace LIMIT :limit);
+DELETE FROM session_lists WHERE rowid IN (SELECT t.rowid FROM session_lists AS t WHERE t.namespace = :namespace
+    LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['session_segments']
 -- Serves NamespaceRepository.drop_rows.
 DELETE FROM session_segments WHERE rowid IN
-    (SELECT rowid FROM session_segments WHERE namespace = :namespace LIMIT :limit);
+    (SELECT t.rowid FROM session_segments AS t WHERE t.namespace = :namespace LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['sessions']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM sessions WHERE rowid IN (SELECT rowid FROM sessions WHERE namespace = :namespace LIMIT :limit);
+DELETE FROM sessions WHERE rowid IN (SELECT t.rowid FROM sessions AS t WHERE t.namespace = :namespace AND NOT EXISTS (
+SELECT 1 FROM history_entries AS h WHERE h.namespace = t.namespace AND h.session_id = t.session_id)
+AND NOT EXISTS (SELECT 1 FROM session_segments AS g
+    WHERE g.namespace = t.namespace AND g.owner_session_id = t.session_id) LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['shared_state']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM shared_state WHERE rowid IN (SELECT rowid FROM shared_state WHERE namespace = :namespace LIMIT :limit);
+DELETE FROM shared_state WHERE rowid IN (SELECT t.rowid FROM shared_state AS t WHERE t.namespace = :namespace
+    LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['state_entries']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM state_entries WHERE rowid IN (SELECT rowid FROM state_entries WHERE namespace = :namespace LIMIT :limit);
+DELETE FROM state_entries WHERE rowid IN (SELECT t.rowid FROM state_entries AS t WHERE t.namespace = :namespace
+    LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['store_settings']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM store_settings WHERE rowid IN (SELECT rowid FROM store_settings WHERE namespace = :namespace
-    AND name <> 'prices' LIMIT :limit);
+DELETE FROM store_settings WHERE rowid IN (SELECT t.rowid FROM store_settings AS t WHERE t.namespace = :namespace
+    AND t.name <> 'prices' LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['summaries']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM summaries WHERE rowid IN (SELECT rowid FROM summaries WHERE namespace = :namespace LIMIT :limit);
+DELETE FROM summaries WHERE rowid IN (SELECT t.rowid FROM summaries AS t WHERE t.namespace = :namespace LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['usage_ledger']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM usage_ledger WHERE rowid IN (SELECT rowid FROM usage_ledger WHERE namespace = :namespace LIMIT :limit);
+DELETE FROM usage_ledger WHERE rowid IN (SELECT t.rowid FROM usage_ledger AS t WHERE t.namespace = :namespace
+    LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['usage_records']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM usage_records WHERE rowid IN (SELECT rowid FROM usage_records WHERE namespace = :namespace LIMIT :limit);
+DELETE FROM usage_records WHERE rowid IN (SELECT t.rowid FROM usage_records AS t WHERE t.namespace = :namespace
+    LIMIT :limit);
 
 -- expiry/namespaces.py: _PRICES_ARE_GONE
 -- Serves NamespaceRepository.drop_rows.
@@ -1844,7 +1857,7 @@ FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/tool_names.py: _FIND_IN_ONE
--- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
+-- Serves ConversationsRepository.save, EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
 --
 -- Most appends are to one session. PostgreSQL plans a list of sessions anew at each call, which takes a third longer.
 SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
@@ -1861,7 +1874,7 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
 ORDER BY h.seq;
 
 -- history/tool_names.py: _FIND_IN_SEVERAL
--- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
+-- Serves ConversationsRepository.save, EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
 SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
     WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0) THEN CAST(h.content AS text) END
 FROM sessions AS s JOIN history_entries AS h
@@ -2011,7 +2024,8 @@ UPDATE sessions AS s SET belongs_to = NULL
 WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
     AND s.belongs_to IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM sessions AS w
-    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to AND w.belongs_to IS NULL);
+    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to AND w.belongs_to IS NULL
+        AND (w.expires_at IS NULL OR w.expires_at > :now));
 
 -- portable/portable_rows.py: _FIND_USAGE
 -- Serves PortableWork.find_usage.
@@ -2259,18 +2273,23 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.user_id = :user_id AND instr(lower(s.title), lower(:title_contains)) > 0 AND EXISTS
-        (SELECT 1 FROM json_each(replace(replace(CAST(s.metadata AS text), '\\', '\b\b'), '\u', '\\u')) AS j
-        WHERE j.key = :key_0 AND j.type = :type_0 AND j.value IS :value_0)) AS t
+        (SELECT 1 FROM json_each(replace(replace(CAST(s.metadata AS text), '\\', '\\b'), '\u', '\\u')) AS j
+        WHERE j.key = :key_0 AND j.type = :type_0
+            AND typeof(j.value) = typeof(:value_0)
+            AND (j.value IS :value_0 OR j.value IS :other_value_0))) AS t
 LEFT JOIN (SELECT s.* FROM sessions AS s WHERE s.namespace = :namespace
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.user_id = :user_id AND instr(lower(s.title), lower(:title_contains)) > 0 AND EXISTS
-        (SELECT 1 FROM json_each(replace(replace(CAST(s.metadata AS text), '\\', '\b\b'), '\u', '\\u')) AS j
-        WHERE j.key = :key_0 AND j.type = :type_0 AND j.value IS :value_0)
-            AND (s.active_hour, s.last_activity_at, s.session_id) < (:at_hour, :at, :at_id) ORDER BY s.active_hour DESC,
-            s.last_activity_at DESC, s.session_id DESC LIMIT :limit OFFSET :offset) AS page ON true
-            ORDER BY page.active_hour DESC, page.last_activity_at DESC, page.session_id DESC;
+        (SELECT 1 FROM json_each(replace(replace(CAST(s.metadata AS text), '\\', '\\b'), '\u', '\\u')) AS j
+        WHERE j.key = :key_0 AND j.type = :type_0
+            AND typeof(j.value) = typeof(:value_0)
+            AND (j.value IS :value_0 OR j.value IS :other_value_0))
+                AND (s.active_hour, s.last_activity_at, s.session_id) < (:at_hour, :at, :at_id)
+                ORDER BY s.active_hour DESC, s.last_activity_at DESC, s.session_id DESC
+                LIMIT :limit OFFSET :offset) AS page ON true ORDER BY page.active_hour DESC, page.last_activity_at DESC,
+                page.session_id DESC;
 
 -- sessions/listing.py: _count_statement
 -- Serves ListingRepository.count.
@@ -2860,16 +2879,17 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _EXTEND
--- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save, FollowWork.look,
--- FollowWork.start, HistoryRepository.append, HistoryRepository.pop_last, ListingRepository.load_many,
--- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
--- ReadingRepository.find, ReadingRepository.get, ReadingRepository.last_many, ReadingRepository.messages,
--- ReadingRepository.read, SessionsRepository.find, SessionsRepository.get, SessionsRepository.open,
--- SessionsRepository.update, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get,
--- StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, SummariesRepository.summaries, TurnWork.begin, TurnWork.commit,
--- UserStateRepository.get_all_many, WindowsRepository.window.
+-- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
+-- ConversationsRepository.save, FollowWork.look, FollowWork.start, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, ReadingRepository.find, ReadingRepository.get,
+-- ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read, SessionsRepository.find,
+-- SessionsRepository.get, SessionsRepository.open, SessionsRepository.update, StateReads.count, StateReads.entries,
+-- StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
+-- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- SummariesRepository.summaries, TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many,
+-- UserStateRepository.scopes_many, WindowsRepository.window.
 UPDATE sessions AS s SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000,
     'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl)) % 1000000))
 WHERE s.namespace = :namespace AND s.ttl IS NOT NULL
@@ -2883,10 +2903,12 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
     last_activity_at, belongs_to;
 
 -- sessions/session_rows.py: _EXTEND_MANY
--- Serves ReadingRepository.last_many.
-UPDATE sessions AS s SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000,
-    'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl)) % 1000000))
-WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
+-- Serves ListingRepository.load_many, ReadingRepository.last_many.
+UPDATE sessions SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (ttl)) / 1000000,
+    'unixepoch') || printf('.%06dZ', (:now_us + (ttl)) % 1000000))
+WHERE namespace = :namespace AND session_id IN (
+SELECT s.session_id FROM sessions AS s
+WHERE s.namespace = :namespace AND s.ttl IS NOT NULL
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
@@ -2896,24 +2918,30 @@ WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END);
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) AND s.session_id IN (
+    SELECT coalesce(x.belongs_to, x.session_id) FROM sessions AS x
+    WHERE x.namespace = :namespace AND x.session_id IN (SELECT value FROM json_each(:session_ids))))
+        RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root,
+        cwd, parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at,
+        created_at, last_activity_at, belongs_to;
 
 -- sessions/session_rows.py: _ACTIVE
 -- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
--- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.set, AppStateRepository.set_many,
--- ConversationsRepository.load, ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
--- EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
--- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
+-- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
+-- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append,
+-- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
 -- SessionsRepository.create, SessionsRepository.open, SessionsRepository.touch, StateReads.count, StateReads.entries,
 -- StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
--- StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
--- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
--- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
--- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
--- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+-- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
+-- UserStateRepository.set_many.
 UPDATE sessions AS s SET last_activity_at = :now, active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl)) % 1000000))
@@ -3161,17 +3189,40 @@ WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id, e.key;
 
+-- state/reading.py: _SCOPES_MANY
+-- Serves AppStateRepository.scopes_many, StateReads.scopes_many, UserStateRepository.scopes_many.
+--
+-- Whose values there are, and the values: those of a user or an agent once, however many of the sessions share them.
+WITH wanted AS (
+    SELECT s.session_id, s.user_id, s.agent_name FROM sessions AS s
+    WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))
+SELECT 'session', w.session_id, w.user_id, w.agent_name, e.key, CAST(e.value AS text) FROM wanted AS w
+LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = w.session_id
+    AND (e.expires_at IS NULL OR e.expires_at > :now)
+UNION ALL
+SELECT e.scope, e.owner_id, NULL, NULL, e.key, CAST(e.value AS text) FROM shared_state AS e
+WHERE e.namespace = :namespace AND (e.expires_at IS NULL OR e.expires_at > :now)
+    AND (e.scope = 'user' AND e.owner_id IN (SELECT w.user_id FROM wanted AS w)
+        OR e.scope = 'app' AND e.owner_id IN (SELECT w.agent_name FROM wanted AS w))
+ORDER BY 5;
+
 -- state/scopes.py: _LOOK
--- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save,
--- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
--- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
--- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many.
+-- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
+-- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.get_all_many, UserStateRepository.scopes_many.
 SELECT (s.last_activity_at <= (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:step AS interval))) / 1000000,
     'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:step AS interval))) % 1000000))
     OR s.active_hour <> substr(:now, 1, 13) || ':00:00.000000Z'
-    OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    OR coalesce(s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000)), false)),
+        (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
 WHEN s.belongs_to IS NULL THEN false
@@ -3183,29 +3234,23 @@ ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (
 SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
 WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
--- state/scopes.py: _NOTE
--- Serves AppStateRepository.get_all_many, ConversationsRepository.load, ConversationsRepository.save,
--- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
--- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
--- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many.
-UPDATE sessions AS s SET last_activity_at = :now, active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
-    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
-    (:now_us + (s.ttl)) % 1000000)) WHERE s.namespace = :namespace AND s.session_id = :owner_id
-    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+-- state/scopes.py: _NOTE_WHOLE
+-- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
+-- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.get_all_many, UserStateRepository.scopes_many.
+UPDATE sessions AS s SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000,
+    'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl)) % 1000000))
+WHERE s.namespace = :namespace AND ((s.expires_at IS NULL OR s.expires_at > :now)
+    AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
 WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
-    AND (s.last_activity_at <= (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:step AS interval))) / 1000000,
-    'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:step AS interval))) % 1000000))
-    OR s.active_hour <> substr(:now, 1, 13) || ':00:00.000000Z'
-    OR (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
-        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
-        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
-WHEN s.belongs_to IS NULL THEN false
-ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
-    'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END));
+    AND s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl * 9 / 10)) / 1000000,
+    'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND s.session_id = (
+    SELECT x.belongs_to FROM sessions AS x WHERE x.namespace = :namespace AND x.session_id = :owner_id);
 
 -- state/state_rows.py: _READ
 -- Serves ConversationsRepository.load, ConversationsRepository.save, TurnWork.begin.

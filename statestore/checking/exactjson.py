@@ -116,7 +116,7 @@ def text(value: Any) -> str:
         return f" {_text(value)}"
 
 
-def texts(value: Any) -> tuple[str, str]:
+def spellings(value: Any) -> tuple[str, str]:
     """What may stand for a value inside the text of another: it depends on what else that one holds."""
     slow = _text(value)
     try:

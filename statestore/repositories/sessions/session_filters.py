@@ -1,6 +1,5 @@
 """Which sessions a list is to have: conditions on the row `s`, and their parameters."""
 
-import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -17,13 +16,11 @@ _MAX_KEYS = 20
 
 # PostgreSQL refuses to look into JSON that has an escaped NUL in some text, and SQLite ends the text there. So escapes
 # become text, in what is stored and in what it is compared with: first those of a backslash, so that what is left
-# before a u begins an escape.
-_ESCAPES = (("\\\\", "\\b\\b"), ("\\u", "\\\\u"))
+# before a u begins an escape. A backslash is followed by a b or a u then, so no two texts become one.
+_ESCAPES = (("\\\\", "\\\\b"), ("\\u", "\\\\u"))
 _WITHOUT_ESCAPES = "CAST(s.metadata AS text)"
 for _old, _new in _ESCAPES:
     _WITHOUT_ESCAPES = f"replace({_WITHOUT_ESCAPES}, '{_old}', '{_new}')"
-
-_ESCAPED = re.compile("[\0\ud800-\udfff]")
 
 _TIMES = {"created": "created_at", "active": "last_activity_at"}
 
@@ -83,12 +80,11 @@ def conditions(
             where.append("s.active_hour >= $time(:active_hour)")
             params["active_hour"] = at.replace(minute=0, second=0, microsecond=0)
     if metadata is not None:
-        # As it would be stored: a lenient store converts it.
-        wanted = exactjson.loads(checks.metadata(metadata, "metadata", max_bytes=max_bytes) or "{}")
-        if len(wanted) > _MAX_KEYS:
-            raise InvalidValueError("metadata", f"must have at most {_MAX_KEYS} keys, has {len(wanted)}")
-        for number, (key, value) in enumerate(wanted.items()):
-            where.append(f"<{'large' if _is_large(value) else 'metadata'} {number}>")
+        given_metadata = exactjson.loads(checks.metadata(metadata, "metadata", max_bytes=max_bytes) or "{}")
+        if len(given_metadata) > _MAX_KEYS:
+            raise InvalidValueError("metadata", f"must have at most {_MAX_KEYS} keys, has {len(given_metadata)}")
+        for number, (key, value) in enumerate(given_metadata.items()):
+            where.append(f"<metadata {number}>")
             params |= _metadata(link, number, key, value)
     return tuple(where), params
 
@@ -104,75 +100,55 @@ def _postgresql(condition: str) -> str:
     """A condition as PostgreSQL takes it."""
     if condition == "<title>":
         return """strpos(lower(s.title COLLATE "C"), lower(CAST(:title_contains AS text) COLLATE "C")) > 0"""
-    number = _number(condition)
-    if number is None:
+    if not condition.startswith("<metadata "):
         return condition
+    number = condition[len("<metadata ") : -1]
     return f"""CASE WHEN strpos(CAST(s.metadata AS text), '\\u') = 0
-            THEN CAST(s.metadata -> CAST(:key_{number} AS text) AS text) IN (:value_{number}, :other_{number})
+            THEN CAST(s.metadata -> CAST(:key_{number} AS text) AS text)
+                IN (:value_{number}, :other_value_{number})
             ELSE CAST(CAST({_WITHOUT_ESCAPES} AS json) -> CAST(:plain_key_{number} AS text) AS text)
-                IN (:plain_value_{number}, :plain_other_{number}) END"""
+                IN (:plain_value_{number}, :other_plain_value_{number}) END"""
 
 
 def _sqlite(condition: str) -> str:
     """A condition as SQLite takes it."""
     if condition == "<title>":
         return "instr(lower(s.title), lower(:title_contains)) > 0"
-    number = _number(condition)
-    if number is None:
+    if not condition.startswith("<metadata "):
         return condition
-    # SQLite makes a float of an integer beyond 64 bits: all its digits stand behind the key, in the text.
-    digits = f"""AND (instr({_WITHOUT_ESCAPES}, :member_{number} || ',') > 0
-                OR instr({_WITHOUT_ESCAPES}, :member_{number} || '}}') > 0)"""
+    number = condition[len("<metadata ") : -1]
     return f"""EXISTS (SELECT 1 FROM json_each({_WITHOUT_ESCAPES}) AS j
             WHERE j.key = :key_{number} AND j.type = :type_{number}
-                AND (j.value IS :value_{number} OR j.value IS :other_{number})
-                {digits if condition.startswith("<large") else ""})"""
-
-
-def _number(condition: str) -> str | None:
-    """Which key of the metadata a condition is on."""
-    return condition[1:-1].split()[1] if condition.startswith(("<metadata ", "<large ")) else None
-
-
-def _is_large(value: Any) -> bool:
-    return isinstance(value, int) and not -(2**63) <= value < 2**63
+                AND typeof(j.value) = typeof(:value_{number})
+                AND (j.value IS :value_{number} OR j.value IS :other_value_{number}))"""
 
 
 def _metadata(link: Link, number: int, key: str, value: Any) -> Params:
-    """The value may stand there as either of two texts."""
-    key_text = exactjson.texts(key)[1]
-    texts = exactjson.texts(value)
-    plain_key = orjson.loads(_without_escapes(key_text))
+    if isinstance(value, int) and not -checks.MAX_INTEGER - 1 <= value <= checks.MAX_INTEGER:
+        # SQLite reads larger ones as floats, and takes different ones for the same.
+        raise InvalidValueError("metadata", "asks for an integer beyond 64 bits; SQLite does not compare them exactly")
+    escaped_key, _ = exactjson.spellings(key)
+    plain_key = orjson.loads(_without_escapes(escaped_key))
+    texts = ("0.0", "-0.0") if isinstance(value, float) and value == 0 else exactjson.spellings(value)
     plain_texts = [_without_escapes(text) for text in texts]
+    values: tuple[Any, ...]
     if link.dialect.name == "postgresql":
-        escaped = _ESCAPED.search(key) is not None  # Then no key without escapes is this one.
-        return {
-            f"key_{number}": None if escaped else key,
-            f"value_{number}": texts[0],
-            f"other_{number}": texts[1],
-            f"plain_key_{number}": plain_key,
-            f"plain_value_{number}": plain_texts[0],
-            f"plain_other_{number}": plain_texts[1],
-        }
-    kind: str
-    given: list[Any]
-    if isinstance(value, dict | list):
-        kind, given = "array" if isinstance(value, list) else "object", plain_texts
-    elif isinstance(value, bool):
-        kind, given = str(value).lower(), [int(value)]
-    elif value is None:
-        kind, given = "null", [None]
-    elif isinstance(value, int):
-        kind, given = "integer", [float(texts[0]) if _is_large(value) else value]
+        if "\\u" in escaped_key:  # Then nothing without escapes has the key, and PostgreSQL may not take it.
+            key, values = "", (None, None)
+        else:
+            values = texts
+        params = {"key": key, "plain_key": plain_key}
+        params |= {"value": values[0], "other_value": values[1]}
+        params |= {"plain_value": plain_texts[0], "other_plain_value": plain_texts[1]}
+    elif isinstance(value, dict | list):
+        params = {"key": plain_key, "type": "object" if isinstance(value, dict) else "array"}
+        params |= {"value": plain_texts[0], "other_value": plain_texts[1]}
     else:
-        kind, given = ("real", [value]) if isinstance(value, float) else ("text", [orjson.loads(plain_texts[0])])
-    return {
-        f"key_{number}": plain_key,
-        f"type_{number}": kind,
-        f"value_{number}": given[0],
-        f"other_{number}": given[-1],
-        f"member_{number}": f"{_without_escapes(key_text)}:{texts[0]}",
-    }
+        stored = orjson.loads(plain_texts[0])
+        kinds = {str: "text", int: "integer", float: "real", bool: str(value).lower(), type(None): "null"}
+        same = int(stored) if isinstance(stored, bool) else stored
+        params = {"key": plain_key, "type": kinds[type(stored)], "value": same, "other_value": same}
+    return {f"{name}_{number}": param for name, param in params.items()}
 
 
 def _without_escapes(text: str) -> str:
