@@ -1428,7 +1428,7 @@ AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.
 UPDATE "statestore".sessions AS s SET user_id = nullif(s.user_id, %(user_id)s), title = NULL,
     instructions = %(erasure)s,
     metadata = '{}', project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = %(erased)s,
-        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE 'UTC')
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.user_id = %(user_id)s;
 
 -- expiry/erasure.py: _HIDE_PARTS
@@ -1438,7 +1438,7 @@ WHERE s.namespace = %(namespace)s AND s.user_id = %(user_id)s;
 UPDATE "statestore".sessions AS s SET user_id = nullif(s.user_id, %(user_id)s), title = NULL,
     instructions = %(erasure)s,
     metadata = '{}', project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = %(erased)s,
-        expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE 'UTC')
+    expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND (s.ttl IS NULL OR s.ttl <> %(erased)s) AND s.belongs_to IN (
     SELECT w.session_id FROM "statestore".sessions AS w WHERE w.namespace = %(namespace)s
         AND w.expires_at <= statement_timestamp()

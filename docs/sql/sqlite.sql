@@ -812,7 +812,7 @@ AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.
 -- Serves ErasureRepository.hide_user.
 UPDATE sessions AS s SET user_id = nullif(s.user_id, :user_id), title = NULL, instructions = :erasure,
     metadata = '{}', project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = :erased,
-        expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:back AS interval))) / 1000000,
+    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:back AS interval))) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:back AS interval))) % 1000000))
 WHERE s.namespace = :namespace AND s.user_id = :user_id;
 
@@ -822,7 +822,7 @@ WHERE s.namespace = :namespace AND s.user_id = :user_id;
 -- Whoever's they are. None is made any more by now: that would wait for the row of the session that it is to belong to.
 UPDATE sessions AS s SET user_id = nullif(s.user_id, :user_id), title = NULL, instructions = :erasure,
     metadata = '{}', project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = :erased,
-        expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:back AS interval))) / 1000000,
+    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:back AS interval))) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:back AS interval))) % 1000000))
 WHERE s.namespace = :namespace AND (s.ttl IS NULL OR s.ttl <> :erased) AND s.belongs_to IN (
     SELECT w.session_id FROM sessions AS w WHERE w.namespace = :namespace AND w.expires_at <= :now

@@ -22,7 +22,8 @@ from statestore.repositories.usage import ledger
 # still theirs to be billed.
 _HIDE = f"""
     UPDATE $sessions AS s SET user_id = nullif(s.user_id, :user_id), title = NULL, instructions = :erasure,
-        metadata = '{{}}', project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = :erased, {endings.END}
+        metadata = '{{}}', project_root = NULL, cwd = NULL, lease_owner = NULL, lease_until = NULL, ttl = :erased,
+        {endings.END}
     WHERE s.namespace = :namespace AND """
 _HIDE_USER = Statement(_HIDE + "s.user_id = :user_id")
 # Whoever's they are. None is made any more by now: that would wait for the row of the session that it is to belong to.
