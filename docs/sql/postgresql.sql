@@ -3405,17 +3405,24 @@ WHERE s.namespace = %(namespace)s AND s.parent_session_id = %(session_id)s AND s
 ORDER BY s.created_at, s.session_id;
 
 -- sessions/holding.py: _LOCK_ABSENCE
--- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
--- ConversationsRepository.save, FollowWork.look, FollowWork.start, HistoryRepository.append,
--- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
--- ListsRepository.names, ListsRepository.read, ReadingRepository.count, ReadingRepository.find, ReadingRepository.get,
--- ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read, SessionsRepository.exists,
--- SessionsRepository.find, SessionsRepository.get, SessionsRepository.open, SessionsRepository.update,
--- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
--- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, SummariesRepository.summaries, TurnWork.begin, TurnWork.commit,
--- UserStateRepository.get_all_many, UserStateRepository.scopes_many, WindowsRepository.window.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
+-- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
+-- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, FollowWork.look,
+-- FollowWork.start, HistoryRepository.append, HistoryRepository.pop_last, ListsRepository.append,
+-- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, ReadingRepository.count,
+-- ReadingRepository.find, ReadingRepository.get, ReadingRepository.last_many, ReadingRepository.messages,
+-- ReadingRepository.read, SessionsRepository.exists, SessionsRepository.find, SessionsRepository.get,
+-- SessionsRepository.open, SessionsRepository.update, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, SummariesRepository.summaries,
+-- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
+-- UserStateRepository.set_many, WindowsRepository.window.
 --
 -- A session that does not exist has no row to be locked. Two transactions that find it missing, and then make it, queue
 -- here; the second one finds what the first has made. The innermost number is this kind of lock's own: those who follow
@@ -4267,17 +4274,24 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _EXTEND
--- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
--- ConversationsRepository.save, FollowWork.look, FollowWork.start, HistoryRepository.append,
--- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
--- ListsRepository.names, ListsRepository.read, ReadingRepository.find, ReadingRepository.get,
--- ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read, SessionsRepository.find,
--- SessionsRepository.get, SessionsRepository.open, SessionsRepository.update, StateReads.count, StateReads.entries,
--- StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
--- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- SummariesRepository.summaries, TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many,
--- UserStateRepository.scopes_many, WindowsRepository.window.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
+-- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
+-- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, FollowWork.look,
+-- FollowWork.start, HistoryRepository.append, HistoryRepository.pop_last, ListsRepository.append,
+-- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, ReadingRepository.find,
+-- ReadingRepository.get, ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read,
+-- SessionsRepository.find, SessionsRepository.get, SessionsRepository.open, SessionsRepository.update,
+-- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
+-- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, SummariesRepository.summaries, TurnWork.begin, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_all_many, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set, UserStateRepository.set_many,
+-- WindowsRepository.window.
 UPDATE "statestore".sessions AS s SET expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE
     'UTC')
 WHERE s.namespace = %(namespace)s AND s.ttl IS NOT NULL
@@ -4760,13 +4774,20 @@ WHERE e.namespace = %(namespace)s AND (e.expires_at IS NULL OR e.expires_at > st
 ORDER BY 5;
 
 -- state/scopes.py: _HOLD
--- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
--- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
--- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
--- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
--- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
--- UserStateRepository.get_all_many, UserStateRepository.scopes_many.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
+-- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
+-- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, ListsRepository.append,
+-- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, StateReads.count,
+-- StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
+-- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
+-- UserStateRepository.set_many.
 --
 -- The owner's lock. The number is this kind of lock's own; see `holding`.
 WITH locked AS MATERIALIZED (SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
@@ -4778,13 +4799,20 @@ SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked;
 
 -- state/scopes.py: _LOOK
--- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
--- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
--- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
--- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
--- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
--- UserStateRepository.get_all_many, UserStateRepository.scopes_many.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
+-- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
+-- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, ListsRepository.append,
+-- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, StateReads.count,
+-- StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
+-- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
+-- UserStateRepository.set_many.
 SELECT (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS interval)) AT TIME ZONE
     'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
     OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
@@ -4804,26 +4832,40 @@ SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FR
 WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- state/scopes.py: _WAIT
--- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
--- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
--- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
--- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
--- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
--- UserStateRepository.get_all_many, UserStateRepository.scopes_many.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
+-- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
+-- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, ListsRepository.append,
+-- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, StateReads.count,
+-- StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
+-- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
+-- UserStateRepository.set_many.
 SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
 WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR KEY SHARE OF s;
 
 -- state/scopes.py: _NOTE
--- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
--- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
--- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
--- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
--- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
--- UserStateRepository.get_all_many, UserStateRepository.scopes_many.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
+-- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
+-- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, ListsRepository.append,
+-- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, StateReads.count,
+-- StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
+-- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
+-- UserStateRepository.set_many.
 --
 -- First the row of what it belongs to, as those do who remove that.
 WITH whole AS (UPDATE "statestore".sessions AS s
@@ -5182,6 +5224,30 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT %(limit)s;
 
+-- state/statements.py: SESSION_STATEMENTS.entry
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
+    TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text),
+            e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+            coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
+    AND e.session_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key = %(key)s
+WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+
 -- state/statements.py: SESSION_STATEMENTS.exists
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
 -- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
@@ -5208,9 +5274,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text),
-            e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-            coalesce(octet_length(CAST(e.value AS text)), 0)
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text)
 FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
     AND e.session_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
     AND e.key = %(key)s
@@ -5232,9 +5296,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text),
-            e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-            coalesce(octet_length(CAST(e.value AS text)), 0)
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text)
 FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
     AND e.session_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND true
 WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
@@ -5255,9 +5317,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text),
-            e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-            coalesce(octet_length(CAST(e.value AS text)), 0)
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text)
 FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
     AND e.session_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
     AND e.key = ANY (%(keys)s)
@@ -5815,6 +5875,17 @@ FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %
     AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key > %(after)s
 WHERE true ORDER BY e.key LIMIT %(limit)s;
 
+-- state/statements.py: USER_STATEMENTS.entry
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'user'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.key = %(key)s
+WHERE true ORDER BY e.key;
+
 -- state/statements.py: USER_STATEMENTS.exists
 -- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
 -- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
@@ -5830,8 +5901,7 @@ FROM (SELECT 1) AS s WHERE true;
 -- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
-SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-    coalesce(octet_length(CAST(e.value AS text)), 0)
+SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'user'
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.key = %(key)s
 WHERE true ORDER BY e.key;
@@ -5841,8 +5911,7 @@ WHERE true ORDER BY e.key;
 -- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
-SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-    coalesce(octet_length(CAST(e.value AS text)), 0)
+SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'user'
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND true
 WHERE true ORDER BY e.key;
@@ -5852,8 +5921,7 @@ WHERE true ORDER BY e.key;
 -- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
-SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-    coalesce(octet_length(CAST(e.value AS text)), 0)
+SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'user'
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
     AND e.key = ANY (%(keys)s)
@@ -6134,6 +6202,17 @@ FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %
     AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key > %(after)s
 WHERE true ORDER BY e.key LIMIT %(limit)s;
 
+-- state/statements.py: APP_STATEMENTS.entry
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.key = %(key)s
+WHERE true ORDER BY e.key;
+
 -- state/statements.py: APP_STATEMENTS.exists
 -- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
@@ -6149,8 +6228,7 @@ FROM (SELECT 1) AS s WHERE true;
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many.
-SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-    coalesce(octet_length(CAST(e.value AS text)), 0)
+SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.key = %(key)s
 WHERE true ORDER BY e.key;
@@ -6160,8 +6238,7 @@ WHERE true ORDER BY e.key;
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many.
-SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-    coalesce(octet_length(CAST(e.value AS text)), 0)
+SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND true
 WHERE true ORDER BY e.key;
@@ -6171,8 +6248,7 @@ WHERE true ORDER BY e.key;
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many.
-SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-    coalesce(octet_length(CAST(e.value AS text)), 0)
+SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
     AND e.key = ANY (%(keys)s)

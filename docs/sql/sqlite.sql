@@ -2879,17 +2879,24 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _EXTEND
--- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
--- ConversationsRepository.save, FollowWork.look, FollowWork.start, HistoryRepository.append,
--- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
--- ListsRepository.names, ListsRepository.read, ReadingRepository.find, ReadingRepository.get,
--- ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read, SessionsRepository.find,
--- SessionsRepository.get, SessionsRepository.open, SessionsRepository.update, StateReads.count, StateReads.entries,
--- StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
--- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- SummariesRepository.summaries, TurnWork.begin, TurnWork.commit, UserStateRepository.get_all_many,
--- UserStateRepository.scopes_many, WindowsRepository.window.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
+-- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
+-- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, FollowWork.look,
+-- FollowWork.start, HistoryRepository.append, HistoryRepository.pop_last, ListsRepository.append,
+-- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, ReadingRepository.find,
+-- ReadingRepository.get, ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read,
+-- SessionsRepository.find, SessionsRepository.get, SessionsRepository.open, SessionsRepository.update,
+-- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
+-- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, SummariesRepository.summaries, TurnWork.begin, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_all_many, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set, UserStateRepository.set_many,
+-- WindowsRepository.window.
 UPDATE sessions AS s SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000,
     'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl)) % 1000000))
 WHERE s.namespace = :namespace AND s.ttl IS NOT NULL
@@ -3210,13 +3217,20 @@ WHERE e.namespace = :namespace AND (e.expires_at IS NULL OR e.expires_at > :now)
 ORDER BY 5;
 
 -- state/scopes.py: _LOOK
--- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
--- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
--- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
--- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
--- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
--- UserStateRepository.get_all_many, UserStateRepository.scopes_many.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
+-- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
+-- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, ListsRepository.append,
+-- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, StateReads.count,
+-- StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
+-- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
+-- UserStateRepository.set_many.
 SELECT (s.last_activity_at <= (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:step AS interval))) / 1000000,
     'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:step AS interval))) % 1000000))
     OR s.active_hour <> substr(:now, 1, 13) || ':00:00.000000Z'
@@ -3235,13 +3249,20 @@ SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS wh
 WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- state/scopes.py: _NOTE_WHOLE
--- Serves AppStateRepository.get_all_many, AppStateRepository.scopes_many, ConversationsRepository.load,
--- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
--- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
--- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
--- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
--- UserStateRepository.get_all_many, UserStateRepository.scopes_many.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
+-- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
+-- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, ListsRepository.append,
+-- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, StateReads.count,
+-- StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
+-- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
+-- UserStateRepository.set_many.
 UPDATE sessions AS s SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000,
     'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl)) % 1000000))
 WHERE s.namespace = :namespace AND ((s.expires_at IS NULL OR s.expires_at > :now)
@@ -3332,6 +3353,27 @@ WHERE s.namespace = :namespace AND s.session_id = :owner_id
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT :limit;
 
+-- state/statements.py: SESSION_STATEMENTS.entry
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
+            CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+            coalesce(length(CAST(e.value AS blob)), 0)
+FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key = :key
+WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+
 -- state/statements.py: SESSION_STATEMENTS.exists
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
 -- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
@@ -3356,8 +3398,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
-            CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-            coalesce(length(CAST(e.value AS blob)), 0)
+            CAST(e.value AS text)
 FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
     AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key = :key
 WHERE s.namespace = :namespace AND s.session_id = :owner_id
@@ -3377,8 +3418,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
-            CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-            coalesce(length(CAST(e.value AS blob)), 0)
+            CAST(e.value AS text)
 FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
     AND (e.expires_at IS NULL OR e.expires_at > :now) AND true
 WHERE s.namespace = :namespace AND s.session_id = :owner_id
@@ -3398,8 +3438,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
         WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
-            CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-            coalesce(length(CAST(e.value AS blob)), 0)
+            CAST(e.value AS text)
 FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
     AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key IN (SELECT value FROM json_each(:keys))
 WHERE s.namespace = :namespace AND s.session_id = :owner_id
@@ -3605,6 +3644,17 @@ FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND
     AND e.key < :until_key AND e.key > :after
 WHERE true ORDER BY e.key LIMIT :limit;
 
+-- state/statements.py: USER_STATEMENTS.entry
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(length(CAST(e.value AS blob)), 0)
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'user'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key = :key
+WHERE true ORDER BY e.key;
+
 -- state/statements.py: USER_STATEMENTS.exists
 -- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
 -- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
@@ -3619,8 +3669,7 @@ FROM (SELECT 1) AS s WHERE true;
 -- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
-SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-    coalesce(length(CAST(e.value AS blob)), 0)
+SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'user'
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key = :key
 WHERE true ORDER BY e.key;
@@ -3630,8 +3679,7 @@ WHERE true ORDER BY e.key;
 -- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
-SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-    coalesce(length(CAST(e.value AS blob)), 0)
+SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'user'
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND true
 WHERE true ORDER BY e.key;
@@ -3641,8 +3689,7 @@ WHERE true ORDER BY e.key;
 -- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
-SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-    coalesce(length(CAST(e.value AS blob)), 0)
+SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'user'
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key IN
     (SELECT value FROM json_each(:keys))
@@ -3838,6 +3885,17 @@ FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND
     AND e.key < :until_key AND e.key > :after
 WHERE true ORDER BY e.key LIMIT :limit;
 
+-- state/statements.py: APP_STATEMENTS.entry
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(length(CAST(e.value AS blob)), 0)
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key = :key
+WHERE true ORDER BY e.key;
+
 -- state/statements.py: APP_STATEMENTS.exists
 -- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
@@ -3852,8 +3910,7 @@ FROM (SELECT 1) AS s WHERE true;
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many.
-SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-    coalesce(length(CAST(e.value AS blob)), 0)
+SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key = :key
 WHERE true ORDER BY e.key;
@@ -3863,8 +3920,7 @@ WHERE true ORDER BY e.key;
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many.
-SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-    coalesce(length(CAST(e.value AS blob)), 0)
+SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND true
 WHERE true ORDER BY e.key;
@@ -3874,8 +3930,7 @@ WHERE true ORDER BY e.key;
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many.
-SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
-    coalesce(length(CAST(e.value AS blob)), 0)
+SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key IN
     (SELECT value FROM json_each(:keys))

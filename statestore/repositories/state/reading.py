@@ -61,12 +61,11 @@ class StateReads(OwnedRepository):
             SessionNotFoundError: No such session, or it has expired.
             StateKeyNotFoundError: No such key, or it has expired, and no *default* was given.
         """
-        found = self._find(session_id, key)
-        if found is not None:
-            return found.value
-        if default is MISSING:
+        self._owner(session_id)
+        found = self._values(self._sql.get, session_id, key=checks.key(key, "key"))
+        if not found and default is MISSING:
             raise self._no_key(session_id, key)
-        return default
+        return found.get(key, default)
 
     @reads
     def entry(self, session_id: str, key: str) -> StateEntry:
@@ -89,7 +88,7 @@ class StateReads(OwnedRepository):
             SessionNotFoundError: No such session, or it has expired.
         """
         self._owner(session_id)
-        return {entry.key: entry.value for entry in self._read(self._sql.get_all, session_id)}
+        return self._values(self._sql.get_all, session_id)
 
     @reads
     def get_many(self, session_id: str, keys: Iterable[str]) -> dict[str, Any]:
@@ -100,7 +99,7 @@ class StateReads(OwnedRepository):
         """
         self._owner(session_id)
         wanted = self._once("keys", lambda: checks.keys(keys, "keys"))
-        found = {entry.key: entry.value for entry in self._read(self._sql.get_many, session_id, keys=wanted)}
+        found = self._values(self._sql.get_many, session_id, keys=wanted)
         return {key: found[key] for key in wanted if key in found}
 
     @reads
@@ -190,8 +189,12 @@ class StateReads(OwnedRepository):
     def _find(self, session_id: str, key: str) -> StateEntry | None:
         self._owner(session_id)
         checks.key(key, "key")
-        found = self._read(self._sql.get, session_id, key=key)
+        found = self._read(self._sql.entry, session_id, key=key)
         return found[0] if found else None
+
+    def _values(self, statement: Statement, session_id: str, **params: Any) -> dict[str, Any]:
+        rows = self._rows(statement, session_id, **params)
+        return {key: state_rows.value(session_id, key, text, self._scope) for key, text in rows}
 
     def _read(self, statement: Statement, session_id: str, **params: Any) -> list[StateEntry]:
         return [self._entry(session_id, row) for row in self._rows(statement, session_id, **params)]

@@ -219,7 +219,7 @@ class StateRepository(StateReads):
 
     def _look(self, session_id: str, key: str, columns: Mapping[str, Any] | None) -> StateEntry | None:
         self._call.sent = False  # What is lost while it reads was not written.
-        rows = self._link.all(self._sql.get, owner_id=session_id, key=key)
+        rows = self._link.all(self._sql.entry, owner_id=session_id, key=key)
         if not rows:
             self._make(session_id, columns)
             return None

@@ -16,6 +16,7 @@ _FRESH = "(e.expires_at IS NULL OR e.expires_at > $now)"
 # to false there, since the partial index on the column contains no NULL.
 _FRESH_RETURNED = "coalesce(expires_at > $now, 1)"
 
+_VALUE = "e.key, CAST(e.value AS text)"
 _IN_RANGE = "e.key >= :from_key AND e.key < :until_key"
 _END = "$later(CAST(:ttl AS interval))"
 
@@ -50,9 +51,10 @@ class Statements:
         self._into = f"INSERT INTO {scope.table} AS e (namespace, {scope.columns}, key, value"
         self._conflict = f"ON CONFLICT (namespace, {scope.columns}, key) {_REPLACE}"
 
-        self.get = self._read("e.key = :key")
-        self.get_many = self._read("e.key $in(:keys)")
-        self.get_all = self._read("true")
+        self.entry = self._read("e.key = :key")
+        self.get = self._read("e.key = :key", selected=_VALUE)
+        self.get_many = self._read("e.key $in(:keys)", selected=_VALUE)
+        self.get_all = self._read("true", selected=_VALUE)
         self.entries = self._read(f"{_IN_RANGE} AND e.key > :after", limited=True)
         self.keys = self._read(f"{_IN_RANGE} AND e.key > :after", selected="e.key", limited=True)
         self.count = self._count(_IN_RANGE)
