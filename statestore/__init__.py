@@ -75,6 +75,7 @@ from statestore.values.usage import (
 if TYPE_CHECKING:
     from statestore.async_store import AsyncStateStore, AsyncTransaction
     from statestore.context import AsyncSessionContext, SessionContext
+    from statestore.lazy import LazyStore, StoreLike
     from statestore.operations.cache import AsyncCache, Cache
     from statestore.operations.history import AsyncHistory, History
     from statestore.operations.leases import AsyncHeldLease, HeldLease
@@ -131,6 +132,7 @@ __all__ = [
     "HourUsage",
     "InvalidTransitionError",
     "InvalidValueError",
+    "LazyStore",
     "Lease",
     "Lineage",
     "Lists",
@@ -169,6 +171,7 @@ __all__ = [
     "StorageFullError",
     "StorageUsage",
     "StoreClosedError",
+    "StoreLike",
     "StoreStats",
     "Summary",
     "SweepReport",
@@ -209,6 +212,7 @@ _LAZY = {
     "Cache": "operations.cache",
     "HeldLease": "operations.leases",
     "History": "operations.history",
+    "LazyStore": "lazy",
     "Lists": "operations.lists",
     "Prices": "operations.prices",
     "SessionContext": "context",
@@ -216,6 +220,7 @@ _LAZY = {
     "SharedPrices": "operations.prices",
     "State": "operations.state",
     "StateStore": "store",
+    "StoreLike": "lazy",
     "Sweeper": "sweeper",
     "Transaction": "store",
     "Turn": "operations.turn",

@@ -1,0 +1,135 @@
+"""Stores that are opened at first use, for frameworks that make their sessions where nothing can be awaited."""
+
+import asyncio
+import os
+import threading
+from typing import TypeAlias, Unpack
+
+from sqlalchemy import URL
+
+from statestore.async_store import AsyncStateStore
+from statestore.engine.engines import is_memory, parse
+from statestore.errors import InvalidValueError
+from statestore.options import OpenArguments, StoreOptions
+from statestore.store import StateStore
+
+StoreLike: TypeAlias = "LazyStore | StateStore | AsyncStateStore | URL | os.PathLike[str] | str | None"
+
+
+class LazyStore:
+    """A database, and the stores on it that somebody has used.
+
+        store = LazyStore("postgresql://app@db/agents", namespace="support")
+        session = StatestoreSession("user-42", store)
+
+    Safe to share between threads and event loops. All event loops that end one after the other, as with
+    `asyncio.run`, have one asynchronous store; each that runs at the same time as another has its own.
+    """
+
+    def __init__(self, url: URL | os.PathLike[str] | str | None = None, **options: Unpack[OpenArguments]) -> None:
+        """Take what `StateStore.open` takes. Nothing is connected before the first use; arguments are checked now."""
+        StoreOptions(**options)
+        self._url = parse(url)
+        self._options = options
+        self._owns = True
+        self._sync: StateStore | None = None
+        self._async: dict[asyncio.AbstractEventLoop, AsyncStateStore] = {}
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    @classmethod
+    def of(cls, store: StoreLike) -> "LazyStore":
+        """*store* itself, one that is open already and stays its owner's, or one on the database of a URL."""
+        if isinstance(store, LazyStore):
+            return store
+        if isinstance(store, StateStore | AsyncStateStore):
+            return _Given(store)
+        return cls(store)
+
+    def sync(self) -> StateStore:
+        """The synchronous store."""
+        if self._sync is None:
+            with self._lock:
+                if self._sync is None:
+                    self._check_memory(self._async)
+                    self._sync = StateStore.open(self._url, **self._options)
+        return self._sync
+
+    async def here(self) -> AsyncStateStore:
+        """The asynchronous store of the running event loop."""
+        loop = asyncio.get_running_loop()
+        found = self._async.get(loop)
+        if found is not None and self._process == os.getpid():
+            return found
+        if (store := self._adopt(loop)) is not None:
+            return store
+        opened = await AsyncStateStore.open(self._url, **self._options)
+        with self._lock:
+            store = self._async.setdefault(loop, opened)
+        if store is not opened:  # Another task was faster.
+            await opened.close()
+        return store
+
+    def _adopt(self, loop: asyncio.AbstractEventLoop) -> AsyncStateStore | None:
+        """The store of an event loop that has ended, if there is one."""
+        with self._lock:
+            if self._process != os.getpid():  # A fork: the parent's event loops, and what is theirs, stay the parent's.
+                self._process = os.getpid()
+                self._async = {}
+            self._check_memory(self._sync)
+            for other, store in list(self._async.items()):
+                if other.is_closed():
+                    self._async[loop] = self._async.pop(other)
+                    return store
+            self._check_memory([other for other in self._async if other is not loop])
+        return None
+
+    def _check_memory(self, others: object) -> None:
+        if others and is_memory(self._url):
+            raise InvalidValueError(
+                "url", "sqlite:// is the memory of one store; for threads and event loops together name a file"
+            )
+
+    async def aclose(self) -> None:
+        """Close what was opened here. A later use opens it again."""
+        with self._lock:
+            stores, self._async = list(self._async.values()), {}
+        for store in stores:
+            await store.close()
+        self.close()
+
+    def close(self) -> None:
+        """Close the synchronous store. A later use opens it again."""
+        with self._lock:
+            store, self._sync = self._sync, None
+        if store is not None:
+            store.close()
+
+    def __repr__(self) -> str:
+        return f"<LazyStore {self._url!r}>"
+
+
+class _Given(LazyStore):
+    """A store that its owner has opened and closes."""
+
+    def __init__(self, store: StateStore | AsyncStateStore) -> None:
+        self._given = store
+
+    def sync(self) -> StateStore:
+        if not isinstance(self._given, StateStore):
+            raise InvalidValueError("store", "must be a StateStore or a LazyStore here, not an AsyncStateStore")
+        return self._given
+
+    async def here(self) -> AsyncStateStore:
+        if not isinstance(self._given, AsyncStateStore):
+            raise InvalidValueError("store", "must be an AsyncStateStore or a LazyStore here, not a StateStore")
+        return self._given
+
+    async def aclose(self) -> None:
+        """Leave it to its owner."""
+
+    def close(self) -> None:
+        """Leave it to its owner."""
+
+    def __repr__(self) -> str:
+        return repr(self._given)
