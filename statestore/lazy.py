@@ -13,6 +13,15 @@ from statestore.errors import InvalidValueError
 from statestore.options import OpenArguments, StoreOptions
 from statestore.store import StateStore
 
+
+class _Place:
+    """Of one event loop: its store, when there is one."""
+
+    def __init__(self) -> None:
+        self.opening = asyncio.Lock()
+        self.store: AsyncStateStore | None = None
+
+
 StoreLike: TypeAlias = "LazyStore | StateStore | AsyncStateStore | URL | os.PathLike[str] | str | None"
 
 
@@ -31,9 +40,8 @@ class LazyStore:
         StoreOptions(**options)
         self._url = parse(url)
         self._options = options
-        self._owns = True
         self._sync: StateStore | None = None
-        self._async: dict[asyncio.AbstractEventLoop, AsyncStateStore] = {}
+        self._async: dict[asyncio.AbstractEventLoop, _Place] = {}
         self._lock = threading.Lock()
         self._process = os.getpid()
 
@@ -58,31 +66,28 @@ class LazyStore:
     async def here(self) -> AsyncStateStore:
         """The asynchronous store of the running event loop."""
         loop = asyncio.get_running_loop()
-        found = self._async.get(loop)
-        if found is not None and self._process == os.getpid():
-            return found
-        if (store := self._adopt(loop)) is not None:
-            return store
-        opened = await AsyncStateStore.open(self._url, **self._options)
-        with self._lock:
-            store = self._async.setdefault(loop, opened)
-        if store is not opened:  # Another task was faster.
-            await opened.close()
-        return store
+        place = self._async.get(loop)
+        if place is None or place.store is None or self._process != os.getpid():
+            place = self._place(loop)
+            async with place.opening:
+                if place.store is None:
+                    place.store = await AsyncStateStore.open(self._url, **self._options)
+        return place.store
 
-    def _adopt(self, loop: asyncio.AbstractEventLoop) -> AsyncStateStore | None:
-        """The store of an event loop that has ended, if there is one."""
+    def _place(self, loop: asyncio.AbstractEventLoop) -> "_Place":
+        """Where the store of *loop* belongs, with that of an event loop that has ended, if there is one."""
         with self._lock:
             if self._process != os.getpid():  # A fork: the parent's event loops, and what is theirs, stay the parent's.
                 self._process = os.getpid()
                 self._async = {}
-            self._check_memory(self._sync)
-            for other, store in list(self._async.items()):
-                if other.is_closed():
-                    self._async[loop] = self._async.pop(other)
-                    return store
-            self._check_memory([other for other in self._async if other is not loop])
-        return None
+            if loop in self._async:
+                return self._async[loop]
+            ended = [other for other in self._async if other.is_closed()]
+            place = self._async.pop(ended[0]) if ended else _Place()
+            self._check_memory(self._sync or self._async)
+            place.opening = asyncio.Lock()
+            self._async[loop] = place
+            return place
 
     def _check_memory(self, others: object) -> None:
         if others and is_memory(self._url):
@@ -91,11 +96,14 @@ class LazyStore:
             )
 
     async def aclose(self) -> None:
-        """Close what was opened here. A later use opens it again."""
+        """Close the synchronous store, and those of this event loop and of ended ones. A later use opens them again."""
+        here = asyncio.get_running_loop()
         with self._lock:
-            stores, self._async = list(self._async.values()), {}
-        for store in stores:
-            await store.close()
+            ended = [loop for loop in self._async if loop is here or loop.is_closed()]
+            places = [self._async.pop(loop) for loop in ended]
+        for place in places:
+            if place.store is not None:
+                await place.store.close()
         self.close()
 
     def close(self) -> None:
@@ -106,7 +114,7 @@ class LazyStore:
             store.close()
 
     def __repr__(self) -> str:
-        return f"<LazyStore {self._url!r}>"
+        return f"<LazyStore {self._url.render_as_string()}>"
 
 
 class _Given(LazyStore):

@@ -63,6 +63,12 @@ def forked() -> StoreClosedError:
     )
 
 
+def elsewhere() -> StoreClosedError:
+    return StoreClosedError(
+        "the store belongs to another event loop, which has not ended; open one for each, or share a LazyStore"
+    )
+
+
 @asynccontextmanager
 async def locked(lock: asyncio.Lock, until: float) -> AsyncIterator[None]:
     """Hold *lock*; what has to have it waits *until* then, on the monotonic clock."""

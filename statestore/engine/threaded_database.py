@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from statestore.engine import forking, hosts
-from statestore.engine.async_database import AsyncRunner, finished, forked, give_up, locked
+from statestore.engine.async_database import AsyncRunner, elsewhere, finished, forked, give_up, locked
 from statestore.engine.batches import Batching, carry_out
 from statestore.engine.batching import PATIENCE, too_late
 from statestore.engine.calls import Call, Mode
@@ -36,6 +36,8 @@ class ThreadedDatabase:
         # SQLite has one writer. Tasks queue here, so that none of them blocks a thread that another one needs;
         # readers too, where the database is a single connection.
         self._serial = asyncio.Lock() if database.dialect.name == "sqlite" else None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._moving = threading.Lock()
         self._one_connection = one_connection
         # A transaction has its connection, and must not wait for a thread that waits for just that, or for its locks.
         self._steps = self._workers if self._serial else Workers(threads, "statestore-transaction")
@@ -69,7 +71,7 @@ class ThreadedDatabase:
         return await self._run(call)
 
     async def _run(self, call: Call) -> Any:
-        self._check_process()
+        self._check_place()
         call.ends_at = ends_at(self.database.waits.timeout)
         batching = call.batching
         if batching is not None and (self._serial is None or batching.writes):
@@ -112,14 +114,36 @@ class ThreadedDatabase:
     def _serialized(self, until: float) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._serial is None else locked(self._serial, until)
 
-    def _check_process(self) -> None:
+    def _check_place(self) -> None:
         if self._generation != forking.generation():
             raise forked()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._move(loop)
+
+    def _move(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to *loop*: programs run one event loop after the other, with `asyncio.run` for example.
+
+        What waited in the loop before has ended with it, and so has the time that it wanted to be woken at.
+        """
+        with self._moving:
+            before = self._loop
+            if before is not None and not before.is_closed() and (before.is_running() or self._is_busy()):
+                raise elsewhere()
+            self._loop = loop
+            if before is not None:
+                self._serial = asyncio.Lock() if self._serial else None
+                self._batches = {}
+                self._workers.forget_loop()
+                self._steps.forget_loop()
+
+    def _is_busy(self) -> bool:
+        return self._serial is not None and self._serial.locked()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncRunner]:
         """As `Database.transaction`."""
-        self._check_process()
+        self._check_place()
         waiter = Waiter(ends_at(self.database.waits.timeout))
         async with self._serialized(waiter.until), self._inside(self.database.transaction(waiter), waiter) as runner:
             yield runner
@@ -127,7 +151,7 @@ class ThreadedDatabase:
     @asynccontextmanager
     async def snapshot(self, *, read_only: bool = False) -> AsyncIterator[AsyncRunner]:
         """As `Database.snapshot`."""
-        self._check_process()
+        self._check_place()
         waiter = Waiter(ends_at(self.database.waits.timeout))
         alone = self._serialized(waiter.until) if self._one_connection else nullcontext()
         async with alone, self._inside(self.database.snapshot(waiter, read_only=read_only), waiter) as runner:
@@ -173,7 +197,7 @@ class ThreadedDatabase:
                 await self._workers.run(self.database.empty_log)
 
     async def close(self) -> None:
-        self._check_process()
+        self._check_place()
         if not self.database.closed:
             await finished(self._workers.run(self.database.close))
             self._workers.close()

@@ -108,6 +108,10 @@ class Workers:
             if timer is not None:
                 timer.cancel()
 
+    def forget_loop(self) -> None:
+        """The event loop that was to relieve them will not: it has ended, or another one has come."""
+        self._relief = None
+
     def close(self) -> None:
         """Let the threads end when they have done what is queued, and take nothing more."""
         with self._lock:
