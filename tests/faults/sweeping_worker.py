@@ -1,4 +1,6 @@
-"""A process that sweeps again and again, and one that touches sessions: `python sweeping_worker.py WHAT URL ...`.
+"""A process that sweeps again and again, and one that touches sessions: `sweeping_worker.py WHAT URL BEHIND ...`.
+
+BEHIND is by how many seconds its clock is.
 
 What a batch has done is written down only when it is known to be committed. A worker that is killed between the two
 leaves a gap, so the log says at most what was deleted, never more.
@@ -8,13 +10,19 @@ import json
 import os
 import random
 import sys
+from datetime import UTC, datetime, timedelta
 
 from statestore import SessionNotFoundError, StateStore, UnavailableError
 
 
-def sweep(url: str, log: str) -> None:
+def opened(url: str, behind: str) -> StateStore:
+    late = timedelta(seconds=float(behind))
+    return StateStore.open(url, durability="normal", cache_max_entries=None, clock=lambda: datetime.now(UTC) - late)
+
+
+def sweep(url: str, behind: str, log: str) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    with StateStore.open(url, durability="normal", cache_max_entries=None) as store:
+    with opened(url, behind) as store:
         done: dict[str, int] = {}
         while True:
             before = dict(done)
@@ -33,8 +41,8 @@ def sweep(url: str, log: str) -> None:
                 continue
 
 
-def touch(url: str, names: str) -> None:
-    with StateStore.open(url, durability="normal") as store:
+def touch(url: str, behind: str, names: str) -> None:
+    with opened(url, behind) as store:
         sessions = names.split(",")
         while True:
             for session_id in random.sample(sessions, len(sessions)):

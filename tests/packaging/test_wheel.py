@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-import venv
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +56,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installation(wheel: Path, tmp_path: Path) -> Installation:
     root, cwd = tmp_path / "venv", tmp_path / "elsewhere"
     cwd.mkdir()
-    venv.create(root, symlinks=True)
+    # By uv, which takes a tenth of the time of venv and pip.
+    uv = [sys.executable, "-m", "uv", "--quiet", "--offline", "--no-config"]
+    run(*uv, "venv", "--python", sys.executable, root, cwd=cwd)
     installed = Installation(root, cwd)
     # The dependencies come from the environment that runs the tests, so that this needs no network. A folder named in
     # a .pth file follows the environment's own, and .pth files inside it (the editable install) are not read.
     (installed.packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    install = ["install", "--quiet", "--no-deps", "--no-index", wheel]
-    run(sys.executable, "-m", "pip", "--python", root / "bin" / "python", *install, cwd=cwd)
+    run(*uv, "pip", "install", "--python", root / "bin" / "python", "--no-deps", "--no-index", wheel, cwd=cwd)
     return installed
 
 
