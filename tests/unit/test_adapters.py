@@ -1,0 +1,65 @@
+"""What holds for every adapter: the public API only, an extra, a page, and tests in an environment of its own."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import statestore
+
+PACKAGE = Path(statestore.__file__).parent
+ROOT = PACKAGE.parent
+ADAPTERS = sorted(path for path in (PACKAGE / "adapters").iterdir() if path.stem not in ("__init__", "__pycache__"))
+# What people import by the name of a module, beside the package itself.
+PUBLIC = {"statestore", "statestore.migrate"}
+# The extra that brings the framework, where its name is not the module's.
+EXTRAS = {"pytest_plugin": None}
+
+
+def modules(adapter: Path) -> list[Path]:
+    return sorted(adapter.rglob("*.py")) if adapter.is_dir() else [adapter]
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.stem)
+def test_an_adapter_uses_the_public_api_alone(adapter: Path) -> None:
+    own = f"statestore.adapters.{adapter.stem}"
+    for path in modules(adapter):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                name = str(node.module)
+                assert not name.startswith("statestore") or name in PUBLIC or name.startswith(own), f"{path}: {name}"
+                if name in PUBLIC:
+                    assert not [alias.name for alias in node.names if alias.name.startswith("_")], path
+            elif isinstance(node, ast.Import):
+                names = {alias.name for alias in node.names if alias.name.startswith("statestore")}
+                assert all(name in PUBLIC or name.startswith(own) for name in names), f"{path}: {names}"
+
+
+def test_nothing_imports_an_adapter() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if "adapters" not in path.relative_to(PACKAGE).parts:
+            assert "statestore.adapters" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.stem)
+def test_an_adapter_can_be_installed_read_about_and_tried(adapter: Path) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extra = EXTRAS.get(adapter.stem, adapter.stem.replace("_", "-"))
+    assert extra is None or extra in extras
+    page = ROOT / "docs" / "adapters" / f"{adapter.stem}.md"
+    assert page.exists()
+    assert f"(adapters/{page.name})" in (ROOT / "docs" / "adapters.md").read_text()
+    tests = ROOT / "tests" / "adapters" / adapter.stem
+    assert list(tests.glob("test_*.py"))
+    assert (tests / "requirements.lock").exists()
+
+
+@pytest.mark.parametrize(
+    "lock", sorted((ROOT / "tests" / "adapters").glob("*/*.lock")), ids=lambda path: path.parent.name
+)
+def test_what_an_environment_has_is_pinned_by_its_hash(lock: Path) -> None:
+    lines = [line for line in lock.read_text().splitlines() if line and not line.startswith((" ", "#"))]
+    assert lines
+    assert all("==" in line and line.endswith("\\") for line in lines)
+    assert "://" not in lock.read_text()
