@@ -1,4 +1,4 @@
-"""`statestore import`: import conversations from files."""
+"""`statestore import`: import conversations from files; `frameworks` has those from databases."""
 
 import os
 import sys
@@ -28,10 +28,11 @@ _REDRAW_SECONDS = 0.1
         "statestore import promptkit ./conversations",
         "statestore import conexus ./state",
         "statestore import claude-code",
+        "statestore import openai-agents sqlite:///agents.db",
     ),
 )
 def import_() -> None:
-    """Import conversations from files."""
+    """Import conversations from files, and from the databases of other frameworks."""
 
 
 def _template(ctx: click.Context, param: click.Parameter, value: str | None) -> "SessionId":

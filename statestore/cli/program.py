@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from statestore import __version__
+from statestore.cli import frameworks
 from statestore.cli.cache import cache
 from statestore.cli.claude_code import claude_code
 from statestore.cli.delete import delete
@@ -78,5 +79,5 @@ for command in (
 ):
     main.add_command(command)
 main.add_command(demo)
-for command in (statestore_file, promptkit, conexus, claude_code):
+for command in (statestore_file, promptkit, conexus, claude_code, *frameworks.commands()):
     import_.add_command(command)

@@ -3,8 +3,10 @@
 from statestore.importers.cache_files import CacheReport, cache_entries
 from statestore.importers.claude_transcripts import ClaudeCodeReport, claude_code
 from statestore.importers.conexus_files import conexus
+from statestore.importers.databases import DatabaseReport
 from statestore.importers.each_session import SessionsReport
 from statestore.importers.genai_prices import PricesReport, PricesUnavailableError, model_prices
+from statestore.importers.openai_agents_sessions import openai_agents
 from statestore.importers.openai_conversations import ConversationsReport, NotConversationsError, openai_jsonl
 from statestore.importers.problems import Problem
 from statestore.importers.promptkit_files import promptkit
@@ -13,6 +15,7 @@ __all__ = [
     "CacheReport",
     "ClaudeCodeReport",
     "ConversationsReport",
+    "DatabaseReport",
     "NotConversationsError",
     "PricesReport",
     "PricesUnavailableError",
@@ -22,6 +25,7 @@ __all__ = [
     "claude_code",
     "conexus",
     "model_prices",
+    "openai_agents",
     "openai_jsonl",
     "promptkit",
 ]

@@ -1,0 +1,112 @@
+"""`statestore import openai-agents`, and those of other frameworks: sessions from the databases they wrote."""
+
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from statestore.cli.options import Database, examples, json_option, store_options
+from statestore.cli.output import Failure, counted, json_text, visible
+
+if TYPE_CHECKING:
+    from statestore.importers.databases import DatabaseReport
+    from statestore.importers.problems import Problem
+
+# The command, the function of statestore.importers that does it, and what the command's help says it imports.
+FRAMEWORKS: Final[dict[str, tuple[str, str]]] = {
+    "openai-agents": ("openai_agents", "sessions of the OpenAI Agents SDK, with their branches and usage"),
+}
+
+_REDRAW_SECONDS = 0.1
+
+
+def commands() -> list[click.Command]:
+    """A command for each framework."""
+    return [_command(name, function, what) for name, (function, what) in FRAMEWORKS.items()]
+
+
+def _command(name: str, function: str, what: str) -> click.Command:
+    @click.command(
+        name,
+        help=f"Import {what}, from the database SOURCE.\n\n{_HELP}",
+        epilog=examples(
+            f"statestore import {name} sqlite:///agents.db",
+            f"statestore import {name} postgresql://reader@db.example.com/agents --url sqlite:///copy.db --json",
+        ),
+    )
+    @click.argument("source")
+    @store_options
+    @json_option
+    def command(database: Database, source: str, as_json: bool) -> None:
+        from statestore import importers
+
+        with database.open(create=True) as store, _Count() as count:
+            try:
+                report = getattr(importers, function)(store, source, progress=count.advance, on_problem=count.report)
+            except KeyboardInterrupt:
+                count.say("stopped; what was imported stays; run the same command again to continue")
+                raise
+        _print(report, as_json)
+
+    return command
+
+
+_HELP = """SOURCE is a URL, of PostgreSQL or SQLite, or the path of a SQLite file. It is opened read-only.
+
+Messages are kept as they are, with their times. What they used is counted once. Running it again adds what is new and
+changes nothing else, and completes an import that was cut off.
+
+At the end of each session its entries are compared with those of the source: how many, and what they are. If a session
+differs, since one side was changed after an earlier import, or cannot be imported, it is named on stderr, and the exit
+code is 1."""
+
+
+def _print(report: "DatabaseReport", as_json: bool) -> None:
+    if as_json:
+        click.echo(json_text(asdict(report)))
+    else:
+        click.echo(
+            f"imported {counted(report.sessions, 'session')}, {report.unchanged:,} unchanged: "
+            f"{counted(report.entries, 'entry')}, {report.added:,} added"
+        )
+    for session_id in report.differing:
+        click.echo(visible(f"session {session_id!r} differs from the source"), err=True)
+    if not report.complete:
+        failed = f"{counted(report.failed, 'session')} could not be imported" if report.failed else ""
+        differing = f"{counted(len(report.differing), 'session')} not as in the source" if report.differing else ""
+        raise Failure(f"{' and '.join(filter(None, (failed, differing)))}; see above")
+
+
+class _Count:
+    """A line on a terminal that counts entries; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._entries = 0
+        self._drawn = 0.0
+
+    def __enter__(self) -> "_Count":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._clear()
+
+    def advance(self, entries: int) -> None:
+        self._entries += entries
+        if self._shown and time.monotonic() - self._drawn >= _REDRAW_SECONDS:
+            self._drawn = time.monotonic()
+            click.echo(f"\r\x1b[Kimporting: {self._entries:,} entries", nl=False, err=True)
+
+    def report(self, problem: "Problem") -> None:
+        self.say(f"{problem.source}: {problem.reason}")
+
+    def say(self, text: str) -> None:
+        """Write a line above the count."""
+        self._clear()
+        click.echo(visible(text), err=True)
+
+    def _clear(self) -> None:
+        if self._drawn:
+            click.echo("\r\x1b[K", nl=False, err=True)

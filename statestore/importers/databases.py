@@ -1,0 +1,289 @@
+"""Databases of other frameworks: opened read-only, read in pages, and brought in session by session.
+
+Every session is compared with the store at the end: as many entries, and with the same content, as were read from the
+source. Its entries have ids and times of the source, so an import that is repeated adds only what is new.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sqlalchemy import URL, ColumnElement, Connection, RowMapping, Select, column, event, inspect, select, table, tuple_
+
+from statestore.checking import exactjson, json_files
+from statestore.engine import hosts, sqlite_files
+from statestore.engine.migration_targets import engine_for, our_errors
+from statestore.errors import ConflictError, InvalidValueError
+from statestore.importers.problems import OnProblem, Problems, check_store
+from statestore.values.history import NewEntry
+from statestore.values.sessions import NewSession
+
+if TYPE_CHECKING:
+    from statestore.store import StateStore
+
+Address: TypeAlias = hosts.Address
+Progress: TypeAlias = Callable[[int], object]
+
+PAGE = 500
+# Errors of one session; all others are errors of a database.
+REFUSED = (ConflictError, InvalidValueError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseReport:
+    """What an import from the database of a framework did."""
+
+    sessions: int = 0
+    """Sessions of the source that are in the store now."""
+    entries: int = 0
+    """Entries of these in the source."""
+    added: int = 0
+    """Entries that were appended; the others were there already."""
+    unchanged: int = 0
+    """Sessions that had all entries already."""
+    failed: int = 0
+    """Sessions that were left out, as a whole or from some entry on; each was reported."""
+    differing: tuple[str, ...] = ()
+    """Ids of sessions that do not begin with the entries of the source: one side was changed since."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the store has everything that the source has."""
+        return not self.failed and not self.differing
+
+
+class Source:
+    """A database that another framework wrote, read-only."""
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self._connection = connection
+        self.name = name
+        """Its URL without secrets, for messages."""
+
+    def tables(self, *, schema: str | None = None) -> frozenset[str]:
+        """The names of its tables: in *schema*, or in the one that a new connection uses."""
+        with self._reading():
+            return frozenset(inspect(self._connection).get_table_names(schema))
+
+    def columns(self, name: str, *, schema: str | None = None) -> frozenset[str]:
+        """The names of a table's columns."""
+        with self._reading():
+            return frozenset(found["name"] for found in inspect(self._connection).get_columns(name, schema))
+
+    def require(self, name: str, framework: str, *, schema: str | None = None) -> None:
+        """Make sure that there is such a table.
+
+        Raises:
+            InvalidValueError: There is none, so this is no database of *framework*.
+        """
+        if name not in self.tables(schema=schema):
+            raise InvalidValueError(
+                self.name, f"has no table {name!r} in its default schema; is it a database of {framework}?"
+            )
+
+    def rows(
+        self,
+        name: str,
+        *columns: str,
+        key: tuple[str, ...],
+        where: Mapping[str, Any] | None = None,
+        schema: str | None = None,
+        page: int = PAGE,
+    ) -> Iterator[RowMapping]:
+        """The rows of a table in the order of *key*, read *page* at a time, each page in a transaction of its own.
+
+        Values are as the driver has them, but JSON is text on both databases: see `json_of`, and `time_of`.
+
+        Args:
+            name: The table.
+            columns: What to read. The columns of *key* are read, too.
+            key: Columns that together are unique and never NULL, best those of an index.
+            where: Values that columns must have.
+            schema: Where the table is on PostgreSQL.
+            page: How many rows are in memory at a time.
+        """
+        keys: list[ColumnElement[Any]] = [column(part) for part in key]
+        wanted: list[ColumnElement[Any]] = [column(part) for part in dict.fromkeys((*key, *columns))]
+        chosen: Select[Any] = select(*wanted).select_from(table(name, schema=schema)).order_by(*keys).limit(page)
+        for part, value in (where or {}).items():
+            chosen = chosen.where(column(part) == value)
+        after: ColumnElement[bool] | None = None
+        while True:
+            rows = self.read(chosen if after is None else chosen.where(after))
+            yield from rows
+            if len(rows) < page:
+                return
+            after = tuple_(*keys) > tuple_(*(rows[-1][part] for part in key))
+
+    def read(self, statement: Select[Any]) -> list[RowMapping]:
+        """All rows of a statement, in a transaction of its own."""
+        with self._reading():
+            return list(self._connection.execute(statement).mappings())
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with our_errors(self.name), self._connection.begin():
+            yield
+
+
+@contextmanager
+def opened(url: Address) -> Iterator[Source]:
+    """The database at *url*, read-only: PostgreSQL, or a SQLite file, by URL or by path. Its driver does not matter.
+
+    Raises:
+        InvalidValueError: It cannot be read as a URL, or there is no such file.
+        UnavailableError: The server cannot be reached.
+    """
+    if isinstance(url, str):
+        url = re.sub("^postgres://", "postgresql://", url) if "://" in url else Path(url)
+    parsed = hosts.parse(url, "url")
+    kind = parsed.get_backend_name()
+    if kind not in ("sqlite", "postgresql"):
+        raise InvalidValueError("url", f"{kind} is not supported; use postgresql:// or sqlite://")
+    parsed = parsed.set(drivername=kind)
+    engine = engine_for(_read_only_file(parsed) if kind == "sqlite" else parsed)
+    if kind == "postgresql":
+        event.listen(engine, "connect", _leave_json_as_text)
+    name = hosts.shown(parsed)
+    try:
+        with our_errors(name), engine.connect() as connection:
+            if kind == "postgresql":
+                # In each transaction, not in the session, which a pooler would hand to others.
+                connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            yield Source(connection, name)
+    finally:
+        engine.dispose()
+
+
+def _read_only_file(url: URL) -> URL:
+    path = sqlite_files.path_of(url)
+    if path is None or not path.is_file():
+        raise InvalidValueError("url", f"there is no SQLite file {str(path or '')!r}")
+    return URL.create("sqlite", database=path.absolute().as_uri(), query={"mode": "ro", "uri": "true"})
+
+
+def _leave_json_as_text(connection: Any, _: Any) -> None:
+    """The driver would decode it, and round large numbers."""
+    from psycopg.types.string import TextLoader
+
+    for kind in ("json", "jsonb"):
+        connection.adapters.register_loader(kind, TextLoader)
+
+
+def json_of(text: Any, where: str) -> Any:
+    """The value of JSON from a column of text or JSON.
+
+    Raises:
+        InvalidValueError: It is not exact JSON; the message begins with *where*.
+    """
+    if not isinstance(text, str | bytes):
+        raise InvalidValueError(where, "is not JSON")
+    return json_files.parse(text.encode(errors="surrogatepass") if isinstance(text, str) else text, where)
+
+
+def time_of(value: Any, where: str) -> datetime | None:
+    """A time from a column: a time or its text, which is in UTC if it says nothing else, or seconds since 1970.
+
+    Raises:
+        InvalidValueError: It is none of these; the message begins with *where*.
+    """
+    if value is None:
+        return None
+    try:
+        if isinstance(value, int | float):
+            return datetime.fromtimestamp(value, UTC)
+        found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    except (TypeError, ValueError, OverflowError, OSError):
+        raise InvalidValueError(where, "is not a time") from None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+class Import:
+    """An import into a store, session by session."""
+
+    def __init__(self, store: "StateStore", source: Source, progress: Progress | None, on_problem: OnProblem | None):
+        check_store(store)
+        self.store = store
+        self._source = source
+        self._progress = progress
+        self._problems = Problems(on_problem)
+        self._sessions = self._entries = self._added = self._unchanged = 0
+        self._differing: list[str] = []
+
+    def bring(self, session_id: str, new: NewSession, entries: Iterable[NewEntry]) -> bool:
+        """Create a session if there is none, append those of *entries* that it lacks, and compare it with them.
+
+        Args:
+            session_id: Its id in the store.
+            new: What it is to be like if it is created.
+            entries: All entries of the source, oldest first, each with its `entry_id` and `created_at`. What they raise
+                as `InvalidValueError` is a problem of this session.
+
+        Returns:
+            Whether all of it is in the store. If not, that was reported, unless the session is one that differs.
+        """
+        given = iter(entries)
+        digest = hashlib.sha256()
+        count = added = 0
+        try:
+            attributes: dict[str, Any] = {field.name: getattr(new, field.name) for field in fields(new)}
+            first_new = self.store.sessions.open(session_id, **attributes).next_seq
+            while page := list(islice(given, PAGE)):
+                stored = self.store.history.append(session_id, page, on_conflict="keep")
+                added += sum(entry.seq >= first_new for entry in stored)
+                for entry in page:
+                    _add(digest, entry.entry_id, entry.content)
+                count += len(page)
+                if self._progress is not None:
+                    self._progress(len(page))
+        except REFUSED as error:
+            self._added += added
+            self.refuse(session_id, error)
+            return False
+        self._sessions += 1
+        self._entries += count
+        self._added += added
+        self._unchanged += not added
+        if self._digest(session_id, count) == (count, digest.hexdigest()):
+            return True
+        self._differing.append(session_id)
+        return False
+
+    def refuse(self, session_id: str, error: InvalidValueError | ConflictError) -> None:
+        """Report a session that is left out, or of which a part is."""
+        self._problems.report(f"{self._source.name}: session {session_id[:80]!r}", error)
+
+    def differs(self, session_id: str) -> None:
+        """Note that a session is not what the source has, in something that `bring` does not compare."""
+        if session_id not in self._differing:
+            self._differing.append(session_id)
+
+    def report(self) -> DatabaseReport:
+        return DatabaseReport(
+            sessions=self._sessions,
+            entries=self._entries,
+            added=self._added,
+            unchanged=self._unchanged,
+            failed=self._problems.count,
+            differing=tuple(self._differing),
+        )
+
+    def _digest(self, session_id: str, count: int) -> tuple[int, str]:
+        """How many of the first *count* entries a session has, and what they are."""
+        digest = hashlib.sha256()
+        found = 0
+        for entry in islice(self.store.history.iterate(session_id), count):
+            _add(digest, entry.entry_id, entry.content)
+            found += 1
+        return found, digest.hexdigest()
+
+
+def _add(digest: "hashlib._Hash", entry_id: str | None, content: Any) -> None:
+    # No JSON has a line break in it.
+    digest.update(f"{exactjson.text(entry_id)}\n{exactjson.text(content)}\n".encode())
