@@ -226,6 +226,42 @@ def test_a_fork_of_a_part_is_a_part_and_a_fork_of_the_whole_has_none(whole: Stor
     assert [entry.content for entry in whole.history.read("fork of whole")] == ["hello"]
 
 
+def test_a_fork_can_be_a_part_of_its_source(store: Store, clock: MovableClock) -> None:
+    store.sessions.create("whole", ttl=HOUR, user_id="ada")
+    store.history.append("whole", [NewEntry("x", role="user")] * 3)
+    part = store.sessions.fork("whole", "part", at_seq=2, as_part=True)
+    assert (part.belongs_to, part.parent_session_id, part.ttl, part.user_id) == ("whole", "whole", None, "ada")
+    assert store.sessions.fork("part", "part of part", as_part=True).belongs_to == "whole"
+    assert ids(store.sessions.page()) == {"whole"}
+    assert ids(store.sessions.page(belongs_to="whole")) == {"part", "part of part"}
+    store.history.append("part", [NewEntry("x", role="user")] * 1)
+    store.history.clear("whole")
+    assert [store.history.count(each) for each in ("whole", "part", "part of part")] == [0, 3, 2]
+    clock.advance(hours=1)
+    assert store.sessions.find("part") is None
+
+
+@pytest.mark.parametrize("way", ["delete", "delete_user", "expire"])
+def test_forks_that_are_parts_go_with_their_source(store: Store, clock: MovableClock, way: str) -> None:
+    store.sessions.create("whole", ttl=HOUR, user_id="ada")
+    store.history.append("whole", [NewEntry("x", role="user")] * 3)
+    store.sessions.fork("whole", "part", as_part=True)
+    store.sessions.fork("whole", "fork")
+    store.sessions.update("fork", ttl=NEVER, user_id=None)
+    match way:
+        case "delete":
+            assert store.sessions.delete("whole")
+        case "delete_user":
+            store.sessions.delete_user("ada")
+        case "expire":
+            clock.advance(hours=1)
+    assert store.sessions.find("part") is None
+    clock.advance(days=2)
+    store.sweep()
+    assert store.sessions.count(include_parts=True) == 1
+    assert store.history.count("fork") == 3
+
+
 def test_a_part_is_saved_as_a_part(whole: Store) -> None:
     conversation = whole.sessions.load("part")
     conversation.entries.append(NewEntry("more"))

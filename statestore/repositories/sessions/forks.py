@@ -92,6 +92,7 @@ class ForksRepository(Repository):
         user_id: str | MissingType | None = MISSING,
         title: str | MissingType | None = MISSING,
         with_state: bool = True,
+        as_part: bool = False,
     ) -> Session:
         """Create an independent session that begins as a copy of another.
 
@@ -108,6 +109,8 @@ class ForksRepository(Repository):
             user_id: The user that the fork belongs to; by default that of the source.
             title: The fork's title; by default that of the source.
             with_state: Copy the state; without it the fork begins with none.
+            as_part: Let the fork belong to its source, or to what that belongs to: it has no TTL, is hidden from
+                `page` and `count`, and expires and goes with that session. See `create`.
 
         Raises:
             SessionNotFoundError: No such source, or it has expired. Nothing was written.
@@ -153,8 +156,8 @@ class ForksRepository(Repository):
             "metadata": session_columns.attribute(self._link, "metadata", source.metadata | changed),
             "project_root": source.project_root,
             "cwd": source.cwd,
-            "ttl": source.ttl,
-            "belongs_to": source.belongs_to,
+            "ttl": None if as_part else source.ttl,
+            "belongs_to": source.belongs_to or (source_id if as_part else None),
             "parent_session_id": source_id,
             "root_session_id": source.root_session_id,
             "forked_at_seq": at_seq,
