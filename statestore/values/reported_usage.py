@@ -23,7 +23,7 @@ _INCLUSIVE = (
         ("input_tokens",),
         ("output_tokens",),
         ("input_tokens_details.cached_tokens", "input_token_details.cache_read", "cache_read_tokens"),
-        ("input_token_details.cache_creation", "cache_write_tokens"),
+        ("input_tokens_details.cache_write_tokens", "input_token_details.cache_creation", "cache_write_tokens"),
         ("output_tokens_details.reasoning_tokens", "output_token_details.reasoning"),
     ),
     # Ollama.

@@ -248,6 +248,7 @@ def test_usage_of_what_sdks_report() -> None:
         SimpleNamespace(usage=SimpleNamespace(**both, cache_read_tokens=4, cache_write_tokens=1)),
         SimpleNamespace(usage=lambda: SimpleNamespace(**both, cache_read_tokens=4, cache_write_tokens=1)),
         {**both, "input_token_details": {"cache_read": 4, "cache_creation": 1}},
+        {**both, "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 1}},
         bedrock,
     ):
         assert Usage.of(reported) == cached
