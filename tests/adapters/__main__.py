@@ -11,6 +11,9 @@ from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 
+# The tests of a framework may be a package `tests`, too, and import from it. Ours are then found behind them.
+_PYTEST = "import sys, tests; tests.__path__.append(sys.argv.pop(1)); import pytest; sys.exit(pytest.main())"
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./run adapters NAME", description=__doc__)
@@ -57,7 +60,8 @@ def run_suite(name: str, suite: ModuleType, folder: Path | None, database: str) 
     left_out: dict[str, str] = getattr(suite, "LEFT_OUT", {})
     for test, reason in left_out.items():
         print(f"left out: {test}: {reason}", flush=True)
-    command = [sys.executable, "-m", "pytest", "-p", f"tests.adapters.{name}.suite", "-p", "tests.adapters.no_skips"]
+    command = [sys.executable, "-c", _PYTEST, str(ROOT / "tests")]
+    command += ["-p", f"tests.adapters.{name}.suite", "-p", "tests.adapters.no_skips"]
     command += [*getattr(suite, "OPTIONS", ()), *(f"--deselect={test}" for test in left_out), *suite.PATHS]
     paths = os.pathsep.join([str(ROOT), str(where), os.environ.get("PYTHONPATH", "")])
     return run(command, where, STATESTORE_SUITE_DATABASE=database, PYTHONPATH=paths)
