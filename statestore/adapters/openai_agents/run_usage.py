@@ -1,0 +1,97 @@
+"""What runs used: recorded for the reports, and kept by turn, with the entry that begins the turn."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from agents import Usage as RunUsage
+from agents.result import RunResultBase
+
+from statestore import AsyncStateStore, AsyncTransaction, Entry, SessionNotFoundError, Usage
+
+KEY: Final = "openai_agents.usage"
+"""In the metadata of the entry that begins a turn."""
+
+FIGURES: Final = ("requests", "input_tokens", "output_tokens", "total_tokens")
+DETAILS: Final = ("input_tokens_details", "output_tokens_details")
+
+
+async def record(store: AsyncStateStore, session_id: str, result: RunResultBase) -> None:
+    """Record what is new in the usage of a run, and keep all of it as the usage of the newest turn, in one commit.
+
+    Raises:
+        SessionNotFoundError: There is no such session.
+    """
+    used = result.context_wrapper.usage
+    model = _model_of(result)
+
+    async def write(tx: AsyncTransaction) -> None:
+        begins = await _beginning_of_turn(tx, session_id)
+        if begins is None:
+            return
+        before = of_turn(begins, session_id) or {}
+        now = _figures(used)
+        if now == {name: before.get(name) for name in now}:
+            return
+        recorded: int = begins.metadata.get(KEY, {}).get("records", 0) if before else 0
+        requests = _new_requests(used, before)
+        for number, request in enumerate(requests, start=recorded):
+            record_id = tx.sessions.derive_id("openai-agents", session_id, begins.entry_id, str(number))
+            await tx.usage.record(record_id=record_id, usage=Usage.of(request), session_id=session_id, model=model)
+        kept = {"session_id": session_id, **now, "records": recorded + len(requests)}
+        await tx.history.annotate(session_id, begins.seq, {KEY: kept})
+
+    await store.run_transaction(write)
+
+
+def of_turn(begins: Entry, session_id: str) -> dict[str, Any] | None:
+    """What the turn used that an entry begins; None if that is not known, or was used before a fork was made."""
+    kept = begins.metadata.get(KEY)
+    if kept is None or kept["session_id"] != session_id:
+        return None
+    return {name: kept[name] for name in (*FIGURES, *DETAILS)}
+
+
+async def beginnings(store: AsyncStateStore, session_id: str) -> list[Entry]:
+    """The entries that begin the turns of a session; none if there is no such session."""
+    try:
+        users = await store.history.read(session_id, role="user")
+        # Items before the first message of the user are a turn, too.
+        return [*await store.history.read(session_id, turn=0, limit=1), *users]
+    except SessionNotFoundError:
+        return []
+
+
+async def _beginning_of_turn(tx: AsyncTransaction, session_id: str) -> Entry | None:
+    found = await tx.history.read(session_id, role="user", last=1) or await tx.history.read(session_id, limit=1)
+    return found[0] if found else None
+
+
+def _figures(used: RunUsage) -> dict[str, Any]:
+    figures: dict[str, Any] = {name: getattr(used, name) or 0 for name in FIGURES}
+    for name in DETAILS:
+        details = getattr(used, name, None)
+        figures[name] = None if details is None else details.model_dump()
+    return figures
+
+
+def _new_requests(used: RunUsage, before: dict[str, Any]) -> Sequence[Any]:
+    """The requests that came after those of *before*; all of them if that was another run in the same turn."""
+    requests: Sequence[Any] = used.request_usage_entries
+    if _tokens(requests) != (used.input_tokens, used.output_tokens):
+        requests = [used]
+    known = before.get("input_tokens", 0), before.get("output_tokens", 0)
+    for number in range(len(requests) + 1):
+        if _tokens(requests[:number]) == known:
+            return requests[number:]
+    return requests
+
+
+def _tokens(requests: Sequence[Any]) -> tuple[int, int]:
+    return sum(one.input_tokens for one in requests), sum(one.output_tokens for one in requests)
+
+
+def _model_of(result: RunResultBase) -> str | None:
+    """The name of the model, as far as the agent that ran last says it."""
+    model = getattr(result.last_agent, "model", None)
+    name = model if isinstance(model, str) else getattr(model, "model", None)
+    return name if isinstance(name, str) and name else None
