@@ -76,6 +76,11 @@ class Source:
         with self._reading():
             return frozenset(found["name"] for found in inspect(self._connection).get_columns(name, schema))
 
+    def indexes(self, name: str, *, schema: str | None = None) -> frozenset[str | None]:
+        """The names of a table's indexes."""
+        with self._reading():
+            return frozenset(found["name"] for found in inspect(self._connection).get_indexes(name, schema))
+
     def require(self, name: str, framework: str, *, schema: str | None = None) -> None:
         """Make sure that there is such a table.
 

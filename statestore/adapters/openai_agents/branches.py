@@ -5,17 +5,14 @@ import time
 from functools import partial
 from itertools import count
 from typing import Any, Final, TypeVar
-from uuid import NAMESPACE_URL, uuid5
 
 from statestore import AsyncStateStore, AsyncTransaction, Entry, Session, SessionNotFoundError
 from statestore.adapters.openai_agents import items, run_usage
 from statestore.adapters.openai_agents.session import Act, Items, StatestoreSession
+from statestore.adapters.openai_agents_layout import MAIN, branch_session_id, name_key
 
 T = TypeVar("T")
 
-MAIN: Final = "main"
-_USED: Final = "openai_agents.branches."
-"""Before the id of a branch's session: the key in the state of the main session that says that its name was used."""
 _PREVIEW: Final = 100
 
 
@@ -38,9 +35,7 @@ class AdvancedStatestoreSession(StatestoreSession):
 
     def branch_session_id(self, branch_id: str) -> str:
         """The id that a branch has among the sessions of the store."""
-        if branch_id == MAIN:
-            return self.session_id
-        return f"{uuid5(NAMESPACE_URL, f'openai-agents:{self.session_id}')}/{branch_id}"
+        return branch_session_id(self.session_id, branch_id)
 
     async def _on_current(self, act: Act[T]) -> T | None:
         branch_id = self._branch_id
@@ -57,7 +52,7 @@ class AdvancedStatestoreSession(StatestoreSession):
         store = await self._lazy.here()
         place = self.branch_session_id(branch_id)
         try:
-            deleted = await store.state.get(self.session_id, _USED + place, default=None) == "deleted"
+            deleted = await store.state.get(self.session_id, name_key(place), default=None) == "deleted"
         except SessionNotFoundError:
             deleted = False
         if deleted:
@@ -127,7 +122,7 @@ class AdvancedStatestoreSession(StatestoreSession):
             raise ValueError(f"Turn {turn_number} does not contain a user message in branch {self._name_of(source)!r}")
         name = branch_name if branch_name is not None else await self._unused_name(tx, turn_number)
         place = self.branch_session_id(name)
-        if name == MAIN or await tx.state.set(self.session_id, _USED + place, "used", only_if="missing") is None:
+        if name == MAIN or await tx.state.set(self.session_id, name_key(place), "used", only_if="missing") is None:
             raise ValueError(f"Branch ID {name!r} has already been used. Choose a new branch ID.")
         await tx.sessions.fork(source, place, at_seq=begins[0].seq - 1, with_state=False, as_part=True)
         return name
@@ -136,7 +131,7 @@ class AdvancedStatestoreSession(StatestoreSession):
         base = f"branch_from_turn_{turn_number}_{int(time.time())}"
         for number in count(1):
             name = base if number == 1 else f"{base}_{number}"
-            if not await tx.state.exists(self.session_id, _USED + self.branch_session_id(name)):
+            if not await tx.state.exists(self.session_id, name_key(self.branch_session_id(name))):
                 return name
         raise AssertionError("unreachable")
 
@@ -183,7 +178,7 @@ class AdvancedStatestoreSession(StatestoreSession):
         async def delete(tx: AsyncTransaction) -> bool:
             deleted = await tx.sessions.delete(place)
             if deleted:
-                await tx.state.set(self.session_id, _USED + place, "deleted")
+                await tx.state.set(self.session_id, name_key(place), "deleted")
             return deleted
 
         store = await self._lazy.here()

@@ -7,9 +7,7 @@ from agents import Usage as RunUsage
 from agents.result import RunResultBase
 
 from statestore import AsyncStateStore, AsyncTransaction, Entry, SessionNotFoundError, Usage
-
-KEY: Final = "openai_agents.usage"
-"""In the metadata of the entry that begins a turn."""
+from statestore.adapters.openai_agents_layout import USAGE
 
 FIGURES: Final = ("requests", "input_tokens", "output_tokens", "total_tokens")
 DETAILS: Final = ("input_tokens_details", "output_tokens_details")
@@ -32,20 +30,20 @@ async def record(store: AsyncStateStore, session_id: str, result: RunResultBase)
         now = _figures(used)
         if now == {name: before.get(name) for name in now}:
             return
-        recorded: int = begins.metadata.get(KEY, {}).get("records", 0) if before else 0
+        recorded: int = begins.metadata.get(USAGE, {}).get("records", 0) if before else 0
         requests = _new_requests(used, before)
         for number, request in enumerate(requests, start=recorded):
             record_id = tx.sessions.derive_id("openai-agents", session_id, begins.entry_id, str(number))
             await tx.usage.record(record_id=record_id, usage=Usage.of(request), session_id=session_id, model=model)
         kept = {"session_id": session_id, **now, "records": recorded + len(requests)}
-        await tx.history.annotate(session_id, begins.seq, {KEY: kept})
+        await tx.history.annotate(session_id, begins.seq, {USAGE: kept})
 
     await store.run_transaction(write)
 
 
 def of_turn(begins: Entry, session_id: str) -> dict[str, Any] | None:
     """What the turn used that an entry begins; None if that is not known, or was used before a fork was made."""
-    kept = begins.metadata.get(KEY)
+    kept = begins.metadata.get(USAGE)
     if kept is None or kept["session_id"] != session_id:
         return None
     return {name: kept[name] for name in (*FIGURES, *DETAILS)}

@@ -11,11 +11,13 @@ import agents
 import agents.extensions.memory
 import agents.extensions.memory.advanced_sqlite_session
 import agents.extensions.memory.async_sqlite_session
+import agents.extensions.memory.encrypt_session
 import agents.extensions.memory.sqlalchemy_session
 import agents.memory
 import agents.memory.sqlite_session
 import pytest
 import pytest_asyncio
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from statestore import LazyStore
 from statestore.adapters.openai_agents import AdvancedStatestoreSession, StatestoreSession
@@ -43,7 +45,7 @@ _numbers = itertools.count()
 
 
 def store_at(path: Any) -> LazyStore:
-    key = next(_numbers) if str(path) in (":memory:", "sqlite+aiosqlite:///:memory:") else str(path)
+    key = path if isinstance(path, AsyncEngine) else next(_numbers) if str(path) == ":memory:" else str(path)
     if key not in _stores:
         _stores[key] = LazyStore(_databases.fresh())
     return _stores[key]
@@ -81,12 +83,22 @@ class Async(StatestoreSession):
 
 
 class OfEngine(StatestoreSession):
-    def __init__(self, session_id: str, *, engine: Any, session_settings: Any = None, **_: Any) -> None:
-        super().__init__(session_id, store_at(engine), session_settings=session_settings)
+    """On a database of ours for each of theirs: the engine is only looked at."""
+
+    def __init__(self, session_id: str, *, engine: AsyncEngine, session_settings: Any = None, **_: Any) -> None:
+        path = engine.url.database
+        super().__init__(
+            session_id, store_at(engine if path == ":memory:" else path), session_settings=session_settings
+        )
+        self._engine = engine
 
     @classmethod
-    def from_url(cls, session_id: str, *, url: str, **rest: Any) -> "OfEngine":
-        return cls(session_id, engine=url, **rest)
+    def from_url(cls, session_id: str, *, url: str, engine_kwargs: Any = None, **rest: Any) -> "OfEngine":
+        return cls(session_id, engine=create_async_engine(url, **(engine_kwargs or {})), **rest)
+
+    @property
+    def engine(self) -> AsyncEngine:
+        return self._engine
 
 
 for module, name, ours in (
