@@ -266,15 +266,17 @@ class AdvancedStatestoreSession(StatestoreSession):
         self, user_turn_number: int | None = None, branch_id: str | None = None
     ) -> list[dict[str, Any]] | dict[str, Any]:
         """What a turn used, or a list of what each turn used; empty if that is not known."""
-        turns = await self._usage_by_turn(branch_id)
         if user_turn_number is not None:
-            return turns.get(user_turn_number, {})
-        return [{"user_turn_number": turn, **used} for turn, used in turns.items()]
+            begins = await self._entries(branch_id, turn=user_turn_number, limit=1) if user_turn_number >= 0 else []
+            return next((run_usage.of_turn(entry) or {} for entry in begins), {})
+        return [{"user_turn_number": turn, **used} for turn, used in (await self._usage_by_turn(branch_id)).items()]
 
     async def _usage_by_turn(self, branch_id: str | None) -> dict[int, dict[str, Any]]:
-        place = self.branch_session_id(self._branch_id if branch_id is None else branch_id)
-        entries = await run_usage.beginnings(await self._lazy.here(), place)
-        found = {entry.turn: run_usage.of_turn(entry, place) for entry in entries}
+        entries = await self._entries(branch_id, role="user")
+        if not entries or entries[0].seq > 1:
+            # Items before the first message of the user are a turn, too.
+            entries = [*await self._entries(branch_id, turn=0, limit=1), *entries]
+        found = {entry.turn: run_usage.of_turn(entry) for entry in entries}
         return {turn: used for turn, used in found.items() if used is not None}
 
     async def _entries(self, branch_id: str | None, **which: Any) -> list[Entry]:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from agents import Usage as RunUsage
 from agents.result import RunResultBase
 
-from statestore import AsyncStateStore, AsyncTransaction, Entry, SessionNotFoundError, Usage
+from statestore import AsyncStateStore, AsyncTransaction, Entry, Usage
 from statestore.adapters.openai_agents_layout import USAGE
 
 FIGURES: Final = ("requests", "input_tokens", "output_tokens", "total_tokens")
@@ -26,7 +26,7 @@ async def record(store: AsyncStateStore, session_id: str, result: RunResultBase)
         begins = await _beginning_of_turn(tx, session_id)
         if begins is None:
             return
-        before = of_turn(begins, session_id) or {}
+        before = of_turn(begins) or {}
         now = _figures(used)
         if now == {name: before.get(name) for name in now}:
             return
@@ -41,22 +41,12 @@ async def record(store: AsyncStateStore, session_id: str, result: RunResultBase)
     await store.run_transaction(write)
 
 
-def of_turn(begins: Entry, session_id: str) -> dict[str, Any] | None:
+def of_turn(begins: Entry) -> dict[str, Any] | None:
     """What the turn used that an entry begins; None if that is not known, or was used before a fork was made."""
     kept = begins.metadata.get(USAGE)
-    if kept is None or kept["session_id"] != session_id:
+    if kept is None or kept["session_id"] != begins.session_id:
         return None
     return {name: kept[name] for name in (*FIGURES, *DETAILS)}
-
-
-async def beginnings(store: AsyncStateStore, session_id: str) -> list[Entry]:
-    """The entries that begin the turns of a session; none if there is no such session."""
-    try:
-        users = await store.history.read(session_id, role="user")
-        # Items before the first message of the user are a turn, too.
-        return [*await store.history.read(session_id, turn=0, limit=1), *users]
-    except SessionNotFoundError:
-        return []
 
 
 async def _beginning_of_turn(tx: AsyncTransaction, session_id: str) -> Entry | None:
