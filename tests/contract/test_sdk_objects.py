@@ -120,38 +120,6 @@ def test_the_items_of_a_response_have_a_role(store: Store) -> None:
     assert {entry.turn for entry in entries} == {1}
 
 
-def test_messages_of_langchain_are_taken_with_their_usage(store: Store) -> None:
-    langchain = pytest.importorskip("langchain_core.messages")
-    store.sessions.create("s")
-    ai = langchain.AIMessage(
-        "",
-        tool_calls=[{"name": "add", "args": {"a": None}, "id": "c1"}],
-        usage_metadata={
-            "input_tokens": 10,
-            "output_tokens": 5,
-            "total_tokens": 15,
-            "input_token_details": {"cache_read": 4, "cache_creation": 1},
-            "output_token_details": {"reasoning": 2},
-        },
-        response_metadata={"model_name": "gpt-x", "finish_reason": "tool_calls"},
-    )
-    answer = langchain.ToolMessage("3", tool_call_id="c1", name="add")
-    given = [langchain.SystemMessage("be brief"), langchain.HumanMessage("?"), ai, answer]
-    entries = store.history.append("s", given)
-    assert [entry.role for entry in entries] == ["system", "user", "assistant", "tool"]
-    assert [entry.turn for entry in entries] == [0, 1, 1, 1]
-    used = Usage(
-        input_tokens=10,
-        output_tokens=5,
-        cache_read_input_tokens=4,
-        cache_write_input_tokens=1,
-        reasoning_output_tokens=2,
-    )
-    assert summary(entries[2]) == ("assistant", used, "gpt-x", "tool_calls", "add", "c1")
-    assert entries[2].content["tool_calls"][0]["args"] == {"a": None}
-    assert (entries[3].tool_name, entries[3].tool_call_id) == ("add", "c1")
-
-
 def test_an_entry_says_more_of_an_object(store: Store) -> None:
     store.sessions.create("s")
     given = NewEntry(Dumps(COMPLETION), agent_name="planner", usage=Usage(input_tokens=1), entry_id="e")

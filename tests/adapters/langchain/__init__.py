@@ -1,0 +1,1 @@
+"""The adapter for LangChain: message histories, and the cache of what models answered."""
