@@ -1,0 +1,1 @@
+"""The adapter for agno: the sessions part of its database."""
