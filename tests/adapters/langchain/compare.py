@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from langchain_core._api import LangChainBetaWarning, LangChainPendingDeprecationWarning
+from langchain_core._api import LangChainBetaWarning
+from langchain_core._api.deprecation import LangChainPendingDeprecationWarning
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration
 from sqlalchemy import create_engine
