@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # The command, the function of statestore.importers that does it, and what the command's help says it imports.
 FRAMEWORKS: Final[dict[str, tuple[str, str]]] = {
+    "agno": ("agno", "sessions of agno, with their runs and usage"),
+    "langchain": ("langchain", "chats of LangChain's SQLChatMessageHistory"),
     "openai-agents": ("openai_agents", "sessions of the OpenAI Agents SDK, with their branches and usage"),
 }
 

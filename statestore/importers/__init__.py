@@ -1,11 +1,13 @@
 """Imports of conversations, caches and prices, as functions; the command line only calls them."""
 
+from statestore.importers.agno_sessions import agno
 from statestore.importers.cache_files import CacheReport, cache_entries
 from statestore.importers.claude_transcripts import ClaudeCodeReport, claude_code
 from statestore.importers.conexus_files import conexus
 from statestore.importers.databases import DatabaseReport
 from statestore.importers.each_session import SessionsReport
 from statestore.importers.genai_prices import PricesReport, PricesUnavailableError, model_prices
+from statestore.importers.langchain_messages import langchain
 from statestore.importers.openai_agents_sessions import openai_agents
 from statestore.importers.openai_conversations import ConversationsReport, NotConversationsError, openai_jsonl
 from statestore.importers.problems import Problem
@@ -21,9 +23,11 @@ __all__ = [
     "PricesUnavailableError",
     "Problem",
     "SessionsReport",
+    "agno",
     "cache_entries",
     "claude_code",
     "conexus",
+    "langchain",
     "model_prices",
     "openai_agents",
     "openai_jsonl",
