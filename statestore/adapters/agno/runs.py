@@ -17,7 +17,7 @@ from agno.db.utils import (
 from agno.run.base import RunStatus
 
 from statestore import ConflictError, Entry, NewEntry, NotFoundError
-from statestore.adapters.agno.sessions import MOST, Sessions, listed
+from statestore.adapters.agno.sessions import MOST, Sessions, is_run, listed
 from statestore.adapters.agno.steps import Steps, call
 from statestore.adapters.agno_values import AGNO, entry_of
 
@@ -67,7 +67,7 @@ def get_runs(
     entries = yield call("history.last_many", ids, MOST)
     wanted = {"user_id": user_id, "agent_id": agent_id, "team_id": team_id, "workflow_id": workflow_id}
     wanted["status"] = status.value if isinstance(status, RunStatus) else status
-    rows = [_row(entry) for some in entries.values() for entry in some if entry.content is not None]
+    rows = [_row(entry) for some in entries.values() for entry in some if is_run(entry.content)]
     rows = [row for row in rows if all(value in (None, row[name]) for name, value in wanted.items())]
     if sort_by is not None and rows and sort_by in rows[0]:
         rows.sort(key=lambda row: (row[sort_by] is not None, row[sort_by]), reverse=sort_order != "asc")
@@ -92,7 +92,7 @@ def cancel_pending_run(
     while True:
         try:
             entry = yield call("history.find", session_id, run_id)
-            if entry is None or entry.content is None or entry.content.get("status") != expected_status:
+            if entry is None or not is_run(entry.content) or entry.content.get("status") != expected_status:
                 return False
             owner = entry.metadata.get("user_id")
             if owner not in (None, user_id):
@@ -141,7 +141,7 @@ def _find(run_id: str) -> Steps[Entry | None]:
         entry: Entry = yield call("history.get", *place)
     except NotFoundError:  # It was deleted in between.
         return None
-    return None if entry.content is None else entry
+    return entry if is_run(entry.content) else None
 
 
 def _row(entry: Entry) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def get_session(
             contents = []
     except SessionNotFoundError:  # It was deleted in between.
         return None
-    row, contents = _row(found), [content for content in contents if content is not None]
+    row, contents = _row(found), runs_among(contents)
     if not deserialize:
         return {**row, "runs": contents}
     if row["session_type"] != "agent" or session_type not in (None, SessionType.AGENT):
@@ -117,8 +117,7 @@ def get_sessions(
         ids = [row["session_id"] for row in rows]
         entries = yield call("history.last_many", ids, MOST)
         for row in rows:
-            contents = [entry.content for entry in entries.get(row["session_id"], ())]
-            row["runs"] = [content for content in contents if content is not None]
+            row["runs"] = runs_among(entry.content for entry in entries.get(row["session_id"], ()))
     if not deserialize:
         return rows, total
     return [deserialize_session(session_type, row) for row in rows]
@@ -238,7 +237,7 @@ def reassign_session_owner(
             return False
         try:
             contents = yield call("history.messages", session_id)
-            if any(content is not None and content.get("status") in ACTIVE for content in contents):
+            if any(content.get("status") in ACTIVE for content in runs_among(contents)):
                 return False
             changed = {"user_id": user_id, "expected_revision": found.revision}
             yield call("sessions.update", session_id, **changed)
@@ -262,6 +261,16 @@ def delete_sessions(self: Sessions, session_ids: Sequence[str], user_id: str | N
         found = yield call("sessions.load_many", ids)
         ids = [one for one in ids if one in found and found[one].user_id == user_id]
     yield call("sessions.delete_many", ids)
+
+
+def is_run(content: Any) -> bool:
+    """Whether an entry is a run: not a deleted one, nor one that somebody else has appended."""
+    return isinstance(content, dict) and "run_id" in content
+
+
+def runs_among(contents: Iterable[Any]) -> list[dict[str, Any]]:
+    """Those contents that are runs."""
+    return [content for content in contents if is_run(content)]
 
 
 def _is_agno(session: StoredSession | None) -> bool:

@@ -292,6 +292,9 @@ def test_sessions_of_others_in_the_store_are_left_alone(db: Any, store: StateSto
     db.upsert_session(agent_session())
     assert db.get_session("s").agent_id == "guide"
     assert store.sessions.get("s").metadata["theirs"] == 1
+    db.upsert_run(made_run("r1"), "s")
+    store.history.append("s", [{"role": "user", "content": "not a run"}])
+    assert [run.run_id for run in db.get_session("s").runs] == [run.run_id for run in db.get_runs()] == ["r1"]
 
 
 def test_it_expires_is_swept_and_erased(database_url: str, clock: MovableClock) -> None:
