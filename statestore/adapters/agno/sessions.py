@@ -29,6 +29,17 @@ class Sessions:
     def __init__(self, ttl: timedelta | None) -> None:
         self.ttl = ttl
         self._read: OrderedDict[str, dict[str, tuple[Any, Any]]] = OrderedDict()
+        self._written: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    def knows(self, session_id: str, run_id: str) -> bool:
+        """Whether a run was read or written here lately, and so is probably there."""
+        return run_id in self._read.get(session_id, ()) or (session_id, run_id) in self._written
+
+    def note(self, session_id: str, run_id: str) -> None:
+        """Remember that a run was written."""
+        self._written[session_id, run_id] = None
+        while len(self._written) > 1024:
+            self._written.popitem(last=False)
 
     def runs_of(self, session_id: str, contents: Sequence[dict[str, Any]]) -> list[Any]:
         """Runs as agno's objects, which it never changes: one that was read before is built once.

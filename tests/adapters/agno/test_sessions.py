@@ -157,6 +157,18 @@ def test_a_run_is_stored_once_and_replaced_as_it_goes_on(db: Any, store: StateSt
     assert (totals.entries, totals.input_tokens, totals.cache_read_input_tokens) == (2, 20, 8)
 
 
+def test_a_run_that_is_gone_or_elsewhere_by_now_is_added_again(db: Any, store: StateStore) -> None:
+    db.upsert_session(agent_session())
+    for run_id in ("r1", "r2"):
+        db.upsert_run(made_run(run_id), "s")
+    store.history.clear("s")
+    db.upsert_run(made_run("r2", "again"), "s")
+    assert [(run.run_id, run.content) for run in db.get_session("s").runs] == [("r2", "again")]
+    db.delete_session("s")
+    with pytest.raises(SessionNotFoundError):
+        db.upsert_run(made_run("r2"), "s")
+
+
 def test_a_context_has_the_latest_runs_that_count(db: Any) -> None:
     db.upsert_session(agent_session())
     for number in range(5):
@@ -397,9 +409,10 @@ def test_a_team_and_its_member_share_a_session(lazy: LazyStore, store: StateStor
         (lambda db: db.get_sessions(user_id="ada", limit=20, deserialize=False, include_runs=False), 1),
         (lambda db: db.get_sessions(user_id="ada", limit=20), 2),
         (lambda db: db.upsert_run(made_run(str(time.perf_counter_ns())), "s"), 1),
+        (lambda db: db.upsert_run(made_run("r1", str(time.perf_counter_ns())), "s"), 2),
         (lambda db: db.upsert_session(agent_session()), 2),
     ],
-    ids=["get", "get some runs", "list", "list with runs", "run", "upsert"],
+    ids=["get", "get some runs", "list", "list with runs", "run", "run that goes on", "upsert"],
 )
 def test_operations_take_few_transactions(traffic: Traffic, act: Callable[[Any], Any], most: int) -> None:
     with StateStore.open(traffic.url) as store:
