@@ -73,11 +73,12 @@ def _figures(said: Any, most: int | None) -> Figures | None:
         found = [number(*one) for one in names]
         if found[0] is not None or found[1] is not None:
             return _named(*found)
-    # Gemini counts its thoughts beside the answer.
+    # Gemini counts its thoughts beside the answer, and the results of tools that it runs itself beside the prompt.
     plain, answer, thoughts = (number(f"{name}_token_count") for name in ("prompt", "candidates", "thoughts"))
     if plain is not None or answer is not None:
+        total = None if plain is None else plain + (number("tool_use_prompt_token_count") or 0)
         output = None if answer is None and thoughts is None else (answer or 0) + (thoughts or 0)
-        return _named(plain, output, number("cached_content_token_count"), None, thoughts)
+        return _named(total, output, number("cached_content_token_count"), None, thoughts)
     return None
 
 

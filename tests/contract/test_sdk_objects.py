@@ -226,6 +226,8 @@ def test_usage_of_what_sdks_report() -> None:
     assert Usage.of({"prompt_eval_count": 10, "eval_count": 5}) == Usage(**both)
     gemini = {"prompt_token_count": 10, "candidates_token_count": 3, "thoughts_token_count": 2}
     assert Usage.of(SimpleNamespace(usage_metadata=gemini)) == Usage(**both, reasoning_output_tokens=2)
+    by_tools = {"prompt_token_count": 7, "tool_use_prompt_token_count": 3, "candidates_token_count": 5}
+    assert Usage.of(by_tools) == Usage(**both)
     for reported in (None, 5, {}, {"input_tokens": "5"}, {"input_tokens": True}, object(), Usage):
         with pytest.raises(InvalidValueError, match=r"^usage: .* reports no tokens"):
             Usage.of(reported)
