@@ -1244,7 +1244,7 @@ PRAGMA freelist_count;
 
 -- ====================================================== history ======================================================
 
--- history/appending.py: _SQLITE[(False, False)]
+-- history/appending.py: _SQLITE[(False, False, False)]
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
 UPDATE sessions AS s
 SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activity_at = :now,
@@ -1257,7 +1257,7 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
         RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
 
--- history/appending.py: _SQLITE[(False, True)]
+-- history/appending.py: _SQLITE[(False, False, True)]
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
 UPDATE sessions AS s
 SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activity_at = :now,
@@ -1270,7 +1270,39 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.lease_token = :lease_token
         AND s.lease_until > :now RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
 
--- history/appending.py: _SQLITE[(True, False)]
+-- history/appending.py: _SQLITE[(False, True, False)]
+-- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
+UPDATE sessions AS s
+SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activity_at = :now,
+    active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
+    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (s.ttl)) % 1000000))
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.forked_at_seq IS NULL
+        AND NOT EXISTS (
+    SELECT 1 FROM history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
+    AND h.entry_id IN (SELECT value FROM json_each(:entry_ids))) RETURNING next_seq - :count AS first_seq,
+        last_turn - :turns AS base_turn;
+
+-- history/appending.py: _SQLITE[(False, True, True)]
+-- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
+UPDATE sessions AS s
+SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activity_at = :now,
+    active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
+    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (s.ttl)) % 1000000))
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.forked_at_seq IS NULL
+        AND NOT EXISTS (
+    SELECT 1 FROM history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
+    AND h.entry_id IN (SELECT value FROM json_each(:entry_ids))) AND s.lease_token = :lease_token
+        AND s.lease_until > :now RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
+
+-- history/appending.py: _SQLITE[(True, False, False)]
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
 UPDATE sessions AS s
 SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activity_at = :now,
@@ -1283,7 +1315,7 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
         RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
 
--- history/appending.py: _SQLITE[(True, True)]
+-- history/appending.py: _SQLITE[(True, False, True)]
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
 UPDATE sessions AS s
 SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activity_at = :now,
@@ -1296,6 +1328,38 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
         AND s.lease_token = :lease_token AND s.lease_until > :now RETURNING next_seq - :count AS first_seq,
         last_turn - :turns AS base_turn;
+
+-- history/appending.py: _SQLITE[(True, True, False)]
+-- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
+UPDATE sessions AS s
+SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activity_at = :now,
+    active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
+    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (s.ttl)) % 1000000))
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
+        AND s.forked_at_seq IS NULL AND NOT EXISTS (
+    SELECT 1 FROM history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
+    AND h.entry_id IN (SELECT value FROM json_each(:entry_ids))) RETURNING next_seq - :count AS first_seq,
+        last_turn - :turns AS base_turn;
+
+-- history/appending.py: _SQLITE[(True, True, True)]
+-- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
+UPDATE sessions AS s
+SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activity_at = :now,
+    active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
+    expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000, 'unixepoch') || printf('.%06dZ',
+    (:now_us + (s.ttl)) % 1000000))
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
+        AND s.forked_at_seq IS NULL AND NOT EXISTS (
+    SELECT 1 FROM history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
+    AND h.entry_id IN (SELECT value FROM json_each(:entry_ids))) AND s.lease_token = :lease_token
+        AND s.lease_until > :now RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
 
 -- history/entry_edits.py: _FIND['entry_id']
 -- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.

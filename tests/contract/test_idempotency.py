@@ -1,5 +1,8 @@
 """Appending again: by `entry_id`, or by the position that the entries are to follow, nothing is stored twice."""
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -337,3 +340,59 @@ def test_another_entry_at_a_position_is_no_conflict_of_ids(store: Store) -> None
         store.history.append("s", [NewEntry("other")], on_conflict="ignore")
     made = store.history.append("new", [NewEntry("x", entry_id="a")], on_conflict="replace", create=True)
     assert made[0].seq == 1
+
+
+@pytest.mark.parametrize("after_seq", [None, 1])
+def test_a_transaction_goes_on_after_what_is_there_already(store: Store, after_seq: int | None) -> None:
+    store.history.append("s", letters("a"))
+    entry = NewEntry("b", entry_id="b")
+    for _ in range(2):
+        with store.transaction() as tx:
+            [stored] = tx.history.append("s", [entry], after_seq=after_seq)
+            tx.state.increment("s", "times")
+            tx.history.append("s", [entry], after_seq=after_seq)
+        assert stored.seq == 2
+    assert (read(store), store.state.get("s", "times")) == ("ab", 2)
+
+
+def test_a_transaction_goes_on_after_a_conflict(store: Store) -> None:
+    store.history.append("s", [NewEntry("a", entry_id="a")])
+    with store.transaction() as tx:
+        for given, after_seq in ((NewEntry("b", entry_id="b"), 0), (NewEntry("b", entry_id="a"), 1)):
+            with pytest.raises(ConflictError):
+                tx.history.append("s", [given], after_seq=after_seq)
+        tx.history.append("s", [NewEntry("c", entry_id="c")], after_seq=1)
+    assert read(store) == "ac"
+
+
+def test_a_transaction_appends_to_a_fork_under_ids_of_its_own(store: Store) -> None:
+    store.history.append("s", [NewEntry("a", entry_id="a")])
+    store.sessions.fork("s", "fork")
+    with store.transaction() as tx:
+        [shared] = tx.history.append("fork", [NewEntry("a", entry_id="a")], after_seq=1)
+        [added] = tx.history.append("fork", [NewEntry("b", entry_id="b")], after_seq=1)
+    assert (shared.seq, added.seq, read(store, "fork")) == (1, 2, "ab")
+
+
+@pytest.mark.parametrize("same_id", [True, False])
+def test_of_transactions_that_follow_the_same_position_one_adds_its_entry(
+    open_store: Callable[..., Any], same_id: bool
+) -> None:
+    stores = [open_store() for _ in range(4)]
+    barrier = threading.Barrier(len(stores))
+
+    def append(number: int) -> str:
+        entry = NewEntry("same" if same_id else str(number), entry_id="same" if same_id else str(number))
+        barrier.wait(30)
+        try:
+            with stores[number].transaction() as tx:
+                tx.history.append("s", [entry], after_seq=0)
+                tx.state.set("s", "winner", number)
+        except ConflictError:
+            return "refused"
+        return "done"
+
+    with ThreadPoolExecutor(len(stores)) as pool:
+        outcomes = sorted(pool.map(append, range(len(stores))))
+    assert outcomes == (["done"] * 4 if same_id else ["done", *["refused"] * 3])
+    assert stores[0].history.count("s") == 1

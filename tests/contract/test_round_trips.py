@@ -111,6 +111,11 @@ def hundred_sessions(store: Store, s: str) -> None:
                 tx.sessions.create(f"{s} {n}")
 
 
+def append_in_transaction(store: Store, s: str, *entries: NewEntry, after_seq: int) -> None:
+    with store.transaction() as tx:
+        tx.history.append(s, entries, after_seq=after_seq)
+
+
 CALL = {"id": "call", "type": "function", "function": {"name": "add", "arguments": "{}"}}
 CALLED = {"role": "assistant", "tool_calls": [CALL]}
 ANSWERED = {"role": "tool", "tool_call_id": "call", "content": "3"}
@@ -268,28 +273,35 @@ case(
     session,
     lambda store, s: store.history.append(s, [NewEntry("a", entry_id="a")]),
     ONE,
-    (7, 1),
+    (4, 1),
 )
 case(
     "history.append, with entry_id, again",
     stored_with_ids,
     lambda store, s: store.history.append(s, [NewEntry("a", entry_id="a")]),
     Cost(6, 6, 2),
-    (5, 1),
+    (6, 1),
 )
 case(
     "history.append, after_seq at the end",
     history,
     lambda store, s: store.history.append(s, words(1), after_seq=30),
     ONE,
-    (7, 1),
+    (4, 1),
 )
 case(
     "history.append, after_seq, again",
     history,
     lambda store, s: store.history.append(s, [{"role": "user", "content": "word 29"}], after_seq=29),
     Cost(6, 6, 2),
-    (5, 1),
+    (6, 1),
+)
+case(
+    "history.append, after_seq and entry_id in a transaction",
+    history,
+    lambda store, s: append_in_transaction(store, s, NewEntry("a", entry_id="a"), after_seq=30),
+    Cost(3, 3, 1),
+    (4, 1),
 )
 case("history.read, last 20", history, lambda store, s: store.history.read(s, last=20), ONE, (1, 1))
 case("history.read, all", history, lambda store, s: store.history.read(s), ONE, (1, 1))

@@ -22,7 +22,7 @@ _UPDATE = f"""
 _RETURNING = " RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn"
 _AND_WAKE = f", {notify.wake('s')}"
 
-# Outside a transaction an append succeeds only if there is nothing to decide; otherwise it is rerun under the lock.
+# An append is tried as if there was nothing to decide, and rerun under the lock if there is.
 _IF_AT = " AND s.next_seq - 1 = :after_seq"
 # PostgreSQL's own number of the transaction that wrote the row: unlike the time of the last activity it never repeats.
 _IF_SAME_ROW = " AND CAST(s.xmin AS text) = :row_version"
@@ -31,10 +31,15 @@ _IF_NEW = """ AND s.forked_at_seq IS NULL AND NOT EXISTS (
         AND h.entry_id $in(:entry_ids))"""
 
 _SQLITE = {
-    (at, leased): Statement(
-        sqlite=_UPDATE + (_IF_AT if at else "") + (session_rows.HELD if leased else "") + _RETURNING
+    (at, new, leased): Statement(
+        sqlite=_UPDATE
+        + (_IF_AT if at else "")
+        + (_IF_NEW if new else "")
+        + (session_rows.HELD if leased else "")
+        + _RETURNING
     )
     for at in (False, True)
+    for new in (False, True)
     for leased in (False, True)
 }
 
@@ -65,7 +70,9 @@ def insert(
         session_id: The session.
         batch: One to `CHUNK` entries.
         after_seq: Only if this is the last position.
-        only_new: Only if the session has none of the ids. PostgreSQL, outside a transaction.
+        only_new: Only if the session has none of the ids, and is no fork. On PostgreSQL inside a transaction this needs
+            *after_seq*: the ids are looked for before the statement waits for the session's row, and what others have
+            added meanwhile shows in the position alone.
         lease_token: Only while the lease with this token is valid.
         row_version: Only if the session's row was not written since it had this `xmin`. PostgreSQL.
     """
@@ -83,10 +90,10 @@ def insert(
         "prices_revision": prices_revision,
     }
     rows: Sequence[Row]
+    if only_new:
+        params["entry_ids"] = [entry.entry_id for entry in batch]
     if link.dialect.name == "sqlite":
-        if only_new:
-            return None
-        head = link.one(_SQLITE[after_seq is not None, lease_token is not None], **params)
+        head = link.one(_SQLITE[after_seq is not None, only_new, lease_token is not None], **params)
         if head is None:
             return None
         rows = _insert_each(link, session_id, batch, columns, *head)
@@ -100,8 +107,6 @@ def insert(
             leased=lease_token is not None,
             priced=prices_revision is not None,
         )
-        if only_new:
-            params["entry_ids"] = [entry.entry_id for entry in batch]
         rows = sorted(link.all(statement, **params, **entry_rows.params(batch, columns)))
         if not rows:
             return None

@@ -91,7 +91,11 @@ class HistoryRepository(
 
         own_ids = any(entry.own_id for entry in batch) or self._call.attempt > 1
         undisputed = after_seq is None and not own_ids
-        if 0 < len(batch) <= appending.CHUNK and (undisputed or not self._link.in_transaction):
+        # In a caller's transaction on PostgreSQL a duplicate that the statement cannot see would be the end of it.
+        inside = self._once("inside", lambda: self._link.in_transaction)
+        seen = inside and (after_seq is not None or self._link.dialect.name == "sqlite")
+        may_try = undisputed or seen or not self._link.in_transaction
+        if 0 < len(batch) <= appending.CHUNK and may_try:
             stored = appending.insert(
                 self._link, session_id, batch, after_seq=after_seq, only_new=own_ids, lease_token=token
             )
