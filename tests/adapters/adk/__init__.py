@@ -1,0 +1,1 @@
+"""The adapter for Google's Agent Development Kit, beside the framework."""
