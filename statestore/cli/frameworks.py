@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FRAMEWORKS: Final[dict[str, tuple[str, str]]] = {
     "agno": ("agno", "sessions of agno, with their runs and usage"),
     "langchain": ("langchain", "chats of LangChain's SQLChatMessageHistory"),
+    "adk": ("adk", "sessions of Google's ADK, with their state and that of users and apps"),
     "openai-agents": ("openai_agents", "sessions of the OpenAI Agents SDK, with their branches and usage"),
 }
 

@@ -1,5 +1,6 @@
 """Imports of conversations, caches and prices, as functions; the command line only calls them."""
 
+from statestore.importers.adk_sessions import adk
 from statestore.importers.agno_sessions import agno
 from statestore.importers.cache_files import CacheReport, cache_entries
 from statestore.importers.claude_transcripts import ClaudeCodeReport, claude_code
@@ -23,6 +24,7 @@ __all__ = [
     "PricesUnavailableError",
     "Problem",
     "SessionsReport",
+    "adk",
     "agno",
     "cache_entries",
     "claude_code",

@@ -43,6 +43,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "migrate up", "migrate down", "migrate status", "migrate check",
         "import openai-jsonl", "import statestore", "import promptkit", "import conexus", "import claude-code",
         "import openai-agents", "import langchain", "import agno",
+        "import adk", "import openai-agents",
         "export", "sessions", "show", "fork", "delete", "sweep", "retention", "vacuum", "namespaces drop",
         "cache stats", "cache ls", "cache get", "cache set", "cache invalidate", "cache clear", "cache evict",
         "cache export", "cache import",
