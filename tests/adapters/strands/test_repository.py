@@ -186,19 +186,27 @@ def test_of_writers_at_once_one_adds_the_next_message(begun: Repository, databas
         one.close()
 
 
+# The framework is imported once, and takes seconds; then there are eight processes.
 FIRST_USE = """
-import sys
+import multiprocessing, sys
 from strands import Agent
 from strands.session.repository_session_manager import RepositorySessionManager
 from statestore.adapters.strands import StatestoreSessionRepository
 from tests.adapters.strands.fake_model import FakeModel
 
-url, session_id = sys.argv[1:]
-repository = StatestoreSessionRepository(url)
-sys.stdin.readline()
-manager = RepositorySessionManager(session_id, repository)
-Agent(model=FakeModel("Hello."), session_manager=manager, callback_handler=None)("Hi")
-repository.close()
+def run(session_id):
+    repository = StatestoreSessionRepository(sys.argv[1])
+    barrier.wait(60)
+    manager = RepositorySessionManager(session_id, repository)
+    Agent(model=FakeModel("Hello."), session_manager=manager, callback_handler=None)("Hi")
+    repository.close()
+
+context = multiprocessing.get_context("fork")
+barrier = context.Barrier(8)
+processes = [context.Process(target=run, args=[f"s{n}"]) for n in range(8)]
+for one in processes: one.start()
+for one in processes: one.join()
+sys.exit(sum(one.exitcode != 0 for one in processes))
 """
 
 
@@ -206,13 +214,7 @@ repository.close()
 def test_first_use_by_eight_processes_at_once(kind: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue("empty_sqlite_url" if kind == "sqlite" else "postgres_url")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", FIRST_USE, url, f"s{n}"], stdin=subprocess.PIPE, env=environment)
-        for n in range(8)
-    ]
-    for one in processes:
-        one.communicate(b"\n", timeout=100)
-    assert [one.returncode for one in processes] == [0] * 8
+    subprocess.run([sys.executable, "-c", FIRST_USE, url], env=environment, check=True, timeout=100)
     with StateStore.open(url) as store:
         assert store.sessions.count() == 8
         assert [store.history.count(agent_session_id(f"s{n}", "default")) for n in range(8)] == [2] * 8
