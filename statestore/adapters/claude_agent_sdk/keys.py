@@ -1,0 +1,35 @@
+"""Which session of a store a transcript of the SDK is."""
+
+from claude_agent_sdk import SessionKey, SessionListSubkeysKey
+
+from statestore import InvalidValueError, Session
+
+
+def statestore_id(key: SessionKey | SessionListSubkeysKey) -> str:
+    """The id of the session with a transcript: `project/session`, and for a sub-agent `project/session/subpath`.
+
+    Slashes in the first two, and percent signs, are written as in URLs, so no two keys have the same id.
+    """
+    parts = [quoted(key["project_key"], "project_key"), quoted(key["session_id"], "session_id")]
+    return "/".join([*parts, subpath] if (subpath := subpath_of(key)) else parts)
+
+
+def whole(key: SessionKey) -> str:
+    """The id of the session that a transcript is of, or belongs to."""
+    return statestore_id({"project_key": key["project_key"], "session_id": key["session_id"]})
+
+
+def subpath_of(key: SessionKey | SessionListSubkeysKey) -> str | None:
+    subpath = key.get("subpath")
+    return subpath if isinstance(subpath, str) and subpath else None
+
+
+def quoted(name: object, argument: str) -> str:
+    if not isinstance(name, str) or not name:
+        raise InvalidValueError(argument, "must be a string that is not empty")
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
+def sdk_id(session: Session) -> str:
+    """The SDK's id of a session."""
+    return session.session_id.partition("/")[2].replace("%2F", "/").replace("%25", "%")
