@@ -1,0 +1,91 @@
+"""The messages of one conversation, to be passed as `message_history`."""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+
+from pydantic_ai.messages import ModelMessage
+
+from statestore import LazyStore, NewEntry, NewSession, SessionNotFoundError, StoreLike
+from statestore.adapters.pydantic_ai.messages import AGENT, entry_of, messages_of
+
+
+class MessageHistory:
+    """The messages of one session, oldest first."""
+
+    def __init__(
+        self,
+        session_id: str,
+        store: StoreLike = None,
+        *,
+        user_id: str | None = None,
+        agent_name: str = AGENT,
+        ttl: timedelta | None = None,
+    ) -> None:
+        """Keep the messages of a session in *store*: a `LazyStore`, an open store, a URL, or None for STATESTORE_URL.
+
+        Args:
+            session_id: The session. The first append creates it.
+            store: Where to keep it. It is opened at first use.
+            user_id: The user that a new session belongs to.
+            agent_name: The agent, for reports by agent.
+            ttl: How long after its last use a new session expires; None for the store's default.
+        """
+        self._session_id = session_id
+        self._store = LazyStore.of(store)
+        self._owns_store = self._store is not store
+        self._agent_name = agent_name
+        self._new = NewSession(user_id=user_id, agent_name=agent_name, ttl=ttl)
+
+    async def load(self, *, last: int | None = None) -> list[ModelMessage]:
+        """The messages, or the *last* ones; none if there is no session."""
+        store = await self._store.here()
+        try:
+            return messages_of(await store.history.messages(self._session_id, last=last))
+        except SessionNotFoundError:
+            return []
+
+    async def append(self, messages: Sequence[ModelMessage]) -> None:
+        """Store messages at the end, all or none; those of a run that are already there are not stored again.
+
+        Args:
+            messages: The messages of a run from its first on, as `new_messages()` gives them during and after the run.
+                They may be of several runs. Those without a `run_id` are stored each time.
+
+        Raises:
+            ConflictError: The session has another message in the place of one of these. Nothing was written.
+        """
+        store = await self._store.here()
+        await store.history.append(self._session_id, self._entries(messages), create=self._new)
+
+    def load_sync(self, *, last: int | None = None) -> list[ModelMessage]:
+        """`load`, called."""
+        try:
+            return messages_of(self._store.sync().history.messages(self._session_id, last=last))
+        except SessionNotFoundError:
+            return []
+
+    def append_sync(self, messages: Sequence[ModelMessage]) -> None:
+        """`append`, called."""
+        self._store.sync().history.append(self._session_id, self._entries(messages), create=self._new)
+
+    async def aclose(self) -> None:
+        """Close the store if it was opened here. A later use opens it again."""
+        if self._owns_store:
+            await self._store.aclose()
+
+    def close(self) -> None:
+        """`aclose`, called."""
+        if self._owns_store:
+            self._store.close()
+
+    def _entries(self, messages: Sequence[ModelMessage]) -> list[NewEntry]:
+        numbers = Counter[str]()
+        entries = []
+        for message in messages:
+            entry_id = None
+            if message.run_id:
+                numbers[message.run_id] += 1
+                entry_id = f"{message.run_id}/{numbers[message.run_id]}"
+            entries.append(entry_of(message, self._agent_name, entry_id=entry_id))
+        return entries
