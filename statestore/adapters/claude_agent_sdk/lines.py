@@ -19,6 +19,8 @@ _SYNTHETIC = "<synthetic>"
 
 Line: TypeAlias = SessionStoreEntry
 
+_NOTHING = Usage()
+
 
 @dataclass(slots=True)
 class Tail:
@@ -35,15 +37,16 @@ class Tail:
     def extended(self, key: SessionKey, lines: Sequence[Line], copied: set[str]) -> tuple[list[NewEntry], "Tail"]:
         """The entries of the *lines* that follow, and the tail after them. What *copied* lines used is not counted."""
         after = Tail(response=self.response, counted=self.counted)
-        final = {_response(line): usage for line in lines if (usage := usage_of(line, copied)) != Usage()}
+        agent_name = SUB_AGENT if subpath_of(key) else AGENT
+        # The last line of a response has its final figures; they are counted with its first line.
+        last = {_response(line): line for line in lines if "usage" in _message(line)}
         entries = []
         for line in lines:
-            reported = final.pop(_response(line), None)
-            usage = Usage()
-            if reported is not None:
-                usage = _rest(reported, after.counted) if _response(line) == after.response else reported
-                after.response, after.counted = _response(line), reported
-            entries.append(_entry(line, usage, SUB_AGENT if subpath_of(key) else AGENT))
+            response, usage = _response(line), _NOTHING
+            if response in last and (reported := usage_of(last.pop(response), copied)) != _NOTHING:
+                usage = _rest(reported, after.counted) if response == after.response else reported
+                after.response, after.counted = response, reported
+            entries.append(_entry(line, usage, agent_name))
         if not subpath_of(key):
             before: SessionSummaryEntry | None = None
             if self.summary is not None:
@@ -84,11 +87,11 @@ def usage_of(line: Line, copied: set[str]) -> Usage:
     """What a line says that its response has used; nothing for a copy, which the original has counted."""
     message = _message(line)
     if message.get("model") == _SYNTHETIC or "forkedFrom" in line or line.get("uuid") in copied:
-        return Usage()
+        return _NOTHING
     try:
         return Usage.of(message["usage"])
     except (KeyError, InvalidValueError):  # It reports none.
-        return Usage()
+        return _NOTHING
 
 
 def _response(line: Line) -> str | None:

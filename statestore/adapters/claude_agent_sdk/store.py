@@ -17,6 +17,7 @@ from statestore import (
     ConflictError,
     LazyStore,
     Session,
+    SessionExistsError,
     SessionNotFoundError,
     StoreLike,
     Usage,
@@ -145,16 +146,17 @@ class StatestoreSessionStore:
         cwd = next((said for line in lines if isinstance(said := line.get("cwd"), str) and said), None)
         about: dict[str, Any] = {"project_root": cwd, "cwd": cwd}
         about["created_at"] = next(filter(None, map(time_of, lines)), None)
-        if not subpath_of(key):
-            session = await store.sessions.open(statestore_id(key), agent_name=AGENT, **about, **self._new)
-        else:
-            about |= {"agent_name": SUB_AGENT, "user_id": self._new["user_id"], "belongs_to": whole(key)}
-            try:
-                session = await store.sessions.open(statestore_id(key), **about)
-            except SessionNotFoundError:  # Its lines come before those of its session.
-                await store.sessions.open(whole(key), agent_name=AGENT, **self._new)
-                session = await store.sessions.open(statestore_id(key), **about)
-        return await _tail_of(store, key, session) if session.resumed else Tail()
+        about |= {"agent_name": AGENT, **self._new}
+        if subpath_of(key):  # Whose TTL is that of its session.
+            about |= {"agent_name": SUB_AGENT, "ttl": None, "belongs_to": whole(key)}
+        try:
+            await store.sessions.create(statestore_id(key), **about)
+        except SessionExistsError:
+            return await _tail_of(store, key)
+        except SessionNotFoundError:  # A sub-agent's lines come before those of its session.
+            await store.sessions.open(whole(key), agent_name=AGENT, **self._new)
+            return await self._open(store, key, lines)
+        return Tail()
 
     @_on_asyncio
     async def aclose(self) -> None:
@@ -171,15 +173,16 @@ class StatestoreSessionStore:
         await self.aclose()
 
 
-async def _tail_of(store: AsyncStateStore, key: SessionKey, session: Session) -> Tail:
-    newest = await store.history.read(session.session_id, last=1)
+async def _tail_of(store: AsyncStateStore, key: SessionKey) -> Tail:
+    session_id = statestore_id(key)
+    newest = await store.history.read(session_id, last=1)
     if not newest:
-        return Tail(session.next_seq - 1)
+        return Tail((await store.sessions.get(session_id)).next_seq - 1)
     [entry] = newest
     if (kept := entry.metadata.get(TAIL)) is not None:
         return Tail(entry.seq, kept["summary"], kept["response"], Usage(**kept["counted"]))
     # Somebody has appended in another way, or this is a fork at a line between the last ones of two appends.
-    _, tail = Tail().extended(key, await store.history.messages(session.session_id), set())
+    _, tail = Tail().extended(key, await store.history.messages(session_id), set())
     tail.seq = entry.seq
     return tail
 
