@@ -53,6 +53,49 @@ def test_keys_come_in_pages(keyed: Store) -> None:
     assert keyed.state.keys("s", limit=0) == keyed.state.entries("s", limit=0) == []
 
 
+def test_keys_come_from_the_end(keyed: Store) -> None:
+    found: list[str] = []
+    while page := keyed.state.keys("s", after=found[-1] if found else None, limit=3, descending=True):
+        assert len(page) <= 3
+        found += page
+    assert found == sorted(KEYS, reverse=True)
+    assert [entry.key for entry in keyed.state.entries("s", descending=True)] == found
+    assert keyed.state.entries("s", prefix="user:", after="user:2", limit=1, descending=True)[0].key == "user:1"
+    assert keyed.state.keys("s", after="no key", descending=True) == ["a"]
+    assert keyed.state.keys("s", prefix="none", descending=True) == []
+    assert keyed.state.keys("s", limit=0, descending=True) == []
+
+
+def test_several_keys_are_read_with_those_of_a_prefix(keyed: Store) -> None:
+    found = keyed.state.get_many("s", ["ü", "none", "a"], prefix="user:")
+    assert list(found) == ["ü", "a", *sorted(key for key in KEYS if key.startswith("user:"))]
+    assert all(value == f"value of {key}" for key, value in found.items())
+    assert list(keyed.state.get_many("s", ["user:2", "a"], prefix="user:")) == [
+        "user:2", "a", "user:", "user:1", "user:\U0010ffff", "user:\U0010ffff!",
+    ]  # fmt: skip
+    assert keyed.state.get_many("s", [], prefix="none") == {}
+    assert len(keyed.state.get_many("s", [], prefix="")) == len(KEYS)
+
+
+def test_several_keys_are_written_if_they_are_missing(store: Store, clock: MovableClock) -> None:
+    store.state.set("s", "kept", 1)
+    store.state.set("s", "gone", 1, ttl=timedelta(minutes=1))
+    clock.advance(minutes=1)
+    written = store.state.set_many("s", {"new": 2, "kept": 2, "gone": 2}, only_if="missing")
+    assert {key: (entry.value, entry.version) for key, entry in written.items()} == {"new": (2, 1), "gone": (2, 1)}
+    assert store.state.get_all("s") == {"gone": 2, "kept": 1, "new": 2}
+    assert store.state.set_many("s", {"new": 3, "kept": 3}, only_if="missing") == {}
+    assert store.state.set_many("s", {}, only_if="missing") == {}
+    with store.transaction() as tx:
+        assert list(tx.state.set_many("s", {"new": 3, "more": 3}, only_if="missing")) == ["more"]
+        assert tx.state.keys("s", descending=True, limit=1) == ["new"]
+        assert tx.state.get_many("s", ["new"], prefix="m") == {"new": 2, "more": 3}
+    made = store.state.set_many("other", {"k": 1}, only_if="missing", create=True)
+    assert made["k"].version == 1
+    with pytest.raises(InvalidValueError, match="only_if"):
+        store.state.set_many("s", {"k": 1}, only_if="present")
+
+
 def test_an_entry_says_when_it_was_made_and_how_large_it_is(store: Store, clock: MovableClock) -> None:
     store.state.set("s", "k", "ü")
     clock.advance(minutes=1)

@@ -91,20 +91,36 @@ class StateReads(OwnedRepository):
         return self._values(self._sql.get_all, session_id)
 
     @reads
-    def get_many(self, session_id: str, keys: Iterable[str]) -> dict[str, Any]:
+    def get_many(self, session_id: str, keys: Iterable[str], *, prefix: str | None = None) -> dict[str, Any]:
         """The values of those of *keys* that exist, in the order given. Extends the session's TTL.
+
+        Args:
+            session_id: The session.
+            keys: The keys.
+            prefix: Also all keys that begin with it, which follow in their order.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired.
         """
         self._owner(session_id)
         wanted = self._once("keys", lambda: checks.keys(keys, "keys"))
-        found = self._values(self._sql.get_many, session_id, keys=wanted)
-        return {key: found[key] for key in wanted if key in found}
+        if prefix is None:
+            found = self._values(self._sql.get_many, session_id, keys=wanted)
+        else:
+            from_key, until_key = _range(prefix)
+            place = {"from_key": from_key, "until_key": until_key}
+            found = self._values(self._sql.get_many_and_range, session_id, keys=wanted, **place)
+        return {key: found[key] for key in wanted if key in found} | found
 
     @reads
     def keys(
-        self, session_id: str, *, prefix: str | None = None, after: str | None = None, limit: int | None = None
+        self,
+        session_id: str,
+        *,
+        prefix: str | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+        descending: bool = False,
     ) -> list[str]:
         """The keys, in their order. Extends the session's TTL.
 
@@ -113,21 +129,30 @@ class StateReads(OwnedRepository):
             prefix: Only keys that begin with it, character by character.
             after: Only keys behind this one, which need not exist: the last key of one page begins the next.
             limit: At most so many.
+            descending: In the opposite order.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired.
         """
-        place = _page(prefix, after, limit)
-        rows = self._rows(self._sql.keys, self._owner(session_id), **place)
+        place = _page(prefix, after, limit, descending)
+        statement = self._sql.keys_descending if descending else self._sql.keys
+        rows = self._rows(statement, self._owner(session_id), **place)
         return [key for (key,) in rows][:limit]
 
     @reads
     def entries(
-        self, session_id: str, *, prefix: str | None = None, after: str | None = None, limit: int | None = None
+        self,
+        session_id: str,
+        *,
+        prefix: str | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+        descending: bool = False,
     ) -> list[StateEntry]:
         """As `keys`, with values, versions, times and sizes."""
-        place = _page(prefix, after, limit)
-        return self._read(self._sql.entries, self._owner(session_id), **place)[:limit]
+        place = _page(prefix, after, limit, descending)
+        statement = self._sql.entries_descending if descending else self._sql.entries
+        return self._read(statement, self._owner(session_id), **place)[:limit]
 
     @reads
     def count(self, session_id: str, *, prefix: str | None = None) -> int:
@@ -216,13 +241,13 @@ def _range(prefix: str | None) -> tuple[str, str]:
     return prefix_range("" if prefix in (None, "") else checks.key(prefix, "prefix"))
 
 
-def _page(prefix: str | None, after: str | None, limit: int | None) -> dict[str, Any]:
+def _page(prefix: str | None, after: str | None, limit: int | None, descending: bool) -> dict[str, Any]:
     from_key, until_key = _range(prefix)
     checks.optional_count(limit, "limit")
     return {
         "from_key": from_key,
         "until_key": until_key,
-        "after": checks.optional_key(after, "after") or "",
+        "after": checks.optional_key(after, "after") or (until_key if descending else ""),
         # Not less than one, by which a missing session is told from a missing key.
         "limit": _ALL if limit is None else max(limit, 1),
     }

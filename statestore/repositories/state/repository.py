@@ -91,14 +91,18 @@ class StateRepository(StateReads):
         values: Mapping[str, Any],
         *,
         ttl: timedelta | None = None,
+        only_if: Literal["missing"] | None = None,
         create: bool | NewSession = False,
     ) -> dict[str, StateEntry]:
         """Write several keys at once: all or none. See `set`.
 
+        With `only_if="missing"` those that exist stay as they are, and the others are written.
+
         Returns:
-            The keys as stored, in the order given.
+            The keys that were written, as stored, in the order given.
         """
         self._owner(session_id)
+        checks.one_of(only_if, (None, "missing"), "only_if")
         if not isinstance(values, Mapping):
             raise InvalidValueError("values", f"must be a mapping, not {type(values).__name__}")
         ttl = checks.ttl(ttl)
@@ -108,28 +112,32 @@ class StateRepository(StateReads):
         columns = self._columns(create)
         written: dict[str, StateEntry] = {}
         keys = sorted(texts)
+        missing = only_if == "missing"
+        if missing:
+            self._call.repeatable = False  # A second try would find what the first one wrote.
         if not keys:
             self._write(session_id, self._sql.delete, columns, keys=[])  # There has to be a session all the same.
             return {}
         if self._link.dialect.name == "sqlite":
             self._needs_transaction()
             self._enter(session_id, columns)
+            statement = (self._sql.set_missing if missing else self._sql.set)[False]
             for key in keys:
-                row = self._link.one(self._sql.set[False], owner_id=session_id, key=key, value=texts[key], ttl=ttl)
-                assert row is not None
-                written[key] = self._entry(session_id, row)
-            return {key: written[key] for key in texts}
+                row = self._link.one(statement, owner_id=session_id, key=key, value=texts[key], ttl=ttl)
+                if row is not None:
+                    written[key] = self._entry(session_id, row)
+            return {key: written[key] for key in texts if key in written}
         if len(keys) > CHUNK:
             self._needs_transaction()
         for start in range(0, len(keys), CHUNK):
             chunk = keys[start : start + CHUNK]
             alone = self._link.holds_reads
-            statements = {alone: set_many(self._scope, len(chunk), alone)}
+            statements = {alone: set_many(self._scope, len(chunk), alone, missing)}
             params = numbered(({"key": key, "value": texts[key]} for key in chunk), ("key", "value"))
             for row in self._write(session_id, statements, columns, ttl=ttl, **params):
                 entry = self._entry(session_id, row)
                 written[entry.key] = entry
-        return {key: written[key] for key in texts}
+        return {key: written[key] for key in texts if key in written}
 
     @writes_in_one_statement
     def delete(self, session_id: str, key: str) -> bool:

@@ -18,11 +18,13 @@ _FRESH_RETURNED = "coalesce(expires_at > $now, 1)"
 
 _VALUE = "e.key, CAST(e.value AS text)"
 _IN_RANGE = "e.key >= :from_key AND e.key < :until_key"
+_BACKWARDS = f"{_IN_RANGE} AND e.key < :after"
 _END = "$later(CAST(:ttl AS interval))"
 
 # A key that has expired but was not swept yet starts again at version 1. Rows of earlier versions of the tables do not
 # say when they were made: what they say instead is kept.
 _EXPIRED = "e.expires_at <= excluded.updated_at"
+_MISSING = f" WHERE {_EXPIRED}"
 _REPLACE = f"""DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
         version = CASE WHEN {_EXPIRED} THEN 1 ELSE e.version + 1 END,
         created_at = CASE WHEN {_EXPIRED} THEN excluded.created_at ELSE coalesce(e.created_at, e.updated_at) END"""
@@ -54,26 +56,30 @@ class Statements:
         self.entry = self._read("e.key = :key")
         self.get = self._read("e.key = :key", selected=_VALUE)
         self.get_many = self._read("e.key $in(:keys)", selected=_VALUE)
+        self.get_many_and_range = self._read(f"(e.key $in(:keys) OR {_IN_RANGE})", selected=_VALUE)
         self.get_all = self._read("true", selected=_VALUE)
         self.entries = self._read(f"{_IN_RANGE} AND e.key > :after", limited=True)
+        self.entries_descending = self._read(_BACKWARDS, limited=True, descending=True)
         self.keys = self._read(f"{_IN_RANGE} AND e.key > :after", selected="e.key", limited=True)
+        self.keys_descending = self._read(_BACKWARDS, selected="e.key", limited=True, descending=True)
         self.count = self._count(_IN_RANGE)
         self.exists = self._count("e.key = :key")
 
         self.set = self._both(self._insert())
-        self.set_missing = self._both(self._insert(f" WHERE {_EXPIRED}"))
+        self.set_missing = self._both(self._insert(_MISSING))
         self.set_present = self._both(self._update())
         self.set_version = self._both(self._update(" AND e.version = :expected"))
         self.delete = self._both(self._delete(" AND e.key $in(:keys)"))
         self.clear = self._both(self._delete())
         self.lock = self._lock()
 
-    def _read(self, which: str, *, selected: str = "", limited: bool = False) -> Statement:
+    def _read(self, which: str, *, selected: str = "", limited: bool = False, descending: bool = False) -> Statement:
         source, condition = self._scope.found
+        order = f"e.key{' DESC' if descending else ''}{' LIMIT :limit' if limited else ''}"
         return Statement(f"""
     SELECT {self._scope.reading_due}, {selected or _entry("e")}
     FROM {source} LEFT JOIN {self._scope.table} AS e ON {self._here} AND {_FRESH} AND {which}
-    WHERE {condition} ORDER BY e.key{" LIMIT :limit" if limited else ""}""")
+    WHERE {condition} ORDER BY {order}""")
 
     def _count(self, which: str) -> Statement:
         source, condition = self._scope.found
@@ -126,8 +132,11 @@ class Statements:
 
 
 @lru_cache(maxsize=128)
-def set_many(scope: Scope, count: int, alone: bool) -> Statement:
-    """Write *count* keys, in their order: who writes several waits for others of them in the same order."""
+def set_many(scope: Scope, count: int, alone: bool, missing: bool = False) -> Statement:
+    """Write *count* keys, in their order: who writes several waits for others of them in the same order.
+
+    With *missing*, only those that do not exist.
+    """
     rows = value_rows("(CAST(:key_# AS varchar), CAST(:value_# AS json))", count)
     return Statement(
         postgresql=scope.entered(
@@ -135,7 +144,8 @@ def set_many(scope: Scope, count: int, alone: bool) -> Statement:
             created_at, updated_at, expires_at)
         SELECT :namespace, {scope.values}, v.key, v.value, $now, $now, {_END}
         FROM owner, (VALUES {rows}) AS v (key, value) ORDER BY v.key COLLATE "C"
-        ON CONFLICT (namespace, {scope.columns}, key) {_REPLACE} RETURNING {_entry()})""",
+        ON CONFLICT (namespace, {scope.columns}, key) {_REPLACE}{_MISSING if missing else ""}
+        RETURNING {_entry()})""",
             alone,
         )
     )
