@@ -1,0 +1,436 @@
+"""Checkpoints of LangGraph: a thread is a session, and its checkpoints are keys of the session's state."""
+
+import random
+import sys
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, TypeAlias, cast
+
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    PendingWrite,
+    get_checkpoint_id,
+    get_serializable_checkpoint_metadata,
+    writes_sort_key,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.types import TASKS
+
+from statestore import ConflictError, InvalidValueError, NewSession, SessionNotFoundError, StoreLike, Usage
+from statestore.adapters.langgraph import deleting, reading, records
+from statestore.adapters.langgraph.flows import Flow, Runner, Stream, store
+from statestore.adapters.langgraph.records import Json, Packed
+
+# Named here, since the class has a method of the name `list`.
+_Tuples: TypeAlias = list[CheckpointTuple]
+_Writes: TypeAlias = list[PendingWrite]
+
+_PAGE = 100
+_REMEMBERED = 10_000
+
+
+class StatestoreSaver(BaseCheckpointSaver[str]):
+    """Keeps the checkpoints of graphs in a statestore.
+
+        graph = builder.compile(checkpointer=StatestoreSaver("postgresql://app@db/agents"))
+
+    A thread is the session of that id: it expires, is forked, exported and erased with all of its checkpoints, and the
+    tokens that its models report are in the usage reports.
+    """
+
+    def __init__(
+        self,
+        store: StoreLike = None,
+        *,
+        ttl: timedelta | None = None,
+        agent_name: str | None = None,
+        user_key: str = "user_id",
+        serde: SerializerProtocol | None = None,
+    ) -> None:
+        """Take what opens a store, or an open one. Nothing is connected before the first use.
+
+        Args:
+            store: A URL, an open store, or a `LazyStore`; None for STATESTORE_URL.
+            ttl: How long after its last use a new thread expires; None for the store's default.
+            agent_name: The agent that new threads belong to.
+            user_key: The name in a config's `configurable`, or else its `metadata`, that has the id of a thread's user.
+            serde: What serialises values; by default langgraph's own, which never unpickles.
+        """
+        super().__init__(serde=serde)
+        NewSession(agent_name=agent_name, ttl=ttl)
+        self._runner = Runner(store)
+        self._ttl = ttl
+        self._agent_name = agent_name
+        self._user_key = user_key
+        self._counted: set[str] = set()
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        self._runner.lazy.close()
+
+    async def aclose(self) -> None:
+        """Close what was opened here."""
+        await self._runner.lazy.aclose()
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        return self._runner.run(self._get(config))
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        return await self._runner.arun(self._get(config))
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        return self._runner.stream(self._list(config, filter or {}, before, limit))
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        async for found in self._runner.astream(self._list(config, filter or {}, before, limit)):
+            yield found
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        return self._runner.run(self._put(config, checkpoint, metadata, new_versions))
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        return await self._runner.arun(self._put(config, checkpoint, metadata, new_versions))
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        self._runner.run(self._put_writes(config, writes, task_id, task_path))
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        await self._runner.arun(self._put_writes(config, writes, task_id, task_path))
+
+    def delete_thread(self, thread_id: str) -> None:
+        self._runner.run(deleting.delete_threads([thread_id]))
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        await self._runner.arun(deleting.delete_threads([thread_id]))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete the checkpoints of these runs. Looks through all threads, each in a transaction of its own."""
+        for thread_id in self._runner.run(reading.threads()) if run_ids else ():
+            self._runner.run_together(deleting.delete_runs(thread_id, run_ids))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        for thread_id in (await self._runner.arun(reading.threads())) if run_ids else ():
+            await self._runner.arun_together(deleting.delete_runs(thread_id, run_ids))
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Fork the session: the database copies the checkpoints, and a history is shared.
+
+        Raises:
+            SessionNotFoundError: There is no such thread.
+            SessionExistsError: There is one of the target's id.
+        """
+        self._runner.run(_copy(source_thread_id, target_thread_id))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        await self._runner.arun(_copy(source_thread_id, target_thread_id))
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Delete all checkpoints but the latest of each namespace, and those of which its delta channels are rebuilt.
+
+        With the strategy "delete" the threads are deleted.
+        """
+        if deleting.deletes(thread_ids, strategy):
+            self._runner.run(deleting.delete_threads(thread_ids))
+            return
+        for thread_id in thread_ids:
+            self._runner.run_together(deleting.prune(str(thread_id)))
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        if deleting.deletes(thread_ids, strategy):
+            await self._runner.arun(deleting.delete_threads(thread_ids))
+            return
+        for thread_id in thread_ids:
+            await self._runner.arun_together(deleting.prune(str(thread_id)))
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        return self._runner.run(self._delta_history(config, channels))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        return await self._runner.arun(self._delta_history(config, channels))
+
+    def get_next_version(self, current: str | None, channel: None) -> str:
+        """The next number, and a random one: two checkpoints that follow the same one do not share their values.
+
+        Of the form that langgraph's own savers use, so that their checkpoints go on here.
+        """
+        number = 0 if current is None else int(str(current).split(".")[0])
+        return f"{number + 1:032}.{random.random():016}"
+
+    # What is done, for both kinds of store.
+
+    def _put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> Flow[RunnableConfig]:
+        thread_id, ns, parent = _place(config)
+        values = checkpoint["channel_values"]
+        inline = {channel: value for channel, value in values.items() if records.is_inline(value)}
+        blobs = [channel for channel in values if channel not in inline]
+        keys: Json = {
+            records.blob_key(ns, channel, new_versions[channel]): records.packed(
+                self.serde.dumps_typed(values[channel])
+            )
+            for channel in blobs
+            if channel in new_versions
+        }
+        described = get_serializable_checkpoint_metadata(config, metadata)
+        keys[records.checkpoint_key(ns, checkpoint["id"])] = records.record(
+            ns, parent, checkpoint, described, values=inline, blobs=blobs
+        )
+        new = self._new_thread(config)
+        yield store.state.set_many(thread_id, keys, create=new)
+        return _config(thread_id, ns, checkpoint["id"])
+
+    def _put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> Flow[None]:
+        thread_id, ns, checkpoint_id = _place(config)
+        if checkpoint_id is None:
+            raise InvalidValueError("config", "needs configurable.checkpoint_id, the checkpoint that the writes follow")
+        first: Json = {}
+        latest: Json = {}
+        for index, (channel, value) in enumerate(writes):
+            place = WRITES_IDX_MAP.get(channel, index)
+            key = records.write_key(ns, checkpoint_id, task_id, place)
+            # What a task has written stays, whoever runs it once more; an error, an interrupt and an answer replace
+            # the one before.
+            keys = first if place >= 0 else latest
+            keys[key] = records.write(task_id, task_path, place, channel, self._dump(value))
+        new = self._new_thread(config)
+        # Before the writes: with them the task counts as done, and is not run again.
+        yield from self._count_usage(thread_id, f"{ns}/{checkpoint_id}/{task_id}", new, writes)
+        if latest:
+            yield store.state.set_many(thread_id, latest, create=new)
+        if first:
+            yield store.state.set_many(thread_id, first, only_if="missing", create=new)
+
+    def _count_usage(self, thread_id: str, task: str, new: NewSession, writes: Sequence[tuple[str, Any]]) -> Flow[None]:
+        """Record the tokens of each message of a model once, wherever in the graph it is written again."""
+        for number, message in enumerate(_answers(value for _, value in writes)):
+            record_id = records.usage_id(message.id or f"{thread_id}/{task}/{number}")
+            if record_id in self._counted:
+                continue
+            about = message.response_metadata
+            with suppress(ConflictError):  # If it was written before, with other figures, the first ones count.
+                yield store.usage.record(
+                    record_id=record_id,
+                    usage=Usage.of(message.usage_metadata),
+                    session_id=thread_id,
+                    user_id=new.user_id,
+                    agent_name=new.agent_name,
+                    provider_name=_text(about.get("model_provider")),
+                    model=_text(about.get("model_name") or about.get("model")),
+                )
+            if len(self._counted) >= _REMEMBERED:
+                self._counted.clear()
+            self._counted.add(record_id)
+
+    def _new_thread(self, config: RunnableConfig) -> NewSession:
+        for place in (config["configurable"], config.get("metadata") or {}):
+            if (user_id := place.get(self._user_key)) is not None:
+                return NewSession(user_id=str(user_id), agent_name=self._agent_name, ttl=self._ttl)
+        return NewSession(agent_name=self._agent_name, ttl=self._ttl)
+
+    def _get(self, config: RunnableConfig) -> Flow[CheckpointTuple | None]:
+        thread_id, ns, checkpoint_id = _place(config)
+        try:
+            if checkpoint_id is None:
+                found = yield from reading.newest(thread_id, ns, limit=1)
+                tuples = yield from self._tuples(thread_id, found)
+            else:
+                record, writes = yield from reading.one(thread_id, ns, checkpoint_id)
+                tuples = [] if record is None else [(yield from self._tuple(thread_id, record, writes))]
+        except SessionNotFoundError:
+            return None
+        return tuples[0] if tuples else None
+
+    def _list(
+        self, config: RunnableConfig | None, filter: Json, before: RunnableConfig | None, limit: int | None
+    ) -> Stream:
+        until = get_checkpoint_id(before) if before else None
+        if config is None:
+            threads = yield from reading.threads()
+            ns = only = None
+        else:
+            thread_id, _, only = _place(config)
+            threads, ns = [thread_id], config["configurable"].get("checkpoint_ns")
+        left = sys.maxsize if limit is None else limit
+        for thread_id in threads:
+            last = until
+            while left > 0:
+                size = _PAGE if filter else min(left, _PAGE)
+                try:
+                    page = yield from reading.newest(thread_id, ns, before=last, only=only, limit=size)
+                    found = [record for record in page if _matches(record, filter)][:left]
+                    yield (yield from self._tuples(thread_id, found))
+                except SessionNotFoundError:
+                    break
+                left -= len(found)
+                if ns is None or only is not None or len(page) < size:
+                    break
+                last = page[-1]["checkpoint"]["id"]
+
+    def _tuples(self, thread_id: str, found: Sequence[Json]) -> Flow[_Tuples]:
+        """Checkpoints with their values and writes: those of one by one statement, those of several by two."""
+        if len(found) == 1:
+            (record,) = found
+            keys = records.blob_keys(record)
+            prefix = records.writes_of(record["ns"], record["checkpoint"]["id"])
+            stored = yield store.state.get_many(thread_id, keys.values(), prefix=prefix)
+            writes = [stored[key] for key in stored if key.startswith(prefix)]
+            return [(yield from self._complete(thread_id, record, stored, writes))]
+        written = yield from reading.writes(thread_id, found)
+        wanted = {key for record in found for key in records.blob_keys(record).values()}
+        stored = (yield store.state.get_many(thread_id, wanted)) if wanted else {}
+        tuples = []
+        for record in found:
+            writes = written.get((record["ns"], record["checkpoint"]["id"]), [])
+            tuples.append((yield from self._complete(thread_id, record, stored, writes)))
+        return tuples
+
+    def _tuple(self, thread_id: str, record: Json, writes: Sequence[Json]) -> Flow[CheckpointTuple]:
+        keys = records.blob_keys(record)
+        stored = (yield store.state.get_many(thread_id, keys.values())) if keys else {}
+        return (yield from self._complete(thread_id, record, stored, writes))
+
+    def _complete(
+        self, thread_id: str, record: Json, stored: Mapping[str, Any], writes: Sequence[Json]
+    ) -> Flow[CheckpointTuple]:
+        ns, parent = record["ns"], record["parent"]
+        checkpoint = {**record["checkpoint"], "channel_values": self._values(record, stored)}
+        if reading.may_have_sends_in_parent(record):
+            _, sent = yield from reading.one(thread_id, ns, parent)
+            if sends := [value for _, channel, value in self._loaded(sent) if channel == TASKS]:
+                checkpoint["channel_values"][TASKS] = sends
+                versions = checkpoint["channel_versions"]
+                versions[TASKS] = max(versions.values()) if versions else self.get_next_version(None, None)
+        return CheckpointTuple(
+            config=_config(thread_id, ns, checkpoint["id"]),
+            checkpoint=cast(Checkpoint, checkpoint),
+            metadata=cast(CheckpointMetadata, record["metadata"]),
+            parent_config=None if parent is None else _config(thread_id, ns, parent),
+            pending_writes=self._loaded(writes),
+        )
+
+    def _values(self, record: Json, stored: Mapping[str, Any]) -> Json:
+        keys = records.blob_keys(record).items()
+        return {**record["values"], **{channel: self._load(stored[key]) for channel, key in keys if key in stored}}
+
+    def _loaded(self, writes: Iterable[Json]) -> _Writes:
+        ordered = sorted(writes, key=lambda write: writes_sort_key(write["path"], write["task"], write["index"]))
+        return [(write["task"], write["channel"], self._load(write["value"])) for write in ordered]
+
+    def _dump(self, value: Any) -> Packed:
+        return records.packed(self.serde.dumps_typed(value))
+
+    def _load(self, stored: Packed) -> Any:
+        return self.serde.loads_typed(records.unpacked(stored))
+
+    def _delta_history(
+        self, config: RunnableConfig, channels: Sequence[str]
+    ) -> Flow[Mapping[str, DeltaChannelHistory]]:
+        """As the base class says, with a page of ancestors, their writes and the values found by a statement each."""
+        history: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
+        thread_id, ns, checkpoint_id = _place(config)
+        try:
+            chain = (yield from reading.ancestors(thread_id, ns, checkpoint_id, channels)) if channels else []
+            written = (yield from reading.writes(thread_id, chain)) if chain else {}
+            seeds = {}
+            for channel in channels:
+                for n, record in enumerate(chain):
+                    if channel in record["values"] or channel in record["blobs"]:
+                        seeds[channel] = n, records.blob_keys(record).get(channel)
+                        break
+            keys = [key for _, key in seeds.values() if key is not None]
+            stored = (yield store.state.get_many(thread_id, keys)) if keys else {}
+        except SessionNotFoundError:
+            return history
+        for channel, found in history.items():
+            first, key = seeds.get(channel, (len(chain) - 1, None))
+            for record in reversed(chain[: first + 1]):
+                writes = written.get((ns, record["checkpoint"]["id"]), ())
+                found["writes"] += self._loaded(write for write in writes if write["channel"] == channel)
+            if key in stored:
+                found["seed"] = self._load(stored[key])
+            elif channel in seeds and key is None:
+                found["seed"] = chain[first]["values"][channel]
+        return history
+
+
+def _place(config: RunnableConfig) -> tuple[str, str, str | None]:
+    place = config.get("configurable") or {}
+    if place.get("thread_id") in (None, ""):
+        raise InvalidValueError("config", "needs configurable.thread_id, the thread that the checkpoint belongs to")
+    return str(place["thread_id"]), place.get("checkpoint_ns") or "", get_checkpoint_id(config) or None
+
+
+def _config(thread_id: str, ns: str, checkpoint_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}}
+
+
+def _copy(source_thread_id: str, target_thread_id: str) -> Flow[None]:
+    yield store.sessions.fork(str(source_thread_id), str(target_thread_id))
+
+
+def _matches(record: Json, wanted: Json) -> bool:
+    return all(record["metadata"].get(name) == value for name, value in wanted.items())
+
+
+def _answers(values: Iterable[Any]) -> Iterator[AIMessage]:
+    """The messages of models that say what they have used."""
+    for value in values:
+        if isinstance(value, AIMessage):
+            if value.usage_metadata:
+                yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _answers(value)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

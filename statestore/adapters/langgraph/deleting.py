@@ -1,0 +1,86 @@
+"""Deleting threads and some of their checkpoints, as flows. All but the first run in a transaction."""
+
+from collections.abc import Collection, Sequence
+
+from langgraph.checkpoint.serde.types import TASKS
+
+from statestore import InvalidValueError, SessionNotFoundError
+from statestore.adapters.langgraph import reading, records
+from statestore.adapters.langgraph.flows import Flow, store
+from statestore.adapters.langgraph.records import Json
+
+
+def delete_threads(thread_ids: Sequence[str]) -> Flow[None]:
+    """Delete the sessions with all that belongs to them."""
+    names = [str(thread_id) for thread_id in thread_ids]
+    if names:
+        yield store.sessions.delete_many(names)
+
+
+def deletes(thread_ids: Sequence[str], strategy: str) -> bool:
+    """Whether a strategy deletes threads as a whole."""
+    if isinstance(thread_ids, str):
+        raise InvalidValueError("thread_ids", "must be a sequence of ids, not one id")
+    if strategy not in ("keep_latest", "delete"):
+        raise InvalidValueError("strategy", f'must be "keep_latest" or "delete", not {strategy!r}')
+    return strategy == "delete"
+
+
+def delete_runs(thread_id: str, run_ids: Collection[str]) -> Flow[None]:
+    """Delete the checkpoints that these runs have made."""
+    found = yield from _all(thread_id)
+    kept = [record for record in found if record["metadata"].get("run_id") not in run_ids]
+    yield from _keep(thread_id, found, kept)
+
+
+def prune(thread_id: str) -> Flow[None]:
+    """Keep the newest checkpoint of each namespace, and those that it cannot be read without."""
+    found = yield from _all(thread_id)
+    known = {(record["ns"], record["checkpoint"]["id"]): record for record in found}
+    newest = {record["ns"]: record for record in sorted(found, key=lambda record: str(record["checkpoint"]["id"]))}
+    kept = []
+    for ns, record in newest.items():
+        kept.append(record)
+        needs_parent = yield from _has_sends_in_parent(thread_id, record)
+        # A delta channel is rebuilt from what was written since its last snapshot.
+        wanted = set(record["metadata"].get("counters_since_delta_snapshot") or ())
+        wanted -= {*record["values"], *record["blobs"]}
+        while (wanted or needs_parent) and (ns, record["parent"]) in known:
+            record = known[ns, record["parent"]]
+            kept.append(record)
+            wanted -= {*record["values"], *record["blobs"]}
+            needs_parent = False
+    yield from _keep(thread_id, found, kept)
+
+
+def _all(thread_id: str) -> Flow[Sequence[Json]]:
+    try:
+        return (yield from reading.newest(thread_id, None, limit=0))
+    except SessionNotFoundError:
+        return []
+
+
+def _has_sends_in_parent(thread_id: str, record: Json) -> Flow[bool]:
+    if not reading.may_have_sends_in_parent(record):
+        return False
+    _, writes = yield from reading.one(thread_id, record["ns"], record["parent"])
+    return any(write["channel"] == TASKS for write in writes)
+
+
+def _keep(thread_id: str, found: Sequence[Json], kept: Sequence[Json]) -> Flow[None]:
+    """Delete the checkpoints not kept, what was written after them, and the values that only they have.
+
+    What was written after a checkpoint that is not stored yet stays too.
+    """
+    if len(kept) == len(found):
+        return
+    blobs = {key for record in kept for key in records.blob_keys(record).values()}
+    places = {(record["ns"], record["checkpoint"]["id"]) for record in kept}
+    gone = [place for record in found if (place := (record["ns"], record["checkpoint"]["id"])) not in places]
+    doomed = [records.checkpoint_key(*place) for place in gone]
+    after = tuple(records.writes_of(*place) for place in gone)
+    keys = yield store.state.keys(thread_id, prefix=records.WRITES)
+    doomed += [key for key in keys if key.startswith(after)]
+    keys = yield store.state.keys(thread_id, prefix=records.BLOBS)
+    doomed += [key for key in keys if key not in blobs]
+    yield store.state.delete_many(thread_id, doomed)

@@ -1,0 +1,212 @@
+"""Long-term memory of LangGraph: items are keys of the state of an agent, which all threads and users share."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+
+from langgraph.store.base import (
+    BaseStore,
+    GetOp,
+    IndexConfig,
+    Item,
+    ListNamespacesOp,
+    MatchCondition,
+    Op,
+    PutOp,
+    Result,
+    SearchItem,
+    SearchOp,
+    TTLConfig,
+    validate_op_namespace,
+)
+
+from statestore import ConflictError, InvalidValueError, StateEntry, StateKeyNotFoundError, StoreLike
+from statestore.adapters.langgraph.filters import matches
+from statestore.adapters.langgraph.flows import Flow, Runner, store
+from statestore.adapters.langgraph.records import Json, plain
+
+_LONGEST_KEY = 512
+_OLD = 0.1  # As sessions do: a read extends a TTL of which a tenth has passed.
+
+
+class StatestoreStore(BaseStore):
+    """Keeps items under namespaces in a statestore.
+
+        graph = builder.compile(checkpointer=saver, store=StatestoreStore("postgresql://app@db/agents"))
+
+    Items of expired TTLs are gone at once, and deleted by the store's sweep. There is no search by meaning.
+    """
+
+    __slots__ = ("_name", "_runner", "ttl_config")
+
+    supports_ttl: bool = True
+
+    def __init__(
+        self,
+        store: StoreLike = None,
+        *,
+        name: str = "langgraph",
+        ttl: TTLConfig | None = None,
+        index: IndexConfig | None = None,
+    ) -> None:
+        """Take what opens a store, or an open one. Nothing is connected before the first use.
+
+        Args:
+            store: A URL, an open store, or a `LazyStore`; None for STATESTORE_URL.
+            name: The agent in whose state the items are: `store.app_state` has them under it.
+            ttl: `default_ttl` in minutes, and `refresh_on_read`. What has expired is always omitted, and deleted by a
+                `statestore.Sweeper` or `statestore sweep`.
+            index: Not supported.
+        """
+        if index is not None:
+            raise InvalidValueError(
+                "index", "is not supported: there is no search by vectors; use langgraph's PostgresStore for that"
+            )
+        self._runner = Runner(store)
+        self._name = name
+        self.ttl_config = ttl
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        self._runner.lazy.close()
+
+    async def aclose(self) -> None:
+        """Close what was opened here."""
+        await self._runner.lazy.aclose()
+
+    def batch(self, ops: Iterable[Op]) -> list[Result]:
+        return self._runner.run(self._batch(list(ops)))
+
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        return await self._runner.arun(self._batch(list(ops)))
+
+    def _batch(self, ops: list[Op]) -> Flow[list[Result]]:
+        """Read first and write then, of several puts of an item the last, as langgraph's own stores do."""
+        for op in ops:
+            validate_op_namespace(op)
+        results: list[Result] = []
+        puts: dict[str, PutOp] = {}
+        for op in ops:
+            if isinstance(op, PutOp):
+                puts[_key(op.namespace, op.key)] = op
+                results.append(None)
+            elif isinstance(op, GetOp):
+                results.append((yield from self._get(op)))
+            elif isinstance(op, SearchOp):
+                results.append((yield from self._search(op)))
+            elif isinstance(op, ListNamespacesOp):
+                results.append((yield from self._namespaces(op)))
+            else:
+                raise InvalidValueError("ops", f"must be operations of langgraph.store.base, not {type(op).__name__}")
+        yield from self._put(puts)
+        return results
+
+    def _put(self, puts: Mapping[str, PutOp]) -> Flow[None]:
+        by_ttl: dict[float | None, Json] = {}
+        for key, op in puts.items():
+            if op.value is not None:
+                by_ttl.setdefault(op.ttl, {})[key] = {"value": plain(op.value, "value"), "ttl": op.ttl}
+        for ttl, values in by_ttl.items():
+            yield store.app_state.set_many(self._name, values, ttl=_minutes(ttl))
+        if gone := [key for key, op in puts.items() if op.value is None]:
+            yield store.app_state.delete_many(self._name, gone)
+
+    def _get(self, op: GetOp) -> Flow[Item | None]:
+        try:
+            found = yield store.app_state.entry(self._name, _key(op.namespace, op.key))
+        except StateKeyNotFoundError:
+            return None
+        if op.refresh_ttl:
+            yield from self._refresh([found])
+        return Item(**_fields(found))
+
+    def _search(self, op: SearchOp) -> Flow[list[SearchItem]]:
+        """The newest first, as langgraph's SQL stores return them: all below the prefix are read."""
+        entries = yield store.app_state.entries(self._name, prefix=_prefix(op.namespace_prefix))
+        wanted = op.filter or {}
+        found = [entry for entry in entries if matches(entry.value["value"], wanted)]
+        found.sort(key=_updated_at, reverse=True)
+        found = found[op.offset : op.offset + op.limit]
+        if op.refresh_ttl:
+            yield from self._refresh(found)
+        return [SearchItem(**_fields(entry)) for entry in found]
+
+    def _refresh(self, found: Iterable[StateEntry]) -> Flow[None]:
+        """Let the TTL of items begin anew; the time of their last change stays, and a change meanwhile wins."""
+        for entry in found:
+            if (ttl := _minutes(entry.value["ttl"])) is None or entry.expires_at is None:
+                continue
+            if entry.expires_at - datetime.now(UTC) > ttl * (1 - _OLD):
+                continue
+            value = {**entry.value, "updated_at": _updated_at(entry).isoformat()}
+            try:
+                yield store.app_state.set(self._name, entry.key, value, ttl=ttl, expected_version=entry.version)
+            except ConflictError:
+                continue
+
+    def _namespaces(self, op: ListNamespacesOp) -> Flow[list[tuple[str, ...]]]:
+        conditions = op.match_conditions or ()
+        keys = yield store.app_state.keys(self._name, prefix=_common(conditions))
+        namespaces = {_split(key)[0] for key in keys}
+        found = {
+            namespace[: op.max_depth]
+            for namespace in namespaces
+            if all(_meets(namespace, condition) for condition in conditions)
+        }
+        return sorted(found)[op.offset : op.offset + op.limit]
+
+
+def _key(namespace: tuple[str, ...], key: str) -> str:
+    joined = _prefix(namespace) + _escaped(key)
+    if len(joined) > _LONGEST_KEY:
+        raise InvalidValueError(
+            "namespace", f"and key together have more than {_LONGEST_KEY} characters; use shorter ones"
+        )
+    return joined
+
+
+def _prefix(namespace: tuple[str, ...]) -> str:
+    return "".join(f"{_escaped(label)}/" for label in namespace)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("/", "%2F")
+
+
+def _split(joined: str) -> tuple[tuple[str, ...], str]:
+    *namespace, key = (part.replace("%2F", "/").replace("%25", "%") for part in joined.split("/"))
+    return tuple(namespace), key
+
+
+def _common(conditions: Iterable[MatchCondition]) -> str:
+    """What the keys of all namespaces begin with that meet the first condition on a prefix."""
+    for condition in conditions:
+        if condition.match_type == "prefix":
+            path = condition.path
+            return _prefix(tuple(path[: path.index("*")] if "*" in path else path))
+    return ""
+
+
+def _meets(namespace: tuple[str, ...], condition: MatchCondition) -> bool:
+    path = tuple(condition.path)
+    part = namespace[: len(path)] if condition.match_type == "prefix" else namespace[-len(path) :] if path else ()
+    return len(part) == len(path) and all(wanted in ("*", label) for wanted, label in zip(path, part, strict=True))
+
+
+def _fields(entry: StateEntry) -> Json:
+    namespace, key = _split(entry.key)
+    return {
+        "namespace": namespace,
+        "key": key,
+        "value": entry.value["value"],
+        "created_at": entry.created_at,
+        "updated_at": _updated_at(entry),
+    }
+
+
+def _updated_at(entry: StateEntry) -> datetime:
+    stored = entry.value.get("updated_at")
+    return entry.updated_at if stored is None else datetime.fromisoformat(stored)
+
+
+def _minutes(ttl: float | None) -> timedelta | None:
+    return None if ttl is None else timedelta(minutes=ttl)
