@@ -86,7 +86,7 @@ def _escaped(text: str) -> str:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_PART else "%" + sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return text if len(text) <= _LONGEST_PART else "%#" + sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def _packed(kind: str, data: bytes) -> bytes:

@@ -14,6 +14,8 @@ from hashlib import sha256
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
+import orjson
+
 from statestore import InvalidValueError
 
 CHECKPOINTS, BLOBS, WRITES = "langgraph/c/", "langgraph/b/", "langgraph/w/"
@@ -96,14 +98,21 @@ def write(task_id: str, task_path: str, index: int, channel: str, value: Packed)
 
 
 def packed(typed: tuple[str, bytes]) -> Packed:
-    """What a serialiser has made of a value, as JSON."""
+    """What a serialiser has made of a value, as JSON.
+
+    Bytes that are mostly ASCII, as those of texts are, take less space as a text of as many characters than in base64,
+    and a tenth of the time.
+    """
     kind, data = typed
-    return [kind, base64.b64encode(data).decode()]
+    text = data.decode("latin-1")
+    if len(orjson.dumps(text)) <= len(data) * 4 / 3:
+        return [kind, text]
+    return [kind, base64.b64encode(data).decode(), "base64"]
 
 
 def unpacked(stored: Packed) -> tuple[str, bytes]:
-    kind, data = stored
-    return kind, base64.b64decode(data)
+    kind, text, *encoding = stored
+    return kind, base64.b64decode(text) if encoding else text.encode("latin-1")
 
 
 def plain(value: Any, argument: str = "checkpoint") -> Any:

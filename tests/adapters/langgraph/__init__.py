@@ -1,0 +1,1 @@
+"""LangGraph: checkpoints, long-term memory and the cache of nodes."""
