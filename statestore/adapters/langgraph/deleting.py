@@ -46,7 +46,7 @@ def prune(thread_id: str) -> Flow[None]:
         wanted = set(record["metadata"].get("counters_since_delta_snapshot") or ())
         wanted -= {*record["values"], *record["blobs"]}
         while (wanted or needs_parent) and (ns, record["parent"]) in known:
-            record = known[ns, record["parent"]]
+            record = known.pop((ns, record["parent"]))
             kept.append(record)
             wanted -= {*record["values"], *record["blobs"]}
             needs_parent = False

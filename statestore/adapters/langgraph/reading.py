@@ -81,11 +81,13 @@ def ancestors(thread_id: str, ns: str, checkpoint_id: str | None, channels: Coll
     near = {_id(record): record for record in page}
     parent, wanted = page[0]["parent"], set(channels)
     chain: list[Json] = []
-    while parent is not None and wanted:
+    seen: set[str] = set()
+    while parent is not None and parent not in seen and wanted:
+        seen.add(parent)
         if parent not in near:
             page = yield from newest(thread_id, ns, before=_behind(parent), limit=_PAGE)
             near = {_id(record): record for record in page}
-        if (record := near.pop(parent, None)) is None:
+        if (record := near.get(parent)) is None:
             break
         chain.append(record)
         wanted -= {channel for channel in wanted if channel in record["values"] or channel in record["blobs"]}

@@ -1,4 +1,4 @@
-"""Checkpoints and items beside langgraph's own SQL stores: AsyncPostgresSaver and AsyncSqliteSaver, and their stores."""
+"""Checkpoints and items beside langgraph's own savers and stores on PostgreSQL and SQLite."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager

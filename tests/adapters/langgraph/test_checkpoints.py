@@ -1,6 +1,5 @@
 """What a saver promises beyond the conformance suite."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,7 +98,7 @@ def test_writes_come_in_the_order_in_which_they_are_applied(saver: Any) -> None:
         saver.put_writes(at, [(f"c{n}", n) for n in range(11)], task, path)
     found = saver.get_tuple(at).pending_writes
     assert found == [(task, f"c{n}", n) for task in ("m", "z", "a") for n in range(11)]
-    assert list(saver.list(config()))[0].pending_writes == found
+    assert next(iter(saver.list(config()))).pending_writes == found
 
 
 def test_tasks_that_write_at_once_lose_nothing(database_url: str) -> None:
@@ -352,7 +351,7 @@ def test_the_cost_of_a_saver(traffic: Traffic, lazy_at: Any) -> None:
             act()
         return len(traffic.statements)
 
-    made = saver.get_tuple(at).checkpoint
+    made = {**saver.get_tuple(at).checkpoint, "id": "x"}
     assert cost(lambda: saver.put(at, made, {}, {"v": "9", "w": "9"})) == 1 or not on_postgresql
     assert cost(lambda: saver.put_writes(at, [("v", 1), ("w", 2)], "task")) == 1 or not on_postgresql
     assert cost(lambda: saver.get_tuple(at)) == 2
@@ -372,16 +371,18 @@ saver.close()
 """
 
 
-def test_eight_processes_may_begin_at_once(request: pytest.FixtureRequest) -> None:
-    for url in (request.getfixturevalue("empty_sqlite_url"), request.getfixturevalue("postgres_url")):
+@pytest.mark.parametrize("fixture", ["empty_sqlite_url", "postgres_url"])
+def test_eight_processes_may_begin_at_once(request: pytest.FixtureRequest, fixture: str) -> None:
+    url = request.getfixturevalue(fixture)
+    with ExitStack() as stack:
         command = [sys.executable, "-c", WRITER, url]
-        writers = [subprocess.Popen([*command, f"t{n}"], env={**os.environ}) for n in range(8)]
-        assert [writer.wait(60) for writer in writers] == [0] * 8
-        saver = StatestoreSaver(url)
-        found = list(saver.list(None))
-        assert sorted(each.checkpoint["channel_values"]["v"][0] for each in found) == [f"t{n}" for n in range(8)]
-        assert all(each.pending_writes == [("task", "c", 1)] for each in found)
-        saver.close()
+        writers = [stack.enter_context(subprocess.Popen([*command, f"t{n}"])) for n in range(8)]
+        assert [writer.wait(100) for writer in writers] == [0] * 8
+    saver = StatestoreSaver(url)
+    found = list(saver.list(None))
+    assert sorted(each.checkpoint["channel_values"]["v"][0] for each in found) == [f"t{n}" for n in range(8)]
+    assert all(each.pending_writes == [("task", "c", 1)] for each in found)
+    saver.close()
 
 
 class Unlisted(BaseModel):
