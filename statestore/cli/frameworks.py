@@ -19,6 +19,7 @@ FRAMEWORKS: Final[dict[str, tuple[str, str]]] = {
     "agno": ("agno", "sessions of agno, with their runs and usage"),
     "langchain": ("langchain", "chats of LangChain's SQLChatMessageHistory"),
     "adk": ("adk", "sessions of Google's ADK, with their state and that of users and apps"),
+    "langgraph": ("langgraph", "threads of LangGraph, from the tables of its PostgresSaver or SqliteSaver"),
     "openai-agents": ("openai_agents", "sessions of the OpenAI Agents SDK, with their branches and usage"),
 }
 

@@ -9,6 +9,7 @@ from statestore.importers.databases import DatabaseReport
 from statestore.importers.each_session import SessionsReport
 from statestore.importers.genai_prices import PricesReport, PricesUnavailableError, model_prices
 from statestore.importers.langchain_messages import langchain
+from statestore.importers.langgraph_threads import langgraph
 from statestore.importers.openai_agents_sessions import openai_agents
 from statestore.importers.openai_conversations import ConversationsReport, NotConversationsError, openai_jsonl
 from statestore.importers.problems import Problem
@@ -30,6 +31,7 @@ __all__ = [
     "claude_code",
     "conexus",
     "langchain",
+    "langgraph",
     "model_prices",
     "openai_agents",
     "openai_jsonl",

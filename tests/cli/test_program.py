@@ -42,8 +42,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
     assert {" ".join(path) for path in LEAVES} == {
         "migrate up", "migrate down", "migrate status", "migrate check",
         "import openai-jsonl", "import statestore", "import promptkit", "import conexus", "import claude-code",
-        "import openai-agents", "import langchain", "import agno",
-        "import adk", "import openai-agents",
+        "import openai-agents", "import adk", "import langgraph", "import langchain", "import agno",
         "export", "sessions", "show", "fork", "delete", "sweep", "retention", "vacuum", "namespaces drop",
         "cache stats", "cache ls", "cache get", "cache set", "cache invalidate", "cache clear", "cache evict",
         "cache export", "cache import",
