@@ -214,9 +214,7 @@ class StatestoreSaver(BaseCheckpointSaver[str]):
         inline = {channel: value for channel, value in values.items() if records.is_inline(value)}
         blobs = [channel for channel in values if channel not in inline]
         keys: Json = {
-            records.blob_key(ns, channel, new_versions[channel]): records.packed(
-                self.serde.dumps_typed(values[channel])
-            )
+            records.blob_key(ns, channel, new_versions[channel]): self._dump(values[channel])
             for channel in blobs
             if channel in new_versions
         }
@@ -258,7 +256,8 @@ class StatestoreSaver(BaseCheckpointSaver[str]):
             if record_id in self._counted:
                 continue
             about = message.response_metadata
-            with suppress(ConflictError):  # If it was written before, with other figures, the first ones count.
+            # If it was written before, with other figures, the first ones count; and no graph fails for its figures.
+            with suppress(ConflictError, InvalidValueError):
                 yield store.usage.record(
                     record_id=record_id,
                     usage=Usage.of(message.usage_metadata),
