@@ -119,6 +119,7 @@ async def cache(store: AsyncStateStore) -> None:
     assert_type(await store.cache.entry(key), CacheEntry | None)
     assert_type(await store.cache.invalidate_tag("weather"), int)
     assert_type(await store.cache.increment("calls"), int | float)
+    assert_type(await store.cache.increment("calls", only_if="present"), int | float | None)
     assert_type(await store.cache.keys(), list[str])
 
     def key_of(place: str, days: int = 1) -> str:

@@ -180,6 +180,7 @@ def cache(store: StateStore) -> None:
     assert_type(store.cache.set(key, 1, ttl=datetime.now(), expected_version=0), bool)
     store.cache.set_many({"a": 1, "b": CacheItem(2, ttl=0.5, tags=["t"])})
     assert_type(store.cache.increment("calls", ttl=HOUR), int | float)
+    assert_type(store.cache.increment("calls", only_if="present"), int | float | None)
     assert_type(store.cache.touch(key, NEVER), bool)
     assert_type(store.cache.exists(key), bool)
     assert_type(store.cache.keys(prefix="a"), list[str])

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar, overload
 
 from statestore.checking import checks, exactjson
 from statestore.engine.async_database import AsyncRunner
@@ -45,7 +45,6 @@ class CacheOperations(Operations):
     set = operation(CacheRepository.set)
     add = operation(CacheRepository.add)
     set_many = operation(CacheRepository.set_many)
-    increment = operation(CacheRepository.increment)
     touch = operation(CacheRepository.touch)
     exists = operation(CacheRepository.exists)
     ttl = operation(CacheRepository.ttl)
@@ -203,6 +202,26 @@ class CacheOperations(Operations):
 class Cache(CacheOperations, Group):
     """The result cache: `store.cache`."""
 
+    if TYPE_CHECKING:
+        # What it returns depends on only_if, which the descriptor cannot say.
+        @overload
+        def increment(
+            self,
+            key: str,
+            by: int | float = ...,
+            *,
+            initial: int | float = ...,
+            ttl: CacheTtl | None = ...,
+            only_if: None = ...,
+        ) -> int | float: ...
+        @overload
+        def increment(
+            self, key: str, by: int | float = ..., *, ttl: CacheTtl | None = ..., only_if: Literal["present"]
+        ) -> int | float | None: ...
+        def increment(self, *args: Any, **kwargs: Any) -> int | float | None: ...
+    else:
+        increment = operation(CacheRepository.increment)
+
     def __init__(self, runner: Runner, namespace: str, state: CacheState) -> None:
         self._cache_runner = CacheRunner(runner, state)
         super().__init__(self._cache_runner, namespace)
@@ -319,6 +338,26 @@ class Cache(CacheOperations, Group):
 
 class AsyncCache(CacheOperations, AsyncGroup):
     """As `Cache`, awaited."""
+
+    if TYPE_CHECKING:
+        # What it returns depends on only_if, which the descriptor cannot say.
+        @overload
+        async def increment(
+            self,
+            key: str,
+            by: int | float = ...,
+            *,
+            initial: int | float = ...,
+            ttl: CacheTtl | None = ...,
+            only_if: None = ...,
+        ) -> int | float: ...
+        @overload
+        async def increment(
+            self, key: str, by: int | float = ..., *, ttl: CacheTtl | None = ..., only_if: Literal["present"]
+        ) -> int | float | None: ...
+        async def increment(self, *args: Any, **kwargs: Any) -> int | float | None: ...
+    else:
+        increment = operation(CacheRepository.increment)
 
     def __init__(self, runner: AsyncRunner, namespace: str, state: CacheState) -> None:
         self._cache_runner = AsyncCacheRunner(runner, state)

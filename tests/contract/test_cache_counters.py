@@ -1,6 +1,7 @@
 """Numbers in the cache are counted up without a loss."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -239,6 +240,38 @@ def test_transactions_that_count_wait_for_each_other(open_store: Callable[..., S
     for turn in range(1, ROUNDS + 1):
         at_once(*(partial(count, store) for store in stores))
         assert stores[0].cache.get("k") == 4 * turn
+
+
+@pytest.mark.parametrize("by", [1, -3, 0.5])
+def test_only_a_key_that_is_there_is_counted_if_so_wanted(store: Store, clock: MovableClock, by: float) -> None:
+    assert store.cache.increment("k", by, only_if="present") is None
+    assert store.cache.get("k", MISSING) is MISSING
+    store.cache.set("k", 5, ttl=10, tags=["t"])
+    assert store.cache.increment("k", by, only_if="present") == store.cache.get("k") == 5 + by
+    clock.advance(seconds=10)
+    assert store.cache.increment("k", by, only_if="present") is None
+    assert store.cache.get("k", MISSING) is MISSING
+
+
+def test_a_condition_of_a_count_is_checked(store: Store) -> None:
+    store.cache.set("text", "x")
+    with pytest.raises(InvalidValueError, match="not a number"):
+        store.cache.increment("text", only_if="present")
+    for wrong in ("missing", True):
+        with pytest.raises(InvalidValueError, match="only_if"):
+            store.cache.increment("k", only_if=wrong)
+
+
+def test_a_key_that_was_not_counted_stays_missing_until_the_transaction_ends(open_store: Callable[..., Store]) -> None:
+    one, two = open_store(), open_store()
+    with ThreadPoolExecutor(1) as pool, one.transaction() as tx:
+        assert tx.cache.increment("k", only_if="present") is None
+        other = pool.submit(two.cache.set, "k", 10)
+        assert tx.cache.increment("k", only_if="present") is None
+        assert not other.done()
+        tx.cache.set("k", 1)
+    other.result()
+    assert one.cache.get("k") == 10
 
 
 def test_namespaces_count_for_themselves(open_store: Callable[..., Store]) -> None:

@@ -520,6 +520,20 @@ case(
 )
 case("cache.increment, new", nothing, lambda store, s: store.cache.increment(s), Cost(2, 2, 2), (5, 1))
 case("cache.increment", counter, lambda store, s: store.cache.increment(s, ttl=HOUR), ONE, (4, 1))
+case(
+    "cache.increment, if it is there",
+    counter,
+    lambda store, s: store.cache.increment(s, only_if="present"),
+    ONE,
+    (4, 1),
+)
+case(
+    "cache.increment, if it is there, missing",
+    nothing,
+    lambda store, s: store.cache.increment(s, only_if="present"),
+    ONE,
+    (3, 1),
+)
 case("cache.increment, with tags", cached, lambda store, s: store.cache.increment(s), ONE, (5, 1))
 case("cache.increment, a fraction", counter, lambda store, s: store.cache.increment(s, 0.5), transaction(5), (4, 1))
 case("cache.touch", cached, lambda store, s: store.cache.touch(s, HOUR), ONE, (3, 1))

@@ -10,7 +10,7 @@ that the entry has no tags: many who count at once do not start over. What it ca
 
 import math
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from statestore.checking import checks
 from statestore.engine.calls import writes_once_in_one_statement
@@ -88,8 +88,14 @@ class CacheCounters(CacheWrites):
 
     @writes_once_in_one_statement
     def increment(
-        self, key: str, by: int | float = 1, *, initial: int | float = 0, ttl: CacheTtl | None = None
-    ) -> int | float:
+        self,
+        key: str,
+        by: int | float = 1,
+        *,
+        initial: int | float = 0,
+        ttl: CacheTtl | None = None,
+        only_if: Literal["present"] | None = None,
+    ) -> int | float | None:
         """Add to a number, atomically, and return the sum. A missing key counts as *initial*.
 
         The entry keeps its tags and attributes; otherwise this is a set: it is counted as one, and counts as a use.
@@ -100,9 +106,10 @@ class CacheCounters(CacheWrites):
             initial: What a missing key holds before *by* is added.
             ttl: When the entry ends, as for `set`. By default one that is there keeps its end, and a new one gets the
                 cache's default. With a duration the end moves with each call; give a fixed window its end as a time.
+            only_if: `present` to leave a missing key missing.
 
         Returns:
-            The new value: whole if all of them are.
+            The new value: whole if all of them are. With *only_if*, None if there is no such key, or it has expired.
 
         Raises:
             InvalidValueError: The value is not a number, or the sum is too large for a float. Nothing was written.
@@ -110,6 +117,7 @@ class CacheCounters(CacheWrites):
         """
         checks.key(key, "key")
         by, initial = _number(by, "by"), _number(initial, "initial")
+        checks.one_of(only_if, (None, "present"), "only_if")
         first = self._once("first", lambda: self._encode(_sum(initial, by), "by"))
         attributes = self._attributes(
             ttl=ttl, tags=(), agent_name=None, request=None, content_hash=None, metadata=None, stale_ttl=None
@@ -117,18 +125,20 @@ class CacheCounters(CacheWrites):
         life = None if ttl is None else attributes.life
         whole = self._postgresql and isinstance(by, int) and self._state.options.max_bytes is None
         for _ in range(_TRIES if whole else 0):
-            found = self._add_whole(key, by, life)
-            if found is not None:
-                live, agent_name, total = found
-                if total is not None:
-                    self._notes.pending.count(self._now(), agent_name, "sets")
-                    return int(total)
-                if live:
-                    break
+            live, agent_name, total = self._add_whole(key, by, life) or (False, None, None)
+            if total is not None:
+                self._notes.pending.count(self._now(), agent_name, "sets")
+                return int(total)
+            if live or (
+                only_if and self._link.holds_reads
+            ):  # What is missing is to stay so until the transaction ends.
+                break
+            if only_if:
+                return None
             if self._write({key: first}, attributes, only_if="missing"):
                 return _sum(initial, by)
         self._needs_transaction()
-        return self._count_held(key, by, initial, attributes, life)
+        return self._count_held(key, by, None if only_if else initial, attributes, life)
 
     def _add_whole(self, key: str, by: Number, life: Lifetime | None) -> Any:
         params = {} if life is None else self._times(life)
@@ -137,12 +147,14 @@ class CacheCounters(CacheWrites):
         return self._link.one(statement, key=key, by=by, version=number, stamp=stamps.take(), **params)
 
     def _count_held(
-        self, key: str, by: Number, initial: Number, attributes: Attributes, life: Lifetime | None
-    ) -> Number:
-        """The same for any number, in a transaction."""
+        self, key: str, by: Number, initial: Number | None, attributes: Attributes, life: Lifetime | None
+    ) -> Number | None:
+        """The same for any number, in a transaction. Without *initial*, a missing key stays so."""
         self._hold([key])
         row = self._link.one(_READ, key=key)
         if row is None or not row[-1]:
+            if initial is None:
+                return None
             total = _sum(initial, by)
             self._write({key: self._encode(total, "by")}, attributes, only_if="missing")
             return total
