@@ -1,0 +1,1 @@
+"""dogpile.cache: the region backend."""
