@@ -1,0 +1,1 @@
+"""Django: the cache backend and the session backend."""
