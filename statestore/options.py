@@ -200,7 +200,10 @@ class Verify:
         except SchemaMissingError:
             if self._dialect.name != "sqlite" or not self._owned:
                 raise
-            migrate.upgrade(connection)
+            if engines.is_memory(connection.engine.url):
+                migrate.create_in_memory(connection)
+            else:
+                migrate.upgrade(connection)
 
 
 def connections_of(engine: Engine, dialect: Dialect, options: Options, *, owned: bool) -> Connections:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar, overload
+from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 from statestore.checking import checks, exactjson
 from statestore.engine.async_database import AsyncRunner
@@ -13,6 +13,7 @@ from statestore.engine.flows import Do, Flow, NewSignal, Sleep, Wait, run, run_a
 from statestore.errors import DatabaseError, StateStoreError
 from statestore.operations import compute_claims, memoizing, single_flight
 from statestore.operations.base import AsyncGroup, Group, Operations, flow, operation
+from statestore.operations.cache_counting import AsyncCounting, Counting
 from statestore.operations.cache_runner import AsyncCacheRunner, CacheRunner, not_claimed, not_kept
 from statestore.operations.compute_claims import TaskRenewals, ThreadRenewals
 from statestore.operations.memoizing import AsyncMemoized, Memoized
@@ -199,28 +200,8 @@ class CacheOperations(Operations):
         return found
 
 
-class Cache(CacheOperations, Group):
+class Cache(CacheOperations, Counting, Group):
     """The result cache: `store.cache`."""
-
-    if TYPE_CHECKING:
-        # What it returns depends on only_if, which the descriptor cannot say.
-        @overload
-        def increment(
-            self,
-            key: str,
-            by: int | float = ...,
-            *,
-            initial: int | float = ...,
-            ttl: CacheTtl | None = ...,
-            only_if: None = ...,
-        ) -> int | float: ...
-        @overload
-        def increment(
-            self, key: str, by: int | float = ..., *, ttl: CacheTtl | None = ..., only_if: Literal["present"]
-        ) -> int | float | None: ...
-        def increment(self, *args: Any, **kwargs: Any) -> int | float | None: ...
-    else:
-        increment = operation(CacheRepository.increment)
 
     def __init__(self, runner: Runner, namespace: str, state: CacheState) -> None:
         self._cache_runner = CacheRunner(runner, state)
@@ -336,28 +317,8 @@ class Cache(CacheOperations, Group):
         return decorate
 
 
-class AsyncCache(CacheOperations, AsyncGroup):
+class AsyncCache(CacheOperations, AsyncCounting, AsyncGroup):
     """As `Cache`, awaited."""
-
-    if TYPE_CHECKING:
-        # What it returns depends on only_if, which the descriptor cannot say.
-        @overload
-        async def increment(
-            self,
-            key: str,
-            by: int | float = ...,
-            *,
-            initial: int | float = ...,
-            ttl: CacheTtl | None = ...,
-            only_if: None = ...,
-        ) -> int | float: ...
-        @overload
-        async def increment(
-            self, key: str, by: int | float = ..., *, ttl: CacheTtl | None = ..., only_if: Literal["present"]
-        ) -> int | float | None: ...
-        async def increment(self, *args: Any, **kwargs: Any) -> int | float | None: ...
-    else:
-        increment = operation(CacheRepository.increment)
 
     def __init__(self, runner: AsyncRunner, namespace: str, state: CacheState) -> None:
         self._cache_runner = AsyncCacheRunner(runner, state)

@@ -73,6 +73,7 @@ def test_carries_the_package_and_the_migrations_but_no_tests(wheel: Path) -> Non
     assert Path("statestore/py.typed") in names
     assert Path("statestore/_migrations/env.py") in names
     assert Path("statestore/_migrations/script.py.mako") in names
+    assert Path("statestore/_migrations/in_memory.sql") in names
     assert any(name.match(FIRST_MIGRATION) for name in names)
     assert {name.parts[0] for name in names} == {"statestore", f"{'-'.join(wheel.stem.split('-')[:2])}.dist-info"}
 
