@@ -125,10 +125,8 @@ class StatestoreCache(BaseCache):
 
     def _dumps(self, value: Any) -> Any:
         """Numbers and text as they are, so that the database can count and people can read."""
-        if (
-            self._serializer is None
-            or (type(value) in _PLAIN
-            and not (type(value) is float and not math.isfinite(value)))
+        if self._serializer is None or (
+            type(value) in _PLAIN and not (type(value) is float and not math.isfinite(value))
         ):
             return value
         return self._serializer.dumps(value)

@@ -72,7 +72,7 @@ def database(url: str) -> dict[str, Any]:
 
 
 def operations(cache: Any, sessions: Any) -> Operations:
-    many = {f"many {number}": VALUE for number in range(20)}
+    many = {f"many-{number}": VALUE for number in range(20)}
     cache.set("k", VALUE)
     cache.set("n", 1)
     cache.set_many(many)

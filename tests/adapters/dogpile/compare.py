@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import count
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 from dogpile.cache import make_region
 
@@ -28,7 +28,6 @@ async def theirs(url: str) -> AsyncIterator[Operations]:
 
 
 def operations(region: Any) -> Operations:
-    numbers = count()
     many = {f"many {number}": VALUE for number in range(20)}
     region.set("k", VALUE)
     region.set_multi(many)
@@ -39,5 +38,5 @@ def operations(region: Any) -> Operations:
         "set_multi of 20": lambda: region.set_multi(many),
         "delete": lambda: region.delete("k2"),
         "get_or_create, there": lambda: region.get_or_create("many 1", dict),
-        "get_or_create, made": lambda: region.get_or_create(f"new {next(numbers)}", dict),
+        "get_or_create, made": lambda: region.get_or_create(uuid4().hex, dict),
     }
