@@ -1,0 +1,190 @@
+"""The fixtures, as people use them in projects of their own."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.postgres import PostgresServer
+
+ROOT = Path(__file__).parents[3]
+
+TESTS = """
+def test_one(statestore_store, statestore_clock):
+    assert statestore_store.sessions.count() == 0
+    session = statestore_store.sessions.create("chat", ttl=statestore_clock.now.resolution * 10**6)
+    assert session.created_at == statestore_clock.now
+    statestore_clock.advance(seconds=1)
+    assert not statestore_store.sessions.exists("chat")
+    statestore_store.sessions.create("chat")
+
+def test_another_has_a_database_of_its_own(statestore_store):
+    assert statestore_store.sessions.count() == 0
+    statestore_store.sessions.create("chat")
+
+def test_one_more(statestore_store, statestore_url):
+    from statestore import StateStore
+    statestore_store.sessions.create("chat")
+    with StateStore.open(statestore_url) as other:
+        assert other.sessions.count() == 1
+"""
+
+ASYNCIO = ("-p", "no:anyio", "-o", "asyncio_default_fixture_loop_scope=function")
+ASYNC_TESTS = """
+    assert await statestore_async_store.sessions.count() == 0
+    await statestore_async_store.history.append("chat", [{{"role": "user", "content": "Hi"}}], create=True)
+    async with asyncio.TaskGroup() as group:
+        for number in range(8):
+            group.create_task(statestore_async_store.state.increment("chat", "n"))
+    assert await statestore_async_store.state.get("chat", "n") == 8
+    async with statestore_async_store.transaction() as tx:
+        await tx.state.set("chat", "x", {number})
+    assert statestore_store.state.get("chat", "x") == {number}
+"""
+
+
+def async_tests(mark: str) -> str:
+    lines = ["import asyncio, pytest"]
+    for number in range(3):
+        lines += [mark, f"async def test_{number}(statestore_async_store, statestore_store):"]
+        lines += ASYNC_TESTS.format(number=number).splitlines()
+    return "\n".join(lines)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def options(request: pytest.FixtureRequest) -> list[str]:
+    """The options of a run on each database."""
+    if request.param == "sqlite":
+        return []
+    postgres: PostgresServer = request.getfixturevalue("postgres")
+    return ["--statestore-url", postgres.url()]
+
+
+def test_each_test_has_a_database_of_its_own(pytester: pytest.Pytester, options: list[str]) -> None:
+    pytester.makepyfile(TESTS)
+    pytester.runpytest_inprocess("-p", "no:xdist", *options).assert_outcomes(passed=3)
+
+
+def test_workers_of_xdist_share_a_template(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(TESTS, test_more=TESTS)
+    pytester.runpytest_subprocess("-n", "2", "--basetemp=kept").assert_outcomes(passed=6)
+    assert len(list(Path(pytester.path, "kept").rglob("statestore-template.db"))) == 1
+
+
+def test_asynchronous_tests_of_pytest_asyncio(pytester: pytest.Pytester, options: list[str]) -> None:
+    pytester.makepyfile(async_tests("@pytest.mark.asyncio"))
+    pytester.runpytest_inprocess(*ASYNCIO, "-W", "error", *options).assert_outcomes(passed=3)
+
+
+def test_asynchronous_tests_on_one_event_loop(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(async_tests('@pytest.mark.asyncio(loop_scope="module")'))
+    pytester.runpytest_inprocess(*ASYNCIO, "-W", "error").assert_outcomes(passed=3)
+
+
+def test_asynchronous_tests_of_anyio(pytester: pytest.Pytester, options: list[str]) -> None:
+    pytest.importorskip("anyio")
+    backend = "@pytest.fixture\ndef anyio_backend(): return 'asyncio'\n@pytest.mark.anyio"
+    pytester.makepyfile(async_tests(backend))
+    pytester.runpytest_inprocess("-p", "no:asyncio", "-W", "error", *options).assert_outcomes(passed=3)
+
+
+def test_tests_that_run_their_event_loop_themselves(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+import asyncio
+from statestore import LazyStore
+
+def test_it(statestore_async_store, statestore_url):
+    for _ in range(2):
+        asyncio.run(statestore_async_store.state.set("chat", "k", 1, create=True))
+    lazy = LazyStore(statestore_url)
+    assert lazy.sync().state.get("chat", "k") == 1
+    lazy.close()
+""")
+    pytester.runpytest_inprocess("-p", "no:asyncio", "-p", "no:anyio", "-W", "error").assert_outcomes(passed=1)
+
+
+@pytest.mark.postgresql
+def test_nothing_is_left_on_the_server(pytester: pytest.Pytester, postgres: PostgresServer) -> None:
+    pytester.makepyfile(TESTS + "\ndef test_fails(statestore_store):\n    assert False\n")
+    pytester.makeini(f"[pytest]\nstatestore_url = {postgres.url()}")
+    pytester.runpytest_inprocess("-p", "no:xdist").assert_outcomes(passed=3, failed=1)
+    databases = [name for (name,) in postgres._execute("SELECT datname FROM pg_database")]
+    assert not [name for name in databases if name.startswith("statestore_pytest_")]
+
+
+def test_a_url_of_something_else_is_refused(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(TESTS)
+    result = pytester.runpytest_inprocess("--statestore-url=sqlite:///mine.db")
+    result.assert_outcomes(errors=3)
+    result.stdout.fnmatch_lines("*--statestore-url is for PostgreSQL; leave it out for SQLite*")
+
+
+def test_those_who_do_not_use_it_pay_nothing(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+import sys
+
+def test_it(request):
+    assert "statestore.adapters.pytest_plugin" in sys.modules
+    heavy = {"sqlalchemy", "alembic", "orjson", "psycopg", "asyncio.runners", "statestore.store"}
+    assert not heavy & set(sys.modules) - {"asyncio.runners"}
+    assert not [name for name in request.fixturenames if "statestore" in name]
+""")
+    bare = ("-p", "no:asyncio", "-p", "no:anyio", "-p", "no:xdist", "-p", "no:langsmith_plugin", "-p", "no:benchmark")
+    pytester.runpytest_subprocess(*bare).assert_outcomes(passed=1)
+
+
+def test_its_fixtures_can_be_overridden(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("""
+import pytest
+
+@pytest.fixture
+def statestore_url(tmp_path):
+    return f"sqlite:///{tmp_path}/mine.db"
+""")
+    pytester.makepyfile("def test_it(statestore_store):\n    assert 'mine.db' in repr(statestore_store)\n")
+    pytester.runpytest_inprocess().assert_outcomes(passed=1)
+
+
+def test_a_fresh_store_takes_less_than_five_milliseconds(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("""
+import time
+import pytest
+
+took = []
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    begin = time.perf_counter()
+    yield
+    took.append(time.perf_counter() - begin)
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"the fastest took {1000 * min(took):.2f} ms")
+""")
+    pytester.makepyfile("""
+import pytest
+
+@pytest.mark.parametrize("n", range(30))
+def test_it(statestore_store, n):
+    pass
+""")
+    result = pytester.runpytest_inprocess("-p", "no:xdist")
+    result.assert_outcomes(passed=30)
+    # The fastest, since others use the machine, too.
+    (took,) = re.findall(r"^the fastest took ([\d.]+) ms$", result.stdout.str(), re.MULTILINE)
+    assert float(took) < 5
+
+
+def test_the_plugin_is_registered_by_an_entry_point() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pytest11"] == {"statestore": "statestore.adapters.pytest_plugin"}
+
+
+def test_the_example_runs(pytester: pytest.Pytester) -> None:
+    page = (ROOT / "docs" / "adapters" / "pytest_plugin.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    pytester.makepyfile("\n\n".join(examples))
+    outcomes = pytester.runpytest_inprocess(*ASYNCIO, "-o", "asyncio_mode=auto").parseoutcomes()
+    assert set(outcomes) == {"passed"}
+    assert outcomes["passed"] == sum(example.count("def test_") for example in examples)
