@@ -9,7 +9,7 @@ column, and the code of that time refuses every schema but its own.
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, inspect, literal_column, select, table
+from sqlalchemy import Connection, inspect
 
 from statestore import schema
 from statestore.errors import SchemaAheadError, SchemaError
@@ -47,9 +47,11 @@ def read(connection: Connection, schema_name: str) -> SchemaRevision | None:
     where = schema_name if connection.dialect.name == "postgresql" else None
     if not inspect(connection).has_table(VERSION_TABLE, schema=where):
         return None
-    # All columns, since older schemas have one less: no round trip more to find out which.
-    versions: Select[Any] = select(literal_column("*")).select_from(table(VERSION_TABLE, schema=where))
-    found: list[dict[str, Any]] = [dict(row) for row in connection.execute(versions).mappings()]
+    # All columns, since older schemas have one less: no round trip more to find out which. As text, since each store
+    # that is opened would have to compile it.
+    of_schema = "" if where is None else f"{connection.dialect.identifier_preparer.quote_schema(where)}."
+    rows = connection.exec_driver_sql(f"SELECT * FROM {of_schema}{VERSION_TABLE}").mappings()
+    found: list[dict[str, Any]] = [dict(row) for row in rows]
     if len(found) > 1:
         several = ", ".join(row["version_num"] for row in found)
         raise SchemaError(f"{VERSION_TABLE} has several revisions, {several}; delete all but the right one")
