@@ -11,6 +11,7 @@ from statestore import (
     NEVER,
     InvalidValueError,
     NewEntry,
+    NewSession,
     SessionExistsError,
     SessionNotFoundError,
     Usage,
@@ -18,6 +19,7 @@ from statestore import (
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound
 from tests.support.crowd import at_once
+from tests.support.worlds import entering
 
 Store = Any
 
@@ -40,6 +42,11 @@ def whole(store: Store) -> Store:
 
 def ids(page: Any) -> set[str]:
     return {session.session_id for session in page.sessions}
+
+
+def expiry_of(store: Store, session_id: str = "whole") -> Any:
+    """Asked for without being a use."""
+    return next(one.expires_at for one in store.sessions.page().sessions if one.session_id == session_id)
 
 
 def test_a_part_knows_what_it_belongs_to(whole: Store) -> None:
@@ -143,6 +150,63 @@ def test_reads_of_a_part_keep_the_whole(whole: Store, clock: MovableClock) -> No
         read()
     assert whole.sessions.get("part").session_id == "part"
     assert whole.sessions.exists("whole")
+
+
+def test_writes_to_a_part_keep_the_whole(whole: Store, clock: MovableClock) -> None:
+    def in_a_turn() -> None:
+        with entering(whole, whole.turn("part")) as turn:
+            turn.append({"role": "user", "content": "in a turn"})
+
+    def in_a_transaction() -> None:
+        with whole.transaction() as tx:
+            tx.history.append("part", [NewEntry("in a transaction")])
+
+    writes: dict[str, Callable[[], Any]] = {
+        "append": partial(whole.history.append, "part", [NewEntry("late")]),
+        "append with an id": partial(whole.history.append, "part", [NewEntry("late", entry_id="id")]),
+        "append it again": partial(whole.history.append, "part", [NewEntry("late", entry_id="id")]),
+        "append nothing": partial(whole.history.append, "part", []),
+        "append to a new part": partial(
+            whole.history.append, "new part", [NewEntry("x")], create=NewSession(belongs_to="whole")
+        ),
+        "append many": partial(whole.history.append, "part", [NewEntry(n) for n in range(600)]),
+        "turn": in_a_turn,
+        "transaction": in_a_transaction,
+        "touch": partial(whole.sessions.touch, "part"),
+        "state": partial(whole.state.set, "part", "key", 1),
+        "list": partial(whole.lists.append, "part", "list", [1]),
+    }
+    for name, write in writes.items():
+        clock.advance(hours=0.9)
+        write()
+        expires_at = expiry_of(whole)
+        assert expires_at == clock() + HOUR, name
+    clock.advance(hours=0.09)
+    whole.history.append("part", [NewEntry("soon after")])
+    assert expiry_of(whole) == expires_at
+
+
+def test_appends_to_parts_in_one_batch_keep_each_whole(whole: Store, clock: MovableClock) -> None:
+    whole.sessions.create("next", ttl=HOUR)
+    whole.sessions.create("part of next", belongs_to="next")
+    clock.advance(hours=0.9)
+    parts = ["part", "other part", "another", "part of next"] * 5
+    at_once(*(partial(whole.history.append, part, [NewEntry(n)]) for n, part in enumerate(parts)))
+    assert expiry_of(whole) == expiry_of(whole, "next") == clock() + HOUR
+
+
+def test_an_append_to_a_part_waits_for_nobody_who_has_the_whole(
+    whole: Store, open_store: Callable[..., Store], clock: MovableClock, database_url: str
+) -> None:
+    if database_url.startswith("sqlite"):
+        pytest.skip("SQLite has one writer")
+    clock.advance(hours=0.5)
+    other = open_store(clock=clock)
+    with whole.transaction() as tx:
+        tx.sessions.update("whole", title="t")
+        other.history.append("part", [NewEntry("meanwhile")])
+        tx.sessions.delete("whole")
+    assert not whole.sessions.exists("part")
 
 
 @pytest.mark.parametrize("way", ["delete", "in a transaction", "sweep", "create again"])

@@ -69,6 +69,12 @@ def part(store: Store, s: str) -> None:
     store.sessions.create(s, belongs_to=f"whole of {s}")
 
 
+def busy_part(store: Store, s: str) -> None:
+    """A part with a TTL to keep, of which hardly any time has gone."""
+    store.sessions.create(f"whole of {s}", ttl=HOUR)
+    store.sessions.create(s, belongs_to=f"whole of {s}")
+
+
 def listed(store: Store, s: str) -> None:
     session(store, s)
     store.lists.append(s, "a", range(100))
@@ -148,6 +154,7 @@ case(
     ONE,
     (5, 1),
 )
+case("history.append, to a part", busy_part, lambda store, s: store.history.append(s, words(1)), ONE, (5, 1))
 case("sessions.get, of a part", part, lambda store, s: store.sessions.get(s), ONE, (1, 1))
 case(
     "sessions.page, filtered, with the total",

@@ -35,7 +35,7 @@ SHAPES: dict[Any, tuple[str, dict[str, Any]]] = {
     ),
     appending._postgresql: (
         "two plain messages with ids of their caller's",
-        {"count": 2, "columns": (), "at": False, "new": True, "same": False, "leased": False, "priced": False},
+        {"count": 2, "columns": (), "new": True} | dict.fromkeys(("at", "same", "leased", "priced", "part"), False),
     ),
     entry_rows.insert_one: ("an entry that says what it used", {"columns": _COLUMNS}),
     entry_edits._at_once: (

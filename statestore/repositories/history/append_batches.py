@@ -141,8 +141,10 @@ def _append(link: Link, appends: Sequence[BatchedAppend]) -> None:
         **arrays(entries, (*_PLACE, *_ALWAYS, *columns)),
     )
     by_session: dict[str, list[Row]] = {}
-    for session_id, *row in sorted(rows):
+    for session_id, *row, _ in sorted(rows):
         by_session.setdefault(session_id, []).append(tuple(row))
+    if rows and rows[0][-1]:
+        session_rows.extend_many(link, list(by_session))
     taken = dict.fromkeys(by_session, 0)
     for one in appends:
         if one.session_id not in by_session:
@@ -192,11 +194,11 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
             WHERE s.namespace = :namespace AND s.session_id = w.session_id AND $live
                 AND w.session_id = ANY (array(SELECT l.session_id FROM locked AS l))
             RETURNING s.session_id, s.next_seq - w.count AS first_seq, s.last_turn - w.turns AS base_turn,
-                {notify.wake("s")})
+                {session_rows.WHOLE_DUE} AS whole_due, {notify.wake("s")})
         INSERT INTO $history_entries (namespace, session_id, seq, turn, created_at, {", ".join(names)})
         SELECT :namespace, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, {created_at},
             {", ".join(values)}
         FROM updated AS u JOIN {entries}
             ON v.session_id = u.session_id
-        RETURNING session_id, seq, turn, created_at"""
+        RETURNING session_id, seq, turn, created_at, EXISTS (SELECT 1 FROM updated AS u WHERE u.whole_due)"""
     )

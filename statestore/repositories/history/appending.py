@@ -9,6 +9,7 @@ from statestore.engine.sql import Link, Row, Statement
 from statestore.repositories.history import entry_rows, notify, pricing, tool_names
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.sessions import session_life, session_rows
+from statestore.repositories.sessions.hints import PartHints
 from statestore.values.history import Entry
 from statestore.values.sessions import Lease, Session
 
@@ -21,6 +22,10 @@ _UPDATE = f"""
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live"""
 _RETURNING = " RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn"
 _AND_WAKE = f", {notify.wake('s')}"
+# An append would cost 1.05 if it looked for the whole of any session. It does if the session is known to be a part, and
+# of others it only finds out that they are.
+_AND_WHOLE = {True: f", {session_rows.WHOLE_DUE} AS whole_due", False: ", s.belongs_to IS NOT NULL AS whole_due"}
+_AND_WHOLE_SQLITE = f", {session_rows.WHOLE_DUE_SQLITE}"
 
 # An append is tried as if there was nothing to decide, and rerun under the lock if there is.
 _IF_AT = " AND s.next_seq - 1 = :after_seq"
@@ -37,6 +42,7 @@ _SQLITE = {
         + (_IF_NEW if new else "")
         + (session_rows.HELD if leased else "")
         + _RETURNING
+        + _AND_WHOLE_SQLITE
     )
     for at in (False, True)
     for new in (False, True)
@@ -46,11 +52,11 @@ _SQLITE = {
 
 @lru_cache(maxsize=1024)
 def _postgresql(
-    count: int, columns: tuple[str, ...], *, at: bool, new: bool, same: bool, leased: bool, priced: bool
+    count: int, columns: tuple[str, ...], *, at: bool, new: bool, same: bool, leased: bool, priced: bool, part: bool
 ) -> Statement:
     conditions = (_IF_AT, at), (_IF_NEW, new), (_IF_SAME_ROW, same), (session_rows.HELD, leased)
     wanted = "".join(sql for sql, wanted in (*conditions, (pricing.UNCHANGED, priced)) if wanted)
-    return entry_rows.insert_after_update(count, columns, _UPDATE + wanted + _RETURNING + _AND_WAKE)
+    return entry_rows.insert_after_update(count, columns, _UPDATE + wanted + _RETURNING + _AND_WHOLE[part] + _AND_WAKE)
 
 
 def insert(
@@ -96,8 +102,10 @@ def insert(
         head = link.one(_SQLITE[after_seq is not None, only_new, lease_token is not None], **params)
         if head is None:
             return None
-        rows = _insert_each(link, session_id, batch, columns, *head)
+        *first, whole_due = head
+        rows = _insert_each(link, session_id, batch, columns, *first)
     else:
+        parts = link.settings.of(PartHints)
         statement = _postgresql(
             len(batch),
             columns,
@@ -106,10 +114,16 @@ def insert(
             same=row_version is not None,
             leased=lease_token is not None,
             priced=prices_revision is not None,
+            part=session_id in parts,
         )
-        rows = sorted(link.all(statement, **params, **entry_rows.params(batch, columns)))
-        if not rows:
+        found = sorted(link.all(statement, **params, **entry_rows.params(batch, columns)))
+        if not found:
             return None
+        whole_due = found[0][-1]
+        if whole_due:
+            parts.add(session_id)
+        rows = [row[:-1] for row in found]
+    session_rows.extend_whole(link, session_id, whole_due)
     return [entry_rows.stored(link, session_id, entry, *row) for entry, row in zip(batch, rows, strict=True)]
 
 

@@ -173,7 +173,8 @@ def params(entries: Sequence[PreparedEntry], columns: Sequence[str]) -> Params:
 def insert_after_update(count: int, columns: tuple[str, ...], update: str) -> Statement:
     """Change the session's row and insert *count* entries behind its last one, in one statement of PostgreSQL.
 
-    *update* is a statement that returns `first_seq` and `base_turn`; where it finds no session nothing is inserted.
+    *update* is a statement that returns `first_seq`, `base_turn` and `whole_due`; where it finds no session nothing is
+    inserted. Each row has the latter behind what it is stored with.
     To be kept by who asks for it: built for each call it would double the cost of the call.
     """
     casts = _REQUIRED_COLUMNS | {column: OPTIONAL_COLUMNS[column] for column in columns}
@@ -189,7 +190,7 @@ def insert_after_update(count: int, columns: tuple[str, ...], update: str) -> St
         INSERT INTO $history_entries (namespace, session_id, seq, {", ".join(names)})
         SELECT :namespace, :session_id, session.first_seq + v.i, {", ".join(selected)}
         FROM session, (VALUES {values}) AS v (i, {", ".join(casts)})
-        RETURNING seq, turn, created_at"""
+        RETURNING seq, turn, created_at, (SELECT session.whole_due FROM session)"""
     )
 
 

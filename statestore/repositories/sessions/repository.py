@@ -53,8 +53,8 @@ class SessionsRepository(Repository):
             status: `ready`, or `starting` for an agent that is not up yet.
             belongs_to: The session that it is to be a part of, such as a sub-agent's of its agent's. A part has no TTL:
                 it is hidden from `page` and `count`, and expires and goes with that session. A part of a part belongs
-                to the same session. To create or read a part, or to write its state or lists, counts as a use of the
-                whole; an append alone does not.
+                to the same session. To create, read or touch a part, to append to it, or to write its state or lists,
+                counts as a use of the whole.
             created_at: When it was created, for imports; by default now, also where it is in the future.
 
         Raises:

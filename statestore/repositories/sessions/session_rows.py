@@ -15,6 +15,7 @@ from statestore.engine.sql import Link, Row, Statement
 from statestore.engine.sql_parts import each
 from statestore.errors import ConflictError, ReadOnlyError, SessionNotFoundError, StaleLeaseError
 from statestore.repositories.sessions import holding
+from statestore.repositories.sessions.hints import PartHints
 from statestore.repositories.sessions.session_columns import default_ttl
 from statestore.values.fast_dataclass import builder
 from statestore.values.sessions import Lease, Session
@@ -44,6 +45,12 @@ EXTENSION_DUE = """(CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < $later(s.ttl
         WHEN s.belongs_to IS NULL THEN false
         ELSE coalesce((SELECT w.expires_at < $later(w.ttl * 9 / 10) FROM $sessions AS w
             WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND $writable END)"""
+
+# What a write says of a part, for `extend_whole`. The row of what it belongs to is not written in the same statement:
+# who removes that one locks it first. SQLite only says whether there is one, since a subquery in RETURNING cannot name
+# the part's row.
+WHOLE_DUE = f"(s.belongs_to IS NOT NULL AND {EXTENSION_DUE})"
+WHOLE_DUE_SQLITE = "belongs_to"
 
 _FIND = Statement(f"""
     SELECT {COLUMNS}, {EXTENSION_DUE} FROM $sessions AS s
@@ -90,9 +97,10 @@ _EXTEND_MANY = Statement(
     WHERE namespace = :namespace AND session_id IN ({_DUE_OF_MANY}) RETURNING {COLUMNS}""",
 )
 
-_ACTIVE = Statement(f"""
+_MARK_ACTIVE = f"""
     UPDATE $sessions AS s SET {ACTIVE}
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live RETURNING """
+_ACTIVE = Statement(postgresql=_MARK_ACTIVE + WHOLE_DUE, sqlite=_MARK_ACTIVE + WHOLE_DUE_SQLITE)
 
 _GIVEN = ("namespace", "session_id", "user_id", "agent_name", "title", "status", "instructions", "metadata",
           "project_root", "cwd", "parent_session_id", "root_session_id", "forked_at_seq", "first_seq", "next_seq",
@@ -268,6 +276,15 @@ def extend_many(link: Link, session_ids: Sequence[str]) -> Sequence[Row]:
     return _if_writable(link, lambda: link.all(_EXTEND_MANY, session_ids=sorted(session_ids))) or ()
 
 
+def extend_whole(link: Link, session_id: str, whole_due: Any) -> None:
+    """Extend the TTL of the session that a part belongs to, after a write to the part that returned `WHOLE_DUE`.
+
+    Past one that somebody has locked: who writes it extends it, and who removes it may wait for the part.
+    """
+    if whole_due:
+        extend_many(link, [session_id])
+
+
 def _if_writable(link: Link, write: Callable[[], R]) -> R | None:
     if link.read_only:
         return None
@@ -287,8 +304,10 @@ def mark_active(link: Link, session_id: str) -> None:
     Raises:
         SessionNotFoundError: No such session, or it has expired.
     """
-    if not link.run(_ACTIVE, session_id=session_id):
+    row = link.one(_ACTIVE, session_id=session_id)
+    if row is None:
         raise not_found(link, session_id)
+    extend_whole(link, session_id, *row)
 
 
 def find_lease(link: Link, session_id: str) -> Row | None:
@@ -333,6 +352,7 @@ def insert(link: Link, session_id: str, columns: Mapping[str, Any]) -> Session |
     if row is None:
         return None
     made = from_row(link, row)
-    if link.dialect.name == "sqlite":
-        link.run(_ACTIVE, session_id=made.belongs_to)
+    link.settings.of(PartHints).add(session_id)
+    if link.dialect.name == "sqlite" and made.belongs_to is not None:
+        mark_active(link, made.belongs_to)
     return made

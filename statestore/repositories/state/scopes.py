@@ -21,8 +21,7 @@ STEP = timedelta(seconds=1)
 
 _DUE = """(s.last_activity_at <= $later(-CAST(:step AS interval)) OR s.active_hour <> $hour
             OR coalesce(s.expires_at < $later(s.ttl * 9 / 10), false))"""
-# The row of what a session belongs to is not written in the same statement: who removes that one locks it first.
-_WHOLE_DUE = f"(s.belongs_to IS NOT NULL AND {session_rows.EXTENSION_DUE})"
+_WHOLE_DUE = session_rows.WHOLE_DUE
 _SESSION = "s.namespace = :namespace AND s.session_id = :owner_id AND $live"
 
 

@@ -1,7 +1,7 @@
-"""Sessions that are known to be forks: their histories are read by another statement, right for all but slower."""
+"""Sessions that are known to take another statement than most, which is right for all of them but slower."""
 
 
-class ForkHints:
+class Hints:
     """Ids that were seen lately: bounded, safe between threads, and right to forget at any time."""
 
     __slots__ = ("_ids", "_most")
@@ -17,3 +17,15 @@ class ForkHints:
 
     def __contains__(self, session_id: object) -> bool:
         return isinstance(session_id, str) and session_id in self._ids
+
+
+class ForkHints(Hints):
+    """Forks: their histories are read from several sessions."""
+
+    __slots__ = ()
+
+
+class PartHints(Hints):
+    """Parts of other sessions: an append to one looks whether the TTL of the whole has to be extended."""
+
+    __slots__ = ()
