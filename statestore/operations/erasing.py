@@ -15,6 +15,7 @@ Progress: TypeAlias = Callable[[ErasureReceipt], object]
 
 # Rows in one transaction; also entries, since each part that forks see changes a row per fork.
 BATCH = 1000
+SESSIONS = 500
 ENTRIES = 5000
 
 
@@ -41,11 +42,7 @@ def delete(session_id: str, *, expected_revision: int | None = None, user_id: st
     """See `Sessions.delete`."""
     options = {"expected_revision": expected_revision, "user_id": user_id}
     removed = yield Call(ErasureRepository.remove, (session_id, BATCH), options)
-    for hidden in removed.hidden:
-        more = True
-        while more:
-            batch = yield Call(ErasureRepository.remove_slice, (hidden, BATCH))
-            more = batch.after is not None
+    yield from _remove_hidden(removed.hidden)
     lived: bool = removed.lived
     return lived
 
@@ -53,9 +50,26 @@ def delete(session_id: str, *, expected_revision: int | None = None, user_id: st
 def delete_many(session_ids: Sequence[str]) -> Flow[int]:
     """See `Sessions.delete_many`."""
     deleted = 0
-    for session_id in session_ids:
-        deleted += yield from delete(session_id)
+    for start in range(0, len(session_ids), SESSIONS):
+        left = tuple(session_ids[start : start + SESSIONS])
+        while left:
+            removed = yield Call(ErasureRepository.remove_many, (left, BATCH))
+            deleted += removed.lived
+            yield from _remove_hidden(removed.hidden)
+            if removed.left == left:
+                break
+            left = removed.left
+        for session_id in left:
+            deleted += yield from delete(session_id)
     return deleted
+
+
+def _remove_hidden(session_ids: Sequence[str]) -> Flow[None]:
+    for session_id in session_ids:
+        more = True
+        while more:
+            batch = yield Call(ErasureRepository.remove_slice, (session_id, BATCH))
+            more = batch.after is not None
 
 
 def delete_user(namespace: str, user_id: str, progress: Progress | None) -> Flow[ErasureReceipt]:

@@ -208,17 +208,6 @@ def test_only_the_expected_session_is_deleted(store: Store, clock: MovableClock)
     assert not store.sessions.delete("s", user_id="ada", expected_revision=1)
 
 
-def test_many_sessions_are_deleted(store: Store) -> None:
-    for session_id in "abc":
-        store.sessions.create(session_id)
-    assert store.sessions.delete_many(["a", "b", "a", "missing"]) == 2
-    assert store.sessions.count() == 1
-    assert store.sessions.delete_many([]) == 0
-    with pytest.raises(InvalidValueError, match=r"session_ids\[1\]"):
-        store.sessions.delete_many(["c", ""])
-    assert store.sessions.exists("c")
-
-
 def test_metadata_is_merged_into_the_expected_revision(store: Store) -> None:
     store.sessions.create("s", metadata={"a": 1})
     assert store.sessions.merge_metadata("s", {"b": 2}, expected_revision=1).revision == 2

@@ -221,8 +221,15 @@ case(
     "sessions.delete_many, of 2",
     two,
     lambda store, s: store.sessions.delete_many([s, f"other {s}"]),
-    Cost(2, 2, 2),
-    (10, 2),
+    ONE,
+    (9, 1),
+)
+case(
+    "sessions.delete_many, of a fork and its source",
+    forked,
+    lambda store, s: store.sessions.delete_many([s, f"fork of {s}"]),
+    Cost(16, 16, 4),
+    (23, 1),
 )
 case("sessions.delete, with a fork", forked, lambda store, s: store.sessions.delete(s), Cost(14, 14, 2), (13, 1))
 case(

@@ -5,6 +5,7 @@ follows in batches, as in a sweep; where the process dies, the next sweep goes o
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -51,16 +52,28 @@ _NEXT_ERASED = Statement("""
     ORDER BY s.expires_at, s.session_id LIMIT 1""")
 
 
-_REMOVE = unshared.release(
-    """, ended AS (
+_ENDED = """, ended AS (
         DELETE FROM $sessions AS s USING own WHERE s.namespace = :namespace AND s.session_id = own.session_id
-        RETURNING 1)
-    SELECT held.lives, (SELECT count(*) FROM ended) FROM held""",
+        RETURNING s.session_id)"""
+_PLAIN = """(s.ttl IS NULL OR s.ttl <> :erased) AND NOT EXISTS (
+                SELECT 1 FROM $sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id)"""
+_REMOVE = unshared.release(
+    f"{_ENDED} SELECT held.lives, (SELECT count(*) FROM ended) FROM held",
     from_seq="1",
-    where=f"""s.next_seq - s.first_seq <= :limit AND (s.ttl IS NULL OR s.ttl <> :erased)
-            AND {session_rows.AS_EXPECTED} AND NOT EXISTS (
-                SELECT 1 FROM $sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id)""",
+    where=f"s.next_seq - s.first_seq <= :limit AND {session_rows.AS_EXPECTED} AND {_PLAIN}",
 )
+# Of a session and a part of it the one that is named first goes first: then the other may be gone.
+_REMOVE_MANY = unshared.release_many(
+    f"""{_ENDED}
+    SELECT s.session_id, ended.session_id IS NOT NULL, held.lives
+    FROM $sessions AS s LEFT JOIN held ON held.session_id = s.session_id
+    LEFT JOIN ended ON ended.session_id = s.session_id
+    WHERE s.namespace = :namespace AND s.session_id $in(:session_ids)""",
+    where=f"{_PLAIN} AND coalesce(NOT s.belongs_to $in(:session_ids), true)",
+)
+_SIZES = Statement("""
+    SELECT s.session_id, s.next_seq - s.first_seq FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.session_id $in(:session_ids)""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +86,21 @@ class Removed:
     @property
     def more(self) -> bool:
         return bool(self.hidden)
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedMany:
+    """What came of sessions that are to be removed.
+
+    Attributes:
+        lived: How many of those that were removed lived.
+        hidden: Sessions of which rows are left to delete.
+        left: Those that are still to be removed, in the order given.
+    """
+
+    lived: int
+    hidden: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 class ErasureRepository(ExpiryRepository):
@@ -97,6 +125,38 @@ class ErasureRepository(ExpiryRepository):
                 return Removed(lived=bool(lives))
             self._needs_transaction()
         return self._remove_in_transaction(session_id, limit, expected_revision, user_id)
+
+    @reported_as("sessions.delete_many", rows=lambda removed: removed.lived)
+    @writes_in_one_statement
+    def remove_many(self, session_ids: Sequence[str], limit: int) -> RemovedMany:
+        """Delete sessions with up to *limit* entries in all, and hide larger ones.
+
+        On PostgreSQL, outside a caller's transaction: only those that nobody has locked, that share no entries and have
+        no parts.
+        """
+        if self._link.dialect.name == "sqlite" or self._link.holds_reads:
+            return self._remove_each(session_ids, limit)
+        rows = self._link.all(_REMOVE_MANY, session_ids=list(session_ids), limit=limit, erased=endings.ERASED)
+        left = {session_id for session_id, removed, _ in rows if not removed}
+        return RemovedMany(
+            lived=sum(bool(removed and lives) for _, removed, lives in rows),
+            left=tuple(session_id for session_id in session_ids if session_id in left),
+        )
+
+    def _remove_each(self, session_ids: Sequence[str], limit: int) -> RemovedMany:
+        self._needs_transaction()
+        sizes: dict[str, int] = dict(self._link.all(_SIZES, session_ids=list(session_ids)))
+        lived = entries = 0
+        hidden: list[str] = []
+        for number, session_id in enumerate(session_ids):
+            size = sizes.get(session_id, 0)
+            entries += size if size <= limit else 0
+            if entries > limit:
+                return RemovedMany(lived, tuple(hidden), tuple(session_ids[number:]))
+            removed = self._remove_in_transaction(session_id, limit, None, None)
+            lived += removed.lived
+            hidden += removed.hidden
+        return RemovedMany(lived, tuple(hidden))
 
     def _remove_in_transaction(
         self, session_id: str, limit: int, expected_revision: int | None, user_id: str | None

@@ -58,3 +58,34 @@ def release(
         DELETE FROM $history_entries AS h WHERE h.namespace = :namespace AND {_RANGE} RETURNING {rows})
     {then}"""
     )
+
+
+_OWN = "session_id = ANY (array(SELECT own.session_id FROM own))"
+
+
+def release_many(then: str, *, where: str) -> Statement:
+    """As `release`, of all entries of several sessions, `:session_ids`, with up to `:limit` entries in all.
+
+    It waits for nobody: sessions that somebody has locked are passed by, so those of two such statements may come in
+    any order.
+
+    Args:
+        then: The rest of the statement. It may use `held`, `own` (only `session_id`) and `gone`, as for `release`.
+        where: A further condition on each session `s`.
+    """
+    return Statement(
+        postgresql=f"""
+    WITH held AS MATERIALIZED (
+        SELECT s.session_id, $live AS lives, CAST(s.xmin AS text) AS version FROM $sessions AS s
+        WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) ORDER BY s.session_id $lock SKIP LOCKED),
+    own AS MATERIALIZED (
+        SELECT x.session_id FROM (
+            SELECT s.session_id, sum(s.next_seq - s.first_seq) OVER (ORDER BY s.session_id) AS entries
+            FROM $sessions AS s JOIN held ON held.session_id = s.session_id AND held.version = CAST(s.xmin AS text)
+            WHERE s.namespace = :namespace AND ({where}) AND NOT {SHARES}) AS x
+        WHERE x.entries <= :limit),
+    {ledger.fold_ctes(f"h.{_OWN}", f"l.{_OWN}")},
+    gone AS (
+        DELETE FROM $history_entries AS h WHERE h.namespace = :namespace AND h.{_OWN} RETURNING h.seq)
+    {then}"""
+    )
