@@ -79,6 +79,14 @@ class Machine(RuleBasedStateMachine):
         if row.ttl is not None and row.expires_at is not None and row.expires_at < self.clock() + row.ttl * 9 / 10:
             row.expires_at = self.clock() + row.ttl
 
+    def write(self, session_id: str) -> None:
+        """To write to a session extends it; to write to a part is a look at the whole."""
+        row = self.rows[session_id]
+        if row.whole is None:
+            row.expires_at = None if row.ttl is None else self.clock() + row.ttl
+        else:
+            self.look(session_id)
+
     @rule(session_id=SESSIONS, user_id=USERS, ttl=TTLS, mark=MARKS, title=st.sampled_from([None, "One", "Two"]))
     def create(self, session_id: str, user_id: str | None, ttl: Any, mark: Any, title: str | None) -> None:
         attributes = {"user_id": user_id, "title": title, "metadata": {"mark": mark, "\udfff": 1}, "ttl": ttl}
@@ -158,9 +166,22 @@ class Machine(RuleBasedStateMachine):
                 self.store.sessions.touch(session_id)
             return
         self.store.sessions.touch(session_id)
-        row = self.rows[session_id]
-        if row.whole is None:
-            row.expires_at = None if row.ttl is None else self.clock() + row.ttl
+        self.write(session_id)
+
+    @rule(session_id=SESSIONS, number=st.integers(0, 2))
+    def append(self, session_id: str, number: int) -> None:
+        entries = [{"role": "user", "content": "x"}] * number
+        if not self.lives(session_id):
+            with pytest.raises(SessionNotFoundError):
+                self.store.history.append(session_id, entries)
+            return
+        self.store.history.append(session_id, entries)
+        self.write(session_id)
+
+    @rule()
+    def drop_namespace(self) -> None:
+        self.store.drop_namespace(self.namespace)
+        self.rows.clear()
 
     @rule(seconds=st.sampled_from([5, 20, 60, 90]))
     def wait(self, seconds: int) -> None:
