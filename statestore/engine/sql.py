@@ -212,7 +212,11 @@ def _member_sqlite(parameter: str) -> str:
 
 def sqlite_time(value: datetime) -> str:
     """A time as SQLite keeps it: fixed width, so that text order is time order."""
-    return value.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
+    return _utc_text(value.astimezone(UTC))
+
+
+def _utc_text(value: datetime) -> str:
+    return value.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 _SQLITE_ENCODERS: dict[type, Callable[[Any], Any]] = {
@@ -352,13 +356,12 @@ class Link:
 
     def _make_common(self) -> Params:
         """The parameters of every statement of the operation."""
-        common: Params = {"namespace": self.settings.namespace}
-        now = self.now()
-        if now is not None:
-            common["now"] = self.dialect.encode(now)
-            if self.dialect.name == "sqlite":
-                common["now_us"] = (now - _EPOCH) // _MICROSECOND
-        return common
+        namespace, now = self.settings.namespace, self.now()
+        if now is None:
+            return {"namespace": namespace}
+        if self.dialect.name == "sqlite":
+            return {"namespace": namespace, "now": _utc_text(now), "now_us": (now - _EPOCH) // _MICROSECOND}
+        return {"namespace": namespace, "now": now}
 
     def all(self, statement: Statement, /, **params: Any) -> Sequence[Row]:
         """Run *statement* and return its rows."""

@@ -198,9 +198,11 @@ def read_contents(link: Link, session_id: str, window: dict[str, int]) -> list[A
 
 def contents(link: Link, session_id: str, rows: Sequence[Row]) -> list[Any]:
     """The values of rows of one column and a content, which is null where the session has no entry."""
-    loads = exactjson.loads
+    loads, plain, any_loads = exactjson.plain_loads, exactjson.PLAIN, exactjson.loads
+    if not rows or rows[0][1] is None:
+        return []
     try:
-        return [loads(row[1]) for row in rows] if rows and rows[0][1] is not None else []
+        return [loads(text) if (text := row[1]) >= plain else any_loads(text) for row in rows]
     except orjson.JSONDecodeError:
         pass  # Not raised from here: the error would hold this one, and this one holds the content.
     raise exactjson.damaged("history_entries", f"a position of session {session_id!r}", session_id=session_id)

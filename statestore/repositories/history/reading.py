@@ -176,7 +176,8 @@ class ReadingRepository(Repository):
 
 def _check_range(session_id: str, last: int | None, after: int | None, before: int | None, limit: int | None) -> None:
     checks.key(session_id, "session_id")
-    for name, value in {"last": last, "after": after, "before": before, "limit": limit}.items():
-        checks.optional_count(value, name)
+    for name, value in (("last", last), ("after", after), ("before", before), ("limit", limit)):
+        if value is not None:
+            checks.count(value, name)
     if last is not None and limit is not None:
         raise InvalidValueError("limit", "cannot be combined with last; limit counts from the start, last from the end")
