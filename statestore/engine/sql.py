@@ -212,11 +212,8 @@ def _member_sqlite(parameter: str) -> str:
 
 def sqlite_time(value: datetime) -> str:
     """A time as SQLite keeps it: fixed width, so that text order is time order."""
-    return _utc_text(value.astimezone(UTC))
-
-
-def _utc_text(value: datetime) -> str:
-    return value.isoformat(timespec="microseconds")[:26] + "Z"
+    utc = value if value.tzinfo is UTC else value.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds")[:26] + "Z"
 
 
 _SQLITE_ENCODERS: dict[type, Callable[[Any], Any]] = {
@@ -360,7 +357,7 @@ class Link:
         if now is None:
             return {"namespace": namespace}
         if self.dialect.name == "sqlite":
-            return {"namespace": namespace, "now": _utc_text(now), "now_us": (now - _EPOCH) // _MICROSECOND}
+            return {"namespace": namespace, "now": sqlite_time(now), "now_us": (now - _EPOCH) // _MICROSECOND}
         return {"namespace": namespace, "now": now}
 
     def all(self, statement: Statement, /, **params: Any) -> Sequence[Row]:

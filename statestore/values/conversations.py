@@ -1,8 +1,9 @@
 """Whole conversations: loaded, edited, saved."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from statestore.values.history import Entry, NewEntry, Summary
@@ -24,7 +25,7 @@ class Baseline:
     """The JSON text and the version of each key."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class ConversationState:
     """A whole session, to read, change in place and save. It shares nothing with the store.
 
@@ -33,20 +34,60 @@ class ConversationState:
     """
 
     session_id: str
-    entries: list[Entry | NewEntry | Mapping[str, Any]] = field(default_factory=list, kw_only=True)
-    state: dict[str, Any] = field(default_factory=dict, kw_only=True)
-    summaries: list[Summary] = field(default_factory=list, kw_only=True)
-    user_id: str | None = field(default=None, kw_only=True)
-    agent_name: str | None = field(default=None, kw_only=True)
-    title: str | None = field(default=None, kw_only=True)
-    instructions: str | None = field(default=None, kw_only=True)
-    metadata: dict[str, Any] = field(default_factory=dict, kw_only=True)
-    project_root: str | None = field(default=None, kw_only=True)
-    cwd: str | None = field(default=None, kw_only=True)
-    ttl: timedelta | NeverType | None = field(default=None, kw_only=True)
-    session: Session | None = field(default=None, kw_only=True, compare=False)
+    entries: list[Entry | NewEntry | Mapping[str, Any]]
+    state: dict[str, Any]
+    summaries: list[Summary]
+    user_id: str | None
+    agent_name: str | None
+    title: str | None
+    instructions: str | None
+    metadata: dict[str, Any]
+    project_root: str | None
+    cwd: str | None
+    ttl: timedelta | NeverType | None
+    session: Session | None = field(compare=False)
     """The session as it was when last loaded or saved; None for a conversation that was not loaded."""
-    baseline: Baseline | None = field(default=None, kw_only=True, repr=False, compare=False)
+    baseline: Baseline | None = field(repr=False, compare=False)
+
+    # Written out, so that a list of one kind of entries is taken: to type checkers it is not a list of all kinds.
+    def __init__(
+        self,
+        session_id: str,
+        *,
+        entries: Sequence[Entry | NewEntry | Mapping[str, Any]] = (),
+        state: Mapping[str, Any] = MappingProxyType({}),
+        summaries: Sequence[Summary] = (),
+        user_id: str | None = None,
+        agent_name: str | None = None,
+        title: str | None = None,
+        instructions: str | None = None,
+        metadata: Mapping[str, Any] = MappingProxyType({}),
+        project_root: str | None = None,
+        cwd: str | None = None,
+        ttl: timedelta | NeverType | None = None,
+        session: Session | None = None,
+        baseline: Baseline | None = None,
+    ) -> None:
+        self.session_id = session_id
+        self.entries = _own(entries, list)
+        self.state = _own(state, dict)
+        self.summaries = _own(summaries, list)
+        self.user_id = user_id
+        self.agent_name = agent_name
+        self.title = title
+        self.instructions = instructions
+        self.metadata = _own(metadata, dict)
+        self.project_root = project_root
+        self.cwd = cwd
+        self.ttl = ttl
+        self.session = session
+        self.baseline = baseline
+
+
+def _own(given: Any, kind: type) -> Any:
+    """A copy to edit; what is no collection of that kind is left as it is, for `save` to refuse."""
+    wanted = Mapping if kind is dict else Sequence
+    return kind(given) if isinstance(given, wanted) and not isinstance(given, str | bytes) else given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

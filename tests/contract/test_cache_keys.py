@@ -64,6 +64,12 @@ def test_several_are_invalidated_at_once(store: Store, clock: MovableClock, cont
     assert {row["key"] for row in content.rows("cache_tags")} == {"c", "d"}
 
 
+def test_all_keys_begin_with_an_empty_prefix(store: Store) -> None:
+    store.cache.set_many({"a": 1, "b": 2})
+    assert store.cache.keys(prefix="") == ["a", "b"]
+    assert [entry.key for entry in store.cache.entries(prefix="", after="a")] == ["b"]
+
+
 def test_what_is_no_list_of_keys_or_no_prefix_is_refused(store: Store) -> None:
     store.cache.set("a", 1)
     for keys in ("a", None, 5, ["a", ""], ["a", None], [b"a"]):
@@ -72,8 +78,11 @@ def test_what_is_no_list_of_keys_or_no_prefix_is_refused(store: Store) -> None:
     for prefix in ("", "x" * 513, 5, "a\0", "\ud800"):
         with pytest.raises(InvalidValueError, match=r"^prefix: "):
             store.cache.invalidate_prefix(prefix)
+    for prefix in ("x" * 513, 5, "a\0", "\ud800"):
         with pytest.raises(InvalidValueError, match=r"^prefix: "):
             store.cache.keys(prefix=prefix)
+        with pytest.raises(InvalidValueError, match=r"^prefix: "):
+            store.cache.entries(prefix=prefix)
     with pytest.raises(InvalidValueError, match=r"^prefix: "):
         store.cache.invalidate_prefix(None)
     for limit in (0, -1, 10_001, "5", True):

@@ -353,6 +353,18 @@ def test_no_metadata_is_empty_metadata(store: Store, session: str) -> None:
     assert store.sessions.get("new").metadata == {}
 
 
+def test_a_conversation_is_made_of_any_sequences_and_is_its_own(store: Store) -> None:
+    messages: list[NewEntry] = [NewEntry("a", entry_id="a")]
+    state = {"key": 1}
+    conversation = ConversationState("c", entries=messages, state=state)
+    conversation.entries.append(user("b"))
+    conversation.state["other"] = 2
+    assert (len(messages), state) == (1, {"key": 1})
+    store.sessions.save(conversation, create=True)
+    assert store.history.count("c") == 2
+    assert ConversationState("d", entries=(user("b"),)) == ConversationState("d", entries=[user("b")])
+
+
 def test_a_summary_goes_with_the_entries_that_it_reaches_into(store: Store, session: str) -> None:
     store.history.add_summary(session, "c to e", start_seq=3, end_seq=5)
     conversation = store.sessions.load(session)

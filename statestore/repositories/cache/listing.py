@@ -59,7 +59,7 @@ class CacheListing(CacheBase):
         Args:
             agent_name: Only this agent's.
             tag: Only those set with this tag.
-            prefix: Only those whose keys begin so.
+            prefix: Only those whose keys begin so; all keys begin with "".
             values: False leaves the values out, which may be large.
             after: Only keys after this one: pass the last key of the previous page.
             limit: The largest number to return, 1 to 10,000.
@@ -75,7 +75,7 @@ class CacheListing(CacheBase):
         """Some keys, in the order of their bytes in UTF-8; expired ones are left out. Does not count as an access.
 
         Args:
-            prefix: Only those that begin so, exactly: no character has a meaning of its own.
+            prefix: Only those that begin so, exactly: no character has a meaning of its own. All begin with "".
             after: Only keys after this one: pass the last key of the previous page.
             limit: The largest number to return, 1 to 10,000.
         """
@@ -84,12 +84,12 @@ class CacheListing(CacheBase):
 
     def _asked(self, columns: str, given: dict[str, str | None], limit: int) -> tuple[Statement, dict[str, object]]:
         """The statement for a page, with its parameters."""
-        prefix = checks.optional_key(given["prefix"], "prefix")
+        given = given | {"prefix": None if given["prefix"] == "" else checks.optional_key(given["prefix"], "prefix")}
         checks.optional_key(given["after"], "after")
         if checks.count(limit, "limit", least=1) > _MAX_PAGE:
             raise InvalidValueError("limit", f"must be at most {_MAX_PAGE:,}; continue with after=")
         params: dict[str, object] = {name: value for name, value in given.items() if value is not None}
         statement = _page(columns=columns, filters=tuple(params), held=self._link.holds_reads)
-        if prefix is not None:
-            params["prefix"], params["prefix_end"] = prefix_range(prefix)
+        if given["prefix"] is not None:
+            params["prefix"], params["prefix_end"] = prefix_range(given["prefix"])
         return statement, params | {"limit": limit}

@@ -221,7 +221,7 @@ class CacheRepository(CacheCounters, CacheInvalidation, CacheEndings, CacheListi
         if not isinstance(values, Mapping):
             raise InvalidValueError("values", f"must be a mapping, not {type(values).__name__}")
         items = self._once("items", lambda: {checks.key(key, "values"): value for key, value in values.items()})
-        encoded = self._once("values", lambda: {key: self._encode_item(value) for key, value in items.items()})
+        encoded = self._once("values", lambda: self._encoded(items))
         attributes = self._attributes(
             ttl=ttl,
             tags=tags,
@@ -293,12 +293,19 @@ class CacheRepository(CacheCounters, CacheInvalidation, CacheEndings, CacheListi
         )
         return True
 
-    def _encode_item(self, value: Any) -> Encoded:
-        return self._encode(value.value if isinstance(value, CacheItem) else value, "values")
+    def _encoded(self, items: Mapping[str, Any]) -> dict[str, Encoded]:
+        return {
+            key: self._encode(item.value if isinstance(item, CacheItem) else item, _place(place))
+            for place, (key, item) in enumerate(items.items())
+        }
 
     def _with_own(self, common: Attributes, items: Mapping[str, Any]) -> Attributes:
         """The attributes of a write whose items may have some of their own."""
-        own = {key: self._own_attributes(item, common) for key, item in items.items() if isinstance(item, CacheItem)}
+        own = {
+            key: self._own_attributes(item, common, _place(place))
+            for place, (key, item) in enumerate(items.items())
+            if isinstance(item, CacheItem)
+        }
         own = {key: found for key, found in own.items() if found != (common.life, common.tags)}
         if own and len(items) == 1:
             ((life, tags),) = own.values()
@@ -310,6 +317,11 @@ class CacheRepository(CacheCounters, CacheInvalidation, CacheEndings, CacheListi
         value = self._decode(data, codec_name)
         self._notes.pending.hit(key, version, self._link.dialect.time(now), agent_name)
         return value
+
+
+def _place(number: int) -> str:
+    """What an error calls one of `values`. Not by its key: that may say what only its owner may know."""
+    return f"values[{number}]"
 
 
 def _time(value: Any, argument: str) -> datetime:

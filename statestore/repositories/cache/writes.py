@@ -104,12 +104,13 @@ class CacheWrites(CacheRoom):
         max_bytes = self._link.settings.max_value_bytes
         return self._once("attributes", lambda: checked_attributes(self._state.options, max_bytes, now=now, **given))
 
-    def _own_attributes(self, item: CacheItem, common: Attributes) -> tuple[Lifetime, list[str]]:
-        """The lifetime and the tags of an item of `set_many`."""
+    def _own_attributes(self, item: CacheItem, common: Attributes, name: str) -> tuple[Lifetime, list[str]]:
+        """The lifetime and the tags of an item of `set_many`, which errors call *name*."""
         life = common.life
         if item.ttl is not None:
-            life = lifetimes.checked(item.ttl, self._state.options.default_ttl, now=self._now())
-        return life, list(dict.fromkeys([*common.tags, *checked_tags(item.tags)]))
+            default, now = self._state.options.default_ttl, self._now()
+            life = lifetimes.checked(item.ttl, default, now=now, argument=f"{name}.ttl")
+        return life, list(dict.fromkeys([*common.tags, *checked_tags(item.tags, f"{name}.tags")]))
 
     def _times(self, life: Lifetime) -> dict[str, Any]:
         return life.params(self._link.now())
