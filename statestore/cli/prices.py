@@ -49,7 +49,7 @@ def sync(database: Database, apply_too: bool, as_json: bool) -> None:
 @store_options
 @json_option
 def apply(database: Database, as_json: bool) -> None:
-    """Compute the cost of entries without one, at today's prices.
+    """Compute the cost of entries and recorded calls without one, at today's prices.
 
     Usage of entries that are already deleted stays unpriced in the reports.
     """

@@ -263,3 +263,24 @@ def test_of_several_calls_under_one_id_one_is_recorded(store: Store) -> None:
         done = at_once(*[lambda n=n: record(n) for n in (1, 2, 3)])
         assert sorted(done)[:2] == [0, 0]
         assert sum(done) in (1, 2, 3)
+
+
+def test_recorded_calls_without_a_cost_can_be_priced_later(store: Store, clock: MovableClock) -> None:
+    used = Usage(input_tokens=1000, output_tokens=0)
+    store.sessions.create("s")
+    store.history.append("s", [NewEntry("x", usage=used, response_model="m") for _ in range(3)])
+    for number in range(4):
+        store.usage.record(record_id=f"{number}", usage=used, model="m" if number % 2 else "unknown")
+    store.usage.record(record_id="old", usage=used, model="m", at=clock() - timedelta(days=2))
+    store.usage.record(record_id="no tokens", usage=Usage(), model="m")
+    store.prices.set("m", input_price=1, output_price=0)
+    store.prices.set("m", input_price=5, output_price=0, valid_from=clock().date())
+    looked, priced, after = 0, 0, ("", 0)
+    while after is not None:
+        part, done, after = store.prices.apply(2, after)
+        assert part <= 2
+        looked, priced = looked + part, priced + done
+    assert (looked, priced) == (8, 6)
+    totals = store.usage.totals()
+    assert (totals.cost_usd, totals.unpriced_calls) == (Decimal("0.026"), 2)
+    assert store.prices.apply(100) == (2, 0, None)

@@ -13,7 +13,7 @@ from statestore.engine.sql import Statement
 from statestore.errors import InvalidValueError
 from statestore.repositories.base import Repository
 from statestore.repositories.usage import price_rows, price_writes
-from statestore.values.prices import ModelPrice
+from statestore.values.prices import ModelPrice, PriceBook
 
 _CALL = Columns(
     schema.history_entries,
@@ -26,6 +26,22 @@ _UNPRICED = Statement(f"""
         AND h.cost_usd IS NULL AND h.input_tokens IS NOT NULL AND h.output_tokens IS NOT NULL
         AND (h.response_model IS NOT NULL OR h.request_model IS NOT NULL)
     ORDER BY h.session_id, h.seq LIMIT :limit""")
+_RECORD = Columns(
+    schema.usage_records,
+    *("record_id", "created_at", "provider_name", "model"),
+    *("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens"),
+)
+_UNPRICED_RECORDS = Statement(f"""
+    SELECT {_RECORD.select("r")} FROM $usage_records AS r
+    WHERE r.namespace = :namespace AND r.record_id > :after_id AND r.cost_usd IS NULL AND r.model IS NOT NULL
+        AND r.input_tokens IS NOT NULL AND r.output_tokens IS NOT NULL
+    ORDER BY r.record_id LIMIT :limit""")
+_SET_COST_OF_RECORD = Statement("""
+    UPDATE $usage_records SET cost_usd = :cost_usd
+    WHERE namespace = :namespace AND record_id = :record_id AND cost_usd IS NULL""")
+# In the place of a position, where `apply` has come to the records.
+_RECORDS = -1
+
 # Not one that was folded meanwhile: the ledger has it as unpriced.
 _SET_COST = Statement("""
     UPDATE $history_entries SET cost_usd = :cost_usd
@@ -114,11 +130,13 @@ class PricesRepository(Repository, group="prices"):
     @reported_as(rows=itemgetter(1))
     @writes
     def apply(self, limit: int, after: tuple[str, int] = ("", 0)) -> tuple[int, int, tuple[str, int] | None]:
-        """Compute the cost of up to *limit* live entries of the namespace that have none.
+        """Compute the cost of up to *limit* live entries and recorded calls of the namespace that have none.
+
+        Entries first, then what `usage.record` has recorded; each at the price of the day of its `created_at`.
 
         Args:
             limit: At least 1.
-            after: Where to continue, as returned by the previous call.
+            after: Where to continue, as the previous call returned it.
 
         Returns:
             How many were looked at, how many of them got a cost, and where to continue; None at the end.
@@ -128,16 +146,42 @@ class PricesRepository(Repository, group="prices"):
         if not (isinstance(place, tuple) and len(place) == 2):
             raise InvalidValueError("after", "must be what the previous call returned: a session id and a position")
         checks.text(place[0], "after")
-        checks.count(place[1], "after")
-        rows = self._link.all(_UNPRICED, limit=limit, after_id=after[0], after_seq=after[1])
+        if place[1] != _RECORDS:
+            checks.count(place[1], "after")
         book = price_rows.load(self._link)
-        priced = []
-        last: tuple[str, int] | None = None
-        for row in rows:
-            call = _CALL.named(self._link.dialect, row)
-            last = call["session_id"], call["seq"]
-            found = price_rows.cost_of(call, call["content"], book, call["created_at"].date())
-            if found is not None:
-                priced.append({"session_id": call["session_id"], "seq": call["seq"], "cost_usd": found})
+        looked = priced = 0
+        if place[1] != _RECORDS:
+            looked, priced, place = self._apply_to_entries(book, limit, *place)
+        if looked < limit:
+            seen, found, place = self._apply_to_records(book, limit - looked, "" if place is None else place[0])
+            looked, priced = looked + seen, priced + found
+        return looked, priced, place
+
+    def _apply_to_entries(
+        self, book: PriceBook, limit: int, after_id: str, after_seq: int
+    ) -> tuple[int, int, tuple[str, int] | None]:
+        rows = self._link.all(_UNPRICED, limit=limit, after_id=after_id, after_seq=after_seq)
+        calls = [_CALL.named(self._link.dialect, row) for row in rows]
+        priced = [
+            {"session_id": call["session_id"], "seq": call["seq"], "cost_usd": cost}
+            for call in calls
+            if (cost := _cost_of(call, book)) is not None
+        ]
         self._link.many(_SET_COST, priced)
-        return len(rows), len(priced), last if len(rows) == limit else None
+        more = (calls[-1]["session_id"], calls[-1]["seq"]) if len(calls) == limit else None
+        return len(calls), len(priced), more
+
+    def _apply_to_records(self, book: PriceBook, limit: int, after_id: str) -> tuple[int, int, tuple[str, int] | None]:
+        rows = self._link.all(_UNPRICED_RECORDS, limit=limit, after_id=after_id)
+        calls = [_RECORD.named(self._link.dialect, row) for row in rows]
+        priced = [
+            {"record_id": call["record_id"], "cost_usd": cost}
+            for call in calls
+            if (cost := _cost_of(call | {"response_model": call["model"]}, book)) is not None
+        ]
+        self._link.many(_SET_COST_OF_RECORD, priced)
+        return len(calls), len(priced), (calls[-1]["record_id"], _RECORDS) if len(calls) == limit else None
+
+
+def _cost_of(call: dict[str, Any], book: PriceBook) -> Decimal | None:
+    return price_rows.cost_of(call, call.get("content"), book, call["created_at"].date())
