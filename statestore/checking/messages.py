@@ -15,6 +15,8 @@ from statestore.values.history import Usage
 
 MAX_NAME = 512
 RESULT_ROLES = ("tool", "function")
+# OpenTelemetry's name for the error of a tool that does not say which it was.
+TOOL_ERROR = "tool_error"
 _CALLING = frozenset({"tool_calls", "function_call", "call_id", "parts", "output"})
 _ANSWERING = frozenset({"tool_call_id", "call_id", "parts"})
 # LangChain's types of messages.
@@ -53,6 +55,7 @@ def columns(message: Mapping[str, Any]) -> dict[str, Any]:
             "tool_name": names[0] if names else None,
             "tool_call_id": ids[0] if ids else None,
             "finish_reason": finish_reason(message),
+            "error_type": TOOL_ERROR if results and _has_failed(message) else None,
         }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -117,6 +120,13 @@ def tool_results(message: Mapping[str, Any]) -> list[Tool]:
     if call_id is not None or (not found and message.get("role") in RESULT_ROLES):
         found.append(Tool(call_id, _name(message.get("name")) or _name(message.get("tool_name"))))
     return found
+
+
+def _has_failed(result: Mapping[str, Any]) -> bool:
+    """Whether a tool ended with an error, as results of Anthropic, MCP and LangChain say it."""
+    if any(block.get("is_error") is True for block in _blocks(result, "tool_result")):
+        return True
+    return result.get("isError") is True or result.get("is_error") is True or result.get("status") == "error"
 
 
 def model(message: Mapping[str, Any]) -> str | None:

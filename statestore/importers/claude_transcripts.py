@@ -279,20 +279,12 @@ class TranscriptWriter:
                 line.message,
                 usage=usage,
                 provider_name="anthropic" if line.message.get("model") else None,
-                error_type=_error(record, line.message),
+                error_type="api_error" if record.get("isApiErrorMessage") is True else None,
                 duration=_duration(record.get("toolUseResult")),
                 metadata={key: record[key] for key in _KEPT if record.get(key) is not None} or None,
                 entry_id=line.entry_id,
                 created_at=_time(record),
             )
-
-
-def _error(record: Mapping[str, Any], message: Mapping[str, Any]) -> str | None:
-    if record.get("isApiErrorMessage") is True:
-        return "api_error"
-    blocks = message.get("content")
-    failed = isinstance(blocks, list) and any(isinstance(b, Mapping) and b.get("is_error") is True for b in blocks)
-    return "tool_error" if failed else None
 
 
 def _duration(result: Any) -> timedelta | None:

@@ -74,7 +74,9 @@ class NewEntry:
         tool_call_id: The id that a call and its result share.
         duration: How long the call of the model or tool took, kept in milliseconds with fractions.
         finish_reason: Why the model stopped, in the provider's words.
-        error_type: The kind of error it ended with, if any: reports count entries that have one as errors.
+        error_type: The kind of error it ended with, if any: reports count entries that have one as errors. By default
+            `tool_error` for the result of a tool that says it has failed: `is_error` in Anthropic's blocks, `isError`
+            of MCP, `status: "error"` of LangChain.
         metadata: A mapping of exact JSON for the caller's own use. The store never reads it.
         entry_id: The caller's own key for idempotent appends: a session stores each id once. If not given, the store
             generates a UUIDv7.
@@ -140,7 +142,8 @@ class Entry:
         tool_call_id: The id that a call and its result share, from the same source.
         duration: How long the call of the model or tool took, as given.
         finish_reason: Why the model stopped: as given, or else as the content says.
-        error_type: The kind of error it ended with, as given; None without an error.
+        error_type: The kind of error it ended with, as given, or `tool_error` for a result that says so; None without
+            an error.
         content_bytes: The length of the content as JSON in UTF-8, in bytes. The store computes it.
         created_at: When it happened, in UTC: the caller's time, or else that of the append.
     """

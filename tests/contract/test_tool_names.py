@@ -125,3 +125,26 @@ def test_a_name_in_odd_text_is_found_in_a_transaction(store: Store, session: str
     with_odd = called("first", odd)
     store.history.append(session, [with_odd])
     assert store.history.append(session, [result(odd)])[0].tool_name == f"add_{odd}"
+
+
+BLOCK = {"type": "tool_result", "tool_use_id": "a", "content": "no"}
+FAILURES: dict[str, tuple[dict[str, Any], str | None]] = {
+    "Anthropic": ({"role": "user", "content": [{**BLOCK, "is_error": True}]}, "tool_error"),
+    "Anthropic, one of two": ({"role": "user", "content": [BLOCK, {**BLOCK, "is_error": True}]}, "tool_error"),
+    "Anthropic, without an error": ({"role": "user", "content": [{**BLOCK, "is_error": False}]}, None),
+    "MCP": ({"role": "tool", "content": [{"type": "text", "text": "no"}], "isError": True}, "tool_error"),
+    "MCP, without an error": ({"role": "tool", "content": [], "isError": False}, None),
+    "LangChain": ({"type": "tool", "content": "no", "tool_call_id": "a", "status": "error"}, "tool_error"),
+    "no result": ({"role": "user", "content": "x", "is_error": True}, None),
+    "an odd value": ({"role": "tool", "content": "x", "tool_call_id": "a", "is_error": "yes"}, None),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_result_that_says_it_failed_is_an_error(store: Store, session: str, name: str) -> None:
+    message, error_type = FAILURES[name]
+    [entry] = store.history.append(session, [message])
+    assert entry.error_type == error_type
+    assert store.usage.totals().errors == (error_type is not None)
+    [given] = store.history.append(session, [NewEntry(message, error_type="TimeoutError")])
+    assert given.error_type == "TimeoutError"
