@@ -401,3 +401,22 @@ def test_edits_of_one_entry_all_take_effect(open_store: Callable[..., Store], co
         seen = [entry.entry_id for entry in two.history.read(f"fork {number}")]
         assert seen[-5:] == ["e2", "e3", "e4", "e5", "e6"] or seen[-6:-1] == ["e2", "e3", "e4", "e5", "e6"]
     assert unsound(content) == []
+
+
+def test_what_is_read_before_it_is_changed_is_not_lost(open_store: Callable[..., Store]) -> None:
+    stores = [open_store() for _ in range(3)]
+    stores[0].prices.set("m", input_price=1_000_000, output_price=0)
+    for number in range(10):
+        s = f"s {number}"
+        session(stores[0], s, n=2)
+        stores[0].history.append(s, [NewEntry("x", usage=Usage(input_tokens=0, output_tokens=0), response_model="m")])
+        stores[0].history.annotate(s, 3, {"first": 0})
+        at_once(
+            *(partial(store.history.annotate, s, 3, {f"key {n}": n}) for n, store in enumerate(stores)),
+            partial(stores[0].history.set_usage, s, 3, Usage(input_tokens=number, output_tokens=0)),
+            partial(stores[1].prices.set, "m", input_price=1_000_000, output_price=number),
+            partial(stores[2].history.set_usage, s, 3, duration=timedelta(seconds=1)),
+        )
+        found = stores[0].history.get(s, 3)
+        assert found.metadata == {"first": 0, "key 0": 0, "key 1": 1, "key 2": 2}
+        assert (found.usage.input_tokens, found.cost_usd, found.duration) == (number, number, timedelta(seconds=1))

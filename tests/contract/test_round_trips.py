@@ -30,6 +30,7 @@ class Cost:
 
 
 ONE = Cost(1, 1, 1)
+THREE = Cost(3, 3, 3)
 
 
 def transaction(statements: int) -> Cost:
@@ -57,6 +58,17 @@ def two(store: Store, s: str) -> None:
 def history(store: Store, s: str) -> None:
     session(store, s)
     store.history.append(s, words(30))
+
+
+def annotated(store: Store, s: str) -> None:
+    history(store, s)
+    store.history.annotate(s, 7, {"a": 1})
+
+
+def priced(store: Store, s: str) -> None:
+    history(store, s)
+    store.prices.set("m", input_price=1, output_price=1)
+    store.history.append(s, [NewEntry("x", usage=Usage(input_tokens=1, output_tokens=1), response_model="m")])
 
 
 def state(store: Store, s: str) -> None:
@@ -336,6 +348,14 @@ case("history.last_many", fork, lambda store, s: store.history.last_many([s, f"s
 case("history.replace", history, lambda store, s: store.history.replace(s, 7, words(1)[0]), ONE, (7, 1))
 case("history.annotate", history, lambda store, s: store.history.annotate(s, 7, {"a": 1}), ONE, (7, 1))
 case("history.set_usage", history, lambda store, s: store.history.set_usage(s, 7, Usage(input_tokens=1)), ONE, (7, 1))
+case("history.annotate, again", annotated, lambda store, s: store.history.annotate(s, 7, {"b": 1}), THREE, (7, 1))
+case(
+    "history.set_usage, with known prices",
+    priced,
+    lambda store, s: store.history.set_usage(s, 7, Usage(input_tokens=1, output_tokens=1), response_model="m"),
+    Cost(2, 2, 2),
+    (8, 1),
+)
 case(
     "history.replace, with a fork",
     forked,

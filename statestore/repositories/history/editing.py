@@ -1,6 +1,6 @@
 """Changing entries that are stored: what they say, what is noted about them, what they used."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -118,15 +118,21 @@ class EditingRepository(Repository):
             raise InvalidValueError("metadata", "must be a mapping of the keys to set, not None")
         max_bytes = self._link.settings.max_value_bytes
         text = checks.metadata(metadata, "metadata", max_bytes=max_bytes)
+
+        def merged(entry: Entry) -> Params:
+            both = entry.metadata | exactjson.loads(text or "{}")
+            return {"metadata": checks.metadata(both, "metadata", max_bytes=max_bytes)}
+
         if not self._link.in_transaction:
             changed = entry_edits.change_at_once(
                 self._link, session_id, "seq", {"metadata": text}, [entry_edits.NO_METADATA], seq=seq
             )
+            if changed is None:
+                changed = self._change_if_same(session_id, "seq", seq, lambda entry: (merged(entry), None))
             if changed is not None:
                 return changed
         session, found = self._found(session_id, "seq", seq)
-        merged = checks.metadata(found.entry.metadata | exactjson.loads(text or "{}"), "metadata", max_bytes=max_bytes)
-        return self._change(session, found, {"metadata": merged})
+        return self._change(session, found, merged(found.entry))
 
     @writes_in_one_statement
     def set_usage(
@@ -187,25 +193,54 @@ class EditingRepository(Repository):
         if not columns:
             raise InvalidValueError("usage", "is missing; give what is to be set")
         reprices = cost_usd is None and (usage is not None or response_model is not None)
+
+        def priced(entry: Entry) -> tuple[Params, int | None]:
+            if not reprices:
+                return columns, None
+            cost, revision = pricing.cost_of(self._link, entry_edits.figures(entry) | columns, entry.content)
+            return columns | ({"cost_usd": cost} if cost is not None or usage is not None else {}), revision
+
         revision = pricing.known_revision(self._link)
-        if not self._link.in_transaction and not (reprices and revision):
-            changed = entry_edits.change_at_once(
-                self._link,
-                session_id,
-                by,
-                columns | ({"cost_usd": None} if reprices and usage is not None else {}),
-                [entry_edits.UNCOUNTED, *([pricing.UNCHANGED] if reprices else [])],
-                prices_revision=revision,
-                **{by: key},
-            )
+        if not self._link.in_transaction:
+            if reprices and revision:
+                changed = self._change_if_same(session_id, by, key, priced, entry_edits.UNCOUNTED)
+            else:
+                changed = entry_edits.change_at_once(
+                    self._link,
+                    session_id,
+                    by,
+                    columns | ({"cost_usd": None} if reprices and usage is not None else {}),
+                    [entry_edits.UNCOUNTED, *([pricing.UNCHANGED] if reprices else [])],
+                    prices_revision=revision,
+                    **{by: key},
+                )
             if changed is not None:
                 return changed
         session, found = self._found(session_id, by, key)
-        if reprices:
-            cost = pricing.cost_of(self._link, entry_edits.figures(found.entry) | columns, found.entry.content)
-            if cost is not None or usage is not None:
-                columns["cost_usd"] = cost
-        return self._change(session, found, columns)
+        return self._change(session, found, priced(found.entry)[0])
+
+    def _change_if_same(
+        self, session_id: str, by: str, key: Any, change: Callable[[Entry], tuple[Params, int | None]], *conditions: str
+    ) -> Entry | None:
+        """Read an entry, and change it if nobody has done so meanwhile; None if that takes a transaction. PostgreSQL.
+
+        *change* says what becomes of it, and the revision of the prices by which it does, if that matters.
+        """
+        found = entry_edits.look(self._link, session_id, by, key)
+        if found is None:
+            return None
+        entry, version = found
+        columns, revision = change(entry)
+        return entry_edits.change_at_once(
+            self._link,
+            session_id,
+            by,
+            columns,
+            [*conditions, entry_edits.SAME_ROW, *([] if revision is None else [pricing.UNCHANGED])],
+            row_version=version,
+            prices_revision=revision,
+            **{by: key},
+        )
 
     def _found(self, session_id: str, by: str, key: Any) -> tuple[Session, Found]:
         """The session and the entry, both locked, in a transaction."""

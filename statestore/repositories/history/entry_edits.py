@@ -27,6 +27,8 @@ UNCOUNTED = " AND h.usage_folded = 0"
 NO_METADATA = " AND h.metadata IS NULL"
 SAME_CONTENT = " AND CAST(h.content AS text) = :expected_content"
 SAME_ID = " AND h.entry_id = :entry_id"
+# PostgreSQL's own number of the transaction that wrote the row.
+SAME_ROW = " AND CAST(h.xmin AS text) = :row_version"
 # A user's message begins a turn: to make it another's would change the turns behind it.
 SAME_TURN = " AND (CASE WHEN h.role = 'user' THEN 1 ELSE 0 END) = :begins_turn"
 
@@ -45,6 +47,14 @@ _FIND = {
     JOIN $history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
         AND h.seq BETWEEN g.from_seq AND g.to_seq
     WHERE g.namespace = :namespace AND g.session_id = :session_id AND {at}""")
+    for by, at in _AT.items()
+}
+
+_LOOK = {
+    by: Statement(
+        postgresql=f"""
+    SELECT CAST(h.xmin AS text), {entry_rows.COLUMNS} FROM $history_entries AS h WHERE {_OWN} AND {at}"""
+    )
     for by, at in _AT.items()
 }
 
@@ -98,6 +108,15 @@ def find(link: Link, session_id: str, by: str, key: Any) -> Found | None:
     *columns, folded, owner = row
     (entry,) = entry_rows.from_rows(link, session_id, [tuple(columns)])
     return Found(entry, bool(folded) or owner != session_id, owner)
+
+
+def look(link: Link, session_id: str, by: str, key: Any) -> tuple[Entry, str] | None:
+    """A row of the session's own as it is now, and its version for `SAME_ROW`; None if it has none. PostgreSQL."""
+    row = link.one(_LOOK[by], session_id=session_id, **{by: key})
+    if row is None:
+        return None
+    version, *_ = row
+    return entry_rows.from_rows(link, session_id, [row])[0], version
 
 
 def change_at_once(

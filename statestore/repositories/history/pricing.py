@@ -34,13 +34,17 @@ def known_revision(link: Link) -> int:
     return link.settings.of(Prices).revision
 
 
-def cost_of(link: Link, columns: Mapping[str, Any], content: Any) -> Decimal | None:
-    """What an entry that is stored costs with these columns, by the prices of now. Runs in a transaction."""
+def cost_of(link: Link, columns: Mapping[str, Any], content: Any) -> tuple[Decimal | None, int | None]:
+    """What an entry that is stored costs with these columns, by the prices of now.
+
+    Returns:
+        With it, the revision of the prices if it still has to be compared, as by `price`.
+    """
     if not price_rows.is_unpriced({**columns, "cost_usd": None}):
-        return None
-    price_rows.refresh(link)
+        return None, None
+    book, revision = price_rows.current(link)
     today = (link.now() or datetime.now(UTC)).date()
-    return price_rows.cost_of(columns, content, link.settings.of(Prices).book, today)
+    return price_rows.cost_of(columns, content, book, today), revision
 
 
 def _priced(entry: PreparedEntry, book: PriceBook, today: date) -> PreparedEntry:
