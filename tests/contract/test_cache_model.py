@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from statestore import MISSING, NEVER, CacheItem
+from tests.contract.test_cache_memoize import memoize
 from tests.support.clock import MovableClock
 
 common = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True, "database": None}
@@ -59,9 +60,10 @@ class CacheMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.clock = MovableClock()
+        self.namespace = f"run {next(self.namespaces)}"
         self.store = type(self).open_store(
             clock=self.clock,
-            namespace=f"run {next(self.namespaces)}",
+            namespace=self.namespace,
             cache_max_entries=LIMIT,
             cache_default_ttl=DEFAULT_TTL,
         )
@@ -251,6 +253,27 @@ class CacheMachine(RuleBasedStateMachine):
             found = value
             self.put(key, value, None, tags=frozenset(), agent_name=None, content_hash=None)
         assert self.cache.get_or_compute(key, lambda: value) == found
+
+    @rule(key=KEYS, ttl=TTLS, tags=TAGS, times=st.integers(1, 2), invalidated=st.booleans())
+    def memoize(self, key: str, ttl: Any, tags: set[str], times: int, invalidated: bool) -> None:
+        value = next(self.values)
+        kept = memoize(self.store, lambda key: value, ttl=ttl, tags=tags, key=lambda key: key)
+        for _ in range(times):
+            found = self.read(key)
+            if found is MISSING:
+                found = value
+                self.put(key, value, ttl, tags=frozenset(tags), agent_name=None, content_hash=None)
+            assert kept(key) == found
+        if invalidated:
+            assert kept.invalidate(key) == self.remove_keys(lambda one: one == key)
+
+    @rule(often=st.integers(0, 9))
+    def drop_namespace(self, often: int) -> None:
+        if often == 0:
+            self.cache.flush()
+            self.store.drop_namespace(self.namespace)
+            self.model, self.known = {}, {}
+            self.counts = dict.fromkeys(self.counts, 0)
 
     @rule(seconds=st.sampled_from([0, 1, 10, 30]))
     def time_passes(self, seconds: int) -> None:

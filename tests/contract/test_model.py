@@ -28,6 +28,7 @@ from statestore import (
     EntryNotFoundError,
     InvalidValueError,
     NewEntry,
+    NewSession,
     SessionExistsError,
     SessionNotFoundError,
     StateStore,
@@ -349,6 +350,74 @@ class Machine(RuleBasedStateMachine):
     def delete(self, session_id: str) -> None:
         assert self.store.sessions.delete(session_id) is (self.living(session_id) is not None)
         self.model.pop(session_id, None)
+
+    @rule(ids=st.lists(SESSIONS, min_size=1, max_size=4))
+    def delete_many(self, ids: list[str]) -> None:
+        expected = sum(self.living(session_id) is not None for session_id in dict.fromkeys(ids))
+        assert self.store.sessions.delete_many(ids) == expected
+        for session_id in ids:
+            self.model.pop(session_id, None)
+
+    @rule(often=st.integers(0, 3))
+    def drop_namespace(self, often: int) -> None:
+        if often == 0:
+            self.store.drop_namespace(self.namespace)
+            self.model.clear()
+
+    @rule(
+        session_id=SESSIONS,
+        roles=st.lists(st.sampled_from(["user", "assistant"]), max_size=3),
+        values=st.dictionaries(KEYS, st.integers(-5, 5), max_size=2),
+        deleted=st.sets(KEYS, max_size=1),
+        create=st.sampled_from([False, True, NewSession(ttl=timedelta(seconds=100))]),
+        most=st.sampled_from([None, 0, 1, 3]),
+        keep_newest=st.booleans(),
+    )
+    def turn(
+        self,
+        session_id: str,
+        roles: list[str],
+        values: dict[str, int],
+        deleted: set[str],
+        create: bool | NewSession,
+        most: int | None,
+        keep_newest: bool,
+    ) -> None:
+        given: dict[str, Any] = {"create": create, "max_entries": most, "keep_newest": keep_newest}
+        session = self.living(session_id)
+        if session is None and not create:
+            with pytest.raises(SessionNotFoundError), self.store.turn(session_id, **given):
+                pass
+            return
+        entries = [NewEntry(next(self.words), role=role) for role in roles]
+        contents = [] if session is None else [entry.content for entry in session.entries]
+        before = {} if session is None else {key: value for key, (value, _) in session.state.items()}
+        after = {key: value for key, value in (before | values).items() if key not in deleted}
+        with self.store.turn(session_id, **given) as turn:
+            if session is not None:
+                session.look(self.clock())
+            assert turn.messages == contents[len(contents) - len(turn.messages) :]
+            assert len(turn.messages) <= (FAR if most is None else most)
+            assert most is not None or turn.messages == contents
+            assert dict(turn.state) == before
+            turn.append(entries)
+            for key, value in values.items():
+                turn.state[key] = value
+            for key in deleted & turn.state.keys():
+                del turn.state[key]
+        if not entries and after == before:
+            return
+        if session is None:
+            self.model[session_id] = ModelSession(create.ttl if isinstance(create, NewSession) else None)
+        session = self.written(session_id)
+        for entry, stored in zip(entries, turn.stored, strict=True):
+            session.last_turn += entry.role == "user"
+            assert (stored.seq, stored.turn) == (session.next_seq, session.last_turn)
+            session.entries.append(ModelEntry(entry.content, session.last_turn, stored.entry_id, entry.role))
+        session.state = {
+            key: session.state[key] if before.get(key) == value else (value, session.state.get(key, (0, 0))[1] + 1)
+            for key, value in after.items()
+        }
 
     @rule(
         session_id=SESSIONS, key=KEYS, value=st.integers(-5, 5), only_if=st.sampled_from([None, "missing", "present"])
