@@ -66,8 +66,8 @@ _OWN = "session_id = ANY (array(SELECT own.session_id FROM own))"
 def release_many(then: str, *, where: str) -> Statement:
     """As `release`, of all entries of several sessions, `:session_ids`, with up to `:limit` entries in all.
 
-    It waits for nobody: sessions that somebody has locked are passed by, so those of two such statements may come in
-    any order.
+    It waits for nobody: sessions that somebody has locked are passed by, also those whose state somebody is writing
+    (hence FOR UPDATE), so those of two such statements may come in any order.
 
     Args:
         then: The rest of the statement. It may use `held`, `own` (only `session_id`) and `gone`, as for `release`.
@@ -77,7 +77,8 @@ def release_many(then: str, *, where: str) -> Statement:
         postgresql=f"""
     WITH held AS MATERIALIZED (
         SELECT s.session_id, $live AS lives, CAST(s.xmin AS text) AS version FROM $sessions AS s
-        WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) ORDER BY s.session_id $lock SKIP LOCKED),
+        WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) ORDER BY s.session_id
+        FOR UPDATE OF s SKIP LOCKED),
     own AS MATERIALIZED (
         SELECT x.session_id FROM (
             SELECT s.session_id, sum(s.next_seq - s.first_seq) OVER (ORDER BY s.session_id) AS entries
