@@ -17,7 +17,7 @@ from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessa
 
 from statestore.adapters.openai_agents import StatestoreSession
 
-TURNS = 40
+TURNS = 24
 
 
 class Scripted(Model):

@@ -21,7 +21,7 @@ def start(url: str, folder: Path) -> subprocess.Popen[bytes]:
 def test_a_loop_that_was_killed_goes_on(database_url: str, tmp_path: Path) -> None:
     acknowledged = tmp_path / "acknowledged"
     acknowledged.touch()
-    for wanted in (3, 12, 25):
+    for wanted in (3, 8, 15):
         worker = start(database_url, tmp_path)
         while worker.poll() is None and len(acknowledged.read_text().splitlines()) < wanted:
             time.sleep(0.005)
