@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from statestore import StateStore
 from tests.adapters.openai_agents.agent_loop import TURNS
 
@@ -18,6 +20,7 @@ def start(url: str, folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
 
 
+@pytest.mark.timeout(400)
 def test_a_loop_that_was_killed_goes_on(database_url: str, tmp_path: Path) -> None:
     acknowledged = tmp_path / "acknowledged"
     acknowledged.touch()
@@ -30,7 +33,7 @@ def test_a_loop_that_was_killed_goes_on(database_url: str, tmp_path: Path) -> No
         worker.communicate()
         assert worker.returncode == -signal.SIGKILL
     last = start(database_url, tmp_path)
-    _, errors = last.communicate(timeout=100)
+    _, errors = last.communicate(timeout=300)
     assert last.returncode == 0, errors.decode()
 
     said = [line.split(" ", 1) for line in acknowledged.read_text().splitlines()]

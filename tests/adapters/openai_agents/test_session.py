@@ -156,6 +156,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.timeout(400)
 def test_eight_processes_use_a_new_database_at_once(tmp_path: Path, postgres_url: str) -> None:
     for url in (f"sqlite:///{tmp_path / 'new.db'}", postgres_url):
         workers = [
@@ -163,7 +164,7 @@ def test_eight_processes_use_a_new_database_at_once(tmp_path: Path, postgres_url
             for n in range(8)
         ]
         for worker in workers:
-            _, errors = worker.communicate(timeout=100)
+            _, errors = worker.communicate(timeout=300)
             assert worker.returncode == 0, errors.decode()
         with StateStore.open(url) as store:
             assert sorted(entry["content"] for entry in store.history.messages("s")) == [str(n) for n in range(8)]
