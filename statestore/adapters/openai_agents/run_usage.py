@@ -58,7 +58,7 @@ def _figures(used: RunUsage) -> dict[str, Any]:
     figures: dict[str, Any] = {name: getattr(used, name) or 0 for name in FIGURES}
     for name in DETAILS:
         details = getattr(used, name, None)
-        figures[name] = None if details is None else details.model_dump()
+        figures[name] = None if details is None else details.model_dump(exclude_none=True)
     return figures
 
 
