@@ -326,6 +326,7 @@ def _first_use(url: str, who: int) -> None:
     asyncio.run(saved(StatestoreConversationStore(url), str(who), "x"))  # type: ignore[arg-type]
 
 
+@pytest.mark.timeout(300)
 def test_eight_processes_at_once_use_it_first(request: pytest.FixtureRequest, database_url: str) -> None:
     if database_url.startswith("sqlite"):
         database_url = request.getfixturevalue("empty_sqlite_url").replace("statestore.db", "first.db")
@@ -334,7 +335,7 @@ def test_eight_processes_at_once_use_it_first(request: pytest.FixtureRequest, da
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(250)
     assert [process.exitcode for process in processes] == [0] * 8
     with StateStore.open(database_url) as store:
         assert store.sessions.count() == 8
