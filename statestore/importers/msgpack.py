@@ -11,7 +11,7 @@ from statestore.errors import InvalidValueError
 
 T = TypeVar("T")
 
-_DEEPEST = 500
+_DEEPEST = 200
 
 
 class Extension(NamedTuple):
