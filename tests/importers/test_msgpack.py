@@ -37,7 +37,7 @@ def test_the_values_of_a_map_are_found_as_bytes() -> None:
 
 @pytest.mark.parametrize("data", ["", "a2c3", "c1", "92", "d4", "c405ff", "81a1", "a1ff", "cd01", "91" * 600 + "00"])
 def test_what_is_damaged_says_where(data: str) -> None:
-    with pytest.raises(InvalidValueError, match="^it: .*MessagePack"):
+    with pytest.raises(InvalidValueError, match=r"^it: .*MessagePack"):
         loads(bytes.fromhex(data), "it")
-    with pytest.raises(InvalidValueError, match="^it: .*MessagePack"):
+    with pytest.raises(InvalidValueError, match=r"^it: .*MessagePack"):
         parts(b"\x81\xa1a" + bytes.fromhex(data), "it")
