@@ -455,6 +455,29 @@ async def test_a_store_that_was_given_stays_open_and_one_that_was_not_is_closed(
         await opened.sessions.count()
 
 
+async def test_a_lazy_store_is_closed_by_its_owner(database_url: str) -> None:
+    lazy = LazyStore(database_url)
+    async with Service(lazy) as service:
+        await service.create_session(**ADA)
+        opened = await lazy.here()
+    assert await opened.sessions.count() == 1
+    await lazy.aclose()
+
+
+async def test_a_session_without_its_events_goes_on(service: Service, store: AsyncStateStore) -> None:
+    session = await service.create_session(**S)
+    for _ in range(3):
+        await service.append_event(session, event())
+    await store.history.trim(KEY, keep_last=0)
+    found = await read(service)
+    assert found.events == []
+    await service.append_event(found, event())
+    assert (await read(service)).events == found.events
+    await store.history.clear(KEY)
+    with pytest.raises(StaleSessionError):
+        await service.append_event(found, event())
+
+
 def test_nothing_is_connected_before_the_first_use(tmp_path: Any) -> None:
     path = tmp_path / "new.db"
     Service(f"sqlite:///{path}")
