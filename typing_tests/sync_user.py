@@ -16,6 +16,7 @@ from statestore import (
     CacheEntry,
     CacheItem,
     CacheStats,
+    ConversationState,
     DayUsage,
     Entry,
     EntryLike,
@@ -70,6 +71,15 @@ def groups(store: StateStore) -> None:
     assert_type(store.cache, Cache)
     assert_type(store.usage, UsageReports)
     assert_type(store.prices, Prices)
+
+
+def conversations(store: StateStore) -> None:
+    fresh: list[NewEntry] = [NewEntry("x")]
+    messages = [{"role": "user", "content": "x"}]
+    conversation = ConversationState("chat", entries=fresh, state={"key": 1})
+    conversation.entries.append(messages[0])
+    conversation.entries = [*store.history.read("chat"), *fresh]
+    store.sessions.save(ConversationState("other", entries=messages), create=True)
 
 
 def sessions(store: StateStore) -> None:
