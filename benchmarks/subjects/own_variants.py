@@ -8,7 +8,7 @@ from statestore import AsyncStateStore
 from statestore.engine.calls import Call
 from statestore.engine.fair_lock import ANY_TIME
 from statestore.repositories.history.read_batches import READS
-from statestore.repositories.sessions.fork_hints import ForkHints
+from statestore.repositories.sessions.hints import ForkHints
 from tests.support.engines import async_engine
 
 

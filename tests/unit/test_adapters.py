@@ -12,7 +12,7 @@ PACKAGE = Path(statestore.__file__).parent
 ROOT = PACKAGE.parent
 ADAPTERS = sorted(path for path in (PACKAGE / "adapters").iterdir() if path.stem not in ("__init__", "__pycache__"))
 # What people import by the name of a module, beside the package itself.
-PUBLIC = {"statestore", "statestore.migrate"}
+PUBLIC = {"statestore", "statestore.importers", "statestore.migrate"}
 # The extra that brings the framework, where its name is not the module's.
 EXTRAS = {"pytest_plugin": None}
 
@@ -56,7 +56,7 @@ def test_an_adapter_can_be_installed_read_about_and_tried(adapter: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "lock", sorted((ROOT / "tests" / "adapters").glob("*/*.lock")), ids=lambda path: path.parent.name
+    "lock", sorted((ROOT / "tests" / "adapters").glob("*/*.lock")), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
 def test_what_an_environment_has_is_pinned_by_its_hash(lock: Path) -> None:
     lines = [line for line in lock.read_text().splitlines() if line and not line.startswith((" ", "#"))]
