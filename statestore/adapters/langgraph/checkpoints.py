@@ -3,11 +3,9 @@
 import random
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeAlias, cast
 
-from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
@@ -25,10 +23,11 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import TASKS
 
-from statestore import ConflictError, InvalidValueError, NewSession, SessionNotFoundError, StoreLike, Usage
+from statestore import InvalidValueError, NewSession, SessionNotFoundError, StoreLike
 from statestore.adapters import langgraph_records as records
 from statestore.adapters.langgraph import deleting, reading
 from statestore.adapters.langgraph.flows import Flow, Runner, Stream, store
+from statestore.adapters.langgraph.usage import UsageCounter
 from statestore.adapters.langgraph_records import Json, Packed
 
 # Named here, since the class has a method of the name `list`.
@@ -36,7 +35,6 @@ _Tuples: TypeAlias = list[CheckpointTuple]
 _Writes: TypeAlias = list[PendingWrite]
 
 _PAGE = 100
-_REMEMBERED = 10_000
 
 
 class StatestoreSaver(BaseCheckpointSaver[str]):
@@ -72,7 +70,7 @@ class StatestoreSaver(BaseCheckpointSaver[str]):
         self._ttl = ttl
         self._agent_name = agent_name
         self._user_key = user_key
-        self._counted: set[str] = set()
+        self._usage = UsageCounter()
 
     def close(self) -> None:
         """Close what was opened here."""
@@ -243,33 +241,11 @@ class StatestoreSaver(BaseCheckpointSaver[str]):
             keys[key] = records.write(task_id, task_path, place, channel, self._dump(value))
         new = self._new_thread(config)
         # Before the writes: with them the task counts as done, and is not run again.
-        yield from self._count_usage(thread_id, f"{ns}/{checkpoint_id}/{task_id}", new, writes)
+        yield from self._usage.count(thread_id, f"{ns}/{checkpoint_id}/{task_id}", new, [value for _, value in writes])
         if latest:
             yield store.state.set_many(thread_id, latest, create=new)
         if first:
             yield store.state.set_many(thread_id, first, only_if="missing", create=new)
-
-    def _count_usage(self, thread_id: str, task: str, new: NewSession, writes: Sequence[tuple[str, Any]]) -> Flow[None]:
-        """Record the tokens of each message of a model once, wherever in the graph it is written again."""
-        for number, message in enumerate(_answers(value for _, value in writes)):
-            record_id = records.usage_id(message.id or f"{thread_id}/{task}/{number}")
-            if record_id in self._counted:
-                continue
-            about = message.response_metadata
-            # If it was written before, with other figures, the first ones count; and no graph fails for its figures.
-            with suppress(ConflictError, InvalidValueError):
-                yield store.usage.record(
-                    record_id=record_id,
-                    usage=Usage.of(message.usage_metadata),
-                    session_id=thread_id,
-                    user_id=new.user_id,
-                    agent_name=new.agent_name,
-                    provider_name=_text(about.get("model_provider")),
-                    model=_text(about.get("model_name") or about.get("model")),
-                )
-            if len(self._counted) >= _REMEMBERED:
-                self._counted.clear()
-            self._counted.add(record_id)
 
     def _new_thread(self, config: RunnableConfig) -> NewSession:
         for place in (config["configurable"], config.get("metadata") or {}):
@@ -420,17 +396,3 @@ def _copy(source_thread_id: str, target_thread_id: str) -> Flow[None]:
 
 def _matches(record: Json, wanted: Json) -> bool:
     return all(record["metadata"].get(name) == value for name, value in wanted.items())
-
-
-def _answers(values: Iterable[Any]) -> Iterator[AIMessage]:
-    """The messages of models that say what they have used."""
-    for value in values:
-        if isinstance(value, AIMessage):
-            if value.usage_metadata:
-                yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _answers(value)
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
