@@ -5,8 +5,8 @@ The tests of graphs run on each of langgraph's savers; here ours takes the place
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ _FIXTURES = ("sync_checkpointer", "async_checkpointer", "sync_store", "async_sto
 _OURS = ("memory", "in_memory")
 
 _databases = Databases()
-_opened = ExitStack()
+_opened: list[Any] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -96,15 +96,17 @@ def _is_ours(item: pytest.Item) -> bool:
 
 
 @pytest.fixture(autouse=True)
-def closed() -> Iterator[None]:
+async def closed() -> AsyncIterator[None]:
+    """Close what a test has opened, on its event loop."""
     yield
-    _opened.close()
+    while _opened:
+        await _opened.pop().aclose()
 
 
 def _saver() -> Iterator[StatestoreSaver]:
     saver = StatestoreSaver(_databases.fresh())
+    _opened.append(saver)
     yield saver
-    saver.close()
 
 
 def _store() -> Iterator[StatestoreStore]:
@@ -116,10 +118,10 @@ class _Items(StatestoreStore):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(_databases.fresh(), **options)
-        _opened.callback(self.close)
+        _opened.append(self)
 
 
 def _cache() -> StatestoreCache[Any]:
     cache: StatestoreCache[Any] = StatestoreCache(_databases.fresh())
-    _opened.callback(cache.close)
+    _opened.append(cache)
     return cache
