@@ -1445,7 +1445,7 @@ WHERE s.namespace = %(namespace)s AND (s.ttl IS NULL OR s.ttl <> %(erased)s) AND
         AND w.ttl = %(erased)s AND w.instructions = %(erasure)s);
 
 -- expiry/erasure.py: _LOOK
--- Serves ErasureRepository.remove.
+-- Serves ErasureRepository.remove, ErasureRepository.remove_many.
 SELECT ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))), s.next_seq - s.first_seq,
@@ -1455,7 +1455,7 @@ FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY UPDATE OF s;
 
 -- expiry/erasure.py: _HIDE_SESSION
--- Serves ErasureRepository.remove.
+-- Serves ErasureRepository.remove, ErasureRepository.remove_many.
 UPDATE "statestore".sessions AS s SET ttl = %(deleted)s,
     expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(back)s AS interval)) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s;
@@ -1486,12 +1486,13 @@ own AS MATERIALIZED (
     SELECT s.session_id, 1 AS from_seq, s.next_seq - 1 AS to_seq FROM "statestore".sessions AS s
     JOIN held ON held.version = CAST(s.xmin AS text)
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-        AND (s.next_seq - s.first_seq <= %(limit)s AND (s.ttl IS NULL OR s.ttl <> %(erased)s)
+        AND (s.next_seq - s.first_seq <= %(limit)s
         AND (NOT ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
         OR (coalesce(s.revision = %(expected_revision)s, true)
-        AND coalesce(s.user_id = %(expected_user_id)s, CAST(%(expected_user_id)s AS varchar) IS NULL))) AND NOT EXISTS (
+        AND coalesce(s.user_id = %(expected_user_id)s, CAST(%(expected_user_id)s AS varchar) IS NULL)))
+            AND (s.ttl IS NULL OR s.ttl <> %(erased)s) AND NOT EXISTS (
             SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id))
                 AND NOT (EXISTS (SELECT 1 FROM "statestore".session_segments AS g
         WHERE g.namespace = %(namespace)s AND g.owner_session_id = s.session_id)
@@ -1560,8 +1561,107 @@ gone AS (
         AND h.seq BETWEEN (SELECT from_seq FROM own) AND (SELECT to_seq FROM own) RETURNING h.seq)
 , ended AS (
     DELETE FROM "statestore".sessions AS s USING own WHERE s.namespace = %(namespace)s AND s.session_id = own.session_id
-    RETURNING 1)
-SELECT held.lives, (SELECT count(*) FROM ended) FROM held;
+    RETURNING s.session_id) SELECT held.lives, (SELECT count(*) FROM ended) FROM held;
+
+-- expiry/erasure.py: _REMOVE_MANY
+-- Serves ErasureRepository.remove_many.
+--
+-- Of a session and a part of it the one that is named first goes first: then the other may be gone.
+WITH held AS MATERIALIZED (
+    SELECT s.session_id, ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+        AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AS lives,
+        CAST(s.xmin AS text) AS version FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s) ORDER BY s.session_id
+    FOR UPDATE OF s SKIP LOCKED),
+own AS MATERIALIZED (
+    SELECT x.session_id FROM (
+        SELECT s.session_id, sum(s.next_seq - s.first_seq) OVER (ORDER BY s.session_id) AS entries
+        FROM "statestore".sessions AS s JOIN held ON held.session_id = s.session_id
+            AND held.version = CAST(s.xmin AS text)
+        WHERE s.namespace = %(namespace)s AND ((s.ttl IS NULL OR s.ttl <> %(erased)s) AND NOT EXISTS (
+            SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id)
+                AND coalesce(NOT s.belongs_to = ANY (%(session_ids)s), true))
+                AND NOT (EXISTS (SELECT 1 FROM "statestore".session_segments AS g
+        WHERE g.namespace = %(namespace)s AND g.owner_session_id = s.session_id)
+    OR EXISTS (SELECT 1 FROM "statestore".session_segments AS g
+        WHERE g.namespace = %(namespace)s AND g.session_id = s.session_id))) AS x
+    WHERE x.entries <= %(limit)s),
+folded AS (
+SELECT h.session_id, date_bin('15 minutes', h.created_at, TIMESTAMPTZ '2000-01-01 00:00:00+00') AS bucket_at, s.user_id,
+    coalesce(h.agent_name, s.agent_name) AS agent_name,
+    h.provider_name, coalesce(h.response_model, h.request_model) AS model, h.tool_name, 1 AS entries,
+    CASE WHEN h.role = 'user' THEN 1 ELSE 0 END AS turns,
+    CASE WHEN (h.input_tokens IS NOT NULL OR h.output_tokens IS NOT NULL) THEN 1 ELSE 0 END AS model_calls,
+    CASE WHEN h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool' OR h.tool_call_id IS NULL)
+        THEN 1 ELSE 0 END AS tool_calls,
+    CASE WHEN h.error_type IS NOT NULL THEN 1 ELSE 0 END AS errors,
+    coalesce(h.input_tokens, 0) AS input_tokens, coalesce(h.output_tokens, 0) AS output_tokens,
+    coalesce(h.cache_read_input_tokens, 0) AS cache_read_input_tokens,
+    coalesce(h.cache_write_input_tokens, 0) AS cache_write_input_tokens,
+    coalesce(h.reasoning_output_tokens, 0) AS reasoning_output_tokens,
+    CASE WHEN h.cost_usd IS NULL AND (h.input_tokens IS NOT NULL
+        OR h.output_tokens IS NOT NULL) THEN 1 ELSE 0 END AS unpriced_calls,
+    h.content_bytes, coalesce(h.duration_ms, 0) AS duration_ms, h.cost_usd
+FROM "statestore".history_entries AS h
+JOIN "statestore".sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+WHERE h.namespace = %(namespace)s AND h.usage_folded = 0
+    AND h.session_id = ANY (array(SELECT own.session_id FROM own))),
+replaced AS (
+    DELETE FROM "statestore".usage_ledger AS l WHERE l.namespace = %(namespace)s
+        AND l.session_id = ANY (array(SELECT own.session_id FROM own))
+        AND (l.session_id, l.bucket_at) IN (SELECT DISTINCT session_id, bucket_at FROM folded)
+    RETURNING session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
+        tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+        reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd),
+noted AS (
+    INSERT INTO "statestore".usage_ledger (namespace, line, session_id, bucket_at, user_id, agent_name, provider_name,
+        model, tool_name, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        duration_ms, cost_usd)
+    SELECT %(namespace)s, row_number() OVER (PARTITION BY session_id, bucket_at ORDER BY user_id, agent_name,
+        provider_name, model, tool_name), session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+        entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd FROM (
+        SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+            CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+            CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+            CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+            CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+            CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+            CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+            CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+            CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+            CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+            CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+            CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes,
+            round(CAST(sum(duration_ms) AS numeric), 3) AS duration_ms, sum(cost_usd) AS cost_usd
+        FROM (SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns,
+            model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM folded UNION ALL SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name,
+            entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+            cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd
+            FROM replaced) AS lines
+        GROUP BY session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name
+    ) AS sums RETURNING line),
+gone AS (
+    DELETE FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s
+        AND h.session_id = ANY (array(SELECT own.session_id FROM own)) RETURNING h.seq)
+, ended AS (
+    DELETE FROM "statestore".sessions AS s USING own WHERE s.namespace = %(namespace)s AND s.session_id = own.session_id
+    RETURNING s.session_id)
+SELECT s.session_id, ended.session_id IS NOT NULL, held.lives
+FROM "statestore".sessions AS s LEFT JOIN held ON held.session_id = s.session_id
+LEFT JOIN ended ON ended.session_id = s.session_id
+WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s);
+
+-- expiry/erasure.py: _SIZES
+-- Serves ErasureRepository.remove_many.
+SELECT s.session_id, s.next_seq - s.first_seq FROM "statestore".sessions AS s
+WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s);
 
 -- expiry/namespaces.py: _NAMESPACES
 -- Serves NamespaceRepository.namespaces.
@@ -2045,10 +2145,20 @@ SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FR
 WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
         AND w.session_id = ANY (array(SELECT l.session_id FROM locked AS l))
     RETURNING s.session_id, s.next_seq - w.count AS first_seq, s.last_turn - w.turns AS base_turn,
+        (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME
+            ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update'))
+WHEN s.belongs_to IS NULL THEN false
+ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE 'UTC')
+    FROM "statestore".sessions AS w
+    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due,
         CASE WHEN pg_try_advisory_lock(hashtextextended(s.session_id,
-            hashtextextended(s.namespace, 11))) THEN CAST(pg_advisory_unlock(hashtextextended(s.session_id,
-            hashtextextended(s.namespace, 11))) AS text) ELSE CAST(pg_notify('statestore_' ||
-            to_hex(hashtextextended(s.session_id, hashtextextended(s.namespace, 11))), '') AS text) END AS woken)
+        hashtextextended(s.namespace, 11))) THEN CAST(pg_advisory_unlock(hashtextextended(s.session_id,
+        hashtextextended(s.namespace, 11))) AS text) ELSE CAST(pg_notify('statestore_' ||
+        to_hex(hashtextextended(s.session_id, hashtextextended(s.namespace, 11))), '') AS text) END AS woken)
 INSERT INTO "statestore".history_entries (namespace, session_id, seq, turn, created_at, entry_id, role, content,
     content_bytes, provider_name, request_model, input_tokens, output_tokens, cost_usd)
 SELECT %(namespace)s, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, statement_timestamp(),
@@ -2062,7 +2172,7 @@ FROM updated AS u JOIN unnest(CAST(%(session_id_array)b AS text[]), CAST(%(posit
     CAST(%(cost_usd_array)b AS numeric[])) AS v (session_id, position, turn, entry_id, role, content, content_bytes,
     provider_name, request_model, input_tokens, output_tokens, cost_usd)
     ON v.session_id = u.session_id
-RETURNING session_id, seq, turn, created_at;
+RETURNING session_id, seq, turn, created_at, EXISTS (SELECT 1 FROM updated AS u WHERE u.whole_due);
 
 -- history/appending.py: _postgresql
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
@@ -2080,7 +2190,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         AND NOT EXISTS (
     SELECT 1 FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
     AND h.entry_id = ANY (%(entry_ids)s)) RETURNING next_seq - %(count)s AS first_seq,
-        last_turn - %(turns)s AS base_turn,
+        last_turn - %(turns)s AS base_turn, s.belongs_to IS NOT NULL AS whole_due,
         CASE WHEN pg_try_advisory_lock(hashtextextended(s.session_id,
         hashtextextended(s.namespace, 11))) THEN CAST(pg_advisory_unlock(hashtextextended(s.session_id,
         hashtextextended(s.namespace, 11))) AS text) ELSE CAST(pg_notify('statestore_' ||
@@ -2094,7 +2204,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         (1, CAST(%(entry_id_1)s AS varchar), CAST(%(turn_1)s AS bigint), CAST(%(role_1)s AS varchar),
         CAST(%(content_1)s AS json), CAST(%(content_bytes_1)s AS bigint))) AS v (i, entry_id, turn, role, content,
         content_bytes)
-    RETURNING seq, turn, created_at;
+    RETURNING seq, turn, created_at, (SELECT session.whole_due FROM session);
 
 -- history/entry_edits.py: _FIND['entry_id']
 -- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
@@ -2131,6 +2241,24 @@ SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS 
 JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
     AND h.seq BETWEEN g.from_seq AND g.to_seq
 WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s AND h.seq = %(seq)s;
+
+-- history/entry_edits.py: _LOOK['entry_id']
+-- Serves EditingRepository.annotate, EditingRepository.set_usage.
+SELECT CAST(h.xmin AS text), h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
+    CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+    h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+    h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
+    FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
+    AND h.entry_id = %(entry_id)s;
+
+-- history/entry_edits.py: _LOOK['seq']
+-- Serves EditingRepository.annotate, EditingRepository.set_usage.
+SELECT CAST(h.xmin AS text), h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
+    CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+    h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+    h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at
+    FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
+    AND h.seq = %(seq)s;
 
 -- history/entry_edits.py: _SHARED
 -- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
@@ -3656,14 +3784,15 @@ WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
--- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
--- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
--- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
--- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
--- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
--- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
+-- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
 --
 -- A part that is not ended has no end. With the TTL of its session it counts as gone in the same way.
 UPDATE "statestore".sessions AS s SET ttl = coalesce(w.ttl, %(deleted)s), lease_owner = NULL, lease_until = NULL,
@@ -3673,7 +3802,7 @@ WHERE w.namespace = %(namespace)s AND w.session_id = ANY (%(session_ids)s) AND s
     AND s.belongs_to = w.session_id AND s.expires_at IS NULL;
 
 -- sessions/parts.py: _IDS
--- Serves ErasureRepository.remove.
+-- Serves ErasureRepository.remove, ErasureRepository.remove_many.
 SELECT session_id FROM "statestore".sessions WHERE namespace = %(namespace)s AND belongs_to = %(session_id)s
     ORDER BY session_id;
 
@@ -3712,11 +3841,11 @@ SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_next, ErasureRepository.remove,
--- ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ErasureRepository.remove_many, ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -3740,11 +3869,11 @@ SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(namespace)s AS text), 8));
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_next, ErasureRepository.remove,
--- ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ErasureRepository.remove_many, ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -3756,11 +3885,11 @@ SELECT 1 FROM "statestore".sessions WHERE namespace = %(namespace)s AND session_
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_next, ErasureRepository.remove,
--- ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ErasureRepository.remove_many, ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -3787,7 +3916,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND s.root_s
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, PortableWork.pieces,
 -- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
@@ -3805,7 +3934,7 @@ WHERE namespace = %(namespace)s AND session_id = %(session_id)s ORDER BY from_se
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -3843,7 +3972,7 @@ WHERE place = 1 ORDER BY from_seq;
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -3867,7 +3996,7 @@ WHERE g.namespace = %(namespace)s AND g.owner_session_id = %(session_id)s
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -3885,7 +4014,7 @@ VALUES (%(namespace)s, %(session_id)s, %(from_seq)s, %(to_seq)s, %(owner)s);
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -3903,7 +4032,7 @@ WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND from_seq = %
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -3921,7 +4050,7 @@ WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq BETWEEN 
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -3940,7 +4069,7 @@ WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq BETWEEN 
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -3960,7 +4089,7 @@ WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq BETWEEN 
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -3980,7 +4109,7 @@ WHERE namespace = %(namespace)s AND owner_session_id = %(session_id)s AND from_s
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -4000,7 +4129,7 @@ WHERE namespace = %(namespace)s AND owner_session_id = %(session_id)s AND from_s
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -4019,7 +4148,7 @@ WHERE namespace = %(namespace)s AND owner_session_id = %(session_id)s AND from_s
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -4038,7 +4167,7 @@ WHERE namespace = %(namespace)s AND owner_session_id = %(session_id)s AND from_s
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -4057,7 +4186,7 @@ WHERE namespace = %(namespace)s AND owner_session_id = %(session_id)s AND from_s
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -4090,10 +4219,10 @@ WHERE g.namespace = %(namespace)s AND g.session_id = c.session_id AND g.from_seq
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
--- ForksRepository.fork, HistoryRepository.append, ListsRepository.append, ListsRepository.delete,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ErasureRepository.remove_many, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
+-- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -4155,10 +4284,10 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
--- ForksRepository.fork, HistoryRepository.append, ListsRepository.append, ListsRepository.delete,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ErasureRepository.remove_many, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
+-- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -4306,7 +4435,23 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
     last_activity_at, belongs_to;
 
 -- sessions/session_rows.py: _EXTEND_MANY
--- Serves ListingRepository.load_many, ReadingRepository.last_many.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
+-- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
+-- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append,
+-- ListingRepository.load_many, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, ReadingRepository.last_many, SessionsRepository.create,
+-- SessionsRepository.open, SessionsRepository.touch, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
+-- UserStateRepository.set_many.
 WITH due AS MATERIALIZED (
 SELECT s.session_id FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.ttl IS NOT NULL
@@ -4356,7 +4501,17 @@ UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+        RETURNING (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+        AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
+        AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END));
 
 -- sessions/session_rows.py: _INSERT
 -- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
@@ -4954,6 +5109,8 @@ ORDER BY e.key FOR UPDATE OF e;
 --
 -- Write *count* keys, in their order: who writes several waits for others of them in the same order.
 --
+-- With *missing*, only those that do not exist.
+--
 -- Built for: two keys of a session.
 WITH
 held AS MATERIALIZED
@@ -4993,8 +5150,9 @@ done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key
         expires_at = excluded.expires_at,
     version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
-        coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
+        e.updated_at) END
+    RETURNING key, CAST(value AS text), version, updated_at, expires_at, coalesce(created_at, updated_at),
+        coalesce(octet_length(CAST(value AS text)), 0)),
 noted AS (
     UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
         active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
@@ -5224,6 +5382,31 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT %(limit)s;
 
+-- state/statements.py: SESSION_STATEMENTS.entries_descending
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
+    TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text),
+            e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+            coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
+    AND e.session_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key < %(after)s
+WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key DESC
+        LIMIT %(limit)s;
+
 -- state/statements.py: SESSION_STATEMENTS.entry
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
 -- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
@@ -5326,6 +5509,28 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
 
+-- state/statements.py: SESSION_STATEMENTS.get_many_and_range
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
+    TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text)
+FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
+    AND e.session_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND (e.key = ANY (%(keys)s) OR e.key >= %(from_key)s AND e.key < %(until_key)s)
+WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+
 -- state/statements.py: SESSION_STATEMENTS.keys
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
 -- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
@@ -5347,6 +5552,29 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT %(limit)s;
+
+-- state/statements.py: SESSION_STATEMENTS.keys_descending
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT
+    TIME ZONE 'UTC') AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key
+FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
+    AND e.session_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key < %(after)s
+WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key DESC
+        LIMIT %(limit)s;
 
 -- state/statements.py: SESSION_STATEMENTS.lock
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5875,6 +6103,18 @@ FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %
     AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key > %(after)s
 WHERE true ORDER BY e.key LIMIT %(limit)s;
 
+-- state/statements.py: USER_STATEMENTS.entries_descending
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'user'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key < %(after)s
+WHERE true ORDER BY e.key DESC LIMIT %(limit)s;
+
 -- state/statements.py: USER_STATEMENTS.entry
 -- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
 -- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
@@ -5927,6 +6167,17 @@ FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %
     AND e.key = ANY (%(keys)s)
 WHERE true ORDER BY e.key;
 
+-- state/statements.py: USER_STATEMENTS.get_many_and_range
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text)
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'user'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND (e.key = ANY (%(keys)s) OR e.key >= %(from_key)s AND e.key < %(until_key)s)
+WHERE true ORDER BY e.key;
+
 -- state/statements.py: USER_STATEMENTS.keys
 -- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
 -- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
@@ -5937,6 +6188,17 @@ FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
     AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key > %(after)s
 WHERE true ORDER BY e.key LIMIT %(limit)s;
+
+-- state/statements.py: USER_STATEMENTS.keys_descending
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'user'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key < %(after)s
+WHERE true ORDER BY e.key DESC LIMIT %(limit)s;
 
 -- state/statements.py: USER_STATEMENTS.lock
 -- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
@@ -6202,6 +6464,18 @@ FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %
     AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key > %(after)s
 WHERE true ORDER BY e.key LIMIT %(limit)s;
 
+-- state/statements.py: APP_STATEMENTS.entries_descending
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(octet_length(CAST(e.value AS text)), 0)
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key < %(after)s
+WHERE true ORDER BY e.key DESC LIMIT %(limit)s;
+
 -- state/statements.py: APP_STATEMENTS.entry
 -- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
@@ -6254,6 +6528,17 @@ FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %
     AND e.key = ANY (%(keys)s)
 WHERE true ORDER BY e.key;
 
+-- state/statements.py: APP_STATEMENTS.get_many_and_range
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text)
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND (e.key = ANY (%(keys)s) OR e.key >= %(from_key)s AND e.key < %(until_key)s)
+WHERE true ORDER BY e.key;
+
 -- state/statements.py: APP_STATEMENTS.keys
 -- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
@@ -6264,6 +6549,17 @@ FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
     AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key > %(after)s
 WHERE true ORDER BY e.key LIMIT %(limit)s;
+
+-- state/statements.py: APP_STATEMENTS.keys_descending
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key
+FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
+    AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    AND e.key >= %(from_key)s AND e.key < %(until_key)s AND e.key < %(after)s
+WHERE true ORDER BY e.key DESC LIMIT %(limit)s;
 
 -- state/statements.py: APP_STATEMENTS.lock
 -- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
@@ -6438,12 +6734,12 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice, ExpiredRows.sweep_unseen,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
+-- ExpiredRows.sweep_unseen, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -6709,14 +7005,15 @@ UNION SELECT session_id FROM "statestore".usage_records WHERE namespace = %(name
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
--- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
--- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
--- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
--- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
--- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
--- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
+-- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
 SELECT session_id FROM "statestore".usage_ledger WHERE namespace = %(namespace)s AND session_id = ANY (%(session_ids)s)
 UNION SELECT session_id FROM "statestore".usage_records WHERE namespace = %(namespace)s
     AND session_id = ANY (%(session_ids)s);
@@ -6726,14 +7023,15 @@ UNION SELECT session_id FROM "statestore".usage_records WHERE namespace = %(name
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
--- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
--- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
--- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
--- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
--- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
--- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
+-- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
 UPDATE "statestore".usage_ledger AS l SET session_id = r.random_id, user_id = nullif(user_id, %(user_id)s)
 FROM unnest(CAST(%(session_id_array)b AS text[]), CAST(%(random_id_array)b AS text[])) AS r (session_id, random_id)
 WHERE l.namespace = %(namespace)s AND l.session_id = r.session_id
@@ -6812,6 +7110,19 @@ WHERE h.namespace = %(namespace)s AND (h.session_id, h.seq) > (%(after_id)s, %(a
     AND h.cost_usd IS NULL AND h.input_tokens IS NOT NULL AND h.output_tokens IS NOT NULL
     AND (h.response_model IS NOT NULL OR h.request_model IS NOT NULL)
 ORDER BY h.session_id, h.seq LIMIT %(limit)s;
+
+-- usage/prices.py: _UNPRICED_RECORDS
+-- Serves PricesRepository.apply.
+SELECT r.record_id, r.created_at, r.provider_name, r.model, r.input_tokens, r.output_tokens, r.cache_read_input_tokens,
+    r.cache_write_input_tokens FROM "statestore".usage_records AS r
+WHERE r.namespace = %(namespace)s AND r.record_id > %(after_id)s AND r.cost_usd IS NULL AND r.model IS NOT NULL
+    AND r.input_tokens IS NOT NULL AND r.output_tokens IS NOT NULL
+ORDER BY r.record_id LIMIT %(limit)s;
+
+-- usage/prices.py: _SET_COST_OF_RECORD
+-- Serves PricesRepository.apply.
+UPDATE "statestore".usage_records SET cost_usd = %(cost_usd)s
+WHERE namespace = %(namespace)s AND record_id = %(record_id)s AND cost_usd IS NULL;
 
 -- usage/prices.py: _SET_COST
 -- Serves PricesRepository.apply.
@@ -6931,14 +7242,15 @@ WHERE namespace = %(namespace)s AND user_id = %(user_id)s AND (session_id IS NUL
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
--- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
--- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
--- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
--- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
--- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
--- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
+-- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
 --
 -- The SQL for each database, with its way to an id that tells nothing.
 UPDATE "statestore".usage_records AS r SET session_id = n.random_id,

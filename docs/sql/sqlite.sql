@@ -829,7 +829,7 @@ WHERE s.namespace = :namespace AND (s.ttl IS NULL OR s.ttl <> :erased) AND s.bel
         AND w.ttl = :erased AND w.instructions = :erasure);
 
 -- expiry/erasure.py: _LOOK
--- Serves ErasureRepository.remove.
+-- Serves ErasureRepository.remove, ErasureRepository.remove_many.
 SELECT ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))), s.next_seq - s.first_seq,
@@ -839,7 +839,7 @@ FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id;
 
 -- expiry/erasure.py: _HIDE_SESSION
--- Serves ErasureRepository.remove.
+-- Serves ErasureRepository.remove, ErasureRepository.remove_many.
 UPDATE sessions AS s SET ttl = :deleted,
     expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:back AS interval))) / 1000000,
     'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:back AS interval))) % 1000000))
@@ -856,6 +856,11 @@ SELECT 1 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :s
 SELECT s.session_id FROM sessions AS s
 WHERE s.namespace = :namespace AND s.expires_at <= :now AND s.ttl = :erased AND s.instructions = :erasure
 ORDER BY s.expires_at, s.session_id LIMIT 1;
+
+-- expiry/erasure.py: _SIZES
+-- Serves ErasureRepository.remove_many.
+SELECT s.session_id, s.next_seq - s.first_seq FROM sessions AS s
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids));
 
 -- expiry/namespaces.py: _NAMESPACES
 -- Serves NamespaceRepository.namespaces.
@@ -1255,7 +1260,7 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
-        RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
+        RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn, belongs_to;
 
 -- history/appending.py: _SQLITE[(False, False, True)]
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
@@ -1268,7 +1273,7 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.lease_token = :lease_token
-        AND s.lease_until > :now RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
+        AND s.lease_until > :now RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn, belongs_to;
 
 -- history/appending.py: _SQLITE[(False, True, False)]
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
@@ -1284,7 +1289,7 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
         AND NOT EXISTS (
     SELECT 1 FROM history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
     AND h.entry_id IN (SELECT value FROM json_each(:entry_ids))) RETURNING next_seq - :count AS first_seq,
-        last_turn - :turns AS base_turn;
+        last_turn - :turns AS base_turn, belongs_to;
 
 -- history/appending.py: _SQLITE[(False, True, True)]
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
@@ -1300,7 +1305,7 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
         AND NOT EXISTS (
     SELECT 1 FROM history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
     AND h.entry_id IN (SELECT value FROM json_each(:entry_ids))) AND s.lease_token = :lease_token
-        AND s.lease_until > :now RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
+        AND s.lease_until > :now RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn, belongs_to;
 
 -- history/appending.py: _SQLITE[(True, False, False)]
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
@@ -1313,7 +1318,7 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
-        RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
+        RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn, belongs_to;
 
 -- history/appending.py: _SQLITE[(True, False, True)]
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
@@ -1327,7 +1332,7 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
         AND s.lease_token = :lease_token AND s.lease_until > :now RETURNING next_seq - :count AS first_seq,
-        last_turn - :turns AS base_turn;
+        last_turn - :turns AS base_turn, belongs_to;
 
 -- history/appending.py: _SQLITE[(True, True, False)]
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
@@ -1343,7 +1348,7 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
         AND s.forked_at_seq IS NULL AND NOT EXISTS (
     SELECT 1 FROM history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
     AND h.entry_id IN (SELECT value FROM json_each(:entry_ids))) RETURNING next_seq - :count AS first_seq,
-        last_turn - :turns AS base_turn;
+        last_turn - :turns AS base_turn, belongs_to;
 
 -- history/appending.py: _SQLITE[(True, True, True)]
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
@@ -1359,7 +1364,7 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
         AND s.forked_at_seq IS NULL AND NOT EXISTS (
     SELECT 1 FROM history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
     AND h.entry_id IN (SELECT value FROM json_each(:entry_ids))) AND s.lease_token = :lease_token
-        AND s.lease_until > :now RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn;
+        AND s.lease_until > :now RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn, belongs_to;
 
 -- history/entry_edits.py: _FIND['entry_id']
 -- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
@@ -2370,14 +2375,15 @@ WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
--- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
--- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
--- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
--- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
--- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
--- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
+-- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
 --
 -- A part that is not ended has no end. With the TTL of its session it counts as gone in the same way.
 UPDATE sessions AS s SET ttl = coalesce(w.ttl, :deleted), lease_owner = NULL, lease_until = NULL,
@@ -2389,7 +2395,7 @@ WHERE w.namespace = :namespace AND w.session_id IN (SELECT value FROM json_each(
     AND s.belongs_to = w.session_id AND s.expires_at IS NULL;
 
 -- sessions/parts.py: _IDS
--- Serves ErasureRepository.remove.
+-- Serves ErasureRepository.remove, ErasureRepository.remove_many.
 SELECT session_id FROM sessions WHERE namespace = :namespace AND belongs_to = :session_id ORDER BY session_id;
 
 -- sessions/parts.py: _END_DUE
@@ -2421,11 +2427,11 @@ SELECT 1 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :s
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_next, ErasureRepository.remove,
--- ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ErasureRepository.remove_many, ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -2437,11 +2443,11 @@ SELECT 1 FROM sessions WHERE namespace = :namespace AND session_id = :session_id
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_next, ErasureRepository.remove,
--- ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ErasureRepository.remove_many, ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -2454,7 +2460,7 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.root_session
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, PortableWork.pieces,
 -- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
@@ -2472,7 +2478,7 @@ WHERE namespace = :namespace AND session_id = :session_id ORDER BY from_seq;
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -2511,7 +2517,7 @@ WHERE place = 1 ORDER BY from_seq;
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -2535,7 +2541,7 @@ WHERE g.namespace = :namespace AND g.owner_session_id = :session_id
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -2553,7 +2559,7 @@ VALUES (:namespace, :session_id, :from_seq, :to_seq, :owner);
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -2571,7 +2577,7 @@ WHERE namespace = :namespace AND session_id = :session_id AND from_seq = :from_s
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -2589,7 +2595,7 @@ WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -2607,7 +2613,7 @@ WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -2627,7 +2633,7 @@ WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -2646,7 +2652,7 @@ WHERE namespace = :namespace AND owner_session_id = :session_id AND from_seq <= 
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -2665,7 +2671,7 @@ WHERE namespace = :namespace AND owner_session_id = :session_id AND from_seq < :
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -2683,7 +2689,7 @@ WHERE namespace = :namespace AND owner_session_id = :session_id AND from_seq < :
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -2702,7 +2708,7 @@ WHERE namespace = :namespace AND owner_session_id = :session_id AND from_seq BET
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -2721,7 +2727,7 @@ WHERE namespace = :namespace AND owner_session_id = :session_id AND from_seq BET
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -2752,7 +2758,7 @@ WHERE g.namespace = :namespace AND g.session_id = c.session_id AND g.from_seq = 
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
 -- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
 -- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
@@ -2772,10 +2778,10 @@ DELETE FROM session_segments AS g WHERE g.namespace = :namespace AND g.session_i
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
--- ForksRepository.fork, HistoryRepository.append, ListsRepository.append, ListsRepository.delete,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ErasureRepository.remove_many, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
+-- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -2838,10 +2844,10 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
--- ForksRepository.fork, HistoryRepository.append, ListsRepository.append, ListsRepository.delete,
--- PortableWork.make_room, SessionsRepository.create, SessionsRepository.open, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ErasureRepository.remove_many, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
+-- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -2974,7 +2980,23 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
     last_activity_at, belongs_to;
 
 -- sessions/session_rows.py: _EXTEND_MANY
--- Serves ListingRepository.load_many, ReadingRepository.last_many.
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
+-- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
+-- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, EditingRepository.annotate,
+-- EditingRepository.replace, EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append,
+-- ListingRepository.load_many, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, ReadingRepository.last_many, SessionsRepository.create,
+-- SessionsRepository.open, SessionsRepository.touch, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
+-- UserStateRepository.set_many.
 UPDATE sessions SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (ttl)) / 1000000,
     'unixepoch') || printf('.%06dZ', (:now_us + (ttl)) % 1000000))
 WHERE namespace = :namespace AND session_id IN (
@@ -3019,7 +3041,7 @@ UPDATE sessions AS s SET last_activity_at = :now, active_hour = substr(:now, 1, 
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) RETURNING belongs_to;
 
 -- sessions/session_rows.py: _INSERT
 -- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
@@ -3417,6 +3439,27 @@ WHERE s.namespace = :namespace AND s.session_id = :owner_id
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT :limit;
 
+-- state/statements.py: SESSION_STATEMENTS.entries_descending
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
+            CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+            coalesce(length(CAST(e.value AS blob)), 0)
+FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key AND e.key < :until_key AND e.key < :after
+WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key DESC LIMIT :limit;
+
 -- state/statements.py: SESSION_STATEMENTS.entry
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
 -- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
@@ -3510,6 +3553,27 @@ WHERE s.namespace = :namespace AND s.session_id = :owner_id
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
 
+-- state/statements.py: SESSION_STATEMENTS.get_many_and_range
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
+            CAST(e.value AS text)
+FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
+    AND (e.expires_at IS NULL OR e.expires_at > :now)
+    AND (e.key IN (SELECT value FROM json_each(:keys)) OR e.key >= :from_key AND e.key < :until_key)
+WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+
 -- state/statements.py: SESSION_STATEMENTS.keys
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
 -- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
@@ -3528,6 +3592,25 @@ WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT :limit;
+
+-- state/statements.py: SESSION_STATEMENTS.keys_descending
+-- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
+-- StateReads.get, StateReads.get_all, StateReads.get_many, StateReads.keys, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit.
+SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+    (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))
+    AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key
+FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
+    AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key AND e.key < :until_key AND e.key < :after
+WHERE s.namespace = :namespace AND s.session_id = :owner_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key DESC LIMIT :limit;
 
 -- state/statements.py: SESSION_STATEMENTS.lock
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -3708,6 +3791,18 @@ FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND
     AND e.key < :until_key AND e.key > :after
 WHERE true ORDER BY e.key LIMIT :limit;
 
+-- state/statements.py: USER_STATEMENTS.entries_descending
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(length(CAST(e.value AS blob)), 0)
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'user'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key
+    AND e.key < :until_key AND e.key < :after
+WHERE true ORDER BY e.key DESC LIMIT :limit;
+
 -- state/statements.py: USER_STATEMENTS.entry
 -- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
 -- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
@@ -3759,6 +3854,17 @@ FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND
     (SELECT value FROM json_each(:keys))
 WHERE true ORDER BY e.key;
 
+-- state/statements.py: USER_STATEMENTS.get_many_and_range
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text)
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'user'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now)
+    AND (e.key IN (SELECT value FROM json_each(:keys)) OR e.key >= :from_key AND e.key < :until_key)
+WHERE true ORDER BY e.key;
+
 -- state/statements.py: USER_STATEMENTS.keys
 -- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
 -- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
@@ -3769,6 +3875,17 @@ FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key
     AND e.key < :until_key AND e.key > :after
 WHERE true ORDER BY e.key LIMIT :limit;
+
+-- state/statements.py: USER_STATEMENTS.keys_descending
+-- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+SELECT false, e.key
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'user'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key
+    AND e.key < :until_key AND e.key < :after
+WHERE true ORDER BY e.key DESC LIMIT :limit;
 
 -- state/statements.py: USER_STATEMENTS.lock
 -- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
@@ -3949,6 +4066,18 @@ FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND
     AND e.key < :until_key AND e.key > :after
 WHERE true ORDER BY e.key LIMIT :limit;
 
+-- state/statements.py: APP_STATEMENTS.entries_descending
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
+    coalesce(length(CAST(e.value AS blob)), 0)
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key
+    AND e.key < :until_key AND e.key < :after
+WHERE true ORDER BY e.key DESC LIMIT :limit;
+
 -- state/statements.py: APP_STATEMENTS.entry
 -- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
@@ -4000,6 +4129,17 @@ FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND
     (SELECT value FROM json_each(:keys))
 WHERE true ORDER BY e.key;
 
+-- state/statements.py: APP_STATEMENTS.get_many_and_range
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key, CAST(e.value AS text)
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now)
+    AND (e.key IN (SELECT value FROM json_each(:keys)) OR e.key >= :from_key AND e.key < :until_key)
+WHERE true ORDER BY e.key;
+
 -- state/statements.py: APP_STATEMENTS.keys
 -- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
@@ -4010,6 +4150,17 @@ FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key
     AND e.key < :until_key AND e.key > :after
 WHERE true ORDER BY e.key LIMIT :limit;
+
+-- state/statements.py: APP_STATEMENTS.keys_descending
+-- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
+-- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
+-- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
+-- AppStateRepository.set, AppStateRepository.set_many.
+SELECT false, e.key
+FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
+    AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key
+    AND e.key < :until_key AND e.key < :after
+WHERE true ORDER BY e.key DESC LIMIT :limit;
 
 -- state/statements.py: APP_STATEMENTS.lock
 -- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
@@ -4144,12 +4295,12 @@ WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id AN
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice, ExpiredRows.sweep_unseen,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
+-- ExpiredRows.sweep_unseen, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -4214,12 +4365,12 @@ SELECT :namespace, -row_number() OVER (PARTITION BY session_id, bucket_at ORDER 
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice, ExpiredRows.sweep_unseen,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
+-- ExpiredRows.sweep_unseen, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -4237,12 +4388,12 @@ DELETE FROM usage_ledger AS l WHERE l.namespace = :namespace AND l.session_id = 
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
--- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice, ExpiredRows.sweep_unseen,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
+-- ExpiredRows.sweep_unseen, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -4475,14 +4626,15 @@ UNION SELECT session_id FROM usage_records WHERE namespace = :namespace AND user
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
--- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
--- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
--- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
--- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
--- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
--- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
+-- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
 SELECT session_id FROM usage_ledger WHERE namespace = :namespace AND session_id IN
     (SELECT value FROM json_each(:session_ids))
 UNION SELECT session_id FROM usage_records WHERE namespace = :namespace AND session_id IN
@@ -4493,14 +4645,15 @@ UNION SELECT session_id FROM usage_records WHERE namespace = :namespace AND sess
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
--- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
--- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
--- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
--- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
--- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
--- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
+-- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
 UPDATE usage_ledger SET session_id = :random_id, user_id = nullif(user_id, :user_id)
 WHERE namespace = :namespace AND session_id = :session_id AND (user_id = :user_id OR :user_id IS NULL);
 
@@ -4573,6 +4726,19 @@ WHERE h.namespace = :namespace AND (h.session_id, h.seq) > (:after_id, :after_se
     AND (h.response_model IS NOT NULL OR h.request_model IS NOT NULL)
 ORDER BY h.session_id, h.seq LIMIT :limit;
 
+-- usage/prices.py: _UNPRICED_RECORDS
+-- Serves PricesRepository.apply.
+SELECT r.record_id, r.created_at, r.provider_name, r.model, r.input_tokens, r.output_tokens, r.cache_read_input_tokens,
+    r.cache_write_input_tokens FROM usage_records AS r
+WHERE r.namespace = :namespace AND r.record_id > :after_id AND r.cost_usd IS NULL AND r.model IS NOT NULL
+    AND r.input_tokens IS NOT NULL AND r.output_tokens IS NOT NULL
+ORDER BY r.record_id LIMIT :limit;
+
+-- usage/prices.py: _SET_COST_OF_RECORD
+-- Serves PricesRepository.apply.
+UPDATE usage_records SET cost_usd = :cost_usd
+WHERE namespace = :namespace AND record_id = :record_id AND cost_usd IS NULL;
+
 -- usage/prices.py: _SET_COST
 -- Serves PricesRepository.apply.
 --
@@ -4621,14 +4787,15 @@ WHERE namespace = :namespace AND user_id = :user_id AND (session_id IS NULL OR s
 -- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
 -- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
 -- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_slice,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
--- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
--- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
--- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
--- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
--- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
--- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
+-- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
+-- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
+-- UserStateRepository.set_many.
 --
 -- The SQL for each database, with its way to an id that tells nothing.
 UPDATE usage_records AS r SET session_id = :random_id, user_id = nullif(r.user_id, :user_id),

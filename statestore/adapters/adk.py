@@ -37,8 +37,8 @@ from statestore import (
     StateScopes,
     StoreLike,
 )
-from statestore.adapters import adk_layout
-from statestore.adapters.adk_layout import statestore_id as statestore_id
+from statestore.adapters.layouts import adk as layout
+from statestore.adapters.layouts.adk import statestore_id as statestore_id
 
 _PAGE = 1000
 
@@ -70,7 +70,7 @@ class StatestoreSessionService(BaseSessionService):
         """
         session_id = session_id or platform_uuid.new_uuid()
         key = statestore_id(app_name, user_id, session_id)
-        delta = adk_layout.split(_json_safe(state or {}), app_name)
+        delta = layout.split(_json_safe(state or {}), app_name)
 
         async def create(on: AsyncTransaction) -> tuple[datetime, StateScopes]:
             made = await on.sessions.create(key, user_id=user_id, agent_name=app_name)
@@ -93,7 +93,7 @@ class StatestoreSessionService(BaseSessionService):
         """
         key = statestore_id(app_name, user_id, session_id)
         last = None if config is None else config.num_recent_events
-        since = adk_layout.time_of(config.after_timestamp, "config") if config and config.after_timestamp else None
+        since = layout.time_of(config.after_timestamp, "config") if config and config.after_timestamp else None
         store = await self._store.here()
         try:
             some = since is not None or last == 0
@@ -113,7 +113,7 @@ class StatestoreSessionService(BaseSessionService):
 
     async def list_sessions(self, *, app_name: str, user_id: str | None = None) -> ListSessionsResponse:
         """The sessions of a user, or of all users, without their events; the one that was used last is the last."""
-        prefix = adk_layout.id_prefix(app_name, user_id)
+        prefix = layout.id_prefix(app_name, user_id)
         store = await self._store.here()
         sessions: list[Session] = []
         cursor: str | None = None
@@ -125,7 +125,7 @@ class StatestoreSessionService(BaseSessionService):
                 if one.session_id in scopes:
                     last = newest.get(one.session_id)
                     seq, at = (last[-1].seq, last[-1].created_at) if last else (one.first_seq - 1, one.created_at)
-                    names = adk_layout.user_and_session(one.session_id)
+                    names = layout.user_and_session(one.session_id)
                     sessions.append(_session(app_name, *names, scopes[one.session_id], seq=seq, at=at))
             cursor = page.next_cursor
             if cursor is None:
@@ -139,9 +139,9 @@ class StatestoreSessionService(BaseSessionService):
         await (await self._store.here()).sessions.delete(key)
 
     async def get_user_state(self, *, app_name: str, user_id: str) -> dict[str, Any]:
-        adk_layout.id_prefix(app_name, user_id)
+        layout.id_prefix(app_name, user_id)
         store = await self._store.here()
-        return adk_layout.of_app(app_name, await store.user_state.get_all(user_id))
+        return layout.of_app(app_name, await store.user_state.get_all(user_id))
 
     async def append_event(self, session: Session, event: Event) -> Event:
         """Store an event and its changes of the state: all of it, or nothing. A partial event is not stored.
@@ -157,7 +157,7 @@ class StatestoreSessionService(BaseSessionService):
             return event
         key = statestore_id(session.app_name, session.user_id, session.id)
         entry = _entry(event)
-        delta = adk_layout.split(entry.content["actions"]["state_delta"], session.app_name)
+        delta = layout.split(entry.content["actions"]["state_delta"], session.app_name)
         store = await self._store.here()
         # Agents that run in parallel share one object, which goes on with each append.
         async with self._locks.setdefault((asyncio.get_running_loop(), key), asyncio.Lock()):
@@ -196,7 +196,7 @@ class StatestoreSessionService(BaseSessionService):
         await self.close()
 
 
-async def _change(on: AsyncTransaction, key: str, user_id: str, app_name: str, delta: adk_layout.Delta) -> None:
+async def _change(on: AsyncTransaction, key: str, user_id: str, app_name: str, delta: layout.Delta) -> None:
     if delta.session:
         await on.state.set_many(key, delta.session)
     if delta.user:
@@ -232,7 +232,7 @@ def _session(
     seq: int,
     at: datetime,
 ) -> Session:
-    state = adk_layout.merged(scopes.session, adk_layout.of_app(app_name, scopes.user), scopes.app)
+    state = layout.merged(scopes.session, layout.of_app(app_name, scopes.user), scopes.app)
     events = [Event.model_validate(entry.content) for entry in entries]
     session = Session(id=session_id, app_name=app_name, user_id=user_id, state=state, events=events)
     _mark(session, seq, at)
@@ -253,8 +253,8 @@ def _entry(event: Event) -> NewEntry:
     """An event as it is stored: without changes of the state that are temporary."""
     content = event.model_dump(mode="json", exclude_none=True)
     delta = content["actions"]["state_delta"]
-    content["actions"]["state_delta"] = {key: delta[key] for key in delta if not adk_layout.is_temporary(key)}
-    return adk_layout.entry_of(content)
+    content["actions"]["state_delta"] = {key: delta[key] for key in delta if not layout.is_temporary(key)}
+    return layout.entry_of(content)
 
 
 def _json_safe(state: dict[str, Any]) -> dict[str, Any]:

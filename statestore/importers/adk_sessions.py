@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import RowMapping
 
-from statestore.adapters import adk_layout
+from statestore.adapters.layouts import adk as layout
 from statestore.errors import InvalidValueError
 from statestore.importers.databases import (
     Address,
@@ -58,7 +58,7 @@ def adk(
         _check_version(source)
         for row in source.rows("sessions", "state", "create_time", "update_time", key=_SESSION):
             try:
-                session_id = adk_layout.statestore_id(row["app_name"], row["user_id"], row["id"])
+                session_id = layout.statestore_id(row["app_name"], row["user_id"], row["id"])
                 created_at = time_of(row["create_time"], "create_time")
             except InvalidValueError as error:
                 bringing.refuse(row["id"], error)
@@ -102,7 +102,7 @@ def _events(source: Source, session: RowMapping) -> Iterator[NewEntry]:
         if event.get("timestamp") is None and at is not None:
             event["timestamp"] = at.timestamp()
         event |= {"id": row["id"], "invocation_id": row["invocation_id"]}
-        yield adk_layout.entry_of(event)
+        yield layout.entry_of(event)
 
 
 def _bring_state(bringing: Import, group: Any, owner_id: str, row: RowMapping, *, of_app: str | None = None) -> None:
@@ -113,7 +113,7 @@ def _bring_state(bringing: Import, group: Any, owner_id: str, row: RowMapping, *
         if not isinstance(state, dict):
             raise InvalidValueError("state", "is not a JSON object")
         if of_app is not None:
-            state = {adk_layout.user_key(of_app, key): value for key, value in state.items()}
+            state = {layout.user_key(of_app, key): value for key, value in state.items()}
         there: dict[str, StateEntry] = {entry.key: entry for entry in group.entries(owner_id)}
         news = {key: value for key, value in state.items() if _is_news(there.get(key), value, at)}
         if news:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import RowMapping, column, select, table
 
-from statestore.adapters.agno_values import DATA, KINDS, entry_of, metadata_of, name_of
+from statestore.adapters.layouts.agno import DATA, KINDS, entry_of, metadata_of, name_of
 from statestore.errors import InvalidValueError
 from statestore.importers.databases import (
     PAGE,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from sqlalchemy import RowMapping
 
-from statestore.adapters import langgraph_records as records
-from statestore.adapters.langgraph_records import Json
+from statestore.adapters.layouts import langgraph as records
+from statestore.adapters.layouts.langgraph import Json
 from statestore.errors import ConflictError, InvalidValueError
 from statestore.importers import msgpack
 from statestore.importers.databases import (

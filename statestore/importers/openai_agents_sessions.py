@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, RowMapping, column, select, table
 
-from statestore.adapters.openai_agents_layout import MAIN, USAGE, branch_session_id, name_key
+from statestore.adapters.layouts.openai_agents import MAIN, USAGE, branch_session_id, name_key
 from statestore.errors import ConflictError, InvalidValueError
 from statestore.importers.databases import (
     PAGE,

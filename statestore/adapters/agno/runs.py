@@ -19,7 +19,7 @@ from agno.run.base import RunStatus
 from statestore import ConflictError, Entry, EntryNotFoundError, NewEntry, NotFoundError
 from statestore.adapters.agno.sessions import MOST, Sessions, is_run, listed
 from statestore.adapters.agno.steps import Steps, call
-from statestore.adapters.agno_values import AGNO, entry_of
+from statestore.adapters.layouts.agno import AGNO, entry_of
 
 
 def upsert_run(

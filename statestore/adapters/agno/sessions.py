@@ -1,4 +1,4 @@
-"""agno's sessions as sessions of a store, by the rules of `agno_values`."""
+"""agno's sessions as sessions of a store, by the rules of `layouts.agno`."""
 
 import json
 import time
@@ -15,7 +15,7 @@ from agno.session import Session, TeamSession, WorkflowSession
 from statestore import ConflictError, SessionExistsError, SessionNotFoundError
 from statestore import Session as StoredSession
 from statestore.adapters.agno.steps import Steps, call
-from statestore.adapters.agno_values import AGNO, CONTEXT, DATA, KINDS, metadata_of, name_of
+from statestore.adapters.layouts.agno import AGNO, CONTEXT, DATA, KINDS, metadata_of, name_of
 
 ACTIVE = frozenset({"PENDING", "RUNNING", "PAUSED"})
 MOST = 10_000

@@ -24,11 +24,11 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import TASKS
 
 from statestore import InvalidValueError, NewSession, SessionNotFoundError, StoreLike
-from statestore.adapters import langgraph_records as records
 from statestore.adapters.langgraph import deleting, reading
 from statestore.adapters.langgraph.flows import Flow, Runner, Stream, store
 from statestore.adapters.langgraph.usage import UsageCounter
-from statestore.adapters.langgraph_records import Json, Packed
+from statestore.adapters.layouts import langgraph as records
+from statestore.adapters.layouts.langgraph import Json, Packed
 
 # Named here, since the class has a method of the name `list`.
 _Tuples: TypeAlias = list[CheckpointTuple]

@@ -5,10 +5,10 @@ from collections.abc import Collection, Sequence
 from langgraph.checkpoint.serde.types import TASKS
 
 from statestore import InvalidValueError, SessionNotFoundError
-from statestore.adapters import langgraph_records as records
 from statestore.adapters.langgraph import reading
 from statestore.adapters.langgraph.flows import Flow, store
-from statestore.adapters.langgraph_records import Json
+from statestore.adapters.layouts import langgraph as records
+from statestore.adapters.layouts.langgraph import Json
 
 
 def delete_threads(thread_ids: Sequence[str]) -> Flow[None]:

@@ -22,7 +22,7 @@ from langgraph.store.base import (
 from statestore import ConflictError, InvalidValueError, StateEntry, StateKeyNotFoundError, StoreLike
 from statestore.adapters.langgraph.filters import matches
 from statestore.adapters.langgraph.flows import Flow, Runner, store
-from statestore.adapters.langgraph_records import Json, plain
+from statestore.adapters.layouts.langgraph import Json, plain
 
 _LONGEST_KEY = 512
 _OLD = 0.1  # As sessions do: a read extends a TTL of which a tenth has passed.

@@ -5,9 +5,9 @@ from collections.abc import Collection, Sequence
 from itertools import groupby
 
 from statestore import SessionNotFoundError
-from statestore.adapters import langgraph_records as records
 from statestore.adapters.langgraph.flows import Flow, store
-from statestore.adapters.langgraph_records import Json
+from statestore.adapters.layouts import langgraph as records
+from statestore.adapters.layouts.langgraph import Json
 
 _PAGE = 1000
 

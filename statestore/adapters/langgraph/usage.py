@@ -7,8 +7,8 @@ from typing import Any
 from langchain_core.messages import AIMessage
 
 from statestore import ConflictError, InvalidValueError, NewSession, Usage
-from statestore.adapters import langgraph_records as records
 from statestore.adapters.langgraph.flows import Flow, store
+from statestore.adapters.layouts import langgraph as records
 
 _REMEMBERED = 10_000
 

@@ -7,9 +7,9 @@ from itertools import count
 from typing import Any, Final, TypeVar
 
 from statestore import AsyncStateStore, AsyncTransaction, Entry, Session, SessionNotFoundError
+from statestore.adapters.layouts.openai_agents import MAIN, branch_session_id, name_key
 from statestore.adapters.openai_agents import items, run_usage
 from statestore.adapters.openai_agents.session import Act, Items, StatestoreSession
-from statestore.adapters.openai_agents_layout import MAIN, branch_session_id, name_key
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from agents import Usage as RunUsage
 from agents.result import RunResultBase
 
 from statestore import AsyncStateStore, AsyncTransaction, Entry, Usage
-from statestore.adapters.openai_agents_layout import USAGE
+from statestore.adapters.layouts.openai_agents import USAGE
 
 FIGURES: Final = ("requests", "input_tokens", "output_tokens", "total_tokens")
 DETAILS: Final = ("input_tokens_details", "output_tokens_details")

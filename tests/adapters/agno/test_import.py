@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from statestore import StateStore
 from statestore.adapters.agno import StatestoreDb
-from statestore.adapters.agno_values import NOT_IN_CONTEXT
+from statestore.adapters.layouts.agno import NOT_IN_CONTEXT
 from statestore.importers import DatabaseReport, agno
 from tests.adapters.agno.fake import made_run
 
