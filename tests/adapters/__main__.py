@@ -19,16 +19,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./run adapters NAME", description=__doc__)
     parser.add_argument("name")
     parser.add_argument("--compare", action="store_true", help="measure it beside the framework's own SQL store")
+    parser.add_argument("--write", action="store_true", help="with --compare: write the table into its page")
     parser.add_argument("--suite", type=Path, help="the unpacked source distribution that has the framework's suite")
     arguments, rest = parser.parse_known_args()
     os.environ["STATESTORE_ADAPTER"] = arguments.name
     if arguments.compare:
         from tests.adapters import comparing
 
-        if importlib.util.find_spec(f"tests.adapters.{arguments.name}.compare") is None:
-            print(f"{arguments.name} has no SQL store of its own to compare with")
-            return 0
-        return comparing.main(arguments.name)
+        return comparing.main(arguments.name, write=arguments.write)
     results = {"types": typed(arguments.name)}
     results["our tests"] = run([sys.executable, "-m", "pytest", f"tests/adapters/{arguments.name}", *rest], ROOT)
     suite = suite_of(arguments.name)

@@ -28,31 +28,48 @@ ROUNDS = 60
 Operations = Mapping[str, Callable[[], Any]]
 
 
-def main(name: str) -> int:
+PAGES = Path(__file__).parents[2] / "docs" / "adapters"
+BEGIN, END = "<!-- figures -->\n", "<!-- /figures -->\n"
+
+
+def main(name: str, *, write: bool = False) -> int:
+    """Print the table; with *write* put it into the page of the adapter, too."""
     if importlib.util.find_spec(f"tests.adapters.{name}.compare") is None:
-        print(f"{name}: there is nothing to compare it with")
+        print(f"{name} has no SQL store of its own to compare with")
         return 0
     module = importlib.import_module(f"tests.adapters.{name}.compare")
-    print(f"| {name} | database | statements: ours | its own | time, ours / its own |")
-    print("|---|---|---|---|---|")
+    table: list[str] = []
+    say(table, f"| {name} | database | statements: ours | its own | time, ours / its own |")
+    say(table, "|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         template = Path(folder, "template.db")
         upgrade(f"sqlite:///{template}")
         ours = shutil.copyfile(template, Path(folder, "ours.db"))
-        compare("SQLite", module, f"sqlite:///{ours}", f"sqlite:///{folder}/theirs.db")
+        table += compare("SQLite", module, f"sqlite:///{ours}", f"sqlite:///{folder}/theirs.db")
         server = stack.enter_context(start_server())
         urls = [server.url(stack.enter_context(server.database())) for _ in range(2)]
         upgrade(urls[0])
-        compare("PostgreSQL", module, *urls)
+        table += compare("PostgreSQL", module, *urls)
+    if write:
+        page = PAGES / f"{name}.md"
+        before, _, rest = page.read_text().partition(BEGIN)
+        page.write_text(before + BEGIN + "".join(f"{line}\n" for line in table) + END + rest.partition(END)[2])
     return 0
 
 
-def compare(database: str, module: Any, ours: str, theirs: str) -> None:
+def say(table: list[str], line: str) -> None:
+    print(line, flush=True)
+    table.append(line)
+
+
+def compare(database: str, module: Any, ours: str, theirs: str) -> list[str]:
+    table: list[str] = []
     figures = asyncio.run(_measure(module, ours, theirs))
     statements = [_count(getattr(module, side), url) for side, url in (("ours", ours), ("theirs", theirs))]
     for operation, ratio in figures.items():
         counts = [found.get(operation, "?") for found in statements]
-        print(f"| {operation} | {database} | {counts[0]} | {counts[1]} | {ratio:.2f} |", flush=True)
+        say(table, f"| {operation} | {database} | {counts[0]} | {counts[1]} | {ratio:.2f} |")
+    return table
 
 
 def _count(side: Any, url: str) -> dict[str, int]:

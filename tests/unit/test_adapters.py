@@ -1,12 +1,14 @@
 """What holds for every adapter: the public API only, an extra, a page, and tests in an environment of its own."""
 
 import ast
+import os
 import tomllib
 from pathlib import Path
 
 import pytest
 
 import statestore
+from tests.adapters.comparing import BEGIN, END
 
 PACKAGE = Path(statestore.__file__).parent
 ROOT = PACKAGE.parent
@@ -59,6 +61,22 @@ def test_an_adapter_can_be_installed_read_about_and_tried(adapter: Path) -> None
     tests = ROOT / "tests" / "adapters" / adapter.stem
     assert list(tests.glob("test_*.py"))
     assert (tests / "requirements.lock").exists()
+
+
+def test_the_overview_has_the_figures_of_all_pages() -> None:
+    """`STATESTORE_UPDATE_SNAPSHOT=1` writes them anew."""
+    titles = ("Framework", "Operation", "Database", "statements: ours", "its own", "time, ours / its own")
+    rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for adapter in ADAPTERS:
+        page = (ROOT / "docs" / "adapters" / f"{adapter.stem}.md").read_text()
+        table = page.partition(BEGIN)[2].partition(END)[0].splitlines()
+        rows += [f"| {adapter.stem} {line}" for line in table[2:]]
+    overview = ROOT / "docs" / "adapters.md"
+    before, _, rest = overview.read_text().partition(BEGIN)
+    wanted = before + BEGIN + "".join(f"{row}\n" for row in rows) + END + rest.partition(END)[2]
+    if os.environ.get("STATESTORE_UPDATE_SNAPSHOT"):
+        overview.write_text(wanted)
+    assert overview.read_text() == wanted
 
 
 @pytest.mark.parametrize(
