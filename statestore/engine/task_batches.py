@@ -72,7 +72,10 @@ class TaskBatches:
 
     def _start(self) -> None:
         """Send for the next batch, if one may go now; and see to it that nobody waits for long."""
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # A call that its event loop left behind is collected: nobody waits any more.
+            return
         if self._schedule.batch_may_go():
             # It is chosen only when it goes: until then a call can be taken back, and others may still join.
             run = self._schedule.begin(())
