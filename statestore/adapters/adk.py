@@ -165,8 +165,10 @@ class StatestoreSessionService(BaseSessionService):
                 seq = await _position(store, key, session)
 
                 async def append(on: AsyncTransaction) -> Entry:
+                    # What an event changed when it was stored may have been changed again since.
+                    is_new = any(delta) and await on.history.find(key, event.id) is None
                     [stored] = await on.history.append(key, [entry], after_seq=seq)
-                    if stored.seq > seq:
+                    if is_new:
                         await _change(on, key, session.user_id, session.app_name, delta)
                     return stored
 

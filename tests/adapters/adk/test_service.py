@@ -330,6 +330,19 @@ async def test_an_event_that_is_there_is_not_stored_again(service: Service) -> N
         await service.append_event(session, event(text="another", id=given.id))
 
 
+async def test_an_event_that_is_sent_again_late_does_not_turn_state_back(service: Service) -> None:
+    await service.create_session(**S)
+    before = await read(service)
+    first = event(delta={"n": 1, "user:n": 1, "app:n": 1})
+    await service.append_event(await read(service), first)
+    await service.append_event(await read(service), event(delta={"n": 2, "user:n": 2, "app:n": 2}))
+    await service.append_event(before, first)  # The answer was lost, so its sender tries again.
+    session = await read(service)
+    assert (session.state, len(session.events)) == ({"n": 2, "user:n": 2, "app:n": 2}, 2)
+    with pytest.raises(StaleSessionError):
+        await service.append_event(before, event())
+
+
 async def test_nothing_comes_back_after_a_session_is_deleted(service: Service) -> None:
     session = await service.create_session(**S)
     await service.delete_session(**S)

@@ -62,7 +62,7 @@ async def test_an_event_with_changes_of_state_is_one_transaction(
         delta = {"app:a": len(session.events), "user:u": 2, "own": 3}
         await service.append_event(session, Event(author="user", actions=EventActions(state_delta=delta)))
 
-    assert await count(append) == (6 if on_postgresql else 8)
+    assert await count(append) == (7 if on_postgresql else 9)
 
 
 async def test_a_session_is_created_in_two(
