@@ -122,10 +122,10 @@ class StatestoreSessionService(BaseSessionService):
             scopes = await store.state.scopes_many([one.session_id for one in page.sessions])
             newest = await store.history.last_many([one.session_id for one in page.sessions if one.entry_count], 1)
             for one in page.sessions:
-                if one.session_id in scopes:
+                names = layout.user_and_session(one.session_id)
+                if names is not None and one.session_id in scopes:
                     last = newest.get(one.session_id)
                     seq, at = (last[-1].seq, last[-1].created_at) if last else (one.first_seq - 1, one.created_at)
-                    names = layout.user_and_session(one.session_id)
                     sessions.append(_session(app_name, *names, scopes[one.session_id], seq=seq, at=at))
             cursor = page.next_cursor
             if cursor is None:
@@ -213,8 +213,11 @@ async def _position(store: AsyncStateStore, key: str, session: Session) -> int:
     One that was made by hand, or comes from JSON, has no marker. Like ADK's own store, this one then looks whether the
     newest event is later than the session's last update, and not the one that the session has.
     """
-    if session._storage_update_marker is not None:
-        return int(session._storage_update_marker)
+    marker = session._storage_update_marker
+    if marker is not None:
+        if not marker.isdecimal():  # It is a time, and the session is from another of ADK's services.
+            raise _stale()
+        return int(marker)
     newest = await store.history.read(key, last=1)
     if not newest:
         return (await store.sessions.get(key)).next_seq - 1

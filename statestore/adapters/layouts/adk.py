@@ -36,9 +36,12 @@ def id_prefix(app_name: str, user_id: str | None = None) -> str:
     return app if user_id is None else f"{app}{_escaped(_checked('user_id', user_id))}:"
 
 
-def user_and_session(statestore_id: str) -> tuple[str, str]:
-    """The user and the session that an id stands for."""
-    _, user_id, session_id = statestore_id.split(":", 2)
+def user_and_session(statestore_id: str) -> tuple[str, str] | None:
+    """The user and the session that an id stands for; None if it is not the id of a session of ADK."""
+    _, _, rest = statestore_id.partition(":")
+    user_id, _, session_id = rest.partition(":")
+    if not user_id or not session_id:
+        return None
     return user_id.replace("%3A", ":").replace("%25", "%"), session_id
 
 

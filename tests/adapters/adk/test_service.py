@@ -216,6 +216,20 @@ async def test_sessions_are_listed_by_the_time_of_their_last_event(service: Serv
     assert [one.last_update_time for one in listed] == [one.last_update_time for one in (*sessions[1:], sessions[0])]
 
 
+async def test_sessions_that_adk_has_not_made_are_not_listed(service: Service, store: AsyncStateStore) -> None:
+    await service.create_session(**S)
+    for foreign in ("travel:notes", "travel::s", "travel:ada:"):
+        await store.sessions.create(foreign)
+    assert [one.id for one in (await service.list_sessions(app_name="travel")).sessions] == ["s"]
+
+
+async def test_a_session_of_another_service_is_stale(service: Service) -> None:
+    session = await service.create_session(**S)
+    session._storage_update_marker = "2026-01-01T00:00:00.000000"  # As DatabaseSessionService marks it.
+    with pytest.raises(StaleSessionError):
+        await service.append_event(session, event())
+
+
 async def test_more_sessions_than_a_page_are_all_listed(
     service: Service, store: AsyncStateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
