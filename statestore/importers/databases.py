@@ -226,7 +226,7 @@ class Import:
 
         Args:
             session_id: Its id in the store.
-            new: What it is to be like if it is created.
+            new: What it is to be like if it is created. A session of another user is left as it is.
             entries: All entries of the source, oldest first, each with its `entry_id` and `created_at`. What they raise
                 as `InvalidValueError` is a problem of this session.
 
@@ -238,7 +238,12 @@ class Import:
         count = added = 0
         try:
             attributes: dict[str, Any] = {field.name: getattr(new, field.name) for field in fields(new)}
-            first_new = self.store.sessions.open(session_id, **attributes).next_seq
+            there = self.store.sessions.open(session_id, **attributes)
+            if new.user_id is not None and there.user_id not in (None, new.user_id):
+                raise InvalidValueError(
+                    "user_id", "is not that of the session with this id in the store; import into another namespace"
+                )
+            first_new = there.next_seq
             while page := list(islice(given, PAGE)):
                 stored = self.store.history.append(session_id, page, on_conflict="keep")
                 added += sum(entry.seq >= first_new for entry in stored)

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from statestore import DatabaseError, InvalidValueError, ReadOnlyError, StateStore
+from statestore import DatabaseError, InvalidValueError, NewEntry, NewSession, ReadOnlyError, StateStore
 from statestore.engine.migration_targets import engine_for
 from statestore.importers import Problem, openai_agents
 from statestore.importers.databases import Import, opened, time_of
@@ -206,6 +207,20 @@ def test_a_session_that_cannot_be_stored_is_reported(
     assert "item 5" in problem.reason
     with pytest.raises(InvalidValueError, match="session 'a': item 5: is not JSON"):
         openai_agents(store, source_url)
+
+
+def test_a_session_of_another_user_is_left_as_it_is(source_url: str, store: StateStore, execute: Execute) -> None:
+    store.sessions.create("s", user_id="bob")
+    store.sessions.create("nobody's")
+    problems: list[Problem] = []
+    with opened(source_url) as source:
+        bringing = Import(store, source, None, problems.append)
+        for session_id in ("s", "nobody's"):
+            entry = NewEntry({"from": "ada"}, entry_id="1", created_at=datetime.now(UTC))
+            bringing.bring(session_id, NewSession(user_id="ada"), [entry])
+    assert "another namespace" in problems[0].reason
+    assert (bringing.report().sessions, bringing.report().failed) == (1, 1)
+    assert [store.history.messages(one) for one in ("s", "nobody's")] == [[], [{"from": "ada"}]]
 
 
 def test_an_import_needs_a_store(sqlite_url: str) -> None:
