@@ -1,6 +1,6 @@
 """Sessions of Google's ADK, from the tables of its DatabaseSessionService."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from statestore.importers.databases import (
     json_of,
     opened,
     time_of,
+    written_by,
 )
 from statestore.importers.problems import OnProblem
 from statestore.values.history import NewEntry
@@ -65,11 +66,13 @@ def adk(
                 continue
             new = NewSession(user_id=row["user_id"], agent_name=row["app_name"], created_at=created_at)
             if bringing.bring(session_id, new, _events(source, row)):
-                _bring_state(bringing, store.state, session_id, row)
+                _bring_state(bringing, store.state, session_id, row, time_of)
+        # ADK sets the times of sessions itself, in UTC, and leaves these to the server.
+        server_time = source.server_time
         for row in source.rows("user_states", "state", "update_time", key=("app_name", "user_id")):
-            _bring_state(bringing, store.user_state, row["user_id"], row, of_app=row["app_name"])
+            _bring_state(bringing, store.user_state, row["user_id"], row, server_time, of_app=row["app_name"])
         for row in source.rows("app_states", "state", "update_time", key=("app_name",)):
-            _bring_state(bringing, store.app_state, row["app_name"], row)
+            _bring_state(bringing, store.app_state, row["app_name"], row, server_time)
     return bringing.report()
 
 
@@ -102,13 +105,23 @@ def _events(source: Source, session: RowMapping) -> Iterator[NewEntry]:
         if event.get("timestamp") is None and at is not None:
             event["timestamp"] = at.timestamp()
         event |= {"id": row["id"], "invocation_id": row["invocation_id"]}
-        yield layout.entry_of(event)
+        with written_by("ADK", where):
+            entry = layout.entry_of(event)
+        yield entry
 
 
-def _bring_state(bringing: Import, group: Any, owner_id: str, row: RowMapping, *, of_app: str | None = None) -> None:
+def _bring_state(
+    bringing: Import,
+    group: Any,
+    owner_id: str,
+    row: RowMapping,
+    time: Callable[[Any, str], datetime | None],
+    *,
+    of_app: str | None = None,
+) -> None:
     """Set what the owner lacks, and what was written in the source after it was written here."""
     try:
-        at = time_of(row["update_time"], "update_time")
+        at = time(row["update_time"], "update_time")
         state = json_of(row["state"], "state")
         if not isinstance(state, dict):
             raise InvalidValueError("state", "is not a JSON object")

@@ -14,7 +14,21 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import URL, ColumnElement, Connection, RowMapping, Select, column, event, inspect, select, table, tuple_
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    column,
+    event,
+    func,
+    inspect,
+    literal,
+    select,
+    table,
+    tuple_,
+)
 
 from statestore.checking import exactjson, json_files
 from statestore.engine import hosts, sqlite_files
@@ -129,6 +143,22 @@ class Source:
     def read(self, statement: Select[Any]) -> list[RowMapping]:
         """All rows of a statement, in a transaction of its own."""
         with self._reading():
+    def rows_without(self, name: str, value: str, *, schema: str | None = None) -> bool:
+        """Whether there are rows in a table whose column *value* is NULL."""
+        rows: Select[Any] = select(column(value)).select_from(table(name, schema=schema))
+        return bool(self.read(rows.where(column(value).is_(None)).limit(1)))
+
+    def server_time(self, value: Any, where: str) -> datetime | None:
+        """As `time_of`, of a time from the server's own clock: PostgreSQL has it in the time zone of the database.
+
+        Raises:
+            InvalidValueError: It is not a time; the message begins with *where*.
+        """
+        if isinstance(value, datetime) and value.tzinfo is None:
+            zone = func.current_setting("TimeZone")
+            [[value]] = [row.values() for row in self.read(select(func.timezone(zone, literal(value))))]
+        return time_of(value, where)
+
             return list(self._connection.execute(statement).mappings())
 
     @contextmanager
@@ -211,6 +241,21 @@ def time_of(value: Any, where: str) -> datetime | None:
 
 class Import:
     """An import into a store, session by session."""
+
+@contextmanager
+def written_by(framework: str, where: str) -> Iterator[None]:
+    """Convert what a framework wrote: if it has another form, that is a problem of *where*, not the end of the import.
+
+    Raises:
+        InvalidValueError: Something within it is not of the type that *framework* gives it.
+    """
+    try:
+        yield
+    except InvalidValueError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InvalidValueError(where, f"does not have the form that {framework} gives it") from error
+
 
     def __init__(self, store: "StateStore", source: Source, progress: Progress | None, on_problem: OnProblem | None):
         check_store(store)

@@ -1,6 +1,7 @@
 """From the database of ADK's own DatabaseSessionService, on which the framework has written."""
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
@@ -14,9 +15,11 @@ from google.adk.sessions.base_session_service import BaseSessionService
 from google.adk.sessions.database_session_service import DatabaseSessionService
 from google.adk.sessions.session import Session
 from google.genai import types
+from sqlalchemy import text
 
 from statestore import InvalidValueError, NewEntry, StateStore
 from statestore.adapters.adk import StatestoreSessionService, statestore_id
+from statestore.engine.migration_targets import engine_for
 from statestore.importers import Problem, adk
 from tests.conftest import POSTGRESQL, SQLITE
 from tests.postgres import PostgresServer
@@ -138,6 +141,27 @@ async def test_a_second_import_adds_what_is_new_and_keeps_what_was_written_here(
     assert (await imported(store, source_url)).complete
 
 
+async def test_state_of_users_and_apps_that_was_written_last_stays(
+    theirs: DatabaseSessionService, source_url: str, store: StateStore
+) -> None:
+    """ADK has their times from the server, in its time zone: here half past five ahead."""
+    await write(theirs)
+    await imported(store, source_url)
+    store.user_state.set("ada", "travel:u", "here")
+    store.app_state.set("travel", "a", "here")
+    await imported(store, source_url)
+    assert (store.user_state.get("ada", "travel:u"), store.app_state.get("travel", "a")) == ("here", "here")
+    if source_url.startswith("postgresql"):
+        with engine_for(source_url).begin() as connection:
+            name = source_url.rpartition("/")[2]
+            connection.execute(text(f"ALTER DATABASE {name} SET timezone = 'America/Los_Angeles'"))
+        change = "UPDATE user_states SET state = :state, update_time = now() WHERE user_id = 'ada'"
+        with engine_for(source_url).begin() as connection:
+            connection.execute(text(change), {"state": '{"u": "there"}'})
+        await imported(store, source_url)
+        assert store.user_state.get("ada", "travel:u") == "there"
+
+
 async def test_sessions_that_differ_are_named(
     theirs: DatabaseSessionService, source_url: str, store: StateStore
 ) -> None:
@@ -160,6 +184,31 @@ async def test_what_cannot_be_stored_is_reported_and_the_rest_comes(
     assert "1 to 512" in problems[0].reason
     with pytest.raises(InvalidValueError, match="1 to 512"):
         await imported(store, source_url)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"timestamp": "now"},
+        {"content": "hello"},
+        {"content": {"parts": [None]}},
+        {"content": {"parts": [{"function_call": "look_up"}]}},
+        {"usage_metadata": "many"},
+    ],
+)
+async def test_an_event_of_another_form_keeps_its_session_out_and_no_other(
+    theirs: DatabaseSessionService, source_url: str, store: StateStore, content: dict[str, Any]
+) -> None:
+    await write(theirs)
+    data = json.dumps({"id": "e2", "author": "user", "timestamp": 1_700_000_000, "actions": {}, **content})
+    async with theirs.db_engine.begin() as connection:
+        await connection.execute(
+            text("UPDATE events SET event_data = :data WHERE id = 'e2' AND user_id = 'ada'"), {"data": data}
+        )
+    problems: list[Problem] = []
+    report = await imported(store, source_url, on_problem=problems.append)
+    assert (report.sessions, report.failed) == (2, 1)
+    assert problems[0].reason == "event 'e2': does not have the form that ADK gives it"
 
 
 def test_pickled_events_are_refused_and_not_looked_at(store: StateStore, tmp_path: Path) -> None:
