@@ -117,12 +117,13 @@ class Source:
     ) -> Iterator[RowMapping]:
         """The rows of a table in the order of *key*, read *page* at a time, each page in a transaction of its own.
 
-        Values are as the driver has them, but JSON is text on both databases: see `json_of`, and `time_of`.
+        Rows in which a column of *key* is NULL are left out; `rows_without` tells whether there are some. Values are as
+        the driver has them, but JSON is text on both databases: see `json_of`, and `time_of`.
 
         Args:
             name: The table.
             columns: What to read. The columns of *key* are read, too.
-            key: Columns that together are unique and never NULL, best those of an index.
+            key: Columns that together are unique, best those of an index.
             where: Values that columns must have.
             schema: Where the table is on PostgreSQL.
             page: How many rows are in memory at a time.
@@ -132,6 +133,8 @@ class Source:
         chosen: Select[Any] = select(*wanted).select_from(table(name, schema=schema)).order_by(*keys).limit(page)
         for part, value in (where or {}).items():
             chosen = chosen.where(column(part) == value)
+        for part in key:
+            chosen = chosen.where(column(part).is_not(None))
         after: ColumnElement[bool] | None = None
         while True:
             rows = self.read(chosen if after is None else chosen.where(after))
@@ -140,9 +143,6 @@ class Source:
                 return
             after = tuple_(*keys) > tuple_(*(rows[-1][part] for part in key))
 
-    def read(self, statement: Select[Any]) -> list[RowMapping]:
-        """All rows of a statement, in a transaction of its own."""
-        with self._reading():
     def rows_without(self, name: str, value: str, *, schema: str | None = None) -> bool:
         """Whether there are rows in a table whose column *value* is NULL."""
         rows: Select[Any] = select(column(value)).select_from(table(name, schema=schema))
@@ -159,6 +159,9 @@ class Source:
             [[value]] = [row.values() for row in self.read(select(func.timezone(zone, literal(value))))]
         return time_of(value, where)
 
+    def read(self, statement: Select[Any]) -> list[RowMapping]:
+        """All rows of a statement, in a transaction of its own."""
+        with self._reading():
             return list(self._connection.execute(statement).mappings())
 
     @contextmanager
@@ -239,9 +242,6 @@ def time_of(value: Any, where: str) -> datetime | None:
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
-class Import:
-    """An import into a store, session by session."""
-
 @contextmanager
 def written_by(framework: str, where: str) -> Iterator[None]:
     """Convert what a framework wrote: if it has another form, that is a problem of *where*, not the end of the import.
@@ -256,6 +256,9 @@ def written_by(framework: str, where: str) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise InvalidValueError(where, f"does not have the form that {framework} gives it") from error
 
+
+class Import:
+    """An import into a store, session by session."""
 
     def __init__(self, store: "StateStore", source: Source, progress: Progress | None, on_problem: OnProblem | None):
         check_store(store)
@@ -310,9 +313,10 @@ def written_by(framework: str, where: str) -> Iterator[None]:
         self._differing.append(session_id)
         return False
 
-    def refuse(self, session_id: str, error: InvalidValueError | ConflictError) -> None:
+    def refuse(self, session_id: str | None, error: InvalidValueError | ConflictError) -> None:
         """Report a session that is left out, or of which a part is."""
-        self._problems.report(f"{self._source.name}: session {session_id[:80]!r}", error)
+        shown = "without an id" if session_id is None else repr(session_id[:80])
+        self._problems.report(f"{self._source.name}: session {shown}", error)
 
     def differs(self, session_id: str) -> None:
         """Note that a session is not what the source has, in something that `bring` does not compare."""

@@ -45,6 +45,9 @@ def langchain(
     with opened(url) as source:
         bringing = Import(store, source, progress, on_problem)
         source.require(_TABLE, "LangChain")
+        if source.rows_without(_TABLE, "session_id"):
+            # The column allows it. They belong to no chat, and in the order of chats nothing comes after them.
+            bringing.refuse(None, InvalidValueError("session_id", "is missing; give these messages one"))
         rows = source.rows(_TABLE, "message", key=("session_id", "id"), page=_PAGE)
         for session_id, messages in groupby(rows, key=lambda row: row["session_id"]):
             bringing.bring(session_id, NewSession(), _entries(messages))

@@ -68,3 +68,17 @@ def test_a_bad_message_keeps_its_chat_out_and_no_other(theirs: Engine, database_
     assert "session 'bad'" in problems[0].source
     assert "secret" not in str(problems)
     assert StatestoreChatMessageHistory("c", LazyStore.of(store)).messages == [HumanMessage("c")]
+
+
+def test_messages_of_no_chat_are_reported_and_hide_no_other(
+    theirs: Engine, database_url: str, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("statestore.importers.langchain_messages._PAGE", 2)  # None of the chat is on the first page.
+    SQLChatMessageHistory("s", connection=theirs).add_messages([HumanMessage("lost")] * 4 + [HumanMessage("kept")])
+    with theirs.begin() as connection:
+        connection.exec_driver_sql("UPDATE message_store SET session_id = NULL WHERE id < 5")
+    problems: list[Problem] = []
+    report = langchain(store, database_url, on_problem=problems.append)
+    assert (report.sessions, report.entries, report.failed) == (1, 1, 1)
+    assert "without an id" in problems[0].source
+    assert StatestoreChatMessageHistory("s", LazyStore.of(store)).messages == [HumanMessage("kept")]
