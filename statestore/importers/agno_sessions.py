@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import RowMapping, column, select, table
 
 from statestore.adapters.layouts.agno import DATA, KINDS, entry_of, metadata_of, name_of
-from statestore.errors import InvalidValueError
+from statestore.errors import ConflictError, InvalidValueError, SessionNotFoundError
 from statestore.importers.databases import (
     PAGE,
     Address,
@@ -17,6 +17,7 @@ from statestore.importers.databases import (
     json_of,
     opened,
     time_of,
+    written_by,
 )
 from statestore.importers.problems import OnProblem
 from statestore.values.history import NewEntry
@@ -41,7 +42,7 @@ def agno(
     They are as `statestore.adapters.agno` has them: each session has the same id, user and time, and each run is an
     entry with its usage. The tables are those of the default names, on PostgreSQL in the schema `ai` or else in the
     default one; runs that an older version left within a session's row are taken, too. Repeating an import adds what
-    is new.
+    is new, and brings the name, the state and all else of a session that agno has changed later than the store has.
 
     Args:
         store: The store to import into.
@@ -72,6 +73,7 @@ def agno(
                 bringing.refuse(session_id, error)
                 continue
             bringing.bring(session_id, new, _entries(source, row, schema, has_runs))
+            _bring_attributes(bringing, session_id, new)
     return bringing.report()
 
 
@@ -84,13 +86,38 @@ def _session(row: RowMapping) -> NewSession:
     where = f"session {row['session_id'][:80]!r}"
     data = {name: _json(row[name], f"{where}: {name}") for name in DATA}
     kind = row["session_type"]
+    with written_by("agno", where):
+        title = name_of(data)
     return NewSession(
         user_id=row["user_id"],
         agent_name=row.get(f"{kind}_id"),
-        title=name_of(data),
+        title=title,
         metadata=metadata_of(kind, data, updated_at=row["updated_at"]),
         created_at=time_of(row["created_at"], where),
     )
+
+
+def _bring_attributes(bringing: Import, session_id: str, new: NewSession) -> None:
+    """Bring what a session is and keeps, such as its state, if agno has changed it since it was imported."""
+    there = bringing.store.sessions.find(session_id)
+    metadata = new.metadata or {}
+    if there is None or there.user_id not in (None, new.user_id) or there.metadata.get("framework") != "agno":
+        return
+    merged = {**{name: value for name, value in there.metadata.items() if name not in DATA}, **metadata}
+    ours, theirs = there.metadata.get("updated_at"), metadata["updated_at"]
+    if merged == there.metadata or (ours is not None and (theirs is None or theirs < ours)):
+        return
+    try:
+        bringing.store.sessions.update(
+            session_id,
+            user_id=new.user_id,
+            agent_name=new.agent_name,
+            title=new.title,
+            metadata=merged,
+            expected_revision=there.revision,
+        )
+    except (ConflictError, SessionNotFoundError):  # Somebody is using it here.
+        bringing.differs(session_id)
 
 
 def _entries(source: Source, row: RowMapping, schema: str | None, has_runs: bool) -> Iterator[NewEntry]:
@@ -101,17 +128,24 @@ def _entries(source: Source, row: RowMapping, schema: str | None, has_runs: bool
     chosen = select(run.run_id).where(run.session_id == row["session_id"])
     in_order = chosen.order_by(run.run_index, run.created_at, run.run_id)
     ids = [found["run_id"] for found in source.read(in_order)] if has_runs else []
+    among_others = set(ids)
     for content in within:
-        if isinstance(content, dict) and content.get("run_id") and content["run_id"] not in set(ids):
-            yield entry_of(content, user_id=row["user_id"])
+        if isinstance(content, dict) and content.get("run_id"):
+            with written_by("agno", "runs"):
+                entry = None if content["run_id"] in among_others else entry_of(content, user_id=row["user_id"])
+            if entry is not None:
+                yield entry
     for first in range(0, len(ids), _AT_A_TIME):
         some = ids[first : first + _AT_A_TIME]
         wanted = select(run.run_id, column("run_data"), column("user_id")).where(run.run_id.in_(some))
         rows: Mapping[str, RowMapping] = {found["run_id"]: found for found in source.read(wanted)}
         for run_id in some:
             if run_id in rows:  # Else it was deleted in between.
-                content = _json(rows[run_id]["run_data"], f"run {run_id[:80]!r}")
-                yield entry_of({**content, "run_id": run_id}, user_id=rows[run_id]["user_id"])
+                where = f"run {run_id[:80]!r}"
+                content = _json(rows[run_id]["run_data"], where)
+                with written_by("agno", where):
+                    entry = entry_of({**content, "run_id": run_id}, user_id=rows[run_id]["user_id"])
+                yield entry
 
 
 def _json(text: Any, where: str) -> Any:

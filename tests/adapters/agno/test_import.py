@@ -15,7 +15,7 @@ from sqlalchemy import text
 from statestore import StateStore
 from statestore.adapters.agno import StatestoreDb
 from statestore.adapters.layouts.agno import NOT_IN_CONTEXT
-from statestore.importers import DatabaseReport, agno
+from statestore.importers import DatabaseReport, Problem, agno
 from tests.adapters.agno.fake import made_run
 
 
@@ -68,6 +68,63 @@ def test_again_it_adds_what_is_new(theirs: Any, database_url: str, store: StateS
     theirs.upsert_run(made_run("more"), "a", user_id="ada", run_index=120)
     assert agno(store, database_url).added == 1
     assert store.usage.totals().input_tokens == 1210
+
+
+def test_again_it_brings_what_a_session_has_become(theirs: Any, database_url: str, store: StateStore) -> None:
+    def there(name: str, updated_at: int) -> None:
+        data = {"session_name": name, "session_state": {"name": name}}
+        session = AgentSession("a", agent_id="guide", user_id="ada", session_data=data, created_at=1)
+        session.updated_at = updated_at
+        theirs.upsert_sessions([session], preserve_updated_at=True)
+
+    def here() -> tuple[str | None, Any]:
+        session = store.sessions.get("a")
+        return session.title, session.metadata["session_data"]["session_state"]
+
+    there("before", 1_700_000_000)
+    agno(store, database_url)
+    store.sessions.update("a", metadata={**store.sessions.get("a").metadata, "kept": True})
+    there("after", 1_700_000_100)
+    agno(store, database_url)
+    assert here() == ("after", {"name": "after"})
+    assert store.sessions.get("a").metadata["kept"]
+    StatestoreDb(store).rename_session("a", None, "later")
+    assert agno(store, database_url).complete
+    assert here() == ("later", {"name": "after"})
+
+
+RUN: dict[str, Any] = {"run_id": "r", "agent_id": "guide", "status": "COMPLETED", "created_at": 1_700_000_000}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        [],
+        {**RUN, "created_at": "2024-01-01"},
+        {**RUN, "created_at": 1_700_000_000_000},
+        {**RUN, "metrics": {"input_tokens": [1, 2]}},
+        {**RUN, "metrics": {"steps": [1]}},
+        {**RUN, "metrics": {"duration": "1 s"}},
+        {**RUN, "status": ["COMPLETED"]},
+    ],
+)
+def test_a_run_of_another_form_keeps_its_session_out_and_no_other(
+    theirs: Any, database_url: str, store: StateStore, content: Any
+) -> None:
+    for session_id in ("a", "b", "c"):
+        theirs.upsert_session(AgentSession(session_id, agent_id="guide", created_at=1))
+        theirs.upsert_run(made_run(f"run of {session_id}"), session_id, run_index=0)
+    prefix = "" if database_url.startswith("sqlite") else "ai."
+    with theirs.Session() as session, session.begin():
+        change = text(f"UPDATE {prefix}agno_runs SET run_data = :data WHERE session_id = 'a'")
+        session.execute(change, {"data": json.dumps(content)})
+        session.execute(text(f"UPDATE {prefix}agno_sessions SET session_data = '[1]' WHERE session_id = 'b'"))
+    problems: list[Problem] = []
+    report = agno(store, database_url, on_problem=problems.append)
+    assert (report.sessions, report.failed) == (1, 2)
+    assert ["form" in problem.reason for problem in problems] == [True, True]
+    assert len(store.history.messages("c")) == 1
 
 
 def test_runs_that_an_older_version_left_in_the_row_are_taken(
