@@ -49,11 +49,13 @@ class StatestoreDb(NotHere, BaseDb):
         """
         super().__init__(id=id)
         self._store = LazyStore.of(store)
+        self._owns_store = self._store is not store
         self._sessions = sessions.Sessions(ttl)
 
     def close(self) -> None:
-        """Close what was opened here."""
-        self._store.close()
+        """Close what was opened here. A store that it was given stays open."""
+        if self._owns_store:
+            self._store.close()
 
     def table_exists(self, table_name: str) -> bool:
         """True for sessions and runs, whose tables are the store's."""
@@ -82,11 +84,13 @@ class AsyncStatestoreDb(NotHere, AsyncBaseDb):
         """As `StatestoreDb`."""
         super().__init__(id=id)
         self._store = LazyStore.of(store)
+        self._owns_store = self._store is not store
         self._sessions = sessions.Sessions(ttl)
 
     async def close(self) -> None:
-        """Close what was opened here."""
-        await self._store.aclose()
+        """As `StatestoreDb.close`."""
+        if self._owns_store:
+            await self._store.aclose()
 
     async def table_exists(self, table_name: str) -> bool:
         """As `StatestoreDb.table_exists`."""

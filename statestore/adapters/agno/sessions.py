@@ -261,16 +261,17 @@ def delete_session(self: Sessions, session_id: str, user_id: str | None = None) 
     """Delete a session with its runs. False if there is none, or it is another user's."""
     if user_id == "":
         return False  # agno takes this for a user who has no sessions.
+    if not _is_agno((yield call("sessions.find", session_id))):
+        return False
     deleted: bool = yield call("sessions.delete", session_id, user_id=user_id)
     return deleted
 
 
 def delete_sessions(self: Sessions, session_ids: Sequence[str], user_id: str | None = None) -> Steps[None]:
     """Delete sessions with their runs, of one user only if one is given."""
-    ids = list(session_ids)
-    if user_id is not None:
-        found = yield call("sessions.load_many", ids)
-        ids = [one for one in ids if one in found and found[one].user_id == user_id]
+    found = yield call("sessions.load_many", list(session_ids))
+    of_agno = [session for session in found.values() if _is_agno(session)]
+    ids = [session.session_id for session in of_agno if user_id in (None, session.user_id)]
     yield call("sessions.delete_many", ids)
 
 

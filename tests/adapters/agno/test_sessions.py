@@ -309,6 +309,21 @@ def test_sessions_of_others_in_the_store_are_left_alone(db: Any, store: StateSto
     assert [run.run_id for run in db.get_session("s").runs] == [run.run_id for run in db.get_runs()] == ["r1"]
 
 
+def test_sessions_of_others_are_not_deleted(db: Any, store: StateStore) -> None:
+    for session_id in ("one", "two"):
+        store.sessions.create(session_id, user_id="ada")
+    db.upsert_session(agent_session())
+    assert not db.delete_session("one")
+    db.delete_sessions(["one", "two", "s", "missing"])
+    assert [store.sessions.find(one) is not None for one in ("one", "two", "s")] == [True, True, False]
+
+
+def test_a_lazy_store_is_closed_by_its_owner(db: Any, store: StateStore) -> None:
+    db.upsert_session(agent_session())
+    db.close()
+    assert store.sessions.get("s").user_id == "ada"
+
+
 def test_it_expires_is_swept_and_erased(database_url: str, clock: MovableClock) -> None:
     with StateStore.open(database_url, clock=clock) as store:
         db: Any = StatestoreDb(store, ttl=timedelta(hours=1))
