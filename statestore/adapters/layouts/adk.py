@@ -92,16 +92,23 @@ def entry_of(event: Mapping[str, Any]) -> NewEntry:
     return NewEntry(
         event,
         role="user" if author == "user" else "tool" if results else "assistant",
-        agent_name=None if author == "user" else author or None,
+        agent_name=None if author == "user" else _label(author),
         usage=_usage(event.get("usage_metadata") or {}),
-        response_model=event.get("model_version") or None,
-        tool_name=tool.get("name") or None,
-        tool_call_id=tool.get("id") or None,
-        finish_reason=event.get("finish_reason") or None,
-        error_type=event.get("error_code") or None,
+        response_model=_label(event.get("model_version")),
+        tool_name=_label(tool.get("name")),
+        tool_call_id=_label(tool.get("id")),
+        finish_reason=_label(event.get("finish_reason")),
+        error_type=_label(event.get("error_code")),
         entry_id=event["id"],
         created_at=time_of(event["timestamp"], "event"),
     )
+
+
+def _label(name: Any) -> str | None:
+    """A name for the reports. A model makes up some of them: for one that is odd, an event is not refused."""
+    if not isinstance(name, str) or not 1 <= len(name) <= 512:
+        return None
+    return None if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in name) else name
 
 
 def time_of(timestamp: float, argument: str) -> datetime:

@@ -387,6 +387,19 @@ async def test_an_event_that_cannot_be_stored_is_refused_as_a_whole(service: Ser
     assert (await read(service)) == session
 
 
+@pytest.mark.parametrize("name", ["n" * 600, "a\0b", "\ud800"])
+async def test_odd_names_of_a_model_do_not_keep_an_event_out(
+    service: Service, store: AsyncStateStore, name: str
+) -> None:
+    session = await service.create_session(**S)
+    call = types.Part(function_call=types.FunctionCall(id=name, name=name, args={}))
+    given = Event(author=name, content=types.Content(role="model", parts=[call]), model_version=name, error_code=name)
+    await service.append_event(session, given)
+    assert (await read(service)).events == [given]
+    [entry] = await store.history.read(KEY)
+    assert (entry.tool_name, entry.tool_call_id, entry.agent_name) == (None, None, None)
+
+
 async def test_tokens_reach_the_reports_once(service: Service, store: AsyncStateStore) -> None:
     session = await service.create_session(**S)
     used = types.GenerateContentResponseUsageMetadata(
