@@ -165,9 +165,25 @@ class Source:
             return list(self._connection.execute(statement).mappings())
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
-        with our_errors(self.name), self._connection.begin():
+    def snapshot(self) -> Iterator[None]:
+        """Read all within as of one time on PostgreSQL, for rows of several tables that belong together.
+
+        On SQLite each read stays by itself: a snapshot would keep those from writing whose file has no write-ahead log.
+        """
+        if self._connection.dialect.name == "sqlite":
             yield
+        else:
+            with self._reading():
+                yield
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with our_errors(self.name):
+            if self._connection.in_transaction():  # That of a snapshot.
+                yield
+            else:
+                with self._connection.begin():
+                    yield
 
 
 @contextmanager

@@ -4,7 +4,7 @@ They become what `statestore.adapters.langgraph` reads. Values stay the bytes th
 nothing is unpickled, and no object is made. Only the usage of models' messages is looked up in them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,8 @@ def langgraph(
         for row in source.rows("checkpoints", key=_PLACE):
             if row["thread_id"] != last:
                 last = row["thread_id"]
-                threads.bring(last)
+                with source.snapshot():
+                    threads.bring(last)
     return threads.report()
 
 
@@ -111,7 +112,8 @@ class _Threads:
         self._threads += 1
         self._entries += count
         self._unchanged += not added
-        if not same or self._store.state.count(thread_id, prefix="langgraph/") < count:
+        # Without any entry there is no session: the thread was deleted meanwhile.
+        if not same or (count and self._store.state.count(thread_id, prefix="langgraph/") < count):
             self._differing.append(thread_id)
 
     def report(self) -> DatabaseReport:
@@ -167,6 +169,7 @@ class _Reader:
                 }
 
     def checkpoints(self, thread_id: str) -> Iterator[tuple[str, Any]]:
+        """Checkpoints, each behind its values: without them a graph would go on as if it had none."""
         raise NotImplementedError
 
     def _writes(self, thread_id: str) -> Iterator[RowMapping]:
@@ -208,18 +211,23 @@ class _Postgres(_Reader):
             if row["type"] != "empty"
         }
         columns = ("parent_checkpoint_id", "checkpoint", "metadata")
-        for row in self._source.rows("checkpoints", *columns, key=_PLACE, where=of_thread, page=_PAGE):
-            checkpoint = json_of(row["checkpoint"], f"checkpoint {row['checkpoint_id'][:80]!r}")
-            versions = checkpoint["channel_versions"].items()
-            blobs = [name for name, version in versions if (row["checkpoint_ns"], name, str(version)) in stored]
-            inline = checkpoint.get("channel_values") or {}
-            yield self._checkpoint(
-                row, checkpoint, {name: value for name, value in inline.items() if name not in blobs}, blobs
-            )
+        rows = self._source.rows("checkpoints", *columns, key=_PLACE, where=of_thread, page=_PAGE)
+        found = (self._record(row, stored) for row in rows)
+        first = list(islice(found, 1))  # It says whose session this is.
         for row in self._source.rows("checkpoint_blobs", "type", "blob", key=self._key, where=of_thread, page=_PAGE):
             if row["type"] != "empty":
                 key = records.blob_key(row["checkpoint_ns"], row["channel"], row["version"])
                 yield key, records.packed(self._typed(row))
+        yield from first
+        yield from found
+
+    def _record(self, row: RowMapping, stored: Collection[tuple[str, str, str]]) -> tuple[str, Json]:
+        checkpoint = json_of(row["checkpoint"], f"checkpoint {row['checkpoint_id'][:80]!r}")
+        versions = checkpoint["channel_versions"].items()
+        blobs = [name for name, version in versions if (row["checkpoint_ns"], name, str(version)) in stored]
+        inline = checkpoint.get("channel_values") or {}
+        values = {name: value for name, value in inline.items() if name not in blobs}
+        return self._checkpoint(row, checkpoint, values, blobs)
 
 
 class _Sqlite(_Reader):
@@ -237,12 +245,13 @@ class _Sqlite(_Reader):
             checkpoint, values = _split(row["type"], row["checkpoint"], where)
             versions = checkpoint["channel_versions"]
             blobs = [name for name in values if name in versions]
-            yield self._checkpoint(row, checkpoint, {}, blobs)
+            record = self._checkpoint(row, checkpoint, {}, blobs)
             for name in blobs:
                 key = records.blob_key(row["checkpoint_ns"], name, versions[name])
                 if key not in done:
                     done.add(key)
                     yield key, records.packed(values[name])
+            yield record
 
 
 def _split(kind: str, data: bytes, where: str) -> tuple[Json, dict[str, tuple[str, bytes]]]:

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from statestore import StateStore
 from statestore.adapters.langgraph import StatestoreSaver
 from statestore.importers import langgraph
+from statestore.importers.databases import Source
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def theirs(url: str) -> Iterator[Any]:
         connection.close()
 
 
-THREAD = {"configurable": {"thread_id": "trip", "user_id": "ada"}}
+THREAD: Any = {"configurable": {"thread_id": "trip", "user_id": "ada"}}
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
@@ -130,3 +131,54 @@ def test_what_is_damaged_is_named(database_url: str, source: str, store: StateSt
     assert (report.sessions, report.failed) == (0, 2)
     assert ["MessagePack" in problems[0].reason, "pickle" in problems[1].reason] == [True, True]
     assert "trip" in problems[0].source
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_graph_may_run_while_its_thread_is_imported(
+    database_url: str, source: str, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Source.read
+    with theirs(source) as saver:
+        graph = graph_on(saver)
+        graph.invoke({"messages": [("user", "Hi.")]}, THREAD)
+        reads = 0
+
+        def read_and_run(self: Source, statement: Any) -> Any:
+            nonlocal reads
+            found = read(self, statement)
+            reads += 1
+            if reads == 2:
+                graph.invoke({"messages": [("user", "And Sunday?")]}, THREAD)
+            return found
+
+        monkeypatch.setattr(Source, "read", read_and_run)
+        langgraph(store, source)
+        monkeypatch.undo()
+        expected = saver.get_tuple(THREAD)
+        ours = StatestoreSaver(database_url)
+        before = {each.config["configurable"]["checkpoint_id"]: each.checkpoint for each in saver.list(THREAD)}
+        for found in ours.list(THREAD):
+            wanted = before[found.config["configurable"]["checkpoint_id"]]["channel_values"]
+            assert found.checkpoint["channel_values"] == wanted
+        report = langgraph(store, source)
+        assert report.complete
+        assert ours.get_tuple(THREAD) == expected
+        ours.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_no_checkpoint_is_imported_without_its_values(database_url: str, source: str) -> None:
+    with theirs(source) as saver:
+        graph = graph_on(saver)
+        for number in range(60):
+            graph.update_state(THREAD, {"note": f"{number}" * 200}, as_node="ask")
+        graph.update_state(THREAD, {"photo": b"0" * 50_000}, as_node="ask")
+        for number in range(60):
+            graph.update_state(THREAD, {"note": f"{number}" * 200}, as_node="ask")
+        expected = {each.config["configurable"]["checkpoint_id"]: each.checkpoint for each in saver.list(THREAD)}
+    problems: list[Any] = []
+    with StateStore.open(database_url, max_value_bytes=20_000) as small:
+        report = langgraph(small, source, on_problem=problems.append)
+        assert (report.failed, len(problems)) == (1, 1)
+        for found in StatestoreSaver(small).list(THREAD):
+            assert found.checkpoint == expected[found.config["configurable"]["checkpoint_id"]]
