@@ -33,6 +33,7 @@ from statestore.adapters.layouts.langgraph import Json, Packed
 # Named here, since the class has a method of the name `list`.
 _Tuples: TypeAlias = list[CheckpointTuple]
 _Writes: TypeAlias = list[PendingWrite]
+_Keys: TypeAlias = list[str]
 
 _PAGE = 100
 
@@ -256,15 +257,15 @@ class StatestoreSaver(BaseCheckpointSaver[str]):
     def _get(self, config: RunnableConfig) -> Flow[CheckpointTuple | None]:
         thread_id, ns, checkpoint_id = _place(config)
         try:
-            if checkpoint_id is None:
-                found = yield from reading.newest(thread_id, ns, limit=1)
-                tuples = yield from self._tuples(thread_id, found)
-            else:
+            if checkpoint_id is not None:
                 record, writes = yield from reading.one(thread_id, ns, checkpoint_id)
-                tuples = [] if record is None else [(yield from self._tuple(thread_id, record, writes))]
+                return None if record is None else (yield from self._tuple(thread_id, record, writes))
+            while found := (yield from reading.newest(thread_id, ns, limit=1)):
+                if tuples := (yield from self._tuples(thread_id, found)):
+                    return tuples[0]
         except SessionNotFoundError:
-            return None
-        return tuples[0] if tuples else None
+            pass
+        return None
 
     def _list(
         self, config: RunnableConfig | None, filter: Json, before: RunnableConfig | None, limit: int | None
@@ -293,26 +294,33 @@ class StatestoreSaver(BaseCheckpointSaver[str]):
                 last = page[-1]["checkpoint"]["id"]
 
     def _tuples(self, thread_id: str, found: Sequence[Json]) -> Flow[_Tuples]:
-        """Checkpoints with their values and writes: those of one by one statement, those of several by two."""
+        """Checkpoints with their values and writes: those of one by one statement, those of several by two.
+
+        Those that were deleted since they were found are left out: what they had may be gone, too.
+        """
         if len(found) == 1:
             (record,) = found
-            keys = records.blob_keys(record)
             prefix = records.writes_of(record["ns"], record["checkpoint"]["id"])
-            stored = yield store.state.get_many(thread_id, keys.values(), prefix=prefix)
-            writes = [stored[key] for key in stored if key.startswith(prefix)]
-            return [(yield from self._complete(thread_id, record, stored, writes))]
-        written = yield from reading.writes(thread_id, found)
-        wanted = {key for record in found for key in records.blob_keys(record).values()}
-        stored = (yield store.state.get_many(thread_id, wanted)) if wanted else {}
+            stored = yield store.state.get_many(thread_id, _keys(record), prefix=prefix)
+            written = {records.place_of(record): [stored[key] for key in stored if key.startswith(prefix)]}
+        else:
+            written = yield from reading.writes(thread_id, found)
+            wanted = {key for record in found for key in _keys(record)}
+            stored = (yield store.state.get_many(thread_id, wanted)) if wanted else {}
         tuples = []
         for record in found:
-            writes = written.get((record["ns"], record["checkpoint"]["id"]), [])
-            tuples.append((yield from self._complete(thread_id, record, stored, writes)))
+            place = records.place_of(record)
+            if records.checkpoint_key(*place) in stored:
+                tuples.append((yield from self._complete(thread_id, record, stored, written.get(place, []))))
         return tuples
 
-    def _tuple(self, thread_id: str, record: Json, writes: Sequence[Json]) -> Flow[CheckpointTuple]:
-        keys = records.blob_keys(record)
-        stored = (yield store.state.get_many(thread_id, keys.values())) if keys else {}
+    def _tuple(self, thread_id: str, record: Json, writes: Sequence[Json]) -> Flow[CheckpointTuple | None]:
+        """A checkpoint; None if it was deleted since it was found."""
+        if not record["blobs"]:
+            return (yield from self._complete(thread_id, record, {}, writes))
+        stored = yield store.state.get_many(thread_id, _keys(record))
+        if records.checkpoint_key(*records.place_of(record)) not in stored:
+            return None
         return (yield from self._complete(thread_id, record, stored, writes))
 
     def _complete(
@@ -392,6 +400,11 @@ def _config(thread_id: str, ns: str, checkpoint_id: str) -> RunnableConfig:
 
 def _copy(source_thread_id: str, target_thread_id: str) -> Flow[None]:
     yield store.sessions.fork(str(source_thread_id), str(target_thread_id))
+
+
+def _keys(record: Json) -> _Keys:
+    """What is read of a checkpoint that was found: its values, and itself, to know that it is still there."""
+    return [records.checkpoint_key(*records.place_of(record)), *records.blob_keys(record).values()]
 
 
 def _matches(record: Json, wanted: Json) -> bool:

@@ -37,7 +37,7 @@ def delete_runs(thread_id: str, run_ids: Collection[str]) -> Flow[None]:
 def prune(thread_id: str) -> Flow[None]:
     """Keep the newest checkpoint of each namespace, and those that it cannot be read without."""
     found = yield from _all(thread_id)
-    known = {(record["ns"], record["checkpoint"]["id"]): record for record in found}
+    known = {records.place_of(record): record for record in found}
     newest = {record["ns"]: record for record in sorted(found, key=lambda record: str(record["checkpoint"]["id"]))}
     kept = []
     for ns, record in newest.items():
@@ -76,8 +76,8 @@ def _keep(thread_id: str, found: Sequence[Json], kept: Sequence[Json]) -> Flow[N
     if len(kept) == len(found):
         return
     blobs = {key for record in kept for key in records.blob_keys(record).values()}
-    places = {(record["ns"], record["checkpoint"]["id"]) for record in kept}
-    gone = [place for record in found if (place := (record["ns"], record["checkpoint"]["id"])) not in places]
+    places = {records.place_of(record) for record in kept}
+    gone = [place for record in found if (place := records.place_of(record)) not in places]
     doomed = [records.checkpoint_key(*place) for place in gone]
     after = tuple(records.writes_of(*place) for place in gone)
     keys = yield store.state.keys(thread_id, prefix=records.WRITES)

@@ -69,6 +69,11 @@ def record(
     }
 
 
+def place_of(record: Json) -> tuple[str, str]:
+    """The namespace and the id of a checkpoint."""
+    return str(record["ns"]), str(record["checkpoint"]["id"])
+
+
 def is_inline(value: object) -> bool:
     """Whether a value is so small that to store it with each checkpoint costs less than a key of its own."""
     if value is None or value is True or value is False:

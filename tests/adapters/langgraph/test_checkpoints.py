@@ -16,7 +16,7 @@ from langgraph.types import Send
 from pydantic import BaseModel
 
 from statestore import InvalidValueError, SessionExistsError, SessionNotFoundError, StateStore
-from statestore.adapters.langgraph import StatestoreSaver
+from statestore.adapters.langgraph import StatestoreSaver, reading
 from tests.adapters.langgraph.checkpoints import config, ids, put, values
 from tests.support.clock import MovableClock
 from tests.support.wire import Traffic
@@ -237,6 +237,32 @@ def test_pruning_keeps_what_the_newest_checkpoints_need(saver: Any, store: State
     ):
         with pytest.raises(InvalidValueError, match=name):
             wrong()
+
+
+@pytest.mark.parametrize("read", ["newest", "one"])
+def test_what_is_pruned_while_it_is_read_is_not_read_without_its_values(
+    saver: Any, database_url: str, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    at = put(saver, config(), {"log": ["old"]}, {"log": "0"})
+    found = getattr(reading, read)
+    other = StatestoreSaver(database_url)
+    pruned: list[Any] = []
+
+    def find_and_prune(*args: Any, **kwargs: Any) -> Any:
+        result = yield from found(*args, **kwargs)
+        if not pruned:
+            pruned.append(put(other, config(), {"log": ["new"]}, {"log": "1"}))
+            other.prune(["t"])
+        return result
+
+    monkeypatch.setattr(reading, read, find_and_prune)
+    if read == "newest":
+        assert values(saver, config()) == {"log": ["new"]}
+        pruned.clear()
+        assert [each.config for each in saver.list(config(), limit=1)] == []
+    else:
+        assert saver.get_tuple(at) is None
+    other.close()
 
 
 def test_pruning_keeps_what_a_delta_channel_is_rebuilt_from(saver: Any) -> None:
