@@ -134,9 +134,9 @@ class _Session:
                 except (ConflictError, InvalidValueError) as error:
                     self._bringing.refuse(place, error)
                     continue
-            if self._bringing.bring(place, new, self._entries(ids)) or self._store.sessions.exists(place):
+            if self._bringing.bring(place, new, self._entries(ids)) or _exists(self._store, place):
                 done.append(name)
-        for name in deleted:
+        for name in deleted if MAIN in done else ():
             key = name_key(branch_session_id(self._session_id, name))
             self._store.state.set(self._session_id, key, "deleted", only_if="missing")
 
@@ -167,6 +167,13 @@ class _Session:
                     yield _entry(rows[message_id])
 
 
+def _exists(store: "StateStore", session_id: str) -> bool:
+    try:
+        return store.sessions.exists(session_id)
+    except InvalidValueError:
+        return False  # No session can have this id, as was reported.
+
+
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
     """How many ids two lists have in common at their beginning."""
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
@@ -183,7 +190,7 @@ def _bring_usage(bringing: Import, session_id: str, row: RowMapping) -> None:
     store, where = bringing.store, f"usage {row['id']}"
     place = branch_session_id(session_id, row["branch_id"])
     turn = row["user_turn_number"]
-    if not store.sessions.exists(place):
+    if not _exists(store, place):
         return  # Its branch has no items, or was reported.
     begins = store.history.read(place, turn=turn, limit=1)
     if not begins or begins[0].metadata.get(USAGE, {}).get("session_id") == place:

@@ -128,3 +128,26 @@ async def test_branches_and_what_turns_used(tmp_path: Path, database_url: str) -
         assert store.usage.totals().input_tokens == 157
     theirs.close()
     other.close()
+
+
+async def test_an_id_that_no_session_can_have_keeps_no_other_session_out(tmp_path: Path, database_url: str) -> None:
+    path = tmp_path / "theirs.db"
+    for session_id, branch in (("a", "retry"), ("b" * 600, "retry"), ("c", "r" * 600), ("d", "retry")):
+        theirs = AdvancedSQLiteSession(session_id=session_id, db_path=path, create_tables=True)
+        await theirs.add_items(turns("one", "two"))
+        await theirs.store_run_usage(result(requests((100, 20))))
+        for name in (branch, "gone"):
+            await theirs.create_branch_from_turn(2, name)
+            await theirs.add_items(turns(name))
+            await theirs.store_run_usage(result(requests((7, 1))))
+            await theirs.switch_to_branch("main")
+        await theirs.delete_branch("gone")
+        theirs.close()
+    problems: list[Any] = []
+    with StateStore.open(database_url) as store:
+        for added in (5 * 4 - 2 * 2, 0):
+            report = openai_agents(store, path, on_problem=problems.append)
+            assert (report.sessions, report.added, report.failed) == (5, added, 2)
+        assert len(problems) == 4
+        assert {session.session_id for session in store.sessions.page().sessions} == {"a", "c", "d"}
+        assert store.usage.totals().input_tokens == 3 * 100 + 2 * 7
