@@ -8,6 +8,7 @@ from typing import TypeAlias, Unpack
 from sqlalchemy import URL
 
 from statestore.async_store import AsyncStateStore
+from statestore.engine import forking
 from statestore.engine.engines import is_memory, parse
 from statestore.errors import InvalidValueError
 from statestore.options import OpenArguments, StoreOptions
@@ -43,7 +44,12 @@ class LazyStore:
         self._sync: StateStore | None = None
         self._async: dict[asyncio.AbstractEventLoop, _Place] = {}
         self._lock = threading.Lock()
-        self._process = os.getpid()
+        forking.renew_in_child(self)
+
+    def renew_after_fork(self) -> None:
+        """Leave the parent's event loops, and what is theirs, to the parent. A synchronous store renews itself."""
+        self._lock = threading.Lock()  # A thread of the parent's may have been opening a store under it.
+        self._async = {}
 
     @classmethod
     def of(cls, store: StoreLike) -> "LazyStore":
@@ -67,7 +73,7 @@ class LazyStore:
         """The asynchronous store of the running event loop."""
         loop = asyncio.get_running_loop()
         place = self._async.get(loop)
-        if place is None or place.store is None or self._process != os.getpid():
+        if place is None or place.store is None:
             place = self._place(loop)
             async with place.opening:
                 if place.store is None:
@@ -77,9 +83,6 @@ class LazyStore:
     def _place(self, loop: asyncio.AbstractEventLoop) -> "_Place":
         """Where the store of *loop* belongs, with that of an event loop that has ended, if there is one."""
         with self._lock:
-            if self._process != os.getpid():  # A fork: the parent's event loops, and what is theirs, stay the parent's.
-                self._process = os.getpid()
-                self._async = {}
             if loop in self._async:
                 return self._async[loop]
             ended = [other for other in self._async if other.is_closed()]

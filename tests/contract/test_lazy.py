@@ -136,6 +136,7 @@ def in_a_child(act: Callable[[], None]) -> None:
     child = multiprocessing.get_context("fork").Process(target=act)
     child.start()
     child.join(20)
+    child.kill()
     assert child.exitcode == 0
 
 
@@ -153,6 +154,49 @@ def test_a_forked_child_has_stores_of_its_own(lazy: LazyStore) -> None:
     assert lazy.sync().history.count("s") == 4
     asyncio.run(append())
     assert lazy.sync().history.count("s") == 5
+
+
+def test_a_forked_child_may_close_before_it_uses_anything(lazy: LazyStore) -> None:
+    async def append() -> None:
+        await (await lazy.here()).history.append("s", [MESSAGE], create=True)
+
+    def child() -> None:
+        asyncio.run(lazy.aclose())
+        asyncio.run(append())
+        asyncio.run(lazy.aclose())
+
+    asyncio.run(append())
+    in_a_child(child)
+    asyncio.run(append())
+    assert lazy.sync().history.count("s") == 3
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_forked_while_a_thread_opens_the_store_opens_its_own(
+    lazy: LazyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def child() -> None:
+        lazy.sync().sessions.create("s")
+
+    opening, go_on = threading.Event(), threading.Event()
+    usual = StateStore.open
+
+    def slowly(*args: Any, **options: Any) -> StateStore:
+        opening.set()
+        assert go_on.wait(20)
+        return usual(*args, **options)
+
+    monkeypatch.setattr(StateStore, "open", slowly)
+    thread = threading.Thread(target=lazy.sync)
+    thread.start()
+    assert opening.wait(20)
+    monkeypatch.setattr(StateStore, "open", usual)
+    try:
+        in_a_child(child)
+    finally:
+        go_on.set()
+        thread.join()
+    assert lazy.sync().sessions.exists("s")
 
 
 async def opened(url: str) -> AsyncStateStore:
