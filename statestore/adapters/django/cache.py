@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.utils.module_loading import import_string
 
@@ -122,6 +123,27 @@ class StatestoreCache(BaseCache):
     def clear(self) -> None:
         """Remove everything that is in the namespace, whatever its prefix and version."""
         self._entries.clear()
+
+    # Django's own of these are made of `aget` and `aset`, so that counting would lose calls, and the timeout.
+
+    async def ahas_key(self, key: str, version: int | None = None) -> bool:
+        return bool(await sync_to_async(self.has_key)(key, version))
+
+    async def aget_many(self, keys: Iterable[str], version: int | None = None) -> dict[str, Any]:
+        found: dict[str, Any] = await sync_to_async(self.get_many)(keys, version)
+        return found
+
+    async def aset_many(
+        self, data: Mapping[str, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
+    ) -> list[str]:
+        missing: list[str] = await sync_to_async(self.set_many)(data, timeout, version)
+        return missing
+
+    async def aincr(self, key: str, delta: float = 1, version: int | None = None) -> Any:
+        return await sync_to_async(self.incr)(key, delta, version)
+
+    async def adelete_many(self, keys: Iterable[str], version: int | None = None) -> None:
+        await sync_to_async(self.delete_many)(keys, version)
 
     def _dumps(self, value: Any) -> Any:
         """Numbers and text as they are, so that the database can count and people can read."""

@@ -1,5 +1,6 @@
 """The cache backend, beside Django's own tests."""
 
+import asyncio
 import multiprocessing
 import pickle
 from collections.abc import Callable
@@ -165,6 +166,36 @@ def test_all_of_it_awaited() -> None:
         assert not await cache.ahas_key("b")
 
     async_to_sync(use)()
+
+
+def test_awaited_counting_loses_nothing_and_keeps_the_timeout(make_cache: MakeCache, clock: MovableClock) -> None:
+    some, same = make_cache(), make_cache()
+    some.set("n", 0, timeout=10_000)
+
+    async def count() -> None:
+        await asyncio.gather(*(one.aincr("n") for one in (some, same) for _ in range(20)), some.adecr("n"))
+
+    asyncio.run(count())
+    assert some.get("n") == 39
+    clock.advance(seconds=9_000)
+    assert some.get("n") == 39
+    clock.advance(seconds=1_001)
+    assert some.get("n") is None
+
+
+def test_what_is_awaited_of_many_takes_one_call(make_cache: MakeCache) -> None:
+    some = make_cache(OPTIONS={"MAX_ENTRIES": 2})
+    seen: list[str] = []
+    some._store.sync().on_operation(lambda operation: seen.append(operation.name))
+
+    async def use() -> None:
+        assert await some.aset_many({"a": 1, "b": 2, "c": 3}) == ["a"]
+        assert await some.aget_many(["a", "b", "c"]) == {"b": 2, "c": 3}
+        await some.adelete_many(["a", "b", "c"])
+        assert not await some.ahas_key("b")
+
+    asyncio.run(use())
+    assert seen == ["cache.set_many", "cache.get_many", "cache.invalidate_many", "cache.exists"]
 
 
 def test_the_cost_of_each_call(traffic: Traffic, clock: MovableClock, database_url: str) -> None:
