@@ -3,11 +3,15 @@
 import atexit
 import os
 import threading
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import URL
 
 from statestore import LazyStore, StoreLike
+
+# The longest that a store takes. Django takes any, for what is to stay.
+_LONGEST = timedelta(days=36_500)
 
 _stores: dict[tuple[str, str], LazyStore] = {}
 _lock = threading.Lock()
@@ -23,3 +27,8 @@ def shared(store: StoreLike, **options: Any) -> LazyStore:
             _stores[key] = LazyStore(store, **options)
             atexit.register(_stores[key].close)
         return _stores[key]
+
+
+def lifetime(seconds: float) -> timedelta:
+    """So many seconds, or a hundred years if that is less."""
+    return timedelta(seconds=min(seconds, _LONGEST.total_seconds()))

@@ -3,7 +3,6 @@
 import math
 import pickle
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -11,7 +10,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.utils.module_loading import import_string
 
 from statestore import MISSING, NEVER, InvalidValueError
-from statestore.adapters.django import shared
+from statestore.adapters.django import lifetime, shared
 
 _PLAIN = (str, int, bool, float, type(None))
 _OWN_OPTIONS = {"MAX_ENTRIES", "CULL_FREQUENCY", "serializer"}
@@ -161,4 +160,4 @@ class StatestoreCache(BaseCache):
         seconds = self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
         if seconds is None:
             return NEVER
-        return timedelta(seconds=seconds) if seconds > 0 else MISSING
+        return lifetime(seconds) if seconds > 0 else MISSING

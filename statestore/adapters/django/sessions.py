@@ -15,7 +15,7 @@ from django.contrib.sessions.backends.base import VALID_KEY_CHARS, CreateError, 
 from django.utils.crypto import get_random_string
 
 from statestore import LazyStore
-from statestore.adapters.django import shared
+from statestore.adapters.django import lifetime, shared
 
 OWNER = "django.contrib.sessions"
 _PAGE = 1000
@@ -86,7 +86,7 @@ class SessionStore(SessionBase):
         if self.session_key is None:
             return self.create()
         text = self.encode(self._get_session(no_load=must_create))
-        age = timedelta(seconds=self.get_expiry_age())
+        age = lifetime(self.get_expiry_age())
         self._check_key()
         if age <= timedelta(0):
             return self.delete()
@@ -98,7 +98,7 @@ class SessionStore(SessionBase):
         if self.session_key is None:
             return await self.acreate()
         text = self.encode(await self._aget_session(no_load=must_create))
-        age = timedelta(seconds=await self.aget_expiry_age())
+        age = lifetime(await self.aget_expiry_age())
         self._check_key()
         if age <= timedelta(0):
             return await self.adelete()

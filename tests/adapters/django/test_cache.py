@@ -198,6 +198,14 @@ def test_what_is_awaited_of_many_takes_one_call(make_cache: MakeCache) -> None:
     assert seen == ["cache.set_many", "cache.get_many", "cache.invalidate_many", "cache.exists"]
 
 
+@pytest.mark.parametrize("timeout", [10**10, 1e300, float("inf")])
+def test_a_timeout_may_be_longer_than_a_store_can_keep_anything(make_cache: MakeCache, timeout: float) -> None:
+    some = make_cache()
+    some.set("k", 1, timeout=timeout)
+    assert some.get("k") == 1
+    assert some.touch("k", timeout)
+
+
 def test_the_cost_of_each_call(traffic: Traffic, clock: MovableClock, database_url: str) -> None:
     some = StatestoreCache(traffic.url, {"OPTIONS": {"clock": clock}})
     some.set_many({str(n): n for n in range(20)}, None)

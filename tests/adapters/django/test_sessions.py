@@ -55,6 +55,13 @@ def test_a_session_ends_when_django_says_and_reading_does_not_move_that(moving: 
     assert (dict(gone.items()), gone.session_key) == ({}, None)
 
 
+def test_a_session_may_last_longer_than_a_store_can_keep_anything() -> None:
+    session = SessionStore()
+    session.set_expiry(10**10)
+    session.save()
+    assert SessionStore().exists(session.session_key)
+
+
 def test_what_has_ended_is_swept_by_clearsessions(moving: MovableClock) -> None:
     saved(a=1)
     moving.advance(days=14)
