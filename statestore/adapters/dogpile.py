@@ -25,6 +25,7 @@ from statestore import (
     SessionNotFoundError,
     StaleLeaseError,
 )
+from statestore.engine import forking
 
 LOCK_TIMEOUT = 30
 # What a key of the store has room for, with what is put before the name of a lock.
@@ -53,7 +54,7 @@ class StatestoreBackend(BytesBackend):
         self._ttl = NEVER if arguments.get("ttl") is None else _seconds(arguments["ttl"], "ttl")
         self._distributed = arguments.get("distributed_lock", True)
         self._lock_timeout = _seconds(arguments.get("lock_timeout", LOCK_TIMEOUT), "lock_timeout")
-        self._local: WeakValueDictionary[tuple[int, str], _Local] = WeakValueDictionary()
+        self._local: WeakValueDictionary[str, _Local] = WeakValueDictionary()
 
     @property
     def _cache(self) -> Any:
@@ -66,7 +67,7 @@ class StatestoreBackend(BytesBackend):
     def get_mutex(self, key: str) -> CacheMutex | None:
         if not self._distributed:
             return None
-        local = self._local.setdefault((os.getpid(), key), _Local())
+        local = self._local.setdefault(key, _Local())
         return Mutex(self._store, key, local, self._lock_timeout)
 
     def get_serialized(self, key: str) -> Any:
@@ -100,6 +101,12 @@ class _Local:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.lease: HeldLease | None = None
+        forking.renew_in_child(self)
+
+    def renew_after_fork(self) -> None:
+        """What a thread of the parent's holds is the parent's: a child asks the database, as any other process does."""
+        self.lock = threading.Lock()
+        self.lease = None
 
 
 class Mutex(CacheMutex):
@@ -134,10 +141,11 @@ class Mutex(CacheMutex):
     def release(self) -> None:
         """Release it. Whoever has lost it meanwhile, with his process stopped for so long, changes nothing."""
         lease, self._local.lease = self._local.lease, None
+        if lease is None:  # It was acquired before this process was forked: it is the parent's.
+            return
         try:
-            if lease is not None:
-                with suppress(StaleLeaseError, SessionNotFoundError):
-                    lease.__exit__(None, None, None)
+            with suppress(StaleLeaseError, SessionNotFoundError):
+                lease.__exit__(None, None, None)
         finally:
             self._local.lock.release()
 

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 import time
 import tomllib
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from tests.support.wire import Traffic
 
 ROOT = Path(__file__).parents[3]
 spawn = multiprocessing.get_context("spawn")
+fork = multiprocessing.get_context("fork")
 
 
 def region_on(store: Any, **arguments: Any) -> Any:
@@ -98,6 +100,51 @@ def test_a_lock_of_a_process_that_was_killed_is_free_after_its_time(database_url
     mutex.release()
     assert not mutex.locked()
     backend.close()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_forked_while_a_thread_makes_a_value_waits_for_the_parent_only(lazy: LazyStore) -> None:
+    region = region_on(lazy)
+    making, go_on = threading.Event(), threading.Event()
+
+    def create() -> str:
+        making.set()
+        assert go_on.wait(40)
+        return "the parent's"
+
+    def child(forked: Any) -> None:
+        mutex = region._mutex("k")
+        assert not mutex.acquire(wait=False)
+        forked.set()
+        assert region.get_or_create("k", lambda: "the child's") == "the parent's"
+        assert mutex.acquire()
+        mutex.release()
+
+    thread = threading.Thread(target=region.get_or_create, args=("k", create))
+    thread.start()
+    assert making.wait(20)
+    forked = fork.Event()
+    process = fork.Process(target=child, args=(forked,))
+    process.start()
+    assert forked.wait(20)
+    go_on.set()
+    process.join(20)
+    process.kill()
+    thread.join()
+    assert process.exitcode == 0
+
+
+def test_a_child_does_not_release_what_the_parent_holds(lazy: LazyStore) -> None:
+    mutex, other = (mutex_of(StatestoreBackend({"store": lazy})) for _ in range(2))
+    assert mutex.acquire()
+    process = fork.Process(target=mutex.release)
+    process.start()
+    process.join(20)
+    assert process.exitcode == 0
+    assert not other.acquire(wait=False)
+    mutex.release()
+    assert other.acquire(wait=False)
+    other.release()
 
 
 def hold_lock(url: str, pipe: Any) -> None:
