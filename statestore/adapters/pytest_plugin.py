@@ -3,7 +3,6 @@
 pytest imports this in every run on a machine that has statestore, so it imports nothing before a test asks for it.
 """
 
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,12 +91,13 @@ def _statestore_file(_statestore_template: Path, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="session")
-def _statestore_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _statestore_template(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with the tables, made once for all workers of pytest-xdist: the first one that is there wins."""
     from statestore.migrate import upgrade
 
     root = tmp_path_factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    # What xdist gives its workers. Its variable in the environment is also in a run that a test of a worker starts.
+    root = root.parent if hasattr(pytestconfig, "workerinput") else root
     template = root / "statestore-template.db"
     if not template.exists():
         made = tmp_path_factory.mktemp("statestore-template") / "statestore.db"

@@ -82,6 +82,15 @@ def test_workers_of_xdist_share_a_template(pytester: pytest.Pytester) -> None:
     assert len(list(Path(pytester.path, "kept").rglob("statestore-template.db"))) == 1
 
 
+def test_a_run_that_a_worker_of_xdist_starts_keeps_its_template_to_itself(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
+    pytester.makepyfile(TESTS)
+    Path(pytester.path, "statestore-template.db").write_text("of a run long ago")
+    pytester.runpytest_subprocess("--basetemp=kept").assert_outcomes(passed=3)
+
+
 def test_asynchronous_tests_of_pytest_asyncio(pytester: pytest.Pytester, options: list[str]) -> None:
     pytester.makepyfile(async_tests("@pytest.mark.asyncio"))
     pytester.runpytest_inprocess(*ASYNCIO, *STRICT, *options).assert_outcomes(passed=3)
