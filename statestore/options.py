@@ -200,7 +200,7 @@ class Verify:
         except SchemaMissingError:
             if self._dialect.name != "sqlite" or not self._owned:
                 raise
-            if engines.is_memory(connection.engine.url):
+            if engines.is_private(connection.engine.url):
                 migrate.create_in_memory(connection)
             else:
                 migrate.upgrade(connection)

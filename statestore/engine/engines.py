@@ -66,6 +66,11 @@ def is_memory(url: URL) -> bool:
     return url.get_backend_name() == "sqlite" and sqlite_files.path_of(url) is None
 
 
+def is_private(url: URL) -> bool:
+    """Whether the URL means a database in memory that is surely one connection's own: file: URIs can share one."""
+    return is_memory(url) and url.database in (None, "", ":memory:")
+
+
 def size_of(url: URL, options: Options) -> int:
     """How many connections an engine of ours has at most."""
     # An in-memory database is its only connection: callers queue for it.

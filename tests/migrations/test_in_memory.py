@@ -3,7 +3,10 @@
 import sqlite3
 import subprocess
 import sys
+from functools import partial
 from typing import Any
+
+import pytest
 
 from statestore import StateStore, migrate
 from tests.statements import in_memory
@@ -60,3 +63,10 @@ StateStore.open("sqlite://").close()
 assert "alembic" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_that_others_may_reach_is_migrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that open it at once would both make the tables; migrations of a process run one after the other."""
+    monkeypatch.setattr(migrate, "create_in_memory", partial(pytest.fail, "made from SQL"))
+    with StateStore.open("sqlite:///file:shared_with_others?mode=memory&cache=shared&uri=true") as store:
+        store.sessions.create("chat")
