@@ -2188,9 +2188,11 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.forked_at_seq IS NULL
         AND NOT EXISTS (
-    SELECT 1 FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
-    AND h.entry_id = ANY (%(entry_ids)s)) RETURNING next_seq - %(count)s AS first_seq,
-        last_turn - %(turns)s AS base_turn, s.belongs_to IS NOT NULL AS whole_due,
+    SELECT 1 FROM unnest(CAST(%(entry_ids)s AS text[])) AS w (entry_id), LATERAL (
+        SELECT h.namespace FROM "statestore".history_entries AS h
+        WHERE h.entry_id = w.entry_id AND h.session_id = %(session_id)s OFFSET 0) AS h
+    WHERE h.namespace = %(namespace)s) RETURNING next_seq - %(count)s AS first_seq, last_turn - %(turns)s AS base_turn,
+        s.belongs_to IS NOT NULL AS whole_due,
         CASE WHEN pg_try_advisory_lock(hashtextextended(s.session_id,
         hashtextextended(s.namespace, 11))) THEN CAST(pg_advisory_unlock(hashtextextended(s.session_id,
         hashtextextended(s.namespace, 11))) AS text) ELSE CAST(pg_notify('statestore_' ||

@@ -1,4 +1,4 @@
-"""Each statement of docs/sql is one that the database takes, as it is shown there."""
+"""Each statement of docs/sql is one that the database takes, as it is shown there, and its plan where it matters."""
 
 import re
 import sqlite3
@@ -8,7 +8,9 @@ from typing import Any
 import psycopg
 from sqlalchemy import make_url
 
+from statestore import StateStore
 from statestore.engine.sql import Dialect, DialectName
+from statestore.repositories.history import appending
 from tests.statements.collecting import collect
 from tests.statements.pages import readable
 
@@ -48,3 +50,23 @@ def numbered(sql: str) -> str:
     """The statement with its parameters numbered."""
     names = list(dict.fromkeys(_PARAMETER.findall(sql)))
     return _PARAMETER.sub(lambda found: f"${names.index(found[1]) + 1}", sql).replace("%%", "%")
+
+
+def test_ids_are_looked_up_by_their_index_in_a_table_that_was_never_analyzed(postgres_url: str) -> None:
+    """Any other index that looks as good there leads through the whole session, or through all of the namespace."""
+    sql = appending._postgresql(2, (), at=False, new=True, same=False, leased=False, priced=False, part=False).render(
+        Dialect("postgresql")
+    )
+    assert sql is not None
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE statestore.history_entries SET (autovacuum_enabled = false)")
+        with StateStore.open(postgres_url) as store:
+            store.sessions.create("long")
+            for _ in range(4):
+                store.history.append("long", [{"role": "user", "content": "x" * 80}] * 50)
+        connection.execute("SET plan_cache_mode = force_generic_plan")
+        connection.execute(f"PREPARE append AS {numbered(sql)}".encode())
+        nulls = ", ".join(["NULL"] * len(set(_PARAMETER.findall(sql))))
+        plan = "\n".join(line for (line,) in connection.execute(f"EXPLAIN EXECUTE append ({nulls})".encode()))
+    used = re.findall(r"using (\w+) on history_entries", plan)
+    assert used == ["uq_history_entries_entry_id"], plan

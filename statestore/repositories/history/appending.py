@@ -31,15 +31,23 @@ _AND_WHOLE_SQLITE = f", {session_rows.WHOLE_DUE_SQLITE}"
 _IF_AT = " AND s.next_seq - 1 = :after_seq"
 # PostgreSQL's own number of the transaction that wrote the row: unlike the time of the last activity it never repeats.
 _IF_SAME_ROW = " AND CAST(s.xmin AS text) = :row_version"
-_IF_NEW = """ AND s.forked_at_seq IS NULL AND NOT EXISTS (
+_IF_NEW = " AND s.forked_at_seq IS NULL AND NOT EXISTS "
+_IF_NEW_SQLITE = f"""{_IF_NEW}(
         SELECT 1 FROM $history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
         AND h.entry_id $in(:entry_ids))"""
+# Each id by the unique index on ids: while a table is not analyzed, any index that begins with the namespace looks as
+# good, and reads the whole session, or all of them. Hence the namespace is compared outside.
+_IF_NEW_POSTGRESQL = f"""{_IF_NEW}(
+        SELECT 1 FROM unnest(CAST(:entry_ids AS text[])) AS w (entry_id), LATERAL (
+            SELECT h.namespace FROM $history_entries AS h
+            WHERE h.entry_id = w.entry_id AND h.session_id = :session_id OFFSET 0) AS h
+        WHERE h.namespace = :namespace)"""
 
 _SQLITE = {
     (at, new, leased): Statement(
         sqlite=_UPDATE
         + (_IF_AT if at else "")
-        + (_IF_NEW if new else "")
+        + (_IF_NEW_SQLITE if new else "")
         + (session_rows.HELD if leased else "")
         + _RETURNING
         + _AND_WHOLE_SQLITE
@@ -54,7 +62,7 @@ _SQLITE = {
 def _postgresql(
     count: int, columns: tuple[str, ...], *, at: bool, new: bool, same: bool, leased: bool, priced: bool, part: bool
 ) -> Statement:
-    conditions = (_IF_AT, at), (_IF_NEW, new), (_IF_SAME_ROW, same), (session_rows.HELD, leased)
+    conditions = (_IF_AT, at), (_IF_NEW_POSTGRESQL, new), (_IF_SAME_ROW, same), (session_rows.HELD, leased)
     wanted = "".join(sql for sql, wanted in (*conditions, (pricing.UNCHANGED, priced)) if wanted)
     return entry_rows.insert_after_update(count, columns, _UPDATE + wanted + _RETURNING + _AND_WHOLE[part] + _AND_WAKE)
 
