@@ -1580,7 +1580,8 @@ own AS MATERIALIZED (
         SELECT s.session_id, sum(s.next_seq - s.first_seq) OVER (ORDER BY s.session_id) AS entries
         FROM "statestore".sessions AS s JOIN held ON held.session_id = s.session_id
             AND held.version = CAST(s.xmin AS text)
-        WHERE s.namespace = %(namespace)s AND ((s.ttl IS NULL OR s.ttl <> %(erased)s) AND NOT EXISTS (
+        WHERE s.namespace = %(namespace)s AND (s.next_seq - s.first_seq <= %(limit)s
+            AND (s.ttl IS NULL OR s.ttl <> %(erased)s) AND NOT EXISTS (
             SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id)
                 AND coalesce(NOT s.belongs_to = ANY (%(session_ids)s), true))
                 AND NOT (EXISTS (SELECT 1 FROM "statestore".session_segments AS g

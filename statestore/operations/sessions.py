@@ -83,7 +83,7 @@ class SessionOperations(Operations):
         """Remove sessions, each as by `delete`: if this is interrupted, some are gone and the others are not.
 
         Up to 500 sessions with up to a thousand entries in all go in one transaction, on PostgreSQL in one statement.
-        Those with parts or forks, and those that somebody is writing to, take a transaction each there.
+        Larger ones, those with parts or forks, and those that somebody is writing to, take a transaction each there.
 
         Returns:
             How many there were. An id that is given twice counts once.

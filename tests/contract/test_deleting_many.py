@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from statestore import InvalidValueError, NewEntry, NewSession, Usage
+from statestore.engine.flows import Flow
+from statestore.operations import erasing
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound
 
@@ -58,6 +60,26 @@ def test_many_sessions_of_all_kinds_are_deleted(store: Store, clock: MovableCloc
     assert store.usage.totals().input_tokens == used
     assert content.rows("state_entries") == []
     assert unsound(content) == []
+
+
+def test_small_sessions_go_together_beside_a_large_one(
+    store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the large one comes first in the order of their ids."""
+    alone = []
+
+    def delete(session_id: str) -> Flow[bool]:
+        alone.append(session_id)
+        return erase(session_id)
+
+    erase = erasing.delete
+    monkeypatch.setattr(erasing, "delete", delete)
+    monkeypatch.setattr(erasing, "BATCH", 10)
+    for session_id, size in {"a": 11, "b": 1, "c": 1}.items():
+        store.history.append(session_id, [NewEntry("word")] * size, create=True)
+    assert store.sessions.delete_many(["a", "b", "c"]) == 3
+    assert store.sessions.count() == 0
+    assert alone == ([] if database_url.startswith("sqlite") else ["a"])
 
 
 def test_many_sessions_are_deleted_in_a_transaction(store: Store) -> None:

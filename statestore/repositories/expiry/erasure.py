@@ -55,12 +55,13 @@ _NEXT_ERASED = Statement("""
 _ENDED = """, ended AS (
         DELETE FROM $sessions AS s USING own WHERE s.namespace = :namespace AND s.session_id = own.session_id
         RETURNING s.session_id)"""
+_SMALL = "s.next_seq - s.first_seq <= :limit"
 _PLAIN = """(s.ttl IS NULL OR s.ttl <> :erased) AND NOT EXISTS (
                 SELECT 1 FROM $sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id)"""
 _REMOVE = unshared.release(
     f"{_ENDED} SELECT held.lives, (SELECT count(*) FROM ended) FROM held",
     from_seq="1",
-    where=f"s.next_seq - s.first_seq <= :limit AND {session_rows.AS_EXPECTED} AND {_PLAIN}",
+    where=f"{_SMALL} AND {session_rows.AS_EXPECTED} AND {_PLAIN}",
 )
 # Of a session and a part of it the one that is named first goes first: then the other may be gone.
 _REMOVE_MANY = unshared.release_many(
@@ -69,7 +70,7 @@ _REMOVE_MANY = unshared.release_many(
     FROM $sessions AS s LEFT JOIN held ON held.session_id = s.session_id
     LEFT JOIN ended ON ended.session_id = s.session_id
     WHERE s.namespace = :namespace AND s.session_id $in(:session_ids)""",
-    where=f"{_PLAIN} AND coalesce(NOT s.belongs_to $in(:session_ids), true)",
+    where=f"{_SMALL} AND {_PLAIN} AND coalesce(NOT s.belongs_to $in(:session_ids), true)",
 )
 _SIZES = Statement("""
     SELECT s.session_id, s.next_seq - s.first_seq FROM $sessions AS s
