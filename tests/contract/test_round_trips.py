@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from statestore import CacheItem, NewEntry, Usage
+from statestore import CacheItem, NewEntry, NewSession, Usage
 from tests.contract.test_close import OPERATIONS
 from tests.support.wire import Traffic
 
@@ -284,8 +284,24 @@ case(
     "history.append, with create=True",
     nothing,
     lambda store, s: store.history.append(s, words(1), create=True),
-    Cost(9, 9, 2),
-    (9, 1),
+    Cost(6, 6, 2),
+    (7, 1),
+)
+case(
+    "history.append, with create and entry_id",
+    nothing,
+    lambda store, s: store.history.append(s, [NewEntry("a", entry_id="a")], create=NewSession(user_id="ada")),
+    Cost(6, 6, 2),
+    (7, 1),
+)
+case(
+    "history.append, with create and entry_id, a part",
+    session,
+    lambda store, s: store.history.append(
+        f"part of {s}", [NewEntry("a", entry_id="a")], create=NewSession(belongs_to=s)
+    ),
+    Cost(7, 7, 2),
+    (10, 1),
 )
 case(
     "history.append, create=True, there already",

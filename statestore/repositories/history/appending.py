@@ -165,7 +165,11 @@ def lock(
             return locked.session
         if create is None:
             raise session_rows.not_found(link, session_id)
-        session_life.create(link, session_id, create)
+        made = session_life.create(link, session_id, create)
+        if made is not None:
+            if lease is not None:
+                session_rows.check_lease(link, lease)
+            return made
 
 
 def _counted_from_here(batch: Sequence[PreparedEntry]) -> list[PreparedEntry]:

@@ -91,10 +91,11 @@ class HistoryRepository(
 
         own_ids = any(entry.own_id for entry in batch) or self._call.attempt > 1
         undisputed = after_seq is None and not own_ids
-        # In a caller's transaction on PostgreSQL a duplicate that the statement cannot see would be the end of it.
+        # In a caller's transaction on PostgreSQL a duplicate that the statement cannot see would be the end of it. In a
+        # transaction that the first try has shown to be needed, there is something to decide.
         inside = self._once("inside", lambda: self._link.in_transaction)
-        seen = inside and (after_seq is not None or self._link.dialect.name == "sqlite")
-        may_try = undisputed or seen or not self._link.in_transaction
+        seen = undisputed or after_seq is not None or self._link.dialect.name == "sqlite"
+        may_try = seen if inside else not self._link.in_transaction
         if 0 < len(batch) <= appending.CHUNK and may_try:
             stored = appending.insert(
                 self._link, session_id, batch, after_seq=after_seq, only_new=own_ids, lease_token=token
@@ -168,7 +169,8 @@ class HistoryRepository(
     ) -> dict[int, Entry | None]:
         """The entries of the batch that the session already has, by index in the batch; None for a trimmed one."""
         present: dict[int, Entry | None] = {}
-        if batch and (self._call.attempt > 1 or any(entry.own_id for entry in batch)):
+        is_empty = session.next_seq == 1
+        if batch and not is_empty and (self._call.attempt > 1 or any(entry.own_id for entry in batch)):
             ids = [entry.entry_id for entry in batch]
             by_id = entry_lookups.find_many(self._link, session.session_id, ids)
             present = {index: by_id[entry_id] for index, entry_id in enumerate(ids) if entry_id in by_id}
@@ -177,6 +179,8 @@ class HistoryRepository(
             if after_seq > end:
                 raise _gap(session.session_id, after_seq, end)
             overlap = min(end - after_seq, len(batch))
+            if overlap == 0:
+                return present
             for index in range(overlap):
                 present.setdefault(index, None)
             for entry in entry_reads.read(
