@@ -53,9 +53,9 @@ class LazyStore:
 
     @classmethod
     def of(cls, store: StoreLike) -> "LazyStore":
-        """*store* itself, one that is open already and stays its owner's, or one on the database of a URL."""
+        """One on the database of a URL, or on *store*, lazy or open, which stays its owner's to close."""
         if isinstance(store, LazyStore):
-            return store
+            return _Lent(store)
         if isinstance(store, StateStore | AsyncStateStore):
             return _Given(store)
         return cls(store)
@@ -120,21 +120,11 @@ class LazyStore:
         return f"<LazyStore {self._url.render_as_string()}>"
 
 
-class _Given(LazyStore):
-    """A store that its owner has opened and closes."""
+class _OfAnother(LazyStore):
+    """What its owner closes."""
 
-    def __init__(self, store: StateStore | AsyncStateStore) -> None:
-        self._given = store
-
-    def sync(self) -> StateStore:
-        if not isinstance(self._given, StateStore):
-            raise InvalidValueError("store", "must be a StateStore or a LazyStore here, not an AsyncStateStore")
-        return self._given
-
-    async def here(self) -> AsyncStateStore:
-        if not isinstance(self._given, AsyncStateStore):
-            raise InvalidValueError("store", "must be an AsyncStateStore or a LazyStore here, not a StateStore")
-        return self._given
+    def __init__(self, owned: LazyStore | StateStore | AsyncStateStore) -> None:
+        self._owned = owned
 
     async def aclose(self) -> None:
         """Leave it to its owner."""
@@ -143,4 +133,32 @@ class _Given(LazyStore):
         """Leave it to its owner."""
 
     def __repr__(self) -> str:
-        return repr(self._given)
+        return repr(self._owned)
+
+
+class _Lent(_OfAnother):
+    """A lazy store."""
+
+    _owned: LazyStore
+
+    def sync(self) -> StateStore:
+        return self._owned.sync()
+
+    async def here(self) -> AsyncStateStore:
+        return await self._owned.here()
+
+
+class _Given(_OfAnother):
+    """A store that its owner has opened."""
+
+    _owned: StateStore | AsyncStateStore
+
+    def sync(self) -> StateStore:
+        if not isinstance(self._owned, StateStore):
+            raise InvalidValueError("store", "must be a StateStore or a LazyStore here, not an AsyncStateStore")
+        return self._owned
+
+    async def here(self) -> AsyncStateStore:
+        if not isinstance(self._owned, AsyncStateStore):
+            raise InvalidValueError("store", "must be an AsyncStateStore or a LazyStore here, not a StateStore")
+        return self._owned

@@ -52,7 +52,6 @@ class StatestoreSessionService(BaseSessionService):
     def __init__(self, store: StoreLike = None) -> None:
         """Keep sessions in *store*: a `LazyStore`, an open `AsyncStateStore`, a URL, or None for STATESTORE_URL."""
         self._store = LazyStore.of(store)
-        self._owns_store = self._store is not store
         self._locks: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
 
     async def create_session(
@@ -186,8 +185,7 @@ class StatestoreSessionService(BaseSessionService):
 
     async def close(self) -> None:
         """Close the connections that the service has opened. A store that it was given stays open."""
-        if self._owns_store:
-            await self._store.aclose()
+        await self._store.aclose()
 
     async def __aenter__(self) -> Self:
         return self

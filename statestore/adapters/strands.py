@@ -65,7 +65,6 @@ class StatestoreSessionRepository(SessionRepository):
             user_id: The user that new sessions belong to, for reports and erasure.
         """
         self._store = LazyStore.of(store)
-        self._owns_store = self._store is not store
         self._user_id = user_id
 
     def create_session(self, session: Session, **kwargs: Any) -> Session:
@@ -179,8 +178,7 @@ class StatestoreSessionRepository(SessionRepository):
 
     def close(self) -> None:
         """Close the connections that the repository has opened. A store that it was given stays open."""
-        if self._owns_store:
-            self._store.close()
+        self._store.close()
 
 
 def _entry(given: SessionMessage, agent_id: str) -> NewEntry:

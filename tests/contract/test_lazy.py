@@ -47,8 +47,6 @@ def test_what_cannot_be_opened_is_said_at_once(arguments: dict[str, Any]) -> Non
 
 
 def test_it_is_what_it_is_given() -> None:
-    lazy = LazyStore("sqlite://")
-    assert LazyStore.of(lazy) is lazy
     with StateStore.open("sqlite://") as store:
         given = LazyStore.of(store)
         assert given.sync() is store
@@ -56,6 +54,25 @@ def test_it_is_what_it_is_given() -> None:
         assert store.sessions.count() == 0
         with pytest.raises(InvalidValueError, match="store"):
             asyncio.run(given.here())
+
+
+def test_a_lazy_store_stays_its_owners(tmp_path: Path) -> None:
+    lazy = LazyStore(tmp_path / "store.db")
+    lent = LazyStore.of(LazyStore.of(lazy))
+    assert repr(lent) == repr(lazy)
+    with lent.sync() as store:
+        assert store is lazy.sync()
+        lent.close()
+        assert store.sessions.count() == 0
+
+    async def use() -> None:
+        opened = await lent.here()
+        assert opened is await lazy.here()
+        await lent.aclose()
+        assert await opened.sessions.count() == 0
+        await lazy.aclose()
+
+    asyncio.run(use())
 
 
 def test_an_open_asynchronous_store_stays_its_owners() -> None:

@@ -62,7 +62,6 @@ class StatestoreSessionStore:
             ttl: How long after its last use a new session expires, sub-agents included; None for the store's default.
         """
         self._store = LazyStore.of(store)
-        self._owns_store = self._store is not store
         self._new: dict[str, Any] = {"user_id": user_id, "ttl": ttl}
         self._tails: dict[str, Tail] = {}
         self._locks: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
@@ -161,8 +160,7 @@ class StatestoreSessionStore:
     @_on_asyncio
     async def aclose(self) -> None:
         """Close the store if it was opened here. A later use opens it again."""
-        if self._owns_store:
-            await self._store.aclose()
+        await self._store.aclose()
 
     async def __aenter__(self) -> Self:
         return self

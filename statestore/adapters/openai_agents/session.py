@@ -54,7 +54,6 @@ class StatestoreSession:
         self.session_settings: SessionSettings | None = coerce_session_settings(session_settings or {})
         self._create = NewSession() if create is None else create
         self._lazy = LazyStore.of(store)
-        self._closes = not isinstance(store, LazyStore)
 
     async def get_items(self, limit: int | None = None) -> Items:
         """The newest *limit* items, oldest first; by default as many as the session's settings say, or else all."""
@@ -85,8 +84,7 @@ class StatestoreSession:
 
     async def aclose(self) -> None:
         """Close what was opened here; a store that was handed in is its owner's. A later use opens it again."""
-        if self._closes:
-            await self._lazy.aclose()
+        await self._lazy.aclose()
 
     async def _get_compaction_snapshot(
         self, limit: int, *, prune_prefix: Callable[[TResponseInputItem], bool] | None = None

@@ -54,7 +54,6 @@ class StatestoreConversationStore(ConversationStore):
             ttl: How long after its last use a new conversation expires; None for the store's default.
         """
         self._store = LazyStore.of(store)
-        self._owns_store = self._store is not store
         self._agent_name = agent_name
         self._ttl = ttl
         # Where histories end whose records were read: so that they are found without asking.
@@ -137,8 +136,7 @@ class StatestoreConversationStore(ConversationStore):
 
     async def aclose(self) -> None:
         """Close the store if it was opened here. A later use opens it again."""
-        if self._owns_store:
-            await self._store.aclose()
+        await self._store.aclose()
 
     async def _records_of(self, store: _Store, sessions: Sequence[Session]) -> list[ConversationRecord]:
         """What is kept of conversations, as far as it still holds; their histories say where they end."""

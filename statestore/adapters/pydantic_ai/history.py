@@ -33,7 +33,6 @@ class MessageHistory:
         """
         self._session_id = session_id
         self._store = LazyStore.of(store)
-        self._owns_store = self._store is not store
         self._agent_name = agent_name
         self._new = NewSession(user_id=user_id, agent_name=agent_name, ttl=ttl)
 
@@ -71,13 +70,11 @@ class MessageHistory:
 
     async def aclose(self) -> None:
         """Close the store if it was opened here. A later use opens it again."""
-        if self._owns_store:
-            await self._store.aclose()
+        await self._store.aclose()
 
     def close(self) -> None:
         """`aclose`, called."""
-        if self._owns_store:
-            self._store.close()
+        self._store.close()
 
     def _entries(self, messages: Sequence[ModelMessage]) -> list[NewEntry]:
         numbers = Counter[str]()
