@@ -8,7 +8,7 @@ from typing import TypeAlias, Unpack
 from sqlalchemy import URL
 
 from statestore.async_store import AsyncStateStore
-from statestore.engine import forking
+from statestore.engine import forking, hosts
 from statestore.engine.engines import is_memory, parse
 from statestore.errors import InvalidValueError
 from statestore.options import OpenArguments, StoreOptions
@@ -117,7 +117,7 @@ class LazyStore:
             store.close()
 
     def __repr__(self) -> str:
-        return f"<LazyStore {self._url.render_as_string()}>"
+        return f"<LazyStore {hosts.shown(self._url)}>"
 
 
 class _OfAnother(LazyStore):

@@ -267,5 +267,6 @@ def test_a_store_belongs_to_one_event_loop_at_a_time(database_url: str) -> None:
     asyncio.run(use())
 
 
-def test_its_password_is_not_shown() -> None:
-    assert "secret" not in repr(LazyStore("postgresql://app:secret@host/database"))
+@pytest.mark.parametrize("url", ["postgresql://app:hidden@host/database", "postgresql://host/database?password=hidden"])
+def test_its_password_is_not_shown(url: str) -> None:
+    assert "hidden" not in repr(LazyStore(url))
