@@ -28,14 +28,19 @@ async def record(store: AsyncStateStore, session_id: str, result: RunResultBase)
             return
         before = of_turn(begins) or {}
         now = _figures(used)
-        if now == {name: before.get(name) for name in now}:
-            return
         recorded: int = begins.metadata.get(USAGE, {}).get("records", 0) if before else 0
-        requests = _new_requests(used, before)
-        for number, request in enumerate(requests, start=recorded):
-            record_id = tx.sessions.derive_id("openai-agents", session_id, begins.entry_id, str(number))
+        known = now == {name: before.get(name) for name in now}
+        requests: dict[tuple[str, str], Any] = {("response", name): usage for name, usage in _responses(result).items()}
+        if not requests and not known:
+            new = enumerate(_new_requests(used, before), start=recorded)
+            requests = {(begins.entry_id, str(number)): request for number, request in new}
+            recorded += len(requests)
+        for names, request in requests.items():
+            record_id = tx.sessions.derive_id("openai-agents", session_id, *names)
             await tx.usage.record(record_id=record_id, usage=Usage.of(request), session_id=session_id, model=model)
-        kept = {"session_id": session_id, **now, "records": recorded + len(requests)}
+        if known:
+            return
+        kept = {"session_id": session_id, **now, "records": recorded}
         await tx.history.annotate(session_id, begins.seq, {USAGE: kept})
 
     await store.run_transaction(write)
@@ -60,6 +65,14 @@ def _figures(used: RunUsage) -> dict[str, Any]:
         details = getattr(used, name, None)
         figures[name] = None if details is None else details.model_dump(exclude_none=True)
     return figures
+
+
+def _responses(result: RunResultBase) -> dict[str, RunUsage]:
+    """What each response used, by its id; nothing if the provider gives no ids, or agents that were tools used more."""
+    responses = getattr(result, "raw_responses", ())
+    found = {response.response_id: response.usage for response in responses if response.response_id}
+    used = result.context_wrapper.usage
+    return found if _tokens(list(found.values())) == (used.input_tokens, used.output_tokens) else {}
 
 
 def _new_requests(used: RunUsage, before: dict[str, Any]) -> Sequence[Any]:

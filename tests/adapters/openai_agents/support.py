@@ -39,6 +39,9 @@ def requests(*tokens: tuple[int, int]) -> Usage:
     return used
 
 
-def result(used: Usage, model: Any = "small-1") -> Any:
-    """The result of a run, as far as a session looks at it."""
-    return SimpleNamespace(context_wrapper=SimpleNamespace(usage=used), last_agent=SimpleNamespace(model=model))
+def result(used: Usage, model: Any = "small-1", *, responses: dict[str, Usage] | None = None) -> Any:
+    """The result of a run, as far as a session looks at it; *responses* by the ids that the provider gave them."""
+    raw = [SimpleNamespace(response_id=name, usage=usage) for name, usage in (responses or {}).items()]
+    return SimpleNamespace(
+        context_wrapper=SimpleNamespace(usage=used), last_agent=SimpleNamespace(model=model), raw_responses=raw
+    )

@@ -54,6 +54,29 @@ async def test_another_run_in_the_same_turn_counts_as_well(store: AsyncStateStor
     assert used["input_tokens"] == 30
 
 
+async def test_runs_at_the_same_time_count_once_each_by_the_ids_of_their_responses(
+    store: AsyncStateStore, session: Session
+) -> None:
+    await session.add_items(turns("a", "b"))
+    runs = [result(requests((100, 20)), responses={name: requests((100, 20))}) for name in ("resp_1", "resp_2")]
+    for run in [*runs, *runs]:
+        await session.store_run_usage(run)
+    assert await totals(store) == (2, 200, 40)
+    resumed = {name: requests((100, 20)) for name in ("resp_1", "resp_3")}
+    await session.store_run_usage(result(requests((100, 20), (100, 20)), responses=resumed))
+    assert await totals(store) == (3, 300, 60)
+
+
+async def test_agents_that_were_tools_count_although_their_responses_are_not_in_the_result(
+    store: AsyncStateStore, session: Session
+) -> None:
+    await session.add_items(turns("a"))
+    run = result(requests((100, 20), (7, 1)), responses={"resp_1": requests((100, 20))})
+    for _ in range(2):
+        await session.store_run_usage(run)
+    assert await totals(store) == (2, 107, 21)
+
+
 async def test_what_was_used_outlives_the_items(store: AsyncStateStore, session: Session) -> None:
     await session.add_items(turns("a", "b"))
     await session.store_run_usage(result(requests((100, 20))))
