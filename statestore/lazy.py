@@ -103,10 +103,13 @@ class LazyStore:
         here = asyncio.get_running_loop()
         with self._lock:
             ended = [loop for loop in self._async if loop is here or loop.is_closed()]
-            places = [self._async.pop(loop) for loop in ended]
-        for place in places:
-            if place.store is not None:
-                await place.store.close()
+            places = [(loop, self._async.pop(loop)) for loop in ended]
+        for loop, place in places:
+            if loop is here:
+                async with place.opening:  # Somebody may be about to have it.
+                    await _close(place)
+            else:
+                await _close(place)
         self.close()
 
     def close(self) -> None:
@@ -118,6 +121,11 @@ class LazyStore:
 
     def __repr__(self) -> str:
         return f"<LazyStore {hosts.shown(self._url)}>"
+
+
+async def _close(place: _Place) -> None:
+    if place.store is not None:
+        await place.store.close()
 
 
 class _OfAnother(LazyStore):

@@ -105,6 +105,17 @@ def test_tasks_that_come_first_together_have_one_store(lazy: LazyStore) -> None:
     asyncio.run(all_of_them())
 
 
+def test_what_is_being_opened_is_closed_too(lazy: LazyStore) -> None:
+    async def close_early() -> None:
+        opening = asyncio.ensure_future(lazy.here())
+        await asyncio.sleep(0)
+        await lazy.aclose()
+        with pytest.raises(StoreClosedError):
+            await (await opening).sessions.count()
+
+    asyncio.run(close_early())
+
+
 def test_event_loops_one_after_the_other_have_one_store(lazy: LazyStore) -> None:
     async def use() -> tuple[int, int]:
         store = await lazy.here()
