@@ -7,6 +7,7 @@ import hashlib
 import os
 import socket
 import threading
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -25,7 +26,6 @@ from statestore import (
     SessionNotFoundError,
     StaleLeaseError,
 )
-from statestore.engine import forking
 
 LOCK_TIMEOUT = 30
 # What a key of the store has room for, with what is put before the name of a lock.
@@ -101,12 +101,23 @@ class _Local:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.lease: HeldLease | None = None
-        forking.renew_in_child(self)
+        _locals.add(self)
 
-    def renew_after_fork(self) -> None:
+    def renew(self) -> None:
         """What a thread of the parent's holds is the parent's: a child asks the database, as any other process does."""
         self.lock = threading.Lock()
         self.lease = None
+
+
+_locals: "weakref.WeakSet[_Local]" = weakref.WeakSet()
+
+
+def _renew_in_child() -> None:
+    for local in list(_locals):
+        local.renew()
+
+
+os.register_at_fork(after_in_child=_renew_in_child)
 
 
 class Mutex(CacheMutex):
