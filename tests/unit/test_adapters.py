@@ -12,10 +12,13 @@ from tests.adapters.comparing import BEGIN, END
 
 PACKAGE = Path(statestore.__file__).parent
 ROOT = PACKAGE.parent
-# What importers write, too, needs no framework.
+# What several adapters have in common, or importers write, too; none of it needs a framework.
 LAYOUTS = "statestore.adapters.layouts"
+SHARED = ("statestore.adapters.flows", LAYOUTS)
 ADAPTERS = sorted(
-    path for path in (PACKAGE / "adapters").iterdir() if path.stem not in ("__init__", "__pycache__", "layouts")
+    path
+    for path in (PACKAGE / "adapters").iterdir()
+    if path.stem not in ("__init__", "__pycache__") and f"statestore.adapters.{path.stem}" not in SHARED
 )
 # What people import by the name of a module, beside the package itself.
 PUBLIC = {"statestore", "statestore.importers", "statestore.migrate"}
@@ -34,7 +37,7 @@ def test_an_adapter_uses_the_public_api_alone(adapter: Path) -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 name = str(node.module)
-                known = name in PUBLIC or name.startswith((own, LAYOUTS))
+                known = name in PUBLIC or name.startswith((own, *SHARED))
                 assert known or not name.startswith("statestore"), f"{path}: {name}"
                 if name in PUBLIC:
                     assert not [alias.name for alias in node.names if alias.name.startswith("_")], path

@@ -14,24 +14,24 @@ from typing import Any
 
 from agno.db.base import AsyncBaseDb, BaseDb
 
-from statestore import LazyStore, StoreLike
+from statestore import StoreLike
 from statestore.adapters.agno import runs, sessions
 from statestore.adapters.agno.rest import NotHere
-from statestore.adapters.agno.steps import Steps, run, run_async
+from statestore.adapters.flows import Flow, Runner
 
 
-def _called(steps: Callable[..., Steps[Any]]) -> Any:
-    @wraps(steps)
+def _called(flow: Callable[..., Flow[Any]]) -> Any:
+    @wraps(flow)
     def method(self: "StatestoreDb", *args: Any, **kwargs: Any) -> Any:
-        return run(self._store, steps(self._sessions, *args, **kwargs))
+        return self._runner.run(flow(self._sessions, *args, **kwargs))
 
     return method
 
 
-def _awaited(steps: Callable[..., Steps[Any]]) -> Any:
-    @wraps(steps)
+def _awaited(flow: Callable[..., Flow[Any]]) -> Any:
+    @wraps(flow)
     async def method(self: "AsyncStatestoreDb", *args: Any, **kwargs: Any) -> Any:
-        return await run_async(self._store, steps(self._sessions, *args, **kwargs))
+        return await self._runner.arun(flow(self._sessions, *args, **kwargs))
 
     return method
 
@@ -48,14 +48,12 @@ class StatestoreDb(NotHere, BaseDb):
             ttl: How long after its last use a new session expires; by default what the store says.
         """
         super().__init__(id=id)
-        self._store = LazyStore.of(store)
-        self._owns_store = self._store is not store
+        self._runner = Runner(store)
         self._sessions = sessions.Sessions(ttl)
 
     def close(self) -> None:
         """Close what was opened here. A store that it was given stays open."""
-        if self._owns_store:
-            self._store.close()
+        self._runner.lazy.close()
 
     def table_exists(self, table_name: str) -> bool:
         """True for sessions and runs, whose tables are the store's."""
@@ -83,14 +81,12 @@ class AsyncStatestoreDb(NotHere, AsyncBaseDb):
     def __init__(self, store: StoreLike = None, *, id: str | None = None, ttl: timedelta | None = None) -> None:
         """As `StatestoreDb`."""
         super().__init__(id=id)
-        self._store = LazyStore.of(store)
-        self._owns_store = self._store is not store
+        self._runner = Runner(store)
         self._sessions = sessions.Sessions(ttl)
 
     async def close(self) -> None:
         """As `StatestoreDb.close`."""
-        if self._owns_store:
-            await self._store.aclose()
+        await self._runner.lazy.aclose()
 
     async def table_exists(self, table_name: str) -> bool:
         """As `StatestoreDb.table_exists`."""

@@ -18,13 +18,13 @@ from agno.run.base import RunStatus
 
 from statestore import ConflictError, Entry, EntryNotFoundError, NewEntry, NotFoundError
 from statestore.adapters.agno.sessions import MOST, Sessions, is_run, listed
-from statestore.adapters.agno.steps import Steps, call
+from statestore.adapters.flows import Flow, store
 from statestore.adapters.layouts.agno import AGNO, entry_of
 
 
 def upsert_run(
     self: Sessions, run: Any, session_id: str, user_id: str | None = None, run_index: int | None = None
-) -> Steps[None]:
+) -> Flow[None]:
     """Add a run to a session, or put it in the place of the one with its id. The order is that of the first writes.
 
     Raises:
@@ -35,19 +35,19 @@ def upsert_run(
     entry = entry_of(json.loads(json_serializer(row["run_data"])), user_id=user_id)
     if self.knows(session_id, row["run_id"]):
         # Two statements on PostgreSQL; to append what is there already takes thirteen.
-        found = yield call("history.find", session_id, row["run_id"])
+        found = yield store.history.find(session_id, row["run_id"])
         if found is not None:
             try:
-                yield call("history.replace", session_id, found.seq, entry, expected_content=found.content)
+                yield store.history.replace(session_id, found.seq, entry, expected_content=found.content)
             except (ConflictError, EntryNotFoundError):
                 pass  # Somebody else was there in between.
             else:
                 return
-    yield call("history.append", session_id, [entry], on_conflict="replace")
+    yield store.history.append(session_id, [entry], on_conflict="replace")
     self.note(session_id, row["run_id"])
 
 
-def get_run(self: Sessions, run_id: str, deserialize: bool | None = True) -> Steps[Any]:
+def get_run(self: Sessions, run_id: str, deserialize: bool | None = True) -> Flow[Any]:
     """The run with this id, in whichever session; None if there is none."""
     entry = yield from _find(run_id)
     if entry is None:
@@ -68,14 +68,15 @@ def get_runs(
     sort_by: str | None = None,
     sort_order: str | None = None,
     deserialize: bool | None = True,
-) -> Steps[list[Any] | tuple[list[dict[str, Any]], int]]:
+) -> Flow[list[Any] | tuple[list[dict[str, Any]], int]]:
     """The runs that meet conditions. Without *session_id* this reads all sessions."""
     validate_pagination(limit, page)
-    ids = [session_id]
     if session_id is None:
         found, _ = yield from listed(None, metadata=AGNO, order_by="created_at", descending=False)
         ids = [session.session_id for session in found]
-    entries = yield call("history.last_many", ids, MOST)
+    else:
+        ids = [session_id]
+    entries = yield store.history.last_many(ids, MOST)
     wanted = {"user_id": user_id, "agent_id": agent_id, "team_id": team_id, "workflow_id": workflow_id}
     wanted["status"] = status.value if isinstance(status, RunStatus) else status
     rows = [_row(entry) for some in entries.values() for entry in some if is_run(entry.content)]
@@ -96,13 +97,13 @@ def cancel_pending_run(
     reason: str,
     user_id: str | None = None,
     expected_status: str = "PENDING",
-) -> Steps[bool]:
+) -> Flow[bool]:
     """Cancel a run that is still pending, or running; what others have made of it meanwhile stays."""
     if expected_status not in ("PENDING", "RUNNING"):
         raise ValueError("expected_status: must be PENDING or RUNNING")
     while True:
         try:
-            entry = yield call("history.find", session_id, run_id)
+            entry = yield store.history.find(session_id, run_id)
             if entry is None or not is_run(entry.content) or entry.content.get("status") != expected_status:
                 return False
             owner = entry.metadata.get("user_id")
@@ -111,7 +112,7 @@ def cancel_pending_run(
             content = {**entry.content, "status": "CANCELLED"}
             content["content"] = content.get("content") or reason
             cancelled = entry_of(content, user_id=owner)
-            yield call("history.replace", session_id, entry.seq, cancelled, expected_content=entry.content)
+            yield store.history.replace(session_id, entry.seq, cancelled, expected_content=entry.content)
         except ConflictError:
             continue
         except NotFoundError:
@@ -119,7 +120,7 @@ def cancel_pending_run(
         return True
 
 
-def delete_run(self: Sessions, run_id: str) -> Steps[bool]:
+def delete_run(self: Sessions, run_id: str) -> Flow[bool]:
     """Delete a run; what it used stays in the reports. False if there is none."""
     entry = yield from _find(run_id)
     if entry is None:
@@ -134,22 +135,22 @@ def delete_run(self: Sessions, run_id: str) -> Steps[bool]:
         response_model=entry.response_model,
         duration=entry.duration,
     )
-    yield call("history.replace", entry.session_id, entry.seq, emptied)
+    yield store.history.replace(entry.session_id, entry.seq, emptied)
     return True
 
 
-def delete_runs(self: Sessions, run_ids: Sequence[str]) -> Steps[None]:
+def delete_runs(self: Sessions, run_ids: Sequence[str]) -> Flow[None]:
     """Delete runs; those that are not there are left out."""
     for run_id in run_ids:
         yield from delete_run(self, run_id)
 
 
-def _find(run_id: str) -> Steps[Entry | None]:
-    place = yield call("history.locate", run_id)
+def _find(run_id: str) -> Flow[Entry | None]:
+    place = yield store.history.locate(run_id)
     if place is None:
         return None
     try:
-        entry: Entry = yield call("history.get", *place)
+        entry: Entry = yield store.history.get(*place)
     except NotFoundError:  # It was deleted in between.
         return None
     return entry if is_run(entry.content) else None

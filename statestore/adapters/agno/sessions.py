@@ -14,7 +14,7 @@ from agno.session import Session, TeamSession, WorkflowSession
 
 from statestore import ConflictError, SessionExistsError, SessionNotFoundError
 from statestore import Session as StoredSession
-from statestore.adapters.agno.steps import Steps, call
+from statestore.adapters.flows import Flow, store
 from statestore.adapters.layouts.agno import AGNO, CONTEXT, DATA, KINDS, metadata_of, name_of
 
 ACTIVE = frozenset({"PENDING", "RUNNING", "PAUSED"})
@@ -24,7 +24,7 @@ _RACED = (ConflictError, SessionExistsError, SessionNotFoundError)
 
 
 class Sessions:
-    """What the steps of all operations know: how sessions are made, and the runs of those that were read last."""
+    """What the flows of all operations know: how sessions are made, and the runs of those that were read last."""
 
     def __init__(self, ttl: timedelta | None) -> None:
         self.ttl = ttl
@@ -67,16 +67,16 @@ def get_session(
     user_id: str | None = None,
     deserialize: bool | None = True,
     runs_limit: int | None = None,
-) -> Steps[Session | dict[str, Any] | None]:
+) -> Flow[Session | dict[str, Any] | None]:
     """A session with its runs, or with the latest *runs_limit* of those that agno puts into a context."""
-    found = yield call("sessions.find", session_id)
+    found = yield store.sessions.find(session_id)
     if not _is_agno(found) or user_id not in (None, found.user_id):
         return None
     try:
         if runs_limit is None:
-            contents = yield call("history.messages", session_id)
+            contents = yield store.history.messages(session_id)
         elif runs_limit > 0:
-            entries = yield call("history.read", session_id, last=runs_limit, role=CONTEXT)
+            entries = yield store.history.read(session_id, last=runs_limit, role=CONTEXT)
             contents = [entry.content for entry in entries]
         else:
             contents = []
@@ -106,7 +106,7 @@ def get_sessions(
     sort_order: str | None = None,
     deserialize: bool | None = True,
     include_runs: bool = True,
-) -> Steps[list[Session] | tuple[list[dict[str, Any]], int]]:
+) -> Flow[list[Session] | tuple[list[dict[str, Any]], int]]:
     """A page of sessions; if not deserialized, with how many there are on all pages."""
     validate_pagination(limit, page)
     if user_id == "":
@@ -126,7 +126,7 @@ def get_sessions(
     rows = [_row(session) for session in found]
     if include_runs and rows:
         ids = [row["session_id"] for row in rows]
-        entries = yield call("history.last_many", ids, MOST)
+        entries = yield store.history.last_many(ids, MOST)
         for row in rows:
             row["runs"] = runs_among(entry.content for entry in entries.get(row["session_id"], ()))
     if not deserialize:
@@ -134,23 +134,23 @@ def get_sessions(
     return [deserialize_session(session_type, row) for row in rows]
 
 
-def listed(limit: int | None, *, offset: int = 0, **conditions: Any) -> Steps[tuple[list[StoredSession], int]]:
+def listed(limit: int | None, *, offset: int = 0, **conditions: Any) -> Flow[tuple[list[StoredSession], int]]:
     """Sessions that meet conditions, all of them or *limit*, and how many there are."""
     found: list[StoredSession] = []
     wanted = MOST if limit is None else max(1, min(limit, MOST))
-    page = yield call("sessions.page", limit=wanted, offset=offset, with_total=True, **conditions)
+    page = yield store.sessions.page(limit=wanted, offset=offset, with_total=True, **conditions)
     total = page.total
     while True:
         found += page.sessions
         cursor = page.next_cursor
         if cursor is None or (limit is not None and len(found) >= limit):
             return found[:limit], total
-        page = yield call("sessions.page", limit=wanted, cursor=cursor, **conditions)
+        page = yield store.sessions.page(limit=wanted, cursor=cursor, **conditions)
 
 
 def upsert_session(
     self: Sessions, session: Session, deserialize: bool | None = True, *, updated_at: int | None = None
-) -> Steps[Session | dict[str, Any] | None]:
+) -> Flow[Session | dict[str, Any] | None]:
     """Write a session, without its runs: `upsert_run` writes those. None if it is another user's.
 
     What the caller passes comes back, with the times of the store.
@@ -178,21 +178,22 @@ def upsert_session(
 
 def _write(
     self: Sessions, session_id: str, attributes: dict[str, Any], metadata: dict[str, Any], created_at: int | None
-) -> Steps[StoredSession | None]:
+) -> Flow[StoredSession | None]:
     begun = None if created_at is None else datetime.fromtimestamp(created_at, UTC)
     stored: StoredSession
     while True:
-        found = yield call("sessions.find", session_id)
+        found = yield store.sessions.find(session_id)
         try:
             if found is None:
-                new = {"metadata": metadata, "ttl": self.ttl, "created_at": begun}
-                stored = yield call("sessions.create", session_id, **attributes, **new)
+                stored = yield store.sessions.create(
+                    session_id, **attributes, metadata=metadata, ttl=self.ttl, created_at=begun
+                )
                 return stored
             if found.user_id not in (None, attributes["user_id"]):
                 return None
             kept = {name: value for name, value in found.metadata.items() if name not in DATA}
             changed = {"metadata": {**kept, **metadata}, "expected_revision": found.revision}
-            stored = yield call("sessions.update", session_id, **attributes, **changed)
+            stored = yield store.sessions.update(session_id, **attributes, **changed)
             return stored
         except _RACED:
             continue
@@ -203,7 +204,7 @@ def upsert_sessions(
     sessions: Iterable[Session | None],
     deserialize: bool | None = True,
     preserve_updated_at: bool = False,
-) -> Steps[list[Session | dict[str, Any]]]:
+) -> Flow[list[Session | dict[str, Any]]]:
     """As `upsert_session`, one after the other; those of other users are left out."""
     written = []
     for session in sessions:
@@ -222,17 +223,17 @@ def rename_session(
     session_name: str,
     user_id: str | None = None,
     deserialize: bool | None = True,
-) -> Steps[Session | dict[str, Any] | None]:
+) -> Flow[Session | dict[str, Any] | None]:
     """Give a session another name. None if there is none, or it is another user's."""
     while True:
-        found = yield call("sessions.find", session_id)
+        found = yield store.sessions.find(session_id)
         if not _is_agno(found) or user_id not in (None, found.user_id):
             return None
         data = {**(found.metadata.get("session_data") or {}), "session_name": session_name}
         metadata = {**found.metadata, "session_data": data, "updated_at": int(time.time())}
         changed = {"title": session_name, "metadata": metadata, "expected_revision": found.revision}
         try:
-            yield call("sessions.update", session_id, **changed)
+            yield store.sessions.update(session_id, **changed)
         except _RACED:
             continue
         return (yield from get_session(self, session_id, session_type, deserialize=deserialize))
@@ -240,39 +241,39 @@ def rename_session(
 
 def reassign_session_owner(
     self: Sessions, session_id: str, *, previous_user_id: str, user_id: str | None
-) -> Steps[bool]:
+) -> Flow[bool]:
     """Give a session to another user, if it is still the previous one's and none of its runs is active."""
     while True:
-        found = yield call("sessions.find", session_id)
+        found = yield store.sessions.find(session_id)
         if not _is_agno(found) or found.user_id != previous_user_id:
             return False
         try:
-            contents = yield call("history.messages", session_id)
+            contents = yield store.history.messages(session_id)
             if any(content.get("status") in ACTIVE for content in runs_among(contents)):
                 return False
             changed = {"user_id": user_id, "expected_revision": found.revision}
-            yield call("sessions.update", session_id, **changed)
+            yield store.sessions.update(session_id, **changed)
         except _RACED:
             continue
         return True
 
 
-def delete_session(self: Sessions, session_id: str, user_id: str | None = None) -> Steps[bool]:
+def delete_session(self: Sessions, session_id: str, user_id: str | None = None) -> Flow[bool]:
     """Delete a session with its runs. False if there is none, or it is another user's."""
     if user_id == "":
         return False  # agno takes this for a user who has no sessions.
-    if not _is_agno((yield call("sessions.find", session_id))):
+    if not _is_agno((yield store.sessions.find(session_id))):
         return False
-    deleted: bool = yield call("sessions.delete", session_id, user_id=user_id)
+    deleted: bool = yield store.sessions.delete(session_id, user_id=user_id)
     return deleted
 
 
-def delete_sessions(self: Sessions, session_ids: Sequence[str], user_id: str | None = None) -> Steps[None]:
+def delete_sessions(self: Sessions, session_ids: Sequence[str], user_id: str | None = None) -> Flow[None]:
     """Delete sessions with their runs, of one user only if one is given."""
-    found = yield call("sessions.load_many", list(session_ids))
+    found = yield store.sessions.load_many(list(session_ids))
     of_agno = [session for session in found.values() if _is_agno(session)]
     ids = [session.session_id for session in of_agno if user_id in (None, session.user_id)]
-    yield call("sessions.delete_many", ids)
+    yield store.sessions.delete_many(ids)
 
 
 def is_run(content: Any) -> bool:

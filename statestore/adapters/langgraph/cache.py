@@ -9,7 +9,7 @@ from langgraph.cache.base import BaseCache, FullKey, Namespace, ValueT
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from statestore import NEVER, StoreLike
-from statestore.adapters.langgraph.flows import Flow, Runner, store
+from statestore.adapters.flows import Flow, Runner, store
 
 _ALL = "langgraph/"
 _LONGEST_PART = 240  # So that a key, of two parts, has at most 512 characters.

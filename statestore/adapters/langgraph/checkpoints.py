@@ -24,8 +24,8 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import TASKS
 
 from statestore import InvalidValueError, NewSession, SessionNotFoundError, StoreLike
+from statestore.adapters.flows import Flow, Runner, Stream, store
 from statestore.adapters.langgraph import deleting, reading
-from statestore.adapters.langgraph.flows import Flow, Runner, Stream, store
 from statestore.adapters.langgraph.usage import UsageCounter
 from statestore.adapters.layouts import langgraph as records
 from statestore.adapters.layouts.langgraph import Json, Packed

@@ -5,8 +5,8 @@ from collections.abc import Collection, Sequence
 from langgraph.checkpoint.serde.types import TASKS
 
 from statestore import InvalidValueError, SessionNotFoundError
+from statestore.adapters.flows import Flow, store
 from statestore.adapters.langgraph import reading
-from statestore.adapters.langgraph.flows import Flow, store
 from statestore.adapters.layouts import langgraph as records
 from statestore.adapters.layouts.langgraph import Json
 

@@ -20,8 +20,8 @@ from langgraph.store.base import (
 )
 
 from statestore import ConflictError, InvalidValueError, StateEntry, StateKeyNotFoundError, StoreLike
+from statestore.adapters.flows import Flow, Runner, store
 from statestore.adapters.langgraph.filters import matches
-from statestore.adapters.langgraph.flows import Flow, Runner, store
 from statestore.adapters.layouts.langgraph import Json, plain
 
 _LONGEST_KEY = 512

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from itertools import groupby
 
 from statestore import SessionNotFoundError
-from statestore.adapters.langgraph.flows import Flow, store
+from statestore.adapters.flows import Flow, store
 from statestore.adapters.layouts import langgraph as records
 from statestore.adapters.layouts.langgraph import Json
 

@@ -7,7 +7,7 @@ from typing import Any
 from langchain_core.messages import AIMessage
 
 from statestore import ConflictError, InvalidValueError, NewSession, Usage
-from statestore.adapters.langgraph.flows import Flow, store
+from statestore.adapters.flows import Flow, store
 from statestore.adapters.layouts import langgraph as records
 
 _REMEMBERED = 10_000
