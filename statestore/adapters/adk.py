@@ -30,6 +30,7 @@ from statestore import (
     AsyncTransaction,
     ConflictError,
     Entry,
+    InvalidValueError,
     LazyStore,
     NewEntry,
     SessionExistsError,
@@ -89,6 +90,9 @@ class StatestoreSessionService(BaseSessionService):
         """A session with its events and the state of all scopes; None if there is none.
 
         The state is read last: what is appended meanwhile may show in it, and makes what was read stale.
+
+        Raises:
+            InvalidValueError: An entry of the session, appended by other means, is not an event.
         """
         key = statestore_id(app_name, user_id, session_id)
         last = None if config is None else config.num_recent_events
@@ -236,10 +240,21 @@ def _session(
     at: datetime,
 ) -> Session:
     state = layout.merged(scopes.session, layout.of_app(app_name, scopes.user), scopes.app)
-    events = [Event.model_validate(entry.content) for entry in entries]
+    events = [_event(session_id, entry) for entry in entries]
     session = Session(id=session_id, app_name=app_name, user_id=user_id, state=state, events=events)
     _mark(session, seq, at)
     return session
+
+
+def _event(session_id: str, entry: Entry) -> Event:
+    try:
+        event: Event = Event.model_validate(entry.content)
+    except ValueError:  # It quotes the content.
+        raise InvalidValueError(
+            "session_id",
+            f"the entry at position {entry.seq} of session {session_id!r} is not an event of ADK; remove or replace it",
+        ) from None
+    return event
 
 
 def _mark(session: Session, seq: int, at: datetime) -> None:

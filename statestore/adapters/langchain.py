@@ -81,9 +81,13 @@ class StatestoreChatMessageHistory(BaseChatMessageHistory):
 
     @property
     def messages(self) -> list[BaseMessage]:  # type: ignore[override]
-        """All messages, oldest first; none if there is no such session."""
+        """All messages, oldest first; none if there is no such session.
+
+        Raises:
+            InvalidValueError: An entry of the session, appended by other means, is not a message.
+        """
         try:
-            return _messages(self._store.sync().history.messages(self.session_id))
+            return _messages(self.session_id, self._store.sync().history.messages(self.session_id))
         except SessionNotFoundError:
             return []
 
@@ -91,7 +95,7 @@ class StatestoreChatMessageHistory(BaseChatMessageHistory):
         """As `messages`."""
         store = await self._store.here()
         try:
-            return _messages(await store.history.messages(self.session_id))
+            return _messages(self.session_id, await store.history.messages(self.session_id))
         except SessionNotFoundError:
             return []
 
@@ -146,14 +150,25 @@ def _entries(messages: Sequence[Any]) -> list[NewEntry]:
     ]
 
 
-def _messages(contents: Sequence[Any]) -> list[BaseMessage]:
+def _messages(session_id: str, contents: Sequence[Any]) -> list[BaseMessage]:
     """The messages, also those that were appended by other means than ours, such as messages of OpenAI."""
-    return [
-        messages_from_dict([{"type": content["type"], "data": content}])[0]
-        if isinstance(content, dict) and content.get("type") in _TYPES
-        else convert_to_messages([content])[0]
-        for content in contents
-    ]
+    messages = []
+    for number, content in enumerate(contents, 1):
+        try:
+            messages.append(_message(content))
+        except Exception as error:  # Of any type: LangChain takes it apart unchecked. Most of them quote it.
+            raise InvalidValueError(
+                "session_id",
+                f"entry {number} of the {len(contents)} in session {session_id!r} is not a message that LangChain can "
+                f"read ({type(error).__name__}); remove or replace it",
+            ) from None
+    return messages
+
+
+def _message(content: Any) -> BaseMessage:
+    if isinstance(content, dict) and content.get("type") in _TYPES:
+        return messages_from_dict([{"type": content["type"], "data": content}])[0]
+    return convert_to_messages([content])[0]
 
 
 class StatestoreCache(BaseCache):

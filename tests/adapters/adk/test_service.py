@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import traceback
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ from google.adk.sessions.base_session_service import GetSessionConfig
 from google.adk.sessions.session import Session
 from google.genai import types
 
-from statestore import AsyncStateStore, ConflictError, InvalidValueError, LazyStore, StateStore
+from statestore import AsyncStateStore, ConflictError, InvalidValueError, LazyStore, NewEntry, StateStore
 from statestore.adapters.adk import StatestoreSessionService, statestore_id
 from tests.support.clock import MovableClock
 
@@ -502,6 +503,18 @@ async def test_a_lazy_store_is_closed_by_its_owner(database_url: str) -> None:
         opened = await lazy.here()
     assert await opened.sessions.count() == 1
     await lazy.aclose()
+
+
+@pytest.mark.parametrize("bad", [{"author": ["secret"]}, {"author": "user", "content": "secret"}, ["secret"], "secret"])
+async def test_an_entry_that_is_not_an_event_is_named_and_not_quoted(
+    service: Service, store: AsyncStateStore, bad: Any
+) -> None:
+    session = await service.create_session(**S)
+    await service.append_event(session, event())
+    await store.history.append(KEY, [NewEntry(bad)])
+    with pytest.raises(InvalidValueError, match="position 2 of session 's'") as refused:
+        await service.get_session(**S)
+    assert "secret" not in "".join(traceback.format_exception(refused.value))
 
 
 async def test_a_session_without_its_events_goes_on(service: Service, store: AsyncStateStore) -> None:

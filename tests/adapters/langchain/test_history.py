@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ from langchain_core.messages import (
 from langchain_core.runnables import RunnableLambda
 from langchain_core.runnables.history import RunnableWithMessageHistory
 
-from statestore import InvalidValueError, LazyStore, StateStore, Usage
+from statestore import InvalidValueError, LazyStore, NewEntry, StateStore, Usage
 from statestore.adapters.langchain import StatestoreChatMessageHistory
 from tests.support.clock import MovableClock
 from tests.support.wire import Traffic
@@ -164,6 +165,26 @@ def test_messages_appended_by_the_store_show_in_the_history(chat: Chat, store: S
         AIMessage("two", usage_metadata=USED),
         HumanMessage("three"),
     ]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"text": "secret"},
+        {"role": "secret", "content": "?"},
+        {"role": "tool", "content": "secret"},
+        {"type": "ai", "content": {"secret": 1}},
+        {"type": "ai", "content": "", "tool_calls": [{"secret": 1}]},
+        {"type": ["secret"]},
+        ["secret"],
+        None,
+    ],
+)
+def test_an_entry_that_is_not_a_message_is_named_and_not_quoted(chat: Chat, store: StateStore, bad: Any) -> None:
+    store.history.append("s", [NewEntry({"role": "user", "content": "one"}), NewEntry(bad)], create=True)
+    with pytest.raises(InvalidValueError, match=r"entry 2 of the 2 in session 's'") as refused:
+        chat.messages()
+    assert "secret" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_the_store_takes_messages_with_their_usage(store: StateStore) -> None:
