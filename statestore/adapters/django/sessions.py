@@ -147,7 +147,7 @@ class SessionStore(SessionBase):
 
 def _is_key(key: Any) -> bool:
     """Whether a session may have this key: what a cookie brings may be anything."""
-    return isinstance(key, str) and len(key) <= _LONGEST and key.isprintable()
+    return isinstance(key, str) and 0 < len(key) <= _LONGEST and key.isprintable()
 
 
 def _condition(must_create: bool) -> Any:

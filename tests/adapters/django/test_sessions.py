@@ -109,6 +109,11 @@ def test_a_cookie_may_hold_anything(key: str) -> None:
         SessionStore(key).save()
 
 
+def test_there_is_no_session_without_a_key() -> None:
+    assert SessionStore().exists("") is False
+    assert async_to_sync(SessionStore().aexists)("") is False
+
+
 def test_sessions_of_two_namespaces_do_not_meet(database_url: str) -> None:
     session = saved(a=1)
     with override_settings(STATESTORE_SESSIONS={"url": database_url, "namespace": "other"}):
@@ -180,6 +185,7 @@ def test_the_cost_of_each_call(traffic: Traffic, clock: MovableClock, database_u
 
         assert cost(lambda: SessionStore(session.session_key).load()) == 1
         assert cost(lambda: session.exists(session.session_key)) == 1
+        assert cost(lambda: session.exists("")) == 0
         if database_url.startswith("postgresql"):
             assert cost(session.save) == 1
             assert cost(lambda: SessionStore().create()) == 1
