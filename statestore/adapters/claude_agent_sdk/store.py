@@ -58,7 +58,7 @@ class StatestoreSessionStore:
 
         Args:
             store: Where to keep them. It is opened at first use.
-            user_id: The user that new sessions belong to.
+            user_id: The user that new sessions belong to, for reports and erasure. It limits neither lists nor `load`.
             ttl: How long after its last use a new session expires, sub-agents included; None for the store's default.
         """
         self._store = LazyStore.of(store)
