@@ -5,6 +5,7 @@ region = make_region().configure("statestore", expiration_time=3600, arguments={
 
 import hashlib
 import os
+import re
 import socket
 import threading
 import weakref
@@ -30,6 +31,8 @@ from statestore import (
 LOCK_TIMEOUT = 30
 # What a key of the store has room for, with what is put before the name of a lock.
 _LONGEST = 500
+# NUL and lone surrogates.
+_NOT_STORED = re.compile(r"[\x00\ud800-\udfff]")
 _KEPT = timedelta(hours=1)
 _PATIENCE = timedelta(hours=1)
 
@@ -61,8 +64,10 @@ class StatestoreBackend(BytesBackend):
         return self._store.sync().cache
 
     def key_mangler(self, key: str) -> str:  # type: ignore[override]
-        """A key that the store can take: long ones are hashed."""
-        return key if len(key) <= _LONGEST else hashlib.sha256(key.encode()).hexdigest()
+        """A key that the store can take: one that is empty or long, or that PostgreSQL cannot store, is hashed."""
+        if 0 < len(key) <= _LONGEST and not _NOT_STORED.search(key):
+            return key
+        return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
 
     def get_mutex(self, key: str) -> CacheMutex | None:
         if not self._distributed:

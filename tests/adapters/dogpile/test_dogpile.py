@@ -1,5 +1,6 @@
 """What our backend promises beside dogpile.cache's own suites."""
 
+import hashlib
 import multiprocessing
 import os
 import re
@@ -213,12 +214,22 @@ def test_values_are_removed_after_their_ttl_and_beyond_the_limit(database_url: s
     small.backend.close()
 
 
-def test_keys_of_any_length_are_kept_apart(lazy: LazyStore) -> None:
+def test_keys_of_any_length_and_any_characters_are_kept_apart(lazy: LazyStore) -> None:
     region = region_on(lazy)
-    keys = ["k" * 600, "k" * 601, "käse"]
+    keys = ["k" * 600, "k" * 601, "käse", "", "\0", "a\0", "\ud800", "\udfff", "\ud800" * 600]
     for key in keys:
         assert region.get_or_create(key, lambda key=key: key) == key
     assert region.get_multi(keys) == keys
+    region.delete_multi(keys)
+    assert region.get_multi(keys) == [NO_VALUE] * len(keys)
+
+
+def test_a_key_that_the_store_takes_is_its_key_and_any_other_has_one_hash() -> None:
+    mangled = StatestoreBackend({"url": "sqlite://"}).key_mangler
+    for key in ("k", "käse 😀", "k" * 500, "\x01", "\ud7ff\ue000"):
+        assert mangled(key) == key
+    assert mangled("ä" * 501) == hashlib.sha256(("ä" * 501).encode()).hexdigest()
+    assert mangled("") == hashlib.sha256(b"").hexdigest()
 
 
 def test_regions_of_two_namespaces_do_not_meet(database_url: str) -> None:
