@@ -128,7 +128,7 @@ class StatestoreConversationStore(ConversationStore):
     async def read_history(self, head_id: str | None, *, limit: int | None = None) -> list[ConversationEntry]:
         """The entries up to one, or the last ones of these."""
         entries = await self._line(await self._store.here(), head_id, limit)
-        messages = messages_of(entry.content for entry, _ in entries)
+        messages = messages_of([entry.content for entry, _ in entries], "head_id", head_id or "")
         return [
             ConversationEntry(id=entry.entry_id, parent_id=parent_id, message=message)
             for (entry, parent_id), message in zip(entries, messages, strict=True)

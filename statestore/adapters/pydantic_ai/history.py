@@ -40,9 +40,10 @@ class MessageHistory:
         """The messages, or the *last* ones; none if there is no session."""
         store = await self._store.here()
         try:
-            return messages_of(await store.history.messages(self._session_id, last=last))
+            contents = await store.history.messages(self._session_id, last=last)
         except SessionNotFoundError:
             return []
+        return messages_of(contents, "session_id", self._session_id)
 
     async def append(self, messages: Sequence[ModelMessage]) -> None:
         """Store messages at the end, all or none; those of a run that are already there are not stored again.
@@ -60,9 +61,10 @@ class MessageHistory:
     def load_sync(self, *, last: int | None = None) -> list[ModelMessage]:
         """`load`, called."""
         try:
-            return messages_of(self._store.sync().history.messages(self._session_id, last=last))
+            contents = self._store.sync().history.messages(self._session_id, last=last)
         except SessionNotFoundError:
             return []
+        return messages_of(contents, "session_id", self._session_id)
 
     def append_sync(self, messages: Sequence[ModelMessage]) -> None:
         """`append`, called."""

@@ -1,8 +1,9 @@
 """Messages of pydantic-ai as entries, and back."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
+from pydantic import ValidationError
 from pydantic_ai.messages import (
     ModelMessage,
     ModelMessagesTypeAdapter,
@@ -45,9 +46,20 @@ def entry_of(message: ModelMessage, agent_name: str, *, entry_id: str | None) ->
     )
 
 
-def messages_of(contents: Iterable[Any]) -> list[ModelMessage]:
-    """The messages again."""
-    messages: list[ModelMessage] = ModelMessagesTypeAdapter.validate_python(list(contents))
+def messages_of(contents: Sequence[Any], argument: str, name: str) -> list[ModelMessage]:
+    """The messages again, of what *argument* has named.
+
+    Raises:
+        InvalidValueError: One of them, appended by other means, is not a message.
+    """
+    try:
+        messages: list[ModelMessage] = ModelMessagesTypeAdapter.validate_python(contents)
+    except ValidationError as error:  # It quotes the content.
+        number = int(error.errors(include_input=False)[0]["loc"][0]) + 1
+        raise InvalidValueError(
+            argument,
+            f"entry {number} of the {len(contents)} of {name!r} is not a message of pydantic-ai; remove or replace it",
+        ) from None
     return messages
 
 

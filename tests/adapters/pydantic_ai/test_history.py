@@ -5,15 +5,17 @@ import re
 import signal
 import subprocess
 import sys
+import traceback
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic_ai import Agent
+from pydantic_ai.messages import ModelRequest, UserPromptPart
 from pydantic_ai.models.test import TestModel
 
-from statestore import ConflictError, InvalidValueError, LazyStore, StateStore
+from statestore import ConflictError, InvalidValueError, LazyStore, NewEntry, StateStore
 from statestore.adapters.pydantic_ai import MessageHistory, StatestoreConversationStore
 from tests.adapters.pydantic_ai.agent_loop import SEATS, booked
 from tests.support.clock import MovableClock
@@ -66,6 +68,20 @@ async def test_a_run_is_stored_step_by_step_and_each_message_once(lazy: LazyStor
     assert await history.load() == run.new_messages()
     assert lengths == sorted(lengths)
     assert len(set(lengths)) > 2
+
+
+@pytest.mark.parametrize(
+    "bad", [{"text": "secret"}, {"kind": "request", "parts": "secret"}, ["secret"], "secret", None]
+)
+async def test_an_entry_that_is_not_a_message_is_named_and_not_quoted(lazy: LazyStore, bad: Any) -> None:
+    history = MessageHistory("s", lazy)
+    await history.append([ModelRequest(parts=[UserPromptPart("one")])])
+    await (await lazy.here()).history.append("s", [NewEntry(bad, entry_id="e")])
+    conversations = StatestoreConversationStore(lazy)
+    for read, named in ((history.load(), "entry 2 of the 2 of 's'"), (conversations.read_entry("e"), "of 'e'")):
+        with pytest.raises(InvalidValueError, match=named) as refused:
+            await read
+        assert "secret" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_a_run_can_be_stored_without_an_event_loop(database_url: str) -> None:
