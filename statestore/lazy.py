@@ -23,6 +23,21 @@ class _Place:
         self.store: AsyncStateStore | None = None
 
 
+class _Opened:
+    """The stores of a process."""
+
+    def __init__(self) -> None:
+        self.sync: StateStore | None = None
+        self.by_loop: dict[asyncio.AbstractEventLoop, _Place] = {}
+        self.lock = threading.Lock()
+        forking.renew_in_child(self)
+
+    def renew_after_fork(self) -> None:
+        """Leave the parent's event loops, and what is theirs, to the parent. A synchronous store renews itself."""
+        self.lock = threading.Lock()  # A thread of the parent's may have been opening a store under it.
+        self.by_loop = {}
+
+
 StoreLike: TypeAlias = "LazyStore | StateStore | AsyncStateStore | URL | os.PathLike[str] | str | None"
 
 
@@ -41,15 +56,7 @@ class LazyStore:
         StoreOptions(**options)
         self._url = parse(url)
         self._options = options
-        self._sync: StateStore | None = None
-        self._async: dict[asyncio.AbstractEventLoop, _Place] = {}
-        self._lock = threading.Lock()
-        forking.renew_in_child(self)
-
-    def renew_after_fork(self) -> None:
-        """Leave the parent's event loops, and what is theirs, to the parent. A synchronous store renews itself."""
-        self._lock = threading.Lock()  # A thread of the parent's may have been opening a store under it.
-        self._async = {}
+        self._opened = _Opened()
 
     @classmethod
     def of(cls, store: StoreLike) -> "LazyStore":
@@ -62,17 +69,17 @@ class LazyStore:
 
     def sync(self) -> StateStore:
         """The synchronous store."""
-        if self._sync is None:
-            with self._lock:
-                if self._sync is None:
-                    self._check_memory(self._async)
-                    self._sync = StateStore.open(self._url, **self._options)
-        return self._sync
+        if self._opened.sync is None:
+            with self._opened.lock:
+                if self._opened.sync is None:
+                    self._check_memory(self._opened.by_loop)
+                    self._opened.sync = StateStore.open(self._url, **self._options)
+        return self._opened.sync
 
     async def here(self) -> AsyncStateStore:
         """The asynchronous store of the running event loop."""
         loop = asyncio.get_running_loop()
-        place = self._async.get(loop)
+        place = self._opened.by_loop.get(loop)
         if place is None or place.store is None:
             place = self._place(loop)
             async with place.opening:
@@ -82,14 +89,14 @@ class LazyStore:
 
     def _place(self, loop: asyncio.AbstractEventLoop) -> "_Place":
         """Where the store of *loop* belongs, with that of an event loop that has ended, if there is one."""
-        with self._lock:
-            if loop in self._async:
-                return self._async[loop]
-            ended = [other for other in self._async if other.is_closed()]
-            place = self._async.pop(ended[0]) if ended else _Place()
-            self._check_memory(self._sync or self._async)
+        with self._opened.lock:
+            if loop in self._opened.by_loop:
+                return self._opened.by_loop[loop]
+            ended = [other for other in self._opened.by_loop if other.is_closed()]
+            place = self._opened.by_loop.pop(ended[0]) if ended else _Place()
+            self._check_memory(self._opened.sync or self._opened.by_loop)
             place.opening = asyncio.Lock()
-            self._async[loop] = place
+            self._opened.by_loop[loop] = place
             return place
 
     def _check_memory(self, others: object) -> None:
@@ -101,9 +108,9 @@ class LazyStore:
     async def aclose(self) -> None:
         """Close the synchronous store, and those of this event loop and of ended ones. A later use opens them again."""
         here = asyncio.get_running_loop()
-        with self._lock:
-            ended = [loop for loop in self._async if loop is here or loop.is_closed()]
-            places = [(loop, self._async.pop(loop)) for loop in ended]
+        with self._opened.lock:
+            ended = [loop for loop in self._opened.by_loop if loop is here or loop.is_closed()]
+            places = [(loop, self._opened.by_loop.pop(loop)) for loop in ended]
         for loop, place in places:
             if loop is here:
                 async with place.opening:  # Somebody may be about to have it.
@@ -114,8 +121,8 @@ class LazyStore:
 
     def close(self) -> None:
         """Close the synchronous store. A later use opens it again."""
-        with self._lock:
-            store, self._sync = self._sync, None
+        with self._opened.lock:
+            store, self._opened.sync = self._opened.sync, None
         if store is not None:
             store.close()
 
