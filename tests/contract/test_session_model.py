@@ -272,6 +272,6 @@ def test_sessions_are_as_a_model_says(database_url: str, content: Content) -> No
 
         Example.content = content
         profile = PROFILES[os.environ.get("STATESTORE_HYPOTHESIS_PROFILE", "ci")]
-        run_state_machine_as_test(Example, settings=settings(profile, max_examples=2 * profile.max_examples))
+        run_state_machine_as_test(Example, settings=settings(profile, max_examples=profile.max_examples // 2))
     finally:
         opened.close()
