@@ -11,7 +11,7 @@ from statestore.async_store import AsyncStateStore
 from statestore.engine import forking, hosts
 from statestore.engine.engines import is_memory, parse
 from statestore.errors import InvalidValueError
-from statestore.options import OpenArguments, StoreOptions
+from statestore.options import OpenArguments, StoreOptions, takes
 from statestore.store import StateStore
 
 
@@ -51,6 +51,7 @@ class LazyStore:
     `asyncio.run`, have one asynchronous store; each that runs at the same time as another has its own.
     """
 
+    @takes(OpenArguments)
     def __init__(self, url: URL | os.PathLike[str] | str | None = None, **options: Unpack[OpenArguments]) -> None:
         """Take what `StateStore.open` takes. Nothing is connected before the first use; arguments are checked now."""
         StoreOptions(**options)
