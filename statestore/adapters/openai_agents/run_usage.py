@@ -30,7 +30,10 @@ async def record(store: AsyncStateStore, session_id: str, result: RunResultBase)
         now = _figures(used)
         recorded: int = begins.metadata.get(USAGE, {}).get("records", 0) if before else 0
         known = now == {name: before.get(name) for name in now}
-        requests: dict[tuple[str, str], Any] = {("response", name): usage for name, usage in _responses(result).items()}
+        requests: dict[tuple[str, ...], Any] = {
+            ("response", name, str(usage.input_tokens), str(usage.output_tokens)): usage
+            for name, usage in _responses(result).items()
+        }
         if not requests and not known:
             new = enumerate(_new_requests(used, before), start=recorded)
             requests = {(begins.entry_id, str(number)): request for number, request in new}

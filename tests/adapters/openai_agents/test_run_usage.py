@@ -67,6 +67,15 @@ async def test_runs_at_the_same_time_count_once_each_by_the_ids_of_their_respons
     assert await totals(store) == (3, 300, 60)
 
 
+async def test_a_model_that_gives_one_id_to_all_its_responses_is_counted_by_what_they_used(
+    store: AsyncStateStore, session: Session
+) -> None:
+    await session.add_items(turns("a"))
+    for tokens in ((100, 20), (7, 1), (7, 1)):
+        await session.store_run_usage(result(requests(tokens), responses={"fake": requests(tokens)}))
+    assert await totals(store) == (2, 107, 21)
+
+
 async def test_agents_that_were_tools_count_although_their_responses_are_not_in_the_result(
     store: AsyncStateStore, session: Session
 ) -> None:
