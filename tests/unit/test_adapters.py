@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -64,6 +65,14 @@ def test_an_adapter_can_be_installed_read_about_and_tried(adapter: Path) -> None
     tests = ROOT / "tests" / "adapters" / adapter.stem
     assert list(tests.glob("test_*.py"))
     assert (tests / "requirements.lock").exists()
+
+
+def test_the_example_of_the_overview_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adapters.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert isinstance(names["store"], statestore.LazyStore)
 
 
 def test_the_overview_has_the_figures_of_all_pages() -> None:
