@@ -202,11 +202,12 @@ def test_what_has_expired_for_the_region_is_served_while_it_is_made_again(lazy: 
 
 def test_values_are_removed_after_their_ttl_and_beyond_the_limit(database_url: str) -> None:
     clock = MovableClock()
-    region = region_on(LazyStore(database_url, clock=clock), ttl=30)
+    lazy = LazyStore(database_url, clock=clock)
+    region = region_on(lazy, ttl=30)
     region.set_multi({"a": 1, "b": 2})
     clock.advance(seconds=30)
     assert region.get_multi(["a", "b"]) == [NO_VALUE, NO_VALUE]
-    region.backend.close()
+    lazy.close()
     small = make_region().configure("statestore", arguments={"url": database_url, "max_entries": 3})
     for number in range(5):
         small.set(str(number), number)
