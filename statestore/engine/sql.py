@@ -16,10 +16,9 @@ from functools import lru_cache
 from operator import methodcaller
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
-import orjson
-
 from statestore import schema
 from statestore.checking import checks, exactjson
+from statestore.engine import sqlite_values
 from statestore.errors import InvalidValueError
 
 F = TypeVar("F")
@@ -33,8 +32,6 @@ _PARAMETER = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 _TOKEN = re.compile(r"\$([a-z]\w*)")
 # Where the schema's name goes, which is put in last: it may hold whatever looks like a token or a parameter.
 _SCHEMA, _SCHEMA_IN_TEXT = "\0", "\1"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class Statement:
@@ -167,7 +164,7 @@ class Dialect:
         """A parameter as the driver takes it. psycopg takes everything as it is; SQLite has no types for these."""
         if self.name == "postgresql":
             return value
-        encode = _SQLITE_ENCODERS.get(type(value))
+        encode = sqlite_values.ENCODERS.get(type(value))
         return value if encode is None else encode(value)
 
     def time(self, value: Any) -> Any:
@@ -208,20 +205,6 @@ def _member_postgresql(parameter: str) -> str:
 
 def _member_sqlite(parameter: str) -> str:
     return f"IN (SELECT value FROM json_each({parameter}))"
-
-
-def sqlite_time(value: datetime) -> str:
-    """A time as SQLite keeps it: fixed width, so that text order is time order."""
-    utc = value if value.tzinfo is UTC else value.astimezone(UTC)
-    return utc.isoformat(timespec="microseconds")[:26] + "Z"
-
-
-_SQLITE_ENCODERS: dict[type, Callable[[Any], Any]] = {
-    datetime: sqlite_time,
-    timedelta: lambda value: value // _MICROSECOND,
-    Decimal: float,
-    list: lambda value: orjson.dumps(value).decode(),  # an array, for json_each
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +329,7 @@ class Link:
         if self.dialect.name == "sqlite":
             # Most parameters are text and numbers, which go as they are: this is run for every statement.
             for name, value in params.items():
-                encode = _SQLITE_ENCODERS.get(type(value))
+                encode = sqlite_values.ENCODERS.get(type(value))
                 if encode is not None:
                     full[name] = encode(value)
         return full
@@ -357,7 +340,8 @@ class Link:
         if now is None:
             return {"namespace": namespace}
         if self.dialect.name == "sqlite":
-            return {"namespace": namespace, "now": sqlite_time(now), "now_us": (now - _EPOCH) // _MICROSECOND}
+            now_us = sqlite_values.microseconds(now)
+            return {"namespace": namespace, "now": sqlite_values.time_text(now_us), "now_us": now_us}
         return {"namespace": namespace, "now": now}
 
     def all(self, statement: Statement, /, **params: Any) -> Sequence[Row]:
@@ -408,7 +392,7 @@ class Link:
         if self.dialect.name == "sqlite":
             for row in full:
                 for name, value in row.items():
-                    encode = _SQLITE_ENCODERS.get(type(value))
+                    encode = sqlite_values.ENCODERS.get(type(value))
                     if encode is not None:
                         row[name] = encode(value)
         if not full:

@@ -9,8 +9,9 @@ from statestore import schema
 from statestore.checking import checks, codec, exactjson
 from statestore.engine.calls import Call
 from statestore.engine.columns import Columns, fields_of
-from statestore.engine.sql import Link, Row, Statement, sqlite_time
+from statestore.engine.sql import Link, Row, Statement
 from statestore.engine.sql_parts import arrays, each, unnest
+from statestore.engine.sqlite_values import sqlite_time
 from statestore.errors import InvalidValueError
 from statestore.repositories.base import Repository
 from statestore.repositories.cache.limits import CacheState, Notes, Pending

@@ -12,7 +12,8 @@ from sqlalchemy import Column, String, Table
 from statestore import schema
 from statestore.checking import checks, exactjson
 from statestore.engine.columns import Columns
-from statestore.engine.sql import Dialect, Params, Row, sqlite_time
+from statestore.engine.sql import Dialect, Params, Row
+from statestore.engine.sqlite_values import sqlite_time
 from statestore.errors import InvalidValueError
 from statestore.repositories.portable.portable_checks import MAX_SUM
 from statestore.repositories.usage.ledger import COUNTS

@@ -1,0 +1,42 @@
+"""Values as SQLite keeps them: it has neither times nor durations, decimals or arrays."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def microseconds(value: datetime) -> int:
+    """Since 1970."""
+    return (value - _EPOCH) // _MICROSECOND
+
+
+def time_text(since_epoch: int) -> str:
+    """A time in microseconds since 1970 as SQLite keeps it: fixed width, so that text order is time order."""
+    seconds, rest = divmod(since_epoch, 1_000_000)
+    return f"{_seconds_text(seconds)}.{rest:06d}Z"
+
+
+@lru_cache(maxsize=64)
+def _seconds_text(seconds: int) -> str:
+    """Every operation needs the time it is: its date is written once a second."""
+    return (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
+
+
+def sqlite_time(value: datetime) -> str:
+    """A time as SQLite keeps it."""
+    return time_text(microseconds(value))
+
+
+ENCODERS: dict[type, Callable[[Any], Any]] = {
+    datetime: sqlite_time,
+    timedelta: lambda value: value // _MICROSECOND,
+    Decimal: float,
+    list: lambda value: orjson.dumps(value).decode(),  # an array, for json_each
+}
