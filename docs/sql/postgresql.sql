@@ -1444,6 +1444,13 @@ WHERE s.namespace = %(namespace)s AND (s.ttl IS NULL OR s.ttl <> %(erased)s) AND
         AND w.expires_at <= statement_timestamp()
         AND w.ttl = %(erased)s AND w.instructions = %(erasure)s);
 
+-- expiry/erasure.py: _AGENTS
+-- Serves ErasureRepository.hide_user.
+--
+-- Those that have keys which were written for a user, in the order in which they are locked.
+SELECT DISTINCT e.owner_id FROM "statestore".shared_state AS e
+WHERE e.namespace = %(namespace)s AND e.user_id = %(user_id)s AND e.scope = 'app' ORDER BY e.owner_id;
+
 -- expiry/erasure.py: _LOOK
 -- Serves ErasureRepository.remove, ErasureRepository.remove_many.
 SELECT ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
@@ -3536,24 +3543,21 @@ WHERE s.namespace = %(namespace)s AND s.parent_session_id = %(session_id)s AND s
 ORDER BY s.created_at, s.session_id;
 
 -- sessions/holding.py: _LOCK_ABSENCE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
--- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
--- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, FollowWork.look,
--- FollowWork.start, HistoryRepository.append, HistoryRepository.pop_last, ListsRepository.append,
--- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, ReadingRepository.count,
--- ReadingRepository.find, ReadingRepository.get, ReadingRepository.last_many, ReadingRepository.messages,
--- ReadingRepository.read, SessionsRepository.exists, SessionsRepository.find, SessionsRepository.get,
--- SessionsRepository.open, SessionsRepository.update, StateReads.count, StateReads.entries, StateReads.entry,
--- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
--- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, SummariesRepository.summaries,
--- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
--- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
--- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
--- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
--- UserStateRepository.set_many, WindowsRepository.window.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
+-- ConversationsRepository.save, FollowWork.look, FollowWork.start, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, ReadingRepository.count, ReadingRepository.find, ReadingRepository.get,
+-- ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read, SessionsRepository.exists,
+-- SessionsRepository.find, SessionsRepository.get, SessionsRepository.open, SessionsRepository.update,
+-- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
+-- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, SummariesRepository.summaries, TurnWork.begin, TurnWork.commit, UserStateRepository.clear,
+-- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
+-- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
+-- UserStateRepository.get_all_many, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set, UserStateRepository.set_many,
+-- WindowsRepository.window.
 --
 -- A session that does not exist has no row to be locked. Two transactions that find it missing, and then make it, queue
 -- here; the second one finds what the first has made. The innermost number is this kind of lock's own: those who follow
@@ -3783,19 +3787,16 @@ WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)
     AND s.user_id = %(user_id)s;
 
 -- sessions/parts.py: _END
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
--- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
--- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
--- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
--- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
--- UserStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save,
+-- ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove,
+-- ErasureRepository.remove_many, ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- A part that is not ended has no end. With the TTL of its session it counts as gone in the same way.
 UPDATE "statestore".sessions AS s SET ttl = coalesce(w.ttl, %(deleted)s), lease_owner = NULL, lease_until = NULL,
@@ -3839,10 +3840,7 @@ SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/segments.py: _LOCK_FAMILY
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_next, ErasureRepository.remove,
 -- ErasureRepository.remove_many, ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append,
 -- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
@@ -3867,10 +3865,7 @@ FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_
 SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(namespace)s AS text), 8));
 
 -- sessions/segments.py: _EXISTS
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_next, ErasureRepository.remove,
 -- ErasureRepository.remove_many, ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append,
 -- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
@@ -3883,10 +3878,7 @@ SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(namespace)s AS text), 8));
 SELECT 1 FROM "statestore".sessions WHERE namespace = %(namespace)s AND session_id = %(session_id)s;
 
 -- sessions/segments.py: _LOCK_ROW
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_next, ErasureRepository.remove,
 -- ErasureRepository.remove_many, ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append,
 -- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
@@ -3914,10 +3906,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND s.root_s
     (SELECT count(*) FROM whole) >= 0 FOR NO KEY UPDATE OF s;
 
 -- sessions/segments.py: _OF_SESSION
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -3932,10 +3921,7 @@ SELECT session_id, from_seq, to_seq, owner_session_id FROM "statestore".session_
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s ORDER BY from_seq;
 
 -- sessions/segments.py: _VIEWED
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -3970,10 +3956,7 @@ SELECT from_seq, to_seq, lives, session_id, gone, viewers FROM (
 WHERE place = 1 ORDER BY from_seq;
 
 -- sessions/segments.py: _FORGET_GONE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -3994,10 +3977,7 @@ WHERE g.namespace = %(namespace)s AND g.owner_session_id = %(session_id)s
             'UTC'));
 
 -- sessions/segments.py: _INSERT
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -4012,10 +3992,7 @@ INSERT INTO "statestore".session_segments (namespace, session_id, from_seq, to_s
 VALUES (%(namespace)s, %(session_id)s, %(from_seq)s, %(to_seq)s, %(owner)s);
 
 -- sessions/segments.py: _DELETE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -4030,10 +4007,7 @@ DELETE FROM "statestore".session_segments
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND from_seq = %(from_seq)s;
 
 -- sessions/segments.py: _DELETE_ROWS
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -4048,10 +4022,7 @@ DELETE FROM "statestore".history_entries
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq BETWEEN %(from_seq)s AND %(to_seq)s;
 
 -- sessions/segments.py: _WEIGH_ROWS
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -4067,10 +4038,7 @@ SELECT count(*), sum(content_bytes + coalesce(octet_length(CAST(metadata AS text
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq BETWEEN %(from_seq)s AND %(to_seq)s;
 
 -- sessions/segments.py: _HAND_OVER_ROWS
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -4087,10 +4055,7 @@ UPDATE "statestore".history_entries SET session_id = %(heir)s, usage_folded = 1
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq BETWEEN %(from_seq)s AND %(to_seq)s;
 
 -- sessions/segments.py: _CUT_BEHIND
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -4107,10 +4072,7 @@ SELECT namespace, session_id, CAST(%(to_seq)s AS bigint) + 1, to_seq, owner_sess
 WHERE namespace = %(namespace)s AND owner_session_id = %(session_id)s AND from_seq <= %(to_seq)s AND to_seq > %(to_seq)s;
 
 -- sessions/segments.py: _CUT_BEFORE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -4127,10 +4089,7 @@ WHERE namespace = %(namespace)s AND owner_session_id = %(session_id)s AND from_s
     AND to_seq >= %(from_seq)s;
 
 -- sessions/segments.py: _SHORTEN
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -4146,10 +4105,7 @@ WHERE namespace = %(namespace)s AND owner_session_id = %(session_id)s AND from_s
     AND to_seq >= %(from_seq)s;
 
 -- sessions/segments.py: _NAME_HEIR
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -4165,10 +4121,7 @@ WHERE namespace = %(namespace)s AND owner_session_id = %(session_id)s AND from_s
     AND session_id <> %(heir)s;
 
 -- sessions/segments.py: _OWN_NOW
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -4184,10 +4137,7 @@ WHERE namespace = %(namespace)s AND owner_session_id = %(session_id)s AND from_s
     AND session_id = %(heir)s;
 
 -- sessions/segments.py: _MERGE_POSTGRESQL
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -4218,10 +4168,7 @@ UPDATE "statestore".session_segments AS g SET to_seq = c.to_seq FROM chains AS c
 WHERE g.namespace = %(namespace)s AND g.session_id = c.session_id AND g.from_seq = c.from_seq;
 
 -- sessions/session_life.py: _LAST_SEQ
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
 -- ErasureRepository.remove_many, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
 -- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
 -- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
@@ -4236,10 +4183,7 @@ SELECT s.next_seq - 1, coalesce(s.ttl = %(erased)s, false), EXISTS (
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s;
 
 -- sessions/session_life.py: _LIVES
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
 -- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
 -- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
 -- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
@@ -4253,10 +4197,7 @@ SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FR
 WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_life.py: _HAS_EXPIRED
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
 -- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
 -- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
 -- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
@@ -4283,10 +4224,7 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
     last_activity_at, belongs_to;
 
 -- sessions/session_life.py: _DELETE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
 -- ErasureRepository.remove_many, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
 -- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
 -- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
@@ -4406,24 +4344,20 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _EXTEND
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
--- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
--- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, FollowWork.look,
--- FollowWork.start, HistoryRepository.append, HistoryRepository.pop_last, ListsRepository.append,
--- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, ReadingRepository.find,
--- ReadingRepository.get, ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read,
--- SessionsRepository.find, SessionsRepository.get, SessionsRepository.open, SessionsRepository.update,
--- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
--- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, SummariesRepository.summaries, TurnWork.begin, TurnWork.commit, UserStateRepository.clear,
--- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
--- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
--- UserStateRepository.get_all_many, UserStateRepository.get_many, UserStateRepository.increment,
--- UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set, UserStateRepository.set_many,
--- WindowsRepository.window.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
+-- ConversationsRepository.save, FollowWork.look, FollowWork.start, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, ReadingRepository.find, ReadingRepository.get,
+-- ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read, SessionsRepository.find,
+-- SessionsRepository.get, SessionsRepository.open, SessionsRepository.update, StateReads.count, StateReads.entries,
+-- StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
+-- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- SummariesRepository.summaries, TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys,
+-- UserStateRepository.scopes_many, UserStateRepository.set, UserStateRepository.set_many, WindowsRepository.window.
 UPDATE "statestore".sessions AS s SET expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE
     'UTC')
 WHERE s.namespace = %(namespace)s AND s.ttl IS NOT NULL
@@ -4438,23 +4372,19 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
     last_activity_at, belongs_to;
 
 -- sessions/session_rows.py: _EXTEND_MANY
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
--- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
--- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, EditingRepository.annotate,
--- EditingRepository.replace, EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append,
--- ListingRepository.load_many, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
--- ListsRepository.names, ListsRepository.read, ReadingRepository.last_many, SessionsRepository.create,
--- SessionsRepository.open, SessionsRepository.touch, StateReads.count, StateReads.entries, StateReads.entry,
--- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
--- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
--- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
--- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
--- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
--- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
--- UserStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
+-- ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage,
+-- ForksRepository.fork, HistoryRepository.append, ListingRepository.load_many, ListsRepository.append,
+-- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
+-- ReadingRepository.last_many, SessionsRepository.create, SessionsRepository.open, SessionsRepository.touch,
+-- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
+-- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys,
+-- UserStateRepository.scopes_many, UserStateRepository.set, UserStateRepository.set_many.
 WITH due AS MATERIALIZED (
 SELECT s.session_id FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.ttl IS NOT NULL
@@ -4482,20 +4412,17 @@ WHERE s.namespace = %(namespace)s AND s.session_id = due.session_id RETURNING s.
     s.last_activity_at, s.belongs_to;
 
 -- sessions/session_rows.py: _ACTIVE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
--- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
--- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, EditingRepository.annotate,
--- EditingRepository.replace, EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append,
--- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
--- SessionsRepository.create, SessionsRepository.open, SessionsRepository.touch, StateReads.count, StateReads.entries,
--- StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
--- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
--- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
--- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
+-- ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage,
+-- ForksRepository.fork, HistoryRepository.append, ListsRepository.append, ListsRepository.count,
+-- ListsRepository.delete, ListsRepository.names, ListsRepository.read, SessionsRepository.create,
+-- SessionsRepository.open, SessionsRepository.touch, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
 -- UserStateRepository.set_many.
 UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
@@ -4517,10 +4444,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
             AND has_any_column_privilege('"statestore".sessions', 'update')) END));
 
 -- sessions/session_rows.py: _INSERT
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
 -- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
 -- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
 -- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
@@ -4542,10 +4466,7 @@ INSERT INTO "statestore".sessions (
         first_seq, next_seq, revision, ttl, expires_at, created_at, last_activity_at, belongs_to;
 
 -- sessions/session_rows.py: _INSERT_PART
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
 -- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
 -- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
 -- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
@@ -4902,7 +4823,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY l.name;
 
 -- state/reading.py: _GET_ALL_MANY
--- Serves AppStateRepository.get_all_many, StateReads.get_all_many, UserStateRepository.get_all_many.
+-- Serves StateReads.get_all_many, UserStateRepository.get_all_many.
 SELECT s.session_id, e.key, CAST(e.value AS text) FROM "statestore".sessions AS s
 LEFT JOIN "statestore".state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id
     AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
@@ -4912,7 +4833,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id, e.key;
 
 -- state/reading.py: _SCOPES_MANY
--- Serves AppStateRepository.scopes_many, StateReads.scopes_many, UserStateRepository.scopes_many.
+-- Serves StateReads.scopes_many, UserStateRepository.scopes_many.
 --
 -- Whose values there are, and the values: those of a user or an agent once, however many of the sessions share them.
 WITH wanted AS (
@@ -4932,18 +4853,15 @@ WHERE e.namespace = %(namespace)s AND (e.expires_at IS NULL OR e.expires_at > st
 ORDER BY 5;
 
 -- state/scopes.py: _HOLD
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
--- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
--- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, ListsRepository.append,
--- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, StateReads.count,
--- StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
--- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
--- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
--- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
+-- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
 -- UserStateRepository.set_many.
 --
@@ -4957,18 +4875,15 @@ SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked;
 
 -- state/scopes.py: _LOOK
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
--- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
--- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, ListsRepository.append,
--- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, StateReads.count,
--- StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
--- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
--- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
--- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
+-- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
 -- UserStateRepository.set_many.
 SELECT (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS interval)) AT TIME ZONE
@@ -4990,18 +4905,15 @@ SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FR
 WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- state/scopes.py: _WAIT
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
--- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
--- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, ListsRepository.append,
--- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, StateReads.count,
--- StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
--- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
--- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
--- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
+-- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
 -- UserStateRepository.set_many.
 SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
@@ -5010,18 +4922,15 @@ SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FR
 WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR KEY SHARE OF s;
 
 -- state/scopes.py: _NOTE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
--- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
--- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, ListsRepository.append,
--- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, StateReads.count,
--- StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
--- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
--- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
--- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
+-- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
 -- UserStateRepository.set_many.
 --
@@ -5049,19 +4958,16 @@ UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
             false));
 
 -- state/scopes.py: USER.lock
--- Serves AppStateRepository.scopes_many, ErasureRepository.hide_user, StateReads.scopes_many,
--- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
--- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
--- UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys,
--- UserStateRepository.scopes_many, UserStateRepository.set, UserStateRepository.set_many.
+-- Serves ErasureRepository.hide_user, StateReads.scopes_many, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
+-- UserStateRepository.set_many.
 SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 19)));
 
 -- state/scopes.py: APP.lock
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.scopes_many, AppStateRepository.set, AppStateRepository.set_many, StateReads.scopes_many,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user, StateReads.scopes_many,
 -- UserStateRepository.scopes_many.
 SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)));
@@ -6007,11 +5913,11 @@ noted AS (
 SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: USER_STATEMENTS._scope.lock
--- Serves AppStateRepository.scopes_many, ErasureRepository.hide_user, StateReads.scopes_many,
--- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
--- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
--- UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys,
--- UserStateRepository.scopes_many, UserStateRepository.set, UserStateRepository.set_many.
+-- Serves ErasureRepository.hide_user, StateReads.scopes_many, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
+-- UserStateRepository.set_many.
 SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 19)));
 
@@ -6369,19 +6275,13 @@ done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS jso
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS._scope.lock
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.scopes_many, AppStateRepository.set, AppStateRepository.set_many, StateReads.scopes_many,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user, StateReads.scopes_many,
 -- UserStateRepository.scopes_many.
 SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)));
 
 -- state/statements.py: APP_STATEMENTS.clear[False]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
     (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)))),
@@ -6395,10 +6295,7 @@ done AS (
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.clear[True]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
     (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)))),
@@ -6411,21 +6308,43 @@ done AS (
     RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
+-- state/statements.py: APP_STATEMENTS.clear_user[False]
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+doomed AS MATERIALIZED (
+    SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'app'
+        AND e.owner_id = %(owner_id)s AND e.user_id = %(user_id)s ORDER BY e.key FOR UPDATE OF e),
+done AS (
+    DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'app'
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
+    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
+-- state/statements.py: APP_STATEMENTS.clear_user[True]
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
+WITH owner AS MATERIALIZED
+    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+doomed AS MATERIALIZED (
+    SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'app'
+        AND e.owner_id = %(owner_id)s AND e.user_id = %(user_id)s ORDER BY e.key FOR UPDATE OF e),
+done AS (
+    DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'app'
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
+    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+SELECT false, done.* FROM owner LEFT JOIN done ON true;
+
 -- state/statements.py: APP_STATEMENTS.count
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, (SELECT count(*) FROM "statestore".shared_state AS e WHERE e.namespace = %(namespace)s AND e.scope = 'app'
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
     AND e.key >= %(from_key)s AND e.key < %(until_key)s)
 FROM (SELECT 1) AS s WHERE true;
 
 -- state/statements.py: APP_STATEMENTS.delete[False]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
     (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)))),
@@ -6439,10 +6358,7 @@ done AS (
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.delete[True]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
     (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)))),
@@ -6456,10 +6372,7 @@ done AS (
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.entries
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
     coalesce(octet_length(CAST(e.value AS text)), 0)
 FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
@@ -6468,10 +6381,7 @@ FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %
 WHERE true ORDER BY e.key LIMIT %(limit)s;
 
 -- state/statements.py: APP_STATEMENTS.entries_descending
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
     coalesce(octet_length(CAST(e.value AS text)), 0)
 FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
@@ -6480,10 +6390,7 @@ FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %
 WHERE true ORDER BY e.key DESC LIMIT %(limit)s;
 
 -- state/statements.py: APP_STATEMENTS.entry
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
     coalesce(octet_length(CAST(e.value AS text)), 0)
 FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
@@ -6491,40 +6398,28 @@ FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %
 WHERE true ORDER BY e.key;
 
 -- state/statements.py: APP_STATEMENTS.exists
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, (SELECT count(*) FROM "statestore".shared_state AS e WHERE e.namespace = %(namespace)s AND e.scope = 'app'
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
     AND e.key = %(key)s)
 FROM (SELECT 1) AS s WHERE true;
 
 -- state/statements.py: APP_STATEMENTS.get
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.key = %(key)s
 WHERE true ORDER BY e.key;
 
 -- state/statements.py: APP_STATEMENTS.get_all
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND true
 WHERE true ORDER BY e.key;
 
 -- state/statements.py: APP_STATEMENTS.get_many
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
@@ -6532,10 +6427,7 @@ FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %
 WHERE true ORDER BY e.key;
 
 -- state/statements.py: APP_STATEMENTS.get_many_and_range
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
@@ -6543,10 +6435,7 @@ FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %
 WHERE true ORDER BY e.key;
 
 -- state/statements.py: APP_STATEMENTS.keys
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key
 FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
@@ -6554,10 +6443,7 @@ FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %
 WHERE true ORDER BY e.key LIMIT %(limit)s;
 
 -- state/statements.py: APP_STATEMENTS.keys_descending
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key
 FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %(namespace)s AND e.scope = 'app'
     AND e.owner_id = %(owner_id)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
@@ -6565,10 +6451,7 @@ FROM (SELECT 1) AS s LEFT JOIN "statestore".shared_state AS e ON e.namespace = %
 WHERE true ORDER BY e.key DESC LIMIT %(limit)s;
 
 -- state/statements.py: APP_STATEMENTS.lock
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
     (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)))),
@@ -6580,91 +6463,88 @@ done AS MATERIALIZED (SELECT e.key, CAST(e.value AS text), e.version, e.updated_
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.set[False]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
     (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)))),
-done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
-    expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
-    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
-    FROM owner ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
+done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, user_id, key, value, created_at,
+    updated_at, expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, CAST(%(user_id)s AS varchar), %(key)s,
+    CAST(%(value)s AS json), statement_timestamp(), statement_timestamp(),
+    ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') FROM owner
+    ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
     updated_at = excluded.updated_at, expires_at = excluded.expires_at,
     version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+        e.updated_at) END,
+    user_id = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.user_id ELSE coalesce(excluded.user_id,
+        e.user_id) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
         coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.set[True]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
     (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)))),
-done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
-    expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
-    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
-    FROM owner ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
+done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, user_id, key, value, created_at,
+    updated_at, expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, CAST(%(user_id)s AS varchar), %(key)s,
+    CAST(%(value)s AS json), statement_timestamp(), statement_timestamp(),
+    ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') FROM owner
+    ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
     updated_at = excluded.updated_at, expires_at = excluded.expires_at,
     version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-        e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+        e.updated_at) END,
+    user_id = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.user_id ELSE coalesce(excluded.user_id,
+        e.user_id) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
         coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.set_missing[False]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
     (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)))),
-done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
-    expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
-    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
-    FROM owner ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
+done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, user_id, key, value, created_at,
+    updated_at, expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, CAST(%(user_id)s AS varchar), %(key)s,
+    CAST(%(value)s AS json), statement_timestamp(), statement_timestamp(),
+    ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') FROM owner
+    ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
     updated_at = excluded.updated_at, expires_at = excluded.expires_at,
     version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
+        e.updated_at) END,
+    user_id = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.user_id ELSE coalesce(excluded.user_id,
+        e.user_id) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
         updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.set_missing[True]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
     (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)))),
-done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
-    expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
-    statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
-    FROM owner ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
+done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, user_id, key, value, created_at,
+    updated_at, expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, CAST(%(user_id)s AS varchar), %(key)s,
+    CAST(%(value)s AS json), statement_timestamp(), statement_timestamp(),
+    ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') FROM owner
+    ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE SET value = excluded.value,
     updated_at = excluded.updated_at, expires_at = excluded.expires_at,
     version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
     created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-        e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
+        e.updated_at) END,
+    user_id = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.user_id ELSE coalesce(excluded.user_id,
+        e.user_id) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version,
         updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.set_present[False]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
     (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)))),
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
-    updated_at = statement_timestamp(),
+    updated_at = statement_timestamp(), user_id = coalesce(CAST(%(user_id)s AS varchar), e.user_id),
     created_at = coalesce(e.created_at, e.updated_at),
     expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
         CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
@@ -6674,15 +6554,12 @@ done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS jso
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.set_present[True]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
     (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)))),
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
-    updated_at = statement_timestamp(),
+    updated_at = statement_timestamp(), user_id = coalesce(CAST(%(user_id)s AS varchar), e.user_id),
     created_at = coalesce(e.created_at, e.updated_at),
     expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
         CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
@@ -6692,15 +6569,12 @@ done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS jso
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.set_version[False]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
     (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)))),
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
-    updated_at = statement_timestamp(),
+    updated_at = statement_timestamp(), user_id = coalesce(CAST(%(user_id)s AS varchar), e.user_id),
     created_at = coalesce(e.created_at, e.updated_at),
     expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
         CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
@@ -6711,15 +6585,12 @@ done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS jso
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.set_version[True]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
     (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 23)))),
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
-    updated_at = statement_timestamp(),
+    updated_at = statement_timestamp(), user_id = coalesce(CAST(%(user_id)s AS varchar), e.user_id),
     created_at = coalesce(e.created_at, e.updated_at),
     expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
         CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
@@ -6732,10 +6603,7 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- ======================================================= usage =======================================================
 
 -- usage/ledger.py: _FOLD_RANGE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiredRows.sweep_unseen, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
@@ -7004,37 +6872,31 @@ SELECT session_id FROM "statestore".usage_ledger WHERE namespace = %(namespace)s
 UNION SELECT session_id FROM "statestore".usage_records WHERE namespace = %(namespace)s AND user_id = %(user_id)s;
 
 -- usage/ledger.py: _WITH_LINES
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
--- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
--- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
--- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
--- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
--- UserStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save,
+-- ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove,
+-- ErasureRepository.remove_many, ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 SELECT session_id FROM "statestore".usage_ledger WHERE namespace = %(namespace)s AND session_id = ANY (%(session_ids)s)
 UNION SELECT session_id FROM "statestore".usage_records WHERE namespace = %(namespace)s
     AND session_id = ANY (%(session_ids)s);
 
 -- usage/ledger.py: _FORGET_POSTGRESQL
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
--- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
--- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
--- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
--- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
--- UserStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save,
+-- ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove,
+-- ErasureRepository.remove_many, ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 UPDATE "statestore".usage_ledger AS l SET session_id = r.random_id, user_id = nullif(user_id, %(user_id)s)
 FROM unnest(CAST(%(session_id_array)b AS text[]), CAST(%(random_id_array)b AS text[])) AS r (session_id, random_id)
 WHERE l.namespace = %(namespace)s AND l.session_id = r.session_id
@@ -7241,19 +7103,16 @@ WHERE namespace = %(namespace)s AND user_id = %(user_id)s AND (session_id IS NUL
     SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.ttl = %(erased)s));
 
 -- usage/records.py: _RENAME_POSTGRESQL
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
--- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
--- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
--- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
--- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
--- UserStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save,
+-- ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove,
+-- ErasureRepository.remove_many, ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- The SQL for each database, with its way to an id that tells nothing.
 UPDATE "statestore".usage_records AS r SET session_id = n.random_id,

@@ -828,6 +828,13 @@ WHERE s.namespace = :namespace AND (s.ttl IS NULL OR s.ttl <> :erased) AND s.bel
     SELECT w.session_id FROM sessions AS w WHERE w.namespace = :namespace AND w.expires_at <= :now
         AND w.ttl = :erased AND w.instructions = :erasure);
 
+-- expiry/erasure.py: _AGENTS
+-- Serves ErasureRepository.hide_user.
+--
+-- Those that have keys which were written for a user, in the order in which they are locked.
+SELECT DISTINCT e.owner_id FROM shared_state AS e
+WHERE e.namespace = :namespace AND e.user_id = :user_id AND e.scope = 'app' ORDER BY e.owner_id;
+
 -- expiry/erasure.py: _LOOK
 -- Serves ErasureRepository.remove, ErasureRepository.remove_many.
 SELECT ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
@@ -2371,19 +2378,16 @@ WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)
     AND s.user_id = :user_id;
 
 -- sessions/parts.py: _END
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
--- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
--- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
--- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
--- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
--- UserStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save,
+-- ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove,
+-- ErasureRepository.remove_many, ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- A part that is not ended has no end. With the TTL of its session it counts as gone in the same way.
 UPDATE sessions AS s SET ttl = coalesce(w.ttl, :deleted), lease_owner = NULL, lease_until = NULL,
@@ -2422,10 +2426,7 @@ SELECT 1 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :s
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/segments.py: _EXISTS
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_next, ErasureRepository.remove,
 -- ErasureRepository.remove_many, ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append,
 -- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
@@ -2438,10 +2439,7 @@ SELECT 1 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :s
 SELECT 1 FROM sessions WHERE namespace = :namespace AND session_id = :session_id;
 
 -- sessions/segments.py: _LOCK_ROW
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_next, ErasureRepository.remove,
 -- ErasureRepository.remove_many, ErasureRepository.remove_slice, ForksRepository.fork, HistoryRepository.append,
 -- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
@@ -2455,10 +2453,7 @@ SELECT 1 FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.root_session_id = :root_session_id;
 
 -- sessions/segments.py: _OF_SESSION
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -2473,10 +2468,7 @@ SELECT session_id, from_seq, to_seq, owner_session_id FROM session_segments
 WHERE namespace = :namespace AND session_id = :session_id ORDER BY from_seq;
 
 -- sessions/segments.py: _VIEWED
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -2512,10 +2504,7 @@ SELECT from_seq, to_seq, lives, session_id, gone, viewers FROM (
 WHERE place = 1 ORDER BY from_seq;
 
 -- sessions/segments.py: _FORGET_GONE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -2536,10 +2525,7 @@ WHERE g.namespace = :namespace AND g.owner_session_id = :session_id
             'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:gone_for AS interval))) % 1000000)));
 
 -- sessions/segments.py: _INSERT
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -2554,10 +2540,7 @@ INSERT INTO session_segments (namespace, session_id, from_seq, to_seq, owner_ses
 VALUES (:namespace, :session_id, :from_seq, :to_seq, :owner);
 
 -- sessions/segments.py: _DELETE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -2572,10 +2555,7 @@ DELETE FROM session_segments
 WHERE namespace = :namespace AND session_id = :session_id AND from_seq = :from_seq;
 
 -- sessions/segments.py: _DELETE_ROWS
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -2590,10 +2570,7 @@ DELETE FROM history_entries
 WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq;
 
 -- sessions/segments.py: _WEIGH_ROWS
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -2608,10 +2585,7 @@ SELECT count(*), sum(content_bytes + coalesce(length(CAST(metadata AS blob)), 0)
 WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq;
 
 -- sessions/segments.py: _HAND_OVER_ROWS
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -2628,10 +2602,7 @@ UPDATE history_entries SET session_id = :heir, usage_folded = 1
 WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq;
 
 -- sessions/segments.py: _CUT_BEHIND
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -2647,10 +2618,7 @@ SELECT namespace, session_id, CAST(:to_seq AS bigint) + 1, to_seq, owner_session
 WHERE namespace = :namespace AND owner_session_id = :session_id AND from_seq <= :to_seq AND to_seq > :to_seq;
 
 -- sessions/segments.py: _CUT_BEFORE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -2666,10 +2634,7 @@ SELECT namespace, session_id, CAST(:from_seq AS bigint), to_seq, owner_session_i
 WHERE namespace = :namespace AND owner_session_id = :session_id AND from_seq < :from_seq AND to_seq >= :from_seq;
 
 -- sessions/segments.py: _SHORTEN
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -2684,10 +2649,7 @@ UPDATE session_segments SET to_seq = CAST(:from_seq AS bigint) - 1
 WHERE namespace = :namespace AND owner_session_id = :session_id AND from_seq < :from_seq AND to_seq >= :from_seq;
 
 -- sessions/segments.py: _NAME_HEIR
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -2703,10 +2665,7 @@ WHERE namespace = :namespace AND owner_session_id = :session_id AND from_seq BET
     AND session_id <> :heir;
 
 -- sessions/segments.py: _OWN_NOW
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -2722,10 +2681,7 @@ WHERE namespace = :namespace AND owner_session_id = :session_id AND from_seq BET
     AND session_id = :heir;
 
 -- sessions/segments.py: _EXTEND_SQLITE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -2753,10 +2709,7 @@ UPDATE session_segments AS g SET to_seq = c.to_seq FROM chains AS c
 WHERE g.namespace = :namespace AND g.session_id = c.session_id AND g.from_seq = c.from_seq;
 
 -- sessions/segments.py: _MERGE_SQLITE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
@@ -2774,10 +2727,7 @@ DELETE FROM session_segments AS g WHERE g.namespace = :namespace AND g.session_i
         AND x.session_id = g.session_id AND x.from_seq < g.from_seq AND x.to_seq >= g.to_seq);
 
 -- sessions/session_life.py: _LAST_SEQ
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
 -- ErasureRepository.remove_many, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
 -- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
 -- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
@@ -2792,10 +2742,7 @@ SELECT s.next_seq - 1, coalesce(s.ttl = :erased, false), EXISTS (
 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id;
 
 -- sessions/session_life.py: _LIVES
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
 -- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
 -- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
 -- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
@@ -2809,10 +2756,7 @@ SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS wh
 WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_life.py: _HAS_EXPIRED
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
 -- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
 -- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
 -- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
@@ -2840,10 +2784,7 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
     last_activity_at, belongs_to;
 
 -- sessions/session_life.py: _DELETE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.remove,
 -- ErasureRepository.remove_many, ForksRepository.fork, HistoryRepository.append, ListsRepository.append,
 -- ListsRepository.delete, PortableWork.make_room, SessionsRepository.create, SessionsRepository.open,
 -- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
@@ -2949,24 +2890,20 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _EXTEND
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
--- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
--- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, FollowWork.look,
--- FollowWork.start, HistoryRepository.append, HistoryRepository.pop_last, ListsRepository.append,
--- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, ReadingRepository.find,
--- ReadingRepository.get, ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read,
--- SessionsRepository.find, SessionsRepository.get, SessionsRepository.open, SessionsRepository.update,
--- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
--- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, SummariesRepository.summaries, TurnWork.begin, TurnWork.commit, UserStateRepository.clear,
--- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
--- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
--- UserStateRepository.get_all_many, UserStateRepository.get_many, UserStateRepository.increment,
--- UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set, UserStateRepository.set_many,
--- WindowsRepository.window.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
+-- ConversationsRepository.save, FollowWork.look, FollowWork.start, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, ReadingRepository.find, ReadingRepository.get,
+-- ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read, SessionsRepository.find,
+-- SessionsRepository.get, SessionsRepository.open, SessionsRepository.update, StateReads.count, StateReads.entries,
+-- StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
+-- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- SummariesRepository.summaries, TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys,
+-- UserStateRepository.scopes_many, UserStateRepository.set, UserStateRepository.set_many, WindowsRepository.window.
 UPDATE sessions AS s SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000,
     'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl)) % 1000000))
 WHERE s.namespace = :namespace AND s.ttl IS NOT NULL
@@ -2980,23 +2917,19 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
     last_activity_at, belongs_to;
 
 -- sessions/session_rows.py: _EXTEND_MANY
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
--- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
--- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, EditingRepository.annotate,
--- EditingRepository.replace, EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append,
--- ListingRepository.load_many, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
--- ListsRepository.names, ListsRepository.read, ReadingRepository.last_many, SessionsRepository.create,
--- SessionsRepository.open, SessionsRepository.touch, StateReads.count, StateReads.entries, StateReads.entry,
--- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
--- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
--- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
--- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
--- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
--- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
--- UserStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
+-- ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage,
+-- ForksRepository.fork, HistoryRepository.append, ListingRepository.load_many, ListsRepository.append,
+-- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
+-- ReadingRepository.last_many, SessionsRepository.create, SessionsRepository.open, SessionsRepository.touch,
+-- StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all,
+-- StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
+-- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many,
+-- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys,
+-- UserStateRepository.scopes_many, UserStateRepository.set, UserStateRepository.set_many.
 UPDATE sessions SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (ttl)) / 1000000,
     'unixepoch') || printf('.%06dZ', (:now_us + (ttl)) % 1000000))
 WHERE namespace = :namespace AND session_id IN (
@@ -3019,20 +2952,17 @@ WHERE s.namespace = :namespace AND s.ttl IS NOT NULL
         created_at, last_activity_at, belongs_to;
 
 -- sessions/session_rows.py: _ACTIVE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
--- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
--- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, EditingRepository.annotate,
--- EditingRepository.replace, EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append,
--- ListsRepository.append, ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read,
--- SessionsRepository.create, SessionsRepository.open, SessionsRepository.touch, StateReads.count, StateReads.entries,
--- StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
--- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
--- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
--- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
+-- ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage,
+-- ForksRepository.fork, HistoryRepository.append, ListsRepository.append, ListsRepository.count,
+-- ListsRepository.delete, ListsRepository.names, ListsRepository.read, SessionsRepository.create,
+-- SessionsRepository.open, SessionsRepository.touch, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
 -- UserStateRepository.set_many.
 UPDATE sessions AS s SET last_activity_at = :now, active_hour = substr(:now, 1, 13) || ':00:00.000000Z',
@@ -3044,10 +2974,7 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) RETURNING belongs_to;
 
 -- sessions/session_rows.py: _INSERT
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
 -- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
 -- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
 -- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
@@ -3069,10 +2996,7 @@ INSERT INTO sessions (
         created_at, last_activity_at, belongs_to;
 
 -- sessions/session_rows.py: _INSERT_PART
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
 -- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, SessionsRepository.create,
 -- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
 -- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
@@ -3273,7 +3197,7 @@ WHERE s.namespace = :namespace AND s.session_id = :owner_id
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY l.name;
 
 -- state/reading.py: _GET_ALL_MANY
--- Serves AppStateRepository.get_all_many, StateReads.get_all_many, UserStateRepository.get_all_many.
+-- Serves StateReads.get_all_many, UserStateRepository.get_all_many.
 SELECT s.session_id, e.key, CAST(e.value AS text) FROM sessions AS s
 LEFT JOIN state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id
     AND (e.expires_at IS NULL OR e.expires_at > :now)
@@ -3283,7 +3207,7 @@ WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(
     WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id, e.key;
 
 -- state/reading.py: _SCOPES_MANY
--- Serves AppStateRepository.scopes_many, StateReads.scopes_many, UserStateRepository.scopes_many.
+-- Serves StateReads.scopes_many, UserStateRepository.scopes_many.
 --
 -- Whose values there are, and the values: those of a user or an agent once, however many of the sessions share them.
 WITH wanted AS (
@@ -3303,18 +3227,15 @@ WHERE e.namespace = :namespace AND (e.expires_at IS NULL OR e.expires_at > :now)
 ORDER BY 5;
 
 -- state/scopes.py: _LOOK
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
--- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
--- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, ListsRepository.append,
--- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, StateReads.count,
--- StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
--- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
--- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
--- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
+-- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
 -- UserStateRepository.set_many.
 SELECT (s.last_activity_at <= (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:step AS interval))) / 1000000,
@@ -3335,18 +3256,15 @@ SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS wh
 WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
 
 -- state/scopes.py: _NOTE_WHOLE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_all_many, AppStateRepository.get_many,
--- AppStateRepository.increment, AppStateRepository.keys, AppStateRepository.scopes_many, AppStateRepository.set,
--- AppStateRepository.set_many, ConversationsRepository.load, ConversationsRepository.save, ListsRepository.append,
--- ListsRepository.count, ListsRepository.delete, ListsRepository.names, ListsRepository.read, StateReads.count,
--- StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many,
--- StateReads.get_many, StateReads.keys, StateReads.scopes_many, StateRepository.clear, StateRepository.delete,
--- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
--- TurnWork.begin, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
--- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
--- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
+-- ConversationsRepository.save, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, StateReads.count, StateReads.entries, StateReads.entry,
+-- StateReads.exists, StateReads.get, StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys,
+-- StateReads.scopes_many, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
+-- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
 -- UserStateRepository.set_many.
 UPDATE sessions AS s SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl)) / 1000000,
@@ -4013,52 +3931,44 @@ WHERE e.namespace = :namespace AND e.scope = 'user' AND e.owner_id = :owner_id A
     version, updated_at, expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
 
 -- state/statements.py: APP_STATEMENTS.clear[False]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 DELETE FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id
     RETURNING key, coalesce(expires_at > :now, 1);
 
 -- state/statements.py: APP_STATEMENTS.clear[True]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 DELETE FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id
     RETURNING key, coalesce(expires_at > :now, 1);
 
+-- state/statements.py: APP_STATEMENTS.clear_user[False]
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
+DELETE FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id
+    AND e.user_id = :user_id RETURNING key, coalesce(expires_at > :now, 1);
+
+-- state/statements.py: APP_STATEMENTS.clear_user[True]
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
+DELETE FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id
+    AND e.user_id = :user_id RETURNING key, coalesce(expires_at > :now, 1);
+
 -- state/statements.py: APP_STATEMENTS.count
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, (SELECT count(*) FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app'
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key
     AND e.key < :until_key)
 FROM (SELECT 1) AS s WHERE true;
 
 -- state/statements.py: APP_STATEMENTS.delete[False]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 DELETE FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id AND e.key IN
     (SELECT value FROM json_each(:keys)) RETURNING key, coalesce(expires_at > :now, 1);
 
 -- state/statements.py: APP_STATEMENTS.delete[True]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 DELETE FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id AND e.key IN
     (SELECT value FROM json_each(:keys)) RETURNING key, coalesce(expires_at > :now, 1);
 
 -- state/statements.py: APP_STATEMENTS.entries
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
     coalesce(length(CAST(e.value AS blob)), 0)
 FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
@@ -4067,10 +3977,7 @@ FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND
 WHERE true ORDER BY e.key LIMIT :limit;
 
 -- state/statements.py: APP_STATEMENTS.entries_descending
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
     coalesce(length(CAST(e.value AS blob)), 0)
 FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
@@ -4079,10 +3986,7 @@ FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND
 WHERE true ORDER BY e.key DESC LIMIT :limit;
 
 -- state/statements.py: APP_STATEMENTS.entry
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
     coalesce(length(CAST(e.value AS blob)), 0)
 FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
@@ -4090,39 +3994,27 @@ FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND
 WHERE true ORDER BY e.key;
 
 -- state/statements.py: APP_STATEMENTS.exists
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, (SELECT count(*) FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app'
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key = :key)
 FROM (SELECT 1) AS s WHERE true;
 
 -- state/statements.py: APP_STATEMENTS.get
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key = :key
 WHERE true ORDER BY e.key;
 
 -- state/statements.py: APP_STATEMENTS.get_all
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND true
 WHERE true ORDER BY e.key;
 
 -- state/statements.py: APP_STATEMENTS.get_many
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key IN
@@ -4130,10 +4022,7 @@ FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND
 WHERE true ORDER BY e.key;
 
 -- state/statements.py: APP_STATEMENTS.get_many_and_range
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key, CAST(e.value AS text)
 FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now)
@@ -4141,10 +4030,7 @@ FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND
 WHERE true ORDER BY e.key;
 
 -- state/statements.py: APP_STATEMENTS.keys
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key
 FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key
@@ -4152,10 +4038,7 @@ FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND
 WHERE true ORDER BY e.key LIMIT :limit;
 
 -- state/statements.py: APP_STATEMENTS.keys_descending
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT false, e.key
 FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND e.scope = 'app'
     AND e.owner_id = :owner_id AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key
@@ -4163,80 +4046,71 @@ FROM (SELECT 1) AS s LEFT JOIN shared_state AS e ON e.namespace = :namespace AND
 WHERE true ORDER BY e.key DESC LIMIT :limit;
 
 -- state/statements.py: APP_STATEMENTS.lock
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 SELECT e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
     coalesce(length(CAST(e.value AS blob)), 0) FROM shared_state AS e WHERE e.namespace = :namespace AND e.scope = 'app'
     AND e.owner_id = :owner_id AND e.key = :key AND (e.expires_at IS NULL OR e.expires_at > :now);
 
 -- state/statements.py: APP_STATEMENTS.set[False]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
-INSERT INTO shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at, expires_at)
-    VALUES (:namespace, 'app', :owner_id, :key, :value, :now, :now,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
+INSERT INTO shared_state AS e (namespace, scope, owner_id, user_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, 'app', :owner_id, CAST(:user_id AS varchar), :key, :value, :now, :now,
     (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE
     SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
 version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
 created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-    e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+    e.updated_at) END,
+user_id = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.user_id ELSE coalesce(excluded.user_id,
+    e.user_id) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
     coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
 
 -- state/statements.py: APP_STATEMENTS.set[True]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
-INSERT INTO shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at, expires_at)
-    VALUES (:namespace, 'app', :owner_id, :key, :value, :now, :now,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
+INSERT INTO shared_state AS e (namespace, scope, owner_id, user_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, 'app', :owner_id, CAST(:user_id AS varchar), :key, :value, :now, :now,
     (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE
     SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
 version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
 created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-    e.updated_at) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
+    e.updated_at) END,
+user_id = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.user_id ELSE coalesce(excluded.user_id,
+    e.user_id) END RETURNING key, CAST(value AS text), version, updated_at, expires_at,
     coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
 
 -- state/statements.py: APP_STATEMENTS.set_missing[False]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
-INSERT INTO shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at, expires_at)
-    VALUES (:namespace, 'app', :owner_id, :key, :value, :now, :now,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
+INSERT INTO shared_state AS e (namespace, scope, owner_id, user_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, 'app', :owner_id, CAST(:user_id AS varchar), :key, :value, :now, :now,
     (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE
     SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
 version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
 created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-    e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version, updated_at,
+    e.updated_at) END,
+user_id = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.user_id ELSE coalesce(excluded.user_id,
+    e.user_id) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version, updated_at,
     expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
 
 -- state/statements.py: APP_STATEMENTS.set_missing[True]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
-INSERT INTO shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at, expires_at)
-    VALUES (:namespace, 'app', :owner_id, :key, :value, :now, :now,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
+INSERT INTO shared_state AS e (namespace, scope, owner_id, user_id, key, value, created_at, updated_at, expires_at)
+    VALUES (:namespace, 'app', :owner_id, CAST(:user_id AS varchar), :key, :value, :now, :now,
     (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (CAST(:ttl AS interval))) % 1000000))) ON CONFLICT (namespace, scope, owner_id, key) DO UPDATE
     SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
 version = CASE WHEN e.expires_at <= excluded.updated_at THEN 1 ELSE e.version + 1 END,
 created_at = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.created_at ELSE coalesce(e.created_at,
-    e.updated_at) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version, updated_at,
+    e.updated_at) END,
+user_id = CASE WHEN e.expires_at <= excluded.updated_at THEN excluded.user_id ELSE coalesce(excluded.user_id,
+    e.user_id) END WHERE e.expires_at <= excluded.updated_at RETURNING key, CAST(value AS text), version, updated_at,
     expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
 
 -- state/statements.py: APP_STATEMENTS.set_present[False]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 UPDATE shared_state AS e SET value = :value, version = e.version + 1, updated_at = :now,
+    user_id = coalesce(CAST(:user_id AS varchar), e.user_id),
 created_at = coalesce(e.created_at, e.updated_at),
 expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
     (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
@@ -4246,11 +4120,9 @@ WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id AN
     expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
 
 -- state/statements.py: APP_STATEMENTS.set_present[True]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 UPDATE shared_state AS e SET value = :value, version = e.version + 1, updated_at = :now,
+    user_id = coalesce(CAST(:user_id AS varchar), e.user_id),
 created_at = coalesce(e.created_at, e.updated_at),
 expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
     (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
@@ -4260,11 +4132,9 @@ WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id AN
     expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
 
 -- state/statements.py: APP_STATEMENTS.set_version[False]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 UPDATE shared_state AS e SET value = :value, version = e.version + 1, updated_at = :now,
+    user_id = coalesce(CAST(:user_id AS varchar), e.user_id),
 created_at = coalesce(e.created_at, e.updated_at),
 expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
     (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
@@ -4274,11 +4144,9 @@ WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id AN
     version, updated_at, expires_at, coalesce(created_at, updated_at), coalesce(length(CAST(value AS blob)), 0);
 
 -- state/statements.py: APP_STATEMENTS.set_version[True]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 UPDATE shared_state AS e SET value = :value, version = e.version + 1, updated_at = :now,
+    user_id = coalesce(CAST(:user_id AS varchar), e.user_id),
 created_at = coalesce(e.created_at, e.updated_at),
 expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE (strftime('%Y-%m-%dT%H:%M:%S',
     (:now_us + (CAST(:ttl AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
@@ -4290,10 +4158,7 @@ WHERE e.namespace = :namespace AND e.scope = 'app' AND e.owner_id = :owner_id AN
 -- ======================================================= usage =======================================================
 
 -- usage/ledger.py: _FOLD_RANGE_SQLITE[0]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiredRows.sweep_unseen, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
@@ -4360,10 +4225,7 @@ SELECT :namespace, -row_number() OVER (PARTITION BY session_id, bucket_at ORDER 
         GROUP BY session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name);
 
 -- usage/ledger.py: _FOLD_RANGE_SQLITE[1]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiredRows.sweep_unseen, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
@@ -4383,10 +4245,7 @@ DELETE FROM usage_ledger AS l WHERE l.namespace = :namespace AND l.session_id = 
         WHERE n.namespace = :namespace AND n.session_id = :session_id AND n.line < 0);
 
 -- usage/ledger.py: _FOLD_RANGE_SQLITE[2]
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiredRows.sweep_unseen, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
@@ -4622,38 +4481,32 @@ SELECT session_id FROM usage_ledger WHERE namespace = :namespace AND user_id = :
 UNION SELECT session_id FROM usage_records WHERE namespace = :namespace AND user_id = :user_id;
 
 -- usage/ledger.py: _WITH_LINES
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
--- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
--- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
--- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
--- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
--- UserStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save,
+-- ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove,
+-- ErasureRepository.remove_many, ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 SELECT session_id FROM usage_ledger WHERE namespace = :namespace AND session_id IN
     (SELECT value FROM json_each(:session_ids))
 UNION SELECT session_id FROM usage_records WHERE namespace = :namespace AND session_id IN
     (SELECT value FROM json_each(:session_ids));
 
 -- usage/ledger.py: _FORGET_SQLITE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
--- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
--- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
--- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
--- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
--- UserStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save,
+-- ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove,
+-- ErasureRepository.remove_many, ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 UPDATE usage_ledger SET session_id = :random_id, user_id = nullif(user_id, :user_id)
 WHERE namespace = :namespace AND session_id = :session_id AND (user_id = :user_id OR :user_id IS NULL);
 
@@ -4783,19 +4636,16 @@ WHERE namespace = :namespace AND user_id = :user_id AND (session_id IS NULL OR s
     SELECT s.session_id FROM sessions AS s WHERE s.namespace = :namespace AND s.ttl = :erased));
 
 -- usage/records.py: _RENAME_SQLITE
--- Serves AppStateRepository.clear, AppStateRepository.count, AppStateRepository.delete, AppStateRepository.delete_many,
--- AppStateRepository.entries, AppStateRepository.entry, AppStateRepository.exists, AppStateRepository.get,
--- AppStateRepository.get_all, AppStateRepository.get_many, AppStateRepository.increment, AppStateRepository.keys,
--- AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ErasureRepository.erase_batch,
--- ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many,
--- ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, StateRepository.clear, StateRepository.delete, StateRepository.delete_many,
--- StateRepository.increment, StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear,
--- UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries,
--- UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all,
--- UserStateRepository.get_many, UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set,
--- UserStateRepository.set_many.
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save,
+-- ErasureRepository.erase_batch, ErasureRepository.erase_next, ErasureRepository.hide_user, ErasureRepository.remove,
+-- ErasureRepository.remove_many, ErasureRepository.remove_slice, ExpiryRepository.sweep_sessions, ForksRepository.fork,
+-- HistoryRepository.append, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, StateRepository.clear, StateRepository.delete,
+-- StateRepository.delete_many, StateRepository.increment, StateRepository.set, StateRepository.set_many,
+-- TurnWork.commit, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
+-- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
+-- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
+-- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- The SQL for each database, with its way to an id that tells nothing.
 UPDATE usage_records AS r SET session_id = :random_id, user_id = nullif(r.user_id, :user_id),

@@ -120,8 +120,8 @@ class AsyncUserState(UserStateOperations, AsyncGroup):
 
 
 class AppStateOperations(Operations):
-    set = owned(AppStateRepository, StateRepository.set, "agent_name", without=["create"])
-    set_many = owned(AppStateRepository, StateRepository.set_many, "agent_name", without=["create"])
+    set = operation(AppStateRepository.set)
+    set_many = operation(AppStateRepository.set_many)
     get = owned(AppStateRepository, StateRepository.get, "agent_name")
     get_many = owned(AppStateRepository, StateRepository.get_many, "agent_name")
     get_all = owned(AppStateRepository, StateRepository.get_all, "agent_name")

@@ -29,7 +29,7 @@ DEFAULT_SCHEMA = "statestore"
 """Where the tables live on PostgreSQL. SQLite has no schemas; there they live in the file itself."""
 
 VERSION_TABLE = "statestore_alembic_version"
-HEAD_REVISION = "0005"
+HEAD_REVISION = "0006"
 """The revision that this version of the package works with; a test holds it against migrations/versions."""
 
 sessions = Table(
@@ -222,8 +222,17 @@ shared_state = Table(
     Column("created_at", UtcTime, nullable=False),
     Column("updated_at", UtcTime, nullable=False),
     Column("expires_at", UtcTime),
+    Column("user_id", Key),
     PrimaryKeyConstraint("namespace", "scope", "owner_id", "key"),
     CheckConstraint("scope IN ('user', 'app')", name="scope"),
+    # The erasure of a user: which keys of agents were written for them.
+    Index(
+        None,
+        "user_id",
+        "namespace",
+        postgresql_where=text("user_id IS NOT NULL"),
+        sqlite_where=text("user_id IS NOT NULL"),
+    ),
     # The sweep: which keys have expired.
     Index(
         None,

@@ -148,7 +148,8 @@ class Lineage:
 class ErasureReceipt:
     """What erasing a user removed. Entries that another user's fork still sees live on there and are not counted.
 
-    `state_entries` are keys of the user's sessions, `user_state_entries` those of the user's own state.
+    `state_entries` are keys of the user's sessions; `user_state_entries` those of the user's own state, and of agents'
+    state those that were written for the user.
     """
 
     user_id: str

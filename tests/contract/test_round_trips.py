@@ -248,8 +248,8 @@ case(
     "sessions.delete_user, of one session",
     history,
     lambda store, s: store.sessions.delete_user(f"user of {s}"),
-    transaction(20),
-    (27, 1),
+    transaction(21),
+    (28, 1),
 )
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -165,6 +166,73 @@ def test_the_state_of_an_erased_user_is_erased(store: Store, content: Content) -
     assert store.app_state.get_all("ada") == {"k": 1}
     assert store.sessions.delete_user("nobody").user_state_entries == 0
     assert len(content.rows("shared_state")) == 3
+
+
+def test_keys_that_an_agent_keeps_for_a_user_are_erased_with_the_user(store: Store, content: Content) -> None:
+    state = store.app_state
+    state.set("bot", "of ada", 1, user_id="ada")
+    state.set_many("bot", {"also ada's": 1, "and this": 2}, user_id="ada")
+    state.set("helper", "of ada", 1, user_id="ada")
+    state.set("bot", "of bob", 1, user_id="bob")
+    state.set("bot", "of nobody", 1)
+    assert store.sessions.delete_user("ada").user_state_entries == 4
+    assert (state.keys("bot"), state.keys("helper")) == (["of bob", "of nobody"], [])
+    assert {row["key"] for row in content.rows("shared_state")} == {"of bob", "of nobody"}
+    assert store.sessions.delete_user("ada").user_state_entries == 0
+
+
+def test_a_key_stays_its_users_until_another_one_is_named(store: Store) -> None:
+    state = store.app_state
+    for change in (
+        lambda: state.set("bot", "k", 2),
+        lambda: state.set("bot", "k", 2, only_if="present"),
+        lambda: state.set("bot", "k", 2, expected_version=1),
+        lambda: state.set_many("bot", {"k": 2}),
+        lambda: state.increment("bot", "k"),
+        lambda: state.set_many("bot", {"k": 2}, only_if="missing", user_id="bob"),
+    ):
+        state.set("bot", "k", 1, user_id="ada")
+        change()
+        assert store.sessions.delete_user("bob").user_state_entries == 0
+        assert store.sessions.delete_user("ada").user_state_entries == 1
+        assert not state.exists("bot", "k")
+    state.set("bot", "k", 1, user_id="ada")
+    state.set("bot", "k", 2, user_id="bob", only_if="present")
+    assert store.sessions.delete_user("ada").user_state_entries == 0
+    assert store.sessions.delete_user("bob").user_state_entries == 1
+
+
+def test_a_key_that_has_expired_is_nobodys(store: Store, clock: MovableClock) -> None:
+    store.app_state.set("bot", "k", 1, user_id="ada", ttl=timedelta(minutes=1))
+    clock.advance(minutes=2)
+    store.app_state.set("bot", "k", 2)
+    store.sessions.delete_user("ada")
+    assert store.app_state.get("bot", "k") == 2
+
+
+def test_a_user_is_erased_from_an_agents_state_in_a_transaction_or_not_at_all(store: Store) -> None:
+    store.app_state.set("bot", "k", 1, user_id="ada")
+    with suppress(ZeroDivisionError), store.transaction() as tx:
+        assert tx.sessions.delete_user("ada").user_state_entries == 1
+        assert tx.app_state.keys("bot") == []
+        raise ZeroDivisionError
+    assert store.app_state.get("bot", "k") == 1
+
+
+def test_only_a_key_of_an_agent_can_be_written_for_a_user(store: Store) -> None:
+    store.sessions.create("s")
+    for wrong in (
+        lambda: store.state.set("s", "k", 1, user_id="ada"),
+        lambda: store.user_state.set("ada", "k", 1, user_id="ada"),
+    ):
+        with pytest.raises(TypeError):
+            wrong()
+    for user_id in ("", "x" * 513, 1, "a\0b"):
+        with pytest.raises(InvalidValueError, match="user_id"):
+            store.app_state.set("bot", "k", 1, user_id=user_id)
+        with pytest.raises(InvalidValueError, match="user_id"):
+            store.app_state.set_many("bot", {"k": 1}, user_id=user_id)
+    assert not store.app_state.exists("bot", "k")
 
 
 def test_an_increment_whose_reply_is_lost_is_not_repeated(connect: Callable[..., Store], proxy: Proxy) -> None:

@@ -3,7 +3,7 @@
     STATESTORE_SESSIONS = {"url": "postgresql://app@db/app", "namespace": "web"}
 
 A session is a key of `app_state`, with the end that Django gives it, which reading does not move. Its value is the text
-that Django signs and its JSON serializer makes.
+that Django signs and its JSON serializer makes. Who is logged in, `sessions.delete_user` logs out everywhere.
 """
 
 from datetime import timedelta
@@ -18,7 +18,6 @@ from statestore import LazyStore
 from statestore.adapters.django import lifetime, shared
 
 OWNER = "django.contrib.sessions"
-_PAGE = 1000
 _LONGEST = 128
 
 
@@ -85,25 +84,27 @@ class SessionStore(SessionBase):
     def save(self, must_create: bool = False) -> None:
         if self.session_key is None:
             return self.create()
-        text = self.encode(self._get_session(no_load=must_create))
+        data = self._get_session(no_load=must_create)
+        text, user_id = self.encode(data), _user_of(data)
         age = lifetime(self.get_expiry_age())
         self._check_key()
         if age <= timedelta(0):
             return self.delete()
         state, only_if = self.store().sync().app_state, _condition(must_create)
-        if not state.set(OWNER, self.session_key, text, ttl=age, only_if=only_if):
+        if not state.set(OWNER, self.session_key, text, ttl=age, only_if=only_if, user_id=user_id):
             raise CreateError if must_create else UpdateError
 
     async def asave(self, must_create: bool = False) -> None:
         if self.session_key is None:
             return await self.acreate()
-        text = self.encode(await self._aget_session(no_load=must_create))
+        data = await self._aget_session(no_load=must_create)
+        text, user_id = self.encode(data), _user_of(data)
         age = lifetime(await self.aget_expiry_age())
         self._check_key()
         if age <= timedelta(0):
             return await self.adelete()
         state, only_if = (await self.store().here()).app_state, _condition(must_create)
-        if not await state.set(OWNER, self.session_key, text, ttl=age, only_if=only_if):
+        if not await state.set(OWNER, self.session_key, text, ttl=age, only_if=only_if, user_id=user_id):
             raise CreateError if must_create else UpdateError
 
     def _check_key(self) -> None:
@@ -130,24 +131,15 @@ class SessionStore(SessionBase):
     async def aclear_expired(cls) -> None:
         await (await cls.store().here()).sweep()
 
-    @classmethod
-    def delete_user(cls, user_id: Any) -> int:
-        """Delete all sessions in which a user is logged in. Reads every session, as the user is in its text.
-
-        Returns:
-            How many there were.
-        """
-        state, deleted, after = cls.store().sync().app_state, 0, None
-        while page := state.entries(OWNER, after=after, limit=_PAGE):
-            after = page[-1].key
-            wanted = [entry.key for entry in page if cls().decode(entry.value).get(SESSION_KEY) == str(user_id)]
-            deleted += state.delete_many(OWNER, wanted)
-        return deleted
-
 
 def _is_key(key: Any) -> bool:
     """Whether a session may have this key: what a cookie brings may be anything."""
     return isinstance(key, str) and 0 < len(key) <= _LONGEST and key.isprintable()
+
+
+def _user_of(data: dict[str, Any]) -> str | None:
+    """Who is logged in."""
+    return str(data[SESSION_KEY]) if SESSION_KEY in data else None
 
 
 def _condition(must_create: bool) -> Any:

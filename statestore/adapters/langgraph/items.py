@@ -1,6 +1,6 @@
 """Long-term memory of LangGraph: items are keys of the state of an agent, which all threads and users share."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from langgraph.store.base import (
@@ -36,7 +36,7 @@ class StatestoreStore(BaseStore):
     Items of expired TTLs are gone at once, and deleted by the store's sweep. There is no search by meaning.
     """
 
-    __slots__ = ("_name", "_runner", "ttl_config")
+    __slots__ = ("_name", "_runner", "_user_of", "ttl_config")
 
     supports_ttl: bool = True
 
@@ -47,6 +47,7 @@ class StatestoreStore(BaseStore):
         name: str = "langgraph",
         ttl: TTLConfig | None = None,
         index: IndexConfig | None = None,
+        user_of: Callable[[tuple[str, ...]], str | None] | None = None,
     ) -> None:
         """Take what opens a store, or an open one. Nothing is connected before the first use.
 
@@ -56,6 +57,8 @@ class StatestoreStore(BaseStore):
             ttl: `default_ttl` in minutes, and `refresh_on_read`. What has expired is always omitted, and deleted by a
                 `statestore.Sweeper` or `statestore sweep`.
             index: Not supported.
+            user_of: The user whom the items of a namespace are about, or None, as in `lambda namespace: namespace[1]`
+                for `("memories", user_id)`: `sessions.delete_user` erases them. Without it, items are nobody's.
         """
         if index is not None:
             raise InvalidValueError(
@@ -63,6 +66,7 @@ class StatestoreStore(BaseStore):
             )
         self._runner = Runner(store)
         self._name = name
+        self._user_of = user_of or _nobody
         self.ttl_config = ttl
 
     def close(self) -> None:
@@ -101,12 +105,13 @@ class StatestoreStore(BaseStore):
         return results
 
     def _put(self, puts: Mapping[str, PutOp]) -> Flow[None]:
-        by_ttl: dict[float | None, Json] = {}
+        alike: dict[tuple[float | None, str | None], Json] = {}
         for key, op in puts.items():
             if op.value is not None:
-                by_ttl.setdefault(op.ttl, {})[key] = {"value": plain(op.value, "value"), "ttl": op.ttl}
-        for ttl, values in by_ttl.items():
-            yield store.app_state.set_many(self._name, values, ttl=_minutes(ttl))
+                values = alike.setdefault((op.ttl, self._user_of(op.namespace)), {})
+                values[key] = {"value": plain(op.value, "value"), "ttl": op.ttl}
+        for (ttl, user_id), values in alike.items():
+            yield store.app_state.set_many(self._name, values, ttl=_minutes(ttl), user_id=user_id)
         if gone := [key for key, op in puts.items() if op.value is None]:
             yield store.app_state.delete_many(self._name, gone)
 
@@ -153,6 +158,10 @@ class StatestoreStore(BaseStore):
             if all(_meets(namespace, condition) for condition in conditions)
         }
         return sorted(found)[op.offset : op.offset + op.limit]
+
+
+def _nobody(namespace: tuple[str, ...]) -> None:
+    return None
 
 
 def _key(namespace: tuple[str, ...], key: str) -> str:

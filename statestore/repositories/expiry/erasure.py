@@ -16,7 +16,7 @@ from statestore.engine.sql import Statement
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.repository import FIND_ERASED, ExpiryRepository
 from statestore.repositories.sessions import endings, parts, segments, session_life, session_rows, unshared
-from statestore.repositories.state.statements import USER_STATEMENTS
+from statestore.repositories.state.statements import APP_STATEMENTS, USER_STATEMENTS
 from statestore.repositories.usage import ledger
 
 # What is left in the row says nothing of the user but which erasure it belongs to. What another user's part used is
@@ -34,6 +34,11 @@ _HIDE_PARTS = Statement(
         SELECT w.session_id FROM $sessions AS w WHERE w.namespace = :namespace AND w.expires_at <= $now
             AND w.ttl = :erased AND w.instructions = :erasure)"""
 )
+
+# Those that have keys which were written for a user, in the order in which they are locked.
+_AGENTS = Statement("""
+    SELECT DISTINCT e.owner_id FROM $shared_state AS e
+    WHERE e.namespace = :namespace AND e.user_id = :user_id AND e.scope = 'app' ORDER BY e.owner_id""")
 
 _LOOK = Statement("""
     SELECT $live, s.next_seq - s.first_seq, s.revision, s.user_id, EXISTS (
@@ -211,6 +216,9 @@ class ErasureRepository(ExpiryRepository):
         self._link.run(_HIDE_PARTS, user_id=user_id, **marks)
         ledger.forget_user(self._link, user_id, erased=endings.ERASED)
         state = self._link.all(USER_STATEMENTS.clear[True], owner_id=user_id)
+        for (agent_name,) in self._link.all(_AGENTS, user_id=user_id):
+            of_agent = APP_STATEMENTS.clear_user[self._link.holds_reads]
+            state = [*state, *self._link.all(of_agent, owner_id=agent_name, user_id=user_id)]
         batch = self._erase(user_id, limit, ())
         batch.user_state_entries = sum(key is not None for *_, key, _ in state)
         return session_rows.now(self._link), batch

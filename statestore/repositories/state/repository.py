@@ -59,30 +59,7 @@ class StateRepository(StateReads):
             ConflictError: The key does not have the expected version. Nothing was written.
             InvalidValueError: The value is not exact JSON or is too large. Nothing was written.
         """
-        checks.optional_count(expected_version, "expected_version")
-        self._owner(session_id)
-        checks.key(key, "key")
-        checks.one_of(only_if, (None, "missing", "present"), "only_if")
-        if only_if is not None and expected_version is not None:
-            raise InvalidValueError("only_if", "cannot be combined with expected_version; 0 is that of a missing key")
-        ttl = checks.ttl(ttl)
-        text = self._once("value", lambda: self._json(value, "value"))
-        columns = self._columns(create)
-        if only_if == "missing" or expected_version is not None:
-            self._call.repeatable = False  # A second try would find what the first one wrote.
-        if expected_version:
-            statements = self._sql.set_version
-        elif only_if == "missing" or expected_version == 0:
-            statements = self._sql.set_missing
-        else:
-            statements = self._sql.set if only_if is None else self._sql.set_present
-        params: dict[str, Any] = {"key": key, "value": text, "ttl": ttl, "keep": False, "expected": expected_version}
-        rows = self._write(session_id, statements, columns, always=expected_version is None, **params)
-        if rows:
-            return self._entry(session_id, rows[0])
-        if expected_version is not None:
-            raise self._conflict(session_id, key, expected_version)
-        return None
+        return self._set(session_id, key, value, ttl, expected_version, only_if, create)
 
     @writes_in_one_statement
     def set_many(
@@ -101,43 +78,7 @@ class StateRepository(StateReads):
         Returns:
             The keys that were written, as stored, in the order given.
         """
-        self._owner(session_id)
-        checks.one_of(only_if, (None, "missing"), "only_if")
-        if not isinstance(values, Mapping):
-            raise InvalidValueError("values", f"must be a mapping, not {type(values).__name__}")
-        ttl = checks.ttl(ttl)
-        texts = self._once(
-            "values", lambda: {checks.key(k, "values"): self._json(v, "values") for k, v in values.items()}
-        )
-        columns = self._columns(create)
-        written: dict[str, StateEntry] = {}
-        keys = sorted(texts)
-        missing = only_if == "missing"
-        if missing:
-            self._call.repeatable = False  # A second try would find what the first one wrote.
-        if not keys:
-            self._write(session_id, self._sql.delete, columns, keys=[])  # There has to be a session all the same.
-            return {}
-        if self._link.dialect.name == "sqlite":
-            self._needs_transaction()
-            self._enter(session_id, columns)
-            statement = (self._sql.set_missing if missing else self._sql.set)[False]
-            for key in keys:
-                row = self._link.one(statement, owner_id=session_id, key=key, value=texts[key], ttl=ttl)
-                if row is not None:
-                    written[key] = self._entry(session_id, row)
-            return {key: written[key] for key in texts if key in written}
-        if len(keys) > CHUNK:
-            self._needs_transaction()
-        for start in range(0, len(keys), CHUNK):
-            chunk = keys[start : start + CHUNK]
-            alone = self._link.holds_reads
-            statements = {alone: set_many(self._scope, len(chunk), alone, missing)}
-            params = numbered(({"key": key, "value": texts[key]} for key in chunk), ("key", "value"))
-            for row in self._write(session_id, statements, columns, ttl=ttl, **params):
-                entry = self._entry(session_id, row)
-                written[entry.key] = entry
-        return {key: written[key] for key in texts if key in written}
+        return self._set_many(session_id, values, ttl, only_if, create)
 
     @writes_in_one_statement
     def delete(self, session_id: str, key: str) -> bool:
@@ -214,7 +155,7 @@ class StateRepository(StateReads):
             held = self._lock(session_id, key, columns) if queued else self._look(session_id, key, columns)
             total = _sum(0 if held is None else held.value, amount, key)
             text = self._json(total, "amount")
-            params: dict[str, Any] = {"key": key, "value": text, "ttl": ttl, "keep": ttl is None}
+            params: dict[str, Any] = {"key": key, "value": text, "ttl": ttl, "keep": ttl is None, "user_id": None}
             self._call.sent = True
             if held is None:
                 rows = self._write(session_id, self._sql.set_missing, columns, **params)
@@ -224,6 +165,92 @@ class StateRepository(StateReads):
                 return total
         self._needs_transaction()
         raise AssertionError("in a transaction the key is locked")
+
+    def _set(
+        self,
+        session_id: str,
+        key: str,
+        value: Any,
+        ttl: timedelta | None,
+        expected_version: int | None,
+        only_if: Literal["missing", "present"] | None,
+        create: bool | NewSession = False,
+        user_id: str | None = None,
+    ) -> StateEntry | None:
+        checks.optional_count(expected_version, "expected_version")
+        self._owner(session_id)
+        checks.key(key, "key")
+        checks.one_of(only_if, (None, "missing", "present"), "only_if")
+        if only_if is not None and expected_version is not None:
+            raise InvalidValueError("only_if", "cannot be combined with expected_version; 0 is that of a missing key")
+        ttl = checks.ttl(ttl)
+        text = self._once("value", lambda: self._json(value, "value"))
+        columns = self._columns(create)
+        if only_if == "missing" or expected_version is not None:
+            self._call.repeatable = False  # A second try would find what the first one wrote.
+        if expected_version:
+            statements = self._sql.set_version
+        elif only_if == "missing" or expected_version == 0:
+            statements = self._sql.set_missing
+        else:
+            statements = self._sql.set if only_if is None else self._sql.set_present
+        params: dict[str, Any] = {"key": key, "value": text, "ttl": ttl, "keep": False, "user_id": user_id}
+        always = expected_version is None
+        rows = self._write(session_id, statements, columns, always=always, expected=expected_version, **params)
+        if rows:
+            return self._entry(session_id, rows[0])
+        if expected_version is not None:
+            raise self._conflict(session_id, key, expected_version)
+        return None
+
+    def _set_many(
+        self,
+        session_id: str,
+        values: Mapping[str, Any],
+        ttl: timedelta | None,
+        only_if: Literal["missing"] | None,
+        create: bool | NewSession = False,
+        user_id: str | None = None,
+    ) -> dict[str, StateEntry]:
+        self._owner(session_id)
+        checks.one_of(only_if, (None, "missing"), "only_if")
+        if not isinstance(values, Mapping):
+            raise InvalidValueError("values", f"must be a mapping, not {type(values).__name__}")
+        ttl = checks.ttl(ttl)
+        texts = self._once(
+            "values", lambda: {checks.key(k, "values"): self._json(v, "values") for k, v in values.items()}
+        )
+        columns = self._columns(create)
+        written: dict[str, StateEntry] = {}
+        keys = sorted(texts)
+        missing = only_if == "missing"
+        if missing:
+            self._call.repeatable = False  # A second try would find what the first one wrote.
+        if not keys:
+            self._write(session_id, self._sql.delete, columns, keys=[])  # There has to be a session all the same.
+            return {}
+        if self._link.dialect.name == "sqlite":
+            self._needs_transaction()
+            self._enter(session_id, columns)
+            statement = (self._sql.set_missing if missing else self._sql.set)[False]
+            for key in keys:
+                row = self._link.one(
+                    statement, owner_id=session_id, key=key, value=texts[key], ttl=ttl, user_id=user_id
+                )
+                if row is not None:
+                    written[key] = self._entry(session_id, row)
+            return {key: written[key] for key in texts if key in written}
+        if len(keys) > CHUNK:
+            self._needs_transaction()
+        for start in range(0, len(keys), CHUNK):
+            chunk = keys[start : start + CHUNK]
+            alone = self._link.holds_reads
+            statements = {alone: set_many(self._scope, len(chunk), alone, missing)}
+            params = numbered(({"key": key, "value": texts[key]} for key in chunk), ("key", "value"))
+            for row in self._write(session_id, statements, columns, ttl=ttl, user_id=user_id, **params):
+                entry = self._entry(session_id, row)
+                written[entry.key] = entry
+        return {key: written[key] for key in texts if key in written}
 
     def _look(self, session_id: str, key: str, columns: Mapping[str, Any] | None) -> StateEntry | None:
         self._call.sent = False  # What is lost while it reads was not written.

@@ -35,6 +35,7 @@ class Scope(ABC):
         columns: The columns that say whose a key is.
         values: Their values in an INSERT.
         owned: That row `e` is the owner's.
+        for_user: Whether a key can be written for a user, with whom it is erased.
         found: FROM and WHERE of a row for an owner that can have keys.
         reading_due: Whether a read has to extend the owner's TTL.
         sharing: Common table expressions that enter a write on PostgreSQL, sharing the owner's lock: `owner` has a row
@@ -51,6 +52,7 @@ class Scope(ABC):
     columns: ClassVar[str]
     values: ClassVar[str]
     owned: ClassVar[str]
+    for_user: ClassVar[bool] = False
     found: ClassVar[tuple[str, str]]
     reading_due: ClassVar[str] = "false"
     sharing: ClassVar[str]
@@ -253,6 +255,7 @@ class AppScope(SharedScope, number=23):
     name = "app"
     kind = "agent"
     argument = "agent_name"
+    for_user = True
 
 
 SESSION = SessionScope()

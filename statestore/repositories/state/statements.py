@@ -28,6 +28,16 @@ _MISSING = f" WHERE {_EXPIRED}"
 _REPLACE = f"""DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at, expires_at = excluded.expires_at,
         version = CASE WHEN {_EXPIRED} THEN 1 ELSE e.version + 1 END,
         created_at = CASE WHEN {_EXPIRED} THEN excluded.created_at ELSE coalesce(e.created_at, e.updated_at) END"""
+# It stays the user's for whom it was written until another one is named.
+_REPLACE_USER = f""",
+        user_id = CASE WHEN {_EXPIRED} THEN excluded.user_id ELSE coalesce(excluded.user_id, e.user_id) END"""
+
+
+def _insertion(scope: Scope) -> tuple[str, str, str]:
+    """How a row is written: its columns beside key and value, their values, and what happens to one that is there."""
+    user, value = (", user_id", ", CAST(:user_id AS varchar)") if scope.for_user else ("", "")
+    conflict = f"ON CONFLICT (namespace, {scope.columns}, key) {_REPLACE}{_REPLACE_USER if scope.for_user else ''}"
+    return f"namespace, {scope.columns}{user}", f":namespace, {scope.values}{value}", conflict
 
 
 def _entry(alias: str = "") -> str:
@@ -50,8 +60,8 @@ class Statements:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self._here = f"e.namespace = :namespace AND {scope.owned}"
-        self._into = f"INSERT INTO {scope.table} AS e (namespace, {scope.columns}, key, value"
-        self._conflict = f"ON CONFLICT (namespace, {scope.columns}, key) {_REPLACE}"
+        columns, self._values, self._conflict = _insertion(scope)
+        self._into = f"INSERT INTO {scope.table} AS e ({columns}, key, value"
 
         self.entry = self._read("e.key = :key")
         self.get = self._read("e.key = :key", selected=_VALUE)
@@ -71,6 +81,8 @@ class Statements:
         self.set_version = self._both(self._update(" AND e.version = :expected"))
         self.delete = self._both(self._delete(" AND e.key $in(:keys)"))
         self.clear = self._both(self._delete())
+        if scope.for_user:
+            self.clear_user = self._both(self._delete(" AND e.user_id = :user_id"))
         self.lock = self._lock()
 
     def _read(self, which: str, *, selected: str = "", limited: bool = False, descending: bool = False) -> Statement:
@@ -98,14 +110,15 @@ class Statements:
     def _insert(self, condition: str = "") -> tuple[str, str]:
         begin = f"{self._into}, created_at, updated_at, expires_at)"
         end = f"{self._conflict}{condition} RETURNING {_entry()}"
-        row = f":namespace, {self._scope.values}, :key, %s, $now, $now, {_END}"
+        row = f"{self._values}, :key, %s, $now, $now, {_END}"
         return (
             f"done AS ({begin} SELECT {row % 'CAST(:value AS json)'} FROM owner {end})",
             f"{begin} VALUES ({row % ':value'}) {end}",
         )
 
     def _update(self, condition: str = "") -> tuple[str, str]:
-        update = f"""UPDATE {self._scope.table} AS e SET value = %s, version = e.version + 1, updated_at = $now,
+        user = ", user_id = coalesce(CAST(:user_id AS varchar), e.user_id)" if self._scope.for_user else ""
+        update = f"""UPDATE {self._scope.table} AS e SET value = %s, version = e.version + 1, updated_at = $now{user},
         created_at = coalesce(e.created_at, e.updated_at),
         expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE {_END} END %s
         WHERE {self._here} AND e.key = :key AND {_FRESH}{condition} RETURNING {_entry()}"""
@@ -138,13 +151,14 @@ def set_many(scope: Scope, count: int, alone: bool, missing: bool = False) -> St
     With *missing*, only those that do not exist.
     """
     rows = value_rows("(CAST(:key_# AS varchar), CAST(:value_# AS json))", count)
+    columns, values, conflict = _insertion(scope)
     return Statement(
         postgresql=scope.entered(
-            f"""done AS (INSERT INTO {scope.table} AS e (namespace, {scope.columns}, key, value,
+            f"""done AS (INSERT INTO {scope.table} AS e ({columns}, key, value,
             created_at, updated_at, expires_at)
-        SELECT :namespace, {scope.values}, v.key, v.value, $now, $now, {_END}
+        SELECT {values}, v.key, v.value, $now, $now, {_END}
         FROM owner, (VALUES {rows}) AS v (key, value) ORDER BY v.key COLLATE "C"
-        ON CONFLICT (namespace, {scope.columns}, key) {_REPLACE}{_MISSING if missing else ""}
+        {conflict}{_MISSING if missing else ""}
         RETURNING {_entry()})""",
             alone,
         )

@@ -1,5 +1,6 @@
 """The session backend, beside Django's own tests."""
 
+import asyncio
 import re
 import signal
 import socket
@@ -126,11 +127,18 @@ def test_sessions_are_not_in_lists_of_conversations() -> None:
     assert SessionStore.store().sync().sessions.page(with_total=True).total == 0
 
 
-def test_a_user_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("statestore.adapters.django.sessions._PAGE", 2)
-    sessions = [saved(_auth_user_id=str(number % 2)) for number in range(7)] + [saved(a=1)]
-    assert SessionStore.delete_user(1) == 3
-    assert [SessionStore(session.session_key).load() != {} for session in sessions] == [True, False] * 3 + [True] * 2
+def test_a_user_is_erased() -> None:
+    sessions = [saved(_auth_user_id=str(number % 2)) for number in range(5)] + [saved(a=1)]
+    asyncio.run(logged_in(sessions[-1].session_key, "1"))
+    assert SessionStore.store().sync().sessions.delete_user("1").user_state_entries == 3
+    assert [SessionStore(session.session_key).load() != {} for session in sessions] == [True, False] * 2 + [True, False]
+
+
+async def logged_in(session_key: str, user_id: str) -> None:
+    session = SessionStore(session_key)
+    await session.aset("_auth_user_id", user_id)
+    await session.asave()
+    await SessionStore.store().aclose()
 
 
 def test_all_of_it_awaited(database_url: str) -> None:

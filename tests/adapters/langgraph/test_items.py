@@ -31,6 +31,15 @@ def test_an_item_is_put_replaced_read_and_deleted(items: Any, clock: MovableCloc
     assert items.get(ADA, "k") is None
 
 
+def test_items_of_a_user_are_erased_with_the_user(database_url: str, store: StateStore) -> None:
+    items = StatestoreStore(database_url, user_of=lambda namespace: namespace[1] if len(namespace) > 1 else None)
+    items.batch([PutOp(place, key, {"n": 1}) for place in (ADA, BOB, ("shared",)) for key in "kl"])
+    items.put(ADA, "k", {"n": 2})
+    assert store.sessions.delete_user("ada").user_state_entries == 2
+    assert sorted(item.namespace for item in items.search(())) == [BOB, BOB, ("shared",), ("shared",)]
+    items.close()
+
+
 def test_a_search_finds_the_newest_below_a_prefix_of_whole_labels(items: Any, clock: MovableClock) -> None:
     places = [ADA, BOB, (*ADA, "food"), ("memories", "adam"), ("other",), ("memories/ada",), ("memories%2Fada", "x")]
     for namespace in places:
