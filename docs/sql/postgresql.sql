@@ -773,11 +773,11 @@ counted AS (
 -- Built for: the entries of an agent that have a tag, with their values, from the second page on.
 SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
 array(SELECT t.tag FROM "statestore".cache_tags AS t
-    WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag), e.size_bytes,
+    WHERE t.namespace = %(namespace)s AND t.key = e.key AND t.version = e.version ORDER BY t.tag), e.size_bytes,
         e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.version, e.codec, e.keep_until
         FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s
         AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.agent_name = %(agent_name)s AND EXISTS
-        (SELECT 1 FROM "statestore".cache_tags AS x WHERE x.namespace = e.namespace AND x.key = e.key
+        (SELECT 1 FROM "statestore".cache_tags AS x WHERE x.namespace = %(namespace)s AND x.key = e.key
         AND x.version = e.version AND x.tag = %(tag)s) AND e.key > %(after)s ORDER BY e.key LIMIT %(limit)s;
 
 -- cache/repository.py: _GET
@@ -802,7 +802,7 @@ WHERE e.namespace = %(namespace)s AND e.key = ANY (%(keys)s)
 -- Serves CacheRepository.entry.
 SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
 array(SELECT t.tag FROM "statestore".cache_tags AS t
-    WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag), e.size_bytes,
+    WHERE t.namespace = %(namespace)s AND t.key = e.key AND t.version = e.version ORDER BY t.tag), e.size_bytes,
         e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.version, e.codec, e.keep_until
         FROM "statestore".cache_entries AS e
 WHERE e.namespace = %(namespace)s AND e.key = %(key)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp());
@@ -811,7 +811,7 @@ WHERE e.namespace = %(namespace)s AND e.key = %(key)s AND (e.expires_at IS NULL 
 -- Serves CacheRepository.entry.
 SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
 array(SELECT t.tag FROM "statestore".cache_tags AS t
-    WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag), e.size_bytes,
+    WHERE t.namespace = %(namespace)s AND t.key = e.key AND t.version = e.version ORDER BY t.tag), e.size_bytes,
         e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.version, e.codec, e.keep_until
         FROM "statestore".cache_entries AS e
 WHERE e.namespace = %(namespace)s AND e.key = %(key)s AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
@@ -876,7 +876,7 @@ up AS (
 stale AS MATERIALIZED (
 SELECT x.place, x.version FROM up CROSS JOIN LATERAL (
     SELECT t.ctid AS place, t.version FROM "statestore".cache_tags AS t
-    WHERE t.key = up.key AND t.namespace = up.namespace AND t.version <> up.version OFFSET 0) AS x),
+    WHERE t.key = up.key AND t.namespace = %(namespace)s AND t.version <> up.version OFFSET 0) AS x),
 untagged AS (
 DELETE FROM "statestore".cache_tags AS t
 WHERE t.ctid = ANY (array(SELECT stale.place FROM stale)) AND t.namespace = (SELECT CAST(%(namespace)s AS text))
@@ -1005,14 +1005,14 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END), CAST(s.xmin AS text), s.lease_token,
             s.lease_until > statement_timestamp()
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- ====================================================== expiry =======================================================
 
@@ -1027,13 +1027,13 @@ SELECT 'idle_sessions', count(*), min(s.last_activity_at), statement_timestamp()
 WHERE s.namespace = %(namespace)s AND s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
         interval)) AT TIME ZONE 'UTC'))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s))
 UNION ALL
 SELECT 'expired_state', count(*), min(e.expires_at), statement_timestamp() FROM (
@@ -1062,36 +1062,36 @@ WITH whole AS (
         'UTC')) OR (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
         interval)) AT TIME ZONE 'UTC'))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s))))
     UNION ALL SELECT session_id, 2 FROM (
         SELECT s.session_id FROM "statestore".sessions AS s
         WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
             AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp()))
                 AND NOT (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
                 AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
                 AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
         interval)) AT TIME ZONE 'UTC'))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s)))
         ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT %(excess_sessions)s) AS excess),
 doomed AS (
@@ -1101,11 +1101,11 @@ doomed AS (
 SELECT d.kind, count(*), sum(coalesce(octet_length(CAST(s.title AS text)),
     0) + coalesce(octet_length(CAST(s.instructions AS text)), 0) + coalesce(octet_length(CAST(s.metadata AS text)), 0)
     + coalesce((SELECT sum(coalesce(octet_length(CAST(e.value AS text)), 0)) FROM "statestore".state_entries AS e
-        WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
+        WHERE e.namespace = %(namespace)s AND e.session_id = s.session_id), 0)
     + coalesce((SELECT sum(coalesce(octet_length(CAST(m.content AS text)), 0)) FROM "statestore".summaries AS m
-        WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0)
+        WHERE m.namespace = %(namespace)s AND m.session_id = s.session_id), 0)
     + coalesce((SELECT sum(coalesce(octet_length(CAST(i.value AS text)), 0)) FROM "statestore".session_list_items AS i
-        WHERE i.namespace = s.namespace AND i.session_id = s.session_id), 0))
+        WHERE i.namespace = %(namespace)s AND i.session_id = s.session_id), 0))
 FROM doomed AS d JOIN "statestore".sessions AS s ON s.namespace = %(namespace)s AND s.session_id = d.session_id
 GROUP BY d.kind;
 
@@ -1123,36 +1123,36 @@ WITH whole AS (
         'UTC')) OR (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
         interval)) AT TIME ZONE 'UTC'))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s))))
     UNION ALL SELECT session_id, 2 FROM (
         SELECT s.session_id FROM "statestore".sessions AS s
         WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
             AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp()))
                 AND NOT (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
                 AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
                 AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
         interval)) AT TIME ZONE 'UTC'))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s)))
         ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT %(excess_sessions)s) AS excess),
 doomed AS (
@@ -1178,36 +1178,36 @@ WITH whole AS (
         'UTC')) OR (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
         interval)) AT TIME ZONE 'UTC'))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s))))
     UNION ALL SELECT session_id, 2 FROM (
         SELECT s.session_id FROM "statestore".sessions AS s
         WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
             AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp()))
                 AND NOT (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
                 AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
                 AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
         interval)) AT TIME ZONE 'UTC'))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s)))
         ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT %(excess_sessions)s) AS excess),
 doomed AS (
@@ -1233,36 +1233,36 @@ WITH whole AS (
         'UTC')) OR (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
         interval)) AT TIME ZONE 'UTC'))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s))))
     UNION ALL SELECT session_id, 2 FROM (
         SELECT s.session_id FROM "statestore".sessions AS s
         WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
             AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp()))
                 AND NOT (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
                 AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
                 AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
         interval)) AT TIME ZONE 'UTC'))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s)))
         ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT %(excess_sessions)s) AS excess),
 doomed AS (
@@ -1320,13 +1320,13 @@ WITH those AS MATERIALIZED (
         AND s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
         interval)) AT TIME ZONE 'UTC'))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s))
     ORDER BY s.active_hour LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED)
 UPDATE "statestore".sessions AS s SET ttl = %(ended)s,
@@ -1336,13 +1336,13 @@ WHERE s.namespace = %(namespace)s AND s.session_id = those.session_id AND s.acti
     AND s.last_activity_at <= %(idle_since)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
     AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
         interval)) AT TIME ZONE 'UTC'))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s));
 
 -- expiry/ending.py: _END_EXCESS
@@ -1355,11 +1355,11 @@ WITH those AS MATERIALIZED (
     SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp()))
     ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT %(limit)s FOR NO KEY UPDATE OF s SKIP LOCKED)
 UPDATE "statestore".sessions AS s SET ttl = %(ended)s,
@@ -1368,11 +1368,11 @@ UPDATE "statestore".sessions AS s SET ttl = %(ended)s,
 WHERE s.namespace = %(namespace)s AND s.session_id = those.session_id
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp()));
 
 -- expiry/ending.py: _COUNT_LIVING
@@ -1380,24 +1380,24 @@ WHERE s.namespace = %(namespace)s AND s.session_id = those.session_id
 SELECT count(*) FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.belongs_to IS NULL
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- expiry/ending.py: COUNT_IN_USE
 -- Serves DueRepository.due.
 SELECT count(*) FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.belongs_to IS NULL
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
         AND NOT (s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
         interval)) AT TIME ZONE 'UTC'))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
-        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s)));
 
 -- expiry/ending.py: _ALONE
@@ -1414,13 +1414,13 @@ SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s
     AND s.last_activity_at <= %(idle_since)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
     AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
 AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
     interval)) AT TIME ZONE 'UTC'))
 AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
     OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
         'UTC')) AND NOT EXISTS (
-    SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+    SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
         AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s)) LIMIT 1;
 
 -- expiry/erasure.py: _HIDE_USER
@@ -1455,9 +1455,9 @@ WHERE e.namespace = %(namespace)s AND e.user_id = %(user_id)s AND e.scope = 'app
 -- Serves ErasureRepository.remove, ErasureRepository.remove_many.
 SELECT ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))), s.next_seq - s.first_seq,
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))), s.next_seq - s.first_seq,
         s.revision, s.user_id, EXISTS (
-    SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id)
+    SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id)
 FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY UPDATE OF s;
 
@@ -1486,7 +1486,7 @@ WITH held AS MATERIALIZED (
     SELECT s.session_id, ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
         AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AS lives,
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AS lives,
         CAST(s.xmin AS text) AS version FROM "statestore".sessions AS s
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY UPDATE OF s),
 own AS MATERIALIZED (
@@ -1496,7 +1496,7 @@ own AS MATERIALIZED (
         AND (s.next_seq - s.first_seq <= %(limit)s
         AND (NOT ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
         OR (coalesce(s.revision = %(expected_revision)s, true)
         AND coalesce(s.user_id = %(expected_user_id)s, CAST(%(expected_user_id)s AS varchar) IS NULL)))
             AND (s.ttl IS NULL OR s.ttl <> %(erased)s) AND NOT EXISTS (
@@ -1578,7 +1578,7 @@ WITH held AS MATERIALIZED (
     SELECT s.session_id, ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
         AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AS lives,
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AS lives,
         CAST(s.xmin AS text) AS version FROM "statestore".sessions AS s
     WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s) ORDER BY s.session_id
     FOR UPDATE OF s SKIP LOCKED),
@@ -1711,7 +1711,7 @@ SELECT count(*) FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)
             'UTC'))) AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
             AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- expiry/namespaces.py: _HIDE
 -- Serves NamespaceRepository.hide.
@@ -1771,9 +1771,9 @@ DELETE FROM "statestore".session_segments WHERE ctid = ANY (array(SELECT t.ctid 
 -- Serves NamespaceRepository.drop_rows.
 DELETE FROM "statestore".sessions WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".sessions AS t
     WHERE t.namespace = %(namespace)s AND NOT EXISTS (
-SELECT 1 FROM "statestore".history_entries AS h WHERE h.namespace = t.namespace AND h.session_id = t.session_id)
+SELECT 1 FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s AND h.session_id = t.session_id)
 AND NOT EXISTS (SELECT 1 FROM "statestore".session_segments AS g
-    WHERE g.namespace = t.namespace AND g.owner_session_id = t.session_id) LIMIT %(limit)s));
+    WHERE g.namespace = %(namespace)s AND g.owner_session_id = t.session_id) LIMIT %(limit)s));
 
 -- expiry/namespaces.py: _DELETE['shared_state']
 -- Serves NamespaceRepository.drop_rows.
@@ -1906,23 +1906,24 @@ DELETE FROM "statestore".session_segments WHERE namespace = %(namespace)s AND ow
 -- counted as far as a batch goes: of a session that is ended nobody keeps what it sees of others up to date.
 SELECT s.session_id, s.first_seq, s.next_seq, s.ttl = %(idle)s, s.ttl = %(evicted)s, s.ttl = %(erased)s,
     (SELECT count(*) FROM (SELECT 1 FROM "statestore".history_entries AS h
-        WHERE h.namespace = s.namespace AND h.session_id = s.session_id
+        WHERE h.namespace = %(namespace)s AND h.session_id = s.session_id
         LIMIT CAST(%(limit)s AS bigint) + 1) AS counted),
-    (SELECT count(*) FROM "statestore".state_entries AS e WHERE e.namespace = s.namespace
+    (SELECT count(*) FROM "statestore".state_entries AS e WHERE e.namespace = %(namespace)s
         AND e.session_id = s.session_id),
-    (SELECT count(*) FROM "statestore".summaries AS m WHERE m.namespace = s.namespace AND m.session_id = s.session_id),
-    (SELECT count(*) FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+    (SELECT count(*) FROM "statestore".summaries AS m WHERE m.namespace = %(namespace)s
+        AND m.session_id = s.session_id),
+    (SELECT count(*) FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
         AND p.expires_at IS NULL),
-    (SELECT count(*) FROM "statestore".session_list_items AS i WHERE i.namespace = s.namespace
+    (SELECT count(*) FROM "statestore".session_list_items AS i WHERE i.namespace = %(namespace)s
         AND i.session_id = s.session_id),
     coalesce(octet_length(CAST(s.title AS text)), 0) + coalesce(octet_length(CAST(s.instructions AS text)),
         0) + coalesce(octet_length(CAST(s.metadata AS text)), 0)
     + coalesce((SELECT sum(coalesce(octet_length(CAST(e.value AS text)), 0)) FROM "statestore".state_entries AS e
-        WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
+        WHERE e.namespace = %(namespace)s AND e.session_id = s.session_id), 0)
     + coalesce((SELECT sum(coalesce(octet_length(CAST(m.content AS text)), 0)) FROM "statestore".summaries AS m
-        WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0)
+        WHERE m.namespace = %(namespace)s AND m.session_id = s.session_id), 0)
     + coalesce((SELECT sum(coalesce(octet_length(CAST(i.value AS text)), 0)) FROM "statestore".session_list_items AS i
-        WHERE i.namespace = s.namespace AND i.session_id = s.session_id), 0)
+        WHERE i.namespace = %(namespace)s AND i.session_id = s.session_id), 0)
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s);
 
 -- expiry/repository.py: _COUNT_VIEWERS
@@ -2107,7 +2108,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR UPDATE O
 SELECT h.seq, h.content_bytes + coalesce(octet_length(CAST(h.metadata AS text)), 0)
     FROM "statestore".history_entries AS h
 WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s AND h.seq BETWEEN %(from_seq)s AND %(to_seq)s
-    AND NOT EXISTS (SELECT 1 FROM "statestore".session_segments AS g WHERE g.namespace = h.namespace
+    AND NOT EXISTS (SELECT 1 FROM "statestore".session_segments AS g WHERE g.namespace = %(namespace)s
         AND g.owner_session_id = h.session_id AND h.seq BETWEEN g.from_seq AND g.to_seq)
 ORDER BY h.seq LIMIT %(limit)s;
 
@@ -2137,7 +2138,7 @@ locked AS MATERIALIZED (
     WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
         AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND
+WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND
     (SELECT coalesce(sum(p.value), 0) FROM "statestore".store_settings AS p
 WHERE p.name = 'prices' AND p.namespace IN ('', %(namespace)s)) = %(prices_revision)s ORDER BY s.session_id
     FOR NO KEY UPDATE OF s SKIP LOCKED),
@@ -2150,7 +2151,7 @@ updated AS (
     WHERE s.namespace = %(namespace)s AND s.session_id = w.session_id
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
         AND w.session_id = ANY (array(SELECT l.session_id FROM locked AS l))
     RETURNING s.session_id, s.next_seq - w.count AS first_seq, s.last_turn - w.turns AS base_turn,
         (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME
@@ -2160,7 +2161,7 @@ WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)
 WHEN s.belongs_to IS NULL THEN false
 ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE 'UTC')
     FROM "statestore".sessions AS w
-    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+    WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
         AND (current_setting('transaction_read_only') = 'off'
         AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due,
         CASE WHEN pg_try_advisory_lock(hashtextextended(s.session_id,
@@ -2194,7 +2195,7 @@ SET next_seq = s.next_seq + %(count)s, last_turn = s.last_turn + %(turns)s, last
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.forked_at_seq IS NULL
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.forked_at_seq IS NULL
         AND NOT EXISTS (
     SELECT 1 FROM unnest(CAST(%(entry_ids)s AS text[])) AS w (entry_id), LATERAL (
         SELECT h.namespace FROM "statestore".history_entries AS h
@@ -2327,7 +2328,7 @@ WITH held AS MATERIALIZED (
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
 own AS MATERIALIZED (
     SELECT s.session_id AS id FROM "statestore".sessions AS s JOIN held ON held.version = CAST(s.xmin AS text)
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
@@ -2375,7 +2376,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, m.*
             FROM "statestore".sessions AS s LEFT JOIN (
@@ -2390,7 +2391,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_lookups.py: _FIND
 -- Serves ReadingRepository.find.
@@ -2403,7 +2404,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, m.*
             FROM "statestore".sessions AS s LEFT JOIN (
@@ -2423,7 +2424,7 @@ WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s AND h.entry_
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_lookups.py: _FIND_MANY
 -- Serves EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
@@ -2453,7 +2454,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, s.session_id,
             h.* FROM "statestore".sessions AS s LEFT JOIN LATERAL (
@@ -2474,7 +2475,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
 WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_reads.py: _READ
 -- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
@@ -2491,7 +2492,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
             FROM "statestore".sessions AS s LEFT JOIN LATERAL (
@@ -2509,7 +2510,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_reads.py: _READ_FORK
 -- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
@@ -2526,7 +2527,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
             FROM "statestore".sessions AS s LEFT JOIN LATERAL (
@@ -2556,7 +2557,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_reads.py: _CONTENT
 -- Serves ReadingRepository.messages.
@@ -2571,7 +2572,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
             FROM "statestore".sessions AS s LEFT JOIN LATERAL (
@@ -2585,7 +2586,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_reads.py: _CONTENT_FORK
 -- Serves ReadingRepository.messages.
@@ -2600,7 +2601,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
             FROM "statestore".sessions AS s LEFT JOIN LATERAL (
@@ -2627,7 +2628,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_reads.py: _READ_FORK_SMALL
 -- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
@@ -2644,7 +2645,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
             FROM "statestore".sessions AS s LEFT JOIN LATERAL (
@@ -2675,7 +2676,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_reads.py: _READ_SMALL
 -- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
@@ -2692,7 +2693,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
             FROM "statestore".sessions AS s LEFT JOIN LATERAL (
@@ -2711,7 +2712,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_rows.py: insert_one
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
@@ -2735,7 +2736,7 @@ WHERE h.entry_id = ANY (%(entry_ids)s) AND h.namespace = %(namespace)s
         AND (%(expired_too)s OR ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
         AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))))
 ORDER BY h.created_at, h.session_id;
 
 -- history/notify.py: STATEMENTS.listen_to
@@ -2777,7 +2778,7 @@ WITH held AS MATERIALIZED (
     SELECT s.session_id, ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
         AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AS lives,
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AS lives,
         CAST(s.xmin AS text) AS version FROM "statestore".sessions AS s
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY UPDATE OF s),
 own AS MATERIALIZED (
@@ -2787,7 +2788,7 @@ own AS MATERIALIZED (
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         AND (((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq > s.first_seq
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.next_seq > s.first_seq
         AND CAST(%(n)s AS bigint) > 0) AND NOT (EXISTS (SELECT 1 FROM "statestore".session_segments AS g
         WHERE g.namespace = %(namespace)s AND g.owner_session_id = s.session_id)
     OR EXISTS (SELECT 1 FROM "statestore".session_segments AS g
@@ -2873,7 +2874,7 @@ WITH held AS MATERIALIZED (
     SELECT s.session_id, ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
         AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AS lives,
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AS lives,
         CAST(s.xmin AS text) AS version FROM "statestore".sessions AS s
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY UPDATE OF s),
 own AS MATERIALIZED (
@@ -2885,7 +2886,7 @@ own AS MATERIALIZED (
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         AND (((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
         AND s.next_seq - s.first_seq - CAST(%(keep_last)s AS bigint) > 0)
         AND NOT (EXISTS (SELECT 1 FROM "statestore".session_segments AS g
         WHERE g.namespace = %(namespace)s AND g.owner_session_id = s.session_id)
@@ -2968,7 +2969,7 @@ WITH held AS MATERIALIZED (
     SELECT s.session_id, ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
         AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AS lives,
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AS lives,
         CAST(s.xmin AS text) AS version FROM "statestore".sessions AS s
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY UPDATE OF s),
 own AS MATERIALIZED (
@@ -2977,7 +2978,7 @@ own AS MATERIALIZED (
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         AND (((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
         AND s.next_seq - s.first_seq <= CAST(%(limit)s AS bigint))
         AND NOT (EXISTS (SELECT 1 FROM "statestore".session_segments AS g
         WHERE g.namespace = %(namespace)s AND g.owner_session_id = s.session_id)
@@ -3063,7 +3064,7 @@ FROM unnest((SELECT CAST(%(sessions_array)b AS text[])), (SELECT CAST(%(last_arr
 JOIN "statestore".sessions AS s ON s.namespace = %(namespace)s AND s.session_id = w.session_id
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND coalesce(CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
@@ -3073,7 +3074,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, 0) = 0
 LEFT JOIN LATERAL (
@@ -3097,7 +3098,7 @@ FROM unnest((SELECT CAST(%(sessions_array)b AS text[])), (SELECT CAST(%(last_arr
 JOIN "statestore".sessions AS s ON s.namespace = %(namespace)s AND s.session_id = w.session_id
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND coalesce(CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
@@ -3107,7 +3108,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, 0) = 0
 LEFT JOIN LATERAL (
@@ -3127,7 +3128,7 @@ FROM unnest((SELECT CAST(%(sessions_array)b AS text[])), (SELECT CAST(%(last_arr
 JOIN "statestore".sessions AS s ON s.namespace = %(namespace)s AND s.session_id = w.session_id
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND coalesce(CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
@@ -3137,7 +3138,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, 0) = 0
 LEFT JOIN LATERAL (
@@ -3161,7 +3162,7 @@ FROM unnest((SELECT CAST(%(sessions_array)b AS text[])), (SELECT CAST(%(last_arr
 JOIN "statestore".sessions AS s ON s.namespace = %(namespace)s AND s.session_id = w.session_id
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND coalesce(CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
@@ -3171,7 +3172,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, 0) = 0
 LEFT JOIN LATERAL (
@@ -3187,7 +3188,7 @@ SELECT s.next_seq - s.first_seq FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- history/summaries.py: _ADD
 -- Serves SummariesRepository.add_summary.
@@ -3198,7 +3199,7 @@ UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq > %(end_seq)s
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.next_seq > %(end_seq)s
         RETURNING s.session_id)
 INSERT INTO "statestore".summaries AS m (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
 SELECT %(namespace)s, session.session_id, CAST(%(start_seq)s AS bigint), CAST(%(end_seq)s AS bigint),
@@ -3225,7 +3226,7 @@ SELECT s.next_seq - 1 FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- history/summaries.py: _READ
 -- Serves ConversationsRepository.load, ConversationsRepository.save, SummariesRepository.summaries, TurnWork.begin,
@@ -3238,7 +3239,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END), m.start_seq, m.end_seq, m.content,
             m.token_count, m.created_at
@@ -3247,7 +3248,7 @@ LEFT JOIN "statestore".summaries AS m ON m.namespace = s.namespace AND m.session
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY m.start_seq;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY m.start_seq;
 
 -- history/tail.py: _LOOK
 -- Serves FollowWork.look, FollowWork.start, TurnWork.commit.
@@ -3263,7 +3264,7 @@ SELECT s.next_seq - 1, s.created_at, coalesce(
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- history/tool_names.py: _FIND_IN_ONE
 -- Serves ConversationsRepository.save, EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
@@ -3277,7 +3278,7 @@ FROM "statestore".sessions AS s JOIN "statestore".history_entries AS h
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
     AND (h.tool_call_id = ANY (%(call_ids)s) OR EXISTS (SELECT 1 FROM unnest(CAST(%(call_ids)s AS text[])) AS w (id)
     WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0))
@@ -3293,7 +3294,7 @@ FROM "statestore".sessions AS s JOIN "statestore".history_entries AS h
 WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
     AND (h.tool_call_id = ANY (%(call_ids)s) OR EXISTS (SELECT 1 FROM unnest(CAST(%(call_ids)s AS text[])) AS w (id)
     WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0))
@@ -3331,7 +3332,7 @@ SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions,
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id > %(after)s
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.session_id > %(after)s
         ORDER BY s.session_id LIMIT %(limit)s;
 
 -- portable/portable_rows.py: _SESSIONS_OF_USER
@@ -3344,7 +3345,7 @@ SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions,
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id > %(after)s
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.session_id > %(after)s
         AND (s.user_id = %(user_id)s OR s.belongs_to IN (
     SELECT w.session_id FROM "statestore".sessions AS w WHERE w.namespace = %(namespace)s AND w.user_id = %(user_id)s))
         ORDER BY s.session_id LIMIT %(limit)s;
@@ -3357,8 +3358,8 @@ SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions,
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = %(session_id)s
-        ORDER BY s.session_id LIMIT %(limit)s;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+        AND s.session_id = %(session_id)s ORDER BY s.session_id LIMIT %(limit)s;
 
 -- portable/portable_rows.py: _PARTS
 -- Serves PortableWork.sessions.
@@ -3366,7 +3367,7 @@ SELECT s.session_id FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.belongs_to = ANY (%(session_ids)s)
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- portable/portable_rows.py: _ENTRIES
 -- Serves PortableWork.entries.
@@ -3437,7 +3438,7 @@ UPDATE "statestore".sessions AS s SET revision = s.revision WHERE s.namespace = 
 UPDATE "statestore".sessions AS s SET belongs_to = NULL
 WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s) AND s.belongs_to IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM "statestore".sessions AS w
-    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to AND w.belongs_to IS NULL
+    WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to AND w.belongs_to IS NULL
         AND (w.expires_at IS NULL OR w.expires_at > statement_timestamp()));
 
 -- portable/portable_rows.py: _FIND_USAGE
@@ -3472,7 +3473,7 @@ SELECT s.root_session_id, s.created_at FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/forks.py: _TURN_AT
 -- Serves ForksRepository.fork.
@@ -3539,7 +3540,7 @@ SELECT s.session_id FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.parent_session_id = %(session_id)s AND s.created_at >= %(created_at)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
 ORDER BY s.created_at, s.session_id;
 
 -- sessions/holding.py: _LOCK_ABSENCE
@@ -3582,7 +3583,7 @@ WITH held AS MATERIALIZED (
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s)
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s)
 SELECT (SELECT held.version FROM held) IS NOT DISTINCT FROM (SELECT CAST(s.xmin AS text) FROM "statestore".sessions AS s
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s), r.*
 FROM (
@@ -3595,7 +3596,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, h.*
             FROM "statestore".sessions AS s LEFT JOIN LATERAL (
@@ -3613,7 +3614,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))) AS r;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))) AS r;
 
 -- sessions/leases.py: _ACQUIRE
 -- Serves LeaseWork.take.
@@ -3625,7 +3626,7 @@ UPDATE "statestore".sessions AS s SET lease_owner = %(owner)s,
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC'))
@@ -3640,7 +3641,7 @@ UPDATE "statestore".sessions AS s SET lease_until = ((statement_timestamp() AT T
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
         AND s.lease_token = %(lease_token)s AND s.lease_until > statement_timestamp()
 RETURNING lease_until;
 
@@ -3652,7 +3653,7 @@ UPDATE "statestore".sessions AS s SET lease_owner = NULL, lease_until = NULL, la
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
         AND s.lease_token = %(lease_token)s AND s.lease_until > statement_timestamp();
 
 -- sessions/leases.py: _BEGIN_WORK
@@ -3665,7 +3666,8 @@ UPDATE "statestore".sessions AS s SET status = 'busy', last_activity_at = statem
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.status IN ('ready', 'busy')
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+        AND s.status IN ('ready', 'busy')
      AND s.lease_token = %(lease_token)s AND s.lease_until > statement_timestamp();
 
 -- sessions/leases.py: _END_WORK
@@ -3677,7 +3679,7 @@ UPDATE "statestore".sessions AS s SET lease_owner = NULL, lease_until = NULL, la
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
         AND s.lease_token = %(lease_token)s AND s.lease_until > statement_timestamp();
 
 -- sessions/leases.py: _STATUS
@@ -3686,7 +3688,7 @@ SELECT s.status FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/lifecycle.py: _STATUS
 -- Serves LifecycleRepository.set_status.
@@ -3694,7 +3696,7 @@ SELECT s.status FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/lifecycle.py: _TERMINATE
 -- Serves LifecycleRepository.terminate.
@@ -3704,7 +3706,7 @@ UPDATE "statestore".sessions AS s SET status = 'dead', lease_owner = NULL, lease
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/lifecycle.py: _REPAIR
 -- Serves LifecycleRepository.repair_abandoned.
@@ -3715,7 +3717,7 @@ UPDATE "statestore".sessions AS s SET status = CASE WHEN s.status = 'starting' T
 WHERE s.namespace = %(namespace)s AND s.status IN ('starting', 'busy')
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(older_than)s AS interval)) AT TIME
         ZONE 'UTC')
     AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
@@ -3732,7 +3734,7 @@ UPDATE "statestore".sessions AS s SET status = %(status)s, last_activity_at = st
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.status IN ('ready')
+WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.status IN ('ready')
  AND s.lease_token = %(lease_token)s AND s.lease_until > statement_timestamp()
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
@@ -3750,7 +3752,7 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
     WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
     AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.user_id = %(user_id)s AND strpos(lower(s.title COLLATE "C"),
         lower(CAST(%(title_contains)s AS text) COLLATE "C")) > 0
         AND CASE WHEN strpos(CAST(s.metadata AS text), '\u') = 0
@@ -3762,7 +3764,7 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
 LEFT JOIN (SELECT s.* FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.user_id = %(user_id)s AND strpos(lower(s.title COLLATE "C"),
         lower(CAST(%(title_contains)s AS text) COLLATE "C")) > 0
         AND CASE WHEN strpos(CAST(s.metadata AS text), '\u') = 0
@@ -3783,7 +3785,7 @@ LEFT JOIN (SELECT s.* FROM "statestore".sessions AS s WHERE s.namespace = %(name
 SELECT count(*) FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
     AND s.user_id = %(user_id)s;
 
 -- sessions/parts.py: _END
@@ -3837,7 +3839,7 @@ SELECT count(*) FROM due;
 SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/segments.py: _LOCK_FAMILY
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
@@ -3946,10 +3948,10 @@ SELECT from_seq, to_seq, lives, session_id, gone, viewers FROM (
             SELECT CASE WHEN s.expires_at IS NULL THEN 2 WHEN ((s.expires_at IS NULL
                 OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) THEN 1
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) THEN 1
                 WHEN s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(gone_for)s AS interval)) AT
                     TIME ZONE 'UTC') THEN -1 ELSE 0 END
-            FROM "statestore".sessions AS s WHERE s.namespace = g.namespace AND s.session_id = g.session_id) AS lives
+            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = g.session_id) AS lives
         FROM "statestore".session_segments AS g
         WHERE g.namespace = %(namespace)s AND g.owner_session_id = %(session_id)s
             AND g.from_seq <= %(to_seq)s AND g.to_seq >= %(from_seq)s) AS v) AS placed
@@ -3972,7 +3974,8 @@ WHERE place = 1 ORDER BY from_seq;
 DELETE FROM "statestore".session_segments AS g
 WHERE g.namespace = %(namespace)s AND g.owner_session_id = %(session_id)s
     AND g.from_seq <= %(to_seq)s AND g.to_seq >= %(from_seq)s
-    AND EXISTS (SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = g.namespace AND s.session_id = g.session_id
+    AND EXISTS (SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+        AND s.session_id = g.session_id
         AND s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(gone_for)s AS interval)) AT TIME ZONE
             'UTC'));
 
@@ -4179,7 +4182,7 @@ WHERE g.namespace = %(namespace)s AND g.session_id = c.session_id AND g.from_seq
 --
 -- The last position is read here, under the lock: the row that a caller read before may be older.
 SELECT s.next_seq - 1, coalesce(s.ttl = %(erased)s, false), EXISTS (
-    SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id)
+    SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id)
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s;
 
 -- sessions/session_life.py: _LIVES
@@ -4194,7 +4197,7 @@ FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_
 SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_life.py: _HAS_EXPIRED
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
@@ -4208,7 +4211,7 @@ WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)
 SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND NOT ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_life.py: _REVIVE
 -- Serves SessionsRepository.open.
@@ -4218,7 +4221,7 @@ UPDATE "statestore".sessions AS s SET status = %(status)s, last_activity_at = st
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.status = 'dead'
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.status = 'dead'
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
     last_activity_at, belongs_to;
@@ -4248,13 +4251,13 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _FIND_HELD
 -- Serves ConversationsRepository.load, ConversationsRepository.save, SessionsRepository.find, SessionsRepository.get,
@@ -4268,13 +4271,13 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s;
 
 -- sessions/session_rows.py: _FIND_MANY
 -- Serves ListingRepository.load_many.
@@ -4287,13 +4290,13 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id;
 
 -- sessions/session_rows.py: _FIND_MANY_HELD
 -- Serves ListingRepository.load_many.
@@ -4306,13 +4309,13 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id
         FOR NO KEY UPDATE OF s;
 
 -- sessions/session_rows.py: _LOCK
@@ -4325,7 +4328,7 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
     last_activity_at, belongs_to, last_turn, NOT ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
     AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FROM "statestore".sessions AS s
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY UPDATE OF s;
 
 -- sessions/session_rows.py: _NOW
@@ -4341,7 +4344,7 @@ SELECT s.lease_owner, s.lease_token, s.lease_until, s.lease_until > statement_ti
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _EXTEND
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
@@ -4363,7 +4366,7 @@ UPDATE "statestore".sessions AS s SET expires_at = ((statement_timestamp() AT TI
 WHERE s.namespace = %(namespace)s AND s.ttl IS NOT NULL
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = coalesce((
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.session_id = coalesce((
     SELECT x.belongs_to FROM "statestore".sessions AS x WHERE x.namespace = %(namespace)s
         AND x.session_id = %(session_id)s),
     %(session_id)s)
@@ -4390,7 +4393,7 @@ SELECT s.session_id FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.ttl IS NOT NULL
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
         AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 /
         10) AT TIME ZONE 'UTC')
         AND (current_setting('transaction_read_only') = 'off'
@@ -4398,7 +4401,7 @@ WHERE s.namespace = %(namespace)s AND s.ttl IS NOT NULL
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END) AND s.session_id IN (
     SELECT coalesce(x.belongs_to, x.session_id) FROM "statestore".sessions AS x
@@ -4431,7 +4434,7 @@ UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
         RETURNING (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
         AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
         AND (current_setting('transaction_read_only') = 'off'
@@ -4439,7 +4442,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END));
 
@@ -4480,7 +4483,7 @@ WITH whole AS (UPDATE "statestore".sessions AS s SET last_activity_at = statemen
 s.namespace = %(namespace)s AND s.belongs_to IS NULL
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = (
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.session_id = (
     SELECT coalesce(x.belongs_to, x.session_id) FROM "statestore".sessions AS x
     WHERE x.namespace = %(namespace)s AND x.session_id = %(belongs_to)s
         AND (x.expires_at IS NULL OR x.expires_at > statement_timestamp()))
@@ -4514,7 +4517,7 @@ UPDATE "statestore".sessions AS s SET title = %(title)s, revision = s.revision +
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     AND s.revision = %(expected_revision)s
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
@@ -4561,7 +4564,7 @@ FROM "statestore".sessions AS s CROSS JOIN totals AS t
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/statistics.py: _STORE_STATS
 -- Serves StoreStatistics.stats.
@@ -4579,7 +4582,7 @@ SELECT count(*), sum(CASE WHEN s.status = 'starting' THEN 1 ELSE 0 END),
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- ======================================================= state =======================================================
 
@@ -4601,13 +4604,13 @@ owner AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
     SELECT s.session_id FROM owner, "statestore".sessions AS s
@@ -4648,13 +4651,13 @@ locked AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
 owner AS MATERIALIZED (SELECT locked.*,
     pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
@@ -4697,13 +4700,13 @@ owner AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
     SELECT s.session_id FROM owner, "statestore".sessions AS s
@@ -4734,13 +4737,13 @@ locked AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
 owner AS MATERIALIZED (SELECT locked.*,
     pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
@@ -4763,7 +4766,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END), i.value, i.position
             FROM "statestore".sessions AS s LEFT JOIN (
@@ -4773,7 +4776,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
 WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY i.position;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY i.position;
 
 -- state/lists.py: _READ_LAST
 -- Serves ListsRepository.read.
@@ -4783,7 +4786,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END), i.value, i.position
             FROM "statestore".sessions AS s LEFT JOIN (
@@ -4793,7 +4796,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
 WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY i.position;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY i.position;
 
 -- state/lists.py: _COUNT
 -- Serves ListsRepository.append, ListsRepository.count.
@@ -4802,7 +4805,7 @@ SELECT false, coalesce((SELECT l.item_count FROM "statestore".session_lists AS l
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- state/lists.py: _NAMES
 -- Serves ListsRepository.names.
@@ -4812,7 +4815,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END), l.name
             FROM "statestore".sessions AS s
@@ -4820,7 +4823,7 @@ LEFT JOIN "statestore".session_lists AS l ON l.namespace = %(namespace)s AND l.s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY l.name;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY l.name;
 
 -- state/reading.py: _GET_ALL_MANY
 -- Serves StateReads.get_all_many, UserStateRepository.get_all_many.
@@ -4830,7 +4833,7 @@ LEFT JOIN "statestore".state_entries AS e ON e.namespace = s.namespace AND e.ses
 WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id, e.key;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id, e.key;
 
 -- state/reading.py: _SCOPES_MANY
 -- Serves StateReads.scopes_many, UserStateRepository.scopes_many.
@@ -4841,7 +4844,7 @@ WITH wanted AS (
     WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))))
 SELECT 'session', w.session_id, w.user_id, w.agent_name, e.key, CAST(e.value AS text) FROM wanted AS w
 LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s AND e.session_id = w.session_id
     AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
@@ -4870,7 +4873,7 @@ WITH locked AS MATERIALIZED (SELECT s.session_id FROM "statestore".sessions AS s
     AND s.session_id = %(owner_id)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
     AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s)
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s)
 SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked;
 
@@ -4896,13 +4899,13 @@ SELECT (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST
 WHEN s.belongs_to IS NULL THEN false
 ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE 'UTC')
     FROM "statestore".sessions AS w
-    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+    WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
         AND (current_setting('transaction_read_only') = 'off'
         AND has_any_column_privilege('"statestore".sessions', 'update')) END)) FROM "statestore".sessions AS s
         WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- state/scopes.py: _WAIT
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
@@ -4919,7 +4922,7 @@ WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)
 SELECT 1 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR KEY SHARE OF s;
+WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR KEY SHARE OF s;
 
 -- state/scopes.py: _NOTE
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
@@ -4940,7 +4943,7 @@ WITH whole AS (UPDATE "statestore".sessions AS s
     WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
         AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
         AND s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
         AND s.session_id = (
         SELECT x.belongs_to FROM "statestore".sessions AS x WHERE x.namespace = %(namespace)s
@@ -4951,7 +4954,7 @@ UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
     (SELECT count(*) FROM whole) >= 0 AND s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
         AND (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS interval)) AT TIME
         ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
         OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
@@ -4996,13 +4999,13 @@ locked AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
 owner AS MATERIALIZED (SELECT locked.*,
     pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
@@ -5037,13 +5040,13 @@ owner AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
     SELECT s.session_id FROM owner, "statestore".sessions AS s
@@ -5091,13 +5094,13 @@ owner AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
     SELECT s.session_id FROM owner, "statestore".sessions AS s
@@ -5136,13 +5139,13 @@ locked AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
 owner AS MATERIALIZED (SELECT locked.*,
     pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
@@ -5173,7 +5176,7 @@ SELECT false, (SELECT count(*) FROM "statestore".state_entries AS e WHERE e.name
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- state/statements.py: SESSION_STATEMENTS.delete[False]
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5196,13 +5199,13 @@ owner AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
     SELECT s.session_id FROM owner, "statestore".sessions AS s
@@ -5241,13 +5244,13 @@ locked AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
 owner AS MATERIALIZED (SELECT locked.*,
     pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
@@ -5278,7 +5281,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text),
             e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
@@ -5289,7 +5292,7 @@ FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.n
 WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT %(limit)s;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT %(limit)s;
 
 -- state/statements.py: SESSION_STATEMENTS.entries_descending
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5302,7 +5305,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text),
             e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
@@ -5313,7 +5316,7 @@ FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.n
 WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key DESC
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY e.key DESC
         LIMIT %(limit)s;
 
 -- state/statements.py: SESSION_STATEMENTS.entry
@@ -5327,7 +5330,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text),
             e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
@@ -5338,7 +5341,7 @@ FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.n
 WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
 
 -- state/statements.py: SESSION_STATEMENTS.exists
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5351,7 +5354,7 @@ SELECT false, (SELECT count(*) FROM "statestore".state_entries AS e WHERE e.name
 FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- state/statements.py: SESSION_STATEMENTS.get
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5364,7 +5367,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text)
 FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
@@ -5373,7 +5376,7 @@ FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.n
 WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
 
 -- state/statements.py: SESSION_STATEMENTS.get_all
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5386,7 +5389,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text)
 FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
@@ -5394,7 +5397,7 @@ FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.n
 WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
 
 -- state/statements.py: SESSION_STATEMENTS.get_many
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5407,7 +5410,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text)
 FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
@@ -5416,7 +5419,7 @@ FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.n
 WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
 
 -- state/statements.py: SESSION_STATEMENTS.get_many_and_range
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5429,7 +5432,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key, CAST(e.value AS text)
 FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
@@ -5438,7 +5441,7 @@ FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.n
 WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
 
 -- state/statements.py: SESSION_STATEMENTS.keys
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5451,7 +5454,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key
 FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
@@ -5460,7 +5463,7 @@ FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.n
 WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT %(limit)s;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT %(limit)s;
 
 -- state/statements.py: SESSION_STATEMENTS.keys_descending
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -5473,7 +5476,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() 
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END), e.key
 FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.namespace = %(namespace)s
@@ -5482,7 +5485,7 @@ FROM "statestore".sessions AS s LEFT JOIN "statestore".state_entries AS e ON e.n
 WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key DESC
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY e.key DESC
         LIMIT %(limit)s;
 
 -- state/statements.py: SESSION_STATEMENTS.lock
@@ -5506,13 +5509,13 @@ owner AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
     SELECT s.session_id FROM owner, "statestore".sessions AS s
@@ -5551,13 +5554,13 @@ owner AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
     SELECT s.session_id FROM owner, "statestore".sessions AS s
@@ -5598,13 +5601,13 @@ locked AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
 owner AS MATERIALIZED (SELECT locked.*,
     pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
@@ -5647,13 +5650,13 @@ owner AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
     SELECT s.session_id FROM owner, "statestore".sessions AS s
@@ -5694,13 +5697,13 @@ locked AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
 owner AS MATERIALIZED (SELECT locked.*,
     pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
@@ -5743,13 +5746,13 @@ owner AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
     SELECT s.session_id FROM owner, "statestore".sessions AS s
@@ -5789,13 +5792,13 @@ locked AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
 owner AS MATERIALIZED (SELECT locked.*,
     pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
@@ -5837,13 +5840,13 @@ owner AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
             "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
     FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
     SELECT s.session_id FROM owner, "statestore".sessions AS s
@@ -5884,13 +5887,13 @@ locked AS MATERIALIZED (
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
         'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false)
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
             FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
 owner AS MATERIALIZED (SELECT locked.*,
     pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
     hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
@@ -7007,12 +7010,12 @@ SELECT CAST(%(namespace)s AS varchar), CAST(%(record_id)s AS varchar), CAST(%(se
     WHERE s.namespace = CAST(%(namespace)s AS varchar) AND s.session_id = CAST(%(session_id)s AS varchar)
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))))),
         coalesce(CAST(%(agent_name)s AS varchar), (SELECT s.agent_name FROM "statestore".sessions AS s
     WHERE s.namespace = CAST(%(namespace)s AS varchar) AND s.session_id = CAST(%(session_id)s AS varchar)
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))))),
         CAST(%(provider_name)s AS varchar), CAST(%(model)s AS varchar), CAST(%(tool_name)s AS varchar),
         CAST(%(input_tokens)s AS bigint), CAST(%(output_tokens)s AS bigint),
         CAST(%(cache_read_input_tokens)s AS bigint), CAST(%(cache_write_input_tokens)s AS bigint),
@@ -7041,12 +7044,12 @@ SELECT CAST(%(namespace)s AS varchar), CAST(%(record_id)s AS varchar), CAST(%(se
     WHERE s.namespace = CAST(%(namespace)s AS varchar) AND s.session_id = CAST(%(session_id)s AS varchar)
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))))),
         coalesce(CAST(%(agent_name)s AS varchar), (SELECT s.agent_name FROM "statestore".sessions AS s
     WHERE s.namespace = CAST(%(namespace)s AS varchar) AND s.session_id = CAST(%(session_id)s AS varchar)
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))))),
         CAST(%(provider_name)s AS varchar), CAST(%(model)s AS varchar), CAST(%(tool_name)s AS varchar),
         CAST(%(input_tokens)s AS bigint), CAST(%(output_tokens)s AS bigint),
         CAST(%(cache_read_input_tokens)s AS bigint), CAST(%(cache_write_input_tokens)s AS bigint),
@@ -7073,12 +7076,12 @@ SELECT CAST(%(namespace)s AS varchar), CAST(%(record_id)s AS varchar), CAST(%(se
     WHERE s.namespace = CAST(%(namespace)s AS varchar) AND s.session_id = CAST(%(session_id)s AS varchar)
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))))),
         coalesce(CAST(%(agent_name)s AS varchar), (SELECT s.agent_name FROM "statestore".sessions AS s
     WHERE s.namespace = CAST(%(namespace)s AS varchar) AND s.session_id = CAST(%(session_id)s AS varchar)
         AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))))),
         CAST(%(provider_name)s AS varchar), CAST(%(model)s AS varchar), CAST(%(tool_name)s AS varchar),
         CAST(%(input_tokens)s AS bigint), CAST(%(output_tokens)s AS bigint),
         CAST(%(cache_read_input_tokens)s AS bigint), CAST(%(cache_write_input_tokens)s AS bigint),

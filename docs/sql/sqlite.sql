@@ -251,10 +251,10 @@ DELETE FROM cache_entries AS e WHERE e.namespace = :namespace RETURNING agent_na
 -- Built for: the entries of an agent that have a tag, with their values, from the second page on.
 SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
 (SELECT json_group_array(tag) FROM (SELECT t.tag FROM cache_tags AS t
-    WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag)), e.size_bytes,
+    WHERE t.namespace = :namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag)), e.size_bytes,
         e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.version, e.codec, e.keep_until
         FROM cache_entries AS e WHERE e.namespace = :namespace AND (e.expires_at IS NULL OR e.expires_at > :now)
-        AND e.agent_name = :agent_name AND EXISTS (SELECT 1 FROM cache_tags AS x WHERE x.namespace = e.namespace
+        AND e.agent_name = :agent_name AND EXISTS (SELECT 1 FROM cache_tags AS x WHERE x.namespace = :namespace
         AND x.key = e.key
         AND x.version = e.version AND x.tag = :tag) AND e.key > :after ORDER BY e.key LIMIT :limit;
 
@@ -273,7 +273,7 @@ WHERE e.namespace = :namespace AND e.key IN (SELECT value FROM json_each(:keys))
 -- Serves CacheRepository.entry.
 SELECT e.key, e.value, e.agent_name, CAST(e.request AS text), e.content_hash, CAST(e.metadata AS text),
 (SELECT json_group_array(tag) FROM (SELECT t.tag FROM cache_tags AS t
-    WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag)), e.size_bytes,
+    WHERE t.namespace = :namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag)), e.size_bytes,
         e.created_at, e.expires_at, e.last_accessed_at, e.access_count, e.version, e.codec, e.keep_until
         FROM cache_entries AS e
 WHERE e.namespace = :namespace AND e.key = :key AND (e.expires_at IS NULL OR e.expires_at > :now);
@@ -299,7 +299,7 @@ WHERE namespace = :namespace AND key IN (SELECT value FROM json_each(:keys));
 -- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
 -- CacheRepository.set_many.
 SELECT e.size_bytes, e.version, coalesce(e.expires_at > :now, 1),
-    EXISTS (SELECT 1 FROM cache_tags AS t WHERE t.namespace = e.namespace AND t.key = e.key)
+    EXISTS (SELECT 1 FROM cache_tags AS t WHERE t.namespace = :namespace AND t.key = e.key)
 FROM cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key;
 
 -- cache/statements.py: SET_ONE_SQLITE
@@ -417,12 +417,12 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), NULL, s.lease_token,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END), NULL, s.lease_token,
             s.lease_until > :now
 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- ====================================================== expiry =======================================================
 
@@ -437,14 +437,14 @@ SELECT 'idle_sessions', count(*), min(s.last_activity_at), :now FROM sessions AS
 WHERE s.namespace = :namespace AND s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since))
 UNION ALL
 SELECT 'expired_state', count(*), min(e.expires_at), :now FROM (
@@ -471,37 +471,37 @@ WITH whole AS (
         OR (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since))))
     UNION ALL SELECT session_id, 2 FROM (
         SELECT s.session_id FROM sessions AS s
         WHERE s.namespace = :namespace AND ((s.expires_at IS NULL OR s.expires_at > :now)
             AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now))
                 AND NOT (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
                 AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since)))
         ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT :excess_sessions) AS excess),
 doomed AS (
@@ -511,11 +511,11 @@ doomed AS (
 SELECT d.kind, count(*), sum(coalesce(length(CAST(s.title AS blob)), 0) + coalesce(length(CAST(s.instructions AS blob)),
     0) + coalesce(length(CAST(s.metadata AS blob)), 0)
     + coalesce((SELECT sum(coalesce(length(CAST(e.value AS blob)), 0)) FROM state_entries AS e
-        WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
+        WHERE e.namespace = :namespace AND e.session_id = s.session_id), 0)
     + coalesce((SELECT sum(coalesce(length(CAST(m.content AS blob)), 0)) FROM summaries AS m
-        WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0)
+        WHERE m.namespace = :namespace AND m.session_id = s.session_id), 0)
     + coalesce((SELECT sum(coalesce(length(CAST(i.value AS blob)), 0)) FROM session_list_items AS i
-        WHERE i.namespace = s.namespace AND i.session_id = s.session_id), 0))
+        WHERE i.namespace = :namespace AND i.session_id = s.session_id), 0))
 FROM doomed AS d JOIN sessions AS s ON s.namespace = :namespace AND s.session_id = d.session_id
 GROUP BY d.kind;
 
@@ -533,37 +533,37 @@ WITH whole AS (
         OR (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since))))
     UNION ALL SELECT session_id, 2 FROM (
         SELECT s.session_id FROM sessions AS s
         WHERE s.namespace = :namespace AND ((s.expires_at IS NULL OR s.expires_at > :now)
             AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now))
                 AND NOT (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
                 AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since)))
         ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT :excess_sessions) AS excess),
 doomed AS (
@@ -588,37 +588,37 @@ WITH whole AS (
         OR (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since))))
     UNION ALL SELECT session_id, 2 FROM (
         SELECT s.session_id FROM sessions AS s
         WHERE s.namespace = :namespace AND ((s.expires_at IS NULL OR s.expires_at > :now)
             AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now))
                 AND NOT (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
                 AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since)))
         ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT :excess_sessions) AS excess),
 doomed AS (
@@ -644,37 +644,37 @@ WITH whole AS (
         OR (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since))))
     UNION ALL SELECT session_id, 2 FROM (
         SELECT s.session_id FROM sessions AS s
         WHERE s.namespace = :namespace AND ((s.expires_at IS NULL OR s.expires_at > :now)
             AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now))
                 AND NOT (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
                 AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since)))
         ORDER BY s.active_hour, s.last_activity_at, s.session_id LIMIT :excess_sessions) AS excess),
 doomed AS (
@@ -733,14 +733,14 @@ UPDATE sessions SET ttl = :ended,
         AND s.last_activity_at <= :idle_since AND ((s.expires_at IS NULL OR s.expires_at > :now)
         AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since)) ORDER BY s.active_hour
                 LIMIT :limit);
 
@@ -756,11 +756,11 @@ UPDATE sessions SET ttl = :ended,
     SELECT s.rowid FROM sessions AS s WHERE s.namespace = :namespace
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now)) ORDER BY s.active_hour, s.last_activity_at, s.session_id
                 LIMIT :limit);
 
@@ -769,25 +769,25 @@ UPDATE sessions SET ttl = :ended,
 SELECT count(*) FROM sessions AS s WHERE s.namespace = :namespace AND s.belongs_to IS NULL
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- expiry/ending.py: COUNT_IN_USE
 -- Serves DueRepository.due.
 SELECT count(*) FROM sessions AS s WHERE s.namespace = :namespace AND s.belongs_to IS NULL
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
         AND NOT (s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-        SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since)));
 
 -- expiry/ending.py: _IDLE_IS_LEFT
@@ -798,14 +798,14 @@ SELECT 1 FROM sessions AS s WHERE s.namespace = :namespace AND s.active_hour <= 
     AND s.last_activity_at <= :idle_since AND ((s.expires_at IS NULL OR s.expires_at > :now)
     AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
 AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
     (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
     (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
 AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
     OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
-    SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+    SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
         AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since)) LIMIT 1;
 
 -- expiry/erasure.py: _HIDE_USER
@@ -839,9 +839,9 @@ WHERE e.namespace = :namespace AND e.user_id = :user_id AND e.scope = 'app' ORDE
 -- Serves ErasureRepository.remove, ErasureRepository.remove_many.
 SELECT ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))), s.next_seq - s.first_seq,
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))), s.next_seq - s.first_seq,
         s.revision, s.user_id, EXISTS (
-    SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id)
+    SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id)
 FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id;
 
@@ -907,7 +907,7 @@ SELECT count(*) FROM sessions AS s WHERE s.namespace = :namespace
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))))
             AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- expiry/namespaces.py: _HIDE
 -- Serves NamespaceRepository.hide.
@@ -966,9 +966,9 @@ DELETE FROM session_segments WHERE rowid IN
 -- expiry/namespaces.py: _DELETE['sessions']
 -- Serves NamespaceRepository.drop_rows.
 DELETE FROM sessions WHERE rowid IN (SELECT t.rowid FROM sessions AS t WHERE t.namespace = :namespace AND NOT EXISTS (
-SELECT 1 FROM history_entries AS h WHERE h.namespace = t.namespace AND h.session_id = t.session_id)
+SELECT 1 FROM history_entries AS h WHERE h.namespace = :namespace AND h.session_id = t.session_id)
 AND NOT EXISTS (SELECT 1 FROM session_segments AS g
-    WHERE g.namespace = t.namespace AND g.owner_session_id = t.session_id) LIMIT :limit);
+    WHERE g.namespace = :namespace AND g.owner_session_id = t.session_id) LIMIT :limit);
 
 -- expiry/namespaces.py: _DELETE['shared_state']
 -- Serves NamespaceRepository.drop_rows.
@@ -1067,21 +1067,21 @@ DELETE FROM session_segments WHERE namespace = :namespace AND owner_session_id I
 -- counted as far as a batch goes: of a session that is ended nobody keeps what it sees of others up to date.
 SELECT s.session_id, s.first_seq, s.next_seq, s.ttl = :idle, s.ttl = :evicted, s.ttl = :erased,
     (SELECT count(*) FROM (SELECT 1 FROM history_entries AS h
-        WHERE h.namespace = s.namespace AND h.session_id = s.session_id
+        WHERE h.namespace = :namespace AND h.session_id = s.session_id
         LIMIT CAST(:limit AS bigint) + 1) AS counted),
-    (SELECT count(*) FROM state_entries AS e WHERE e.namespace = s.namespace AND e.session_id = s.session_id),
-    (SELECT count(*) FROM summaries AS m WHERE m.namespace = s.namespace AND m.session_id = s.session_id),
-    (SELECT count(*) FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+    (SELECT count(*) FROM state_entries AS e WHERE e.namespace = :namespace AND e.session_id = s.session_id),
+    (SELECT count(*) FROM summaries AS m WHERE m.namespace = :namespace AND m.session_id = s.session_id),
+    (SELECT count(*) FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
         AND p.expires_at IS NULL),
-    (SELECT count(*) FROM session_list_items AS i WHERE i.namespace = s.namespace AND i.session_id = s.session_id),
+    (SELECT count(*) FROM session_list_items AS i WHERE i.namespace = :namespace AND i.session_id = s.session_id),
     coalesce(length(CAST(s.title AS blob)), 0) + coalesce(length(CAST(s.instructions AS blob)),
         0) + coalesce(length(CAST(s.metadata AS blob)), 0)
     + coalesce((SELECT sum(coalesce(length(CAST(e.value AS blob)), 0)) FROM state_entries AS e
-        WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
+        WHERE e.namespace = :namespace AND e.session_id = s.session_id), 0)
     + coalesce((SELECT sum(coalesce(length(CAST(m.content AS blob)), 0)) FROM summaries AS m
-        WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0)
+        WHERE m.namespace = :namespace AND m.session_id = s.session_id), 0)
     + coalesce((SELECT sum(coalesce(length(CAST(i.value AS blob)), 0)) FROM session_list_items AS i
-        WHERE i.namespace = s.namespace AND i.session_id = s.session_id), 0)
+        WHERE i.namespace = :namespace AND i.session_id = s.session_id), 0)
 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids));
 
 -- expiry/repository.py: _COUNT_VIEWERS
@@ -1233,7 +1233,7 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id;
 -- Serves ExpiredRows.sweep_unseen.
 SELECT h.seq, h.content_bytes + coalesce(length(CAST(h.metadata AS blob)), 0) FROM history_entries AS h
 WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq BETWEEN :from_seq AND :to_seq
-    AND NOT EXISTS (SELECT 1 FROM session_segments AS g WHERE g.namespace = h.namespace
+    AND NOT EXISTS (SELECT 1 FROM session_segments AS g WHERE g.namespace = :namespace
         AND g.owner_session_id = h.session_id AND h.seq BETWEEN g.from_seq AND g.to_seq)
 ORDER BY h.seq LIMIT :limit;
 
@@ -1266,7 +1266,7 @@ SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activ
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
         RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn, belongs_to;
 
 -- history/appending.py: _SQLITE[(False, False, True)]
@@ -1279,7 +1279,7 @@ SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activ
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.lease_token = :lease_token
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.lease_token = :lease_token
         AND s.lease_until > :now RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn, belongs_to;
 
 -- history/appending.py: _SQLITE[(False, True, False)]
@@ -1292,7 +1292,7 @@ SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activ
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.forked_at_seq IS NULL
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.forked_at_seq IS NULL
         AND NOT EXISTS (
     SELECT 1 FROM history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
     AND h.entry_id IN (SELECT value FROM json_each(:entry_ids))) RETURNING next_seq - :count AS first_seq,
@@ -1308,7 +1308,7 @@ SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activ
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.forked_at_seq IS NULL
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.forked_at_seq IS NULL
         AND NOT EXISTS (
     SELECT 1 FROM history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
     AND h.entry_id IN (SELECT value FROM json_each(:entry_ids))) AND s.lease_token = :lease_token
@@ -1324,7 +1324,7 @@ SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activ
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
         RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn, belongs_to;
 
 -- history/appending.py: _SQLITE[(True, False, True)]
@@ -1337,7 +1337,7 @@ SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activ
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
         AND s.lease_token = :lease_token AND s.lease_until > :now RETURNING next_seq - :count AS first_seq,
         last_turn - :turns AS base_turn, belongs_to;
 
@@ -1351,7 +1351,7 @@ SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activ
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
         AND s.forked_at_seq IS NULL AND NOT EXISTS (
     SELECT 1 FROM history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
     AND h.entry_id IN (SELECT value FROM json_each(:entry_ids))) RETURNING next_seq - :count AS first_seq,
@@ -1367,7 +1367,7 @@ SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, last_activ
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq - 1 = :after_seq
         AND s.forked_at_seq IS NULL AND NOT EXISTS (
     SELECT 1 FROM history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
     AND h.entry_id IN (SELECT value FROM json_each(:entry_ids))) AND s.lease_token = :lease_token
@@ -1478,8 +1478,8 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
-            m.* FROM sessions AS s LEFT JOIN (
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END, m.*
+            FROM sessions AS s LEFT JOIN (
         SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
             h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
             h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
@@ -1490,7 +1490,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = :namespace AND s.session_id = :session_id
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_lookups.py: _FIND
 -- Serves ReadingRepository.find.
@@ -1502,8 +1502,8 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
-            m.* FROM sessions AS s LEFT JOIN (
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END, m.*
+            FROM sessions AS s LEFT JOIN (
 SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
     h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
     h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
@@ -1520,7 +1520,7 @@ WHERE g.namespace = :namespace AND g.session_id = :session_id AND h.entry_id = :
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_lookups.py: _FIND_MANY
 -- Serves EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
@@ -1551,7 +1551,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
             s.session_id, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
             CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
             h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model,
@@ -1562,7 +1562,7 @@ LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s
 WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
 UNION ALL
 SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
@@ -1572,7 +1572,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
             s.session_id, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text),
             CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
             h.cache_write_input_tokens, h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model,
@@ -1584,7 +1584,7 @@ CROSS JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = 
 WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_reads.py: _READ
 -- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
@@ -1600,7 +1600,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
             h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
             h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
             h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
@@ -1612,7 +1612,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = :namespace AND s.session_id = :session_id
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     ORDER BY h.seq;
 
 -- history/entry_reads.py: _READ_FORK
@@ -1629,7 +1629,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
             h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
             h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
             h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
@@ -1641,7 +1641,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = :namespace AND s.session_id = :session_id
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     UNION ALL
     SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
@@ -1651,7 +1651,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
             h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
             h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
             h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
@@ -1664,7 +1664,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = :namespace AND s.session_id = :session_id
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_reads.py: _CONTENT
 -- Serves ReadingRepository.messages.
@@ -1678,7 +1678,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
             CAST(h.content AS text) FROM sessions AS s
     LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
         AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
@@ -1686,7 +1686,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = :namespace AND s.session_id = :session_id
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     ORDER BY h.seq;
 
 -- history/entry_reads.py: _CONTENT_FORK
@@ -1701,7 +1701,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
             CAST(h.content AS text), h.seq FROM sessions AS s
     LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
         AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
@@ -1709,7 +1709,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = :namespace AND s.session_id = :session_id
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     UNION ALL
     SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
@@ -1719,7 +1719,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
             CAST(h.content AS text), h.seq FROM sessions AS s
     JOIN session_segments AS g ON g.namespace = s.namespace AND g.session_id = s.session_id
     CROSS JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
@@ -1728,7 +1728,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = :namespace AND s.session_id = :session_id
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_reads.py: _READ_FORK_SMALL
 -- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
@@ -1744,7 +1744,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
             h.seq, h.turn, h.entry_id, h.role, h.agent_name,
             CASE WHEN h.content_bytes <= :largest THEN CAST(h.content AS text) ELSE 'null' END,
             CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
@@ -1757,7 +1757,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = :namespace AND s.session_id = :session_id
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     UNION ALL
     SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
@@ -1767,7 +1767,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
             h.seq, h.turn, h.entry_id, h.role, h.agent_name,
             CASE WHEN h.content_bytes <= :largest THEN CAST(h.content AS text) ELSE 'null' END,
             CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
@@ -1781,7 +1781,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = :namespace AND s.session_id = :session_id
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/entry_reads.py: _READ_SMALL
 -- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
@@ -1797,7 +1797,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END,
             h.seq, h.turn, h.entry_id, h.role, h.agent_name,
             CASE WHEN h.content_bytes <= :largest THEN CAST(h.content AS text) ELSE 'null' END,
             CAST(h.metadata AS text), h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
@@ -1810,7 +1810,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     WHERE s.namespace = :namespace AND s.session_id = :session_id
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     ORDER BY h.seq;
 
 -- history/entry_rows.py: insert_one
@@ -1834,7 +1834,7 @@ WHERE h.entry_id IN (SELECT value FROM json_each(:entry_ids)) AND h.namespace = 
     AND (:any_agent OR s.agent_name IN (SELECT value FROM json_each(:agent_names)))
         AND (:expired_too OR ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))))
 ORDER BY h.created_at, h.session_id;
 
 -- history/ranges.py: _SET_RANGE
@@ -1858,7 +1858,7 @@ SELECT s.next_seq - s.first_seq FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/summaries.py: _ADD
 -- Serves SummariesRepository.add_summary.
@@ -1876,7 +1876,7 @@ UPDATE sessions AS s SET last_activity_at = :now, active_hour = substr(:now, 1, 
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq > :end_seq;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.next_seq > :end_seq;
 
 -- history/summaries.py: _WRITE
 -- Serves ConversationsRepository.save.
@@ -1895,7 +1895,7 @@ SELECT s.next_seq - 1 FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/summaries.py: _READ
 -- Serves ConversationsRepository.load, ConversationsRepository.save, SummariesRepository.summaries, TurnWork.begin,
@@ -1908,14 +1908,14 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), m.start_seq, m.end_seq,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END), m.start_seq, m.end_seq,
             m.content, m.token_count, m.created_at
 FROM sessions AS s
 LEFT JOIN summaries AS m ON m.namespace = s.namespace AND m.session_id = s.session_id
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY m.start_seq;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY m.start_seq;
 
 -- history/tail.py: _LOOK
 -- Serves FollowWork.look, FollowWork.start, TurnWork.commit.
@@ -1930,7 +1930,7 @@ SELECT s.next_seq - 1, s.created_at, coalesce(
 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- history/tool_names.py: _FIND_IN_ONE
 -- Serves ConversationsRepository.save, EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
@@ -1943,7 +1943,7 @@ FROM sessions AS s JOIN history_entries AS h
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
     AND (h.tool_call_id IN (SELECT value FROM json_each(:call_ids)) OR EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
     WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0))
@@ -1958,7 +1958,7 @@ FROM sessions AS s JOIN history_entries AS h
 WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
     AND (h.tool_call_id IN (SELECT value FROM json_each(:call_ids)) OR EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
     WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0))
@@ -1994,7 +1994,7 @@ SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions,
 FROM sessions AS s WHERE s.namespace = :namespace
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id > :after
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id > :after
         ORDER BY s.session_id LIMIT :limit;
 
 -- portable/portable_rows.py: _SESSIONS_OF_USER
@@ -2007,7 +2007,7 @@ SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions,
 FROM sessions AS s WHERE s.namespace = :namespace
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id > :after
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id > :after
         AND (s.user_id = :user_id OR s.belongs_to IN (
     SELECT w.session_id FROM sessions AS w WHERE w.namespace = :namespace AND w.user_id = :user_id))
         ORDER BY s.session_id LIMIT :limit;
@@ -2020,7 +2020,7 @@ SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions,
 FROM sessions AS s WHERE s.namespace = :namespace
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = :session_id
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = :session_id
         ORDER BY s.session_id LIMIT :limit;
 
 -- portable/portable_rows.py: _PARTS
@@ -2029,7 +2029,7 @@ SELECT s.session_id FROM sessions AS s
 WHERE s.namespace = :namespace AND s.belongs_to IN (SELECT value FROM json_each(:session_ids))
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- portable/portable_rows.py: _ENTRIES
 -- Serves PortableWork.entries.
@@ -2100,7 +2100,7 @@ UPDATE sessions AS s SET belongs_to = NULL
 WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
     AND s.belongs_to IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM sessions AS w
-    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to AND w.belongs_to IS NULL
+    WHERE w.namespace = :namespace AND w.session_id = s.belongs_to AND w.belongs_to IS NULL
         AND (w.expires_at IS NULL OR w.expires_at > :now));
 
 -- portable/portable_rows.py: _FIND_USAGE
@@ -2136,7 +2136,7 @@ SELECT s.root_session_id, s.created_at FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/forks.py: _TURN_AT
 -- Serves ForksRepository.fork.
@@ -2202,7 +2202,7 @@ SELECT s.session_id FROM sessions AS s
 WHERE s.namespace = :namespace AND s.parent_session_id = :session_id AND s.created_at >= :created_at
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
 ORDER BY s.created_at, s.session_id;
 
 -- sessions/leases.py: _ACQUIRE
@@ -2216,7 +2216,7 @@ UPDATE sessions AS s SET lease_owner = :owner, lease_token = max(s.lease_token +
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000)))
@@ -2233,7 +2233,7 @@ UPDATE sessions AS s SET lease_until = (strftime('%Y-%m-%dT%H:%M:%S',
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.lease_token = :lease_token
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.lease_token = :lease_token
         AND s.lease_until > :now
 RETURNING lease_until;
 
@@ -2246,7 +2246,7 @@ UPDATE sessions AS s SET lease_owner = NULL, lease_until = NULL, last_activity_a
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.lease_token = :lease_token
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.lease_token = :lease_token
         AND s.lease_until > :now;
 
 -- sessions/leases.py: _BEGIN_WORK
@@ -2260,7 +2260,7 @@ UPDATE sessions AS s SET status = 'busy', last_activity_at = :now,
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.status IN ('ready', 'busy')
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.status IN ('ready', 'busy')
      AND s.lease_token = :lease_token AND s.lease_until > :now;
 
 -- sessions/leases.py: _END_WORK
@@ -2273,7 +2273,7 @@ UPDATE sessions AS s SET lease_owner = NULL, lease_until = NULL, last_activity_a
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.lease_token = :lease_token
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.lease_token = :lease_token
         AND s.lease_until > :now;
 
 -- sessions/leases.py: _STATUS
@@ -2282,7 +2282,7 @@ SELECT s.status FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/lifecycle.py: _STATUS
 -- Serves LifecycleRepository.set_status.
@@ -2290,7 +2290,7 @@ SELECT s.status FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/lifecycle.py: _TERMINATE
 -- Serves LifecycleRepository.terminate.
@@ -2301,7 +2301,7 @@ UPDATE sessions AS s SET status = 'dead', lease_owner = NULL, lease_until = NULL
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/lifecycle.py: _REPAIR
 -- Serves LifecycleRepository.repair_abandoned.
@@ -2312,7 +2312,7 @@ UPDATE sessions AS s SET status = CASE WHEN s.status = 'starting' THEN 'dead' EL
 WHERE s.namespace = :namespace AND s.status IN ('starting', 'busy')
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND s.last_activity_at <= (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:older_than AS interval))) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:older_than AS interval))) % 1000000))
     AND (s.lease_until IS NULL OR s.lease_until <= :now
@@ -2330,7 +2330,7 @@ UPDATE sessions AS s SET status = :status, last_activity_at = :now,
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.status IN ('ready')
+WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.status IN ('ready')
  AND s.lease_token = :lease_token AND s.lease_until > :now
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
@@ -2347,7 +2347,7 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
     last_activity_at, belongs_to, total FROM (SELECT count(*) AS total FROM sessions AS s WHERE s.namespace = :namespace
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.user_id = :user_id AND instr(lower(s.title), lower(:title_contains)) > 0 AND EXISTS
         (SELECT 1 FROM json_each(replace(replace(CAST(s.metadata AS text), '\\', '\\b'), '\u', '\\u')) AS j
         WHERE j.key = :key_0 AND j.type = :type_0
@@ -2356,7 +2356,7 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
 LEFT JOIN (SELECT s.* FROM sessions AS s WHERE s.namespace = :namespace
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
         AND s.user_id = :user_id AND instr(lower(s.title), lower(:title_contains)) > 0 AND EXISTS
         (SELECT 1 FROM json_each(replace(replace(CAST(s.metadata AS text), '\\', '\\b'), '\u', '\\u')) AS j
         WHERE j.key = :key_0 AND j.type = :type_0
@@ -2374,7 +2374,7 @@ LEFT JOIN (SELECT s.* FROM sessions AS s WHERE s.namespace = :namespace
 SELECT count(*) FROM sessions AS s WHERE s.namespace = :namespace
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
+WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.belongs_to IS NULL
     AND s.user_id = :user_id;
 
 -- sessions/parts.py: _END
@@ -2423,7 +2423,7 @@ RETURNING belongs_to;
 SELECT 1 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/segments.py: _EXISTS
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
@@ -2493,11 +2493,11 @@ SELECT from_seq, to_seq, lives, session_id, gone, viewers FROM (
             SELECT CASE WHEN s.expires_at IS NULL THEN 2 WHEN ((s.expires_at IS NULL OR s.expires_at > :now)
                 AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) THEN 1
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) THEN 1
                 WHEN s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
                     (:now_us + (-CAST(:gone_for AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
                     (:now_us + (-CAST(:gone_for AS interval))) % 1000000)) THEN -1 ELSE 0 END
-            FROM sessions AS s WHERE s.namespace = g.namespace AND s.session_id = g.session_id) AS lives
+            FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = g.session_id) AS lives
         FROM session_segments AS g
         WHERE g.namespace = :namespace AND g.owner_session_id = :session_id
             AND g.from_seq <= :to_seq AND g.to_seq >= :from_seq) AS v) AS placed
@@ -2520,7 +2520,7 @@ WHERE place = 1 ORDER BY from_seq;
 DELETE FROM session_segments AS g
 WHERE g.namespace = :namespace AND g.owner_session_id = :session_id
     AND g.from_seq <= :to_seq AND g.to_seq >= :from_seq
-    AND EXISTS (SELECT 1 FROM sessions AS s WHERE s.namespace = g.namespace AND s.session_id = g.session_id
+    AND EXISTS (SELECT 1 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = g.session_id
         AND s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:gone_for AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:gone_for AS interval))) % 1000000)));
 
@@ -2723,7 +2723,7 @@ WHERE g.namespace = :namespace AND g.session_id = c.session_id AND g.from_seq = 
 DELETE FROM session_segments AS g WHERE g.namespace = :namespace AND g.session_id IN
     (SELECT v.session_id FROM session_segments AS v
         WHERE v.namespace = :namespace AND v.owner_session_id = :owner)
-    AND EXISTS (SELECT 1 FROM session_segments AS x WHERE x.namespace = g.namespace
+    AND EXISTS (SELECT 1 FROM session_segments AS x WHERE x.namespace = :namespace
         AND x.session_id = g.session_id AND x.from_seq < g.from_seq AND x.to_seq >= g.to_seq);
 
 -- sessions/session_life.py: _LAST_SEQ
@@ -2738,7 +2738,7 @@ DELETE FROM session_segments AS g WHERE g.namespace = :namespace AND g.session_i
 --
 -- The last position is read here, under the lock: the row that a caller read before may be older.
 SELECT s.next_seq - 1, coalesce(s.ttl = :erased, false), EXISTS (
-    SELECT 1 FROM sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id)
+    SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id)
 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id;
 
 -- sessions/session_life.py: _LIVES
@@ -2753,7 +2753,7 @@ FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
 SELECT 1 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_life.py: _HAS_EXPIRED
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
@@ -2767,7 +2767,7 @@ WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)
 SELECT 1 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND NOT ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_life.py: _REVIVE
 -- Serves SessionsRepository.open.
@@ -2778,7 +2778,7 @@ UPDATE sessions AS s SET status = :status, last_activity_at = :now,
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.status = 'dead'
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.status = 'dead'
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
     last_activity_at, belongs_to;
@@ -2807,11 +2807,11 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) FROM sessions AS s
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _FIND_HELD
 -- Serves ConversationsRepository.load, ConversationsRepository.save, SessionsRepository.find, SessionsRepository.get,
@@ -2824,11 +2824,11 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) FROM sessions AS s
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _FIND_MANY
 -- Serves ListingRepository.load_many.
@@ -2840,11 +2840,11 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) FROM sessions AS s
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id;
 
 -- sessions/session_rows.py: _FIND_MANY_HELD
 -- Serves ListingRepository.load_many.
@@ -2856,11 +2856,11 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) FROM sessions AS s
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id;
 
 -- sessions/session_rows.py: _LOCK
 -- Serves ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
@@ -2872,7 +2872,7 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
     last_activity_at, belongs_to, last_turn, NOT ((s.expires_at IS NULL OR s.expires_at > :now)
     AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) FROM sessions AS s
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id;
 
 -- sessions/session_rows.py: _NOW
@@ -2887,7 +2887,7 @@ SELECT s.lease_owner, s.lease_token, s.lease_until, s.lease_until > :now FROM se
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/session_rows.py: _EXTEND
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
@@ -2909,7 +2909,7 @@ UPDATE sessions AS s SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + 
 WHERE s.namespace = :namespace AND s.ttl IS NOT NULL
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = coalesce((
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = coalesce((
     SELECT x.belongs_to FROM sessions AS x WHERE x.namespace = :namespace AND x.session_id = :session_id),
     :session_id)
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
@@ -2937,14 +2937,14 @@ SELECT s.session_id FROM sessions AS s
 WHERE s.namespace = :namespace AND s.ttl IS NOT NULL
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
         AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END) AND s.session_id IN (
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) AND s.session_id IN (
     SELECT coalesce(x.belongs_to, x.session_id) FROM sessions AS x
     WHERE x.namespace = :namespace AND x.session_id IN (SELECT value FROM json_each(:session_ids))))
         RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root,
@@ -2971,7 +2971,7 @@ UPDATE sessions AS s SET last_activity_at = :now, active_hour = substr(:now, 1, 
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) RETURNING belongs_to;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) RETURNING belongs_to;
 
 -- sessions/session_rows.py: _INSERT
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
@@ -3016,7 +3016,7 @@ INSERT INTO sessions (
 s.namespace = :namespace AND s.belongs_to IS NULL
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = (
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = (
     SELECT coalesce(x.belongs_to, x.session_id) FROM sessions AS x
     WHERE x.namespace = :namespace AND x.session_id = :belongs_to
         AND (x.expires_at IS NULL OR x.expires_at > :now))
@@ -3038,7 +3038,7 @@ UPDATE sessions AS s SET title = :title, revision = s.revision + 1, last_activit
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) AND s.revision = :expected_revision
+WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.revision = :expected_revision
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
     last_activity_at, belongs_to;
@@ -3082,7 +3082,7 @@ FROM sessions AS s CROSS JOIN totals AS t
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/statistics.py: _STORE_STATS
 -- Serves StoreStatistics.stats.
@@ -3100,7 +3100,7 @@ SELECT count(*), sum(CASE WHEN s.status = 'starting' THEN 1 ELSE 0 END),
 FROM sessions AS s WHERE s.namespace = :namespace
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- ======================================================= state =======================================================
 
@@ -3143,7 +3143,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), i.value, i.position
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END), i.value, i.position
             FROM sessions AS s LEFT JOIN (
     SELECT CAST(l.value AS text) AS value, l.position FROM session_list_items AS l
     WHERE l.namespace = :namespace AND l.session_id = :owner_id AND l.name = :name AND l.position > :after
@@ -3151,7 +3151,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
 WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY i.position;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY i.position;
 
 -- state/lists.py: _READ_LAST
 -- Serves ListsRepository.read.
@@ -3161,7 +3161,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), i.value, i.position
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END), i.value, i.position
             FROM sessions AS s LEFT JOIN (
     SELECT CAST(l.value AS text) AS value, l.position FROM session_list_items AS l
     WHERE l.namespace = :namespace AND l.session_id = :owner_id AND l.name = :name AND l.position > :after
@@ -3169,7 +3169,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
 WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY i.position;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY i.position;
 
 -- state/lists.py: _COUNT
 -- Serves ListsRepository.append, ListsRepository.count.
@@ -3178,7 +3178,7 @@ SELECT false, coalesce((SELECT l.item_count FROM session_lists AS l WHERE l.name
 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- state/lists.py: _NAMES
 -- Serves ListsRepository.names.
@@ -3188,13 +3188,12 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), l.name
-            FROM sessions AS s
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END), l.name FROM sessions AS s
 LEFT JOIN session_lists AS l ON l.namespace = :namespace AND l.session_id = :owner_id
 WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY l.name;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY l.name;
 
 -- state/reading.py: _GET_ALL_MANY
 -- Serves StateReads.get_all_many, UserStateRepository.get_all_many.
@@ -3204,7 +3203,7 @@ LEFT JOIN state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.s
 WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id, e.key;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY s.session_id, e.key;
 
 -- state/reading.py: _SCOPES_MANY
 -- Serves StateReads.scopes_many, UserStateRepository.scopes_many.
@@ -3215,7 +3214,7 @@ WITH wanted AS (
     WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))))
 SELECT 'session', w.session_id, w.user_id, w.agent_name, e.key, CAST(e.value AS text) FROM wanted AS w
 LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = w.session_id
     AND (e.expires_at IS NULL OR e.expires_at > :now)
@@ -3249,11 +3248,11 @@ SELECT (s.last_activity_at <= (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:
 WHEN s.belongs_to IS NULL THEN false
 ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
     'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-    WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END)) FROM sessions AS s
+    WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END)) FROM sessions AS s
         WHERE s.namespace = :namespace AND s.session_id = :owner_id
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- state/scopes.py: _NOTE_WHOLE
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
@@ -3272,7 +3271,7 @@ UPDATE sessions AS s SET expires_at = (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + 
 WHERE s.namespace = :namespace AND ((s.expires_at IS NULL OR s.expires_at > :now)
     AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))
+WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl * 9 / 10)) / 1000000,
     'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND s.session_id = (
     SELECT x.belongs_to FROM sessions AS x WHERE x.namespace = :namespace AND x.session_id = :owner_id);
@@ -3318,7 +3317,7 @@ SELECT false, (SELECT count(*) FROM state_entries AS e WHERE e.namespace = :name
 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- state/statements.py: SESSION_STATEMENTS.delete[False]
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -3347,7 +3346,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
             CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
             coalesce(length(CAST(e.value AS blob)), 0)
 FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
@@ -3355,7 +3354,7 @@ FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND 
 WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT :limit;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT :limit;
 
 -- state/statements.py: SESSION_STATEMENTS.entries_descending
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -3368,7 +3367,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
             CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
             coalesce(length(CAST(e.value AS blob)), 0)
 FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
@@ -3376,7 +3375,7 @@ FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND 
 WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key DESC LIMIT :limit;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key DESC LIMIT :limit;
 
 -- state/statements.py: SESSION_STATEMENTS.entry
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -3389,7 +3388,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
             CAST(e.value AS text), e.version, e.updated_at, e.expires_at, coalesce(e.created_at, e.updated_at),
             coalesce(length(CAST(e.value AS blob)), 0)
 FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
@@ -3397,7 +3396,7 @@ FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND 
 WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
 
 -- state/statements.py: SESSION_STATEMENTS.exists
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -3409,7 +3408,7 @@ SELECT false, (SELECT count(*) FROM state_entries AS e WHERE e.namespace = :name
 FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- state/statements.py: SESSION_STATEMENTS.get
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -3422,14 +3421,14 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
             CAST(e.value AS text)
 FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
     AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key = :key
 WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
 
 -- state/statements.py: SESSION_STATEMENTS.get_all
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -3442,14 +3441,14 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
             CAST(e.value AS text)
 FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
     AND (e.expires_at IS NULL OR e.expires_at > :now) AND true
 WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
 
 -- state/statements.py: SESSION_STATEMENTS.get_many
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -3462,14 +3461,14 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
             CAST(e.value AS text)
 FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
     AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key IN (SELECT value FROM json_each(:keys))
 WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
 
 -- state/statements.py: SESSION_STATEMENTS.get_many_and_range
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -3482,7 +3481,7 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END), e.key,
             CAST(e.value AS text)
 FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
     AND (e.expires_at IS NULL OR e.expires_at > :now)
@@ -3490,7 +3489,7 @@ FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND 
 WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key;
 
 -- state/statements.py: SESSION_STATEMENTS.keys
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -3503,13 +3502,13 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END), e.key
 FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
     AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key AND e.key < :until_key AND e.key > :after
 WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT :limit;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key LIMIT :limit;
 
 -- state/statements.py: SESSION_STATEMENTS.keys_descending
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -3522,13 +3521,13 @@ SELECT (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%
     WHEN s.belongs_to IS NULL THEN false
     ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
         'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND true END), e.key
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END), e.key
 FROM sessions AS s LEFT JOIN state_entries AS e ON e.namespace = :namespace AND e.session_id = :owner_id
     AND (e.expires_at IS NULL OR e.expires_at > :now) AND e.key >= :from_key AND e.key < :until_key AND e.key < :after
 WHERE s.namespace = :namespace AND s.session_id = :owner_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key DESC LIMIT :limit;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY e.key DESC LIMIT :limit;
 
 -- state/statements.py: SESSION_STATEMENTS.lock
 -- Serves ConversationsRepository.save, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists,
@@ -4610,12 +4609,12 @@ SELECT CAST(:namespace AS varchar), CAST(:record_id AS varchar), :session_id,
     WHERE s.namespace = CAST(:namespace AS varchar) AND s.session_id = CAST(:session_id AS varchar)
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))),
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))))),
         coalesce(:agent_name, (SELECT s.agent_name FROM sessions AS s
     WHERE s.namespace = CAST(:namespace AS varchar) AND s.session_id = CAST(:session_id AS varchar)
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false))))), :provider_name, :model,
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))))), :provider_name, :model,
         :tool_name, :input_tokens, :output_tokens, :cache_read_input_tokens, :cache_write_input_tokens,
         :reasoning_output_tokens, :cost_usd, :duration_ms, :error_type, coalesce(:created_at, :now) WHERE true
 ON CONFLICT (namespace, record_id) DO NOTHING;

@@ -6,4 +6,4 @@ _NOT_EXPIRED = "({0}.expires_at IS NULL OR {0}.expires_at > $now)"
 # subquery and not EXISTS: for that PostgreSQL also plans to read all sessions, and takes the plan for an expensive one.
 LIVE_SESSION = f"""({_NOT_EXPIRED.format("s")} AND (s.belongs_to IS NULL OR coalesce((
         SELECT {_NOT_EXPIRED.format("whole")} FROM $sessions AS whole
-        WHERE whole.namespace = s.namespace AND whole.session_id = s.belongs_to), false)))"""
+        WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))"""

@@ -53,10 +53,10 @@ NOTED = {
 
 _TAGS_POSTGRESQL = """
     array(SELECT t.tag FROM $cache_tags AS t
-        WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag)"""
+        WHERE t.namespace = :namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag)"""
 _TAGS_SQLITE = """
     (SELECT json_group_array(tag) FROM (SELECT t.tag FROM $cache_tags AS t
-        WHERE t.namespace = e.namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag))"""
+        WHERE t.namespace = :namespace AND t.key = e.key AND t.version = e.version ORDER BY t.tag))"""
 
 
 _ENTRY = Columns(schema.cache_entries, *fields_of(CacheEntry, "stale_ttl"), "codec", "keep_until")

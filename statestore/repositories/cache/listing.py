@@ -15,7 +15,7 @@ _MAX_PAGE = 10_000
 
 _CONDITIONS = {
     "agent_name": "e.agent_name = :agent_name",
-    "tag": """EXISTS (SELECT 1 FROM $cache_tags AS x WHERE x.namespace = e.namespace AND x.key = e.key
+    "tag": """EXISTS (SELECT 1 FROM $cache_tags AS x WHERE x.namespace = :namespace AND x.key = e.key
             AND x.version = e.version AND x.tag = :tag)""",
     "prefix": BEGINS,
     "after": "e.key > :after",

@@ -47,7 +47,7 @@ _OLD = "SELECT e.key, e.size_bytes, e.version, coalesce(e.expires_at > $now, tru
 _STALE = """
     SELECT x.place, x.version FROM up CROSS JOIN LATERAL (
         SELECT t.ctid AS place, t.version FROM $cache_tags AS t
-        WHERE t.key = up.key AND t.namespace = up.namespace AND t.version <> up.version OFFSET 0) AS x"""
+        WHERE t.key = up.key AND t.namespace = :namespace AND t.version <> up.version OFFSET 0) AS x"""
 _UNTAGGED = f"""
     DELETE FROM $cache_tags AS t
     WHERE t.ctid = ANY (array(SELECT stale.place FROM stale)) AND t.namespace = {NAMESPACE}
@@ -203,7 +203,7 @@ FIND_OLD_SQLITE = Statement(
 FIND_OLD_ONE_SQLITE = Statement(
     sqlite="""
     SELECT e.size_bytes, e.version, coalesce(e.expires_at > $now, 1),
-        EXISTS (SELECT 1 FROM $cache_tags AS t WHERE t.namespace = e.namespace AND t.key = e.key)
+        EXISTS (SELECT 1 FROM $cache_tags AS t WHERE t.namespace = :namespace AND t.key = e.key)
     FROM $cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key"""
 )
 SET_ONE_SQLITE = Statement(

@@ -30,11 +30,11 @@ _SESSIONS = Statement(f"""
     WITH {_DOOMED}
     SELECT d.kind, count(*), sum($bytes(s.title) + $bytes(s.instructions) + $bytes(s.metadata)
         + coalesce((SELECT sum($bytes(e.value)) FROM $state_entries AS e
-            WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
+            WHERE e.namespace = :namespace AND e.session_id = s.session_id), 0)
         + coalesce((SELECT sum($bytes(m.content)) FROM $summaries AS m
-            WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0)
+            WHERE m.namespace = :namespace AND m.session_id = s.session_id), 0)
         + coalesce((SELECT sum($bytes(i.value)) FROM $session_list_items AS i
-            WHERE i.namespace = s.namespace AND i.session_id = s.session_id), 0))
+            WHERE i.namespace = :namespace AND i.session_id = s.session_id), 0))
     FROM doomed AS d JOIN $sessions AS s ON s.namespace = :namespace AND s.session_id = d.session_id
     GROUP BY d.kind""")
 

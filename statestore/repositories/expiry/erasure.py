@@ -42,7 +42,7 @@ _AGENTS = Statement("""
 
 _LOOK = Statement("""
     SELECT $live, s.next_seq - s.first_seq, s.revision, s.user_id, EXISTS (
-        SELECT 1 FROM $sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id)
+        SELECT 1 FROM $sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id)
     FROM $sessions AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id $lock""")
 _HIDE_SESSION = Statement(f"""

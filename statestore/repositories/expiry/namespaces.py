@@ -79,9 +79,9 @@ _SPARED = {
     # What somebody has made meanwhile has entries that are not hidden yet. On PostgreSQL, one that gets some after this
     # statement has looked is another version of its row by then, and is not deleted.
     "sessions": """ AND NOT EXISTS (
-        SELECT 1 FROM $history_entries AS h WHERE h.namespace = t.namespace AND h.session_id = t.session_id)
+        SELECT 1 FROM $history_entries AS h WHERE h.namespace = :namespace AND h.session_id = t.session_id)
         AND NOT EXISTS (SELECT 1 FROM $session_segments AS g
-            WHERE g.namespace = t.namespace AND g.owner_session_id = t.session_id)""",
+            WHERE g.namespace = :namespace AND g.owner_session_id = t.session_id)""",
 }
 
 

@@ -83,20 +83,20 @@ _FORGET_VIEWERS = Statement("""
 _WEIGH = Statement("""
     SELECT s.session_id, s.first_seq, s.next_seq, s.ttl = :idle, s.ttl = :evicted, s.ttl = :erased,
         (SELECT count(*) FROM (SELECT 1 FROM $history_entries AS h
-            WHERE h.namespace = s.namespace AND h.session_id = s.session_id
+            WHERE h.namespace = :namespace AND h.session_id = s.session_id
             LIMIT CAST(:limit AS bigint) + 1) AS counted),
-        (SELECT count(*) FROM $state_entries AS e WHERE e.namespace = s.namespace AND e.session_id = s.session_id),
-        (SELECT count(*) FROM $summaries AS m WHERE m.namespace = s.namespace AND m.session_id = s.session_id),
-        (SELECT count(*) FROM $sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+        (SELECT count(*) FROM $state_entries AS e WHERE e.namespace = :namespace AND e.session_id = s.session_id),
+        (SELECT count(*) FROM $summaries AS m WHERE m.namespace = :namespace AND m.session_id = s.session_id),
+        (SELECT count(*) FROM $sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
             AND p.expires_at IS NULL),
-        (SELECT count(*) FROM $session_list_items AS i WHERE i.namespace = s.namespace AND i.session_id = s.session_id),
+        (SELECT count(*) FROM $session_list_items AS i WHERE i.namespace = :namespace AND i.session_id = s.session_id),
         $bytes(s.title) + $bytes(s.instructions) + $bytes(s.metadata)
         + coalesce((SELECT sum($bytes(e.value)) FROM $state_entries AS e
-            WHERE e.namespace = s.namespace AND e.session_id = s.session_id), 0)
+            WHERE e.namespace = :namespace AND e.session_id = s.session_id), 0)
         + coalesce((SELECT sum($bytes(m.content)) FROM $summaries AS m
-            WHERE m.namespace = s.namespace AND m.session_id = s.session_id), 0)
+            WHERE m.namespace = :namespace AND m.session_id = s.session_id), 0)
         + coalesce((SELECT sum($bytes(i.value)) FROM $session_list_items AS i
-            WHERE i.namespace = s.namespace AND i.session_id = s.session_id), 0)
+            WHERE i.namespace = :namespace AND i.session_id = s.session_id), 0)
     FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id $in(:session_ids)""")
 _COUNT_VIEWERS = Statement("""
     SELECT count(*) FROM $session_segments AS g

@@ -116,7 +116,7 @@ _LOCK_UNSEEN = Statement(
 _UNSEEN_OF_SESSION = Statement("""
     SELECT h.seq, h.content_bytes + $bytes(h.metadata) FROM $history_entries AS h
     WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq BETWEEN :from_seq AND :to_seq
-        AND NOT EXISTS (SELECT 1 FROM $session_segments AS g WHERE g.namespace = h.namespace
+        AND NOT EXISTS (SELECT 1 FROM $session_segments AS g WHERE g.namespace = :namespace
             AND g.owner_session_id = h.session_id AND h.seq BETWEEN g.from_seq AND g.to_seq)
     ORDER BY h.seq LIMIT :limit""")
 _DELETE_RANGE = Statement("""

@@ -61,7 +61,7 @@ _SET_FREE = Statement("""
     UPDATE $sessions AS s SET belongs_to = NULL
     WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND s.belongs_to IS NOT NULL AND NOT EXISTS (
         SELECT 1 FROM $sessions AS w
-        WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to AND w.belongs_to IS NULL
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to AND w.belongs_to IS NULL
             AND (w.expires_at IS NULL OR w.expires_at > $now))""")
 
 _FIND_USAGE = Statement("SELECT 1 FROM $usage_ledger WHERE namespace = :namespace AND session_id = :session_id LIMIT 1")

@@ -32,7 +32,7 @@ DUE_PARAMS = {"erased": ERASED, "claimed": CLAIMED}
 
 # Whoever works with a part of a session works with the session.
 _AT_REST = f"""s.belongs_to IS NULL AND s.status <> 'busy' AND {lease_checks.FREE} AND NOT EXISTS (
-            SELECT 1 FROM $sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id
+            SELECT 1 FROM $sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
                 AND (p.status = 'busy' OR p.lease_until > $now{{}}))"""
 
 EVICTABLE = f"$live AND {_AT_REST.format('')}"

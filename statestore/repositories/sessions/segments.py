@@ -70,7 +70,7 @@ _VIEWED = Statement("""
             SELECT g.from_seq, g.to_seq, g.session_id, (
                 SELECT CASE WHEN s.expires_at IS NULL THEN 2 WHEN $live THEN 1
                     WHEN s.expires_at <= $later(-CAST(:gone_for AS interval)) THEN -1 ELSE 0 END
-                FROM $sessions AS s WHERE s.namespace = g.namespace AND s.session_id = g.session_id) AS lives
+                FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = g.session_id) AS lives
             FROM $session_segments AS g
             WHERE g.namespace = :namespace AND g.owner_session_id = :session_id
                 AND g.from_seq <= :to_seq AND g.to_seq >= :from_seq) AS v) AS placed
@@ -81,7 +81,7 @@ _FORGET_GONE = Statement("""
     DELETE FROM $session_segments AS g
     WHERE g.namespace = :namespace AND g.owner_session_id = :session_id
         AND g.from_seq <= :to_seq AND g.to_seq >= :from_seq
-        AND EXISTS (SELECT 1 FROM $sessions AS s WHERE s.namespace = g.namespace AND s.session_id = g.session_id
+        AND EXISTS (SELECT 1 FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = g.session_id
             AND s.expires_at <= $later(-CAST(:gone_for AS interval)))""")
 
 _INSERT = Statement("""
@@ -156,7 +156,7 @@ _EXTEND_SQLITE = Statement(
 _MERGE_SQLITE = Statement(
     sqlite=f"""
     DELETE FROM $session_segments AS g WHERE g.namespace = :namespace AND g.{_VIEWERS}
-        AND EXISTS (SELECT 1 FROM $session_segments AS x WHERE x.namespace = g.namespace
+        AND EXISTS (SELECT 1 FROM $session_segments AS x WHERE x.namespace = :namespace
             AND x.session_id = g.session_id AND x.from_seq < g.from_seq AND x.to_seq >= g.to_seq)"""
 )
 

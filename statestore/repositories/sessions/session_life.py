@@ -11,7 +11,7 @@ from statestore.values.sessions import Session, Status
 # The last position is read here, under the lock: the row that a caller read before may be older.
 _LAST_SEQ = Statement("""
     SELECT s.next_seq - 1, coalesce(s.ttl = :erased, false), EXISTS (
-        SELECT 1 FROM $sessions AS p WHERE p.namespace = s.namespace AND p.belongs_to = s.session_id)
+        SELECT 1 FROM $sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id)
     FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id""")
 
 _ONE = "SELECT 1 FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND "

@@ -44,7 +44,7 @@ AS_EXPECTED = """(NOT $live OR (coalesce(s.revision = :expected_revision, true)
 EXTENSION_DUE = """(CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < $later(s.ttl * 9 / 10) AND $writable
         WHEN s.belongs_to IS NULL THEN false
         ELSE coalesce((SELECT w.expires_at < $later(w.ttl * 9 / 10) FROM $sessions AS w
-            WHERE w.namespace = s.namespace AND w.session_id = s.belongs_to), false) AND $writable END)"""
+            WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND $writable END)"""
 
 # What a write says of a part, for `extend_whole`. The row of what it belongs to is not written in the same statement:
 # who removes that one locks it first. SQLite only says whether there is one, since a subquery in RETURNING cannot name
