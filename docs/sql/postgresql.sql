@@ -81,7 +81,8 @@ INSERT INTO "statestore".cache_claims AS c (namespace, key, token, claimed_until
 VALUES (%(namespace)s, %(key)s, %(token)s, ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(lasts)s AS interval)) AT
     TIME ZONE 'UTC'))
 ON CONFLICT (namespace, key) DO UPDATE SET token = excluded.token, claimed_until = excluded.claimed_until
-WHERE c.claimed_until <= statement_timestamp() OR c.token = excluded.token
+WHERE c.claimed_until <= (excluded.claimed_until AT TIME ZONE 'UTC' - CAST(%(lasts)s AS interval)) AT TIME ZONE 'UTC'
+    OR c.token = excluded.token
 RETURNING token;
 
 -- cache/compute_claims.py: _RENEW
@@ -109,24 +110,25 @@ held AS MATERIALIZED (
     SELECT e.version, e.value, e.codec, e.size_bytes, e.agent_name,
         (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live
     FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s AND e.key = %(key)s FOR NO KEY UPDATE OF e),
-whole AS MATERIALIZED (
+sum AS MATERIALIZED (
     SELECT held.version, CAST(convert_from(held.value, 'UTF8') AS numeric) + CAST(%(by)s AS numeric) AS total
     FROM held
     WHERE held.live AND (held.version >= 4611686018427387904 OR held.version = (SELECT before.version FROM before))
         AND CASE WHEN held.codec = 'json' AND held.size_bytes <= 20
             THEN convert_from(held.value, 'UTF8') ~ '^-?[0-9]+$' ELSE false END),
+whole AS MATERIALIZED (SELECT sum.*, convert_to(CAST(sum.total AS text), 'UTF8') AS value FROM sum),
 up AS (
-    UPDATE "statestore".cache_entries AS e SET value = convert_to(CAST(whole.total AS text), 'UTF8'),
-        size_bytes = length(CAST(whole.total AS text)), created_at = statement_timestamp(),
-            last_accessed_at = statement_timestamp(), access_seq = %(stamp)s, access_count = 0,
+    UPDATE "statestore".cache_entries AS e SET value = whole.value, size_bytes = length(whole.value),
+        created_at = statement_timestamp(), last_accessed_at = statement_timestamp(), access_seq = %(stamp)s,
+        access_count = 0,
         version = CASE WHEN e.version >= 4611686018427387904 THEN 4611686018427387904 ELSE 0 END + CAST(%(version)s AS
             bigint)
-        , expires_at = ((coalesce(CAST(%(until)s AS timestamptz),
-            statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC'),
-            keep_until = ((coalesce(CAST(%(until)s AS timestamptz),
-            statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval) + coalesce(e.keep_until -
-            e.expires_at, interval '0')) AT TIME ZONE 'UTC')
-    FROM whole
+        , expires_at = new_end.expires_at,
+        keep_until = (new_end.expires_at AT TIME ZONE 'UTC' + coalesce(e.keep_until - e.expires_at,
+            interval '0')) AT TIME ZONE 'UTC'
+    FROM whole, (SELECT ((coalesce(CAST(%(until)s AS timestamptz),
+        statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') AS expires_at) AS
+        new_end
     WHERE e.namespace = %(namespace)s AND e.key = %(key)s AND whole.total BETWEEN -9223372036854775808
         AND 18446744073709551615
     RETURNING whole.total, whole.version, e.version AS new_version),
@@ -150,12 +152,11 @@ FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s AND e.key
 -- Built for: of an entry that is given another end.
 UPDATE "statestore".cache_entries AS e SET value = %(value)s, codec = %(codec)s, size_bytes = %(size)s,
     version = %(version)s, created_at = statement_timestamp(), last_accessed_at = statement_timestamp(),
-    access_seq = %(stamp)s, access_count = 0 ,
-    expires_at = ((coalesce(CAST(%(until)s AS timestamptz),
-    statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC'),
-    keep_until = ((coalesce(CAST(%(until)s AS timestamptz),
-    statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval) + coalesce(e.keep_until - e.expires_at,
-    interval '0')) AT TIME ZONE 'UTC') WHERE namespace = %(namespace)s AND key = %(key)s;
+    access_seq = %(stamp)s, access_count = 0, expires_at = new_end.expires_at,
+keep_until = (new_end.expires_at AT TIME ZONE 'UTC' + coalesce(e.keep_until - e.expires_at,
+    interval '0')) AT TIME ZONE 'UTC' FROM
+    (SELECT ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS
+    interval)) AT TIME ZONE 'UTC') AS expires_at) AS new_end WHERE namespace = %(namespace)s AND key = %(key)s;
 
 -- cache/counters.py: _RETAG
 -- Serves CacheCounters.increment.
@@ -176,12 +177,11 @@ SELECT e.expires_at, statement_timestamp() FROM "statestore".cache_entries AS e 
 
 -- cache/endings.py: _TOUCH
 -- Serves CacheEndings.touch.
-UPDATE "statestore".cache_entries AS e
-    SET expires_at = ((coalesce(CAST(%(until)s AS timestamptz),
-    statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC'),
-    keep_until = ((coalesce(CAST(%(until)s AS timestamptz),
-    statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval) + coalesce(e.keep_until - e.expires_at,
-    interval '0')) AT TIME ZONE 'UTC') WHERE e.namespace = %(namespace)s AND e.key = %(key)s
+UPDATE "statestore".cache_entries AS e SET expires_at = new_end.expires_at,
+keep_until = (new_end.expires_at AT TIME ZONE 'UTC' + coalesce(e.keep_until - e.expires_at,
+    interval '0')) AT TIME ZONE 'UTC' FROM
+    (SELECT ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS
+    interval)) AT TIME ZONE 'UTC') AS expires_at) AS new_end WHERE e.namespace = %(namespace)s AND e.key = %(key)s
     AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) RETURNING e.key;
 
 -- cache/eviction.py: ALONE
@@ -191,7 +191,8 @@ UPDATE "statestore".cache_entries AS e
 -- One at a time decides what goes, also among processes; on SQLite there is one writer anyway. The lock ends with the
 -- transaction, so it is safe behind a pooler. Plain sets go on meanwhile: those that may still add are reckoned with. A
 -- transaction of the caller's does not take it, since it may last: two that choose at once remove some more than needed.
-SELECT pg_advisory_xact_lock(hashtextextended('statestore.cache:' || CAST(%(namespace)s AS text), 0));
+SELECT pg_advisory_xact_lock(hashtextextended('statestore.cache:' || CAST(%(namespace)s AS text), 0))
+FROM (SELECT count(*) FROM "statestore".cache_claims AS x WHERE x.namespace = %(namespace)s AND x.key = '') AS one;
 
 -- cache/eviction.py: _COUNT
 -- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
@@ -220,11 +221,13 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1), ledger AS (
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1), ledger AS (
     INSERT INTO "statestore".cache_ledger AS l (namespace, day, agent_name, hits, misses, sets, evictions, expirations,
         invalidations_key, invalidations_tag, invalidations_agent, invalidations_content_hash, invalidations_clear)
     SELECT %(namespace)s, CAST(statement_timestamp() AT TIME ZONE 'UTC' AS date), c.agent_name, 0, 0, 0, c.live,
@@ -250,11 +253,13 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
 
 -- cache/eviction.py: _LEAST_RECENTLY_USED.alone
 -- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
@@ -265,11 +270,13 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1), ledger AS (
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1), ledger AS (
     INSERT INTO "statestore".cache_ledger AS l (namespace, day, agent_name, hits, misses, sets, evictions, expirations,
         invalidations_key, invalidations_tag, invalidations_agent, invalidations_content_hash, invalidations_clear)
     SELECT %(namespace)s, CAST(statement_timestamp() AT TIME ZONE 'UTC' AS date), c.agent_name, 0, 0, 0, c.live,
@@ -293,11 +300,13 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
 
 -- cache/eviction.py: _LEAST_RECENTLY_USED_OR_NOTED.alone
 -- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
@@ -318,12 +327,13 @@ greatest(x.access_seq, coalesce(n.stamp, x.access_seq)) LIMIT %(most)s FOR UPDAT
             DELETE FROM "statestore".cache_entries AS e
             WHERE e.namespace = (SELECT CAST(%(namespace)s AS text))
                 AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-            RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL
-                OR e.expires_at > statement_timestamp()) AS live),
+            RETURNING e.agent_name, e.size_bytes, e.expires_at),
         counted AS (
-            SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-                count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-            FROM removed GROUP BY 1), ledger AS (
+            SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+                (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+                count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+                    sum(e.size_bytes) AS size
+            FROM removed AS e GROUP BY 1), ledger AS (
             INSERT INTO "statestore".cache_ledger AS l (namespace, day, agent_name, hits, misses, sets, evictions,
                 expirations, invalidations_key, invalidations_tag, invalidations_agent, invalidations_content_hash,
                 invalidations_clear)
@@ -358,12 +368,13 @@ greatest(x.access_seq, coalesce(n.stamp, x.access_seq)) LIMIT %(most)s FOR UPDAT
             DELETE FROM "statestore".cache_entries AS e
             WHERE e.namespace = (SELECT CAST(%(namespace)s AS text))
                 AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-            RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL
-                OR e.expires_at > statement_timestamp()) AS live),
+            RETURNING e.agent_name, e.size_bytes, e.expires_at),
         counted AS (
-            SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-                count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-            FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
+            SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+                (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+                count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+                    sum(e.size_bytes) AS size
+            FROM removed AS e GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
 
 -- cache/eviction.py: _HOW_MANY
 -- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
@@ -412,11 +423,13 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1), ledger AS (
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1), ledger AS (
     INSERT INTO "statestore".cache_ledger AS l (namespace, day, agent_name, hits, misses, sets, evictions, expirations,
         invalidations_key, invalidations_tag, invalidations_agent, invalidations_content_hash, invalidations_clear)
     SELECT %(namespace)s, CAST(statement_timestamp() AT TIME ZONE 'UTC' AS date), c.agent_name, 0, 0, 0, 0, c.expired,
@@ -438,11 +451,13 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
 
 -- cache/invalidation.py: _BY_KEYS.alone
 -- Serves CacheInvalidation.invalidate_many.
@@ -451,11 +466,13 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1), ledger AS (
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1), ledger AS (
     INSERT INTO "statestore".cache_ledger AS l (namespace, day, agent_name, hits, misses, sets, evictions, expirations,
         invalidations_key, invalidations_tag, invalidations_agent, invalidations_content_hash, invalidations_clear)
     SELECT %(namespace)s, CAST(statement_timestamp() AT TIME ZONE 'UTC' AS date), c.agent_name, 0, 0, 0, 0, c.expired,
@@ -477,11 +494,13 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
 
 -- cache/invalidation.py: _BY_PREFIX.alone
 -- Serves CacheInvalidation.invalidate_prefix.
@@ -490,11 +509,13 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1), ledger AS (
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1), ledger AS (
     INSERT INTO "statestore".cache_ledger AS l (namespace, day, agent_name, hits, misses, sets, evictions, expirations,
         invalidations_key, invalidations_tag, invalidations_agent, invalidations_content_hash, invalidations_clear)
     SELECT %(namespace)s, CAST(statement_timestamp() AT TIME ZONE 'UTC' AS date), c.agent_name, 0, 0, 0, 0, c.expired,
@@ -516,18 +537,23 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
 
 -- cache/invalidation.py: _POP
 -- Serves CacheInvalidation.pop.
 --
 -- What is noted of it is written later, like that of a read.
-DELETE FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s AND e.key = %(key)s
-RETURNING e.value, e.codec, e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp());
+WITH gone AS (
+    DELETE FROM "statestore".cache_entries AS e WHERE e.namespace = %(namespace)s AND e.key = %(key)s
+    RETURNING e.value, e.codec, e.agent_name, e.size_bytes, e.expires_at)
+SELECT e.value, e.codec, e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+    FROM gone AS e;
 
 -- cache/invalidation.py: _BY_TAG.alone
 -- Serves CacheInvalidation.invalidate_tag.
@@ -546,11 +572,13 @@ WHERE e.namespace = (SELECT CAST(%(namespace)s AS text))
     removed AS (
         DELETE FROM "statestore".cache_entries AS e
         WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-        RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+        RETURNING e.agent_name, e.size_bytes, e.expires_at),
     counted AS (
-        SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-            count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-        FROM removed GROUP BY 1), ledger AS (
+        SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+            (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+            count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+                sum(e.size_bytes) AS size
+        FROM removed AS e GROUP BY 1), ledger AS (
         INSERT INTO "statestore".cache_ledger AS l (namespace, day, agent_name, hits, misses, sets, evictions,
             expirations, invalidations_key, invalidations_tag, invalidations_agent, invalidations_content_hash,
             invalidations_clear)
@@ -583,11 +611,13 @@ WHERE e.namespace = (SELECT CAST(%(namespace)s AS text))
     removed AS (
         DELETE FROM "statestore".cache_entries AS e
         WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-        RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+        RETURNING e.agent_name, e.size_bytes, e.expires_at),
     counted AS (
-        SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-            count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-        FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
+        SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+            (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+            count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+                sum(e.size_bytes) AS size
+        FROM removed AS e GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
 
 -- cache/invalidation.py: _BY_TAGS.alone
 -- Serves CacheInvalidation.invalidate_tags.
@@ -603,11 +633,13 @@ WHERE e.namespace = (SELECT CAST(%(namespace)s AS text))
     removed AS (
         DELETE FROM "statestore".cache_entries AS e
         WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-        RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+        RETURNING e.agent_name, e.size_bytes, e.expires_at),
     counted AS (
-        SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-            count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-        FROM removed GROUP BY 1), ledger AS (
+        SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+            (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+            count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+                sum(e.size_bytes) AS size
+        FROM removed AS e GROUP BY 1), ledger AS (
         INSERT INTO "statestore".cache_ledger AS l (namespace, day, agent_name, hits, misses, sets, evictions,
             expirations, invalidations_key, invalidations_tag, invalidations_agent, invalidations_content_hash,
             invalidations_clear)
@@ -637,11 +669,13 @@ WHERE e.namespace = (SELECT CAST(%(namespace)s AS text))
     removed AS (
         DELETE FROM "statestore".cache_entries AS e
         WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-        RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+        RETURNING e.agent_name, e.size_bytes, e.expires_at),
     counted AS (
-        SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-            count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-        FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
+        SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+            (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+            count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+                sum(e.size_bytes) AS size
+        FROM removed AS e GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
 
 -- cache/invalidation.py: _BY_AGENT.alone
 -- Serves CacheInvalidation.invalidate_agent.
@@ -650,11 +684,13 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1), ledger AS (
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1), ledger AS (
     INSERT INTO "statestore".cache_ledger AS l (namespace, day, agent_name, hits, misses, sets, evictions, expirations,
         invalidations_key, invalidations_tag, invalidations_agent, invalidations_content_hash, invalidations_clear)
     SELECT %(namespace)s, CAST(statement_timestamp() AT TIME ZONE 'UTC' AS date), c.agent_name, 0, 0, 0, 0, c.expired,
@@ -676,11 +712,13 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
 
 -- cache/invalidation.py: _BY_CONTENT_HASH.alone
 -- Serves CacheInvalidation.invalidate_content_hash.
@@ -689,11 +727,13 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1), ledger AS (
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1), ledger AS (
     INSERT INTO "statestore".cache_ledger AS l (namespace, day, agent_name, hits, misses, sets, evictions, expirations,
         invalidations_key, invalidations_tag, invalidations_agent, invalidations_content_hash, invalidations_clear)
     SELECT %(namespace)s, CAST(statement_timestamp() AT TIME ZONE 'UTC' AS date), c.agent_name, 0, 0, 0, 0, c.expired,
@@ -715,11 +755,13 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
 
 -- cache/invalidation.py: _ALL.alone
 -- Serves CacheInvalidation.clear.
@@ -728,11 +770,13 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1), ledger AS (
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1), ledger AS (
     INSERT INTO "statestore".cache_ledger AS l (namespace, day, agent_name, hits, misses, sets, evictions, expirations,
         invalidations_key, invalidations_tag, invalidations_agent, invalidations_content_hash, invalidations_clear)
     SELECT %(namespace)s, CAST(statement_timestamp() AT TIME ZONE 'UTC' AS date), c.agent_name, 0, 0, 0, 0, c.expired,
@@ -754,11 +798,13 @@ WITH doomed AS MATERIALIZED (SELECT e.key FROM "statestore".cache_entries AS e W
 removed AS (
     DELETE FROM "statestore".cache_entries AS e
     WHERE e.namespace = (SELECT CAST(%(namespace)s AS text)) AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-    RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS live),
+    RETURNING e.agent_name, e.size_bytes, e.expires_at),
 counted AS (
-    SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-        count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-    FROM removed GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
+    SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER
+        (WHERE (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS live,
+        count(*) FILTER (WHERE NOT (e.expires_at IS NULL OR e.expires_at > statement_timestamp())) AS expired,
+            sum(e.size_bytes) AS size
+    FROM removed AS e GROUP BY 1) SELECT agent_name, live, expired, size FROM counted;
 
 -- cache/listing.py: _page
 -- Serves CacheListing.entries, CacheListing.keys.
@@ -872,15 +918,11 @@ up AS (
         created_at = excluded.created_at, expires_at = excluded.expires_at, keep_until = excluded.keep_until,
         last_accessed_at = excluded.last_accessed_at, access_seq = excluded.access_seq,
         access_count = excluded.access_count
-    RETURNING e.namespace, e.key, e.version),
-stale AS MATERIALIZED (
-SELECT x.place, x.version FROM up CROSS JOIN LATERAL (
-    SELECT t.ctid AS place, t.version FROM "statestore".cache_tags AS t
-    WHERE t.key = up.key AND t.namespace = %(namespace)s AND t.version <> up.version OFFSET 0) AS x),
+    RETURNING e.key, e.version),
 untagged AS (
 DELETE FROM "statestore".cache_tags AS t
-WHERE t.ctid = ANY (array(SELECT stale.place FROM stale)) AND t.namespace = (SELECT CAST(%(namespace)s AS text))
-    AND t.version IN (SELECT stale.version FROM stale)),
+WHERE t.key = ANY (array(SELECT up.key FROM up)) AND t.namespace = (SELECT CAST(%(namespace)s AS text))
+    AND t.version NOT IN (SELECT up.version FROM up)),
 tagged AS (
 INSERT INTO "statestore".cache_tags (namespace, tag, version, key)
 SELECT %(namespace)s, n.tag, up.version, up.key FROM up, unnest(CAST(%(tags)s AS text[])) AS n (tag)
@@ -902,25 +944,28 @@ WITH old AS MATERIALIZED (SELECT e.key, e.size_bytes, e.version,
     WHERE e.namespace = %(namespace)s AND e.key = %(key)s),
 untagged AS (
     DELETE FROM "statestore".cache_tags AS t WHERE t.namespace = %(namespace)s AND t.key = %(key)s
-        AND t.version <> %(version)s)
+        AND t.version <> %(version)s),
+up AS (
+    INSERT INTO "statestore".cache_entries AS e (namespace, key, value, codec, size_bytes, agent_name, request,
+        content_hash, metadata, version, created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count)
+    VALUES (%(namespace)s, %(key)s, %(value)s, %(codec)s, %(size)s, CAST(%(agent_name)s AS text),
+        CAST(%(request)s AS json), CAST(%(content_hash)s AS text), CAST(%(metadata)s AS json), %(version)s,
+        statement_timestamp(), ((coalesce(CAST(%(until)s AS timestamptz),
+            statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC'),
+            ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(keep)s AS
+            interval)) AT TIME ZONE 'UTC'), statement_timestamp(), %(stamp)s, 0)
+    ON CONFLICT (namespace, key) DO UPDATE SET value = excluded.value, codec = excluded.codec,
+        size_bytes = excluded.size_bytes, agent_name = excluded.agent_name, request = excluded.request,
+        content_hash = excluded.content_hash, metadata = excluded.metadata, version = excluded.version,
+        created_at = excluded.created_at, expires_at = excluded.expires_at, keep_until = excluded.keep_until,
+        last_accessed_at = excluded.last_accessed_at, access_seq = excluded.access_seq,
+        access_count = excluded.access_count
+    RETURNING e.version, e.key)
 , tagged AS (
     INSERT INTO "statestore".cache_tags (namespace, tag, version, key)
-    SELECT %(namespace)s, n.tag, %(version)s, %(key)s FROM unnest(CAST(%(tags)s AS text[])) AS n (tag)
+    SELECT %(namespace)s, n.tag, up.version, up.key FROM up, unnest(CAST(%(tags)s AS text[])) AS n (tag)
     ON CONFLICT DO NOTHING)
-INSERT INTO "statestore".cache_entries AS e (namespace, key, value, codec, size_bytes, agent_name, request,
-    content_hash, metadata, version, created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count)
-VALUES (%(namespace)s, %(key)s, %(value)s, %(codec)s, %(size)s, CAST(%(agent_name)s AS text), CAST(%(request)s AS json),
-    CAST(%(content_hash)s AS text), CAST(%(metadata)s AS json), %(version)s,
-    statement_timestamp(), ((coalesce(CAST(%(until)s AS timestamptz),
-        statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC'),
-        ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(keep)s AS
-        interval)) AT TIME ZONE 'UTC'), statement_timestamp(), %(stamp)s, 0)
-ON CONFLICT (namespace, key) DO UPDATE SET value = excluded.value, codec = excluded.codec,
-    size_bytes = excluded.size_bytes, agent_name = excluded.agent_name, request = excluded.request,
-    content_hash = excluded.content_hash, metadata = excluded.metadata, version = excluded.version,
-    created_at = excluded.created_at, expires_at = excluded.expires_at, keep_until = excluded.keep_until,
-    last_accessed_at = excluded.last_accessed_at, access_seq = excluded.access_seq, access_count = excluded.access_count
-RETURNING (SELECT size_bytes FROM old), (SELECT version FROM old), (SELECT live FROM old);
+SELECT old.size_bytes, old.version, old.live FROM up LEFT JOIN old ON true;
 
 -- cache/statements.py: replace_one_postgresql
 -- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
@@ -1404,7 +1449,8 @@ SELECT count(*) FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)
 -- Serves EndingRepository.end_others.
 --
 -- Two that count the same excess would end twice as many.
-SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(namespace)s AS text), 9));
+SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(namespace)s AS text), 9))
+FROM (SELECT count(*) FROM "statestore".sessions AS x WHERE x.namespace = %(namespace)s AND x.session_id = '') AS one;
 
 -- expiry/ending.py: _IDLE_IS_LEFT
 -- Serves EndingRepository.end_idle.
@@ -1724,86 +1770,116 @@ RETURNING s.session_id;
 
 -- expiry/namespaces.py: _DELETE['cache_claims']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".cache_claims WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".cache_claims AS t
-    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.key FROM "statestore".cache_claims AS t WHERE t.namespace = %(namespace)s
+    LIMIT %(limit)s)
+DELETE FROM "statestore".cache_claims AS t USING those WHERE t.namespace = %(namespace)s AND t.key = those.key;
 
 -- expiry/namespaces.py: _DELETE['cache_entries']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".cache_entries WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".cache_entries AS t
-    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.key FROM "statestore".cache_entries AS t WHERE t.namespace = %(namespace)s
+    LIMIT %(limit)s)
+DELETE FROM "statestore".cache_entries AS t USING those WHERE t.namespace = %(namespace)s AND t.key = those.key;
 
 -- expiry/namespaces.py: _DELETE['cache_ledger']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".cache_ledger WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".cache_ledger AS t
-    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.day, t.agent_name FROM "statestore".cache_ledger AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s)
+DELETE FROM "statestore".cache_ledger AS t USING those WHERE t.namespace = %(namespace)s AND t.day = those.day
+    AND t.agent_name = those.agent_name;
 
 -- expiry/namespaces.py: _DELETE['cache_tags']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".cache_tags WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".cache_tags AS t
-    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.tag, t.version FROM "statestore".cache_tags AS t WHERE t.namespace = %(namespace)s
+    LIMIT %(limit)s)
+DELETE FROM "statestore".cache_tags AS t USING those WHERE t.namespace = %(namespace)s AND t.tag = those.tag
+    AND t.version = those.version;
 
 -- expiry/namespaces.py: _DELETE['history_entries']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".history_entries WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".history_entries AS t
-    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.session_id, t.seq FROM "statestore".history_entries AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s)
+DELETE FROM "statestore".history_entries AS t USING those WHERE t.namespace = %(namespace)s
+    AND t.session_id = those.session_id AND t.seq = those.seq;
 
 -- expiry/namespaces.py: _DELETE['model_prices']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".model_prices WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".model_prices AS t
-    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.position, t.valid_from, t.above_input_tokens FROM "statestore".model_prices AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s)
+DELETE FROM "statestore".model_prices AS t USING those WHERE t.namespace = %(namespace)s AND t.position = those.position
+    AND t.valid_from = those.valid_from AND t.above_input_tokens = those.above_input_tokens;
 
 -- expiry/namespaces.py: _DELETE['session_list_items']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".session_list_items WHERE ctid = ANY (array(SELECT t.ctid
-    FROM "statestore".session_list_items AS t WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.session_id, t.name, t.position FROM "statestore".session_list_items AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s)
+DELETE FROM "statestore".session_list_items AS t USING those WHERE t.namespace = %(namespace)s
+    AND t.session_id = those.session_id AND t.name = those.name AND t.position = those.position;
 
 -- expiry/namespaces.py: _DELETE['session_lists']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".session_lists WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".session_lists AS t
-    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.session_id, t.name FROM "statestore".session_lists AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s)
+DELETE FROM "statestore".session_lists AS t USING those WHERE t.namespace = %(namespace)s
+    AND t.session_id = those.session_id AND t.name = those.name;
 
 -- expiry/namespaces.py: _DELETE['session_segments']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".session_segments WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".session_segments AS t
-    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.session_id, t.from_seq FROM "statestore".session_segments AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s)
+DELETE FROM "statestore".session_segments AS t USING those WHERE t.namespace = %(namespace)s
+    AND t.session_id = those.session_id AND t.from_seq = those.from_seq;
 
 -- expiry/namespaces.py: _DELETE['sessions']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".sessions WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".sessions AS t
+WITH those AS MATERIALIZED (SELECT t.session_id, CAST(t.xmin AS text) AS row_version FROM "statestore".sessions AS t
     WHERE t.namespace = %(namespace)s AND NOT EXISTS (
-SELECT 1 FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s AND h.session_id = t.session_id)
-AND NOT EXISTS (SELECT 1 FROM "statestore".session_segments AS g
-    WHERE g.namespace = %(namespace)s AND g.owner_session_id = t.session_id) LIMIT %(limit)s));
+    SELECT 1 FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s AND h.session_id = t.session_id)
+    AND NOT EXISTS (SELECT 1 FROM "statestore".session_segments AS g
+        WHERE g.namespace = %(namespace)s AND g.owner_session_id = t.session_id) LIMIT %(limit)s)
+DELETE FROM "statestore".sessions AS t USING those WHERE t.namespace = %(namespace)s AND t.session_id = those.session_id
+    AND CAST(t.xmin AS text) = those.row_version;
 
 -- expiry/namespaces.py: _DELETE['shared_state']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".shared_state WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".shared_state AS t
-    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.scope, t.owner_id, t.key FROM "statestore".shared_state AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s)
+DELETE FROM "statestore".shared_state AS t USING those WHERE t.namespace = %(namespace)s AND t.scope = those.scope
+    AND t.owner_id = those.owner_id AND t.key = those.key;
 
 -- expiry/namespaces.py: _DELETE['state_entries']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".state_entries WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".state_entries AS t
-    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.session_id, t.key FROM "statestore".state_entries AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s)
+DELETE FROM "statestore".state_entries AS t USING those WHERE t.namespace = %(namespace)s
+    AND t.session_id = those.session_id AND t.key = those.key;
 
 -- expiry/namespaces.py: _DELETE['store_settings']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".store_settings WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".store_settings AS t
-    WHERE t.namespace = %(namespace)s AND t.name <> 'prices' LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.name, CAST(t.xmin AS text) AS row_version FROM "statestore".store_settings AS t
+    WHERE t.namespace = %(namespace)s AND t.name <> 'prices' LIMIT %(limit)s)
+DELETE FROM "statestore".store_settings AS t USING those WHERE t.namespace = %(namespace)s AND t.name = those.name
+    AND CAST(t.xmin AS text) = those.row_version;
 
 -- expiry/namespaces.py: _DELETE['summaries']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".summaries WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".summaries AS t
-    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.session_id, t.start_seq FROM "statestore".summaries AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s)
+DELETE FROM "statestore".summaries AS t USING those WHERE t.namespace = %(namespace)s
+    AND t.session_id = those.session_id AND t.start_seq = those.start_seq;
 
 -- expiry/namespaces.py: _DELETE['usage_ledger']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".usage_ledger WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".usage_ledger AS t
-    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.session_id, t.bucket_at, t.line FROM "statestore".usage_ledger AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s)
+DELETE FROM "statestore".usage_ledger AS t USING those WHERE t.namespace = %(namespace)s
+    AND t.session_id = those.session_id AND t.bucket_at = those.bucket_at AND t.line = those.line;
 
 -- expiry/namespaces.py: _DELETE['usage_records']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".usage_records WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".usage_records AS t
-    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.record_id FROM "statestore".usage_records AS t WHERE t.namespace = %(namespace)s
+    LIMIT %(limit)s)
+DELETE FROM "statestore".usage_records AS t USING those WHERE t.namespace = %(namespace)s
+    AND t.record_id = those.record_id;
 
 -- expiry/namespaces.py: _PRICES_ARE_GONE
 -- Serves NamespaceRepository.drop_rows.
@@ -2134,9 +2210,9 @@ WITH wanted AS (
     SELECT * FROM unnest(CAST(%(wanted_session_id_array)b AS text[]), CAST(%(wanted_count_array)b AS bigint[]),
         CAST(%(wanted_turns_array)b AS bigint[])) AS w (session_id, count, turns)),
 locked AS MATERIALIZED (
-    SELECT s.session_id FROM "statestore".sessions AS s JOIN wanted AS w ON s.session_id = w.session_id
-    WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
-        AND (s.belongs_to IS NULL OR coalesce((
+    SELECT s.session_id FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = ANY (CAST(%(wanted_session_id_array)b AS text[]))
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
 SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
 WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND
     (SELECT coalesce(sum(p.value), 0) FROM "statestore".store_settings AS p
@@ -2154,34 +2230,40 @@ SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FR
 WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
         AND w.session_id = ANY (array(SELECT l.session_id FROM locked AS l))
     RETURNING s.session_id, s.next_seq - w.count AS first_seq, s.last_turn - w.turns AS base_turn,
-        (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME
-            ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
-            AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update'))
+        s.namespace, s.belongs_to, s.ttl, s.expires_at),
+woken AS MATERIALIZED
+    (SELECT CASE WHEN pg_try_advisory_lock(hashtextextended(s.session_id,
+    hashtextextended(s.namespace, 11))) THEN CAST(pg_advisory_unlock(hashtextextended(s.session_id,
+    hashtextextended(s.namespace, 11))) AS text) ELSE CAST(pg_notify('statestore_' ||
+    to_hex(hashtextextended(s.session_id, hashtextextended(s.namespace, 11))), '') AS text) END AS woken
+    FROM updated AS s),
+added AS (
+    INSERT INTO "statestore".history_entries (namespace, session_id, seq, turn, created_at, entry_id, role, content,
+        content_bytes, provider_name, request_model, input_tokens, output_tokens, cost_usd)
+    SELECT %(namespace)s, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, statement_timestamp(),
+        v.entry_id, v.role, CAST(v.content AS json), v.content_bytes, v.provider_name, v.request_model, v.input_tokens,
+            v.output_tokens, v.cost_usd
+    FROM updated AS u JOIN unnest(CAST(%(session_id_array)b AS text[]), CAST(%(position_array)b AS bigint[]),
+        CAST(%(turn_array)b AS bigint[]), CAST(%(entry_id_array)b AS text[]), CAST(%(role_array)b AS text[]),
+        CAST(%(content_array)b AS text[]), CAST(%(content_bytes_array)b AS bigint[]),
+        CAST(%(provider_name_array)b AS text[]), CAST(%(request_model_array)b AS text[]),
+        CAST(%(input_tokens_array)b AS bigint[]), CAST(%(output_tokens_array)b AS bigint[]),
+        CAST(%(cost_usd_array)b AS numeric[])) AS v (session_id, position, turn, entry_id, role, content, content_bytes,
+        provider_name, request_model, input_tokens, output_tokens, cost_usd)
+        ON v.session_id = u.session_id
+    RETURNING session_id, seq, turn, created_at)
+SELECT added.*, EXISTS (SELECT 1 FROM updated AS s
+    WHERE (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME
+    ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
+    AND (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'))
 WHEN s.belongs_to IS NULL THEN false
 ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE 'UTC')
     FROM "statestore".sessions AS w
     WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
         AND (current_setting('transaction_read_only') = 'off'
-        AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due,
-        CASE WHEN pg_try_advisory_lock(hashtextextended(s.session_id,
-        hashtextextended(s.namespace, 11))) THEN CAST(pg_advisory_unlock(hashtextextended(s.session_id,
-        hashtextextended(s.namespace, 11))) AS text) ELSE CAST(pg_notify('statestore_' ||
-        to_hex(hashtextextended(s.session_id, hashtextextended(s.namespace, 11))), '') AS text) END AS woken)
-INSERT INTO "statestore".history_entries (namespace, session_id, seq, turn, created_at, entry_id, role, content,
-    content_bytes, provider_name, request_model, input_tokens, output_tokens, cost_usd)
-SELECT %(namespace)s, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, statement_timestamp(),
-    v.entry_id, v.role, CAST(v.content AS json), v.content_bytes, v.provider_name, v.request_model, v.input_tokens,
-        v.output_tokens, v.cost_usd
-FROM updated AS u JOIN unnest(CAST(%(session_id_array)b AS text[]), CAST(%(position_array)b AS bigint[]),
-    CAST(%(turn_array)b AS bigint[]), CAST(%(entry_id_array)b AS text[]), CAST(%(role_array)b AS text[]),
-    CAST(%(content_array)b AS text[]), CAST(%(content_bytes_array)b AS bigint[]),
-    CAST(%(provider_name_array)b AS text[]), CAST(%(request_model_array)b AS text[]),
-    CAST(%(input_tokens_array)b AS bigint[]), CAST(%(output_tokens_array)b AS bigint[]),
-    CAST(%(cost_usd_array)b AS numeric[])) AS v (session_id, position, turn, entry_id, role, content, content_bytes,
-    provider_name, request_model, input_tokens, output_tokens, cost_usd)
-    ON v.session_id = u.session_id
-RETURNING session_id, seq, turn, created_at, EXISTS (SELECT 1 FROM updated AS u WHERE u.whole_due);
+        AND has_any_column_privilege('"statestore".sessions', 'update')) END)))
+FROM (SELECT count(*) FROM woken) AS told, added;
 
 -- history/appending.py: _postgresql
 -- Serves ConversationsRepository.save, HistoryRepository.append, TurnWork.commit.
@@ -2201,21 +2283,27 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         SELECT h.namespace FROM "statestore".history_entries AS h
         WHERE h.entry_id = w.entry_id AND h.session_id = %(session_id)s OFFSET 0) AS h
     WHERE h.namespace = %(namespace)s) RETURNING next_seq - %(count)s AS first_seq, last_turn - %(turns)s AS base_turn,
-        s.belongs_to IS NOT NULL AS whole_due,
-        CASE WHEN pg_try_advisory_lock(hashtextextended(s.session_id,
+        s.namespace, s.session_id, s.belongs_to),
+    added AS (
+        INSERT INTO "statestore".history_entries (namespace, session_id, seq, entry_id, turn, role, content,
+            content_bytes, created_at)
+        SELECT %(namespace)s, %(session_id)s, session.first_seq + v.i, v.entry_id, session.base_turn + v.turn, v.role,
+            v.content, v.content_bytes, statement_timestamp()
+        FROM session, (VALUES (0, CAST(%(entry_id_0)s AS varchar), CAST(%(turn_0)s AS bigint),
+            CAST(%(role_0)s AS varchar), CAST(%(content_0)s AS json), CAST(%(content_bytes_0)s AS bigint)),
+            (1, CAST(%(entry_id_1)s AS varchar), CAST(%(turn_1)s AS bigint), CAST(%(role_1)s AS varchar),
+            CAST(%(content_1)s AS json), CAST(%(content_bytes_1)s AS bigint))) AS v (i, entry_id, turn, role, content,
+            content_bytes)
+        RETURNING seq, turn, created_at)
+    ,
+    woken AS MATERIALIZED
+        (SELECT CASE WHEN pg_try_advisory_lock(hashtextextended(s.session_id,
         hashtextextended(s.namespace, 11))) THEN CAST(pg_advisory_unlock(hashtextextended(s.session_id,
         hashtextextended(s.namespace, 11))) AS text) ELSE CAST(pg_notify('statestore_' ||
-        to_hex(hashtextextended(s.session_id, hashtextextended(s.namespace, 11))), '') AS text) END AS woken)
-    INSERT INTO "statestore".history_entries (namespace, session_id, seq, entry_id, turn, role, content, content_bytes,
-        created_at)
-    SELECT %(namespace)s, %(session_id)s, session.first_seq + v.i, v.entry_id, session.base_turn + v.turn, v.role,
-        v.content, v.content_bytes, statement_timestamp()
-    FROM session, (VALUES (0, CAST(%(entry_id_0)s AS varchar), CAST(%(turn_0)s AS bigint), CAST(%(role_0)s AS varchar),
-        CAST(%(content_0)s AS json), CAST(%(content_bytes_0)s AS bigint)),
-        (1, CAST(%(entry_id_1)s AS varchar), CAST(%(turn_1)s AS bigint), CAST(%(role_1)s AS varchar),
-        CAST(%(content_1)s AS json), CAST(%(content_bytes_1)s AS bigint))) AS v (i, entry_id, turn, role, content,
-        content_bytes)
-    RETURNING seq, turn, created_at, (SELECT session.whole_due FROM session);
+        to_hex(hashtextextended(s.session_id, hashtextextended(s.namespace, 11))), '') AS text) END AS woken
+        FROM session AS s)
+    SELECT added.seq, added.turn, added.created_at, s.belongs_to IS NOT NULL AS whole_due FROM session AS s, woken,
+        added;
 
 -- history/entry_edits.py: _FIND['entry_id']
 -- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
@@ -3491,22 +3579,22 @@ FROM "statestore".state_entries AS e WHERE e.namespace = %(namespace)s AND e.ses
     AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())), lists AS (
 INSERT INTO "statestore".session_lists (namespace, session_id, name, item_count, created_at, updated_at)
 SELECT namespace, %(fork_id)s, name, item_count, created_at, updated_at FROM "statestore".session_lists
-WHERE namespace = %(namespace)s AND session_id = %(session_id)s)
+WHERE namespace = %(namespace)s AND session_id = %(session_id)s), items AS (
 INSERT INTO "statestore".session_list_items (namespace, session_id, name, position, value, created_at)
 SELECT namespace, %(fork_id)s, name, position, value, created_at FROM "statestore".session_list_items
-WHERE namespace = %(namespace)s AND session_id = %(session_id)s;
+WHERE namespace = %(namespace)s AND session_id = %(session_id)s) SELECT 1;
 
 -- sessions/forks.py: _COPY_SUMMARIES_AND_SHOW
 -- Serves ForksRepository.fork.
 --
 -- The source's row is written, though nothing in it changes: see `unshared`. That comes last: an INSERT with the id of a
 -- session waits for who has written its row, though not for who has locked it, and two forks could wait for each other.
-WITH shown AS (
-    UPDATE "statestore".sessions AS s SET revision = s.revision
-    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s)
+WITH copied AS (
 INSERT INTO "statestore".summaries (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
 SELECT namespace, %(fork_id)s, start_seq, end_seq, content, token_count, created_at FROM "statestore".summaries
-WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND end_seq <= %(at_seq)s;
+WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND end_seq <= %(at_seq)s RETURNING 1)
+UPDATE "statestore".sessions AS s SET revision = s.revision
+WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND (SELECT count(*) FROM copied) >= 0;
 
 -- sessions/forks.py: _ANCESTORS
 -- Serves ForksRepository.lineage.
@@ -3564,7 +3652,8 @@ ORDER BY s.created_at, s.session_id;
 -- here; the second one finds what the first has made. The innermost number is this kind of lock's own: those who follow
 -- a session have 11 (see `notify`), families 7 (see `segments`), state 17, 19 and 23.
 SELECT pg_advisory_xact_lock(
-    hashtextextended(CAST(%(session_id)s AS text), hashtextextended(CAST(%(namespace)s AS text), 13)));
+    hashtextextended(CAST(%(session_id)s AS text), hashtextextended(CAST(%(namespace)s AS text), 13)))
+FROM (SELECT count(*) FROM "statestore".sessions AS x WHERE x.namespace = %(namespace)s AND x.session_id = '') AS one;
 
 -- sessions/holding.py: _holding
 -- Serves ConversationsRepository.load, ConversationsRepository.save, FollowWork.look, FollowWork.start,
@@ -3619,7 +3708,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
 -- sessions/leases.py: _ACQUIRE
 -- Serves LeaseWork.take.
 UPDATE "statestore".sessions AS s SET lease_owner = %(owner)s,
-    lease_token = greatest(s.lease_token + 1, CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)),
+    lease_token = greatest(s.lease_token + 1, CAST(extract(epoch FROM statement_timestamp()) * 1000000 AS bigint)),
     lease_until = ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(lease_ttl)s AS interval)) AT TIME ZONE 'UTC'),
         last_activity_at = statement_timestamp(), active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
         expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
@@ -3864,7 +3953,8 @@ FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_
 
 -- sessions/segments.py: _LOCK_ALL
 -- Serves ErasureRepository.hide_user, NamespaceRepository.drop_rows, NamespaceRepository.hide, PortableWork.make_room.
-SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(namespace)s AS text), 8));
+SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(namespace)s AS text), 8)) FROM
+    (SELECT count(*) FROM "statestore".sessions AS x WHERE x.namespace = %(namespace)s AND x.session_id = '') AS one;
 
 -- sessions/segments.py: _EXISTS
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
@@ -4428,15 +4518,16 @@ WHERE s.namespace = %(namespace)s AND s.session_id = due.session_id RETURNING s.
 -- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
 -- UserStateRepository.set_many.
+WITH s AS (
 UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
     active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
     expires_at = ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl) AT TIME ZONE 'UTC')
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
-        RETURNING (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
-        AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) RETURNING s.*)
+        SELECT (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT
+        TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
         AND (current_setting('transaction_read_only') = 'off'
         AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -4444,7 +4535,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END));
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) FROM s;
 
 -- sessions/session_rows.py: _INSERT
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, ForksRepository.fork,
@@ -4589,16 +4680,12 @@ FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
 -- state/lists.py: _ADD[False]
 -- Serves ListsRepository.append.
 WITH
-held AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17)))),
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -4606,16 +4693,17 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
-            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
-            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due,
+            CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+            hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered
+    FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
-    FOR KEY SHARE OF s SKIP LOCKED),
+        FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
-    SELECT s.session_id FROM owner, "statestore".sessions AS s
-    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
-        FOR NO KEY UPDATE OF s SKIP LOCKED),
+    SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+        AND s.session_id = (SELECT owner.session_id FROM owner WHERE owner.due) FOR NO KEY UPDATE OF s SKIP LOCKED),
 head AS (INSERT INTO "statestore".session_lists AS l (namespace, session_id, name, item_count, created_at, updated_at)
     SELECT %(namespace)s, %(owner_id)s, %(name)s, CAST(%(count)s AS bigint), statement_timestamp(),
         statement_timestamp() FROM owner WHERE true
@@ -4639,13 +4727,14 @@ SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done
 -- state/lists.py: _ADD[True]
 -- Serves ListsRepository.append.
 WITH
-locked AS MATERIALIZED (
-    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
-        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+owner AS MATERIALIZED (
+    SELECT locked.*, CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+        hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered FROM (
+        SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+            interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -4654,13 +4743,11 @@ locked AS MATERIALIZED (
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
-            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
-owner AS MATERIALIZED (SELECT locked.*,
-    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+        FOR NO KEY UPDATE OF s) AS locked),
 idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
 head AS (INSERT INTO "statestore".session_lists AS l (namespace, session_id, name, item_count, created_at, updated_at)
     SELECT %(namespace)s, %(owner_id)s, %(name)s, CAST(%(count)s AS bigint), statement_timestamp(),
@@ -4685,16 +4772,12 @@ SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done
 -- state/lists.py: _DELETE[False]
 -- Serves ListsRepository.delete.
 WITH
-held AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17)))),
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -4702,16 +4785,17 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
-            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
-            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due,
+            CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+            hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered
+    FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
-    FOR KEY SHARE OF s SKIP LOCKED),
+        FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
-    SELECT s.session_id FROM owner, "statestore".sessions AS s
-    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
-        FOR NO KEY UPDATE OF s SKIP LOCKED),
+    SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+        AND s.session_id = (SELECT owner.session_id FROM owner WHERE owner.due) FOR NO KEY UPDATE OF s SKIP LOCKED),
 done AS (DELETE FROM "statestore".session_lists AS l USING owner WHERE l.namespace = %(namespace)s
     AND l.session_id = %(owner_id)s AND l.name = %(name)s RETURNING true),
 noted AS (
@@ -4725,13 +4809,14 @@ SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done
 -- state/lists.py: _DELETE[True]
 -- Serves ListsRepository.delete.
 WITH
-locked AS MATERIALIZED (
-    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
-        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+owner AS MATERIALIZED (
+    SELECT locked.*, CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+        hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered FROM (
+        SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+            interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -4740,13 +4825,11 @@ locked AS MATERIALIZED (
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
-            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
-owner AS MATERIALIZED (SELECT locked.*,
-    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+        FOR NO KEY UPDATE OF s) AS locked),
 idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
 done AS (DELETE FROM "statestore".session_lists AS l USING owner WHERE l.namespace = %(namespace)s
     AND l.session_id = %(owner_id)s AND l.name = %(name)s RETURNING true),
@@ -4874,8 +4957,8 @@ WITH locked AS MATERIALIZED (SELECT s.session_id FROM "statestore".sessions AS s
     AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s)
-SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked;
+SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered FROM locked;
 
 -- state/scopes.py: _LOOK
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
@@ -4891,9 +4974,9 @@ SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
 -- UserStateRepository.set_many.
 SELECT (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS interval)) AT TIME ZONE
     'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-    OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-        false)), (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
-        AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
+    OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE),
+        (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME
+        ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
         AND (current_setting('transaction_read_only') = 'off'
         AND has_any_column_privilege('"statestore".sessions', 'update'))
 WHEN s.belongs_to IS NULL THEN false
@@ -4957,8 +5040,7 @@ UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
         AND (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS interval)) AT TIME
         ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false));
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE);
 
 -- state/scopes.py: USER.lock
 -- Serves ErasureRepository.hide_user, StateReads.scopes_many, UserStateRepository.clear, UserStateRepository.count,
@@ -4966,14 +5048,16 @@ UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
 -- UserStateRepository.set_many.
-SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 19)));
+SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one;
 
 -- state/scopes.py: APP.lock
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user, StateReads.scopes_many,
 -- UserStateRepository.scopes_many.
-SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)));
+SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one;
 
 -- state/state_rows.py: _READ
 -- Serves ConversationsRepository.load, ConversationsRepository.save, TurnWork.begin.
@@ -4987,13 +5071,14 @@ WHERE e.namespace = %(namespace)s AND e.session_id = %(owner_id)s
 -- On PostgreSQL nobody else changes them from here on. A key that is missing may be made while this waits for the lock:
 -- whether it was, the write finds out.
 WITH
-locked AS MATERIALIZED (
-    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
-        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+owner AS MATERIALIZED (
+    SELECT locked.*, CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+        hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered FROM (
+        SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+            interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5002,13 +5087,11 @@ locked AS MATERIALIZED (
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
-            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
-owner AS MATERIALIZED (SELECT locked.*,
-    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+        FOR NO KEY UPDATE OF s) AS locked),
 idle AS (SELECT owner.session_id FROM owner WHERE owner.due)
 SELECT e.key, e.version FROM "statestore".state_entries AS e, owner
 WHERE e.namespace = %(namespace)s AND e.session_id = %(owner_id)s
@@ -5025,16 +5108,12 @@ ORDER BY e.key FOR UPDATE OF e;
 --
 -- Built for: two keys of a session.
 WITH
-held AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17)))),
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5042,16 +5121,17 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
-            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
-            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due,
+            CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+            hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered
+    FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
-    FOR KEY SHARE OF s SKIP LOCKED),
+        FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
-    SELECT s.session_id FROM owner, "statestore".sessions AS s
-    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
-        FOR NO KEY UPDATE OF s SKIP LOCKED),
+    SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+        AND s.session_id = (SELECT owner.session_id FROM owner WHERE owner.due) FOR NO KEY UPDATE OF s SKIP LOCKED),
 done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key, value,
         created_at, updated_at, expires_at)
     SELECT %(namespace)s, %(owner_id)s, v.key, v.value, statement_timestamp(), statement_timestamp(),
@@ -5079,16 +5159,12 @@ SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done
 -- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
 -- StateRepository.set_many, TurnWork.commit.
 WITH
-held AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17)))),
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5096,23 +5172,24 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
-            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
-            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due,
+            CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+            hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered
+    FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
-    FOR KEY SHARE OF s SKIP LOCKED),
+        FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
-    SELECT s.session_id FROM owner, "statestore".sessions AS s
-    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
-        FOR NO KEY UPDATE OF s SKIP LOCKED),
+    SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+        AND s.session_id = (SELECT owner.session_id FROM owner WHERE owner.due) FOR NO KEY UPDATE OF s SKIP LOCKED),
 doomed AS MATERIALIZED (
     SELECT e.key FROM "statestore".state_entries AS e, owner WHERE e.namespace = %(namespace)s
         AND e.session_id = %(owner_id)s ORDER BY e.key FOR UPDATE OF e),
-done AS (
+gone AS (
     DELETE FROM "statestore".state_entries AS e USING doomed WHERE e.namespace = %(namespace)s
-        AND e.session_id = %(owner_id)s AND e.key = doomed.key
-    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh),
+        AND e.session_id = %(owner_id)s AND e.key = doomed.key RETURNING e.key, e.expires_at),
+done AS (SELECT e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh FROM gone AS e),
 noted AS (
     UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
         active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
@@ -5127,13 +5204,14 @@ SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done
 -- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
 -- StateRepository.set_many, TurnWork.commit.
 WITH
-locked AS MATERIALIZED (
-    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
-        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+owner AS MATERIALIZED (
+    SELECT locked.*, CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+        hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered FROM (
+        SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+            interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5142,21 +5220,19 @@ locked AS MATERIALIZED (
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
-            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
-owner AS MATERIALIZED (SELECT locked.*,
-    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+        FOR NO KEY UPDATE OF s) AS locked),
 idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
 doomed AS MATERIALIZED (
     SELECT e.key FROM "statestore".state_entries AS e, owner WHERE e.namespace = %(namespace)s
         AND e.session_id = %(owner_id)s ORDER BY e.key FOR UPDATE OF e),
-done AS (
+gone AS (
     DELETE FROM "statestore".state_entries AS e USING doomed WHERE e.namespace = %(namespace)s
-        AND e.session_id = %(owner_id)s AND e.key = doomed.key
-    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh),
+        AND e.session_id = %(owner_id)s AND e.key = doomed.key RETURNING e.key, e.expires_at),
+done AS (SELECT e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh FROM gone AS e),
 noted AS (
     UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
         active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
@@ -5184,16 +5260,12 @@ FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_
 -- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
 -- StateRepository.set_many, TurnWork.commit.
 WITH
-held AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17)))),
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5201,23 +5273,24 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
-            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
-            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due,
+            CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+            hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered
+    FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
-    FOR KEY SHARE OF s SKIP LOCKED),
+        FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
-    SELECT s.session_id FROM owner, "statestore".sessions AS s
-    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
-        FOR NO KEY UPDATE OF s SKIP LOCKED),
+    SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+        AND s.session_id = (SELECT owner.session_id FROM owner WHERE owner.due) FOR NO KEY UPDATE OF s SKIP LOCKED),
 doomed AS MATERIALIZED (
     SELECT e.key FROM "statestore".state_entries AS e, owner WHERE e.namespace = %(namespace)s
         AND e.session_id = %(owner_id)s AND e.key = ANY (%(keys)s) ORDER BY e.key FOR UPDATE OF e),
-done AS (
+gone AS (
     DELETE FROM "statestore".state_entries AS e USING doomed WHERE e.namespace = %(namespace)s
-        AND e.session_id = %(owner_id)s AND e.key = doomed.key
-    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh),
+        AND e.session_id = %(owner_id)s AND e.key = doomed.key RETURNING e.key, e.expires_at),
+done AS (SELECT e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh FROM gone AS e),
 noted AS (
     UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
         active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
@@ -5232,13 +5305,14 @@ SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done
 -- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
 -- StateRepository.set_many, TurnWork.commit.
 WITH
-locked AS MATERIALIZED (
-    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
-        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+owner AS MATERIALIZED (
+    SELECT locked.*, CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+        hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered FROM (
+        SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+            interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5247,21 +5321,19 @@ locked AS MATERIALIZED (
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
-            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
-owner AS MATERIALIZED (SELECT locked.*,
-    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+        FOR NO KEY UPDATE OF s) AS locked),
 idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
 doomed AS MATERIALIZED (
     SELECT e.key FROM "statestore".state_entries AS e, owner WHERE e.namespace = %(namespace)s
         AND e.session_id = %(owner_id)s AND e.key = ANY (%(keys)s) ORDER BY e.key FOR UPDATE OF e),
-done AS (
+gone AS (
     DELETE FROM "statestore".state_entries AS e USING doomed WHERE e.namespace = %(namespace)s
-        AND e.session_id = %(owner_id)s AND e.key = doomed.key
-    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh),
+        AND e.session_id = %(owner_id)s AND e.key = doomed.key RETURNING e.key, e.expires_at),
+done AS (SELECT e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh FROM gone AS e),
 noted AS (
     UPDATE "statestore".sessions AS s SET last_activity_at = statement_timestamp(),
         active_hour = date_trunc('hour', statement_timestamp(), 'UTC'),
@@ -5494,16 +5566,12 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
 -- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
 -- StateRepository.set_many, TurnWork.commit.
 WITH
-held AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17)))),
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5511,16 +5579,17 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
-            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
-            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due,
+            CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+            hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered
+    FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
-    FOR KEY SHARE OF s SKIP LOCKED),
+        FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
-    SELECT s.session_id FROM owner, "statestore".sessions AS s
-    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
-        FOR NO KEY UPDATE OF s SKIP LOCKED),
+    SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+        AND s.session_id = (SELECT owner.session_id FROM owner WHERE owner.due) FOR NO KEY UPDATE OF s SKIP LOCKED),
 done AS MATERIALIZED (SELECT e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at,
     coalesce(e.created_at, e.updated_at), coalesce(octet_length(CAST(e.value AS text)), 0)
     FROM "statestore".state_entries AS e, owner WHERE e.namespace = %(namespace)s AND e.session_id = %(owner_id)s
@@ -5539,16 +5608,12 @@ SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done
 -- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
 -- StateRepository.set_many, TurnWork.commit.
 WITH
-held AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17)))),
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5556,16 +5621,17 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
-            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
-            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due,
+            CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+            hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered
+    FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
-    FOR KEY SHARE OF s SKIP LOCKED),
+        FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
-    SELECT s.session_id FROM owner, "statestore".sessions AS s
-    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
-        FOR NO KEY UPDATE OF s SKIP LOCKED),
+    SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+        AND s.session_id = (SELECT owner.session_id FROM owner WHERE owner.due) FOR NO KEY UPDATE OF s SKIP LOCKED),
 done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key, value, created_at, updated_at,
     expires_at) SELECT %(namespace)s, %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
     statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
@@ -5589,13 +5655,14 @@ SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done
 -- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
 -- StateRepository.set_many, TurnWork.commit.
 WITH
-locked AS MATERIALIZED (
-    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
-        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+owner AS MATERIALIZED (
+    SELECT locked.*, CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+        hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered FROM (
+        SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+            interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5604,13 +5671,11 @@ locked AS MATERIALIZED (
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
-            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
-owner AS MATERIALIZED (SELECT locked.*,
-    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+        FOR NO KEY UPDATE OF s) AS locked),
 idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
 done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key, value, created_at, updated_at,
     expires_at) SELECT %(namespace)s, %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
@@ -5635,16 +5700,12 @@ SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done
 -- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
 -- StateRepository.set_many, TurnWork.commit.
 WITH
-held AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17)))),
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5652,16 +5713,17 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
-            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
-            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due,
+            CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+            hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered
+    FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
-    FOR KEY SHARE OF s SKIP LOCKED),
+        FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
-    SELECT s.session_id FROM owner, "statestore".sessions AS s
-    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
-        FOR NO KEY UPDATE OF s SKIP LOCKED),
+    SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+        AND s.session_id = (SELECT owner.session_id FROM owner WHERE owner.due) FOR NO KEY UPDATE OF s SKIP LOCKED),
 done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key, value, created_at, updated_at,
     expires_at) SELECT %(namespace)s, %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
     statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
@@ -5685,13 +5747,14 @@ SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done
 -- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
 -- StateRepository.set_many, TurnWork.commit.
 WITH
-locked AS MATERIALIZED (
-    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
-        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+owner AS MATERIALIZED (
+    SELECT locked.*, CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+        hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered FROM (
+        SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+            interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5700,13 +5763,11 @@ locked AS MATERIALIZED (
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
-            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
-owner AS MATERIALIZED (SELECT locked.*,
-    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+        FOR NO KEY UPDATE OF s) AS locked),
 idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
 done AS (INSERT INTO "statestore".state_entries AS e (namespace, session_id, key, value, created_at, updated_at,
     expires_at) SELECT %(namespace)s, %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
@@ -5731,16 +5792,12 @@ SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done
 -- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
 -- StateRepository.set_many, TurnWork.commit.
 WITH
-held AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17)))),
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5748,16 +5805,17 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
-            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
-            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due,
+            CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+            hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered
+    FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
-    FOR KEY SHARE OF s SKIP LOCKED),
+        FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
-    SELECT s.session_id FROM owner, "statestore".sessions AS s
-    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
-        FOR NO KEY UPDATE OF s SKIP LOCKED),
+    SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+        AND s.session_id = (SELECT owner.session_id FROM owner WHERE owner.due) FOR NO KEY UPDATE OF s SKIP LOCKED),
 done AS (UPDATE "statestore".state_entries AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
     created_at = coalesce(e.created_at, e.updated_at),
@@ -5780,13 +5838,14 @@ SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done
 -- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
 -- StateRepository.set_many, TurnWork.commit.
 WITH
-locked AS MATERIALIZED (
-    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
-        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+owner AS MATERIALIZED (
+    SELECT locked.*, CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+        hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered FROM (
+        SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+            interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5795,13 +5854,11 @@ locked AS MATERIALIZED (
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
-            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
-owner AS MATERIALIZED (SELECT locked.*,
-    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+        FOR NO KEY UPDATE OF s) AS locked),
 idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
 done AS (UPDATE "statestore".state_entries AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
@@ -5825,16 +5882,12 @@ SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done
 -- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
 -- StateRepository.set_many, TurnWork.commit.
 WITH
-held AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17)))),
 owner AS MATERIALIZED (
     SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
         interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5842,16 +5895,17 @@ owner AS MATERIALIZED (
         'UTC') FROM "statestore".sessions AS w
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due FROM held,
-            "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
-            AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due,
+            CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+            hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered
+    FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
-    FOR KEY SHARE OF s SKIP LOCKED),
+        FOR KEY SHARE OF s SKIP LOCKED),
 idle AS MATERIALIZED (
-    SELECT s.session_id FROM owner, "statestore".sessions AS s
-    WHERE s.namespace = %(namespace)s AND s.session_id = owner.session_id AND owner.due
-        FOR NO KEY UPDATE OF s SKIP LOCKED),
+    SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+        AND s.session_id = (SELECT owner.session_id FROM owner WHERE owner.due) FOR NO KEY UPDATE OF s SKIP LOCKED),
 done AS (UPDATE "statestore".state_entries AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
     created_at = coalesce(e.created_at, e.updated_at),
@@ -5875,13 +5929,14 @@ SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done
 -- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
 -- StateRepository.set_many, TurnWork.commit.
 WITH
-locked AS MATERIALIZED (
-    SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
-        interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
-        OR coalesce(s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC'),
-            false)) AS due, (s.belongs_to IS NOT NULL
-            AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-            / 10) AT TIME ZONE 'UTC')
+owner AS MATERIALIZED (
+    SELECT locked.*, CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+        hashtextextended(CAST(%(namespace)s AS text), 17))) AS text) AS entered FROM (
+        SELECT s.session_id, (s.last_activity_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + -CAST(%(step)s AS
+            interval)) AT TIME ZONE 'UTC') OR s.active_hour <> date_trunc('hour', statement_timestamp(), 'UTC')
+        OR (s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')) IS TRUE) AS
+            due, (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp()
+            AT TIME ZONE 'UTC' + s.ttl * 9 / 10) AT TIME ZONE 'UTC')
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update'))
     WHEN s.belongs_to IS NULL THEN false
@@ -5890,13 +5945,11 @@ locked AS MATERIALIZED (
         WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
             AND (current_setting('transaction_read_only') = 'off'
             AND has_any_column_privilege('"statestore".sessions', 'update')) END)) AS whole_due
-            FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
+        FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(owner_id)s
             AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FOR NO KEY UPDATE OF s),
-owner AS MATERIALIZED (SELECT locked.*,
-    pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 17))) FROM locked),
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+        FOR NO KEY UPDATE OF s) AS locked),
 idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
 done AS (UPDATE "statestore".state_entries AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
@@ -5921,8 +5974,9 @@ SELECT (owner.due AND NOT EXISTS (SELECT 1 FROM noted) OR owner.whole_due), done
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
 -- UserStateRepository.set_many.
-SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 19)));
+SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one;
 
 -- state/statements.py: USER_STATEMENTS.clear[False]
 -- Serves ErasureRepository.hide_user, UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete,
@@ -5930,15 +5984,16 @@ SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+    (SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 doomed AS MATERIALIZED (
     SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'user'
         AND e.owner_id = %(owner_id)s ORDER BY e.key FOR UPDATE OF e),
-done AS (
+gone AS (
     DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'user'
-        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
-    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key RETURNING e.key, e.expires_at),
+done AS (SELECT e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh FROM gone AS e)
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: USER_STATEMENTS.clear[True]
@@ -5947,15 +6002,16 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+    (SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 doomed AS MATERIALIZED (
     SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'user'
         AND e.owner_id = %(owner_id)s ORDER BY e.key FOR UPDATE OF e),
-done AS (
+gone AS (
     DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'user'
-        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
-    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key RETURNING e.key, e.expires_at),
+done AS (SELECT e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh FROM gone AS e)
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: USER_STATEMENTS.count
@@ -5975,15 +6031,16 @@ FROM (SELECT 1) AS s WHERE true;
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+    (SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 doomed AS MATERIALIZED (
     SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'user'
         AND e.owner_id = %(owner_id)s AND e.key = ANY (%(keys)s) ORDER BY e.key FOR UPDATE OF e),
-done AS (
+gone AS (
     DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'user'
-        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
-    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key RETURNING e.key, e.expires_at),
+done AS (SELECT e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh FROM gone AS e)
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: USER_STATEMENTS.delete[True]
@@ -5992,15 +6049,16 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+    (SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 doomed AS MATERIALIZED (
     SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'user'
         AND e.owner_id = %(owner_id)s AND e.key = ANY (%(keys)s) ORDER BY e.key FOR UPDATE OF e),
-done AS (
+gone AS (
     DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'user'
-        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
-    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key RETURNING e.key, e.expires_at),
+done AS (SELECT e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh FROM gone AS e)
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: USER_STATEMENTS.entries
@@ -6118,8 +6176,9 @@ WHERE true ORDER BY e.key DESC LIMIT %(limit)s;
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+    (SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS MATERIALIZED (SELECT e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at,
     coalesce(e.created_at, e.updated_at), coalesce(octet_length(CAST(e.value AS text)), 0)
     FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'user'
@@ -6133,8 +6192,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+    (SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
     expires_at) SELECT %(namespace)s, 'user', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
     statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
@@ -6152,8 +6212,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+    (SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
     expires_at) SELECT %(namespace)s, 'user', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
     statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
@@ -6171,8 +6232,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+    (SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
     expires_at) SELECT %(namespace)s, 'user', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
     statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
@@ -6190,8 +6252,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+    (SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, key, value, created_at, updated_at,
     expires_at) SELECT %(namespace)s, 'user', %(owner_id)s, %(key)s, CAST(%(value)s AS json), statement_timestamp(),
     statement_timestamp(), ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC')
@@ -6209,8 +6272,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+    (SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
     created_at = coalesce(e.created_at, e.updated_at),
@@ -6227,8 +6291,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+    (SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
     created_at = coalesce(e.created_at, e.updated_at),
@@ -6245,8 +6310,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+    (SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
     created_at = coalesce(e.created_at, e.updated_at),
@@ -6264,8 +6330,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 19)))),
+    (SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 19))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
     created_at = coalesce(e.created_at, e.updated_at),
@@ -6280,63 +6347,68 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- state/statements.py: APP_STATEMENTS._scope.lock
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user, StateReads.scopes_many,
 -- UserStateRepository.scopes_many.
-SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)));
+SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one;
 
 -- state/statements.py: APP_STATEMENTS.clear[False]
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+    (SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 doomed AS MATERIALIZED (
     SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'app'
         AND e.owner_id = %(owner_id)s ORDER BY e.key FOR UPDATE OF e),
-done AS (
+gone AS (
     DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'app'
-        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
-    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key RETURNING e.key, e.expires_at),
+done AS (SELECT e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh FROM gone AS e)
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.clear[True]
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+    (SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 doomed AS MATERIALIZED (
     SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'app'
         AND e.owner_id = %(owner_id)s ORDER BY e.key FOR UPDATE OF e),
-done AS (
+gone AS (
     DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'app'
-        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
-    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key RETURNING e.key, e.expires_at),
+done AS (SELECT e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh FROM gone AS e)
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.clear_user[False]
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+    (SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 doomed AS MATERIALIZED (
     SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'app'
         AND e.owner_id = %(owner_id)s AND e.user_id = %(user_id)s ORDER BY e.key FOR UPDATE OF e),
-done AS (
+gone AS (
     DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'app'
-        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
-    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key RETURNING e.key, e.expires_at),
+done AS (SELECT e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh FROM gone AS e)
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.clear_user[True]
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+    (SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 doomed AS MATERIALIZED (
     SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'app'
         AND e.owner_id = %(owner_id)s AND e.user_id = %(user_id)s ORDER BY e.key FOR UPDATE OF e),
-done AS (
+gone AS (
     DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'app'
-        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
-    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key RETURNING e.key, e.expires_at),
+done AS (SELECT e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh FROM gone AS e)
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.count
@@ -6349,29 +6421,31 @@ FROM (SELECT 1) AS s WHERE true;
 -- state/statements.py: APP_STATEMENTS.delete[False]
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+    (SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 doomed AS MATERIALIZED (
     SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'app'
         AND e.owner_id = %(owner_id)s AND e.key = ANY (%(keys)s) ORDER BY e.key FOR UPDATE OF e),
-done AS (
+gone AS (
     DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'app'
-        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
-    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key RETURNING e.key, e.expires_at),
+done AS (SELECT e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh FROM gone AS e)
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.delete[True]
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+    (SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 doomed AS MATERIALIZED (
     SELECT e.key FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'app'
         AND e.owner_id = %(owner_id)s AND e.key = ANY (%(keys)s) ORDER BY e.key FOR UPDATE OF e),
-done AS (
+gone AS (
     DELETE FROM "statestore".shared_state AS e USING doomed WHERE e.namespace = %(namespace)s AND e.scope = 'app'
-        AND e.owner_id = %(owner_id)s AND e.key = doomed.key
-    RETURNING e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh)
+        AND e.owner_id = %(owner_id)s AND e.key = doomed.key RETURNING e.key, e.expires_at),
+done AS (SELECT e.key, (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AS fresh FROM gone AS e)
 SELECT false, done.* FROM owner LEFT JOIN done ON true;
 
 -- state/statements.py: APP_STATEMENTS.entries
@@ -6456,8 +6530,9 @@ WHERE true ORDER BY e.key DESC LIMIT %(limit)s;
 -- state/statements.py: APP_STATEMENTS.lock
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+    (SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS MATERIALIZED (SELECT e.key, CAST(e.value AS text), e.version, e.updated_at, e.expires_at,
     coalesce(e.created_at, e.updated_at), coalesce(octet_length(CAST(e.value AS text)), 0)
     FROM "statestore".shared_state AS e, owner WHERE e.namespace = %(namespace)s AND e.scope = 'app'
@@ -6468,8 +6543,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- state/statements.py: APP_STATEMENTS.set[False]
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+    (SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, user_id, key, value, created_at,
     updated_at, expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, CAST(%(user_id)s AS varchar), %(key)s,
     CAST(%(value)s AS json), statement_timestamp(), statement_timestamp(),
@@ -6487,8 +6563,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- state/statements.py: APP_STATEMENTS.set[True]
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+    (SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, user_id, key, value, created_at,
     updated_at, expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, CAST(%(user_id)s AS varchar), %(key)s,
     CAST(%(value)s AS json), statement_timestamp(), statement_timestamp(),
@@ -6506,8 +6583,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- state/statements.py: APP_STATEMENTS.set_missing[False]
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+    (SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, user_id, key, value, created_at,
     updated_at, expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, CAST(%(user_id)s AS varchar), %(key)s,
     CAST(%(value)s AS json), statement_timestamp(), statement_timestamp(),
@@ -6525,8 +6603,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- state/statements.py: APP_STATEMENTS.set_missing[True]
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+    (SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (INSERT INTO "statestore".shared_state AS e (namespace, scope, owner_id, user_id, key, value, created_at,
     updated_at, expires_at) SELECT %(namespace)s, 'app', %(owner_id)s, CAST(%(user_id)s AS varchar), %(key)s,
     CAST(%(value)s AS json), statement_timestamp(), statement_timestamp(),
@@ -6544,8 +6623,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- state/statements.py: APP_STATEMENTS.set_present[False]
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+    (SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(), user_id = coalesce(CAST(%(user_id)s AS varchar), e.user_id),
     created_at = coalesce(e.created_at, e.updated_at),
@@ -6559,8 +6639,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- state/statements.py: APP_STATEMENTS.set_present[True]
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+    (SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(), user_id = coalesce(CAST(%(user_id)s AS varchar), e.user_id),
     created_at = coalesce(e.created_at, e.updated_at),
@@ -6574,8 +6655,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- state/statements.py: APP_STATEMENTS.set_version[False]
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+    (SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(), user_id = coalesce(CAST(%(user_id)s AS varchar), e.user_id),
     created_at = coalesce(e.created_at, e.updated_at),
@@ -6590,8 +6672,9 @@ SELECT false, done.* FROM owner LEFT JOIN done ON true;
 -- state/statements.py: APP_STATEMENTS.set_version[True]
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ErasureRepository.hide_user.
 WITH owner AS MATERIALIZED
-    (SELECT pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
-    hashtextextended(CAST(%(namespace)s AS text), 23)))),
+    (SELECT CAST(pg_advisory_xact_lock(hashtextextended(CAST(%(owner_id)s AS text),
+    hashtextextended(CAST(%(namespace)s AS text), 23))) AS text) AS entered FROM
+    (SELECT count(*) FROM "statestore".shared_state AS x WHERE x.namespace = %(namespace)s AND x.scope = '') AS one),
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(), user_id = coalesce(CAST(%(user_id)s AS varchar), e.user_id),
     created_at = coalesce(e.created_at, e.updated_at),
@@ -7099,11 +7182,14 @@ LEFT JOIN "statestore".usage_records AS r ON r.namespace = CAST(%(namespace)s AS
 
 -- usage/records.py: _DISOWN
 -- Serves ErasureRepository.hide_user.
---
--- The session's id stays until the session goes, or until `rename`: all that was used in it gets the same random one.
-UPDATE "statestore".usage_records SET user_id = NULL, record_id = 'erased-' || gen_random_uuid()
-WHERE namespace = %(namespace)s AND user_id = %(user_id)s AND (session_id IS NULL OR session_id IN (
-    SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.ttl = %(erased)s));
+WITH those AS MATERIALIZED (
+    SELECT r.record_id, 'erased-' || gen_random_uuid() AS random_id FROM "statestore".usage_records AS r
+    WHERE r.namespace = %(namespace)s AND r.user_id = %(user_id)s AND (r.session_id IS NULL OR r.session_id IN (
+        SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.ttl = %(erased)s)))
+UPDATE "statestore".usage_records AS r SET user_id = NULL, record_id = those.random_id FROM those
+WHERE r.namespace = %(namespace)s AND r.record_id = those.record_id AND r.user_id = %(user_id)s
+    AND (r.session_id IS NULL OR r.session_id IN (
+        SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.ttl = %(erased)s));
 
 -- usage/records.py: _RENAME_POSTGRESQL
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save,
@@ -7116,15 +7202,15 @@ WHERE namespace = %(namespace)s AND user_id = %(user_id)s AND (session_id IS NUL
 -- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
---
--- The SQL for each database, with its way to an id that tells nothing.
+WITH those AS MATERIALIZED (
+    SELECT r.record_id, 'erased-' || gen_random_uuid() AS random_id FROM "statestore".usage_records AS r
+    WHERE r.namespace = %(namespace)s AND r.session_id = ANY (CAST(%(session_id_array)b AS text[])))
 UPDATE "statestore".usage_records AS r SET session_id = n.random_id,
     user_id = nullif(r.user_id, CAST(%(user_id)s AS text)),
     record_id = CASE WHEN r.user_id IS NULL
-        OR r.user_id = CAST(%(user_id)s AS text) THEN 'erased-' || gen_random_uuid() ELSE r.record_id END
-        FROM unnest(CAST(%(session_id_array)b AS text[]), CAST(%(random_id_array)b AS text[])) AS n (session_id,
-        random_id)
-WHERE r.namespace = %(namespace)s AND r.session_id = n.session_id
+        OR r.user_id = CAST(%(user_id)s AS text) THEN those.random_id ELSE r.record_id END FROM those,
+        unnest(CAST(%(session_id_array)b AS text[]), CAST(%(random_id_array)b AS text[])) AS n (session_id, random_id)
+WHERE r.namespace = %(namespace)s AND r.session_id = n.session_id AND r.record_id = those.record_id
     AND (r.user_id = CAST(%(user_id)s AS text) OR CAST(%(user_id)s AS text) IS NULL);
 
 -- usage/report_sql.py: SPAN
@@ -7151,16 +7237,44 @@ ORDER BY table_name, user_id IS NOT NULL, user_id;
 
 -- usage/report_sql.py: LINEAGE
 -- Serves UsageRepository.lineage.
-SELECT session_id, user_id, parent_session_id, root_session_id, forked_at_seq, depth, forks, entries, own_entries,
-    created_at
-FROM "statestore".session_lineage WHERE namespace = %(namespace)s ORDER BY created_at, session_id;
+SELECT s.session_id, s.user_id, s.parent_session_id, s.root_session_id, s.forked_at_seq,
+    CASE WHEN s.parent_session_id IS NULL THEN 0 ELSE (
+    WITH RECURSIVE up (session_id, parent_session_id, created_at) AS (
+        SELECT s.session_id, s.parent_session_id, s.created_at
+        UNION
+        SELECT p.session_id, p.parent_session_id, p.created_at FROM up
+        JOIN "statestore".sessions AS p ON p.namespace = %(namespace)s AND p.session_id = up.parent_session_id
+            AND p.created_at <= up.created_at)
+    SELECT count(up.parent_session_id) FROM up) END, (SELECT count(*) FROM "statestore".sessions AS f
+    WHERE f.namespace = %(namespace)s AND f.parent_session_id = s.session_id AND f.created_at >= s.created_at
+        AND (f.expires_at IS NULL OR f.expires_at > statement_timestamp())), s.next_seq - s.first_seq,
+            s.next_seq - s.first_seq - CAST(coalesce((
+    SELECT sum(g.to_seq - g.from_seq + 1) FROM "statestore".session_segments AS g
+    WHERE g.namespace = %(namespace)s AND g.session_id = s.session_id), 0) AS bigint), s.created_at
+        FROM "statestore".sessions AS s
+WHERE s.namespace = %(namespace)s AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+ORDER BY s.created_at, s.session_id;
 
 -- usage/report_sql.py: LINEAGE_OF_ROOT
 -- Serves UsageRepository.lineage.
-SELECT session_id, user_id, parent_session_id, root_session_id, forked_at_seq, depth, forks, entries, own_entries,
-    created_at
-FROM "statestore".session_lineage WHERE namespace = %(namespace)s AND root_session_id = %(root)s ORDER BY created_at,
-    session_id;
+SELECT s.session_id, s.user_id, s.parent_session_id, s.root_session_id, s.forked_at_seq,
+    CASE WHEN s.parent_session_id IS NULL THEN 0 ELSE (
+    WITH RECURSIVE up (session_id, parent_session_id, created_at) AS (
+        SELECT s.session_id, s.parent_session_id, s.created_at
+        UNION
+        SELECT p.session_id, p.parent_session_id, p.created_at FROM up
+        JOIN "statestore".sessions AS p ON p.namespace = %(namespace)s AND p.session_id = up.parent_session_id
+            AND p.created_at <= up.created_at)
+    SELECT count(up.parent_session_id) FROM up) END, (SELECT count(*) FROM "statestore".sessions AS f
+    WHERE f.namespace = %(namespace)s AND f.parent_session_id = s.session_id AND f.created_at >= s.created_at
+        AND (f.expires_at IS NULL OR f.expires_at > statement_timestamp())), s.next_seq - s.first_seq,
+            s.next_seq - s.first_seq - CAST(coalesce((
+    SELECT sum(g.to_seq - g.from_seq + 1) FROM "statestore".session_segments AS g
+    WHERE g.namespace = %(namespace)s AND g.session_id = s.session_id), 0) AS bigint), s.created_at
+        FROM "statestore".sessions AS s
+WHERE s.namespace = %(namespace)s AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+    AND s.root_session_id = %(root)s
+ORDER BY s.created_at, s.session_id;
 
 -- usage/report_sql.py: measured
 -- Serves UsageRepository.by_agent, UsageRepository.by_day, UsageRepository.by_hour, UsageRepository.by_model,

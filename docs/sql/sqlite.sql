@@ -3240,8 +3240,8 @@ ORDER BY 5;
 SELECT (s.last_activity_at <= (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (-CAST(:step AS interval))) / 1000000,
     'unixepoch') || printf('.%06dZ', (:now_us + (-CAST(:step AS interval))) % 1000000))
     OR s.active_hour <> substr(:now, 1, 13) || ':00:00.000000Z'
-    OR coalesce(s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl * 9 / 10)) / 1000000,
-        'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000)), false)),
+    OR (s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (s.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (s.ttl * 9 / 10)) % 1000000))) IS TRUE),
         (s.belongs_to IS NOT NULL AND (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
         (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
         (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
@@ -4628,11 +4628,9 @@ SELECT r.session_id, r.user_id, r.agent_name, r.provider_name, r.model, r.tool_n
 
 -- usage/records.py: _DISOWN
 -- Serves ErasureRepository.hide_user.
---
--- The session's id stays until the session goes, or until `rename`: all that was used in it gets the same random one.
-UPDATE usage_records SET user_id = NULL, record_id = 'erased-' || lower(hex(randomblob(16)))
-WHERE namespace = :namespace AND user_id = :user_id AND (session_id IS NULL OR session_id IN (
-    SELECT s.session_id FROM sessions AS s WHERE s.namespace = :namespace AND s.ttl = :erased));
+UPDATE usage_records AS r SET user_id = NULL, record_id = 'erased-' || lower(hex(randomblob(16)))
+WHERE r.namespace = :namespace AND r.user_id = :user_id AND (r.session_id IS NULL OR r.session_id IN (
+        SELECT s.session_id FROM sessions AS s WHERE s.namespace = :namespace AND s.ttl = :erased));
 
 -- usage/records.py: _RENAME_SQLITE
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save,
@@ -4645,8 +4643,6 @@ WHERE namespace = :namespace AND user_id = :user_id AND (session_id IS NULL OR s
 -- UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists,
 -- UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many, UserStateRepository.increment,
 -- UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
---
--- The SQL for each database, with its way to an id that tells nothing.
 UPDATE usage_records AS r SET session_id = :random_id, user_id = nullif(r.user_id, :user_id),
     record_id = CASE WHEN r.user_id IS NULL
         OR r.user_id = :user_id THEN 'erased-' || lower(hex(randomblob(16))) ELSE r.record_id END
@@ -4676,15 +4672,41 @@ ORDER BY table_name, user_id IS NOT NULL, user_id;
 
 -- usage/report_sql.py: LINEAGE
 -- Serves UsageRepository.lineage.
-SELECT session_id, user_id, parent_session_id, root_session_id, forked_at_seq, depth, forks, entries, own_entries,
-    created_at
-FROM session_lineage WHERE namespace = :namespace ORDER BY created_at, session_id;
+SELECT s.session_id, s.user_id, s.parent_session_id, s.root_session_id, s.forked_at_seq,
+    CASE WHEN s.parent_session_id IS NULL THEN 0 ELSE (
+    WITH RECURSIVE up (session_id, parent_session_id, created_at) AS (
+        SELECT s.session_id, s.parent_session_id, s.created_at
+        UNION
+        SELECT p.session_id, p.parent_session_id, p.created_at FROM up
+        JOIN sessions AS p ON p.namespace = :namespace AND p.session_id = up.parent_session_id
+            AND p.created_at <= up.created_at)
+    SELECT count(up.parent_session_id) FROM up) END, (SELECT count(*) FROM sessions AS f
+    WHERE f.namespace = :namespace AND f.parent_session_id = s.session_id AND f.created_at >= s.created_at
+        AND (f.expires_at IS NULL OR f.expires_at > :now)), s.next_seq - s.first_seq,
+            s.next_seq - s.first_seq - CAST(coalesce((
+    SELECT sum(g.to_seq - g.from_seq + 1) FROM session_segments AS g
+    WHERE g.namespace = :namespace AND g.session_id = s.session_id), 0) AS bigint), s.created_at FROM sessions AS s
+WHERE s.namespace = :namespace AND (s.expires_at IS NULL OR s.expires_at > :now)
+ORDER BY s.created_at, s.session_id;
 
 -- usage/report_sql.py: LINEAGE_OF_ROOT
 -- Serves UsageRepository.lineage.
-SELECT session_id, user_id, parent_session_id, root_session_id, forked_at_seq, depth, forks, entries, own_entries,
-    created_at
-FROM session_lineage WHERE namespace = :namespace AND root_session_id = :root ORDER BY created_at, session_id;
+SELECT s.session_id, s.user_id, s.parent_session_id, s.root_session_id, s.forked_at_seq,
+    CASE WHEN s.parent_session_id IS NULL THEN 0 ELSE (
+    WITH RECURSIVE up (session_id, parent_session_id, created_at) AS (
+        SELECT s.session_id, s.parent_session_id, s.created_at
+        UNION
+        SELECT p.session_id, p.parent_session_id, p.created_at FROM up
+        JOIN sessions AS p ON p.namespace = :namespace AND p.session_id = up.parent_session_id
+            AND p.created_at <= up.created_at)
+    SELECT count(up.parent_session_id) FROM up) END, (SELECT count(*) FROM sessions AS f
+    WHERE f.namespace = :namespace AND f.parent_session_id = s.session_id AND f.created_at >= s.created_at
+        AND (f.expires_at IS NULL OR f.expires_at > :now)), s.next_seq - s.first_seq,
+            s.next_seq - s.first_seq - CAST(coalesce((
+    SELECT sum(g.to_seq - g.from_seq + 1) FROM session_segments AS g
+    WHERE g.namespace = :namespace AND g.session_id = s.session_id), 0) AS bigint), s.created_at FROM sessions AS s
+WHERE s.namespace = :namespace AND (s.expires_at IS NULL OR s.expires_at > :now) AND s.root_session_id = :root
+ORDER BY s.created_at, s.session_id;
 
 -- usage/report_sql.py: measured
 -- Serves UsageRepository.by_agent, UsageRepository.by_day, UsageRepository.by_hour, UsageRepository.by_model,

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from statestore import schema
 from statestore.checking import checks, exactjson
-from statestore.engine import sqlite_values
+from statestore.engine import sql_tokens, sqlite_values
 from statestore.errors import InvalidValueError
 
 F = TypeVar("F")
@@ -50,6 +50,8 @@ class Statement:
         $bytes(X): The size of the text or JSON X in UTF-8; 0 for NULL.
         $time(:at): A parameter that is a time, where PostgreSQL cannot tell by itself.
         $in(:list): What comes before is in the list, which is one parameter.
+        $pin(x): AND the namespace of row `x`, where one server has to be found by it; see `Dialect.distributed`.
+        $namespace: The namespace, kept from PostgreSQL's statistics; see `Dialect.distributed`.
 
     Rendering fails if there is no such token.
     """
@@ -108,11 +110,18 @@ class Dialect:
     """How one database spells statements and values. Rendered statements are kept, so each is rendered once."""
 
     def __init__(
-        self, name: DialectName, *, schema_name: str = schema.DEFAULT_SCHEMA, server_time: bool = True
+        self,
+        name: DialectName,
+        *,
+        schema_name: str = schema.DEFAULT_SCHEMA,
+        server_time: bool = True,
+        distributed: bool = False,
     ) -> None:
         self.name = name
         # PostgreSQL's clock serves all hosts alike; a clock handed in replaces it, and SQLite has only ours.
         self.server_time = server_time and name == "postgresql"
+        # Whether PostgreSQL's tables are distributed by namespace over several servers.
+        self.distributed = distributed
         # As psycopg takes it, for which a single % begins a parameter.
         self.schema_prefix = '"' + checks.schema_name(schema_name).replace('"', '""').replace("%", "%%") + '".'
         self.tokens = self._tokens()
@@ -133,12 +142,16 @@ class Dialect:
         if self.name == "sqlite":
             now = ":now"
             tokens |= {"hour": "substr(:now, 1, 13) || ':00:00.000000Z'", "lock": ""}
-            tokens |= {"least": "min", "greatest": "max", "writable": "true"}
+            tokens |= {"least": "min", "greatest": "max", "writable": "true", "namespace": ":namespace"}
         else:
             now = "statement_timestamp()" if self.server_time else "CAST(:now AS timestamptz)"
             tokens |= {"hour": f"date_trunc('hour', {now}, 'UTC')"}
             # Not FOR UPDATE: that would also stop the foreign key checks of rows that refer to the locked one.
             tokens |= {"lock": "FOR NO KEY UPDATE OF s", "least": "least", "greatest": "greatest"}
+            # As a value it is looked up in the statistics, and a namespace that they do not know yet is taken to be
+            # empty: then any index that begins with it seems as good as the primary key. But from a subquery nobody
+            # can tell which server a namespace is on.
+            tokens["namespace"] = ":namespace" if self.distributed else "(SELECT CAST(:namespace AS text))"
             tokens["writable"] = (
                 "(current_setting('transaction_read_only') = 'off'"
                 f" AND has_any_column_privilege('{_SCHEMA_IN_TEXT}sessions', 'update'))"
@@ -148,12 +161,19 @@ class Dialect:
     def _functions(self) -> dict[str, Callable[[str], str]]:
         """The tokens that enclose something."""
         if self.name == "sqlite":
-            return {"later": _later_sqlite, "bytes": _size_sqlite, "in": _member_sqlite, "time": str}
+            return {
+                "later": sql_tokens.later_sqlite,
+                "bytes": sql_tokens.size_sqlite,
+                "in": sql_tokens.member_sqlite,
+                "time": str,
+                "pin": sql_tokens.unpinned,
+            }
         return {
             "later": self._later_postgresql,
-            "bytes": _size_postgresql,
-            "in": _member_postgresql,
-            "time": _time_postgresql,
+            "bytes": sql_tokens.size_postgresql,
+            "in": sql_tokens.member_postgresql,
+            "time": sql_tokens.time_postgresql,
+            "pin": sql_tokens.pinned if self.distributed else sql_tokens.unpinned,
         }
 
     def _later_postgresql(self, duration: str) -> str:
@@ -178,33 +198,6 @@ class Dialect:
 
     def money(self, value: Any) -> Decimal | None:
         return Decimal(repr(value)) if isinstance(value, float) else value
-
-
-# SQLite has no arithmetic on times with microseconds, so it is done on integers: :now_us is :now since 1970.
-def _later_sqlite(duration: str) -> str:
-    total = f"(:now_us + ({duration}))"
-    return f"(strftime('%Y-%m-%dT%H:%M:%S', {total} / 1000000, 'unixepoch') || printf('.%06dZ', {total} % 1000000))"
-
-
-def _size_postgresql(value: str) -> str:
-    return f"coalesce(octet_length(CAST({value} AS text)), 0)"
-
-
-# SQLite has octet_length from 3.43 on.
-def _size_sqlite(value: str) -> str:
-    return f"coalesce(length(CAST({value} AS blob)), 0)"
-
-
-def _time_postgresql(parameter: str) -> str:
-    return f"CAST({parameter} AS timestamptz)"
-
-
-def _member_postgresql(parameter: str) -> str:
-    return f"= ANY ({parameter})"
-
-
-def _member_sqlite(parameter: str) -> str:
-    return f"IN (SELECT value FROM json_each({parameter}))"
 
 
 @dataclass(frozen=True, slots=True)

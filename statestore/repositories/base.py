@@ -10,6 +10,19 @@ from statestore.engine.sql import Link, NeedsTransaction
 R = TypeVar("R")
 
 
+def one_row(table: str, column: str) -> str:
+    """FROM of one row, on the server that has the rows of the namespace.
+
+    For an advisory lock that no row of a table comes with: where the tables are distributed, each server has locks of
+    its own, and all who take one have to ask the same server. It costs a look into an index, for a key that nobody has.
+
+    Args:
+        table: A table.
+        column: The second column of its primary key, a text.
+    """
+    return f"(SELECT count(*) FROM ${table} AS x WHERE x.namespace = :namespace AND x.{column} = '') AS one"
+
+
 class Repository:
     """Operations on one family of tables, over one link, for one call."""
 

@@ -36,10 +36,9 @@ KEYS = "$in(:keys)"
 # The keys that begin with a prefix; see `prefix_range`.
 BEGINS = "e.key >= :prefix AND e.key < :prefix_end"
 
-# For PostgreSQL, where keys come as an array or from a subquery. A namespace that stands there as a value is looked up
-# in the statistics, and one that they do not know yet is taken to be empty: then any index that begins with it seems as
-# good as the primary key, and each of its entries is compared with all keys.
-NAMESPACE = "(SELECT CAST(:namespace AS text))"
+# For PostgreSQL, where keys come as an array or from a subquery: by another index than the primary key's, each entry of
+# the namespace is compared with all keys.
+NAMESPACE = "$namespace"
 
 _HIT = {"key": "text", "version": "bigint", "at": "timestamptz", "stamp": "bigint"}
 

@@ -17,12 +17,19 @@ _LOOK_SQL = f"""
         AND (e.expires_at IS NULL OR e.expires_at > $later(-CAST(:stale_ttl AS interval)))"""
 _LOOK, _LOOK_HELD = Statement(_LOOK_SQL), Statement(postgresql=f"{_LOOK_SQL} {HELD}")
 
-_CLAIM = Statement("""
+# On PostgreSQL now is what the new end says: a distributed database asks no clock in an ON CONFLICT.
+_CLAIMED = """
     INSERT INTO $cache_claims AS c (namespace, key, token, claimed_until)
     VALUES (:namespace, :key, :token, $later(CAST(:lasts AS interval)))
     ON CONFLICT (namespace, key) DO UPDATE SET token = excluded.token, claimed_until = excluded.claimed_until
-    WHERE c.claimed_until <= $now OR c.token = excluded.token
-    RETURNING token""")
+    WHERE c.claimed_until <= {} OR c.token = excluded.token
+    RETURNING token"""
+_CLAIM = Statement(
+    postgresql=_CLAIMED.format(
+        "(excluded.claimed_until AT TIME ZONE 'UTC' - CAST(:lasts AS interval)) AT TIME ZONE 'UTC'"
+    ),
+    sqlite=_CLAIMED.format("$now"),
+)
 
 # No claim that was released comes back by it.
 _RENEW = Statement("""

@@ -18,7 +18,7 @@ from statestore.engine.sql import Statement
 from statestore.errors import InvalidValueError
 from statestore.repositories.cache.base import LIVE
 from statestore.repositories.cache.holding import HELD
-from statestore.repositories.cache.lifetimes import ENDS_POSTGRESQL, ENDS_SQLITE, Lifetime
+from statestore.repositories.cache.lifetimes import ENDS_POSTGRESQL, ENDS_SQLITE, FROM_END, Lifetime
 from statestore.repositories.cache.limits import UNTAGGED, new_version, stamps
 from statestore.repositories.cache.writes import Attributes, CacheWrites
 from statestore.values.cache import CacheTtl
@@ -42,18 +42,18 @@ def _count(*, ends: bool) -> Statement:
     held AS MATERIALIZED (
         SELECT e.version, e.value, e.codec, e.size_bytes, e.agent_name, {LIVE} AS live
         FROM $cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key {HELD}),
-    whole AS MATERIALIZED (
+    sum AS MATERIALIZED (
         SELECT held.version, CAST(convert_from(held.value, 'UTF8') AS numeric) + CAST(:by AS numeric) AS total
         FROM held
         WHERE held.live AND (held.version >= {UNTAGGED} OR held.version = (SELECT before.version FROM before))
             AND CASE WHEN held.codec = 'json' AND held.size_bytes <= 20
                 THEN convert_from(held.value, 'UTF8') ~ '^-?[0-9]+$' ELSE false END),
+    whole AS MATERIALIZED (SELECT sum.*, convert_to(CAST(sum.total AS text), 'UTF8') AS value FROM sum),
     up AS (
-        UPDATE $cache_entries AS e SET value = convert_to(CAST(whole.total AS text), 'UTF8'),
-            size_bytes = length(CAST(whole.total AS text)), {_WRITTEN},
+        UPDATE $cache_entries AS e SET value = whole.value, size_bytes = length(whole.value), {_WRITTEN},
             version = CASE WHEN e.version >= {UNTAGGED} THEN {UNTAGGED} ELSE 0 END + CAST(:version AS bigint)
             {f", {ENDS_POSTGRESQL}" if ends else ""}
-        FROM whole
+        FROM whole{f", {FROM_END}" if ends else ""}
         WHERE e.namespace = :namespace AND e.key = :key AND whole.total BETWEEN -{2**63} AND {2**64 - 1}
         RETURNING whole.total, whole.version, e.version AS new_version),
     tagged AS (
@@ -73,8 +73,9 @@ def _set_number(*, ends: bool) -> Statement:
     """Another number for an entry that is held."""
     written = f"value = :value, codec = :codec, size_bytes = :size, version = :version, {_WRITTEN}"
     where = "WHERE namespace = :namespace AND key = :key"
+    with_end = f", {ENDS_POSTGRESQL} FROM {FROM_END}" if ends else ""
     return Statement(
-        postgresql=f"UPDATE $cache_entries AS e SET {written} {f', {ENDS_POSTGRESQL}' if ends else ''} {where}",
+        postgresql=f"UPDATE $cache_entries AS e SET {written}{with_end} {where}",
         sqlite=f"UPDATE $cache_entries SET {written} {f', {ENDS_SQLITE}' if ends else ''} {where}",
     )
 

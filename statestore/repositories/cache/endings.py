@@ -8,7 +8,7 @@ from statestore.engine.sql import Row, Statement
 from statestore.repositories.cache import lifetimes
 from statestore.repositories.cache.base import LIVE
 from statestore.repositories.cache.holding import HELD, CacheHolding
-from statestore.repositories.cache.lifetimes import ENDS_POSTGRESQL, ENDS_SQLITE
+from statestore.repositories.cache.lifetimes import ENDS_POSTGRESQL, ENDS_SQLITE, FROM_END
 from statestore.values.cache import CacheTtl
 from statestore.values.markers import NEVER, NeverType
 
@@ -18,7 +18,7 @@ _END, _END_HELD = Statement(_END_SQL), Statement(postgresql=f"{_END_SQL} {HELD}"
 
 _WHERE = f"WHERE e.namespace = :namespace AND e.key = :key AND {LIVE}"
 _TOUCH = Statement(
-    postgresql=f"UPDATE $cache_entries AS e SET {ENDS_POSTGRESQL} {_WHERE} RETURNING e.key",
+    postgresql=f"UPDATE $cache_entries AS e SET {ENDS_POSTGRESQL} FROM {FROM_END} {_WHERE} RETURNING e.key",
     sqlite=f"UPDATE $cache_entries AS e SET {ENDS_SQLITE} {_WHERE} RETURNING key",
 )
 

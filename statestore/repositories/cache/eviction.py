@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from statestore.engine.sql import Row, Statement
+from statestore.repositories.base import one_row
 from statestore.repositories.cache.base import (
     ADD_TO_LEDGER,
     KEYS,
+    LIVE,
     LIVE_RETURNED,
     NAMESPACE,
     NOTED,
@@ -25,7 +27,9 @@ from statestore.schema import CACHE_COUNTERS
 # transaction, so it is safe behind a pooler. Plain sets go on meanwhile: those that may still add are reckoned with. A
 # transaction of the caller's does not take it, since it may last: two that choose at once remove some more than needed.
 ALONE = Statement(
-    postgresql="SELECT pg_advisory_xact_lock(hashtextextended('statestore.cache:' || CAST(:namespace AS text), 0))"
+    postgresql=f"""
+    SELECT pg_advisory_xact_lock(hashtextextended('statestore.cache:' || CAST(:namespace AS text), 0))
+    FROM {one_row("cache_claims", "key")}"""
 )
 
 _COUNT = Statement("SELECT count(*) FROM $cache_entries WHERE namespace = :namespace")
@@ -84,11 +88,11 @@ class Removal:
             removed AS (
                 DELETE FROM $cache_entries AS e
                 WHERE e.namespace = {NAMESPACE} AND e.key = ANY (array(SELECT doomed.key FROM doomed))
-                RETURNING e.agent_name, e.size_bytes, (e.expires_at IS NULL OR e.expires_at > $now) AS live),
+                RETURNING e.agent_name, e.size_bytes, e.expires_at),
             counted AS (
-                SELECT coalesce(agent_name, '') AS agent_name, count(*) FILTER (WHERE live) AS live,
-                    count(*) FILTER (WHERE NOT live) AS expired, sum(size_bytes) AS size
-                FROM removed GROUP BY 1)"""
+                SELECT coalesce(e.agent_name, '') AS agent_name, count(*) FILTER (WHERE {LIVE}) AS live,
+                    count(*) FILTER (WHERE NOT {LIVE}) AS expired, sum(e.size_bytes) AS size
+                FROM removed AS e GROUP BY 1)"""
         counters = ", ".join({**_ZEROS, counter: "c.live", "expirations": "c.expired"}[name] for name in CACHE_COUNTERS)
         ledger = f""", ledger AS (
                 INSERT INTO $cache_ledger AS l (namespace, day, agent_name, {", ".join(CACHE_COUNTERS)})

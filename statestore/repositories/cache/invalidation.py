@@ -29,8 +29,10 @@ _BY_PREFIX = Removal(
 # What is noted of it is written later, like that of a read.
 _POP = Statement(
     postgresql=f"""
-    DELETE FROM $cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key
-    RETURNING e.value, e.codec, e.agent_name, e.size_bytes, {LIVE}""",
+    WITH gone AS (
+        DELETE FROM $cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key
+        RETURNING e.value, e.codec, e.agent_name, e.size_bytes, e.expires_at)
+    SELECT e.value, e.codec, e.agent_name, e.size_bytes, {LIVE} FROM gone AS e""",
     sqlite=f"""
     DELETE FROM $cache_entries AS e WHERE e.namespace = :namespace AND e.key = :key
     RETURNING value, codec, agent_name, size_bytes, {LIVE_RETURNED}""",

@@ -40,18 +40,12 @@ _TIMES_SQLITE = f"$now, {EXPIRES_SQLITE}, {KEPT_SQLITE}, $now"
 # is then too high, never too low.
 _OLD = "SELECT e.key, e.size_bytes, e.version, coalesce(e.expires_at > $now, true) AS live FROM $cache_entries AS e"
 
-# OFFSET 0 closes the inner query to the planner, which then looks up each key by itself. As long as it has no
-# statistics of a cache that has just been filled, it would rather compare each key with all entries. Where a row stands
-# finds it at once, but is not its name: each part of a partitioned table has a first place. Its version is that of one
-# write, all of whose tags are to go.
-_STALE = """
-    SELECT x.place, x.version FROM up CROSS JOIN LATERAL (
-        SELECT t.ctid AS place, t.version FROM $cache_tags AS t
-        WHERE t.key = up.key AND t.namespace = :namespace AND t.version <> up.version OFFSET 0) AS x"""
+# The keys as an array: as long as the planner has no statistics of a cache that has just been filled, it would rather
+# compare each key with all tags. A version is that of one write, so no key has another's.
 _UNTAGGED = f"""
     DELETE FROM $cache_tags AS t
-    WHERE t.ctid = ANY (array(SELECT stale.place FROM stale)) AND t.namespace = {NAMESPACE}
-        AND t.version IN (SELECT stale.version FROM stale)"""
+    WHERE t.key = ANY (array(SELECT up.key FROM up)) AND t.namespace = {NAMESPACE}
+        AND t.version NOT IN (SELECT up.version FROM up)"""
 _TAGGED = """
     INSERT INTO $cache_tags (namespace, tag, version, key)
     SELECT :namespace, n.tag, up.version, up.key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
@@ -139,8 +133,7 @@ def set_postgresql(*, values: str = "one", only_if: str | None = None, limited_b
         FROM new {there} {_FITS[limited_by] if limited_by else ""}
         {"" if values == "one" else 'ORDER BY new.key COLLATE "C"'}
         {_ONLY_EXPIRED if only_if == "missing" else _OVERWRITE}
-        RETURNING e.namespace, e.key, e.version),
-    stale AS MATERIALIZED ({_STALE}),
+        RETURNING e.key, e.version),
     untagged AS ({_UNTAGGED}),
     tagged AS ({_TAGGED_VARIED if varied else _TAGGED})
     SELECT new.key, up.key IS NOT NULL, old.size_bytes, old.version, old.live, {count}
@@ -157,18 +150,20 @@ def set_one_postgresql(*, tagged: bool, described: bool) -> Statement:
     """The most frequent write: one entry, whatever stood there. Half the price of the statement for every case."""
     tags = """, tagged AS (
         INSERT INTO $cache_tags (namespace, tag, version, key)
-        SELECT :namespace, n.tag, :version, :key FROM unnest(CAST(:tags AS text[])) AS n (tag)
+        SELECT :namespace, n.tag, up.version, up.key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
         ON CONFLICT DO NOTHING)"""
     return Statement(
         postgresql=f"""
     WITH old AS MATERIALIZED ({_OLD} WHERE e.namespace = :namespace AND e.key = :key),
-    untagged AS ({_UNTAGGED_ONE})
+    untagged AS ({_UNTAGGED_ONE}),
+    up AS (
+        INSERT INTO $cache_entries AS e ({_COLUMNS})
+        VALUES (:namespace, :key, :value, :codec, :size, {_COMMON if described else _NOTHING}, :version,
+            {_TIMES_POSTGRESQL}, :stamp, 0)
+        {_OVERWRITE}
+        RETURNING e.version, e.key)
     {tags if tagged else ""}
-    INSERT INTO $cache_entries AS e ({_COLUMNS})
-    VALUES (:namespace, :key, :value, :codec, :size, {_COMMON if described else _NOTHING}, :version,
-        {_TIMES_POSTGRESQL}, :stamp, 0)
-    {_OVERWRITE}
-    RETURNING (SELECT size_bytes FROM old), (SELECT version FROM old), (SELECT live FROM old)"""
+    SELECT old.size_bytes, old.version, old.live FROM up LEFT JOIN old ON true"""
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from statestore.checking import checks
 from statestore.engine.calls import reads, reported_as, writes, writes_in_one_statement
 from statestore.engine.sql import Params, Statement
+from statestore.repositories.base import one_row
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.rows import ExpiredRows
 from statestore.repositories.sessions import endings, lease_checks, parts
@@ -49,7 +50,11 @@ _COUNT = """
 _COUNT_LIVING = Statement(_COUNT)
 COUNT_IN_USE = Statement(f"{_COUNT} AND NOT ({endings.IS_IDLE})")
 # Two that count the same excess would end twice as many.
-_ALONE = Statement(postgresql="SELECT pg_advisory_xact_lock(hashtextextended(CAST(:namespace AS text), 9))")
+_ALONE = Statement(
+    postgresql=f"""
+    SELECT pg_advisory_xact_lock(hashtextextended(CAST(:namespace AS text), 9))
+    FROM {one_row("sessions", "session_id")}"""
+)
 
 # Somebody else has it locked.
 _IDLE_IS_LEFT = Statement(f"SELECT 1 FROM $sessions AS s WHERE s.namespace = :namespace AND {endings.IS_IDLE} LIMIT 1")

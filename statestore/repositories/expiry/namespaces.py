@@ -1,8 +1,10 @@
 """The namespaces of a database, and deleting one whole."""
 
+from statestore import schema
 from statestore.engine.calls import reads, reported_as, writes
 from statestore.engine.columns import Columns, fields_of
 from statestore.engine.sql import Statement
+from statestore.engine.sql_parts import each
 from statestore.errors import ConflictError
 from statestore.repositories.base import Repository
 from statestore.repositories.expiry.batch import NamespaceBatch
@@ -77,7 +79,7 @@ _SPARED = {
     # How often prices have changed stays: stores that are open would take a number that they know for the same prices.
     "store_settings": " AND t.name <> 'prices'",
     # What somebody has made meanwhile has entries that are not hidden yet. On PostgreSQL, one that gets some after this
-    # statement has looked is another version of its row by then, and is not deleted.
+    # statement has looked is another version of its row by then (`xmin`), and is not deleted.
     "sessions": """ AND NOT EXISTS (
         SELECT 1 FROM $history_entries AS h WHERE h.namespace = :namespace AND h.session_id = t.session_id)
         AND NOT EXISTS (SELECT 1 FROM $session_segments AS g
@@ -85,10 +87,18 @@ _SPARED = {
 }
 
 
+_VERSION = ", CAST(t.xmin AS text) AS row_version", " AND CAST(t.xmin AS text) = those.row_version"
+
+
 def _delete(table: str) -> Statement:
     found = f"FROM ${table} AS t WHERE t.namespace = :namespace{_SPARED.get(table, '')}"
+    key = [column.name for column in schema.metadata.tables[table].primary_key if column.name != "namespace"]
+    version, same_version = _VERSION if table in _SPARED else ("", "")
+    same = " AND ".join(f"t.{name} = those.{name}" for name in key)
     return Statement(
-        postgresql=f"DELETE FROM ${table} WHERE ctid = ANY (array(SELECT t.ctid {found} LIMIT :limit))",
+        postgresql=f"""
+    WITH those AS MATERIALIZED (SELECT {each("t.{0}", key)}{version} {found} LIMIT :limit)
+    DELETE FROM ${table} AS t USING those WHERE t.namespace = :namespace AND {same}{same_version}""",
         sqlite=f"DELETE FROM ${table} WHERE rowid IN (SELECT t.rowid {found} LIMIT :limit)",
     )
 

@@ -185,8 +185,9 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
         WITH wanted AS (
             SELECT * FROM {unnest("w", _WANTED, "wanted_{}_array")}),
         locked AS MATERIALIZED (
-            SELECT s.session_id FROM $sessions AS s JOIN wanted AS w ON s.session_id = w.session_id
-            WHERE s.namespace = :namespace AND $live{unchanged} ORDER BY s.session_id $lock SKIP LOCKED),
+            SELECT s.session_id FROM $sessions AS s
+            WHERE s.namespace = :namespace AND s.session_id = ANY (CAST(:wanted_session_id_array AS text[]))
+                AND $live{unchanged} ORDER BY s.session_id $lock SKIP LOCKED),
         updated AS (
             UPDATE $sessions AS s
             SET next_seq = s.next_seq + w.count, last_turn = s.last_turn + w.turns, {session_rows.ACTIVE}
@@ -194,11 +195,15 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
             WHERE s.namespace = :namespace AND s.session_id = w.session_id AND $live
                 AND w.session_id = ANY (array(SELECT l.session_id FROM locked AS l))
             RETURNING s.session_id, s.next_seq - w.count AS first_seq, s.last_turn - w.turns AS base_turn,
-                {session_rows.WHOLE_DUE} AS whole_due, {notify.wake("s")})
-        INSERT INTO $history_entries (namespace, session_id, seq, turn, created_at, {", ".join(names)})
-        SELECT :namespace, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, {created_at},
-            {", ".join(values)}
-        FROM updated AS u JOIN {entries}
-            ON v.session_id = u.session_id
-        RETURNING session_id, seq, turn, created_at, EXISTS (SELECT 1 FROM updated AS u WHERE u.whole_due)"""
+                s.namespace, s.belongs_to, s.ttl, s.expires_at),
+        woken AS MATERIALIZED (SELECT {notify.wake("s")} FROM updated AS s),
+        added AS (
+            INSERT INTO $history_entries (namespace, session_id, seq, turn, created_at, {", ".join(names)})
+            SELECT :namespace, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, {created_at},
+                {", ".join(values)}
+            FROM updated AS u JOIN {entries}
+                ON v.session_id = u.session_id
+            RETURNING session_id, seq, turn, created_at)
+        SELECT added.*, EXISTS (SELECT 1 FROM updated AS s WHERE {session_rows.WHOLE_DUE})
+        FROM (SELECT count(*) FROM woken) AS told, added"""
     )

@@ -21,10 +21,14 @@ _UPDATE = f"""
     SET next_seq = s.next_seq + :count, last_turn = s.last_turn + :turns, {session_rows.ACTIVE}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live"""
 _RETURNING = " RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn"
-_AND_WAKE = f", {notify.wake('s')}"
+_RETURNING_POSTGRESQL = f"{_RETURNING}, s.namespace, s.session_id, s.belongs_to"
 # An append would cost 1.05 if it looked for the whole of any session. It does if the session is known to be a part, and
 # of others it only finds out that they are.
-_AND_WHOLE = {True: f", {session_rows.WHOLE_DUE} AS whole_due", False: ", s.belongs_to IS NOT NULL AS whole_due"}
+_WHOLE = {True: session_rows.WHOLE_DUE, False: "s.belongs_to IS NOT NULL"}
+_AND_ENDS = {True: ", s.ttl, s.expires_at", False: ""}
+_THEN = f""",
+        woken AS MATERIALIZED (SELECT {notify.wake("s")} FROM session AS s)
+        SELECT added.seq, added.turn, added.created_at, %s AS whole_due FROM session AS s, woken, added"""
 _AND_WHOLE_SQLITE = f", {session_rows.WHOLE_DUE_SQLITE}"
 
 # An append is tried as if there was nothing to decide, and rerun under the lock if there is.
@@ -40,7 +44,7 @@ _IF_NEW_SQLITE = f"""{_IF_NEW}(
 _IF_NEW_POSTGRESQL = f"""{_IF_NEW}(
         SELECT 1 FROM unnest(CAST(:entry_ids AS text[])) AS w (entry_id), LATERAL (
             SELECT h.namespace FROM $history_entries AS h
-            WHERE h.entry_id = w.entry_id AND h.session_id = :session_id OFFSET 0) AS h
+            WHERE h.entry_id = w.entry_id AND h.session_id = :session_id$pin(h) OFFSET 0) AS h
         WHERE h.namespace = :namespace)"""
 
 _SQLITE = {
@@ -64,7 +68,8 @@ def _postgresql(
 ) -> Statement:
     conditions = (_IF_AT, at), (_IF_NEW_POSTGRESQL, new), (_IF_SAME_ROW, same), (session_rows.HELD, leased)
     wanted = "".join(sql for sql, wanted in (*conditions, (pricing.UNCHANGED, priced)) if wanted)
-    return entry_rows.insert_after_update(count, columns, _UPDATE + wanted + _RETURNING + _AND_WHOLE[part] + _AND_WAKE)
+    update = _UPDATE + wanted + _RETURNING_POSTGRESQL + _AND_ENDS[part]
+    return entry_rows.insert_after_update(count, columns, update, _THEN % _WHOLE[part])
 
 
 def insert(

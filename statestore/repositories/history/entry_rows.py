@@ -170,11 +170,12 @@ def params(entries: Sequence[PreparedEntry], columns: Sequence[str]) -> Params:
     return numbered((entry.columns for entry in entries), (*_REQUIRED, *columns))
 
 
-def insert_after_update(count: int, columns: tuple[str, ...], update: str) -> Statement:
+def insert_after_update(count: int, columns: tuple[str, ...], update: str, then: str) -> Statement:
     """Change the session's row and insert *count* entries behind its last one, in one statement of PostgreSQL.
 
-    *update* is a statement that returns `first_seq`, `base_turn` and `whole_due`; where it finds no session nothing is
-    inserted. Each row has the latter behind what it is stored with.
+    *update* is a statement that returns `first_seq`, `base_turn` and what *then* needs; where it finds no session
+    nothing is inserted. *then* is the rest of the statement, from a comma or a SELECT on: it may use `added`, the rows
+    as they are stored, and `session`.
     To be kept by who asks for it: built for each call it would double the cost of the call.
     """
     casts = _REQUIRED_COLUMNS | {column: OPTIONAL_COLUMNS[column] for column in columns}
@@ -186,11 +187,13 @@ def insert_after_update(count: int, columns: tuple[str, ...], update: str) -> St
         selected[-1] = "$now"
     return Statement(
         postgresql=f"""
-        WITH session AS ({update})
-        INSERT INTO $history_entries (namespace, session_id, seq, {", ".join(names)})
-        SELECT :namespace, :session_id, session.first_seq + v.i, {", ".join(selected)}
-        FROM session, (VALUES {values}) AS v (i, {", ".join(casts)})
-        RETURNING seq, turn, created_at, (SELECT session.whole_due FROM session)"""
+        WITH session AS ({update}),
+        added AS (
+            INSERT INTO $history_entries (namespace, session_id, seq, {", ".join(names)})
+            SELECT :namespace, :session_id, session.first_seq + v.i, {", ".join(selected)}
+            FROM session, (VALUES {values}) AS v (i, {", ".join(casts)})
+            RETURNING seq, turn, created_at)
+        {then}"""
     )
 
 

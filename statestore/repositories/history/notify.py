@@ -19,7 +19,11 @@ _CHANNEL = "'statestore_' || to_hex({key})"
 
 
 def wake(alias: str) -> str:
-    """For the RETURNING of a statement that changed the row *alias* of a session; it is evaluated for each row."""
+    """For a SELECT from rows *alias* of sessions that the statement has changed; it is evaluated for each row.
+
+    In a materialized CTE that nothing but such rows are in: a distributed database runs that where the statement came
+    from, and there its followers listen.
+    """
     key = _KEY.format(alias)
     return (
         f"CASE WHEN pg_try_advisory_lock({key}) THEN CAST(pg_advisory_unlock({key}) AS text) "

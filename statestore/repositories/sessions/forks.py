@@ -37,7 +37,9 @@ _COPY_ITEMS = """
     SELECT namespace, :fork_id, name, position, value, created_at FROM $session_list_items
     WHERE namespace = :namespace AND session_id = :session_id"""
 # One statement on PostgreSQL, which sees one moment: a list and its items fit each other.
-_COPY_STATE = (Statement(postgresql=f"WITH keys AS ({_COPY_KEYS}), lists AS ({_COPY_LISTS}) {_COPY_ITEMS}"),)
+_COPY_STATE = (
+    Statement(postgresql=f"WITH keys AS ({_COPY_KEYS}), lists AS ({_COPY_LISTS}), items AS ({_COPY_ITEMS}) SELECT 1"),
+)
 _COPY_STATE_SQLITE = tuple(Statement(sqlite=sql) for sql in (_COPY_KEYS, _COPY_LISTS, _COPY_ITEMS))
 
 _COPY_SUMMARIES = """
@@ -48,10 +50,9 @@ _COPY_SUMMARIES = """
 # session waits for who has written its row, though not for who has locked it, and two forks could wait for each other.
 _COPY_SUMMARIES_AND_SHOW = Statement(
     postgresql=f"""
-    WITH shown AS (
-        UPDATE $sessions AS s SET revision = s.revision
-        WHERE s.namespace = :namespace AND s.session_id = :session_id)
-    {_COPY_SUMMARIES}""",
+    WITH copied AS ({_COPY_SUMMARIES} RETURNING 1)
+    UPDATE $sessions AS s SET revision = s.revision
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND (SELECT count(*) FROM copied) >= 0""",
     sqlite=_COPY_SUMMARIES,
 )
 

@@ -10,14 +10,16 @@ from functools import lru_cache
 from typing import Any
 
 from statestore.engine.sql import Link, Row, Statement
+from statestore.repositories.base import one_row
 
 # A session that does not exist has no row to be locked. Two transactions that find it missing, and then make it, queue
 # here; the second one finds what the first has made. The innermost number is this kind of lock's own: those who follow
 # a session have 11 (see `notify`), families 7 (see `segments`), state 17, 19 and 23.
 _LOCK_ABSENCE = Statement(
-    postgresql="""
+    postgresql=f"""
     SELECT pg_advisory_xact_lock(
-        hashtextextended(CAST(:session_id AS text), hashtextextended(CAST(:namespace AS text), 13)))"""
+        hashtextextended(CAST(:session_id AS text), hashtextextended(CAST(:namespace AS text), 13)))
+    FROM {one_row("sessions", "session_id")}"""
 )
 
 

@@ -20,7 +20,8 @@ _TAKE = f"""
         AND {lease_checks.FREE}
     RETURNING lease_token, lease_until"""
 _ACQUIRE = Statement(
-    postgresql=_TAKE % "greatest(s.lease_token + 1, CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint))",
+    postgresql=_TAKE
+    % "greatest(s.lease_token + 1, CAST(extract(epoch FROM statement_timestamp()) * 1000000 AS bigint))",
     sqlite=_TAKE % "max(s.lease_token + 1, :real_time)",
 )
 

@@ -18,6 +18,7 @@ from itertools import starmap
 from typing import NamedTuple
 
 from statestore.engine.sql import Link, Params, StartOver, Statement
+from statestore.repositories.base import one_row
 from statestore.repositories.sessions import endings
 from statestore.repositories.usage import ledger
 
@@ -35,7 +36,7 @@ _FAMILY = f"""
     FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id"""
 _LOCK_FAMILY = Statement(postgresql=_FAMILY % "pg_advisory_xact_lock")
 _SHARE_FAMILY = Statement(postgresql=_FAMILY % "pg_advisory_xact_lock_shared")
-_LOCK_ALL = Statement(postgresql=f"SELECT pg_advisory_xact_lock({_ALL})")
+_LOCK_ALL = Statement(postgresql=f"SELECT pg_advisory_xact_lock({_ALL}) FROM {one_row('sessions', 'session_id')}")
 
 # Only as one of that family: the row of a session that has come back in another one must not be locked before its lock.
 _ROW = """

@@ -100,7 +100,9 @@ _EXTEND_MANY = Statement(
 _MARK_ACTIVE = f"""
     UPDATE $sessions AS s SET {ACTIVE}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live RETURNING """
-_ACTIVE = Statement(postgresql=_MARK_ACTIVE + WHOLE_DUE, sqlite=_MARK_ACTIVE + WHOLE_DUE_SQLITE)
+_ACTIVE = Statement(
+    postgresql=f"WITH s AS ({_MARK_ACTIVE} s.*) SELECT {WHOLE_DUE} FROM s", sqlite=_MARK_ACTIVE + WHOLE_DUE_SQLITE
+)
 
 _GIVEN = ("namespace", "session_id", "user_id", "agent_name", "title", "status", "instructions", "metadata",
           "project_root", "cwd", "parent_session_id", "root_session_id", "forked_at_seq", "first_seq", "next_seq",

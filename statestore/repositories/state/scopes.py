@@ -14,13 +14,14 @@ from typing import ClassVar
 from statestore.checking import exactjson
 from statestore.engine.sql import Link, Statement
 from statestore.errors import DatabaseError, StateStoreError
+from statestore.repositories.base import one_row
 from statestore.repositories.sessions import holding, session_rows
 
 # A write says so in the session's row at most so often: others may have that row, and each version of it is space.
 STEP = timedelta(seconds=1)
 
 _DUE = """(s.last_activity_at <= $later(-CAST(:step AS interval)) OR s.active_hour <> $hour
-            OR coalesce(s.expires_at < $later(s.ttl * 9 / 10), false))"""
+            OR (s.expires_at < $later(s.ttl * 9 / 10)) IS TRUE)"""
 _WHOLE_DUE = session_rows.WHOLE_DUE
 _SESSION = "s.namespace = :namespace AND s.session_id = :owner_id AND $live"
 
@@ -109,7 +110,7 @@ class Scope(ABC):
 def _lock(function: str, number: int) -> str:
     """The owner's lock. The number is this kind of lock's own; see `holding`."""
     place = f"hashtextextended(CAST(:namespace AS text), {number})"
-    return f"pg_advisory_xact_{function}(hashtextextended(CAST(:owner_id AS text), {place}))"
+    return f"CAST(pg_advisory_xact_{function}(hashtextextended(CAST(:owner_id AS text), {place})) AS text) AS entered"
 
 
 _HOLD = Statement(
@@ -145,17 +146,17 @@ class SessionScope(Scope):
     # The row is locked as the foreign key does it, which stands in the way of deletions only. One that is being deleted
     # is passed by, and waited for without the lock.
     sharing = f"""
-    held AS MATERIALIZED (SELECT {_lock("lock_shared", 17)}),
     owner AS MATERIALIZED (
-        SELECT s.session_id, {_DUE} AS due, {_WHOLE_DUE} AS whole_due FROM held, $sessions AS s WHERE {_SESSION}
-        FOR KEY SHARE OF s SKIP LOCKED),
+        SELECT s.session_id, {_DUE} AS due, {_WHOLE_DUE} AS whole_due, {_lock("lock_shared", 17)}
+        FROM $sessions AS s WHERE {_SESSION} FOR KEY SHARE OF s SKIP LOCKED),
     idle AS MATERIALIZED (
-        SELECT s.session_id FROM owner, $sessions AS s
-        WHERE s.namespace = :namespace AND s.session_id = owner.session_id AND owner.due $lock SKIP LOCKED)"""
+        SELECT s.session_id FROM $sessions AS s WHERE s.namespace = :namespace
+            AND s.session_id = (SELECT owner.session_id FROM owner WHERE owner.due) $lock SKIP LOCKED)"""
     alone = f"""
-    locked AS MATERIALIZED (
-        SELECT s.session_id, {_DUE} AS due, {_WHOLE_DUE} AS whole_due FROM $sessions AS s WHERE {_SESSION} $lock),
-    owner AS MATERIALIZED (SELECT locked.*, {_lock("lock", 17)} FROM locked),
+    owner AS MATERIALIZED (
+        SELECT locked.*, {_lock("lock", 17)} FROM (
+            SELECT s.session_id, {_DUE} AS due, {_WHOLE_DUE} AS whole_due
+            FROM $sessions AS s WHERE {_SESSION} $lock) AS locked),
     idle AS (SELECT owner.session_id FROM owner WHERE owner.due)"""
     # A write that is refused changes nothing.
     noting = f""",
@@ -210,6 +211,9 @@ class SessionScope(Scope):
         return f"session {owner_id!r}"
 
 
+_HERE = one_row("shared_state", "scope")
+
+
 class SharedScope(Scope):
     """State that belongs to no session. Its owner need not exist anywhere else."""
 
@@ -223,11 +227,11 @@ class SharedScope(Scope):
         cls.number = number
         cls.values = f"'{cls.name}', :owner_id"
         cls.owned = f"e.scope = '{cls.name}' AND e.owner_id = :owner_id"
-        cls.sharing = f"owner AS MATERIALIZED (SELECT {_lock('lock_shared', number)})"
-        cls.alone = f"owner AS MATERIALIZED (SELECT {_lock('lock', number)})"
+        cls.sharing = f"owner AS MATERIALIZED (SELECT {_lock('lock_shared', number)} FROM {_HERE})"
+        cls.alone = f"owner AS MATERIALIZED (SELECT {_lock('lock', number)} FROM {_HERE})"
 
     def __init__(self) -> None:
-        self.lock = Statement(postgresql=f"SELECT {_lock('lock', self.number)}")
+        self.lock = Statement(postgresql=f"SELECT {_lock('lock', self.number)} FROM {_HERE}")
 
     def hold(self, link: Link, owner_id: str) -> None:
         if link.holds_reads and (self.name, owner_id) not in link.held:

@@ -129,9 +129,9 @@ class Statements:
         return (
             f"""doomed AS MATERIALIZED (
         SELECT e.key FROM {table} AS e, owner WHERE {here} ORDER BY e.key FOR UPDATE OF e),
-    done AS (
-        DELETE FROM {table} AS e USING doomed WHERE {self._here} AND e.key = doomed.key
-        RETURNING e.key, {_FRESH} AS fresh)""",
+    gone AS (
+        DELETE FROM {table} AS e USING doomed WHERE {self._here} AND e.key = doomed.key RETURNING e.key, e.expires_at),
+    done AS (SELECT e.key, {_FRESH} AS fresh FROM gone AS e)""",
             f"DELETE FROM {table} AS e WHERE {here} RETURNING key, {_FRESH_RETURNED}",
         )
 

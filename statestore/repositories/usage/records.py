@@ -64,32 +64,43 @@ _AT_ONCE = _insert_or_find("")
 _AT_ONCE_PRICED = _insert_or_find(price_rows.UNCHANGED)
 
 
-def _forget(sql: str) -> dict[str, str]:
-    """The SQL for each database, with its way to an id that tells nothing."""
-    return {
-        "postgresql": sql.replace("RANDOM", f"'{ERASED}' || gen_random_uuid()"),
-        "sqlite": sql.replace("RANDOM", f"'{ERASED}' || lower(hex(randomblob(16)))"),
-    }
-
+# Ids that tell nothing. On PostgreSQL beside the rows: what an UPDATE computes itself may not be random in a
+# distributed database.
+_RANDOM_SQLITE = f"'{ERASED}' || lower(hex(randomblob(16)))"
+_RANDOM_POSTGRESQL = f"""
+    WITH those AS MATERIALIZED (
+        SELECT r.record_id, '{ERASED}' || gen_random_uuid() AS random_id FROM $usage_records AS r
+        WHERE r.namespace = :namespace AND %s)"""
 
 # The session's id stays until the session goes, or until `rename`: all that was used in it gets the same random one.
-_DISOWN = Statement(**_forget("""
-    UPDATE $usage_records SET user_id = NULL, record_id = RANDOM
-    WHERE namespace = :namespace AND user_id = :user_id AND (session_id IS NULL OR session_id IN (
-        SELECT s.session_id FROM $sessions AS s WHERE s.namespace = :namespace AND s.ttl = :erased))"""))  # fmt: skip
+_OF_USER = """r.user_id = :user_id AND (r.session_id IS NULL OR r.session_id IN (
+            SELECT s.session_id FROM $sessions AS s WHERE s.namespace = :namespace AND s.ttl = :erased))"""
+_DISOWN = Statement(
+    postgresql=f"""{_RANDOM_POSTGRESQL % _OF_USER}
+    UPDATE $usage_records AS r SET user_id = NULL, record_id = those.random_id FROM those
+    WHERE r.namespace = :namespace AND r.record_id = those.record_id AND {_OF_USER}""",
+    sqlite=f"""
+    UPDATE $usage_records AS r SET user_id = NULL, record_id = {_RANDOM_SQLITE}
+    WHERE r.namespace = :namespace AND {_OF_USER}""",
+)
 # Records of another user in the session stay that user's, under their own id.
 _RENAME = """
     UPDATE $usage_records AS r SET session_id = {new}, user_id = nullif(r.user_id, {user}),
-        record_id = CASE WHEN r.user_id IS NULL OR r.user_id = {user} THEN RANDOM ELSE r.record_id END{source}
+        record_id = CASE WHEN r.user_id IS NULL OR r.user_id = {user} THEN {random} ELSE r.record_id END{source}
     WHERE r.namespace = :namespace AND r.session_id = {old} AND (r.user_id = {user} OR {user} IS NULL)"""
 _PAIRS = unnest("n", {"session_id": "text", "random_id": "text"})
 _RENAME_POSTGRESQL = Statement(
-    postgresql=_forget(
-        _RENAME.format(new="n.random_id", old="n.session_id", user="CAST(:user_id AS text)", source=f" FROM {_PAIRS}")
-    )["postgresql"]
+    postgresql=_RANDOM_POSTGRESQL % "r.session_id = ANY (CAST(:session_id_array AS text[]))"
+    + _RENAME.format(
+        new="n.random_id",
+        old="n.session_id AND r.record_id = those.record_id",
+        user="CAST(:user_id AS text)",
+        random="those.random_id",
+        source=f" FROM those, {_PAIRS}",
+    )
 )
 _RENAME_SQLITE = Statement(
-    sqlite=_forget(_RENAME.format(new=":random_id", old=":session_id", user=":user_id", source=""))["sqlite"]
+    sqlite=_RENAME.format(new=":random_id", old=":session_id", user=":user_id", random=_RANDOM_SQLITE, source="")
 )
 
 

@@ -64,12 +64,30 @@ STORAGE = Statement(f"""
     ORDER BY table_name, user_id IS NOT NULL, user_id""")
 
 DESCENT = Columns(None, *fields_of(SessionDescent), types={"created_at": UtcTime})
-LINEAGE = Statement(f"""
-    SELECT {DESCENT.select()}
-    FROM $session_lineage WHERE namespace = :namespace ORDER BY created_at, session_id""")
-LINEAGE_OF_ROOT = Statement(f"""
-    SELECT {DESCENT.select()}
-    FROM $session_lineage WHERE namespace = :namespace AND root_session_id = :root ORDER BY created_at, session_id""")
+# The view `session_lineage` with the namespace in each of its steps: a distributed database walks on one server only.
+_DEPTH = """CASE WHEN s.parent_session_id IS NULL THEN 0 ELSE (
+        WITH RECURSIVE up (session_id, parent_session_id, created_at) AS (
+            SELECT s.session_id, s.parent_session_id, s.created_at
+            UNION
+            SELECT p.session_id, p.parent_session_id, p.created_at FROM up
+            JOIN $sessions AS p ON p.namespace = :namespace AND p.session_id = up.parent_session_id
+                AND p.created_at <= up.created_at)
+        SELECT count(up.parent_session_id) FROM up) END"""
+_ITS_FORKS = """(SELECT count(*) FROM $sessions AS f
+        WHERE f.namespace = :namespace AND f.parent_session_id = s.session_id AND f.created_at >= s.created_at
+            AND (f.expires_at IS NULL OR f.expires_at > $now))"""
+_OWN_ENTRIES = """s.next_seq - s.first_seq - CAST(coalesce((
+        SELECT sum(g.to_seq - g.from_seq + 1) FROM $session_segments AS g
+        WHERE g.namespace = :namespace AND g.session_id = s.session_id), 0) AS bigint)"""
+_DESCENT = DESCENT.select(
+    "s", depth=_DEPTH, forks=_ITS_FORKS, entries="s.next_seq - s.first_seq", own_entries=_OWN_ENTRIES
+)
+_LINEAGE = f"""
+    SELECT {_DESCENT} FROM $sessions AS s
+    WHERE s.namespace = :namespace AND (s.expires_at IS NULL OR s.expires_at > $now)%s
+    ORDER BY s.created_at, s.session_id"""
+LINEAGE = Statement(_LINEAGE % "")
+LINEAGE_OF_ROOT = Statement(_LINEAGE % " AND s.root_session_id = :root")
 
 
 WITH_PARTS = "session_id_with_parts"
