@@ -8,7 +8,6 @@ it:
 Without a url it is that of STATESTORE_URL, or else sqlite:///statestore.db, as everywhere.
 """
 
-import hashlib
 import logging.config
 import os
 import random
@@ -40,7 +39,7 @@ from statestore import migrate
 from statestore.checking import checks
 from statestore.engine import engines, migration_targets, sqlite_files
 from statestore.errors import InvalidValueError, SchemaError, UnavailableError
-from statestore.schema import DEFAULT_SCHEMA, VERSION_TABLE, comparison, metadata
+from statestore.schema import DEFAULT_SCHEMA, VERSION_TABLE, comparison, metadata, revisions
 
 config = context.config
 arguments = context.get_x_argument(as_dictionary=True)
@@ -303,9 +302,7 @@ def poll(connection: Connection, attempt: Callable[[], bool], problem: str) -> N
 
 
 def try_lock(connection: Connection) -> bool:
-    digest = hashlib.sha256(f"statestore:{schema}".encode()).digest()
-    key = int.from_bytes(digest[:8], "big", signed=True)
-    return bool(connection.scalar(text(f"SELECT pg_try_advisory_xact_lock({key})")))
+    return bool(connection.scalar(text(f"SELECT pg_try_advisory_xact_lock({revisions.lock_key(schema)})")))
 
 
 def timeouts(connection: Connection) -> dict[str, str]:

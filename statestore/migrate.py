@@ -24,12 +24,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import URL, Connection
+from sqlalchemy import URL, Connection, text
 
 from statestore.checking import checks
 from statestore.engine.migration_targets import Target, checked_target, engine_for, our_errors, reading, shown
-from statestore.errors import InvalidValueError, SchemaMissingError, SchemaOutdatedError
-from statestore.schema import DEFAULT_SCHEMA, comparison, metadata, revisions
+from statestore.errors import InvalidValueError, SchemaMissingError, SchemaOutdatedError, UnavailableError
+from statestore.schema import DEFAULT_SCHEMA, comparison, distribution, metadata, revisions
 from statestore.schema.revisions import SchemaRevision
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def upgrade(
 ) -> None:
     """Bring the schema up to *revision*; make it if there is none.
 
+    In a distributed schema, tables that are new are distributed in the end; see `distribute`.
+
     Each migration is applied as a whole or not at all. Any number of processes may call this at once: they run one
     after the other, and the later ones find nothing left to do.
 
@@ -81,6 +83,11 @@ def upgrade(
         UnavailableError: The database cannot be reached or stayed busy. Earlier migrations may have been applied.
     """
     _run("upgrade", target, revision, schema, lock_timeout, wait, progress)
+    found = read(target, schema=schema)
+    if found is not None and found.distributed and found.revision == revisions.head():
+        for step in distribute(target, schema=schema, lock_timeout=lock_timeout):
+            if progress is not None:
+                progress(step)
 
 
 def downgrade(
@@ -114,10 +121,11 @@ def read(target: Target, *, schema: str = DEFAULT_SCHEMA) -> SchemaRevision | No
         return None if connection is None else revisions.read(connection, schema)
 
 
-def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> None:
+def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> SchemaRevision:
     """Check that the database has a schema that this version of statestore works with.
 
-    This is its own schema, or a newer one whose migrations have only added to it and record that.
+    This is its own schema, or a newer one whose migrations have only added to it and record that. Returns what the
+    database says of it.
 
     Raises:
         SchemaMissingError: There is no schema.
@@ -126,7 +134,7 @@ def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> None:
     """
     found = read(target, schema=schema)
     if found is not None and found.is_usable:
-        return
+        return found
     where = shown(target)
     head = revisions.head()
     facts = {"current": None if found is None else found.revision, "expected": head}
@@ -156,9 +164,60 @@ def differences(target: Target, *, schema: str = DEFAULT_SCHEMA) -> list[str]:
             return [f"table {name}: missing" for name in metadata.tables]
         found = revisions.read(connection, schema)
         lines = comparison.differences(connection, schema)
+        if found is not None and found.distributed:
+            lines += [f"{step}: missing" for step in distribution.missing(connection, schema)]
         if found is not None and found.is_newer and found.is_usable:
             return [line for line in lines if not line.endswith(": not expected")]
         return lines
+
+
+def distribute(
+    target: Target,
+    *,
+    schema: str = DEFAULT_SCHEMA,
+    dry_run: bool = False,
+    lock_timeout: timedelta = LOCK_TIMEOUT,
+) -> list[str]:
+    """Distribute the tables over the servers of a Citus cluster: by namespace, all tables alike.
+
+    A namespace is then on one server, with all of its rows. Prices and settings are copied to every server. What is
+    done already stays as it is: run it again after an upgrade that has added tables. All is done in one transaction, or
+    nothing; whoever writes to the tables waits meanwhile, so stop the application first if they are large.
+
+    Args:
+        target: A PostgreSQL database with the extension `citus`, whose coordinator knows the other servers. A
+            connection in a transaction is left in it, for the caller to commit.
+        schema: The PostgreSQL schema of the tables, which must be at the revision of this version.
+        dry_run: Only say what would be done.
+        lock_timeout: How long to wait for a lock on a table.
+
+    Returns:
+        What was done, or would be, a line per table; empty if there is nothing to do.
+
+    Raises:
+        SchemaMissingError, SchemaOutdatedError, SchemaAheadError: As for `check`. Nothing was changed.
+        SchemaError: The database does not have the extension, or a table is distributed in another way.
+        ReadOnlyError: The tables belong to somebody else. Nothing was changed.
+        InvalidValueError: The target is not PostgreSQL.
+    """
+    checks.schema_name(schema)
+    joined = isinstance(target, Connection) and target.in_transaction()
+    with our_errors(target), reading(target) as connection:
+        if connection is None or connection.dialect.name != "postgresql":
+            raise InvalidValueError("target", "only PostgreSQL's tables can be distributed; give the URL of one")
+        check(connection, schema=schema)
+        steps = distribution.missing(connection, schema)
+        if steps and not dry_run:
+            set_timeout = text("SELECT set_config('lock_timeout', :value, true)")
+            connection.execute(set_timeout, {"value": f"{lock_timeout // timedelta(milliseconds=1)}ms"})
+            if not connection.scalar(
+                text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": revisions.lock_key(schema)}
+            ):
+                raise UnavailableError(f"another process is migrating schema {schema!r}; try again later")
+            distribution.apply(connection, schema, steps)
+            if not joined:
+                connection.commit()
+        return [str(step) for step in steps]
 
 
 def include_object(item: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:

@@ -196,7 +196,8 @@ class Verify:
                 lambda pragma: connection.exec_driver_sql(pragma).one_or_none(), self._options.durability
             )
         try:
-            migrate.check(connection, schema=self._options.schema)
+            if migrate.check(connection, schema=self._options.schema).distributed:
+                self._dialect.distribute()
         except SchemaMissingError:
             if self._dialect.name != "sqlite" or not self._owned:
                 raise

@@ -136,6 +136,34 @@ def check(database: Database, as_json: bool) -> None:
         click.echo(f"the tables match revision {visible(str(revision))}{newer}")
 
 
+@migrate.command(
+    epilog=examples(
+        "statestore migrate distribute --check --url postgresql://app@coordinator.example.com/app",
+        "statestore migrate distribute --url postgresql://app@coordinator.example.com/app",
+    )
+)
+@click.option("--check", "dry_run", is_flag=True, help="Change nothing: show what would be done; exit with 1 if any.")
+@database_options
+@json_option
+def distribute(database: Database, dry_run: bool, as_json: bool) -> None:
+    """Distribute the tables over the servers of a Citus cluster, by namespace.
+
+    Each namespace is on one server, with all of its rows; prices and settings are copied to every server. What is done
+    already stays as it is. All is done in one transaction or nothing, and whoever writes waits meanwhile.
+    """
+    from statestore import migrate
+
+    steps = migrate.distribute(database.existing_url(), schema=database.schema, dry_run=dry_run)
+    if as_json:
+        click.echo(json_text({"missing" if dry_run else "done": steps}))
+    for step in [] if as_json else steps:
+        click.echo(visible(step))
+    if dry_run and steps:
+        raise Failure("the tables are not distributed; do it with: statestore migrate distribute")
+    if not steps and not as_json:
+        click.echo("the tables are distributed")
+
+
 def _tell_revision(revision: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json_text({"revision": revision}))

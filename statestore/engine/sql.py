@@ -120,19 +120,27 @@ class Dialect:
         self.name = name
         # PostgreSQL's clock serves all hosts alike; a clock handed in replaces it, and SQLite has only ours.
         self.server_time = server_time and name == "postgresql"
-        # Whether PostgreSQL's tables are distributed by namespace over several servers.
         self.distributed = distributed
         # As psycopg takes it, for which a single % begins a parameter.
         self.schema_prefix = '"' + checks.schema_name(schema_name).replace('"', '""').replace("%", "%%") + '".'
-        self.tokens = self._tokens()
-        self.functions = self._functions()
-        self.tokens["live"] = _with_tokens(schema.LIVE_SESSION, self)
+        self._prepare()
         # As `time`, for a column that is never empty: without a call in Python, since every entry has one.
         self.instant: Callable[[Any], datetime] = (
             methodcaller("astimezone", UTC) if name == "postgresql" else datetime.fromisoformat
         )
+
+    def _prepare(self) -> None:
+        self.tokens = self._tokens()
+        self.functions = self._functions()
+        self.tokens["live"] = _with_tokens(schema.LIVE_SESSION, self)
         # Statements built for a shape (a batch size, a set of filters) come and go, so this is bounded.
         self.render: Callable[[Statement], str] = lru_cache(maxsize=1024)(self._render)
+
+    def distribute(self) -> None:
+        """Write statements from now on for tables that are distributed by namespace over several servers."""
+        if not self.distributed:
+            self.distributed = True
+            self._prepare()
 
     def _render(self, statement: Statement) -> str:
         return statement.render(self)

@@ -6,14 +6,18 @@ release before go on, and can be restarted, while a deployment rolls out. Schema
 column, and the code of that time refuses every schema but its own.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
 
 from statestore import schema
 from statestore.errors import SchemaAheadError, SchemaError
 from statestore.schema import VERSION_TABLE
+
+CITUS = "pg_catalog.pg_dist_partition"
+"""Where Citus says which tables are distributed, and by what; there is none without it."""
 
 
 def head() -> str:
@@ -23,10 +27,17 @@ def head() -> str:
 
 @dataclass(frozen=True, slots=True)
 class SchemaRevision:
-    """The revision of a schema, and of the oldest code that may use it; None where it does not say."""
+    """The revision of a schema, and of the oldest code that may use it; None where it does not say.
+
+    Attributes:
+        revision: The revision.
+        oldest_code: The revision of the oldest code.
+        distributed: Whether its tables are distributed over several servers, by Citus.
+    """
 
     revision: str
     oldest_code: str | None
+    distributed: bool = False
 
     @property
     def is_newer(self) -> bool:
@@ -50,12 +61,33 @@ def read(connection: Connection, schema_name: str) -> SchemaRevision | None:
     # All columns, since older schemas have one less: no round trip more to find out which. As text, since each store
     # that is opened would have to compile it.
     of_schema = "" if where is None else f"{connection.dialect.identifier_preparer.quote_schema(where)}."
-    rows = connection.exec_driver_sql(f"SELECT * FROM {of_schema}{VERSION_TABLE}").mappings()
+    also = "" if where is None else f", to_regclass('{CITUS}') IS NOT NULL AS has_citus"
+    rows = connection.exec_driver_sql(f"SELECT *{also} FROM {of_schema}{VERSION_TABLE}").mappings()
     found: list[dict[str, Any]] = [dict(row) for row in rows]
     if len(found) > 1:
         several = ", ".join(row["version_num"] for row in found)
         raise SchemaError(f"{VERSION_TABLE} has several revisions, {several}; delete all but the right one")
-    return SchemaRevision(found[0]["version_num"], found[0].get("oldest_code")) if found else None
+    if not found:
+        return None
+    distributed = bool(found[0].get("has_citus")) and _is_distributed(connection, schema_name)
+    return SchemaRevision(found[0]["version_num"], found[0].get("oldest_code"), distributed)
+
+
+def _is_distributed(connection: Connection, schema_name: str) -> bool:
+    sessions = (
+        "SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = :schema AND c.relname = 'sessions'"
+    )
+    found = connection.scalar(
+        text(f"SELECT 1 FROM {CITUS} WHERE CAST(logicalrelid AS oid) = ({sessions})"), {"schema": schema_name}
+    )
+    return found is not None
+
+
+def lock_key(schema_name: str) -> int:
+    """The key of the advisory lock that admits one migrator of a schema at a time."""
+    digest = hashlib.sha256(f"statestore:{schema_name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def ahead(where: str, found: SchemaRevision) -> SchemaAheadError:
