@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.citus import CitusCluster
 from tests.postgres import PostgresServer, start_server
 from tests.support.clock import MovableClock
 from tests.support.content import Content
@@ -43,6 +44,8 @@ def template_database(postgres: PostgresServer) -> Iterator[str]:
 
     with postgres.database() as name:
         upgrade(postgres.url(name))
+        if isinstance(postgres, CitusCluster):
+            postgres.distribute(name)
         yield name
 
 

@@ -190,7 +190,7 @@ class LocalServer(PostgresServer):
 
 
 def start_server(*, settings: Mapping[str, str] | None = None, directory: Path | None = None) -> PostgresServer:
-    """Start a server, or connect to the one that STATESTORE_TEST_POSTGRES_URL names.
+    """Start a server, or connect to the one that STATESTORE_TEST_POSTGRES_URL or STATESTORE_TEST_CITUS_URL names.
 
     Args:
         settings: What to set beyond or instead of `SETTINGS`. When given, even empty, a server of one's own is
@@ -200,9 +200,13 @@ def start_server(*, settings: Mapping[str, str] | None = None, directory: Path |
     Raises:
         RuntimeError: There is no PostgreSQL, or it did not start.
     """
-    url = os.environ.get("STATESTORE_TEST_POSTGRES_URL")
-    if url and settings is None:
-        return PostgresServer(make_url(url))
+    if settings is None:
+        if citus := os.environ.get("STATESTORE_TEST_CITUS_URL"):
+            from tests.citus import CitusCluster
+
+            return CitusCluster(make_url(citus))
+        if url := os.environ.get("STATESTORE_TEST_POSTGRES_URL"):
+            return PostgresServer(make_url(url))
     return LocalServer(_find_binaries(), settings=settings or {}, directory=directory)
 
 

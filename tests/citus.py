@@ -1,0 +1,64 @@
+"""A Citus cluster that somebody else runs, for the contract tests: STATESTORE_TEST_CITUS_URL names its coordinator.
+
+The tests of PostgreSQL run there, each on a distributed schema of its own. That takes a superuser's URL and the
+extension in the database that it names, whose coordinator knows the other servers.
+"""
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import URL
+
+from tests.postgres import PostgresServer
+
+# Of each table. Every shard is a file, and each test copies them all.
+SHARDS = 2
+
+
+class CitusCluster(PostgresServer):
+    """Its databases are on all servers, each a copy of what the same server has."""
+
+    def __init__(self, url: URL) -> None:
+        super().__init__(url)
+        with psycopg.connect(super().url(url.database or "postgres")) as connection:
+            nodes = connection.execute(
+                "SELECT nodename, nodeport, groupid = 0 FROM pg_dist_node WHERE isactive ORDER BY groupid"
+            ).fetchall()
+        self._nodes = [(name, port) for name, port, _ in nodes]
+        self._coordinator = next((name, port) for name, port, coordinates in nodes if coordinates)
+        self._workers = [
+            PostgresServer(self._url.set(host=name, port=port)) for name, port, first in nodes if not first
+        ]
+
+    def create_database(self, name: str, template: str | None = None) -> None:
+        for server in self._workers:
+            server.create_database(name, template)
+        super().create_database(name, template)
+
+    def drop_database(self, name: str) -> None:
+        super().drop_database(name)
+        for server in self._workers:
+            server.drop_database(name)
+
+    def stop(self) -> None:
+        super().stop()
+        for server in self._workers:
+            server.stop()
+
+    def distribute(self, name: str) -> None:
+        """Distribute the schema of a database, and let it be copied: nobody may be connected to it then."""
+        from statestore.migrate import distribute
+
+        for server in (self, *self._workers):
+            with psycopg.connect(server.url(name), autocommit=True) as connection:
+                connection.execute("CREATE EXTENSION citus")
+        with psycopg.connect(self.url(name), autocommit=True) as connection:
+            connection.execute("SELECT citus_set_coordinator_host(%s, %s)", self._coordinator)
+            for node in self._nodes:
+                if node != self._coordinator:
+                    connection.execute("SELECT citus_add_node(%s, %s)", node)
+        distribute(f"{self.url(name)}?options=-c%20citus.shard_count%3D{SHARDS}")
+        for server in (self, *self._workers):
+            server._execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))
+            server._execute(
+                sql.SQL("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = {}").format(name)
+            )
