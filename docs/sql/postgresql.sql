@@ -127,8 +127,9 @@ up AS (
         keep_until = (new_end.expires_at AT TIME ZONE 'UTC' + coalesce(e.keep_until - e.expires_at,
             interval '0')) AT TIME ZONE 'UTC'
     FROM whole, (SELECT ((coalesce(CAST(%(until)s AS timestamptz),
-        statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') AS expires_at) AS
-        new_end
+        statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') AS expires_at,
+        ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(keep)s AS
+        interval)) AT TIME ZONE 'UTC') AS keep_until) AS new_end
     WHERE e.namespace = %(namespace)s AND e.key = %(key)s AND whole.total BETWEEN -9223372036854775808
         AND 18446744073709551615
     RETURNING whole.total, whole.version, e.version AS new_version),
@@ -156,7 +157,9 @@ UPDATE "statestore".cache_entries AS e SET value = %(value)s, codec = %(codec)s,
 keep_until = (new_end.expires_at AT TIME ZONE 'UTC' + coalesce(e.keep_until - e.expires_at,
     interval '0')) AT TIME ZONE 'UTC' FROM
     (SELECT ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS
-    interval)) AT TIME ZONE 'UTC') AS expires_at) AS new_end WHERE namespace = %(namespace)s AND key = %(key)s;
+    interval)) AT TIME ZONE 'UTC') AS expires_at,
+    ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(keep)s AS interval))
+    AT TIME ZONE 'UTC') AS keep_until) AS new_end WHERE namespace = %(namespace)s AND key = %(key)s;
 
 -- cache/counters.py: _RETAG
 -- Serves CacheCounters.increment.
@@ -181,7 +184,9 @@ UPDATE "statestore".cache_entries AS e SET expires_at = new_end.expires_at,
 keep_until = (new_end.expires_at AT TIME ZONE 'UTC' + coalesce(e.keep_until - e.expires_at,
     interval '0')) AT TIME ZONE 'UTC' FROM
     (SELECT ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS
-    interval)) AT TIME ZONE 'UTC') AS expires_at) AS new_end WHERE e.namespace = %(namespace)s AND e.key = %(key)s
+    interval)) AT TIME ZONE 'UTC') AS expires_at,
+    ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(keep)s AS interval))
+    AT TIME ZONE 'UTC') AS keep_until) AS new_end WHERE e.namespace = %(namespace)s AND e.key = %(key)s
     AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) RETURNING e.key;
 
 -- cache/eviction.py: ALONE
@@ -984,11 +989,12 @@ up AS (
     UPDATE "statestore".cache_entries AS e SET (value, codec, size_bytes, agent_name, request, content_hash, metadata,
         version, created_at, expires_at, keep_until, last_accessed_at, access_seq, access_count) = ROW (%(value)s,
         %(codec)s, %(size)s, CAST(%(agent_name)s AS text), CAST(%(request)s AS json), CAST(%(content_hash)s AS text),
-        CAST(%(metadata)s AS json), %(version)s, statement_timestamp(),
-        ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS
-        interval)) AT TIME ZONE 'UTC'),
+        CAST(%(metadata)s AS json), %(version)s, statement_timestamp(), new_end.expires_at, new_end.keep_until,
+        statement_timestamp(), %(stamp)s, 0) FROM old,
+        (SELECT ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(ttl)s AS
+        interval)) AT TIME ZONE 'UTC') AS expires_at,
         ((coalesce(CAST(%(until)s AS timestamptz), statement_timestamp()) AT TIME ZONE 'UTC' + CAST(%(keep)s AS
-        interval)) AT TIME ZONE 'UTC'), statement_timestamp(), %(stamp)s, 0) FROM old
+        interval)) AT TIME ZONE 'UTC') AS keep_until) AS new_end
     WHERE e.namespace = %(namespace)s AND e.key = %(key)s
     RETURNING old.size_bytes, old.version, old.live)
 , tagged AS (
@@ -2876,8 +2882,9 @@ own AS MATERIALIZED (
     WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
         AND (((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.next_seq > s.first_seq
-        AND CAST(%(n)s AS bigint) > 0) AND NOT (EXISTS (SELECT 1 FROM "statestore".session_segments AS g
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+        AND s.next_seq > greatest(s.first_seq, s.next_seq - CAST(%(n)s AS bigint)))
+        AND NOT (EXISTS (SELECT 1 FROM "statestore".session_segments AS g
         WHERE g.namespace = %(namespace)s AND g.owner_session_id = s.session_id)
     OR EXISTS (SELECT 1 FROM "statestore".session_segments AS g
         WHERE g.namespace = %(namespace)s AND g.session_id = s.session_id))),

@@ -27,7 +27,7 @@ _STALE_SQLITE = """coalesce(1000000
         * (strftime('%s', substr(keep_until, 1, 19)) - strftime('%s', substr(expires_at, 1, 19)))
         + substr(keep_until, 21, 6) - substr(expires_at, 21, 6), 0)"""
 # Beside the row, from `FROM_END`: what an UPDATE computes of columns may ask no clock in a distributed database.
-FROM_END = f"(SELECT {EXPIRES_POSTGRESQL} AS expires_at) AS new_end"
+FROM_END = f"(SELECT {EXPIRES_POSTGRESQL} AS expires_at, {KEPT_POSTGRESQL} AS keep_until) AS new_end"
 ENDS_POSTGRESQL = f"""expires_at = new_end.expires_at,
             keep_until = (new_end.expires_at AT TIME ZONE 'UTC' + {_STALE_POSTGRESQL}) AT TIME ZONE 'UTC'"""
 ENDS_SQLITE = f"expires_at = {EXPIRES_SQLITE}, keep_until = $later(:ttl + {_STALE_SQLITE})"

@@ -15,6 +15,7 @@ from statestore.repositories.cache.lifetimes import (
     EXPIRES_POSTGRESQL,
     EXPIRES_SQLITE,
     EXPIRES_VARIED,
+    FROM_END,
     KEPT_POSTGRESQL,
     KEPT_SQLITE,
     KEPT_VARIED,
@@ -171,7 +172,8 @@ def set_one_postgresql(*, tagged: bool, described: bool) -> Statement:
 def replace_one_postgresql(*, tagged: bool, described: bool) -> Statement:
     """One entry where there is one already, which takes no room: what most sets in a full cache are."""
     description = _COMMON if described else _NOTHING
-    values = f":value, :codec, :size, {description}, :version, {_TIMES_POSTGRESQL}, :stamp, 0"
+    times = "$now, new_end.expires_at, new_end.keep_until, $now"
+    values = f":value, :codec, :size, {description}, :version, {times}, :stamp, 0"
     tags = """, tagged AS (
         INSERT INTO $cache_tags (namespace, tag, version, key)
         SELECT :namespace, n.tag, :version, :key FROM up, unnest(CAST(:tags AS text[])) AS n (tag)
@@ -181,7 +183,7 @@ def replace_one_postgresql(*, tagged: bool, described: bool) -> Statement:
     WITH old AS MATERIALIZED ({_OLD} WHERE e.namespace = :namespace AND e.key = :key),
     untagged AS ({_UNTAGGED_ONE}),
     up AS (
-        UPDATE $cache_entries AS e SET ({", ".join(_NAMES[2:])}) = ROW ({values}) FROM old
+        UPDATE $cache_entries AS e SET ({", ".join(_NAMES[2:])}) = ROW ({values}) FROM old, {FROM_END}
         WHERE e.namespace = :namespace AND e.key = :key
         RETURNING old.size_bytes, old.version, old.live)
     {tags if tagged else ""}

@@ -30,7 +30,8 @@ _POP = unshared.release(
     f""", {_SHORTENED % f"next_seq = own.from_seq, last_turn = {_LAST_TURN}"}, {_FORGOTTEN % "own.from_seq"}
     SELECT held.lives, (SELECT count(*) FROM own), g.* FROM held LEFT JOIN gone AS g ON true""",
     from_seq="greatest(s.first_seq, s.next_seq - CAST(:n AS bigint))",
-    where="$live AND s.next_seq > s.first_seq AND CAST(:n AS bigint) > 0",
+    # Not `:n > 0`, which may be false for all: Citus then looks at no table, and finds no `xmin`.
+    where="$live AND s.next_seq > greatest(s.first_seq, s.next_seq - CAST(:n AS bigint))",
     rows=entry_rows.COLUMNS,
 )
 
