@@ -10,6 +10,7 @@ from statestore.cli.cache import cache
 from statestore.cli.claude_code import claude_code
 from statestore.cli.delete import delete
 from statestore.cli.demo import demo
+from statestore.cli.doctor import doctor
 from statestore.cli.exporting import conexus, export, promptkit, statestore_file
 from statestore.cli.fork import fork
 from statestore.cli.importing import import_
@@ -74,6 +75,7 @@ for command in (
     retention,
     namespaces,
     vacuum,
+    doctor,
     report,
     prices,
 ):

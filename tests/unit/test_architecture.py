@@ -36,6 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("migrate",),
     ("options",),
     ("store", "async_store", "lazy", "context", "portable", "portable_files", "sweeper", "shared_prices", "vacuuming"),
+    ("doctor",),
     ("adapters",),
     ("importers",),
     ("reports",),
