@@ -41,7 +41,7 @@ from statestore.values.conversations import ConversationState, SaveReport, Unsav
 from statestore.values.history import Entry, EntryLike, EntryPlace, NewEntry, Summary, Usage, Window
 from statestore.values.markers import MISSING, NEVER
 from statestore.values.namespaces import NamespaceInfo, NamespaceReceipt
-from statestore.values.operations import Operation
+from statestore.values.operations import ModelCall, Operation
 from statestore.values.prices import ModelPrice
 from statestore.values.sessions import (
     Ancestor,
@@ -136,6 +136,7 @@ __all__ = [
     "Lease",
     "Lineage",
     "Lists",
+    "ModelCall",
     "ModelPrice",
     "ModelUsage",
     "NamespaceInfo",

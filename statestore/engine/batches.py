@@ -8,7 +8,7 @@ from statestore.engine.calls import Call
 from statestore.engine.driver_errors import classify
 from statestore.engine.execution import Retryable
 from statestore.engine.sql import Link, Settings
-from statestore.engine.telemetry import tell_batch
+from statestore.engine.telemetry import Telemetry, tell_batch
 from statestore.errors import StateStoreError
 
 
@@ -49,6 +49,8 @@ class BatchRunner(Protocol):
 
     @property
     def settings(self) -> Settings: ...
+    @property
+    def telemetry(self) -> Telemetry: ...
     def run_batch(self, work: Callable[[Link], None], until: float) -> None: ...
 
 
@@ -70,6 +72,7 @@ def carry_out(batching: Batching[Any], database: BatchRunner, calls: Sequence[Ca
     if together:
         try:
             database.run_batch(lambda link: batching.run(link, together), until)
+            database.telemetry.note_batch(calls[0].name, len(together))
         except Exception as exc:
             # Each by itself finds out what is wrong, and with whom. It may have been done and the reply been lost: as
             # at any second try, what is stored already is found.

@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 from statestore.engine.sql import Link
+from statestore.values.operations import ModelCall
 
 if TYPE_CHECKING:
     from statestore.engine.batches import Batching
@@ -17,6 +18,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
 Method = Callable[Concatenate[S, P], R]
+ModelCalls: TypeAlias = tuple[str | None, tuple[ModelCall, ...]]
+"""A session, and the calls of models that were stored."""
 
 
 class Mode(Enum):
@@ -95,12 +98,16 @@ def in_batches(batching: Batching[Any]) -> Callable[[Method[S, P, R]], Method[S,
 
 
 def reported_as(
-    name: str | None = None, *, rows: Callable[[Any], int | None] | None = None
+    name: str | None = None,
+    *,
+    rows: Callable[[Any], int | None] | None = None,
+    model_calls: Callable[[Call, Any], ModelCalls] | None = None,
 ) -> Callable[[Method[S, P, R]], Method[S, P, R]]:
     """How hooks and logs hear of the operation, where that does not follow from its declaration.
 
     *name*: of the work that it is a step of, by default its own in its repository's group. *rows* counts what came back
-    or was written in its result, where the type of that does not say.
+    or was written in its result, where the type of that does not say. *model_calls* finds the calls of models that it
+    has stored, and their session, in the call and its result.
     """
 
     def mark(method: Method[S, P, R]) -> Method[S, P, R]:
@@ -108,6 +115,8 @@ def reported_as(
             method.name = name  # type: ignore[attr-defined]
         if rows is not None:
             method.rows = rows  # type: ignore[attr-defined]
+        if model_calls is not None:
+            method.model_calls = model_calls  # type: ignore[attr-defined]
         return method
 
     return mark

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, PoolProxiedConnection, event
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, QueuePool, event
 
 from statestore.engine import cursor_events, forking, hosts, lost_places
 from statestore.engine.bounded import LeftBehind, run_until
@@ -19,7 +19,7 @@ from statestore.engine.deadlines import ends_at
 from statestore.engine.driver_errors import classify, classify_or_raise, raise_alone
 from statestore.engine.execution import Retryable, no_retry, translated
 from statestore.engine.pooler import MADE_AT
-from statestore.engine.slots import Slots
+from statestore.engine.slots import PoolState, Slots
 from statestore.engine.sql import Connected, Dialect
 from statestore.engine.sqlite_files import FILE, SqliteFile
 from statestore.engine.telemetry import LossLog
@@ -95,6 +95,15 @@ class Connections:
         self._closed = True
         if self._owned:
             self._close_idle()
+
+    def pool(self) -> PoolState | None:
+        """How many connections there are now, and who waits; None for a caller's pool that does not count."""
+        slots, pool = self.slots, self.engine.pool
+        if slots is not None:
+            return PoolState(slots.size, slots.taken, len(self._idle), slots.waiting)
+        if not isinstance(pool, QueuePool):
+            return None
+        return PoolState(pool.size() + max(0, pool._max_overflow), pool.checkedout(), pool.checkedin(), 0)
 
     @contextmanager
     def connected(self, until: float) -> Iterator[Connected]:

@@ -30,6 +30,7 @@ from statestore.engine.execution import (
 )
 from statestore.engine.fair_lock import ANY_TIME, FairLock, Ticket
 from statestore.engine.listening import Listener, ListenStatements
+from statestore.engine.slots import PoolState
 from statestore.engine.sql import Connected, Dialect, Link, Settings
 from statestore.engine.telemetry import BEGIN, Telemetry, tell_retry
 from statestore.engine.thread_batches import ThreadBatches
@@ -82,6 +83,10 @@ class Database:
     @property
     def closed(self) -> bool:
         return self._connections.closed
+
+    def pool(self) -> PoolState | None:
+        """See `Connections.pool`."""
+        return self._connections.pool()
 
     def verify(self) -> None:
         """Connect, and check the tables: once."""

@@ -4,6 +4,16 @@ import math
 import threading
 import time
 from collections import deque
+from typing import NamedTuple
+
+
+class PoolState(NamedTuple):
+    """How many connections there may be, how many are in use and idle, and how many callers wait for one."""
+
+    size: int
+    used: int
+    idle: int
+    waiting: int
 
 
 class Slots:
@@ -18,6 +28,10 @@ class Slots:
     @property
     def taken(self) -> int:
         return self.size - self._free
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
 
     def take(self, until: float, patience: float = math.inf) -> bool:
         """Take a place; False if none became free *until* then, on the monotonic clock, or for *patience* seconds."""

@@ -13,7 +13,7 @@ from operator import attrgetter
 from types import UnionType
 from typing import Any, TypeAlias, get_args, get_origin
 
-from statestore.engine.calls import Call, Mode, mode_of
+from statestore.engine.calls import Call, Mode, ModelCalls, mode_of
 from statestore.errors import InvalidValueError, StateStoreError
 from statestore.values.operations import Operation
 
@@ -27,6 +27,7 @@ BEGIN = "the beginning of a transaction"
 _OUTAGE = 5.0
 # What is public comes back as one of these.
 _VALUES = "statestore.values."
+_NO_MODEL_CALLS: ModelCalls = (None, ())
 _REASONS = {"40P01": "a deadlock", "40001": "a serialization failure"}
 
 
@@ -51,6 +52,8 @@ class Telemetry:
     def __init__(self, namespace: str, slow_call: float | None = None) -> None:
         self.watchers: dict[object, Hook] = {}
         """Who wants to hear of operations. While it is empty, nothing is measured."""
+        self.batches: dict[str, tuple[int, int]] = {}
+        """How many batches there were, and how many calls in them, by operation."""
         self._namespace = namespace
         self._failed: set[object] = set()
         self._telling = threading.local()
@@ -70,6 +73,11 @@ class Telemetry:
 
         return unsubscribe
 
+    def note_batch(self, name: str, calls: int) -> None:
+        """So many calls were carried out together. Counted always: beside what a batch costs it is nothing."""
+        batches, total = self.batches.get(name, (0, 0))
+        self.batches[name] = (batches + 1, total + calls)
+
     @contextmanager
     def watching(self, call: Call) -> Iterator[Outcome]:
         """Tell of a call that is run in the block, which leaves its result in the outcome."""
@@ -85,7 +93,9 @@ class Telemetry:
         finally:
             duration = time.perf_counter() - began
             rows = None if error else _rows(call.method)(outcome.result)
-            self._tell(call.name, duration, call.attempt, rows, error)
+            find = None if error else getattr(call.method, "model_calls", None)
+            stored = _NO_MODEL_CALLS if find is None else find(call, outcome.result)
+            self._tell(call.name, duration, call.attempt, rows, error, stored)
 
     def watched(self, runner: Any) -> Any:
         """*runner*, of a transaction that has begun; its calls are told of, each by itself, if anybody listens."""
@@ -109,12 +119,28 @@ class Telemetry:
         finally:
             self._tell(TRANSACTION, time.perf_counter() - began, outcome.attempts, None, error)
 
-    def _tell(self, name: str, duration: float, attempts: int, rows: int | None, error: str | None) -> None:
+    def _tell(
+        self,
+        name: str,
+        duration: float,
+        attempts: int,
+        rows: int | None,
+        error: str | None,
+        stored: ModelCalls = _NO_MODEL_CALLS,
+    ) -> None:
         # A hook that calls the store is not told of its own calls, or it would never come to an end.
         if not self.watchers or getattr(self._telling, "now", False):
             return
+        session_id, model_calls = stored
         operation = Operation(
-            name=name, namespace=self._namespace, duration=duration, attempts=attempts, rows=rows, error=error
+            name=name,
+            namespace=self._namespace,
+            duration=duration,
+            attempts=attempts,
+            rows=rows,
+            error=error,
+            session_id=session_id if model_calls else None,
+            model_calls=model_calls,
         )
         self._telling.now = True
         try:

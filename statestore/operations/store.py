@@ -13,6 +13,7 @@ class StoreOperations(Operations):
     """Operations of a store as a whole."""
 
     stats = operation(StoreStatistics.stats)
+    ping = operation(StoreStatistics.ping)
 
     @block
     def turn(

@@ -634,6 +634,8 @@ case("usage.storage", history, lambda store, s: store.usage.storage(), ONE, (1, 
 case("usage.expiry_backlog", history, lambda store, s: store.usage.expiry_backlog(), Cost(2, 2, 2), (2, 2))
 case("sweep, nothing due", history, lambda store, s: store.sweep(), Cost(23, 23, 7), (23, 7))
 case("stats", history, lambda store, s: store.stats(), ONE, (1, 1))
+case("ping", nothing, lambda store, s: store.ping(), ONE, (1, 1))
+case("ping, writes", nothing, lambda store, s: store.ping(writes=True), ONE, (1, 1))
 
 
 def measure(store: Store, traffic: Traffic, prepare: Act, act: Act) -> Cost:

@@ -15,6 +15,7 @@ has committed.
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -23,6 +24,7 @@ from typing import Final
 from statestore.checking import exactjson
 from statestore.engine import forking
 from statestore.repositories.cache.options import CacheOptions
+from statestore.repositories.cache.stamps import stamps
 
 MAX_PENDING: Final = 1000
 """How many different entries may have unwritten hits; in a small cache it is as many as that holds, at least 100."""
@@ -30,28 +32,6 @@ MAX_KEPT: Final = 10 * MAX_PENDING
 """How many are kept while they cannot be written. Beyond that the oldest half is forgotten."""
 MAX_AGE: Final = timedelta(seconds=10)
 """How long a count may stay unwritten while the store is in use."""
-
-
-class _Stamps:
-    """Numbers that grow with each access, on all hosts whose clocks agree, and never repeat in a process."""
-
-    def __init__(self) -> None:
-        self._last = 0
-        self.renew_after_fork()
-        forking.renew_in_child(self)
-
-    def renew_after_fork(self) -> None:
-        self._lock = threading.Lock()
-
-    def take(self, count: int = 1) -> int:
-        """The first of *count* numbers in a row."""
-        with self._lock:
-            first = max(self._last + 1, time.time_ns())
-            self._last = first + count - 1
-            return first
-
-
-stamps: Final = _Stamps()
 
 
 UNTAGGED: Final = 2**62
@@ -85,6 +65,10 @@ class Pending:
         if by:
             counters = self.counters.setdefault((at.date().isoformat(), agent_name or ""), {})
             counters[counter] = counters.get(counter, 0) + by
+
+    def totals(self) -> Counter[str]:
+        """Over all days and agents."""
+        return sum(map(Counter, self.counters.values()), Counter())
 
     def forget_oldest(self) -> None:
         """Of the hits keep the latest half; the counters stay."""
@@ -161,6 +145,8 @@ class CacheState:
         self._timer = timer
         self._own_lock = threading.RLock()
         self._pending = Pending()
+        # What was taken to be written, of all that was ever counted here.
+        self._taken: Counter[str] = Counter()
         self._since: float | None = None
         self._not_before = 0.0
         self._most_pending = min(MAX_PENDING, max(100, options.max_entries or MAX_PENDING))
@@ -248,12 +234,19 @@ class CacheState:
         """The unwritten counts, which the caller writes, or gives back."""
         with self._lock:
             taken, self._pending, self._since = self._pending, Pending(), None
+            self._taken.update(taken.totals())
             return taken
+
+    def totals(self) -> Counter[str]:
+        """What has happened in this cache through this process since it was opened: hits, misses, sets and so on."""
+        with self._lock:
+            return self._taken + self._pending.totals()
 
     def give_back(self, taken: Pending) -> None:
         if not taken:
             return
         with self._lock:
+            self._taken.subtract(taken.totals())
             taken.add(self._pending)
             self._pending = taken
             if len(taken.hits) > MAX_KEPT:
@@ -363,6 +356,7 @@ class CacheState:
         assert self._parent is not None
         with self._lock:
             self._parent._lower(self._removed, self._began_at)
+            self._parent._taken.update(self._pending.totals())  # It was not taken from there.
             self._parent.give_back(self._pending)
             self._release()
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from statestore.checking import checks
-from statestore.engine.calls import reads, writes_in_one_statement
+from statestore.engine.calls import reads, reported_as, writes_in_one_statement
 from statestore.engine.sql import Statement
 from statestore.errors import ConflictError, SessionNotFoundError
 from statestore.repositories.base import Repository
@@ -116,6 +116,7 @@ class TurnWork(Repository, group="turn"):
         """
         session_rows.check_lease(self._link, lease)
 
+    @reported_as(model_calls=entry_rows.model_calls)
     @writes_in_one_statement
     def commit(
         self,

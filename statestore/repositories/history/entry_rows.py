@@ -10,6 +10,7 @@ import orjson
 
 from statestore import schema
 from statestore.checking import checks, exactjson, messages, sdk_objects
+from statestore.engine.calls import Call, ModelCalls
 from statestore.engine.columns import Columns, kinds
 from statestore.engine.sql import Link, Params, Row, Statement
 from statestore.engine.sql_parts import each, numbered, value_rows
@@ -18,6 +19,7 @@ from statestore.repositories.usage.records import usage_columns
 from statestore.values import ids
 from statestore.values.fast_dataclass import builder, draft
 from statestore.values.history import Entry, EntryLike, NewEntry, Usage
+from statestore.values.operations import ModelCall
 
 KINDS = kinds(schema.history_entries)
 _REQUIRED = ("entry_id", "turn", "role", "content", "content_bytes")
@@ -292,3 +294,19 @@ def from_rows(link: Link, session_id: str, rows: Sequence[Row]) -> list[Entry]:
     raise exactjson.damaged(
         "history_entries", f"position {seq} of session {session_id!r}", session_id=session_id, seq=seq
     )
+
+
+def model_calls(_: Call, stored: Sequence[Entry]) -> ModelCalls:
+    """The calls of models among entries that were stored, for those who watch operations."""
+    called = tuple(
+        ModelCall(
+            usage=entry.usage,
+            provider_name=entry.provider_name,
+            request_model=entry.request_model,
+            response_model=entry.response_model,
+            duration=entry.duration,
+        )
+        for entry in stored
+        if entry.usage.input_tokens is not None or entry.usage.output_tokens is not None
+    )
+    return (stored[0].session_id, called) if called else (None, ())

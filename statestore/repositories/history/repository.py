@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from statestore.checking import checks
-from statestore.engine.calls import in_batches, writes_in_one_statement, writes_once_in_one_statement
+from statestore.engine.calls import in_batches, reported_as, writes_in_one_statement, writes_once_in_one_statement
 from statestore.errors import ConflictError, SessionNotFoundError
 from statestore.repositories.history import (
     appending,
@@ -34,6 +34,7 @@ class HistoryRepository(
     """The ordered entries of a session. Positions (`seq`) start at 1 and have no gaps."""
 
     @in_batches(APPENDS)
+    @reported_as(model_calls=entry_rows.model_calls)
     @writes_in_one_statement
     def append(
         self,

@@ -8,6 +8,7 @@ from statestore.checking import checks, exactjson
 from statestore.engine.calls import reads
 from statestore.engine.sql import Statement
 from statestore.engine.sql_parts import each
+from statestore.errors import ReadOnlyError
 from statestore.repositories.base import Repository
 from statestore.repositories.sessions import session_rows
 from statestore.values.history import Usage
@@ -63,6 +64,10 @@ _STORE = f"""
 )
 
 
+# By the primary key: as quick as it gets, and nothing is ever found.
+_PING = Statement("""
+    SELECT $writable, (SELECT s.status FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = '')""")
+
 _SESSION_STATS = Statement(postgresql=_SESSION % "json_object_agg", sqlite=_SESSION % "json_group_object")
 _STORE_STATS = Statement(_STORE)
 
@@ -112,6 +117,27 @@ class StatisticsRepository(Repository):
 
 class StoreStatistics(Repository, group="store"):
     """Figures about a namespace."""
+
+    @reads
+    def ping(self, *, writes: bool = False) -> None:
+        """Make sure that the database answers: for a service's readiness, in one round trip.
+
+        It shows that a connection can be had, that the server answers on it, and that the tables can be read. It does
+        not show that there is room on the disk, nor that locks are free. A connection that was lost is made anew, and
+        tried for as long as the store's `retry_for` allows; `with statestore.deadline(1): store.ping()` answers within
+        a second, whatever happens. For liveness, ask nothing: to restart a process does not bring a database back.
+
+        Args:
+            writes: Also make sure that this server takes writes from this role: that it is no standby, and not
+                read-only. On SQLite this says nothing; there the first write finds out.
+
+        Raises:
+            UnavailableError: The database does not answer, or not in time.
+            ReadOnlyError: *writes* is true, and the server takes none.
+        """
+        found = self._link.one(_PING)
+        if writes and not (found and found[0]):
+            raise ReadOnlyError("the database takes no writes here: it is a standby, read-only, or lacks grants")
 
     @reads
     def stats(self) -> StoreStats:

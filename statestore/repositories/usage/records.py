@@ -7,7 +7,7 @@ from typing import Any
 
 from statestore import schema
 from statestore.checking import checks
-from statestore.engine.calls import writes_in_one_statement
+from statestore.engine.calls import Call, ModelCalls, reported_as, writes_in_one_statement
 from statestore.engine.columns import kinds
 from statestore.engine.sql import Link, Params, Statement
 from statestore.engine.sql_parts import arrays, unnest
@@ -15,6 +15,7 @@ from statestore.errors import ConflictError, InvalidValueError
 from statestore.repositories.base import Repository
 from statestore.repositories.usage import price_rows
 from statestore.values.history import Usage
+from statestore.values.operations import ModelCall
 
 ERASED = "erased-"
 """How the random id begins that takes the place of an id which may tell of an erased user."""
@@ -104,9 +105,25 @@ _RENAME_SQLITE = Statement(
 )
 
 
+def _model_call(call: Call, _: None) -> ModelCalls:
+    given = call.kwargs
+    try:
+        usage = Usage.of(given.get("usage"))
+    except InvalidValueError:
+        return None, ()
+    known = ModelCall(
+        usage=usage,
+        provider_name=given.get("provider_name"),
+        response_model=given.get("model"),
+        duration=checks.optional_duration(given.get("duration"), "duration"),
+    )
+    return given.get("session_id"), (known,)
+
+
 class RecordsRepository(Repository, group="usage"):
     """What was used by calls that are no entries."""
 
+    @reported_as(model_calls=_model_call)
     @writes_in_one_statement
     def record(
         self,

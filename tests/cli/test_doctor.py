@@ -1,0 +1,238 @@
+"""`statestore doctor` as a command: what it prints, its exit codes, and where it must work."""
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+from statestore import InvalidValueError, StateStore, doctor
+from statestore.doctor.checks import CHECKS
+from tests.cli.conftest import CommandLine
+from tests.support.command_line import invoke
+from tests.support.wire import Proxy, traced_sqlite
+
+
+@pytest.fixture
+def well(cli: CommandLine) -> CommandLine:
+    """A database where all is well. The test's server is set to be quick, not safe, and its user is a superuser."""
+    if cli.url.startswith("postgresql"):
+        assert cli("doctor", "--fix", "commits").exit_code == 0
+    else:
+        Path(str(make_url(cli.url).database)).chmod(0o600)
+    return cli
+
+
+UNSAFE = "durability"
+
+
+def findings(cli: CommandLine, *arguments: str, code: int) -> dict[str, dict[str, str]]:
+    found = json.loads(cli("doctor", "--json", *arguments, code=code).stdout)
+    return {one["check"]: one for one in found["findings"]}
+
+
+def test_a_healthy_database_is_ok_with_a_line_for_each_check(well: CommandLine) -> None:
+    on_postgresql = well.url.startswith("postgresql")
+    done = well("doctor", code=2 if on_postgresql else 0)
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("      ")]
+    assert {line.split()[0] for line in lines[:-1] if UNSAFE not in line} == {"ok"}
+    assert lines[-1] == ("26 ok, 0 warnings, 1 failure" if on_postgresql else "20 ok, 0 warnings, 0 failures")
+
+
+def test_the_exit_code_is_that_of_the_worst(well: CommandLine) -> None:
+    assert well("doctor", "--check", "schema", "--check", "sweep").exit_code == 0
+    with well.store() as store:
+        store.sessions.create("s")
+    execute(well.url, "UPDATE {s}sessions SET next_seq = 7")
+    assert well("doctor", "--check", "positions", code=2).exit_code == 2
+    execute(well.url, "UPDATE {s}sessions SET next_seq = 1, active_hour = {t}, last_activity_at = {t}")
+    assert well("doctor", "--check", "retention", code=1).exit_code == 1
+    quiet = well("doctor", "--check", "retention", "--check", "schema", "--quiet", code=1).stdout
+    assert [line.split()[0] for line in quiet.splitlines()] == ["warn", "$", "1"]
+
+
+def execute(url: str, sql: str) -> None:
+    if url.startswith("postgresql"):
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(sql.format(s="statestore.", t="timestamptz '2020-01-01'"))  # type: ignore[arg-type]
+    else:
+        with closing(sqlite3.connect(str(make_url(url).database), isolation_level=None)) as file:
+            file.execute(sql.format(s="", t="'2020-01-01T00:00:00.000000Z'"))
+
+
+def test_json_has_everything_of_each_finding(well: CommandLine) -> None:
+    found = json.loads(well("doctor", "--json", "--check", "schema").stdout)
+    assert found["verdict"] == "ok"
+    assert "***" in found["url"] or found["url"].startswith("sqlite")
+    assert found["findings"] == [
+        {"check": "schema", "verdict": "ok", "message": "at revision 0005, the one of this version",
+         "remedy": None, "sql": []}
+    ]  # fmt: skip
+
+
+def test_a_database_without_tables_is_examined_as_far_as_it_goes(empty_cli: CommandLine) -> None:
+    found = findings(empty_cli, code=2)
+    on_postgresql = empty_cli.url.startswith("postgresql")
+    missing = found["schema" if on_postgresql else "connection"]
+    assert missing["verdict"] == "fail"
+    assert missing["remedy"] == "statestore migrate up"
+    assert "indexes" not in found
+    if not on_postgresql:
+        assert not Path(str(make_url(empty_cli.url).database)).exists(), "looking must not make the file"
+
+
+def test_a_refused_connection_is_a_finding_in_the_servers_words(postgres_url: str) -> None:
+    wrong = make_url(postgres_url).set(password="a secret word").render_as_string(hide_password=False)
+    done = invoke("doctor", "--url", wrong)
+    assert done.exit_code == 2
+    assert "password authentication failed for user" in done.stdout
+    assert "127.0.0.1" in done.stdout
+    assert "a secret word" not in done.output
+
+
+def test_a_server_that_is_not_there_is_a_finding(postgres_url: str) -> None:
+    proxy = Proxy(postgres_url)
+    proxy.close()
+    done = invoke("doctor", "--url", proxy.url)
+    assert done.exit_code == 2
+    assert "Connection refused" in done.stdout
+
+
+def test_looking_writes_nothing(well: CommandLine) -> None:
+    with well.store() as store:
+        store.sessions.create("s")
+        store.history.append("s", [{"role": "user", "content": "x"}])
+    if well.url.startswith("sqlite"):
+        path = Path(str(make_url(well.url).database))
+        before = path.read_bytes(), sorted(file.name for file in path.parent.iterdir())
+        well("doctor")
+        assert (path.read_bytes(), sorted(file.name for file in path.parent.iterdir())) == before
+    else:
+        proxy = Proxy(well.url)
+        invoke("doctor", "--url", proxy.url)
+        began = [one for one in proxy.traffic.statements if one.startswith("BEGIN")]
+        assert set(began) == {"BEGIN READ ONLY"}
+        writing = ("INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP", "VACUUM", "ANALYZE", "GRANT")
+        assert not [one for one in proxy.traffic.statements if one.lstrip().startswith(writing)]
+        proxy.close()
+
+
+def test_a_read_only_copy_on_sqlite_can_be_examined(sqlite_cli: CommandLine, tmp_path: Path) -> None:
+    path = Path(str(make_url(sqlite_cli.url).database))
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    copy = Path(shutil.copyfile(path, folder / "copy.db"))
+    copy.chmod(0o400)
+    folder.chmod(0o500)
+    try:
+        done = invoke("doctor", "--url", f"sqlite:///{copy}", "--check", "schema", "--check", "integrity")
+        assert done.exit_code == 0, done.output
+    finally:
+        folder.chmod(0o700)
+
+
+def test_a_check_that_takes_too_long_is_ended_and_says_so(well: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from statestore.doctor import checks
+
+    def endless(patient: doctor.examining.Patient) -> object:  # type: ignore[name-defined]
+        sql = (
+            "SELECT pg_sleep(30)"
+            if patient.on_postgresql
+            else """
+            WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"""
+        )
+        patient.rows(sql)
+        yield from ()
+
+    monkeypatch.setitem(CHECKS, "sweep", [checks.Registered(endless, None, frozenset())])  # type: ignore[arg-type]
+    done = well("doctor", "--check", "sweep", "--timeout", "200ms", code=1)
+    assert "not finished within 0.2 s" in done.stdout
+    assert "statestore doctor --check sweep --timeout 60s" in done.stdout
+
+
+def test_what_would_read_a_large_table_is_left_out_and_says_so(
+    well: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from statestore.doctor import content, file
+
+    monkeypatch.setattr(content, "LARGE_TABLE", 0)
+    monkeypatch.setattr(file, "LARGE_FILE", 0)
+    with well.store() as store:
+        store.sessions.create("s")
+        store.history.append("s", [{"role": "user", "content": "x"}])
+    found = findings(well, "--check", "orphans", "--check", "integrity", code=0)
+    for one in found.values():
+        assert "not looked" in one["message"]
+        assert "--thorough" in one["remedy"]
+    for one in findings(well, "--check", "orphans", "--check", "integrity", "--thorough", code=0).values():
+        assert one["remedy"] is None
+
+
+@pytest.mark.parametrize("name", ["--check", "--fix"])
+def test_an_unknown_check_is_refused_with_the_names(sqlite_cli: CommandLine, name: str) -> None:
+    done = sqlite_cli("doctor", name, "indices", code=2)
+    assert "There is no check 'indices'; there are: connection, driver" in done.stderr
+    with pytest.raises(InvalidValueError, match="there is no check 'indices'"):
+        doctor.examine(sqlite_cli.url, only=["indices"])
+
+
+def test_bad_arguments_are_refused_before_anything_is_sent(sqlite_url: str) -> None:
+    with traced_sqlite(sqlite_url) as traffic:
+        for bad in ({"timeout": 0}, {"timeout": "5"}, {"role": ""}, {"schema": ""}):
+            with pytest.raises(InvalidValueError, match=next(iter(bad))):
+                doctor.examine(sqlite_url, **bad)  # type: ignore[arg-type]
+    assert traffic.statements == []
+    with pytest.raises(InvalidValueError, match="in memory"):
+        doctor.examine("sqlite://")
+
+
+def test_what_no_sql_can_mend_is_said(well: CommandLine) -> None:
+    with well.store() as store:
+        store.sessions.create("s")
+        store.history.append("s", [{"role": "user", "content": f"{n}"} for n in range(3)])
+    execute(well.url, "DELETE FROM {s}history_entries WHERE seq = 2")
+    done = well("doctor", "--fix", "positions", code=1)
+    assert "there is no SQL that mends it: positions: 1 of the 1 newest sessions" in done.stderr
+
+
+def test_a_fix_of_what_is_well_does_nothing(well: CommandLine) -> None:
+    found = json.loads(well("doctor", "--fix", "indexes", "--json").stdout)
+    assert found["sql"] == []
+    assert [one["verdict"] for one in found["findings"]] == ["ok"]
+
+
+def test_it_works_through_a_pooler(pgbouncer: object, postgres_url: str) -> None:
+    found = {one.check: one for one in doctor.examine(pgbouncer.url(postgres_url))}  # type: ignore[attr-defined]
+    try:
+        assert "there is one in between" in found["pooler"].message
+        assert found["tables"].verdict == "ok"
+    finally:
+        pgbouncer.hang_up(postgres_url)  # type: ignore[attr-defined]
+
+
+def test_a_newer_schema_that_may_be_used_is_a_rolling_upgrade(well: CommandLine) -> None:
+    execute(well.url, "UPDATE {s}statestore_alembic_version SET version_num = '0999'")
+    found = findings(well, "--check", "schema", code=0)
+    assert "a rolling upgrade is under way" in found["schema"]["message"]
+    execute(well.url, "UPDATE {s}statestore_alembic_version SET oldest_code = '0999'")
+    found = findings(well, "--check", "schema", code=2)
+    assert found["schema"]["remedy"] == "pip install --upgrade statestore"
+
+
+def test_it_does_not_disturb_who_works_on_the_file(sqlite_cli: CommandLine) -> None:
+    """In the same process: closing what the doctor had open must not take the store's locks."""
+    with StateStore.open(sqlite_cli.url) as store:
+        store.sessions.create("s")
+        with store.transaction() as tx:
+            tx.history.append("s", [{"role": "user", "content": "x"}])
+            doctor.examine(sqlite_cli.url, only=["schema", "integrity", "log"])
+            with (
+                pytest.raises(sqlite3.OperationalError),
+                closing(sqlite3.connect(str(make_url(sqlite_cli.url).database), timeout=0)) as other,
+            ):
+                other.execute("BEGIN IMMEDIATE")
+        assert store.history.count("s") == 1
