@@ -136,9 +136,16 @@ def _engine(patient: Patient) -> Engine:
         )
         return engines.make(patient.url, options)
     return create_engine(
-        "sqlite://", creator=lambda: _open(patient.path, "mode=ro", patient.timeout), poolclass=NullPool,
+        "sqlite://", creator=lambda: _look_into(patient.path, patient.timeout), poolclass=NullPool,
         hide_parameters=True, isolation_level="AUTOCOMMIT",
     )  # fmt: skip
+
+
+def _look_into(path: Path, timeout: float) -> sqlite3.Connection:
+    """A connection that does not write. Who may write opens it so, or the log's files would be left behind."""
+    connection = _open(path, "mode=rw" if os.access(path, os.W_OK) else "mode=ro", timeout)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
 
 
 def _open(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
@@ -151,8 +158,8 @@ def _open(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
             made.execute("SELECT count(*) FROM sqlite_master")
         except sqlite3.OperationalError as error:
             made.close()
-            unreadable = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_READONLY_DIRECTORY")
-            if mode == "mode=ro" and error.sqlite_errorname in unreadable:
+            unwritable = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_READONLY_DIRECTORY")
+            if mode in ("mode=ro", "mode=rw") and error.sqlite_errorname in unwritable:
                 return connect("mode=ro&immutable=1")
             raise
         except BaseException:
