@@ -25,7 +25,7 @@ from statestore.engine.slots import PoolState
 from statestore.engine.telemetry import Hook
 from statestore.engine.threaded_database import ThreadedDatabase
 from statestore.errors import InvalidValueError, StateStoreError
-from statestore.repositories.expiry.backlog import BacklogRepository
+from statestore.repositories.expiry.backlog import FiguresRepository
 from statestore.store import StateStore
 from statestore.values.operations import Figures, Operation
 
@@ -165,7 +165,7 @@ class Measures:
         return asked
 
     def _ask_in_thread(self, asked: "Future[None]") -> None:
-        call = Call(BacklogRepository.figures, (MOST,))
+        call = Call(FiguresRepository.figures, (MOST,))
         call.ends_at = time.monotonic() + min(_TIMEOUT, self._database.waits.timeout)
         call.patience = 0.0  # The next one will do as well.
         try:
@@ -180,7 +180,7 @@ class Measures:
         database: Any = self._store._database
         try:
             with deadline(_TIMEOUT):
-                self._answered(await database.run(Call(BacklogRepository.figures, (MOST,))))
+                self._answered(await database.run(Call(FiguresRepository.figures, (MOST,))))
         except StateStoreError as error:
             self._failed(error)
 

@@ -1096,6 +1096,29 @@ UNION ALL
 SELECT 'expired_cache', count(*), min(c.keep_until), statement_timestamp() FROM "statestore".cache_entries AS c
 WHERE c.namespace = %(namespace)s AND c.keep_until <= statement_timestamp();
 
+-- expiry/backlog.py: _FIGURES
+-- Serves FiguresRepository.figures.
+--
+-- How much is due, counted up to a bound, and since when; both by the index that the sweep uses.
+SELECT 'expired_sessions', (SELECT count(*) FROM (SELECT 1 AS one FROM "statestore".sessions AS d
+    WHERE d.namespace = %(namespace)s AND d.expires_at <= statement_timestamp() LIMIT %(most)s) AS bounded),
+    (SELECT min(d.expires_at) FROM "statestore".sessions AS d WHERE d.namespace = %(namespace)s
+        AND d.expires_at <= statement_timestamp()), statement_timestamp()
+UNION ALL
+SELECT 'expired_state', (SELECT count(*) FROM (SELECT 1 AS one FROM "statestore".state_entries AS d
+    WHERE d.namespace = %(namespace)s AND d.expires_at <= statement_timestamp() LIMIT %(most)s) AS bounded),
+    (SELECT min(d.expires_at) FROM "statestore".state_entries AS d WHERE d.namespace = %(namespace)s
+        AND d.expires_at <= statement_timestamp()), statement_timestamp()
+UNION ALL
+SELECT 'expired_cache', (SELECT count(*) FROM (SELECT 1 AS one FROM "statestore".cache_entries AS d
+    WHERE d.namespace = %(namespace)s AND d.keep_until <= statement_timestamp() LIMIT %(most)s) AS bounded),
+    (SELECT min(d.keep_until) FROM "statestore".cache_entries AS d WHERE d.namespace = %(namespace)s
+        AND d.keep_until <= statement_timestamp()), statement_timestamp()
+UNION ALL
+SELECT s.status, count(*), NULL, statement_timestamp() FROM (
+    SELECT s.status FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s LIMIT %(most)s) AS s
+        GROUP BY s.status;
+
 -- expiry/backlog.py: _MAX_IDLE
 -- Serves BacklogRepository.expiry_backlog.
 SELECT statement_timestamp(), (SELECT value FROM "statestore".store_settings WHERE namespace = %(namespace)s
@@ -4620,6 +4643,14 @@ WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), fals
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
     last_activity_at, belongs_to;
+
+-- sessions/statistics.py: _PING
+-- Serves StoreStatistics.ping.
+--
+-- By the primary key: as quick as it gets, and nothing is ever found.
+SELECT (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update')), (SELECT s.status FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = '');
 
 -- sessions/statistics.py: _SESSION_STATS
 -- Serves StatisticsRepository.stats.

@@ -455,6 +455,25 @@ UNION ALL
 SELECT 'expired_cache', count(*), min(c.keep_until), :now FROM cache_entries AS c
 WHERE c.namespace = :namespace AND c.keep_until <= :now;
 
+-- expiry/backlog.py: _FIGURES
+-- Serves FiguresRepository.figures.
+--
+-- How much is due, counted up to a bound, and since when; both by the index that the sweep uses.
+SELECT 'expired_sessions', (SELECT count(*) FROM (SELECT 1 AS one FROM sessions AS d WHERE d.namespace = :namespace
+    AND d.expires_at <= :now LIMIT :most) AS bounded),
+    (SELECT min(d.expires_at) FROM sessions AS d WHERE d.namespace = :namespace AND d.expires_at <= :now), :now
+UNION ALL
+SELECT 'expired_state', (SELECT count(*) FROM (SELECT 1 AS one FROM state_entries AS d WHERE d.namespace = :namespace
+    AND d.expires_at <= :now LIMIT :most) AS bounded),
+    (SELECT min(d.expires_at) FROM state_entries AS d WHERE d.namespace = :namespace AND d.expires_at <= :now), :now
+UNION ALL
+SELECT 'expired_cache', (SELECT count(*) FROM (SELECT 1 AS one FROM cache_entries AS d WHERE d.namespace = :namespace
+    AND d.keep_until <= :now LIMIT :most) AS bounded),
+    (SELECT min(d.keep_until) FROM cache_entries AS d WHERE d.namespace = :namespace AND d.keep_until <= :now), :now
+UNION ALL
+SELECT s.status, count(*), NULL, :now FROM (
+    SELECT s.status FROM sessions AS s WHERE s.namespace = :namespace LIMIT :most) AS s GROUP BY s.status;
+
 -- expiry/backlog.py: _MAX_IDLE
 -- Serves BacklogRepository.expiry_backlog.
 SELECT :now, (SELECT value FROM store_settings WHERE namespace = :namespace AND name = 'max_idle');
@@ -3042,6 +3061,12 @@ WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))
 RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
     last_activity_at, belongs_to;
+
+-- sessions/statistics.py: _PING
+-- Serves StoreStatistics.ping.
+--
+-- By the primary key: as quick as it gets, and nothing is ever found.
+SELECT true, (SELECT s.status FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = '');
 
 -- sessions/statistics.py: _SESSION_STATS
 -- Serves StatisticsRepository.stats.

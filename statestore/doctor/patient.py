@@ -103,7 +103,9 @@ class Patient:
         parts = [f"statestore {words}"]
         given = os.environ.get("STATESTORE_URL")
         if as_role is not None and as_role != self.url.username:
-            parts.append(f"--url {shlex.quote(hosts.shown(self.url._replace(username=as_role, password=None)))}")
+            url = self.url
+            other = URL.create(url.drivername, as_role, None, url.host, url.port, url.database, url.query)
+            parts.append(f"--url {shlex.quote(hosts.shown(other))}")
         elif not self.has_secret and (given is None or engines.parse(given) != self.url):
             parts.append(f"--url {shlex.quote(hosts.shown(self.url))}")
         if self.schema != schema.DEFAULT_SCHEMA and self.on_postgresql:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from statestore.checking import checks
-from statestore.engine.calls import reads, reported_as
+from statestore.engine.calls import reads
 from statestore.engine.sql import Statement
 from statestore.repositories.base import Repository
 from statestore.repositories.sessions import endings
@@ -51,20 +51,6 @@ _MAX_IDLE = Statement("""
 class BacklogRepository(Repository, group="usage"):
     """How far the sweep is behind."""
 
-    @reported_as("store.figures")
-    @reads
-    def figures(self, most: int) -> Figures:
-        """For those who watch the namespace; counted up to *most*, so that it costs no more in a large one."""
-        time = self._link.dialect.time
-        statuses, backlog, lag = dict.fromkeys(STATUSES, 0), {}, {}
-        for name, count, since, now in self._link.all(_FIGURES, most=most):
-            if name in statuses:
-                statuses[name] = count
-            else:
-                backlog[name] = count
-                lag[name] = 0.0 if since is None else (time(now) - time(since)).total_seconds()
-        return Figures(sessions=statuses, backlog=backlog, lag=lag)
-
     @reads
     def expiry_backlog(self) -> list[ExpiryBacklog]:
         """What is due for deletion but not swept yet; empty if everything was swept."""
@@ -79,3 +65,20 @@ class BacklogRepository(Repository, group="usage"):
                 overdue = self._link.dialect.time(at) - since
                 backlog.append(ExpiryBacklog(kind=kind, due=due, oldest_due_at=since, overdue=overdue))
         return backlog
+
+
+class FiguresRepository(Repository, group="store"):
+    """What those see who watch a namespace; no operation of its own."""
+
+    @reads
+    def figures(self, most: int) -> Figures:
+        """Counted up to *most*, so that it costs no more in a large namespace."""
+        time = self._link.dialect.time
+        statuses, backlog, lag = dict.fromkeys(STATUSES, 0), {}, {}
+        for name, count, since, now in self._link.all(_FIGURES, most=most):
+            if name in statuses:
+                statuses[name] = count
+            else:
+                backlog[name] = count
+                lag[name] = 0.0 if since is None else (time(now) - time(since)).total_seconds()
+        return Figures(sessions=statuses, backlog=backlog, lag=lag)
