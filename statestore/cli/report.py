@@ -1,17 +1,20 @@
 """`statestore report`: what was used, as a table, as JSON, as CSV, or as a page."""
 
 import csv
+import os
 import sys
 from datetime import date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import click
 
 from statestore.cli.durations import Moment, moment
 from statestore.cli.exporting import written_file
+from statestore.cli.importing import Progress
 from statestore.cli.options import Database, examples, json_option, store_options
-from statestore.cli.output import json_text, shortened, table, time_text, visible
+from statestore.cli.output import Failure, counted, json_text, shortened, table, time_text, visible
 from statestore.reports.catalog import REPORTS, Report, records
 
 _NAMES = "\n".join(f"  {report.name:<20}{report.summary}" for report in REPORTS.values())
@@ -24,14 +27,15 @@ _NAMES = "\n".join(f"  {report.name:<20}{report.summary}" for report in REPORTS.
         "statestore report usage-by-user --since 2026-01-01 --until 2026-02-01 --tz Europe/Berlin --csv",
         "statestore report usage-by-model --daily --json | jq '.[] | select(.cost_usd == null)'",
         "statestore report --html report.html --since 30d",
+        "statestore report --html ./report --tz Europe/Berlin",
     ),
 )
 @click.argument("name", type=click.Choice(list(REPORTS)), required=False, metavar="[NAME]")
 @click.option(
     "--html",
-    type=click.Path(dir_okay=False, writable=True, allow_dash=True),
-    metavar="FILE",
-    help="Write a page instead; - is standard output.",
+    type=click.Path(allow_dash=True),
+    metavar="PATH",
+    help="Write pages instead: one to FILE.html or - (standard output), or a folder to browse.",
 )
 @click.option("--since", type=Moment(), metavar="WHEN", help="The start: 7d, 12h, 2026-01-31.  [default: no limit]")
 @click.option("--until", type=Moment(), metavar="WHEN", help="The end, not included.  [default: now]")
@@ -45,7 +49,7 @@ _NAMES = "\n".join(f"  {report.name:<20}{report.summary}" for report in REPORTS.
 @click.option("--daily", is_flag=True, help="A row for each day instead of one for the whole period.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only N rows, the most expensive first.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")
-@click.option("--replace", is_flag=True, help="With --html: overwrite a FILE that exists.")
+@click.option("--replace", is_flag=True, help="With --html: overwrite what exists: a file, or a report.")
 @store_options
 @json_option
 def report(
@@ -66,12 +70,17 @@ def report(
 
     NAME is a report, and the name of a view in the database. --csv and --json have all columns of the view under their
     own names; the table has the ones that fit. Days and weeks ago begin at midnight.
+
+    --html writes one page with all reports if PATH ends in .html, and else a folder: its index.html leads to lists of
+    the sessions and to a page for each conversation. Open it in a browser; nothing is fetched, and no script runs. An
+    existing folder is refused, unless it is empty or, with --replace, such a report. The period is the one that has
+    usage, unless --since and --until say otherwise.
     """
     from statestore.checking import checks
     from statestore.repositories.usage.periods import zone
 
     if (name is None) == (html is None):
-        raise click.UsageError("Name either a report or, with --html, a file.")
+        raise click.UsageError("Name either a report or, with --html, a file or a folder.")
     if replace and html is None:
         raise click.UsageError("--replace needs --html.")
     if as_csv and as_json:
@@ -116,15 +125,53 @@ def _option(argument: str) -> str:
 def _write_page(
     database: Database, file: str, replace: bool, period: dict[str, Any], others: dict[str, Any], formats: bool
 ) -> None:
-    from statestore.reports.page import collect, render
-
     if formats or any(value is not None for value in others.values()):
         raise click.UsageError("--html takes --since, --until and --tz only.")
+    if _is_page(file):
+        _write_file(database, file, replace, period)
+    else:
+        _write_folder(database, file, replace, period)
+
+
+def _is_page(file: str) -> bool:
+    """Whether one page is wanted: a file, standard output, or a pipe, and not a folder."""
+    return file == "-" or file.lower().endswith((".html", ".htm")) or (os.path.exists(file) and not os.path.isdir(file))
+
+
+def _write_file(database: Database, file: str, replace: bool, period: dict[str, Any]) -> None:
+    from statestore.reports.page import collect, render
+
+    if os.path.isdir(file):
+        raise Failure(f"{file} is a folder; name one whose name does not end in .html, or a file")
     # The file is opened first, so that an unwritable one fails before the reports, which may take long.
     with written_file(file, replace, links=False) as target, database.open() as store:
         target.write(render(collect(store, **period)).encode())
     if file != "-":
         click.echo(f"wrote {visible(file)}", err=True)
+
+
+def _write_folder(database: Database, folder: str, replace: bool, period: dict[str, Any]) -> None:
+    from statestore.errors import InvalidValueError
+    from statestore.reports import staging
+    from statestore.reports.browse import write_folder
+
+    # Looked at first, so that a wrong folder is refused before the database is opened.
+    problem = staging.problem(Path(folder))
+    if staging.is_report(Path(folder)) and not replace:
+        problem = f"{folder} has a report already; name another folder, or overwrite it with --replace"
+    if problem is not None:
+        raise Failure(problem)
+    try:
+        with database.open() as store, Progress("writing") as bar:
+            written = write_folder(store, folder, **period, replace=replace, expect=bar.expect, progress=bar.advance)
+    except InvalidValueError as error:
+        raise Failure(str(error).removeprefix("path: ")) from None
+    except OSError as error:
+        raise Failure(f"{error.filename or folder}: {error.strerror}") from None
+    sessions = counted(written.sessions, "session")
+    click.echo(
+        f"wrote {visible(os.path.join(folder, 'index.html'))}: {sessions}, {counted(written.pages, 'page')}", err=True
+    )
 
 
 def _print_csv(chosen: Report, rows: list[dict[str, Any]], *, daily: bool) -> None:

@@ -1,8 +1,11 @@
 """Charts as inline SVG: stacked bars, lines, and a grid of hours, in the colours of the page.
 
+Each has a title and a description, for those who cannot see it.
 Each chart is drawn for a width in pixels and not scaled afterwards, so text has the same size on a phone.
 """
 
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +16,8 @@ HEIGHT = 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 22, 24
 # The greatest width of a digit in the font of the axes.
 _DIGIT = 6.8
+# The width of a letter of their labels on average, and the space between two labels.
+_LETTER, _APART = 6.2, 16
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 Format = Callable[[float], str]
@@ -29,10 +34,14 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The labels along the bottom: a short text for the axis, a longer one for the tooltip."""
+    """The labels along the bottom: a short text for the axis, a longer one for the tooltip.
+
+    Where not all labels have room, one of each so many bars has: of *steps*, from the first bar on, if they are given.
+    """
 
     labels: Sequence[str]
     titles: Sequence[str]
+    steps: Sequence[int] = ()
 
 
 def stacked(
@@ -59,7 +68,14 @@ def stacked(
                 )
                 base += value
         parts.append(_tooltip("".join(bars) + frame.column(index), lines))
-    return frame.svg("".join(parts), title)
+    most = max(range(len(totals)), key=totals.__getitem__, default=0)
+    description = (
+        f"{len(totals)} bars from {axis.titles[0]} on, {full(sum(totals))} in all; "
+        f"the highest is {full(totals[most])}, {axis.titles[most]}."
+        if totals
+        else "Nothing."
+    )
+    return frame.svg("".join(parts), title, description)
 
 
 def lines(
@@ -89,7 +105,12 @@ def lines(
         said = [f"{one.name} {full(value)}" for one in series if (value := one.values[index]) is not None]
         if said:
             parts.append(_tooltip(frame.column(index), [axis.titles[index], *said]))
-    return frame.svg("".join(parts), title)
+    description = " ".join(
+        f"{one.name}: from {full(min(known))} to {full(max(known))}."
+        for one in series
+        if (known := [value for value in one.values if value is not None])
+    )
+    return frame.svg("".join(parts), title, description)
 
 
 def week(counts: dict[tuple[int, int], float], *, width: int, full: Format, title: str) -> str:
@@ -117,7 +138,9 @@ def week(counts: dict[tuple[int, int], float], *, width: int, full: Format, titl
         parts.append(
             f'<text x="{left + (hour + 0.5) * cell:.1f}" y="{height - 6}" text-anchor="middle">{hour:02d}</text>'
         )
-    return _svg("".join(parts), width, height, title)
+    top_hour = max(counts, key=counts.__getitem__, default=(0, 0))
+    description = f"The most in an hour of the week is {full(most)}, {_DAYS[top_hour[0]]} {top_hour[1]:02d}:00."
+    return _svg("".join(parts), width, height, title, description)
 
 
 class _Frame:
@@ -139,6 +162,20 @@ class _Frame:
     def y(self, value: float) -> float:
         return HEIGHT - _BOTTOM - (HEIGHT - _TOP - _BOTTOM) * value / self._ticks[-1]
 
+    def _labelled(self) -> list[int]:
+        """The bars whose labels have room, and do not leave the chart."""
+        labels, steps = self._axis.labels, self._axis.steps
+        every = max(1, math.ceil((max(map(len, labels), default=0) * _LETTER + _APART) / self.step))
+        fitting = [
+            index
+            for index, label in enumerate(labels)
+            if len(label) * _LETTER / 2 <= min(self.x(index), self._width - self.x(index))
+        ]
+        if steps:
+            every = next((step for step in steps if step >= every), steps[-1])
+            return [index for index in fitting if not index % every]
+        return fitting[::-1][::every]
+
     def column(self, index: int) -> str:
         """The whole height above a point of the axis, so that it is easy to point at."""
         left = self.x(index) - self.step / 2
@@ -146,7 +183,7 @@ class _Frame:
             f'<rect x="{left:.1f}" y="{_TOP}" width="{self.step:.1f}" height="{HEIGHT - _TOP - _BOTTOM}" class="aim"/>'
         )
 
-    def svg(self, body: str, title: str) -> str:
+    def svg(self, body: str, title: str, description: str) -> str:
         grid = []
         for value in self._ticks:
             y = self.y(value)
@@ -155,20 +192,18 @@ class _Frame:
                 f'<text x="{self._left - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(self._tick(value))}</text>'
             )
         grid.append(f'<text x="8" y="12" class="unit">{escape(self._unit)}</text>')
-        count = len(self._axis.labels)
-        every = max(1, -(-count * 64 // max(self._plot, 1)))
-        for index in range(count - 1, -1, -int(every)):
-            x = min(max(self.x(index), self._left + 16), self._width - _RIGHT - 18)
-            grid.append(
-                f'<text x="{x:.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(self._axis.labels[index])}</text>'
-            )
-        return _svg("".join(grid) + body, self._width, HEIGHT, title)
+        for index in self._labelled():
+            label = escape(self._axis.labels[index])
+            grid.append(f'<text x="{self.x(index):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{label}</text>')
+        return _svg("".join(grid) + body, self._width, HEIGHT, title, description)
 
 
-def _svg(body: str, width: int, height: int, title: str) -> str:
+def _svg(body: str, width: int, height: int, title: str, description: str) -> str:
+    name = f"{re.sub(r'[^a-z]+', '-', title.lower())}-{width}"
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{escape(title)}">{body}</svg>'
+        f'aria-labelledby="{name} {name}-d"><title id="{name}">{escape(title)}</title>'
+        f'<desc id="{name}-d">{escape(description)}</desc>{body}</svg>'
     )
 
 

@@ -14,6 +14,12 @@ def whole(value: int) -> str:
     return f"{value:,}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 session`, `1,200 sessions`, `3 entries`."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def short(value: float) -> str:
     """Three digits or so: `1.25M`, `870`, `0.4`."""
     for scale, letter in _SCALES:

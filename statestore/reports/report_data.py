@@ -1,12 +1,15 @@
 """The data of the page, as the store returns it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Any, TypeGuard
 
-from statestore.repositories.usage.periods import EARLIEST, Moment, zone
-from statestore.store import StateStore
+from statestore.operations.usage import UsageReports
+from statestore.reports.bins import Bins
+from statestore.reports.queries import Label, Latency, PageQueries, Spent
+from statestore.repositories.usage.periods import EARLIEST, Moment, Period, zone
+from statestore.store import StateStore, Transaction
 from statestore.values.usage import (
     AgentUsage,
     CacheDayUsage,
@@ -27,22 +30,30 @@ _SECOND_DAY = date(1, 1, 2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """All reports of a period. `before` is the period before it, as long as this one has lasted so far."""
+    """All reports of a period. `before` is the period before it, as long as this one has lasted so far.
+
+    `spent` and `latencies` are by the bars of `bins`; `all_latencies` are those of the whole period, by kind.
+    """
 
     namespace: str
     made_at: datetime
     tz: str
     first: date
     last: date
+    bins: Bins
     totals: UsageTotals
     before: UsageTotals | None
     users: int
     users_before: int | None
     by_day: Sequence[DayUsage]
-    by_model_and_day: Sequence[ModelUsage]
+    spent: Sequence[Spent]
+    latencies: Mapping[tuple[int, str], Latency]
+    all_latencies: Mapping[str, Latency]
+    tool_latencies: Mapping[str | None, Latency]
     by_model: Sequence[ModelUsage]
     by_hour: Sequence[HourUsage]
     sessions: Sequence[SessionUsage]
+    labels: Mapping[str, Label]
     by_user: Sequence[UserUsage]
     by_agent: Sequence[AgentUsage]
     by_tool: Sequence[ToolUsage]
@@ -52,31 +63,50 @@ class Collected:
 
 
 def collect(store: StateStore, *, since: Moment = None, until: Moment = None, tz: Any = "UTC") -> Collected:
-    """Run all reports of a period; by default it begins with the first day that has usage."""
+    """Run all reports of a period, as of one moment; by default the period is the one that has usage."""
+    with store.transaction(read_only=True) as tx:
+        return collect_in(tx, store.namespace, since=since, until=until, tz=tz)
+
+
+def collect_in(
+    tx: Transaction, namespace: str, *, since: Moment = None, until: Moment = None, tz: Any = "UTC"
+) -> Collected:
+    """As `collect`, in a transaction that has begun."""
     found = zone(tz)
     now = time_now()
-    usage = store.usage
+    usage = tx.usage
+    queries = PageQueries.of(tx)
     period: dict[str, Any] = {"since": since, "until": until, "tz": tz}
     by_day = usage.by_day(**period)
-    first = _day(since, found) or (by_day[0].day if by_day else now.astimezone(found).date())
-    last = _last_day(until, found) or max(now.astimezone(found).date(), by_day[-1].day if by_day else first)
+    today = now.astimezone(found).date()
+    first = _day(since, found) or (by_day[0].day if by_day else today)
+    last = _last_day(until, found) or _last_used(by_day, today, open_end=since is None)
     first = min(first, last)
     before = _before(since, until, now, found, tz)
+    bins = Bins(first, last, found, since=_start(since, found))
+    exact = Period.of(since, until, tz)
+    by_model = usage.by_model(**period)
+    sessions = usage.by_session(**period, limit=_TOP)
     return Collected(
-        namespace=store.namespace,
+        namespace=namespace,
         made_at=now.astimezone(found),
         tz=str(tz),
         first=first,
         last=last,
+        bins=bins,
         totals=usage.totals(**period),
         before=None if before is None else usage.totals(**before),
         users=_users(usage.by_user(**period)),
         users_before=None if before is None else _users(usage.by_user(**before)),
         by_day=by_day,
-        by_model_and_day=usage.by_model(**period, daily=True),
-        by_model=usage.by_model(**period),
+        spent=_spent(usage, queries, exact, period, bins),
+        latencies=queries.latencies(exact.since, exact.until, bins.boundaries),
+        all_latencies={kind: latency for (_, kind), latency in queries.latencies(exact.since, exact.until, ()).items()},
+        tool_latencies=queries.tool_latencies(exact.since, exact.until),
+        by_model=by_model,
         by_hour=usage.by_hour(**period),
-        sessions=usage.by_session(**period, limit=_TOP),
+        sessions=sessions,
+        labels=queries.labels([row.session_id for row in sessions if row.session_id is not None]),
         by_user=usage.by_user(**period, limit=_TOP),
         by_agent=usage.by_agent(**period, limit=_TOP),
         by_tool=usage.by_tool(**period),
@@ -84,6 +114,37 @@ def collect(store: StateStore, *, since: Moment = None, until: Moment = None, tz
         storage=usage.storage(),
         backlog=usage.expiry_backlog(),
     )
+
+
+def _spent(
+    usage: UsageReports, queries: PageQueries, exact: Period, period: dict[str, Any], bins: Bins
+) -> Sequence[Spent]:
+    """Tokens and cost by bar and model: of longer periods from the report by day, which is cheap at any length."""
+    if bins.unit == "hour":
+        return queries.sums(exact.since, exact.until, bins.boundaries)
+    return [
+        Spent(
+            bar,
+            row.model,
+            row.input_tokens,
+            row.output_tokens,
+            row.cache_read_input_tokens,
+            None if row.cost_usd is None else float(row.cost_usd),
+        )
+        for row in usage.by_model(**period, daily=True)
+        if row.day is not None and (bar := bins.of_day(row.day)) is not None
+    ]
+
+
+def _last_used(by_day: Sequence[DayUsage], today: date, *, open_end: bool) -> date:
+    """Where a period without an end ends: today, or with the last usage if it has no beginning either."""
+    if not by_day:
+        return today
+    return by_day[-1].day if open_end else max(today, by_day[-1].day)
+
+
+def _start(since: Moment, tz: tzinfo) -> datetime | None:
+    return None if since is None or _is_day(since) else _instant(since, tz)
 
 
 def time_now() -> datetime:
