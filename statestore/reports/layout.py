@@ -66,7 +66,8 @@ def _top(namespace: str, place: Place) -> str:
         for page, name in (("index.html", "Overview"), ("sessions.html", "Sessions"))
     )
     skip = '<a class="skip" href="#main">Skip to the content</a>'
-    return f'{skip}<header class="top"><div><b>{escape(namespace)}</b><nav aria-label="Report">{links}</nav></div></header>'
+    nav = f'<nav aria-label="Report">{links}</nav>'
+    return f'{skip}<header class="top"><div><b>{escape(namespace)}</b>{nav}</div></header>'
 
 
 def panel(title: str, content: str, *, source: str = "", whole: bool = False) -> str:

@@ -27,6 +27,12 @@ __all__ = ["collect", "render"]
 Moved = Callable[[float | None, float | None], str]
 
 _MODELS = 6
+# Who took the time, and the colours of the two lines.
+_LATENCIES = (
+    ("model", "models", ("c0", "c6")),
+    ("tool", "tools", ("c1", "c5")),
+    ("other", "others", ("c2", "c3")),
+)
 
 
 def render(found: Collected, *, place: Place | None = None, addresses: Mapping[str, str] | None = None) -> str:
@@ -197,11 +203,7 @@ def _stacked(
 
 def _latencies(found: Collected, axis: Axis) -> str:
     series = []
-    for kind, what, colours in (
-        ("model", "models", ("c0", "c6")),
-        ("tool", "tools", ("c1", "c5")),
-        ("other", "others", ("c2", "c3")),
-    ):
+    for kind, what, colours in _LATENCIES:
         for name, colour, attribute in (("95th percentile", colours[0], "high"), ("median", colours[1], "median")):
             values = [found.latencies.get((bar, kind)) for bar in range(found.bins.count)]
             seconds = [None if one is None else getattr(one, attribute) / 1000 for one in values]

@@ -65,9 +65,32 @@ _PARTS = _descendants("belongs_to")
 
 _SUMS = ("turns", "model_calls", "tool_calls", "errors", "input_tokens", "output_tokens", "cache_read_input_tokens")
 _SUMMED = ", ".join(f"sum({name})" for name in (*_SUMS, "unpriced_calls", "cost_usd"))
+
+
+def _counted(turn: str, result: str) -> str:
+    """Turns, calls and errors of a row `t`, as in the report views."""
+    has_tokens = "(t.input_tokens IS NOT NULL OR t.output_tokens IS NOT NULL)"
+    return f"""{turn} AS turns, CASE WHEN {has_tokens} THEN 1 ELSE 0 END AS model_calls,
+            CASE WHEN t.tool_name IS NOT NULL AND NOT {result} THEN 1 ELSE 0 END AS tool_calls,
+            CASE WHEN t.error_type IS NOT NULL THEN 1 ELSE 0 END AS errors,
+            coalesce(t.input_tokens, 0) AS input_tokens, coalesce(t.output_tokens, 0) AS output_tokens,
+            coalesce(t.cache_read_input_tokens, 0) AS cache_read_input_tokens,
+            CASE WHEN t.cost_usd IS NULL AND {has_tokens} THEN 1 ELSE 0 END AS unpriced_calls, t.cost_usd"""
+
+
+# As `usage_lines` has it. Through that view SQLite would go through all entries of the namespace for each page.
+_WHICH = "t.namespace = :namespace AND t.session_id $in(:session_ids)"
+_IS_RESULT = "(coalesce(t.role, '') = 'tool' AND t.tool_call_id IS NOT NULL)"
 _BILLED = Statement(f"""
-    SELECT session_id, {_SUMMED} FROM $usage_lines
-    WHERE namespace = :namespace AND session_id $in(:session_ids) GROUP BY session_id""")
+    SELECT session_id, {_SUMMED} FROM (
+        SELECT t.session_id, {_counted("CASE WHEN t.role = 'user' THEN 1 ELSE 0 END", _IS_RESULT)}
+        FROM $history_entries AS t WHERE {_WHICH} AND t.usage_folded = 0
+        UNION ALL
+        SELECT t.session_id, {", ".join(f"t.{name}" for name in (*_SUMS, "unpriced_calls", "cost_usd"))}
+        FROM $usage_ledger AS t WHERE {_WHICH}
+        UNION ALL
+        SELECT t.session_id, {_counted("0", "false")} FROM $usage_records AS t WHERE {_WHICH}) AS lines
+    GROUP BY session_id""")
 
 _BEGINNING = f"CASE WHEN h.content_bytes > {LARGEST_CONTENT} THEN substr(CAST(h.content AS text), 1, {BEGINNING}) END"
 _SHOWN = entry_rows.ENTRY.select(
@@ -257,8 +280,8 @@ class PageRepository(Repository):
     @reads
     def billed(self, session_ids: Sequence[str]) -> dict[str, Billed]:
         found = {}
-        for name, *figures in self._link.all(_BILLED, session_ids=list(session_ids)):
-            counts: list[Any] = [*map(int, figures[:-1]), _number(figures[-1])]
+        for name, *sums, cost in self._link.all(_BILLED, session_ids=list(session_ids)):
+            counts: list[Any] = [*map(int, sums), _number(cost)]
             found[name] = Billed(*counts)
         return found
 

@@ -92,7 +92,7 @@ def written(path: Path, *, replace: bool = False) -> Iterator[Folder]:
 
 def _recover(path: Path, aside: Path) -> None:
     """Undo what a run left that was killed between its two renamings."""
-    if aside.exists() and not path.exists():
+    if is_report(aside) and not path.exists():
         os.rename(aside, path)
     _remove(aside)
 
@@ -126,9 +126,14 @@ def _alone(path: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            # Another one may have removed the file between these two steps, and a third one made it anew.
+            if os.fstat(descriptor).st_ino != os.stat(lock).st_ino:
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError):
             raise InvalidValueError("path", f"another process is writing {path}; wait until it is done") from None
-        yield
-        os.unlink(lock)
+        try:
+            yield
+        finally:
+            os.unlink(lock)
     finally:
         os.close(descriptor)

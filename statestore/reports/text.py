@@ -7,6 +7,8 @@ import re
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSAFE_IN_TEXT = re.compile(UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
 
+_SPECIAL = re.compile(f"[&<>\"'{UNSAFE.pattern[1:]}")
+
 
 def visible(value: str) -> str:
     """One line of text, its control characters escaped."""
@@ -20,7 +22,8 @@ def visible_text(value: str) -> str:
 
 def escape(value: str) -> str:
     """One line of text as HTML; characters that could hide or reverse a part of it are shown as escapes."""
-    return html.escape(visible(value))
+    # Most texts have nothing to escape, and a page has thousands.
+    return html.escape(visible(value)) if _SPECIAL.search(value) else value
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from pathlib import Path
@@ -16,17 +17,18 @@ from urllib.parse import unquote
 
 import pytest
 
-from statestore import InvalidValueError, NewEntry, NewSession, StateStore
+from statestore import InvalidValueError, NewEntry, NewSession, StateStore, Usage
 from statestore.reports import browse, names, staging
 from statestore.reports.browse import write_folder
+from statestore.reports.queries import PageQueries
 from tests.reports import conversations
 from tests.reports.test_page import NASTY, Markup
 from tests.support.command_line import invoke
 
 FIRST = f"0194f700-5b1c-7c3a-9d0e-3f{0:010x}"
-IDS = ["../../etc/passwd", "..", "CON", "a/b\\c", "Ärger", "ärger", "x" * 512, "UPPER-case-id", "upper-case-id", "a.b.c",
-       "index", "-rf", "%2e%2e%2f", "two\nlines", NASTY, "\u202eevil", "0194f700.2", "'\"><img src=x>", "~", "a b",
-       "javascript:alert(1)"]  # fmt: skip
+IDS = ["../../etc/passwd", "..", "CON", "a/b\\c", "Ärger", "ärger", "x" * 512, "UPPER-case-id", "upper-case-id",
+       "a.b.c", "index", "-rf", "%2e%2e%2f", "two\nlines", NASTY, "\u202eevil", "0194f700.2", "'\"><img src=x>", "~",
+       "a b", "javascript:alert(1)"]  # fmt: skip
 
 
 @pytest.fixture
@@ -335,7 +337,7 @@ def test_a_run_that_fails_leaves_the_old_report(sqlite_url: str, folder: Path) -
         with pytest.raises(KeyboardInterrupt):
             write_folder(store, folder, replace=True, progress=fail)
     assert pages(folder) == before
-    assert [path.name for path in folder.parent.glob(".report*")] == [".report.lock"]
+    assert list(folder.parent.glob(".report*")) == []
 
 
 def test_two_cannot_write_the_same_report_at_once(sqlite_url: str, folder: Path) -> None:
@@ -408,3 +410,26 @@ def test_names_of_files_differ_in_more_than_the_case_of_letters() -> None:
     found = [names.file_name(name) for name in [*IDS, "0194f700-5b1c", "0194F700-5b1c"]]
     assert len({name.lower() for name in found}) == len(found)
     assert names.file_name("0194f700-5b1c", 2) == "0194f700-5b1c.2.html"
+
+
+def test_what_a_session_was_billed_is_what_the_report_by_session_says(database_url: str) -> None:
+    with StateStore.open(database_url) as store:
+        conversations.fill(store)
+        store.history.trim(FIRST, keep_last=5)
+        store.sessions.fork(FIRST, "another-fork")
+        store.history.clear(FIRST)
+        store.usage.record(
+            usage=Usage(input_tokens=5, output_tokens=1), session_id=FIRST, tool_name="t", error_type="e"
+        )
+        store.history.append(FIRST, [NewEntry(1, tool_name="x"), NewEntry(1, role="tool", tool_name="x")])
+        rows = {row.session_id: row for row in store.usage.by_session()}
+        with store.transaction(read_only=True) as tx:
+            billed = PageQueries.of(tx).billed([*rows, "another-fork"])
+        assert billed.keys() == rows.keys()
+        for name, found in billed.items():
+            for field in fields(found):
+                expected = getattr(rows[name], field.name)
+                if field.name == "cost_usd":
+                    assert found.cost_usd == (None if expected is None else pytest.approx(float(expected)))
+                else:
+                    assert getattr(found, field.name) == expected, field.name
