@@ -418,9 +418,8 @@ def test_what_a_session_was_billed_is_what_the_report_by_session_says(database_u
         store.history.trim(FIRST, keep_last=5)
         store.sessions.fork(FIRST, "another-fork")
         store.history.clear(FIRST)
-        store.usage.record(
-            usage=Usage(input_tokens=5, output_tokens=1), session_id=FIRST, tool_name="t", error_type="e"
-        )
+        usage = Usage(input_tokens=5, output_tokens=1)
+        store.usage.record(record_id="r", usage=usage, session_id=FIRST, user_id="ada", tool_name="t")
         store.history.append(FIRST, [NewEntry(1, tool_name="x"), NewEntry(1, role="tool", tool_name="x")])
         rows = {row.session_id: row for row in store.usage.by_session()}
         with store.transaction(read_only=True) as tx:

@@ -43,7 +43,8 @@ class Page:
         self.requests: list[str] = []
 
     def open(self, address: str) -> None:
-        self._address = address
+        """Show a page, in a tab of its own."""
+        self._address, self._session, self._loaded = address, None, False
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -63,6 +64,22 @@ class Page:
     def ask(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def click(self, selector: str) -> None:
+        """Follow the first link that *selector* finds."""
+        self._loaded = False
+        address = self.ask(
+            f"(() => {{ const a = document.querySelector({json.dumps(selector)}); a.click(); return a.href; }})()"
+        )
+        self._address = address.partition("#")[0]
+        while not self._loaded:
+            self._take(self._message())
+
+    def key(self, name: str) -> None:
+        code = {"Tab": 9, "Enter": 13}[name]
+        extra = {"text": "\r"} if name == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code, **extra)
 
     def screenshot(self, path: Path) -> None:
         found = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
