@@ -348,8 +348,8 @@ def _tool(
     place = f' id="{anchor}"' if anchor else ""
     time = f' <span class="tag plain">{escape(took)}</span>' if took else ""
     return (
-        f'<details class="tool"{place}><summary><b>{escape(shortened(name, 60))}</b>{tag}{time} <code>{escape(preview)}</code>'
-        f"</summary><div>{inside}</div></details>"
+        f'<details class="tool"{place}><summary><b>{escape(shortened(name, 60))}</b>{tag}{time} '
+        f"<code>{escape(preview)}</code></summary><div>{inside}</div></details>"
     )
 
 

@@ -86,6 +86,7 @@ def collect_in(
     bins = Bins(first, last, found, since=_start(since, found))
     exact = Period.of(since, until, tz)
     by_model = usage.by_model(**period)
+    by_user = usage.by_user(**period)
     sessions = usage.by_session(**period, limit=_TOP)
     return Collected(
         namespace=namespace,
@@ -96,7 +97,7 @@ def collect_in(
         bins=bins,
         totals=usage.totals(**period),
         before=None if before is None else usage.totals(**before),
-        users=_users(usage.by_user(**period)),
+        users=_users(by_user),
         users_before=None if before is None else _users(usage.by_user(**before)),
         by_day=by_day,
         spent=_spent(usage, queries, exact, period, bins),
@@ -107,7 +108,7 @@ def collect_in(
         by_hour=usage.by_hour(**period),
         sessions=sessions,
         labels=queries.labels([row.session_id for row in sessions if row.session_id is not None]),
-        by_user=usage.by_user(**period, limit=_TOP),
+        by_user=by_user[:_TOP],
         by_agent=usage.by_agent(**period, limit=_TOP),
         by_tool=usage.by_tool(**period),
         cache=usage.cache_by_day(since=since, until=until),
