@@ -141,6 +141,7 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "engine/watchdog.py",
         ("tests/unit/test_threads_not_to_be_had.py", "tests/concurrency/test_sqlite_interrupts.py", *_ENGINE),
     ),
+    ("engine/replicas.py", (f"{_C}replicas.py",)),
     ("engine/cursor_events.py", (f"{_C}cursor_events.py",)),
     ("engine/telemetry.py", (f"{_C}telemetry.py", f"{_C}logging.py")),
     ("engine/lost_places.py", ("tests/concurrency/test_connections_at_hand.py", f"{_C}callers_pool.py")),

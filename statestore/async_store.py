@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from statestore.engine import engines, execution
 from statestore.engine.async_database import AsyncDatabase, AsyncRunner
-from statestore.engine.database import Database
 from statestore.engine.engine_database import EngineDatabase, EngineRunner
 from statestore.engine.entering import entering
 from statestore.engine.telemetry import Hook
@@ -36,13 +35,12 @@ from statestore.options import (
     OpenArguments,
     StoreOptions,
     Verify,
-    connections_of,
+    database_of,
     takes,
     waits_of,
 )
 from statestore.repositories.cache.limits import CacheState
 from statestore.repositories.cache.options import CacheOptions
-from statestore.repositories.history import notify
 
 R = TypeVar("R")
 
@@ -101,16 +99,11 @@ class AsyncStateStore(AsyncTransaction, Sweeping):
         It can also be entered without `await`: `async with AsyncStateStore.open(…) as store:`.
         """
         checked = StoreOptions(**options)
-        parsed = engines.parse(url)
-        engine = engines.make(parsed, checked.for_engine())
-        dialect = checked.dialect(engine)
-        connections = connections_of(engine, dialect, checked.for_engine(), owned=True)
-        waits = waits_of(checked.for_engine())
-        sync = Database(connections, dialect, checked.settings(), waits, notify.STATEMENTS)
+        sync = database_of(url, checked)
         # One thread serves SQLite best: more would only wait for each other.
-        threads = 1 if dialect.name == "sqlite" else checked.pool_size
+        threads = 1 if sync.dialect.name == "sqlite" else checked.pool_size
         store = cls.__new__(cls)
-        store._start(ThreadedDatabase(sync, threads=threads, one_connection=engines.is_memory(parsed)))
+        store._start(ThreadedDatabase(sync, threads=threads, one_connection=engines.is_memory(sync.engine.url)))
         try:
             await store._database.verify()
         except BaseException:

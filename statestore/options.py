@@ -2,29 +2,34 @@
 
 import inspect
 import math
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from functools import wraps
 from typing import Any, Literal, TypedDict, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import URL, Connection, Engine
 
 from statestore import migrate
 from statestore.checking import checks, codec, exactjson
-from statestore.engine import engines
+from statestore.engine import engines, hosts, sqlite_files
 from statestore.engine.connections import Connections
+from statestore.engine.database import Database
 from statestore.engine.deadlines import in_seconds
 from statestore.engine.engines import Durability, Options
+from statestore.engine.replicas import ANSWER_WITHIN, ReplicaConnections, ReplicatedDatabase
 from statestore.engine.sql import Clock, Dialect, Settings
 from statestore.engine.waits import Waits
 from statestore.errors import InvalidValueError, SchemaMissingError
 from statestore.repositories.cache.options import CacheOptions
+from statestore.repositories.history import notify
 from statestore.repositories.sessions.options import SessionOptions
 from statestore.schema import DEFAULT_SCHEMA
 from statestore.values.markers import NeverType
 
 M = TypeVar("M", bound=Callable[..., Any])
+C = TypeVar("C", bound=Connections)
 
 
 class JoinArguments(TypedDict, total=False):
@@ -61,6 +66,8 @@ class OpenArguments(EngineArguments, total=False):
     lock_timeout: timedelta | None
     statement_timeout: timedelta | None
     prepared_statements: bool | None
+    reporting_url: str | URL | os.PathLike[str] | None
+    max_lag: float | timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +95,8 @@ class StoreOptions:
     timeout: float | timedelta = 30
     retry_for: float | timedelta = 15
     slow_call: float | timedelta | None = None
+    reporting_url: str | URL | os.PathLike[str] | None = field(default=None, repr=False)
+    max_lag: float | timedelta = timedelta(seconds=10)
 
     def __post_init__(self) -> None:
         checks.key(self.namespace, "namespace")
@@ -107,6 +116,18 @@ class StoreOptions:
         if self.pool_timeout is None:
             raise InvalidValueError("pool_timeout", "must be a timedelta: how long to wait for a free connection")
         self.for_engine()
+        if self.reporting_url is not None:
+            engines.parse(self.reporting_url, "reporting_url")
+        self.lag()
+
+    def lag(self) -> float:
+        """The largest lag of a replica, in seconds."""
+        seconds: Any = self.max_lag.total_seconds() if isinstance(self.max_lag, timedelta) else self.max_lag
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+            raise InvalidValueError(
+                "max_lag", "must be a number of seconds, or a timedelta; 0 for a replica that has to have everything"
+            )
+        return float(seconds)
 
     def sessions(self) -> SessionOptions:
         """The options for sessions."""
@@ -207,8 +228,15 @@ class Verify:
                 migrate.upgrade(connection)
 
 
-def connections_of(engine: Engine, dialect: Dialect, options: Options, *, owned: bool) -> Connections:
-    return Connections(
+def connections_of(
+    engine: Engine,
+    dialect: Dialect,
+    options: Options,
+    *,
+    owned: bool,
+    kind: type[C] = Connections,  # type: ignore[assignment]
+) -> C:
+    return kind(
         engine,
         dialect,
         owned=owned,
@@ -217,6 +245,44 @@ def connections_of(engine: Engine, dialect: Dialect, options: Options, *, owned:
         size=engines.size_of(engine.url, options) if owned else None,
         lasts=not engines.is_memory(engine.url),
     )
+
+
+def database_on(engine: Engine, options: StoreOptions) -> Database:
+    """A database on a caller's engine."""
+    dialect = options.dialect(engine)
+    connections: Connections = connections_of(engine, dialect, options.for_engine(), owned=False)
+    return Database(connections, dialect, options.settings(), waits_of(options.for_engine()), notify.STATEMENTS)
+
+
+def database_of(url: hosts.Address | None, options: StoreOptions) -> Database:
+    """The database of a URL, with its replica, if there is one. Nothing is connected yet."""
+    parsed, for_engine = engines.parse(url), options.for_engine()
+    engine = engines.make(parsed, for_engine)
+    dialect, settings, waits = options.dialect(engine), options.settings(), waits_of(for_engine)
+    connections: Connections = connections_of(engine, dialect, for_engine, owned=True)
+    if options.reporting_url is None:
+        return Database(connections, dialect, settings, waits, notify.STATEMENTS)
+    reporting = _reporting_engine(parsed, options.reporting_url, for_engine)
+    replica = connections_of(reporting, dialect, for_engine, owned=True, kind=ReplicaConnections)
+    return ReplicatedDatabase(
+        connections, dialect, settings, waits, notify.STATEMENTS, replica=replica, max_lag=options.lag()
+    )
+
+
+def _reporting_engine(url: URL, given: hosts.Address, options: Options) -> Engine:
+    try:
+        reporting = engines.parse(given, "reporting_url")
+        if reporting.get_backend_name() != url.get_backend_name():
+            raise InvalidValueError("reporting_url", "is another kind of database than url; name a standby of that one")
+        if url.get_backend_name() == "sqlite" and not sqlite_files.same(url, reporting):
+            raise InvalidValueError("reporting_url", "must be the same file as url on SQLite, which has no replicas")
+        # A replica that does not answer is not to hold reports up.
+        return engines.make(reporting, replace(options, timeout=min(options.timeout, ANSWER_WITHIN)))
+    except InvalidValueError as error:
+        if error.argument != "url":
+            raise
+        problem = str(error).removeprefix("url: ")
+    raise InvalidValueError("reporting_url", problem)
 
 
 def waits_of(options: Options) -> Waits:

@@ -9,7 +9,7 @@ from typing import Self, TypeVar, Unpack
 
 from sqlalchemy import URL, Connection, Engine
 
-from statestore.engine import engines, execution, hosts
+from statestore.engine import execution, hosts
 from statestore.engine.database import Database, Runner
 from statestore.engine.telemetry import Hook
 from statestore.engine.waits import pauses
@@ -30,13 +30,12 @@ from statestore.options import (
     JoinArguments,
     OpenArguments,
     StoreOptions,
-    connections_of,
+    database_of,
+    database_on,
     takes,
-    waits_of,
 )
 from statestore.repositories.cache.limits import CacheState
 from statestore.repositories.cache.options import CacheOptions
-from statestore.repositories.history import notify
 
 R = TypeVar("R")
 
@@ -80,12 +79,11 @@ class StateStore(Transaction, Sweeping):
             raise InvalidValueError(
                 "engine", f"must be an Engine, not {type(engine).__name__}; StateStore.open takes a URL"
             )
-        self._start(engine, StoreOptions(**options))
+        self._start(database_on(engine, StoreOptions(**options)))
 
-    def _start(self, engine: Engine, options: StoreOptions, *, owned: bool = False) -> None:
-        settings, dialect = options.settings(), options.dialect(engine)
-        connections = connections_of(engine, dialect, options.for_engine(), owned=owned)
-        self._database = Database(connections, dialect, settings, waits_of(options.for_engine()), notify.STATEMENTS)
+    def _start(self, database: Database) -> None:
+        settings = database.settings
+        self._database = database
         self._cache_state = CacheState(settings.of(CacheOptions), max_value_bytes=settings.max_value_bytes)
         super().__init__(self._database, settings.namespace, self._cache_state)
 
@@ -134,16 +132,20 @@ class StateStore(Transaction, Sweeping):
                 undoes its work, in seconds or as a timedelta.
             slow_call: Calls and transactions that take at least this long are logged as slow, with name and duration;
                 in seconds or as a timedelta. By default none are.
+            reporting_url: A standby of the database, for what may be a little old: the reports of `usage`, `stats`,
+                exports, and `transaction(read_only=True)`. They see all that this store has written before. If the
+                standby cannot be reached, or is too far behind, the database at *url* is asked, and the logger
+                `statestore` says so. On SQLite it has to be the same file.
+            max_lag: How old what is read from the standby may be, in seconds or as a timedelta; 0 for not at all.
 
         Raises:
-            InvalidValueError: The URL or another argument cannot be used.
+            InvalidValueError: The URL or another argument cannot be used, or `reporting_url` is another database.
             UnavailableError: The database cannot be reached.
             SchemaError: The tables are missing (on PostgreSQL), older than this version, or newer in a way that it
                 cannot use.
         """
-        checked = StoreOptions(**options)
         store = cls.__new__(cls)
-        store._start(engines.make(engines.parse(url), checked.for_engine()), checked, owned=True)
+        store._start(database_of(url, StoreOptions(**options)))
         try:
             store._database.verify()
         except BaseException:

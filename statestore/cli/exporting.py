@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from statestore.cli.importing import Progress
-from statestore.cli.options import Database, examples, json_option, store_options
+from statestore.cli.options import Database, examples, json_option, reporting_option, store_options
 from statestore.cli.output import Failure, counted, json_text, visible
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ replace_option = click.option("--replace", is_flag=True, help="Overwrite what al
 @click.option("--user", metavar="USER", help="Only this user's sessions.")
 @replace_option
 @store_options
+@reporting_option
 @json_option
 def export(
     database: Database,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +37,7 @@ class Database:
     given_url: str | None
     schema: str
     namespace: str = "default"
+    reporting_url: str | None = None
 
     def url(self) -> URL:
         from statestore.engine import engines
@@ -75,7 +76,7 @@ class Database:
             # The store would create its tables, perhaps in a file that belongs to another program.
             migrate.check(url, schema=self.schema)
         # This works behind any pooler, and few commands send a statement twice.
-        options = {"prepared_statements": False, **options}
+        options = {"prepared_statements": False, "reporting_url": self.reporting_url, **options}
         return StateStore.open(url, namespace=self.namespace, schema=self.schema, **options)
 
 
@@ -98,6 +99,23 @@ def store_options(function: F) -> F:
 
     option = click.option("--namespace", default="default", show_default=True, metavar="NAME", help="Which namespace.")
     return _with_database(option(command))  # type: ignore[return-value]
+
+
+def reporting_option(function: F) -> F:
+    """Add --reporting-url to a command with `store_options`, which stands above; the `Database` then reads there."""
+
+    @wraps(function)
+    def command(database: Database, *args: Any, reporting_url: str | None, **kwargs: Any) -> Any:
+        return function(replace(database, reporting_url=reporting_url), *args, **kwargs)
+
+    option = click.option(
+        "--reporting-url",
+        envvar="STATESTORE_REPORTING_URL",
+        show_envvar=True,
+        metavar="URL",
+        help="A standby of the database, which is read instead if it is recent enough.",
+    )
+    return option(command)  # type: ignore[return-value]
 
 
 def _with_database(command: F) -> F:

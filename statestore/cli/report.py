@@ -13,7 +13,7 @@ import click
 from statestore.cli.durations import Moment, moment
 from statestore.cli.exporting import written_file
 from statestore.cli.importing import Progress
-from statestore.cli.options import Database, examples, json_option, store_options
+from statestore.cli.options import Database, examples, json_option, reporting_option, store_options
 from statestore.cli.output import Failure, counted, json_text, shortened, table, time_text, visible
 from statestore.reports.catalog import REPORTS, Report, records
 
@@ -51,6 +51,7 @@ _NAMES = "\n".join(f"  {report.name:<20}{report.summary}" for report in REPORTS.
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")
 @click.option("--replace", is_flag=True, help="With --html: overwrite what exists: a file, or a report.")
 @store_options
+@reporting_option
 @json_option
 def report(
     database: Database,

@@ -47,16 +47,16 @@ class Options:
     slow_call: float | None = None
 
 
-def parse(url: hosts.Address | None) -> URL:
+def parse(url: hosts.Address | None, argument: str = "url") -> URL:
     """The URL, or the one from STATESTORE_URL, or a file in the current directory."""
     given = url if url is not None else os.environ.get("STATESTORE_URL") or DEFAULT_URL
-    parsed = hosts.parse(given, "url")
+    parsed = hosts.parse(given, argument)
     kind = {"postgres": "postgresql"}.get(parsed.get_backend_name(), parsed.get_backend_name())
     driver = parsed.drivername.partition("+")[2]
     allowed = {"postgresql": ("", "psycopg"), "sqlite": ("", "pysqlite", "aiosqlite")}.get(kind)
     if allowed is None or driver not in allowed:
         raise InvalidValueError(
-            "url", f"{parsed.drivername!r} is not supported; use postgresql:// (by psycopg 3) or sqlite://"
+            argument, f"{parsed.drivername!r} is not supported; use postgresql:// (by psycopg 3) or sqlite://"
         )
     return parsed.set(drivername=kind)
 

@@ -114,6 +114,15 @@ def path_of(url: URL) -> Path | None:
     return None if mode == "memory" or name in ("", ":memory:") else Path(name)
 
 
+def same(one: URL, other: URL) -> bool:
+    """Whether two URLs name the same file, which exists. A database in memory is nobody else's."""
+    paths = [path_of(url) for url in (one, other)]
+    try:
+        return all(paths) and os.path.samefile(*(path for path in paths if path))
+    except OSError:
+        return False
+
+
 def make_private(url: URL) -> None:
     """Make the file of a SQLite URL if there is none, readable by its owner alone: it will hold conversations.
 

@@ -29,6 +29,9 @@ class Repository:
     group: ClassVar[str]
     """What callers find its operations under."""
 
+    may_lag: ClassVar[bool] = False
+    """Whether what it reads may come from a replica: reports, for people."""
+
     def __init_subclass__(cls, *, group: str | None = None) -> None:
         """*group*: if that is not the name of its folder."""
         cls.group = group or cls.__module__.split(".")[-2]

@@ -103,7 +103,12 @@ class Proxy:
             except OSError:
                 return
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = _Connection(self, client, socket.create_connection(self._server))
+            try:
+                server = socket.create_connection(self._server)
+            except OSError:  # There is no server.
+                client.close()
+                continue
+            connection = _Connection(self, client, server)
             self._connections.append(connection)
             self._start(connection.pump_requests)
             self._start(connection.pump_replies)

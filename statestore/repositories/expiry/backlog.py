@@ -51,6 +51,8 @@ _MAX_IDLE = Statement("""
 class BacklogRepository(Repository, group="usage"):
     """How far the sweep is behind."""
 
+    may_lag = True
+
     @reads
     def expiry_backlog(self) -> list[ExpiryBacklog]:
         """What is due for deletion but not swept yet; empty if everything was swept."""

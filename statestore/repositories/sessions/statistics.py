@@ -118,6 +118,8 @@ class StatisticsRepository(Repository):
 class StoreStatistics(Repository, group="store"):
     """Figures about a namespace."""
 
+    may_lag = True
+
     @reads
     def ping(self, *, writes: bool = False) -> None:
         """Make sure that the database answers: for a service's readiness, in one round trip.

@@ -45,6 +45,8 @@ class UsageRepository(Repository):
         daily: One row per day instead of one for the whole period.
     """
 
+    may_lag = True
+
     @reads
     def totals(
         self,
