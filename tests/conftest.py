@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from tests.citus import CitusCluster
-from tests.postgres import PostgresServer, start_server
+from tests.postgres import LocalServer, PostgresServer, start_server
 from tests.support.clock import MovableClock
 from tests.support.content import Content
 from tests.support.pgbouncer import PgBouncer
 from tests.support.pgbouncer import program as pgbouncer_program
 from tests.support.portal import BlockingStore, Portal
+from tests.support.standby import Standby
 from tests.support.wire import Proxy, Traffic, traced_sqlite
 
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.postgresql)
@@ -30,10 +32,13 @@ SQLITE = pytest.param("sqlite", marks=pytest.mark.sqlite)
 
 server_name = pytest.StashKey[str]()
 
+# Of a server with a standby: what is acknowledged is on its way there, and stays there until it has been fetched.
+FOLLOWED = {"synchronous_commit": "on", "wal_keep_size": "4GB"}
+
 
 @pytest.fixture(scope="session")
 def postgres(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
-    with start_server() as server:
+    with start_server(settings=FOLLOWED if pytestconfig.getoption("--replica") else None) as server:
         pytestconfig.stash[server_name] = f"PostgreSQL {server.version} ({server.host})"
         yield server
 
@@ -109,6 +114,44 @@ def pgbouncer(postgres: PostgresServer) -> Iterator[PgBouncer]:
         yield pgbouncer
 
 
+@pytest.fixture(scope="session")
+def standby(postgres: PostgresServer) -> Iterator[Standby]:
+    assert isinstance(postgres, LocalServer), "a standby needs a server that the tests have started"
+    with Standby(postgres) as standby:
+        yield standby
+
+
+@pytest.fixture
+def reporting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], dict[str, Any]]:
+    """With `--replica`: the options with which a store on a URL reads from a standby all that it may.
+
+    What others have written has to be there, too, since tests write with one store and read with another.
+    """
+    if not request.config.getoption("--replica") or request.path.name in WITHOUT_REPLICA:
+        return lambda url: {}
+    from statestore.engine import replicas
+
+    monkeypatch.setattr(replicas, "_CATCHING_UP", 5.0)
+
+    def options(url: Any) -> dict[str, Any]:
+        given = str(url)
+        if given.startswith("sqlite"):
+            named = make_url(given)
+            return {} if named.database in (None, "", ":memory:") else {"reporting_url": given, "max_lag": 0}
+        server = request.getfixturevalue("postgres")
+        named = make_url(given)
+        if make_url(server.url()).port != named.port:
+            return {}
+        standby = request.getfixturevalue("standby").url(named.database)
+        copy = make_url(standby).set(username=named.username, password=named.password)
+        return {"reporting_url": copy.render_as_string(hide_password=False), "max_lag": 0}
+
+    return options
+
+
+# These look at what one server is asked, or take it away; tests of replicas bring their own.
+WITHOUT_REPLICA = frozenset({"test_replicas.py", "test_failover.py"})
+
 POOLED = "pgbouncer-"
 
 
@@ -123,7 +166,9 @@ def world(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def connect(request: pytest.FixtureRequest, world: str) -> Iterator[Callable[..., Any]]:
+def connect(
+    request: pytest.FixtureRequest, world: str, reporting: Callable[[Any], dict[str, Any]]
+) -> Iterator[Callable[..., Any]]:
     """`StateStore.open(url, …)` in the test's world. What it opened is closed after the test."""
     from statestore import StateStore
 
@@ -134,6 +179,8 @@ def connect(request: pytest.FixtureRequest, world: str) -> Iterator[Callable[...
             if pooler is not None and str(url).startswith("postgresql"):
                 stack.callback(pooler.hang_up, url)
                 url = pooler.url(url)
+            if world != "engine":
+                kwargs = {**reporting(url), **kwargs}
             if world == "sync":
                 store: Any = StateStore.open(url, **kwargs)
             elif world == "async":
@@ -231,6 +278,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pgbouncer", action="store_true", help="run the whole contract through PgBouncer, too")
+    parser.addoption("--replica", action="store_true", help="let stores read from a standby all that they may")
     parser.addoption("--need-postgresql", action="store_true", help="fail if no test ran on PostgreSQL")
 
 
