@@ -94,7 +94,7 @@ class _Lost(Exception):
 class Marks:
     """What is known of the primary, and when this store last wrote to it."""
 
-    def __init__(self, primary: Database, max_lag: float) -> None:
+    def __init__(self, primary: Connections, max_lag: float) -> None:
         self.max_lag = max_lag
         self._primary = primary
         self.written_at = -math.inf
@@ -105,21 +105,24 @@ class Marks:
         """What a replica has to have, as moments: what was committed before, by this store and by anybody."""
         return self.written_at, time.monotonic() - self.max_lag
 
-    def of(self, moment: float) -> Mark:
-        """The earliest mark that is not before *moment*; one is made if there is none."""
+    def of(self, moment: float, until: float) -> Mark:
+        """The earliest mark that is not before *moment*; one is made if there is none, *until* then at the latest."""
         for mark in list(self._latest):
             if mark.at >= moment:
                 return mark
-        return self._new()
+        return self._new(until)
 
     def replayed(self, position: int) -> float:
         """Before which moment everything has been replayed, where the log has been up to *position*."""
         return max((mark.at for mark in list(self._latest) if mark.position <= position), default=-math.inf)
 
-    def _new(self) -> Mark:
-        at, until = time.monotonic(), ends_at(self._primary.waits.timeout)
-        with no_retry(), translated(), self._primary.connected() as connection:
-            *identity, position = _ask(connection, _MARK, until)
+    def _new(self, until: float) -> Mark:
+        at = time.monotonic()
+        try:
+            with no_retry(), translated(), self._primary.connected(until) as connection:
+                *identity, position = _ask(connection, _MARK, until)
+        except StateStoreError as exc:
+            raise Unusable("away", f"cannot be compared with it ({exc})") from None
         mark = Mark(at, position, Server(*identity))
         if self._latest and mark.position < self._latest[-1].position:
             self._latest.clear()  # Another server has taken over: what was noted is of another log.
@@ -181,8 +184,8 @@ class ReplicaConnections(Connections):
 
     def _catch_up(self, connection: Connected, written_at: float, since: float, until: float) -> None:
         """Note up to when *connection* is known to be complete; wait a little for that to be enough."""
-        own = self.marks.of(written_at) if written_at > -math.inf else None
-        mark = self.marks.of(max(written_at, since))
+        own = self.marks.of(written_at, until) if written_at > -math.inf else None
+        mark = self.marks.of(max(written_at, since), until)
         waits_until, pause = time.monotonic() + _CATCHING_UP, 0.001
         while True:
             asked_at = time.monotonic()
@@ -225,7 +228,7 @@ class ReplicatedDatabase(Database):
         max_lag: float,
     ) -> None:
         super().__init__(connections, dialect, settings, waits, listening)
-        self._marks = replica.marks = Marks(self, max_lag)
+        self._marks = replica.marks = Marks(connections, max_lag)
         # What fails there is done here instead of being tried there for long.
         self._replica = Database(
             replica, dialect, settings, Waits(waits.timeout, 0.0, waits.pool, waits.lock), listening
