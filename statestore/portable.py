@@ -20,15 +20,19 @@ from statestore.engine.async_database import finished
 from statestore.engine.calls import Call
 from statestore.engine.flows import Flow, run, run_async
 from statestore.errors import ConflictError, DatabaseError, InvalidValueError, SessionExistsError, SessionNotFoundError
+from statestore.portable_export import Exported, write_sessions
 from statestore.portable_files import FORMAT, VERSION, Part, Progress, Survey
 from statestore.repositories.portable import portable_ledger, portable_sessions
 from statestore.repositories.portable.portable_checks import Histories
+from statestore.repositories.portable.portable_pages import Page, PortablePages
 from statestore.repositories.portable.portable_rows import PortableWork
 from statestore.repositories.portable.portable_values import TABLES, Record
 from statestore.store import StateStore, Transaction
 from statestore.values.saved_sessions import SavedSession
 
-_BATCH = 500
+# Rows that are written together, of all kinds, and about how many bytes they take at most.
+_BATCH = 2000
+_ROOM = 8 * 1024 * 1024
 _HEADER = {"type": "header", "format": FORMAT, "version": VERSION}
 
 
@@ -112,66 +116,31 @@ class _Export:
         self._totals = Totals()
 
     def flow(self, session_ids: Sequence[str] | None, user_id: str | None) -> Flow[Totals]:
-        self._line(_HEADER)
-        exported: set[str] = set()
-        entries = 0
-        options: dict[str, Any] = {"session_ids": session_ids, "user_id": user_id, "after": ""}
-        while page := (yield _call(PortableWork.sessions, **options)):
-            for session in page:
-                exported.add(session["session_id"])
-                entries += session["next_seq"] - session["first_seq"]
-            self._write("session", page)
-            options["after"] = page[-1]["session_id"]
-        for missing in sorted(set(session_ids or ()) - exported):
-            raise SessionNotFoundError(missing, self._namespace)
-        self._expect(len(exported) + entries)
-        everything = session_ids is None and user_id is None
-        for session_id in sorted(exported):
-            yield from self._history(session_id, exported)
-            self._write("state", (yield _call(PortableWork.state, session_id)))
-            self._write("summary", (yield _call(PortableWork.summaries, session_id)))
-            lists = yield _call(PortableWork.lists, session_id)
-            self._write("list", lists)
-            items = (yield _call(PortableWork.list_items, session_id, None)) if lists else []
-            while items:
-                self._write("list_item", items)
-                items = yield _call(PortableWork.list_items, session_id, items[-1])
-            if not everything:
-                self._write("usage", (yield _call(PortableWork.usage, session_id)))
-        lines = (yield _call(PortableWork.all_usage, None)) if everything else []
-        while lines:
-            self._write("usage", lines)
-            lines = yield _call(PortableWork.all_usage, lines[-1])
+        with closing(Exported()) as exported:
+            self._line(_HEADER)
+            options: dict[str, Any] = {"session_ids": session_ids, "user_id": user_id, "after": None}
+            while page := (yield _call(PortablePages.sessions, **options)):
+                exported.add(page)
+                self._write("session", page)
+                options["after"] = page[-1]
+            wanted = set(session_ids or ())
+            for missing in sorted(wanted - exported.having(wanted)):
+                raise SessionNotFoundError(missing, self._namespace)
+            self._expect(exported.sessions + exported.entries)
+            everything = session_ids is None and user_id is None
+            for sessions in exported.chunks():
+                yield from write_sessions(sessions, exported, self._write, usage=not everything)
+            lines: Page | None = (yield _call(PortablePages.all_usage, None)) if everything else None
+            while lines is not None and lines.rows:
+                self._write("usage", lines.rows)
+                lines = (yield _call(PortablePages.all_usage, lines.rows[-1])) if lines.more else None
         self._line({"type": "end", "lines": self._totals.lines})
         return self._totals
 
-    def _history(self, session_id: str, exported: set[str]) -> Flow[None]:
-        pieces = yield _call(PortableWork.pieces, session_id)
-        shared = [piece for piece in pieces if piece.owner != session_id and piece.owner in exported]
-        for piece in shared:
-            line = {
-                "session_id": session_id,
-                "from_seq": piece.from_seq,
-                "to_seq": piece.to_seq,
-                "owner_session_id": piece.owner,
-            }
-            self._write("segment", [line])
-        for piece in pieces:
-            if piece in shared:
-                continue
-            position = piece.from_seq
-            while position <= piece.to_seq:
-                entries = yield _call(PortableWork.entries, piece.owner, position, piece.to_seq)
-                if not entries:
-                    break
-                position = entries[-1]["seq"] + 1
-                if piece.owner != session_id:
-                    entries = [{**entry, "session_id": session_id, "usage_folded": 1} for entry in entries]
-                self._write("entry", entries)
-
     def _write(self, kind: str, rows: Sequence[dict[str, Any]]) -> None:
-        for row in rows:
-            self._line({"type": kind, **row})
+        self._file.write(
+            b"".join([orjson.dumps({"type": kind, **row}, option=orjson.OPT_APPEND_NEWLINE) for row in rows])
+        )
         self._totals.add(kind, len(rows))
         self._progress(len(rows))
 
@@ -276,8 +245,7 @@ def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow
     parts: dict[str, str] = {}
     taken: dict[str, list[portable_ledger.Line]] = {}
     looked_up: set[str] = set()
-    for batch in _batches(records):
-        kind = batch[0].kind
+    for kind, batch in _batches(records):
         ids = list(dict.fromkeys(record.values["session_id"] for record in batch))
         if kind == "session":
             for living in (yield _call(PortableWork.make_room, ids, replace=replace)):
@@ -286,7 +254,8 @@ def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow
             parts |= {r.values["session_id"]: r.values["belongs_to"] for r in batch if r.values.get("belongs_to")}
             forks += [r.values["session_id"] for r in batch if r.values.get("parent_session_id") is not None]
         if replace and kind in ("session", "usage"):
-            taken |= yield _call(PortableWork.take_usage, [one for one in ids if one not in taken])
+            taken |= yield _call(PortableWork.take_usage, [one for one in ids if one not in looked_up])
+            looked_up.update(ids)
         elif kind == "usage":
             recorded = yield _call(PortableWork.find_usage, [one for one in ids if one not in looked_up])
             if recorded is not None:
@@ -297,7 +266,7 @@ def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow
                 )
             looked_up.update(ids)
         try:
-            yield _call(PortableWork.insert, batch)
+            yield _call(PortableWork.insert, kind, batch)
         except DatabaseError as error:
             if type(error) is not DatabaseError:
                 raise
@@ -308,8 +277,7 @@ def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow
     if strangers := [session_id for session_id, whole in parts.items() if whole not in sessions]:
         yield _call(PortableWork.settle_parts, strangers)
     for session_id, lines in taken.items():
-        if lines:
-            yield _call(PortableWork.keep_usage, session_id, lines, entries=session_id in sessions)
+        yield _call(PortableWork.keep_usage, session_id, lines, entries=session_id in sessions)
     if forks and (found := (yield _call(PortableWork.own_ancestor, forks))) is not None:
         raise InvalidValueError(sessions[found], "is a session that is forked from itself, through existing sessions")
     return totals
@@ -319,12 +287,16 @@ def _call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
     return Call(method, args, kwargs)
 
 
-def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    batch: list[Record] = []
+def _batches(records: Iterable[Record]) -> Iterator[tuple[str, list[Record]]]:
+    """Records of one kind at a time, before those that refer to them: so many that few statements write them."""
+    held: dict[str, list[Record]] = {kind: [] for kind in TABLES}
+    count = size = 0
     for record in records:
-        if batch and (record.kind != batch[0].kind or len(batch) == _BATCH):
-            yield batch
-            batch = []
-        batch.append(record)
-    if batch:
-        yield batch
+        held[record.kind].append(record)
+        count += 1
+        size += record.size
+        if count >= _BATCH or size >= _ROOM:
+            yield from ((kind, batch) for kind, batch in held.items() if batch)
+            held = {kind: [] for kind in TABLES}
+            count = size = 0
+    yield from ((kind, batch) for kind, batch in held.items() if batch)

@@ -16,7 +16,7 @@ FORMAT, VERSION = "statestore", 2
 _READABLE = (1, VERSION)
 
 # A part has this many lines or a few more; or one family of sessions, which share entries, of any size.
-_LINES = 500
+_LINES = 2000
 
 Progress = Callable[[int], None]
 
@@ -122,7 +122,7 @@ class Part:
                 self._progress(len(line))
                 where = f"line {number}"
                 values = _values(line, where)
-                yield decode(values.pop("type", None), values, where)
+                yield decode(values.pop("type", None), values, where, len(line))
 
 
 def _records(file: BinaryIO, progress: Progress, copy: IO[bytes] | None) -> Iterator[tuple[Record, _Run]]:

@@ -41,6 +41,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "lazy",
         "context",
         "portable",
+        "portable_export",
         "portable_files",
         "sweeper",
         "shared_prices",

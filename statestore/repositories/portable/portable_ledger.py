@@ -19,20 +19,22 @@ _CENT = Decimal("1e-10")
 
 _HELD = Statement(
     f"SELECT {ledger.LINE.select()}, line FROM $usage_ledger"
-    " WHERE namespace = :namespace AND session_id = :session_id ORDER BY bucket_at, line"
+    " WHERE namespace = :namespace AND session_id $in(:session_ids) ORDER BY session_id, bucket_at, line"
 )
-_DELETE = Statement("DELETE FROM $usage_ledger WHERE namespace = :namespace AND session_id = :session_id")
+_DELETE = Statement("DELETE FROM $usage_ledger WHERE namespace = :namespace AND session_id $in(:session_ids)")
 _INSERT = Statement(f"""
     INSERT INTO $usage_ledger (namespace, line, {", ".join(ledger.LINE.names)})
     VALUES (:namespace, :line, {each(":{}", ledger.LINE.names)})""")
 
 
-def take(link: Link, session_id: str) -> list[Line]:
-    """Remove a session's lines from the ledger, for `keep` to bring back what is to stay of them."""
-    lines = _held(link, session_id)
-    if lines:
-        link.run(_DELETE, session_id=session_id)
-    return lines
+def take(link: Link, session_ids: Sequence[str]) -> dict[str, list[Line]]:
+    """Remove sessions' lines from the ledger, for `keep` to bring back what is to stay of them."""
+    taken: dict[str, list[Line]] = {}
+    for line in _held(link, session_ids):
+        taken.setdefault(line["session_id"], []).append(line)
+    if taken:
+        link.run(_DELETE, session_ids=list(taken))
+    return taken
 
 
 def keep(link: Link, session_id: str, taken: Sequence[Line], *, entries: bool) -> None:
@@ -44,7 +46,7 @@ def keep(link: Link, session_id: str, taken: Sequence[Line], *, entries: bool) -
         taken: What it had.
         entries: The session's entries were replaced, too, and count.
     """
-    held = _held(link, session_id)
+    held = _held(link, [session_id])
     there = [*held, *(_lines(link, ledger.unfolded(link, session_id)) if entries else ())]
     # First what was used at the same time, so that what remains stands where it was.
     rest = _without(_without(taken, there, "bucket_at"), there)
@@ -59,8 +61,8 @@ def keep(link: Link, session_id: str, taken: Sequence[Line], *, entries: bool) -
     link.many(_INSERT, rows)
 
 
-def _held(link: Link, session_id: str) -> list[Line]:
-    rows = link.all(_HELD, session_id=session_id)
+def _held(link: Link, session_ids: Sequence[str]) -> list[Line]:
+    rows = link.all(_HELD, session_ids=list(session_ids))
     numbers = (number for (number,) in map(ledger.LINE.behind, rows))
     return [{**line, "line": number} for line, number in zip(_lines(link, rows), numbers, strict=True)]
 

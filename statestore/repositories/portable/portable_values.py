@@ -7,7 +7,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import orjson
-from sqlalchemy import Column, String, Table
+from sqlalchemy import Column, String, Table, Text
 
 from statestore import schema
 from statestore.checking import checks, exactjson
@@ -18,6 +18,7 @@ from statestore.errors import InvalidValueError
 from statestore.repositories.portable.portable_checks import MAX_SUM
 from statestore.repositories.usage.ledger import COUNTS
 from statestore.schema import column_types
+from statestore.schema.column_types import ExactJson
 from statestore.values.sessions import STATUSES
 
 # A record's name in the file, and its table. Sessions come first: all other rows refer to them.
@@ -53,15 +54,35 @@ class Record:
     kind: str
     values: Params
     where: str
+    size: int = 0
+    """How many bytes it takes in the file."""
+
+
+KEYS: dict[str, tuple[str, ...]] = {
+    kind: tuple(str(column.name) for column in table.primary_key if column.name != "namespace")
+    for kind, table in TABLES.items()
+}
+"""By which columns the rows of each record are ordered."""
+
+LARGE: dict[str, tuple[str, ...]] = {
+    kind: tuple(str(column.name) for column in carried(table) if isinstance(column.type, ExactJson | Text))
+    for kind, table in TABLES.items()
+}
+"""The columns that may be large."""
 
 
 def encode(dialect: Dialect, kind: str, row: Row) -> dict[str, Any]:
     """What stands in the file for a row, but for the record's name."""
-    return {
-        name: value if encoder is None else encoder(dialect, value)
-        for (name, encoder), value in zip(_ENCODERS_OF[kind], row, strict=True)
-        if value is not None
-    }
+    values = list(row)
+    for place, encoder in _ENCODERS_OF[kind]:
+        if values[place] is not None:
+            values[place] = encoder(dialect, values[place])
+    return {name: value for name, value in zip(ROWS[kind].names, values, strict=True) if value is not None}
+
+
+def _time(dialect: Dialect, value: Any) -> str:
+    # SQLite has it as it stands in the file.
+    return value if isinstance(value, str) else sqlite_time(value)
 
 
 def _money(dialect: Dialect, value: Any) -> str:
@@ -71,42 +92,46 @@ def _money(dialect: Dialect, value: Any) -> str:
 
 _ENCODERS: dict[type[Any], Callable[[Dialect, Any], Any]] = {
     column_types.ExactJson: lambda dialect, value: orjson.Fragment(value),
-    column_types.UtcTime: lambda dialect, value: sqlite_time(dialect.time(value)),
+    column_types.UtcTime: _time,
     column_types.Duration: lambda dialect, value: (dialect.duration(value) or timedelta()) // _MICROSECOND,
     column_types.Money: _money,
     column_types.MoneySum: _money,
 }
-# The columns of a record, in order, each with what turns its value into that of the file.
+# The places of a row whose values are others in the file, each with what makes them so.
 _ENCODERS_OF = {
-    kind: [(str(column.name), _ENCODERS.get(type(column.type))) for column in carried(table)]
+    kind: [
+        (place, _ENCODERS[type(column.type)])
+        for place, column in enumerate(carried(table))
+        if type(column.type) in _ENCODERS
+    ]
     for kind, table in TABLES.items()
 }
 
 
-def decode(kind: Any, values: Mapping[str, Any], where: str) -> Record:
-    """A record from what stands in the file.
+def decode(kind: Any, values: Mapping[str, Any], where: str, size: int = 0) -> Record:
+    """A record from what stands in the file, where it takes *size* bytes.
 
     Raises:
         InvalidValueError: It is none.
     """
-    table = TABLES.get(kind) if isinstance(kind, str) else None
-    if table is None:
+    known = _DECODERS.get(kind) if isinstance(kind, str) else None
+    if known is None:
         raise InvalidValueError(where, f"is of an unknown type {kind!r}; was it written by a newer version?")
-    columns = {str(column.name): column for column in carried(table)}
     decoded: Params = {}
     for name, value in values.items():
-        if name not in columns:
+        decode_value = known.get(name)
+        if decode_value is None:
             raise InvalidValueError(where, f"has an unknown field {name!r}; was it written by a newer version?")
         try:
-            decoded[name] = _decoded(columns[name], value)
+            decoded[name] = decode_value(value)
         except (ValueError, TypeError, OverflowError, InvalidOperation):
             raise InvalidValueError(where, f"has an invalid value in {name!r}") from None
-    for column in columns.values():
-        if not column.nullable and column.server_default is None and decoded.get(column.name) is None:
-            raise InvalidValueError(where, f"is missing {column.name!r}")
+    for name in _NEEDED[kind]:
+        if decoded.get(name) is None:
+            raise InvalidValueError(where, f"is missing {name!r}")
     if kind in _FITTING and not _FITTING[kind](decoded):
         raise InvalidValueError(where, "has values that contradict each other; the file is damaged")
-    return Record(kind, decoded, where)
+    return Record(kind, decoded, where, size)
 
 
 # What an append, and the other operations that write such rows, would refuse; and what would take a sum, or the next
@@ -143,33 +168,36 @@ _FITTING: dict[str, Callable[[Params], bool]] = {
 }
 
 
-def _decoded(column: Column[Any], value: Any) -> Any:
-    kind = column.type
+def _decoder(column: Column[Any]) -> Callable[[Any], Any]:
+    """What makes a column's value of that in the file; it raises what `decode` expects."""
+    kind, name = column.type, str(column.name)
     if isinstance(kind, column_types.ExactJson):
-        return exactjson.dumps(value, column.name)
+        return lambda value: exactjson.dumps(value, name)
     if isinstance(kind, column_types.UtcTime):
-        return checks.optional_time(datetime.fromisoformat(value), column.name)
+        return lambda value: checks.optional_time(datetime.fromisoformat(value), name)
     if isinstance(kind, column_types.Duration):
-        return checks.ttl(checks.count(value, column.name) * _MICROSECOND, column.name)
+        return lambda value: checks.ttl(checks.count(value, name) * _MICROSECOND, name)
     if isinstance(kind, column_types.Money):
-        return checks.optional_cost(Decimal(value), column.name) if isinstance(value, str) else _refuse()
+        return lambda value: checks.optional_cost(Decimal(value), name) if isinstance(value, str) else _refuse()
     if isinstance(kind, column_types.MoneySum):
-        return _within(Decimal(value), MAX_SUM, least=-MAX_SUM) if isinstance(value, str) else _refuse()
+        return lambda value: _within(Decimal(value), MAX_SUM, least=-MAX_SUM) if isinstance(value, str) else _refuse()
     if kind.python_type is int:
-        return checks.count(value, column.name, **_RANGES.get((column.table.name, column.name), {}))
+        bounds = _RANGES.get((column.table.name, name), {})
+        return lambda value: checks.count(value, name, **bounds)
     if kind.python_type is float:
         in_ledger = column.table is schema.usage_ledger
         most = MAX_SUM if in_ledger else checks.MAX_TTL / timedelta(milliseconds=1)
-        return (
-            _within(float(value), most, least=-MAX_SUM if in_ledger else 0)
+        least = -MAX_SUM if in_ledger else 0
+        return lambda value: (
+            _within(float(value), most, least=least)
             if isinstance(value, float | int) and not isinstance(value, bool)
             else _refuse()
         )
     if column is schema.sessions.c.status:
-        return checks.one_of(value, STATUSES, column.name)
+        return lambda value: checks.one_of(value, STATUSES, name)
     if isinstance(kind, String) and kind.length is not None:
-        return checks.key(value, column.name)
-    return checks.text(value, column.name)
+        return lambda value: checks.key(value, name)
+    return lambda value: checks.text(value, name)
 
 
 def _within(value: Any, most: float, *, least: float = 0) -> Any:
@@ -178,3 +206,11 @@ def _within(value: Any, most: float, *, least: float = 0) -> Any:
 
 def _refuse() -> Any:
     raise TypeError
+
+
+# Made once: a file has millions of values.
+_DECODERS = {kind: {str(column.name): _decoder(column) for column in carried(table)} for kind, table in TABLES.items()}
+_NEEDED = {
+    kind: [str(one.name) for one in carried(table) if not one.nullable and one.server_default is None]
+    for kind, table in TABLES.items()
+}
