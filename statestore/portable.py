@@ -8,9 +8,12 @@ again.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, BinaryIO
 
 import orjson
@@ -18,51 +21,21 @@ import orjson
 from statestore.async_store import AsyncStateStore, AsyncTransaction
 from statestore.engine.async_database import finished
 from statestore.engine.calls import Call
+from statestore.engine.database import Database
 from statestore.engine.flows import Flow, run, run_async
-from statestore.errors import ConflictError, DatabaseError, InvalidValueError, SessionExistsError, SessionNotFoundError
-from statestore.portable_export import Exported, write_sessions
+from statestore.engine.threaded_database import ThreadedDatabase
+from statestore.errors import SessionNotFoundError
+from statestore.portable_export import Exported, encoded, write_sessions
 from statestore.portable_files import FORMAT, VERSION, Part, Progress, Survey
-from statestore.repositories.portable import portable_ledger, portable_sessions
+from statestore.portable_import import Totals, bring_part, forget, insert, insert_part, parts_left
+from statestore.portable_jobs import Crew, check_jobs, one_moment, write_by_crew
+from statestore.repositories.portable import portable_sessions
 from statestore.repositories.portable.portable_checks import Histories
 from statestore.repositories.portable.portable_pages import Page, PortablePages
-from statestore.repositories.portable.portable_rows import PortableWork
-from statestore.repositories.portable.portable_values import TABLES, Record
-from statestore.store import StateStore, Transaction
+from statestore.store import StateStore
 from statestore.values.saved_sessions import SavedSession
 
-# Rows that are written together, of all kinds, and about how many bytes they take at most.
-_BATCH = 2000
-_ROOM = 8 * 1024 * 1024
 _HEADER = {"type": "header", "format": FORMAT, "version": VERSION}
-
-
-@dataclass(slots=True)
-class Totals:
-    """How much was exported or imported."""
-
-    sessions: int = 0
-    segments: int = 0
-    entries: int = 0
-    state_entries: int = 0
-    summaries: int = 0
-    usage_lines: int = 0
-    lists: int = 0
-    list_items: int = 0
-
-    def add(self, kind: str, count: int) -> None:
-        name = _TOTALS[kind]
-        setattr(self, name, getattr(self, name) + count)
-
-    def include(self, other: "Totals") -> None:
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
-
-    @property
-    def lines(self) -> int:
-        return sum(getattr(self, field.name) for field in fields(self))
-
-
-_TOTALS = dict(zip(TABLES, (field.name for field in fields(Totals)), strict=True))
 
 
 def export_sessions(
@@ -71,25 +44,35 @@ def export_sessions(
     *,
     session_ids: Sequence[str] | None = None,
     user_id: str | None = None,
+    jobs: int = 1,
     expect: Progress = lambda lines: None,
     progress: Progress = lambda lines: None,
 ) -> Totals:
     """Write sessions to *file*, all as of one moment; expired ones are left out.
+
+    Rows are read and written in pages of up to 500, so it takes about the same memory for any number of sessions.
 
     Args:
         store: The store that has them.
         file: Open for writing. It is written from start to end.
         session_ids: Only these, with what belongs to them; by default all of the store's namespace.
         user_id: Only those of this user, with what belongs to them.
+        jobs: How many processes read and write at once, each on a connection of its own. The file is the same. They
+            keep parts of it in the folder for temporary files for a while.
         expect: Called once, before the first entry, with the approximate number of lines to come.
         progress: Called with the number of lines written since the last call.
 
     Raises:
         SessionNotFoundError: One of the ids has no session.
+        InvalidValueError: *jobs* is not between 1 and 64, or other processes cannot open the store's database: it is in
+            memory, or an engine of the caller's.
     """
-    flow = _Export(store.namespace, file, expect, progress).flow(session_ids, user_id)
+    check_jobs(jobs, store._database)
+    export = _Export(store.namespace, file, expect, progress)
+    if jobs > 1:
+        return export.by_crew(store._database, session_ids, user_id, jobs)
     with store._database.snapshot() as runner:
-        return run(store._database.telemetry.watched(runner), flow)
+        return run(store._database.telemetry.watched(runner), export.flow(session_ids, user_id))
 
 
 async def export_sessions_async(
@@ -98,13 +81,39 @@ async def export_sessions_async(
     *,
     session_ids: Sequence[str] | None = None,
     user_id: str | None = None,
+    jobs: int = 1,
     expect: Progress = lambda lines: None,
     progress: Progress = lambda lines: None,
 ) -> Totals:
     """As `export_sessions`, awaited. *file* is written, and *expect* and *progress* are called, in worker threads."""
-    flow = _Export(store.namespace, file, expect, progress).flow(session_ids, user_id)
+    database = _in_threads(store)
+    check_jobs(jobs, database)
+    export = _Export(store.namespace, file, expect, progress)
+    if jobs > 1 and database is not None:
+        work = partial(export.by_crew, database, session_ids, user_id, jobs)
+        return await _until_stopped(export.stop, work)
     async with store._database.snapshot() as runner:
+        flow = export.flow(session_ids, user_id)
         return await run_async(store._database.telemetry.watched_async(runner), flow, in_thread=True)
+
+
+def _in_threads(store: AsyncStateStore) -> Database | None:
+    """What an async store calls in threads; None if it is on an engine of the caller's."""
+    database = store._database
+    return database.database if isinstance(database, ThreadedDatabase) else None
+
+
+async def _until_stopped(stop: threading.Event, work: Callable[[], Totals]) -> Totals:
+    """Do *work* in a thread, which looks whether it is to stop."""
+    try:
+        totals: Totals = await finished(asyncio.to_thread(work), hurry=stop.set)
+        return totals
+    except _Stopped:
+        raise asyncio.CancelledError from None
+
+
+class _Stopped(Exception):
+    """The task that wanted it was cancelled."""
 
 
 class _Export:
@@ -114,35 +123,59 @@ class _Export:
         self._expect = expect
         self._progress = progress
         self._totals = Totals()
+        self.stop = threading.Event()
 
     def flow(self, session_ids: Sequence[str] | None, user_id: str | None) -> Flow[Totals]:
+        everything = session_ids is None and user_id is None
         with closing(Exported()) as exported:
-            self._line(_HEADER)
-            options: dict[str, Any] = {"session_ids": session_ids, "user_id": user_id, "after": None}
-            while page := (yield _call(PortablePages.sessions, **options)):
-                exported.add(page)
-                self._write("session", page)
-                options["after"] = page[-1]
-            wanted = set(session_ids or ())
-            for missing in sorted(wanted - exported.having(wanted)):
-                raise SessionNotFoundError(missing, self._namespace)
-            self._expect(exported.sessions + exported.entries)
-            everything = session_ids is None and user_id is None
+            yield from self._sessions(exported, session_ids, user_id)
             for sessions in exported.chunks():
                 yield from write_sessions(sessions, exported, self._write, usage=not everything)
-            lines: Page | None = (yield _call(PortablePages.all_usage, None)) if everything else None
-            while lines is not None and lines.rows:
-                self._write("usage", lines.rows)
-                lines = (yield _call(PortablePages.all_usage, lines.rows[-1])) if lines.more else None
+        return (yield from self._end(everything))
+
+    def by_crew(self, database: Database, session_ids: Sequence[str] | None, user_id: str | None, jobs: int) -> Totals:
+        """As `flow`, where other processes write what is behind the sessions."""
+        everything = session_ids is None and user_id is None
+        with (
+            tempfile.TemporaryDirectory(prefix="statestore-") as folder,
+            closing(Exported(os.path.join(folder, "sessions"))) as exported,
+            Crew(database, jobs) as crew,
+            one_moment(database, crew) as runner,
+        ):
+            run(runner, self._sessions(exported, session_ids, user_id))
+            write_by_crew(crew, exported, folder, self._file, self._count, usage=not everything)
+            return run(runner, self._end(everything))
+
+    def _sessions(self, exported: Exported, session_ids: Sequence[str] | None, user_id: str | None) -> Flow[None]:
+        self._line(_HEADER)
+        options: dict[str, Any] = {"session_ids": session_ids, "user_id": user_id, "after": None}
+        while page := (yield Call(PortablePages.sessions, (), dict(options))):
+            exported.add(page)
+            self._write("session", page)
+            options["after"] = page[-1]
+        wanted = set(session_ids or ())
+        for missing in sorted(wanted - exported.having(wanted)):
+            raise SessionNotFoundError(missing, self._namespace)
+        self._expect(exported.sessions + exported.entries)
+
+    def _end(self, everything: bool) -> Flow[Totals]:
+        lines: Page | None = (yield Call(PortablePages.all_usage, (None,))) if everything else None
+        while lines is not None and lines.rows:
+            self._write("usage", lines.rows)
+            lines = (yield Call(PortablePages.all_usage, (lines.rows[-1],))) if lines.more else None
         self._line({"type": "end", "lines": self._totals.lines})
         return self._totals
 
-    def _write(self, kind: str, rows: Sequence[dict[str, Any]]) -> None:
-        self._file.write(
-            b"".join([orjson.dumps({"type": kind, **row}, option=orjson.OPT_APPEND_NEWLINE) for row in rows])
-        )
-        self._totals.add(kind, len(rows))
-        self._progress(len(rows))
+    def _write(self, kind: str, rows: list[dict[str, Any]]) -> None:
+        self._file.write(encoded(kind, rows))
+        self._count({kind: len(rows)})
+
+    def _count(self, lines: Mapping[str, int]) -> None:
+        if self.stop.is_set():
+            raise _Stopped
+        for kind, count in lines.items():
+            self._totals.add(kind, count)
+        self._progress(sum(lines.values()))
 
     def _line(self, values: dict[str, Any]) -> None:
         self._file.write(orjson.dumps(values) + b"\n")
@@ -153,39 +186,48 @@ def import_sessions(
     file: BinaryIO,
     *,
     replace: bool = False,
+    resume: bool = False,
+    jobs: int = 1,
     progress: Progress = lambda size: None,
 ) -> Totals:
     """Import the sessions of an exported *file* into the store's namespace.
 
-    All or none, in one transaction. With *replace*, in several short transactions, each of which replaces some
-    sessions, so that nobody waits long; running the same import again completes one that was interrupted. A session
-    that belongs to another becomes one of its own if that other is neither in the file nor in the store.
+    All or none, in one transaction. With *replace*, *resume* or more *jobs* than one, in several short transactions,
+    each of which imports some sessions, so that nobody waits long. One that is cut off has imported some of them: the
+    same import again completes it, and with *resume* it goes on where it was cut off. A session that belongs to another
+    becomes one of its own if that other is neither in the file nor in the store.
 
     Args:
         store: The store to import into.
-        file: Open for reading. It is read twice: checked as a whole before anything is written, then imported.
+        file: Open for reading, compressed by zstd or not. It is read twice: checked as a whole before anything is
+            written, then imported.
         replace: Overwrite sessions that exist already, with what belongs to them. Their forks keep what they see, and
             recorded usage that is not in the file stays recorded.
+        resume: Leave alone what an import of the same file, with any of these three, has imported before it was cut
+            off. The totals do not count it.
+        jobs: How many processes import at once, each on a connection of its own.
         progress: Called with the number of bytes read since the last call.
 
     Raises:
-        SessionExistsError: A session exists already, and *replace* is false. Nothing was written.
+        SessionExistsError: A session exists already, and *replace* is false. Nothing was written, unless it was made
+            while an import in several transactions was under way.
         InvalidValueError: The file was not written by `export_sessions`, is damaged, or ends too early. Nothing was
-            written, unless the sessions conflict with others that exist already.
+            written, unless the sessions conflict with others that exist already. Or *jobs* is not between 1 and 64, or
+            other processes cannot open the store's database. Nothing was written.
     """
+    check_jobs(jobs, store._database)
     totals = Totals()
-    with closing(Survey(file, progress)) as survey:
-        if replace:
+    with closing(Survey(file, progress, shared=jobs > 1)) as survey:
+        if jobs > 1:
+            return _by_crew(store._database, survey, progress, threading.Event(), jobs, replace, resume)
+        if replace or resume:
+            for number, part in run(store._database, parts_left(store.namespace, survey, progress, replace, resume)):
+                totals.include(bring_part(store, part, replace=replace, mark=(survey.digest, number)))
+            run(store._database, forget(survey))
+            return totals
+        with store.transaction() as tx:
             for part in survey.parts():
-
-                def bring(tx: Transaction, part: Part = part) -> Totals:
-                    return run(tx._runner, _insert(store.namespace, part.records(), replace=True))
-
-                totals.include(store.run_transaction(bring))
-        else:
-            with store.transaction() as tx:
-                for part in survey.parts():
-                    totals.include(run(tx._runner, _insert(store.namespace, part.records(), replace=False)))
+                totals.include(run(tx._runner, insert(store.namespace, part.records(), replace=False)))
     return totals
 
 
@@ -194,24 +236,61 @@ async def import_sessions_async(
     file: BinaryIO,
     *,
     replace: bool = False,
+    resume: bool = False,
+    jobs: int = 1,
     progress: Progress = lambda size: None,
 ) -> Totals:
     """As `import_sessions`, awaited. *file* is read, and *progress* is called, in worker threads."""
+    database = _in_threads(store)
+    check_jobs(jobs, database)
     totals = Totals()
-    with closing(await finished(asyncio.to_thread(Survey, file, progress))) as survey:
-        if replace:
-            for part in survey.parts():
+    surveying = asyncio.to_thread(partial(Survey, file, progress, shared=jobs > 1))
+    with closing(await finished(surveying)) as survey:
+        if jobs > 1 and database is not None:
+            stop = threading.Event()
+            work = partial(_by_crew, database, survey, progress, stop, jobs, replace, resume)
+            return await _until_stopped(stop, work)
+        if replace or resume:
+            left = parts_left(store.namespace, survey, progress, replace, resume)
+            for number, part in await run_async(store._database, left, in_thread=True):
 
-                async def bring(tx: AsyncTransaction, part: Part = part) -> Totals:
-                    flow = _insert(store.namespace, part.records(), replace=True)
+                async def bring(tx: AsyncTransaction, part: Part = part, number: int = number) -> Totals:
+                    flow = insert_part(store.namespace, part, replace, (survey.digest, number))
                     return await run_async(tx._runner, flow, in_thread=True)
 
                 totals.include(await store.run_transaction(bring))
-        else:
-            async with store.transaction() as tx:
-                for part in survey.parts():
-                    flow = _insert(store.namespace, part.records(), replace=False)
-                    totals.include(await run_async(tx._runner, flow, in_thread=True))
+            await run_async(store._database, forget(survey))
+            return totals
+        async with store.transaction() as tx:
+            for part in survey.parts():
+                flow = insert(store.namespace, part.records(), replace=False)
+                totals.include(await run_async(tx._runner, flow, in_thread=True))
+    return totals
+
+
+def _by_crew(
+    database: Database,
+    survey: Survey,
+    progress: Progress,
+    stop: threading.Event,
+    jobs: int,
+    replace: bool,
+    resume: bool,
+) -> Totals:
+    """Import a file by several processes, a part at a time each."""
+    totals = Totals()
+    left = run(database, parts_left(database.settings.namespace, survey, progress, replace, resume))
+    tasks = (
+        {"do": "bring", "part": part.tell(), "how": {"replace": replace, "mark": (survey.digest, number)}}
+        for number, part in left
+    )
+    with Crew(database, min(jobs, max(len(left), 1)), files={"file": survey.descriptor}) as crew:
+        for done in crew.results(tasks):
+            totals.include(Totals(**done["totals"]))
+            progress(done["size"])
+            if stop.is_set():
+                raise _Stopped
+    run(database, forget(survey))
     return totals
 
 
@@ -234,69 +313,4 @@ def insert_session(store: StateStore, session: SavedSession, *, replace: bool = 
         histories.add(record.kind, record.values, record.where)
     histories.check()
     with store.transaction() as tx:
-        return run(tx._runner, _insert(store.namespace, records, replace=replace))
-
-
-def _insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow[Totals]:
-    """Insert checked records into the tables; with *replace*, instead of what is there."""
-    totals = Totals()
-    sessions: dict[str, str] = {}
-    forks: list[str] = []
-    parts: dict[str, str] = {}
-    taken: dict[str, list[portable_ledger.Line]] = {}
-    looked_up: set[str] = set()
-    for kind, batch in _batches(records):
-        ids = list(dict.fromkeys(record.values["session_id"] for record in batch))
-        if kind == "session":
-            for living in (yield _call(PortableWork.make_room, ids, replace=replace)):
-                raise SessionExistsError(living, namespace)
-            sessions |= {record.values["session_id"]: record.where for record in batch}
-            parts |= {r.values["session_id"]: r.values["belongs_to"] for r in batch if r.values.get("belongs_to")}
-            forks += [r.values["session_id"] for r in batch if r.values.get("parent_session_id") is not None]
-        if replace and kind in ("session", "usage"):
-            taken |= yield _call(PortableWork.take_usage, [one for one in ids if one not in looked_up])
-            looked_up.update(ids)
-        elif kind == "usage":
-            recorded = yield _call(PortableWork.find_usage, [one for one in ids if one not in looked_up])
-            if recorded is not None:
-                raise ConflictError(
-                    f"the usage ledger already has lines of session {recorded!r}; replace them, or import into an "
-                    "empty namespace",
-                    session_id=recorded,
-                )
-            looked_up.update(ids)
-        try:
-            yield _call(PortableWork.insert, kind, batch)
-        except DatabaseError as error:
-            if type(error) is not DatabaseError:
-                raise
-            where = batch[0].where if len(batch) == 1 else f"{batch[0].where} to {batch[-1].where}"
-            problem = f"was refused by the database ({error.code}): it does not fit the rest; the file is damaged"
-            raise InvalidValueError(where, problem) from error
-        totals.add(kind, len(batch))
-    if strangers := [session_id for session_id, whole in parts.items() if whole not in sessions]:
-        yield _call(PortableWork.settle_parts, strangers)
-    for session_id, lines in taken.items():
-        yield _call(PortableWork.keep_usage, session_id, lines, entries=session_id in sessions)
-    if forks and (found := (yield _call(PortableWork.own_ancestor, forks))) is not None:
-        raise InvalidValueError(sessions[found], "is a session that is forked from itself, through existing sessions")
-    return totals
-
-
-def _call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
-    return Call(method, args, kwargs)
-
-
-def _batches(records: Iterable[Record]) -> Iterator[tuple[str, list[Record]]]:
-    """Records of one kind at a time, before those that refer to them: so many that few statements write them."""
-    held: dict[str, list[Record]] = {kind: [] for kind in TABLES}
-    count = size = 0
-    for record in records:
-        held[record.kind].append(record)
-        count += 1
-        size += record.size
-        if count >= _BATCH or size >= _ROOM:
-            yield from ((kind, batch) for kind, batch in held.items() if batch)
-            held = {kind: [] for kind in TABLES}
-            count = size = 0
-    yield from ((kind, batch) for kind, batch in held.items() if batch)
+        return run(tx._runner, insert(store.namespace, records, replace=replace))

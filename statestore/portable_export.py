@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+import orjson
+
 from statestore.engine.calls import Call
 from statestore.engine.flows import Flow
 from statestore.repositories.portable.portable_pages import PAGE, Overview, Page, Piece, PortablePages
@@ -18,11 +20,15 @@ Write: TypeAlias = Callable[[str, Lines], None]
 class Exported:
     """The sessions of an export, in the order of their ids: on disk if they are many."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str = "", *, reading: bool = False) -> None:
+        """*path*: of a file that other processes read. Without one it is a temporary one, mostly in memory."""
+        self.path = path
         self.sessions = self.entries = 0
-        # A temporary database, which is gone when it is closed; little of it is in memory.
-        self._kept = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._kept = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        if reading:
+            return
         self._kept.execute("PRAGMA journal_mode = OFF")
+        self._kept.execute("PRAGMA synchronous = OFF")
         self._kept.execute("CREATE TABLE kept (session_id TEXT PRIMARY KEY, first_seq, next_seq) WITHOUT ROWID")
 
     def close(self) -> None:
@@ -56,6 +62,11 @@ class Kept(NamedTuple):
     session_id: str
     first_seq: int
     next_seq: int
+
+
+def encoded(kind: str, rows: Lines) -> bytes:
+    """The lines of the file for rows of a kind."""
+    return b"".join([orjson.dumps({"type": kind, **row}, option=orjson.OPT_APPEND_NEWLINE) for row in rows])
 
 
 def write_sessions(sessions: Sequence[Kept], exported: Exported, write: Write, *, usage: bool) -> Flow[None]:

@@ -13,9 +13,9 @@ from statestore.checking import exactjson
 from statestore.errors import DatabaseError, InvalidValueError
 
 if sys.version_info >= (3, 14):
-    from compression import zstd
+    from compression import zstd as zstd
 else:
-    from backports import zstd
+    from backports import zstd as zstd
 
 COMPRESS_ABOVE: Final = 4096
 _ZSTD = "+zstd"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
 
@@ -19,6 +19,11 @@ from statestore.cli.output import Failure, counted, json_text, visible
 if TYPE_CHECKING:
     from statestore.importers import Problem, SessionsReport
 
+_COMPRESSED = ".zst"
+
+_jobs_option = click.option(
+    "--jobs", metavar="N", type=click.IntRange(1, 64), default=1, help="How many processes work at once.  [default: 1]"
+)
 replace_option = click.option("--replace", is_flag=True, help="Overwrite what already exists.")
 
 
@@ -29,12 +34,14 @@ replace_option = click.option("--replace", is_flag=True, help="Overwrite what al
         "statestore export backup.jsonl all --replace",
         "statestore export ada.jsonl --user ada",
         "statestore export - --session user-42 | gzip > user-42.jsonl.gz",
+        "statestore export backup.jsonl.zst --jobs 4",
     ),
 )
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
 @click.argument("which", type=click.Choice(["all"]), required=False, metavar="[all]")
 @click.option("--session", "session_ids", metavar="SESSION", multiple=True, help="Only this session; may be repeated.")
 @click.option("--user", metavar="USER", help="Only this user's sessions.")
+@_jobs_option
 @replace_option
 @store_options
 @reporting_option
@@ -45,6 +52,7 @@ def export(
     which: str | None,
     session_ids: tuple[str, ...],
     user: str | None,
+    jobs: int,
     replace: bool,
     as_json: bool,
 ) -> None:
@@ -53,21 +61,37 @@ def export(
     The file contains everything that belongs to them as of one moment: history, state, summaries, lineage and usage.
     `statestore import statestore FILE` brings them back, into either kind of database; another export then writes the
     same file. An existing FILE is not overwritten without --replace. FILE appears only when it is complete, but a pipe
-    or a device is written to directly.
+    or a device is written to directly. It is compressed by zstd if its name ends with `.zst`.
     """
     if sum((bool(session_ids), user is not None, which is not None)) > 1:
         raise click.UsageError("name either --session or --user or all")
     from statestore.portable import export_sessions
 
-    with database.open() as store, written_file(file, replace) as target, Progress("exporting") as bar:
-        totals = export_sessions(
-            store, target, session_ids=session_ids or None, user_id=user, expect=bar.expect, progress=bar.advance
-        )
+    with (
+        database.open() as store,
+        written_file(file, replace) as target,
+        _packed(target, file) as packed,
+        Progress("exporting") as bar,
+    ):
+        which_ones: dict[str, Any] = {"session_ids": session_ids or None, "user_id": user}
+        totals = export_sessions(store, packed, **which_ones, jobs=jobs, expect=bar.expect, progress=bar.advance)
     if as_json:
         click.echo(json_text({"file": file, **asdict(totals)}), err=file == "-")
         return
     sessions, entries = counted(totals.sessions, "session"), counted(totals.entries, "entry")
     click.echo(f"exported {sessions} with {entries} to {visible(file)}", err=file == "-")
+
+
+@contextmanager
+def _packed(target: BinaryIO, name: str) -> Iterator[BinaryIO]:
+    """What is written to *target*, compressed if the file's name says so."""
+    if not name.endswith(_COMPRESSED):
+        yield target
+        return
+    from statestore.checking.codec import zstd
+
+    with zstd.ZstdFile(target, "wb", options={zstd.CompressionParameter.checksum_flag: 1}) as packed:
+        yield cast(BinaryIO, packed)
 
 
 @contextmanager
@@ -119,29 +143,48 @@ def _replaced(file: str, replace: bool, links: bool) -> Iterator[BinaryIO]:
         raise
 
 
-@click.command("statestore", epilog=examples("statestore import statestore backup.jsonl --url sqlite:///copy.db"))
+@click.command(
+    "statestore",
+    epilog=examples(
+        "statestore import statestore backup.jsonl --url sqlite:///copy.db",
+        "statestore import statestore backup.jsonl.zst --jobs 4 --resume",
+    ),
+)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True))
+@_jobs_option
 @replace_option
+@click.option("--resume", is_flag=True, help="Go on with an import of the same file that was cut off.")
 @store_options
 @json_option
-def statestore_file(database: Database, file: str, replace: bool, as_json: bool) -> None:
+def statestore_file(database: Database, file: str, jobs: int, replace: bool, resume: bool, as_json: bool) -> None:
     """Import the sessions of a FILE that `statestore export` wrote; `-` is standard input.
 
     The whole file is checked before anything is written. Either all sessions are imported or none: the import fails if
     one of them already exists. With --replace existing sessions are overwritten, a few at a time, so nobody waits long;
     their recorded usage is kept. To complete an import that was cut off, run it again.
+
+    With --resume, and with --jobs, sessions are imported a few at a time as well, so one that is cut off has imported
+    some of them: --resume goes on from there. FILE may be compressed by zstd, whatever its name is.
     """
     from statestore.errors import InvalidValueError
     from statestore.portable import import_sessions
 
-    with _source(file) as source, database.open(create=True) as store, Progress.reading(source, times=2) as bar:
+    # The size of what is compressed says nothing of how much there is to read.
+    expected = Progress("importing") if file.endswith(_COMPRESSED) else None
+    with (
+        _source(file) as source,
+        database.open(create=True) as store,
+        expected or Progress.reading(source, times=2) as bar,
+    ):
         try:
-            totals = import_sessions(store, source, replace=replace, progress=bar.advance)
+            totals = import_sessions(store, source, replace=replace, resume=resume, jobs=jobs, progress=bar.advance)
         except InvalidValueError as error:
             raise Failure(f"{file}: {error}") from None
         except KeyboardInterrupt:
             if replace:
                 bar.say("stopped; some sessions may already be replaced; run the same command again to finish")
+            elif resume or jobs > 1:
+                bar.say("stopped; some sessions may be imported already; go on with --resume")
             raise
     if as_json:
         click.echo(json_text({"file": file, **asdict(totals)}))

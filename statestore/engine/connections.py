@@ -49,11 +49,11 @@ class Connections:
         """*size*: how many there are at most, if the engine is our own. *lasts*: other processes find the database."""
         self.engine = engine if owned else engine.execution_options(isolation_level="AUTOCOMMIT")
         self._dialect = dialect
-        self._owned = owned
+        self.owned = owned
         self._verify = verify
         self._waits = waits
         self._size = size
-        self._lasts = lasts
+        self.lasts = lasts
         self._file: SqliteFile | None = engine.get_execution_options().get(FILE)
         # Whether a caller's pool talks to the server before it gives a connection out.
         self._pings = not owned and (engine.pool._pre_ping or engine.pool._recycle >= 0)
@@ -93,7 +93,7 @@ class Connections:
 
     def close(self) -> None:
         self._closed = True
-        if self._owned:
+        if self.owned:
             self._close_idle()
 
     def pool(self) -> PoolState | None:
@@ -128,7 +128,7 @@ class Connections:
         if slots is not None and not slots.take(until, self._waits.pool):
             raise no_connection()
         try:
-            if not self._owned:
+            if not self.owned:
                 return self._connect(partial(self._borrow, until), until)
             connection = self._idle_or_new(until)
             if self._dialect.name == "postgresql":
@@ -263,7 +263,7 @@ class Connections:
         return used_at < self._lost_at or now - used_at > _PAUSE
 
     def give_back(self, connection: Any, slots: Slots | None) -> None:
-        if not self._owned:
+        if not self.owned:
             connection.close()
         elif connection.is_valid:  # Otherwise it has been forgotten.
             if self._is_at_rest(connection):
@@ -272,7 +272,7 @@ class Connections:
                 self.forget(connection)
         if slots is not None:
             slots.give_back()
-        if self._closed and self._owned:
+        if self._closed and self.owned:
             self._close_idle()
 
     def _is_at_rest(self, connection: PoolProxiedConnection) -> bool:
@@ -311,7 +311,7 @@ class Connections:
 
     def before_fork(self, until: float) -> None:
         """Before a fork: let go of a SQLite file, since what is open at a fork can be used in neither process."""
-        if self._dialect.name != "sqlite" or not self._lasts:
+        if self._dialect.name != "sqlite" or not self.lasts:
             return
         slots = self.slots
         self._rested = True
@@ -353,7 +353,7 @@ class Connections:
             self._unusable = str(self.engine.url.database)
             _unusable_files.add(os.path.realpath(self._unusable))
         self._resting, self._rested, self._unusable_in_child = 0, False, None
-        if not self._lasts:
+        if not self.lasts:
             return
         self._idle = []
         self.engine.dispose(close=False)

@@ -88,6 +88,17 @@ class Database:
         """See `Connections.pool`."""
         return self._connections.pool()
 
+    @property
+    def shared_url(self) -> str | None:
+        """By which other processes open the same database; None for a caller's engine, or a database in memory."""
+        if not (self._connections.owned and self._connections.lasts):
+            return None
+        return self.engine.url.render_as_string(hide_password=False)
+
+    @property
+    def schema_name(self) -> str:
+        return self.dialect.schema_prefix[1:-2].replace('""', '"').replace("%%", "%")
+
     def verify(self) -> None:
         """Connect, and check the tables: once."""
         self._connections.verify()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from statestore import NewEntry, Usage
+from statestore.checking.codec import zstd
 from statestore.values.history import Summary
 from tests.cli.conftest import SCRIPT, CommandLine
 
@@ -36,6 +37,18 @@ def test_an_export_comes_back_with_import(filled: CommandLine, tmp_path: Path) -
     again = tmp_path / "again.jsonl"
     copy("export", str(again))
     assert again.read_bytes() == file.read_bytes()
+
+
+def test_a_compressed_export_by_several_processes_comes_back(filled: CommandLine, tmp_path: Path) -> None:
+    plain, packed = tmp_path / "all.jsonl", tmp_path / "all.jsonl.zst"
+    filled("export", str(plain))
+    assert filled("export", str(packed), "--jobs", "2").output == f"exported 3 sessions with 2 entries to {packed}\n"
+    assert zstd.decompress(packed.read_bytes()) == plain.read_bytes()
+    copy = CommandLine(f"sqlite:///{tmp_path / 'copy.db'}")
+    copy("import", "statestore", str(packed), "--jobs", "2", "--resume")
+    copy("export", str(tmp_path / "again.jsonl"))
+    assert (tmp_path / "again.jsonl").read_bytes() == plain.read_bytes()
+    assert filled("export", "-", "--jobs", "0", code=2)
 
 
 def test_only_the_owner_may_read_the_file(filled: CommandLine, tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "portable",
         "portable_export",
         "portable_files",
+        "portable_import",
+        "portable_jobs",
         "sweeper",
         "shared_prices",
         "vacuuming",

@@ -169,7 +169,8 @@ _HOW_MANY = Statement(
 
 _DROP_CLAIMS = Statement("DELETE FROM $cache_claims WHERE namespace = :namespace AND claimed_until <= $now")
 
-_AT_ONCE = 10_000
+# How many a set removes at most, of each sort, to make room.
+AT_ONCE = 10_000
 _ALL = 2**62
 # How many of those that go first may be held by others before it takes a second look.
 _SLACK = 100
@@ -231,10 +232,12 @@ class CacheRoom(CacheHolding):
         # With something to spare, so that the next sets find room without another look.
         spare_entries = options.spare_entries if too_many > 0 else 0
         spare_bytes = options.spare_bytes if too_large > 0 else 0
-        gone = self._remove(_EXPIRED, keys=kept, most=max(too_many + spare_entries, _AT_ONCE))
+        gone = self._remove(_EXPIRED, keys=kept, most=AT_ONCE)
         too_many, too_large = too_many - gone.entries, too_large - gone.size
         if max(too_many, too_large) > 0:
-            self._evict(kept, held, too_many + spare_entries, too_large + spare_bytes if too_large > 0 else 0)
+            # Where a limit was lowered there may be any number of them: the sets that follow go on with it, or a sweep.
+            bytes_needed = too_large + spare_bytes if too_large > 0 else 0
+            self._evict(kept, held, too_many + spare_entries, bytes_needed, most=AT_ONCE)
 
     def _shrink(self) -> Removed:
         """In a transaction: delete all that has expired, and what is over the limits."""
@@ -251,12 +254,13 @@ class CacheRoom(CacheHolding):
             return gone
         return gone.plus(self._evict([], held, too_many, too_large))
 
-    def _evict(self, kept: object, held: int, entries: int, size: int) -> Removed:
-        """Delete the least recently used of *held*, so many at least, and so many bytes at least."""
+    def _evict(self, kept: object, held: int, entries: int, size: int, *, most: int = _ALL) -> Removed:
+        """Delete the least recently used of *held*, so many at least, and so many bytes at least; at *most* so many."""
         noted = self._state.noted().hits
         if size > 0:
             ((needed,),) = self._link.all(_HOW_MANY, keys=kept, size=size, **self._noted(noted))
             entries = max(entries, needed)
+        entries = min(entries, most)
         if entries <= 0:
             return Removed(0, 0, 0)
         if not noted:

@@ -21,6 +21,8 @@ from statestore.repositories.usage.periods import EARLIEST
 from statestore.values.usage import SweepKind
 
 _FAR = 2**62
+# So many sessions a batch looks at, however few the one before deleted.
+_AT_LEAST = 8
 # At most so many families in one batch: their locks stand in a table that all sessions of the server share.
 _FAMILIES_AT_ONCE = 100
 
@@ -181,13 +183,15 @@ class ExpiryRepository(EndingRepository):
     def _sweep(
         self, find: Statement, limit: int, after: tuple[Any, ...], *, alone: bool = False, **which: Any
     ) -> Batch:
-        place: tuple[Any, ...] = after or (EARLIEST, "")
+        # No more are looked at, locked and weighed than the batch before lets expect: it ends where they are too large.
+        *where, most = after or (EARLIEST, "", limit)
+        place = tuple(where)
         which |= {"erased": endings.ERASED, "alone": alone}
-        found = self._link.all(find, after_at=place[0], after_id=place[1], limit=limit, **which)
+        found = self._link.all(find, after_at=place[0], after_id=place[1], limit=most, **which)
         batch = Batch()
         if not found:
             return batch
-        exhausted = len(found) < limit
+        exhausted = len(found) < most
         for index, (*_, is_ours) in enumerate(found):
             if is_ours is None:
                 found, exhausted = found[:index], False
@@ -208,7 +212,7 @@ class ExpiryRepository(EndingRepository):
                 break
             else:
                 self._slice(doomed, limit, batch)
-                batch.after = place
+                batch.after = (*place, min(limit, _AT_LEAST))
                 return batch
             place = (expires_at, session_id)
         else:
@@ -220,7 +224,7 @@ class ExpiryRepository(EndingRepository):
         erased = [doomed.session_id for doomed in taken if doomed.erased]
         if erased:
             ledger.rename(self._link, erased)
-        batch.after = place or None
+        batch.after = (*place, min(limit, 2 * len(taken) + _AT_LEAST)) if place else None
         return batch
 
     def _take(self, found: dict[str, bool]) -> tuple[list[str], dict[str, bool]]:

@@ -5,6 +5,7 @@ to some hundred sessions is read together: first how many rows there are of each
 the sessions. A session with more rows than a page is read by itself, from key to key.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from statestore.engine.calls import reads
 from statestore.engine.sql import Statement
 from statestore.engine.sql_parts import arrays, each, unnest
+from statestore.errors import InvalidValueError
 from statestore.repositories.base import Repository
 from statestore.repositories.portable.portable_values import KEYS, LARGE, ROWS, TABLES, encode
 from statestore.repositories.sessions.segments import Segment
@@ -102,6 +104,9 @@ _ROWS = {
     "usage": _of_sessions("usage"),
 }
 
+_EXPORT_SNAPSHOT = Statement(postgresql="SELECT pg_export_snapshot()")
+_FIRST_READ = Statement(sqlite="SELECT 1 FROM $sessions LIMIT 1")
+
 _SESSIONS = _select("session", "$live")
 _SESSIONS_NAMED = _select("session", "$live AND s.session_id $in(:session_ids)")
 # With what belongs to them, whoever's it is.
@@ -148,6 +153,23 @@ _ENTRIES = Statement(
 
 class PortablePages(Repository):
     """The steps of an export; no operations of their own. They run in one transaction."""
+
+    @reads
+    def begin(self, snapshot: str | None) -> str | None:
+        """See what another transaction sees, as of its *snapshot*; without one, say by which others see the same.
+
+        On SQLite a transaction sees what was there when it first read: others see the same if nobody writes until then.
+        """
+        if self._link.dialect.name == "sqlite":
+            self._link.one(_FIRST_READ)
+            return None
+        if snapshot is None:
+            (snapshot,) = self._link.one(_EXPORT_SNAPSHOT) or (None,)
+            return snapshot
+        if not re.fullmatch("[0-9A-F-]+", snapshot):
+            raise InvalidValueError("snapshot", "is not one of PostgreSQL's")
+        self._link.run(Statement(postgresql=f"SET TRANSACTION SNAPSHOT '{snapshot}'"))
+        return snapshot
 
     @reads
     def sessions(

@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, Column, DefaultClause, Integer
 from statestore.engine.calls import reads, writes
 from statestore.engine.columns import kinds
 from statestore.engine.sql import Statement
-from statestore.engine.sql_parts import arrays, unnest
+from statestore.engine.sql_parts import arrays, prefix_range, unnest
 from statestore.repositories.base import Repository
 from statestore.repositories.portable import portable_ledger
 from statestore.repositories.portable.portable_values import TABLES, Record, carried
@@ -30,6 +30,9 @@ _SET_FREE = Statement("""
 _FIND_USAGE = Statement("""
     SELECT session_id FROM $usage_ledger WHERE namespace = :namespace AND session_id $in(:session_ids) LIMIT 1""")
 
+_LIVING = Statement("""
+    SELECT s.session_id FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND $live LIMIT 1""")
 # In the order of their ids, as everywhere, so that two imports do not wait for each other in a circle.
 _LOCK_ANY = Statement("""
     SELECT s.session_id, $live FROM $sessions AS s
@@ -85,8 +88,53 @@ _INSERTS = {kind: _insert(kind) for kind in TABLES}
 _NAMES = {kind: [column.name for column in carried(table)] for kind, table in TABLES.items()}
 
 
+# Which parts of a file have been imported, sixty to a number, written with them: who is cut off goes on from there.
+_PARTS_MARKED = 60
+_MARK = Statement("""
+    INSERT INTO $store_settings AS p (namespace, name, value) VALUES (:namespace, :name, :value)
+    ON CONFLICT (namespace, name) DO UPDATE SET value = p.value | excluded.value""")
+_MARKED = Statement("""
+    SELECT name, value FROM $store_settings WHERE namespace = :namespace AND name > :prefix AND name < :prefix_end""")
+_FORGET_MARKS = Statement("""
+    DELETE FROM $store_settings WHERE namespace = :namespace AND name > :prefix AND name < :prefix_end""")
+
+
+def _marks(digest: str) -> tuple[str, str]:
+    return prefix_range(f"import:{digest}:")
+
+
 class PortableWork(Repository):
     """The steps of an import; no operations of their own. They run in one transaction."""
+
+    @reads
+    def marked(self, digest: str) -> set[int]:
+        """Which parts of a file, known by its digest, an import that was cut off has brought."""
+        prefix, end = _marks(digest)
+        found = set()
+        for name, bits in self._link.all(_MARKED, prefix=prefix, prefix_end=end):
+            first = int(name.removeprefix(prefix)) * _PARTS_MARKED
+            found |= {first + bit for bit in range(_PARTS_MARKED) if bits >> bit & 1}
+        return found
+
+    @writes
+    def mark(self, digest: str, part: int) -> None:
+        """Note, with what was imported, that a part is there."""
+        row, bit = divmod(part, _PARTS_MARKED)
+        self._link.run(_MARK, name=f"{_marks(digest)[0]}{row}", value=1 << bit)
+
+    @writes
+    def forget_marks(self, digest: str) -> None:
+        """Note nothing any more of a file."""
+        prefix, end = _marks(digest)
+        self._link.run(_FORGET_MARKS, prefix=prefix, prefix_end=end)
+
+    @reads
+    def living(self, session_ids: Sequence[str]) -> str | None:
+        """One of the sessions that is there, and has not expired."""
+        row = self._link.one(_LIVING, session_ids=list(session_ids))
+        (session_id,) = row or (None,)
+        found: str | None = session_id
+        return found
 
     @writes
     def make_room(self, session_ids: Sequence[str], *, replace: bool) -> list[str]:

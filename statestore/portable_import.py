@@ -1,0 +1,151 @@
+"""The rows of a file, into the tables: some at a time, in one transaction for all or in one for each part."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from statestore.engine.calls import Call
+from statestore.engine.flows import Flow, run
+from statestore.errors import ConflictError, DatabaseError, InvalidValueError, SessionExistsError
+from statestore.portable_files import Part, Progress, Survey
+from statestore.repositories.portable import portable_ledger
+from statestore.repositories.portable.portable_rows import PortableWork
+from statestore.repositories.portable.portable_values import TABLES, Record
+from statestore.store import StateStore, Transaction
+
+# Rows that are written together, of all kinds, and about how many bytes they take at most.
+_BATCH = 2000
+_ROOM = 8 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Totals:
+    """How much was exported or imported."""
+
+    sessions: int = 0
+    segments: int = 0
+    entries: int = 0
+    state_entries: int = 0
+    summaries: int = 0
+    usage_lines: int = 0
+    lists: int = 0
+    list_items: int = 0
+
+    def add(self, kind: str, count: int) -> None:
+        name = _TOTALS[kind]
+        setattr(self, name, getattr(self, name) + count)
+
+    def include(self, other: "Totals") -> None:
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+    @property
+    def lines(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+_TOTALS = dict(zip(TABLES, (field.name for field in fields(Totals)), strict=True))
+
+
+def parts_left(
+    namespace: str, survey: Survey, progress: Progress, replace: bool, resume: bool
+) -> Flow[list[tuple[int, Part]]]:
+    """The parts that are to be imported, with their numbers."""
+    marked: set[int] = set()
+    if resume:
+        marked = yield _call(PortableWork.marked, survey.digest)
+    else:
+        yield _call(PortableWork.forget_marks, survey.digest)
+    left = []
+    for number, part in enumerate(survey.parts()):
+        if number in marked:
+            progress(part.size)
+            continue
+        left.append((number, part))
+        if not replace and (living := (yield _call(PortableWork.living, part.session_ids))) is not None:
+            raise SessionExistsError(living, namespace)
+    return left
+
+
+def forget(survey: Survey) -> Flow[None]:
+    yield _call(PortableWork.forget_marks, survey.digest)
+
+
+def bring_part(store: StateStore, part: Part, *, replace: bool, mark: tuple[str, int]) -> Totals:
+    """Import a part of a file in a transaction of its own, which notes that it is there."""
+
+    def bring(tx: Transaction) -> Totals:
+        return run(tx._runner, insert_part(store.namespace, part, replace, mark))
+
+    return store.run_transaction(bring)
+
+
+def insert_part(namespace: str, part: Part, replace: bool, mark: tuple[str, int]) -> Flow[Totals]:
+    totals = yield from insert(namespace, part.records(), replace=replace)
+    yield _call(PortableWork.mark, *mark)
+    return totals
+
+
+def insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow[Totals]:
+    """Insert checked records into the tables; with *replace*, instead of what is there."""
+    totals = Totals()
+    sessions: dict[str, str] = {}
+    forks: list[str] = []
+    parts: dict[str, str] = {}
+    taken: dict[str, list[portable_ledger.Line]] = {}
+    looked_up: set[str] = set()
+    for kind, batch in _batches(records):
+        ids = list(dict.fromkeys(record.values["session_id"] for record in batch))
+        if kind == "session":
+            for living in (yield _call(PortableWork.make_room, ids, replace=replace)):
+                raise SessionExistsError(living, namespace)
+            sessions |= {record.values["session_id"]: record.where for record in batch}
+            parts |= {r.values["session_id"]: r.values["belongs_to"] for r in batch if r.values.get("belongs_to")}
+            forks += [r.values["session_id"] for r in batch if r.values.get("parent_session_id") is not None]
+        if replace and kind in ("session", "usage"):
+            taken |= yield _call(PortableWork.take_usage, [one for one in ids if one not in looked_up])
+            looked_up.update(ids)
+        elif kind == "usage":
+            recorded = yield _call(PortableWork.find_usage, [one for one in ids if one not in looked_up])
+            if recorded is not None:
+                raise ConflictError(
+                    f"the usage ledger already has lines of session {recorded!r}; replace them, or import into an "
+                    "empty namespace",
+                    session_id=recorded,
+                )
+            looked_up.update(ids)
+        try:
+            yield _call(PortableWork.insert, kind, batch)
+        except DatabaseError as error:
+            if type(error) is not DatabaseError:
+                raise
+            where = batch[0].where if len(batch) == 1 else f"{batch[0].where} to {batch[-1].where}"
+            problem = f"was refused by the database ({error.code}): it does not fit the rest; the file is damaged"
+            raise InvalidValueError(where, problem) from error
+        totals.add(kind, len(batch))
+    if strangers := [session_id for session_id, whole in parts.items() if whole not in sessions]:
+        yield _call(PortableWork.settle_parts, strangers)
+    for session_id, lines in taken.items():
+        yield _call(PortableWork.keep_usage, session_id, lines, entries=session_id in sessions)
+    if forks and (found := (yield _call(PortableWork.own_ancestor, forks))) is not None:
+        raise InvalidValueError(sessions[found], "is a session that is forked from itself, through existing sessions")
+    return totals
+
+
+def _call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
+    return Call(method, args, kwargs)
+
+
+def _batches(records: Iterable[Record]) -> Iterator[tuple[str, list[Record]]]:
+    """Records of one kind at a time, before those that refer to them: so many that few statements write them."""
+    held: dict[str, list[Record]] = {kind: [] for kind in TABLES}
+    count = size = 0
+    for record in records:
+        held[record.kind].append(record)
+        count += 1
+        size += record.size
+        if count >= _BATCH or size >= _ROOM:
+            yield from ((kind, batch) for kind, batch in held.items() if batch)
+            held = {kind: [] for kind in TABLES}
+            count = size = 0
+    yield from ((kind, batch) for kind, batch in held.items() if batch)

@@ -1,0 +1,207 @@
+"""Exports and imports by several processes, of files that are compressed, and of imports that were cut off."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine
+
+from statestore import InvalidValueError, NewEntry, SessionExistsError, StateStore, Usage
+from statestore.checking.codec import zstd
+from tests.support.content import Content, unsound
+from tests.support.worlds import export_sessions, import_sessions
+
+Store = Any
+
+
+@pytest.fixture
+def source(database_url: str, connect: Callable[..., Any]) -> Store:
+    store = connect(database_url, namespace="source")
+    if not store.sessions.count():
+        fill(store, 1200)
+    return store
+
+
+def fill(store: Store, sessions: int) -> None:
+    with store.transaction() as tx:
+        for n in range(sessions):
+            tx.sessions.create(f"s{n:04}")
+            tx.history.append(f"s{n:04}", [NewEntry("x", usage=Usage(input_tokens=1))] * (1 + n % 3))
+            if n % 10 == 9:
+                tx.state.set(f"s{n:04}", "k", n)
+                tx.sessions.fork(f"s{n:04}", f"f{n:04}")
+                tx.history.append(f"f{n:04}", [NewEntry("y")])
+        tx.sessions.delete("s0001")
+
+
+def exported(store: Store, **which: Any) -> bytes:
+    file = io.BytesIO()
+    export_sessions(store, file, **which)
+    return file.getvalue()
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("statestore.portable_files._LINES", 100)
+
+
+def test_several_processes_write_the_same_file(source: Store) -> None:
+    lines: list[int] = []
+    assert exported(source, jobs=3, progress=lines.append) == (whole := exported(source))
+    assert sum(lines) == len(whole.splitlines()) - 2
+    assert exported(source, jobs=2, session_ids=["s0009"]) == exported(source, session_ids=["s0009"])
+
+
+def test_all_processes_export_one_moment(source: Store, database_url: str) -> None:
+    before = exported(source)
+    with StateStore.open(database_url, namespace="source") as other:
+
+        def change(lines: int) -> None:
+            for n in 100, 700, 1100:
+                other.history.append(f"s{n:04}", [NewEntry("during it")])
+
+        assert exported(source, jobs=2, expect=change) == before
+
+
+@pytest.mark.parametrize("how", [{}, {"replace": True}, {"resume": True}], ids=str)
+def test_several_processes_import_what_one_does(
+    source: Store, database_url: str, connect: Callable[..., Any], small_parts: None, how: dict[str, bool]
+) -> None:
+    file = exported(source)
+    target = connect(database_url, namespace="target")
+    if how.get("replace"):
+        target.sessions.create("s0003")
+    read: list[int] = []
+    totals = import_sessions(target, io.BytesIO(file), jobs=2, progress=read.append, **how)
+    assert totals.sessions == 1319
+    assert sum(read) > 1.9 * len(file)
+    assert exported(target) == file
+    with Content(database_url) as content:
+        assert content.rows("store_settings") == []
+        assert unsound(content, "target") == []
+
+
+def test_a_session_that_exists_is_found_before_anything_is_written(
+    source: Store, database_url: str, connect: Callable[..., Any], small_parts: None
+) -> None:
+    file = exported(source)
+    target = connect(database_url, namespace="target")
+    target.sessions.create("s0777")
+    for how in {"jobs": 2}, {"resume": True}:
+        with pytest.raises(SessionExistsError) as caught:
+            import_sessions(target, io.BytesIO(file), **how)
+        assert caught.value.session_id == "s0777"
+        assert target.sessions.count() == 1
+
+
+def test_what_a_process_finds_wrong_comes_out(source: Store, database_url: str, connect: Callable[..., Any]) -> None:
+    lines = exported(source).splitlines(keepends=True)
+    state = next(n for n, line in enumerate(lines) if b'"type":"state"' in line)
+    lines.insert(state, lines[state])
+    end = json.loads(lines[-1])
+    file = b"".join(lines[:-1]) + json.dumps({**end, "lines": end["lines"] + 1}).encode()
+    target = connect(database_url, namespace="target")
+    with pytest.raises(InvalidValueError, match=r"^line \d+ to line \d+: was refused by the database"):
+        import_sessions(target, io.BytesIO(file), jobs=2)
+
+
+def test_where_no_other_process_can_come_jobs_are_refused(tmp_path: Path) -> None:
+    with StateStore.open("sqlite://") as store:
+        with pytest.raises(InvalidValueError, match=r"^jobs: takes a store"):
+            export_sessions(store, io.BytesIO(), jobs=2)
+        with pytest.raises(InvalidValueError, match=r"^jobs: must be"):
+            import_sessions(store, io.BytesIO(), jobs=0)
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    StateStore.open(url).close()
+    engine = create_engine(url)
+    with pytest.raises(InvalidValueError, match=r"^jobs: takes a store"):
+        export_sessions(StateStore(engine), io.BytesIO(), jobs=2)
+    engine.dispose()
+
+
+KILLED = """
+    import os, signal, sys
+    from statestore import StateStore
+    from statestore.portable import import_sessions
+    import statestore.portable_files
+    statestore.portable_files._LINES = 100
+    url, path, jobs, resume, at = sys.argv[1:]
+    size = 0
+    def progress(read):
+        global size
+        size += read
+        if size > float(at) * os.path.getsize(path):
+            os.kill(os.getpid(), signal.SIGKILL)
+    with StateStore.open(url, namespace="target") as store, open(path, "rb") as file:
+        import_sessions(store, file, jobs=int(jobs), resume=bool(resume), replace=not resume, progress=progress)
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_import_whose_process_was_killed_goes_on(
+    source: Store, database_url: str, connect: Callable[..., Any], tmp_path: Path, small_parts: None, jobs: int
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(exported(source))
+    target = connect(database_url, namespace="target")
+    seen = 0
+    for at in "1.3", "1.6":
+        command = [sys.executable, "-c", textwrap.dedent(KILLED), database_url, str(path), str(jobs), "yes", at]
+        killed = subprocess.run(command, check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert seen < target.sessions.count(include_parts=True) < 1320
+        seen = target.sessions.count(include_parts=True)
+    marked = target.sessions.page(limit=1, order_by="created_at").sessions[0].session_id
+    target.state.set(marked, "since", 1)
+    with path.open("rb") as file:
+        totals = import_sessions(target, file, resume=True, jobs=jobs)
+    assert 0 < totals.sessions < 1320 - seen + 1
+    assert target.state.get(marked, "since") == 1
+    target.state.delete(marked, "since")
+    lines, before = exported(target).splitlines(), path.read_bytes().splitlines()
+    assert [line for line in lines if b'"type":"session"' not in line] == [
+        line for line in before if b'"type":"session"' not in line
+    ]
+    assert target.usage.totals() == source.usage.totals()
+    with Content(database_url) as content:
+        assert content.rows("store_settings") == []
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("through", ["file", "pipe"])
+def test_a_compressed_file_is_imported(
+    source: Store, database_url: str, connect: Callable[..., Any], jobs: int, through: str
+) -> None:
+    file = exported(source)
+    packed = zstd.compress(file)
+    target = connect(database_url, namespace="target")
+    if through == "file":
+        import_sessions(target, io.BytesIO(packed), jobs=jobs)
+    else:
+        reader, writer = os.pipe()
+
+        def feed() -> None:
+            with os.fdopen(writer, "wb") as pipe:
+                pipe.write(packed)
+
+        feeding = threading.Thread(target=feed)
+        feeding.start()
+        with os.fdopen(reader, "rb") as pipe:
+            import_sessions(target, pipe, jobs=jobs)
+        feeding.join()
+    assert exported(target) == file
+
+
+def test_a_compressed_file_that_was_cut_off_is_refused(source: Store) -> None:
+    packed = zstd.compress(exported(source))
+    with pytest.raises(InvalidValueError, match=r"^file: is not a whole file of zstd"):
+        import_sessions(source, io.BytesIO(packed[:-10]), replace=True)
