@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import page, report
+from benchmarks import big, page, report
 from benchmarks.run import Run
 from benchmarks.workers import ROOT
 
@@ -19,7 +19,15 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", type=Path, help=f"where the results go; by default {LATEST.name}")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, help="with the peers, installed if need be")
     parser.add_argument("--page", action="store_true", help="only write docs/performance.md anew")
+    parser.add_argument("--big", action="store_true", help="only what grows with the rows, up to millions: docs/big.md")
+    parser.add_argument("--entries", type=int, default=5_000_000, help="with --big: how many; by default 5,000,000")
+    parser.add_argument("--rounds", type=int, default=300, help="with --big: how often each is done")
+    parser.add_argument("--databases", default="postgresql,sqlite", help="with --big: which, with commas")
     arguments = parser.parse_args()
+    if arguments.big:
+        whole = arguments.entries >= 5_000_000
+        big.main(arguments.entries, arguments.rounds, arguments.databases.split(","), write=whole)
+        return
     if arguments.page:
         page.write(arguments.json or LATEST)
         return

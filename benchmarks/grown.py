@@ -89,9 +89,9 @@ def sizes(entries: int) -> dict[str, int]:
     }
 
 
-def grow(url: str, entries: int) -> None:
-    """Fill an empty database with so many history entries, and with all else in proportion."""
-    figures = sizes(entries)
+def grow(url: str, entries: int, *, analyze: bool = True, **other: int) -> None:
+    """Fill an empty database with so many history entries, and with all else in proportion, or as given."""
+    figures = sizes(entries) | other
     message = json.dumps(data.message(0))
     values = ((), (message,), (_STATE,), (_STATE,))
     if not url.startswith("sqlite"):
@@ -101,7 +101,8 @@ def grow(url: str, entries: int) -> None:
                 if "cache_entries" in statement and not _has_cache(url):
                     continue
                 connection.execute(statement.format(**figures).encode(), parameters or None)
-            connection.execute("VACUUM (ANALYZE)")
+            if analyze:
+                connection.execute("VACUUM (ANALYZE)")
             connection.execute("CHECKPOINT")
         return
     StateStore.open(url).close()

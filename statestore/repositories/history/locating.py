@@ -8,13 +8,17 @@ from statestore.engine.sql import Statement
 from statestore.repositories.base import Repository
 from statestore.values.history import EntryPlace
 
-# The unique index on entries begins with their ids.
-_LOCATE = Statement("""
+_LOCATE_SQL = """
     SELECT h.entry_id, h.session_id, h.seq FROM $history_entries AS h
     JOIN $sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
     WHERE h.entry_id $in(:entry_ids) AND h.namespace = :namespace
         AND (:any_agent OR s.agent_name $in(:agent_names)) AND (:expired_too OR $live)
-    ORDER BY h.created_at, h.session_id""")
+    ORDER BY h.created_at, h.session_id"""
+# The unique index on entries begins with their ids. SQLite, which has no statistics, would take any index that begins
+# with the namespace, and read all of it; + keeps it from that.
+_LOCATE = Statement(
+    postgresql=_LOCATE_SQL, sqlite=_LOCATE_SQL.replace("h.namespace = :namespace", "+h.namespace = :namespace")
+)
 
 
 class LocatingRepository(Repository):
