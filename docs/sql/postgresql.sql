@@ -2845,7 +2845,8 @@ VALUES (%(namespace)s, %(session_id)s, %(seq)s, %(created_at)s, %(entry_id)s, %(
 -- history/locating.py: _LOCATE
 -- Serves LocatingRepository.locate, LocatingRepository.locate_many.
 --
--- The unique index on entries begins with their ids.
+-- The unique index on entries begins with their ids. SQLite, which has no statistics, would take any index that begins
+-- with the namespace, and read all of it; + keeps it from that.
 SELECT h.entry_id, h.session_id, h.seq FROM "statestore".history_entries AS h
 JOIN "statestore".sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
 WHERE h.entry_id = ANY (%(entry_ids)s) AND h.namespace = %(namespace)s
@@ -3425,11 +3426,11 @@ ORDER BY h.seq;
 SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
     tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
     reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd, line FROM "statestore".usage_ledger
-    WHERE namespace = %(namespace)s AND session_id = %(session_id)s ORDER BY bucket_at, line;
+    WHERE namespace = %(namespace)s AND session_id = ANY (%(session_ids)s) ORDER BY session_id, bucket_at, line;
 
 -- portable/portable_ledger.py: _DELETE
 -- Serves PortableWork.take_usage.
-DELETE FROM "statestore".usage_ledger WHERE namespace = %(namespace)s AND session_id = %(session_id)s;
+DELETE FROM "statestore".usage_ledger WHERE namespace = %(namespace)s AND session_id = ANY (%(session_ids)s);
 
 -- portable/portable_ledger.py: _INSERT
 -- Serves PortableWork.keep_usage.
@@ -3442,106 +3443,303 @@ VALUES (%(namespace)s, %(line)s, %(session_id)s, %(bucket_at)s, %(user_id)s, %(a
     %(output_tokens)s, %(cache_read_input_tokens)s, %(cache_write_input_tokens)s, %(reasoning_output_tokens)s,
     %(unpriced_calls)s, %(content_bytes)s, %(duration_ms)s, %(cost_usd)s);
 
--- portable/portable_rows.py: _SESSIONS
--- Serves PortableWork.sessions.
-SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions, CAST(s.metadata AS text),
-    s.project_root, s.cwd, s.parent_session_id, s.root_session_id, s.forked_at_seq, s.first_seq, s.next_seq,
-    s.last_turn, s.revision, s.ttl, s.expires_at, s.created_at, s.last_activity_at, s.belongs_to
-FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
-    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.session_id > %(after)s
-        ORDER BY s.session_id LIMIT %(limit)s;
-
--- portable/portable_rows.py: _SESSIONS_OF_USER
--- Serves PortableWork.sessions.
+-- portable/portable_pages.py: _ROWS['list'][0]
+-- Serves PortablePages.overview, PortablePages.rows.
 --
--- With what belongs to them, whoever's it is.
-SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions, CAST(s.metadata AS text),
-    s.project_root, s.cwd, s.parent_session_id, s.root_session_id, s.forked_at_seq, s.first_seq, s.next_seq,
-    s.last_turn, s.revision, s.ttl, s.expires_at, s.created_at, s.last_activity_at, s.belongs_to
-FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
-    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) AND s.session_id > %(after)s
-        AND (s.user_id = %(user_id)s OR s.belongs_to IN (
-    SELECT w.session_id FROM "statestore".sessions AS w WHERE w.namespace = %(namespace)s AND w.user_id = %(user_id)s))
-        ORDER BY s.session_id LIMIT %(limit)s;
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT p.session_id, p.name, p.item_count, p.created_at, p.updated_at, p.place, p.found FROM (
+    SELECT r.*, count(*) OVER () AS found,
+        sum(0) OVER (ORDER BY r.name ROWS UNBOUNDED PRECEDING) - (0) AS before
+    FROM (SELECT s.*, 0 AS place FROM "statestore".session_lists AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND true AND (s.name) > (%(after_name)s)
+    ORDER BY s.name LIMIT %(limit)s) AS r) AS p
+WHERE p.before < %(room)s ORDER BY p.name;
 
--- portable/portable_rows.py: _SESSION
--- Serves PortableWork.sessions.
-SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions, CAST(s.metadata AS text),
-    s.project_root, s.cwd, s.parent_session_id, s.root_session_id, s.forked_at_seq, s.first_seq, s.next_seq,
-    s.last_turn, s.revision, s.ttl, s.expires_at, s.created_at, s.last_activity_at, s.belongs_to
-FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
-    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+-- portable/portable_pages.py: _ROWS['list'][1]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT p.session_id, p.name, p.item_count, p.created_at, p.updated_at, p.place, p.found FROM (
+    SELECT r.*, count(*) OVER () AS found,
+        sum(0) OVER (ORDER BY r.session_id, r.name ROWS UNBOUNDED PRECEDING) - (0) AS before
+    FROM (SELECT s.*, 0 AS place FROM "statestore".session_lists AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s) AND true
+        AND (s.session_id, s.name) > (%(after_session_id)s, %(after_name)s)
+    ORDER BY s.session_id, s.name LIMIT %(limit)s) AS r) AS p
+WHERE p.before < %(room)s ORDER BY p.session_id, p.name;
+
+-- portable/portable_pages.py: _ROWS['list_item'][0]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT p.session_id, p.name, p.position, CAST(p.value AS text), p.created_at, p.place, p.found FROM (
+    SELECT r.*, count(*) OVER () AS found,
+        sum(0 + coalesce(octet_length(CAST(r.value AS text)), 0)) OVER
+            (ORDER BY r.name, r.position ROWS UNBOUNDED PRECEDING) - (0 + coalesce(octet_length(CAST(r.value AS text)),
+            0)) AS before
+    FROM (SELECT s.*, 0 AS place FROM "statestore".session_list_items AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND true
+        AND (s.name, s.position) > (%(after_name)s, %(after_position)s)
+    ORDER BY s.name, s.position LIMIT %(limit)s) AS r) AS p
+WHERE p.before < %(room)s ORDER BY p.name, p.position;
+
+-- portable/portable_pages.py: _ROWS['list_item'][1]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT p.session_id, p.name, p.position, CAST(p.value AS text), p.created_at, p.place, p.found FROM (
+    SELECT r.*, count(*) OVER () AS found,
+        sum(0 + coalesce(octet_length(CAST(r.value AS text)), 0)) OVER
+            (ORDER BY r.session_id, r.name, r.position ROWS UNBOUNDED PRECEDING) - (0 +
+            coalesce(octet_length(CAST(r.value AS text)), 0)) AS before
+    FROM (SELECT s.*, 0 AS place FROM "statestore".session_list_items AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s) AND true
+        AND (s.session_id, s.name, s.position) > (%(after_session_id)s, %(after_name)s, %(after_position)s)
+    ORDER BY s.session_id, s.name, s.position LIMIT %(limit)s) AS r) AS p
+WHERE p.before < %(room)s ORDER BY p.session_id, p.name, p.position;
+
+-- portable/portable_pages.py: _ROWS['state'][0]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT p.session_id, p.key, CAST(p.value AS text), p.version, p.updated_at, p.expires_at, p.created_at, p.place, p.found
+    FROM (
+    SELECT r.*, count(*) OVER () AS found,
+        sum(0 + coalesce(octet_length(CAST(r.value AS text)), 0)) OVER
+            (ORDER BY r.key ROWS UNBOUNDED PRECEDING) - (0 + coalesce(octet_length(CAST(r.value AS text)), 0)) AS before
+    FROM (SELECT s.*, 0 AS place FROM "statestore".state_entries AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+        AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.key) > (%(after_key)s)
+    ORDER BY s.key LIMIT %(limit)s) AS r) AS p
+WHERE p.before < %(room)s ORDER BY p.key;
+
+-- portable/portable_pages.py: _ROWS['state'][1]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT p.session_id, p.key, CAST(p.value AS text), p.version, p.updated_at, p.expires_at, p.created_at, p.place, p.found
+    FROM (
+    SELECT r.*, count(*) OVER () AS found,
+        sum(0 + coalesce(octet_length(CAST(r.value AS text)), 0)) OVER
+            (ORDER BY r.session_id, r.key ROWS UNBOUNDED PRECEDING) - (0 + coalesce(octet_length(CAST(r.value AS text)),
+            0)) AS before
+    FROM (SELECT s.*, 0 AS place FROM "statestore".state_entries AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
+        AND (s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+        AND (s.session_id, s.key) > (%(after_session_id)s, %(after_key)s)
+    ORDER BY s.session_id, s.key LIMIT %(limit)s) AS r) AS p
+WHERE p.before < %(room)s ORDER BY p.session_id, p.key;
+
+-- portable/portable_pages.py: _ROWS['summary'][0]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT p.session_id, p.start_seq, p.end_seq, p.content, p.token_count, p.created_at, p.place, p.found FROM (
+    SELECT r.*, count(*) OVER () AS found,
+        sum(0 + coalesce(octet_length(CAST(r.content AS text)), 0)) OVER
+            (ORDER BY r.start_seq ROWS UNBOUNDED PRECEDING) - (0 + coalesce(octet_length(CAST(r.content AS text)),
+            0)) AS before
+    FROM (SELECT s.*, 0 AS place FROM "statestore".summaries AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND true
+        AND (s.start_seq) > (%(after_start_seq)s)
+    ORDER BY s.start_seq LIMIT %(limit)s) AS r) AS p
+WHERE p.before < %(room)s ORDER BY p.start_seq;
+
+-- portable/portable_pages.py: _ROWS['summary'][1]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT p.session_id, p.start_seq, p.end_seq, p.content, p.token_count, p.created_at, p.place, p.found FROM (
+    SELECT r.*, count(*) OVER () AS found,
+        sum(0 + coalesce(octet_length(CAST(r.content AS text)), 0)) OVER
+            (ORDER BY r.session_id, r.start_seq ROWS UNBOUNDED PRECEDING) - (0 + coalesce(octet_length(CAST(r.content AS
+            text)), 0)) AS before
+    FROM (SELECT s.*, 0 AS place FROM "statestore".summaries AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s) AND true
+        AND (s.session_id, s.start_seq) > (%(after_session_id)s, %(after_start_seq)s)
+    ORDER BY s.session_id, s.start_seq LIMIT %(limit)s) AS r) AS p
+WHERE p.before < %(room)s ORDER BY p.session_id, p.start_seq;
+
+-- portable/portable_pages.py: _ROWS['usage'][0]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT p.session_id, p.bucket_at, p.line, p.user_id, p.agent_name, p.provider_name, p.model, p.tool_name, p.entries,
+    p.turns, p.model_calls, p.tool_calls, p.errors, p.input_tokens, p.output_tokens, p.cache_read_input_tokens,
+    p.cache_write_input_tokens, p.reasoning_output_tokens, p.cost_usd, p.unpriced_calls, p.duration_ms, p.content_bytes,
+    p.place, p.found FROM (
+    SELECT r.*, count(*) OVER () AS found,
+        sum(0) OVER (ORDER BY r.bucket_at, r.line ROWS UNBOUNDED PRECEDING) - (0) AS before
+    FROM (SELECT s.*, 0 AS place FROM "statestore".usage_ledger AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND true
+        AND (s.bucket_at, s.line) > (CAST(%(after_bucket_at)s AS timestamptz), %(after_line)s)
+    ORDER BY s.bucket_at, s.line LIMIT %(limit)s) AS r) AS p
+WHERE p.before < %(room)s ORDER BY p.bucket_at, p.line;
+
+-- portable/portable_pages.py: _ROWS['usage'][1]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT p.session_id, p.bucket_at, p.line, p.user_id, p.agent_name, p.provider_name, p.model, p.tool_name, p.entries,
+    p.turns, p.model_calls, p.tool_calls, p.errors, p.input_tokens, p.output_tokens, p.cache_read_input_tokens,
+    p.cache_write_input_tokens, p.reasoning_output_tokens, p.cost_usd, p.unpriced_calls, p.duration_ms, p.content_bytes,
+    p.place, p.found FROM (
+    SELECT r.*, count(*) OVER () AS found,
+        sum(0) OVER (ORDER BY r.session_id, r.bucket_at, r.line ROWS UNBOUNDED PRECEDING) - (0) AS before
+    FROM (SELECT s.*, 0 AS place FROM "statestore".usage_ledger AS s
+    WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s) AND true
+        AND (s.session_id, s.bucket_at, s.line) > (%(after_session_id)s, CAST(%(after_bucket_at)s AS timestamptz),
+        %(after_line)s)
+    ORDER BY s.session_id, s.bucket_at, s.line LIMIT %(limit)s) AS r) AS p
+WHERE p.before < %(room)s ORDER BY p.session_id, p.bucket_at, p.line;
+
+-- portable/portable_pages.py: _EXPORT_SNAPSHOT
+-- Serves PortablePages.begin.
+SELECT pg_export_snapshot();
+
+-- portable/portable_pages.py: _SESSIONS
+-- Serves PortablePages.sessions.
+--
+-- A page of a kind, behind a key; of *one* session, the rest of the key. SQLite is asked for row after row.
+SELECT p.session_id, p.user_id, p.agent_name, p.title, p.status, p.instructions, CAST(p.metadata AS text),
+    p.project_root, p.cwd, p.parent_session_id, p.root_session_id, p.forked_at_seq, p.first_seq, p.next_seq,
+    p.last_turn, p.revision, p.ttl, p.expires_at, p.created_at, p.last_activity_at, p.belongs_to, p.place, p.found
+    FROM (
+    SELECT r.*, count(*) OVER () AS found,
+        sum(0 + coalesce(octet_length(CAST(r.title AS text)), 0) + coalesce(octet_length(CAST(r.instructions AS text)),
+            0) + coalesce(octet_length(CAST(r.metadata AS text)),
+            0) + coalesce(octet_length(CAST(r.project_root AS text)), 0) + coalesce(octet_length(CAST(r.cwd AS text)),
+            0)) OVER (ORDER BY r.session_id ROWS UNBOUNDED PRECEDING) - (0 + coalesce(octet_length(CAST(r.title AS
+            text)), 0) + coalesce(octet_length(CAST(r.instructions AS text)),
+            0) + coalesce(octet_length(CAST(r.metadata AS text)),
+            0) + coalesce(octet_length(CAST(r.project_root AS text)), 0) + coalesce(octet_length(CAST(r.cwd AS text)),
+            0)) AS before
+    FROM (SELECT s.*, 0 AS place FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+        AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
-        AND s.session_id = %(session_id)s ORDER BY s.session_id LIMIT %(limit)s;
+        AND (s.session_id) > (%(after_session_id)s)
+    ORDER BY s.session_id LIMIT %(limit)s) AS r) AS p
+WHERE p.before < %(room)s ORDER BY p.session_id;
 
--- portable/portable_rows.py: _PARTS
--- Serves PortableWork.sessions.
+-- portable/portable_pages.py: _SESSIONS_NAMED
+-- Serves PortablePages.sessions.
+--
+-- A page of a kind, behind a key; of *one* session, the rest of the key. SQLite is asked for row after row.
+SELECT p.session_id, p.user_id, p.agent_name, p.title, p.status, p.instructions, CAST(p.metadata AS text),
+    p.project_root, p.cwd, p.parent_session_id, p.root_session_id, p.forked_at_seq, p.first_seq, p.next_seq,
+    p.last_turn, p.revision, p.ttl, p.expires_at, p.created_at, p.last_activity_at, p.belongs_to, p.place, p.found
+    FROM (
+    SELECT r.*, count(*) OVER () AS found,
+        sum(0 + coalesce(octet_length(CAST(r.title AS text)), 0) + coalesce(octet_length(CAST(r.instructions AS text)),
+            0) + coalesce(octet_length(CAST(r.metadata AS text)),
+            0) + coalesce(octet_length(CAST(r.project_root AS text)), 0) + coalesce(octet_length(CAST(r.cwd AS text)),
+            0)) OVER (ORDER BY r.session_id ROWS UNBOUNDED PRECEDING) - (0 + coalesce(octet_length(CAST(r.title AS
+            text)), 0) + coalesce(octet_length(CAST(r.instructions AS text)),
+            0) + coalesce(octet_length(CAST(r.metadata AS text)),
+            0) + coalesce(octet_length(CAST(r.project_root AS text)), 0) + coalesce(octet_length(CAST(r.cwd AS text)),
+            0)) AS before
+    FROM (SELECT s.*, 0 AS place FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+        AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+        AND s.session_id = ANY (%(session_ids)s) AND (s.session_id) > (%(after_session_id)s)
+    ORDER BY s.session_id LIMIT %(limit)s) AS r) AS p
+WHERE p.before < %(room)s ORDER BY p.session_id;
+
+-- portable/portable_pages.py: _SESSIONS_OF_USER
+-- Serves PortablePages.sessions.
+--
+-- With what belongs to them, whoever's it is.
+SELECT p.session_id, p.user_id, p.agent_name, p.title, p.status, p.instructions, CAST(p.metadata AS text),
+    p.project_root, p.cwd, p.parent_session_id, p.root_session_id, p.forked_at_seq, p.first_seq, p.next_seq,
+    p.last_turn, p.revision, p.ttl, p.expires_at, p.created_at, p.last_activity_at, p.belongs_to, p.place, p.found
+    FROM (
+    SELECT r.*, count(*) OVER () AS found,
+        sum(0 + coalesce(octet_length(CAST(r.title AS text)), 0) + coalesce(octet_length(CAST(r.instructions AS text)),
+            0) + coalesce(octet_length(CAST(r.metadata AS text)),
+            0) + coalesce(octet_length(CAST(r.project_root AS text)), 0) + coalesce(octet_length(CAST(r.cwd AS text)),
+            0)) OVER (ORDER BY r.session_id ROWS UNBOUNDED PRECEDING) - (0 + coalesce(octet_length(CAST(r.title AS
+            text)), 0) + coalesce(octet_length(CAST(r.instructions AS text)),
+            0) + coalesce(octet_length(CAST(r.metadata AS text)),
+            0) + coalesce(octet_length(CAST(r.project_root AS text)), 0) + coalesce(octet_length(CAST(r.cwd AS text)),
+            0)) AS before
+    FROM (SELECT s.*, 0 AS place FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+        AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+        AND (s.user_id = %(user_id)s OR s.belongs_to IN (
+    SELECT w.session_id FROM "statestore".sessions AS w WHERE w.namespace = %(namespace)s AND w.user_id = %(user_id)s))
+        AND (s.session_id) > (%(after_session_id)s)
+    ORDER BY s.session_id LIMIT %(limit)s) AS r) AS p
+WHERE p.before < %(room)s ORDER BY p.session_id;
+
+-- portable/portable_pages.py: _PARTS
+-- Serves PortablePages.sessions.
 SELECT s.session_id FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.belongs_to = ANY (%(session_ids)s)
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
--- portable/portable_rows.py: _ENTRIES
--- Serves PortableWork.entries.
-SELECT t.session_id, t.seq, t.entry_id, t.turn, t.role, t.agent_name, CAST(t.content AS text), CAST(t.metadata AS text),
-    t.provider_name, t.request_model, t.response_model, t.input_tokens, t.output_tokens, t.cache_read_input_tokens,
-    t.cache_write_input_tokens, t.reasoning_output_tokens, t.cost_usd, t.tool_name, t.tool_call_id, t.duration_ms,
-    t.finish_reason, t.error_type, t.content_bytes, t.usage_folded, t.created_at
-FROM "statestore".history_entries AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
-    AND t.seq BETWEEN %(from_seq)s AND %(to_seq)s ORDER BY t.session_id, t.seq LIMIT %(limit)s;
+-- portable/portable_pages.py: _ALL_USAGE
+-- Serves PortablePages.all_usage.
+--
+-- A page of a kind, behind a key; of *one* session, the rest of the key. SQLite is asked for row after row.
+SELECT p.session_id, p.bucket_at, p.line, p.user_id, p.agent_name, p.provider_name, p.model, p.tool_name, p.entries,
+    p.turns, p.model_calls, p.tool_calls, p.errors, p.input_tokens, p.output_tokens, p.cache_read_input_tokens,
+    p.cache_write_input_tokens, p.reasoning_output_tokens, p.cost_usd, p.unpriced_calls, p.duration_ms, p.content_bytes,
+    p.place, p.found FROM (
+    SELECT r.*, count(*) OVER () AS found,
+        sum(0) OVER (ORDER BY r.session_id, r.bucket_at, r.line ROWS UNBOUNDED PRECEDING) - (0) AS before
+    FROM (SELECT s.*, 0 AS place FROM "statestore".usage_ledger AS s
+    WHERE s.namespace = %(namespace)s AND true
+        AND (s.session_id, s.bucket_at, s.line) > (%(after_session_id)s, CAST(%(after_bucket_at)s AS timestamptz),
+        %(after_line)s)
+    ORDER BY s.session_id, s.bucket_at, s.line LIMIT %(limit)s) AS r) AS p
+WHERE p.before < %(room)s ORDER BY p.session_id, p.bucket_at, p.line;
 
--- portable/portable_rows.py: _STATE
--- Serves PortableWork.state.
-SELECT t.session_id, t.key, CAST(t.value AS text), t.version, t.updated_at, t.expires_at, t.created_at
-FROM "statestore".state_entries AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
-    AND (t.expires_at IS NULL OR t.expires_at > statement_timestamp()) ORDER BY t.session_id, t.key LIMIT %(limit)s;
+-- portable/portable_pages.py: _SEGMENTS
+-- Serves PortablePages.overview.
+SELECT session_id, from_seq, to_seq, owner_session_id FROM "statestore".session_segments
+WHERE namespace = %(namespace)s AND session_id = ANY (%(session_ids)s) ORDER BY session_id, from_seq;
 
--- portable/portable_rows.py: _SUMMARIES
--- Serves PortableWork.summaries.
-SELECT t.session_id, t.start_seq, t.end_seq, t.content, t.token_count, t.created_at
-FROM "statestore".summaries AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
-    ORDER BY t.session_id, t.start_seq LIMIT %(limit)s;
+-- portable/portable_pages.py: _COUNTS
+-- Serves PortablePages.overview.
+SELECT 'state', session_id, count(*) FROM "statestore".state_entries
+WHERE namespace = %(namespace)s AND session_id = ANY (%(session_ids)s) GROUP BY session_id UNION ALL
+SELECT 'summary', session_id, count(*) FROM "statestore".summaries
+WHERE namespace = %(namespace)s AND session_id = ANY (%(session_ids)s) GROUP BY session_id UNION ALL
+SELECT 'list', session_id, count(*) FROM "statestore".session_lists
+WHERE namespace = %(namespace)s AND session_id = ANY (%(session_ids)s) GROUP BY session_id UNION ALL
+SELECT 'list_item', session_id, count(*) FROM "statestore".session_list_items
+WHERE namespace = %(namespace)s AND session_id = ANY (%(session_ids)s) GROUP BY session_id UNION ALL
+SELECT 'usage', session_id, count(*) FROM "statestore".usage_ledger
+WHERE namespace = %(namespace)s AND session_id = ANY (%(session_ids)s) GROUP BY session_id;
 
--- portable/portable_rows.py: _LISTS
--- Serves PortableWork.lists.
-SELECT t.session_id, t.name, t.item_count, t.created_at, t.updated_at
-FROM "statestore".session_lists AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
-    ORDER BY t.session_id, t.name LIMIT %(limit)s;
-
--- portable/portable_rows.py: _ITEMS
--- Serves PortableWork.list_items.
-SELECT t.session_id, t.name, t.position, CAST(t.value AS text), t.created_at
-FROM "statestore".session_list_items AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
-    AND (t.name, t.position) > (%(after_name)s, %(after_position)s) ORDER BY t.session_id, t.name, t.position
-    LIMIT %(limit)s;
-
--- portable/portable_rows.py: _USAGE
--- Serves PortableWork.usage.
-SELECT t.session_id, t.bucket_at, t.line, t.user_id, t.agent_name, t.provider_name, t.model, t.tool_name, t.entries,
-    t.turns, t.model_calls, t.tool_calls, t.errors, t.input_tokens, t.output_tokens, t.cache_read_input_tokens,
-    t.cache_write_input_tokens, t.reasoning_output_tokens, t.cost_usd, t.unpriced_calls, t.duration_ms, t.content_bytes
-FROM "statestore".usage_ledger AS t WHERE t.namespace = %(namespace)s AND t.session_id = %(session_id)s
-    ORDER BY t.session_id, t.bucket_at, t.line LIMIT %(limit)s;
-
--- portable/portable_rows.py: _ALL_USAGE
--- Serves PortableWork.all_usage.
-SELECT t.session_id, t.bucket_at, t.line, t.user_id, t.agent_name, t.provider_name, t.model, t.tool_name, t.entries,
-    t.turns, t.model_calls, t.tool_calls, t.errors, t.input_tokens, t.output_tokens, t.cache_read_input_tokens,
-    t.cache_write_input_tokens, t.reasoning_output_tokens, t.cost_usd, t.unpriced_calls, t.duration_ms, t.content_bytes
-FROM "statestore".usage_ledger AS t WHERE t.namespace = %(namespace)s
-    AND (t.session_id, t.bucket_at, t.line) > (%(after_id)s, CAST(%(after_at)s AS timestamptz), %(after_line)s)
-    ORDER BY t.session_id, t.bucket_at, t.line LIMIT %(limit)s;
-
--- portable/portable_rows.py: _RANGE
--- Serves PortableWork.pieces.
-SELECT s.first_seq, s.next_seq - 1 FROM "statestore".sessions AS s
-WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s;
+-- portable/portable_pages.py: _ENTRIES
+-- Serves PortablePages.entries.
+--
+-- The rows of a subquery up to the one with which they get too large, and how many there are; for PostgreSQL.
+--
+-- Rows have no content yet where this is decided, only pointers to it.
+SELECT p.session_id, p.seq, p.entry_id, p.turn, p.role, p.agent_name, CAST(p.content AS text), CAST(p.metadata AS text),
+    p.provider_name, p.request_model, p.response_model, p.input_tokens, p.output_tokens, p.cache_read_input_tokens,
+    p.cache_write_input_tokens, p.reasoning_output_tokens, p.cost_usd, p.tool_name, p.tool_call_id, p.duration_ms,
+    p.finish_reason, p.error_type, p.content_bytes, p.usage_folded, p.created_at, p.place, p.found FROM (
+    SELECT r.*, count(*) OVER () AS found,
+        sum(0 + r.content_bytes + coalesce(octet_length(CAST(r.metadata AS text)), 0)) OVER
+            (ORDER BY r.place, r.seq ROWS UNBOUNDED PRECEDING) - (0 + r.content_bytes +
+            coalesce(octet_length(CAST(r.metadata AS text)), 0)) AS before
+    FROM (SELECT h.*, w.place FROM unnest(CAST(%(owner_array)b AS text[]), CAST(%(from_seq_array)b AS bigint[]),
+        CAST(%(to_seq_array)b AS bigint[])) WITH ORDINALITY AS w (owner, from_seq, to_seq, place) CROSS JOIN LATERAL (
+        SELECT * FROM "statestore".history_entries AS h
+        WHERE h.namespace = %(namespace)s AND h.session_id = w.owner AND h.seq BETWEEN w.from_seq AND w.to_seq
+        OFFSET 0) AS h) AS r) AS p
+WHERE p.before < %(room)s ORDER BY p.place, p.seq;
 
 -- portable/portable_rows.py: _SHOW_WHOLES
 -- Serves PortableWork.settle_parts.
@@ -3561,7 +3759,26 @@ WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s) AND s
 
 -- portable/portable_rows.py: _FIND_USAGE
 -- Serves PortableWork.find_usage.
-SELECT 1 FROM "statestore".usage_ledger WHERE namespace = %(namespace)s AND session_id = %(session_id)s LIMIT 1;
+SELECT session_id FROM "statestore".usage_ledger WHERE namespace = %(namespace)s AND session_id = ANY (%(session_ids)s)
+    LIMIT 1;
+
+-- portable/portable_rows.py: _LIVING
+-- Serves PortableWork.living.
+SELECT s.session_id FROM "statestore".sessions AS s
+WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) LIMIT 1;
+
+-- portable/portable_rows.py: _LOCK_ANY
+-- Serves PortableWork.make_room.
+--
+-- In the order of their ids, as everywhere, so that two imports do not wait for each other in a circle.
+SELECT s.session_id, ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+    AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) FROM "statestore".sessions AS s
+WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s) ORDER BY s.session_id FOR NO KEY UPDATE OF s;
 
 -- portable/portable_rows.py: _OWN_ANCESTOR
 -- Serves PortableWork.own_ancestor.
@@ -3576,12 +3793,153 @@ WITH RECURSIVE above (session_id, ancestor) AS (
     WHERE s.parent_session_id IS NOT NULL)
 SELECT session_id FROM above WHERE session_id = ancestor LIMIT 1;
 
--- portable/portable_rows.py: _insert
+-- portable/portable_rows.py: _INSERTS['entry']
 -- Serves PortableWork.insert.
 --
--- Built for: state keys.
-INSERT INTO "statestore".state_entries (namespace, session_id, key, value, updated_at)
-    VALUES (%(namespace)s, %(session_id)s, %(key)s, %(value)s, %(updated_at)s);
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO "statestore".history_entries (namespace, session_id, seq, entry_id, turn, role, agent_name, content,
+    metadata, provider_name, request_model, response_model, input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, cost_usd, tool_name, tool_call_id, duration_ms, finish_reason,
+    error_type, content_bytes, usage_folded, created_at)
+SELECT %(namespace)s, CAST(r.session_id AS varchar), r.seq, CAST(r.entry_id AS varchar), r.turn,
+    CAST(r.role AS varchar), CAST(r.agent_name AS varchar), CAST(r.content AS json), CAST(r.metadata AS json),
+    CAST(r.provider_name AS varchar), CAST(r.request_model AS varchar), CAST(r.response_model AS varchar),
+    r.input_tokens, r.output_tokens, r.cache_read_input_tokens, r.cache_write_input_tokens, r.reasoning_output_tokens,
+    r.cost_usd, CAST(r.tool_name AS varchar), CAST(r.tool_call_id AS varchar), r.duration_ms,
+    CAST(r.finish_reason AS varchar), CAST(r.error_type AS varchar), r.content_bytes, coalesce(r.usage_folded, 0),
+    r.created_at FROM unnest(CAST(%(session_id_array)b AS text[]), CAST(%(seq_array)b AS bigint[]),
+    CAST(%(entry_id_array)b AS text[]), CAST(%(turn_array)b AS bigint[]), CAST(%(role_array)b AS text[]),
+    CAST(%(agent_name_array)b AS text[]), CAST(%(content_array)b AS text[]), CAST(%(metadata_array)b AS text[]),
+    CAST(%(provider_name_array)b AS text[]), CAST(%(request_model_array)b AS text[]),
+    CAST(%(response_model_array)b AS text[]), CAST(%(input_tokens_array)b AS bigint[]),
+    CAST(%(output_tokens_array)b AS bigint[]), CAST(%(cache_read_input_tokens_array)b AS bigint[]),
+    CAST(%(cache_write_input_tokens_array)b AS bigint[]), CAST(%(reasoning_output_tokens_array)b AS bigint[]),
+    CAST(%(cost_usd_array)b AS numeric[]), CAST(%(tool_name_array)b AS text[]), CAST(%(tool_call_id_array)b AS text[]),
+    CAST(%(duration_ms_array)b AS double precision[]), CAST(%(finish_reason_array)b AS text[]),
+    CAST(%(error_type_array)b AS text[]), CAST(%(content_bytes_array)b AS bigint[]),
+    CAST(%(usage_folded_array)b AS integer[]), CAST(%(created_at_array)b AS timestamptz[])) AS r (session_id, seq,
+    entry_id, turn, role, agent_name, content, metadata, provider_name, request_model, response_model, input_tokens,
+    output_tokens, cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, cost_usd, tool_name,
+    tool_call_id, duration_ms, finish_reason, error_type, content_bytes, usage_folded, created_at);
+
+-- portable/portable_rows.py: _INSERTS['list']
+-- Serves PortableWork.insert.
+--
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO "statestore".session_lists (namespace, session_id, name, item_count, created_at, updated_at)
+SELECT %(namespace)s, CAST(r.session_id AS varchar), CAST(r.name AS varchar), coalesce(r.item_count, 0), r.created_at,
+    r.updated_at FROM unnest(CAST(%(session_id_array)b AS text[]), CAST(%(name_array)b AS text[]),
+    CAST(%(item_count_array)b AS bigint[]), CAST(%(created_at_array)b AS timestamptz[]),
+    CAST(%(updated_at_array)b AS timestamptz[])) AS r (session_id, name, item_count, created_at, updated_at);
+
+-- portable/portable_rows.py: _INSERTS['list_item']
+-- Serves PortableWork.insert.
+--
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO "statestore".session_list_items (namespace, session_id, name, position, value, created_at)
+SELECT %(namespace)s, CAST(r.session_id AS varchar), CAST(r.name AS varchar), r.position, CAST(r.value AS json),
+    r.created_at FROM unnest(CAST(%(session_id_array)b AS text[]), CAST(%(name_array)b AS text[]),
+    CAST(%(position_array)b AS bigint[]), CAST(%(value_array)b AS text[]),
+    CAST(%(created_at_array)b AS timestamptz[])) AS r (session_id, name, position, value, created_at);
+
+-- portable/portable_rows.py: _INSERTS['segment']
+-- Serves PortableWork.insert.
+--
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO "statestore".session_segments (namespace, session_id, from_seq, to_seq, owner_session_id)
+SELECT %(namespace)s, CAST(r.session_id AS varchar), r.from_seq, r.to_seq, CAST(r.owner_session_id AS varchar)
+    FROM unnest(CAST(%(session_id_array)b AS text[]), CAST(%(from_seq_array)b AS bigint[]),
+    CAST(%(to_seq_array)b AS bigint[]), CAST(%(owner_session_id_array)b AS text[])) AS r (session_id, from_seq, to_seq,
+    owner_session_id);
+
+-- portable/portable_rows.py: _INSERTS['session']
+-- Serves PortableWork.insert.
+--
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO "statestore".sessions (namespace, session_id, user_id, agent_name, title, status, instructions, metadata,
+    project_root, cwd, parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, last_turn, revision, ttl,
+    expires_at, created_at, last_activity_at, belongs_to, active_hour)
+SELECT %(namespace)s, CAST(r.session_id AS varchar), CAST(r.user_id AS varchar), CAST(r.agent_name AS varchar), r.title,
+    coalesce(CAST(r.status AS varchar), 'ready'), r.instructions,
+    coalesce(CAST(r.metadata AS json), CAST('{}' AS json)), r.project_root, r.cwd, CAST(r.parent_session_id AS varchar),
+    CAST(r.root_session_id AS varchar), r.forked_at_seq, coalesce(r.first_seq, 1), coalesce(r.next_seq, 1),
+    coalesce(r.last_turn, 0), coalesce(r.revision, 1), r.ttl, r.expires_at, r.created_at, r.last_activity_at,
+    CAST(r.belongs_to AS varchar), r.active_hour
+    FROM unnest(CAST(%(session_id_array)b AS text[]), CAST(%(user_id_array)b AS text[]),
+    CAST(%(agent_name_array)b AS text[]), CAST(%(title_array)b AS text[]), CAST(%(status_array)b AS text[]),
+    CAST(%(instructions_array)b AS text[]), CAST(%(metadata_array)b AS text[]), CAST(%(project_root_array)b AS text[]),
+    CAST(%(cwd_array)b AS text[]), CAST(%(parent_session_id_array)b AS text[]),
+    CAST(%(root_session_id_array)b AS text[]), CAST(%(forked_at_seq_array)b AS bigint[]),
+    CAST(%(first_seq_array)b AS bigint[]), CAST(%(next_seq_array)b AS bigint[]), CAST(%(last_turn_array)b AS bigint[]),
+    CAST(%(revision_array)b AS bigint[]), CAST(%(ttl_array)b AS interval[]),
+    CAST(%(expires_at_array)b AS timestamptz[]), CAST(%(created_at_array)b AS timestamptz[]),
+    CAST(%(last_activity_at_array)b AS timestamptz[]), CAST(%(belongs_to_array)b AS text[]),
+    CAST(%(active_hour_array)b AS timestamptz[])) AS r (session_id, user_id, agent_name, title, status, instructions,
+    metadata, project_root, cwd, parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, last_turn,
+    revision, ttl, expires_at, created_at, last_activity_at, belongs_to, active_hour);
+
+-- portable/portable_rows.py: _INSERTS['state']
+-- Serves PortableWork.insert.
+--
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO "statestore".state_entries (namespace, session_id, key, value, version, updated_at, expires_at, created_at)
+SELECT %(namespace)s, CAST(r.session_id AS varchar), CAST(r.key AS varchar), CAST(r.value AS json),
+    coalesce(r.version, 1), r.updated_at, r.expires_at, r.created_at
+    FROM unnest(CAST(%(session_id_array)b AS text[]), CAST(%(key_array)b AS text[]), CAST(%(value_array)b AS text[]),
+    CAST(%(version_array)b AS bigint[]), CAST(%(updated_at_array)b AS timestamptz[]),
+    CAST(%(expires_at_array)b AS timestamptz[]), CAST(%(created_at_array)b AS timestamptz[])) AS r (session_id, key,
+    value, version, updated_at, expires_at, created_at);
+
+-- portable/portable_rows.py: _INSERTS['summary']
+-- Serves PortableWork.insert.
+--
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO "statestore".summaries (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
+SELECT %(namespace)s, CAST(r.session_id AS varchar), r.start_seq, r.end_seq, r.content, r.token_count, r.created_at
+    FROM unnest(CAST(%(session_id_array)b AS text[]), CAST(%(start_seq_array)b AS bigint[]),
+    CAST(%(end_seq_array)b AS bigint[]), CAST(%(content_array)b AS text[]), CAST(%(token_count_array)b AS bigint[]),
+    CAST(%(created_at_array)b AS timestamptz[])) AS r (session_id, start_seq, end_seq, content, token_count, created_at);
+
+-- portable/portable_rows.py: _INSERTS['usage']
+-- Serves PortableWork.insert.
+--
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO "statestore".usage_ledger (namespace, session_id, bucket_at, line, user_id, agent_name, provider_name,
+    model, tool_name, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, cost_usd, unpriced_calls, duration_ms,
+    content_bytes)
+SELECT %(namespace)s, CAST(r.session_id AS varchar), r.bucket_at, r.line, CAST(r.user_id AS varchar),
+    CAST(r.agent_name AS varchar), CAST(r.provider_name AS varchar), CAST(r.model AS varchar),
+    CAST(r.tool_name AS varchar), r.entries, r.turns, r.model_calls, r.tool_calls, r.errors, r.input_tokens,
+    r.output_tokens, r.cache_read_input_tokens, r.cache_write_input_tokens, r.reasoning_output_tokens, r.cost_usd,
+    r.unpriced_calls, r.duration_ms, r.content_bytes
+    FROM unnest(CAST(%(session_id_array)b AS text[]), CAST(%(bucket_at_array)b AS timestamptz[]),
+    CAST(%(line_array)b AS integer[]), CAST(%(user_id_array)b AS text[]), CAST(%(agent_name_array)b AS text[]),
+    CAST(%(provider_name_array)b AS text[]), CAST(%(model_array)b AS text[]), CAST(%(tool_name_array)b AS text[]),
+    CAST(%(entries_array)b AS bigint[]), CAST(%(turns_array)b AS bigint[]), CAST(%(model_calls_array)b AS bigint[]),
+    CAST(%(tool_calls_array)b AS bigint[]), CAST(%(errors_array)b AS bigint[]),
+    CAST(%(input_tokens_array)b AS bigint[]), CAST(%(output_tokens_array)b AS bigint[]),
+    CAST(%(cache_read_input_tokens_array)b AS bigint[]), CAST(%(cache_write_input_tokens_array)b AS bigint[]),
+    CAST(%(reasoning_output_tokens_array)b AS bigint[]), CAST(%(cost_usd_array)b AS numeric[]),
+    CAST(%(unpriced_calls_array)b AS bigint[]), CAST(%(duration_ms_array)b AS double precision[]),
+    CAST(%(content_bytes_array)b AS bigint[])) AS r (session_id, bucket_at, line, user_id, agent_name, provider_name,
+    model, tool_name, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, cost_usd, unpriced_calls, duration_ms,
+    content_bytes);
+
+-- portable/portable_rows.py: _MARK
+-- Serves PortableWork.mark.
+INSERT INTO "statestore".store_settings AS p (namespace, name, value) VALUES (%(namespace)s, %(name)s, %(value)s)
+ON CONFLICT (namespace, name) DO UPDATE SET value = p.value | excluded.value;
+
+-- portable/portable_rows.py: _MARKED
+-- Serves PortableWork.marked.
+SELECT name, value FROM "statestore".store_settings WHERE namespace = %(namespace)s AND name > %(prefix)s
+    AND name < %(prefix_end)s;
+
+-- portable/portable_rows.py: _FORGET_MARKS
+-- Serves PortableWork.forget_marks.
+DELETE FROM "statestore".store_settings WHERE namespace = %(namespace)s AND name > %(prefix)s AND name < %(prefix_end)s;
 
 -- ===================================================== sessions ======================================================
 
@@ -4032,10 +4390,10 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s AND s.root_s
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, PortableWork.pieces,
--- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
--- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
--- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -4441,8 +4799,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
 -- sessions/session_rows.py: _LOCK
 -- Serves ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
 -- EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.merge_metadata, ShorteningRepository.clear, ShorteningRepository.trim,
--- TurnWork.commit.
+-- SessionsRepository.merge_metadata, ShorteningRepository.clear, ShorteningRepository.trim, TurnWork.commit.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
     last_activity_at, belongs_to, last_turn, NOT ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())

@@ -1846,10 +1846,11 @@ VALUES (:namespace, :session_id, :seq, :created_at, :entry_id, :turn, :role, :co
 -- history/locating.py: _LOCATE
 -- Serves LocatingRepository.locate, LocatingRepository.locate_many.
 --
--- The unique index on entries begins with their ids.
+-- The unique index on entries begins with their ids. SQLite, which has no statistics, would take any index that begins
+-- with the namespace, and read all of it; + keeps it from that.
 SELECT h.entry_id, h.session_id, h.seq FROM history_entries AS h
 JOIN sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
-WHERE h.entry_id IN (SELECT value FROM json_each(:entry_ids)) AND h.namespace = :namespace
+WHERE h.entry_id IN (SELECT value FROM json_each(:entry_ids)) AND +h.namespace = :namespace
     AND (:any_agent OR s.agent_name IN (SELECT value FROM json_each(:agent_names)))
         AND (:expired_too OR ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
@@ -1990,11 +1991,12 @@ ORDER BY h.seq;
 SELECT session_id, bucket_at, user_id, agent_name, provider_name, model, tool_name, entries, turns, model_calls,
     tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
     reasoning_output_tokens, unpriced_calls, content_bytes, duration_ms, cost_usd, line FROM usage_ledger
-    WHERE namespace = :namespace AND session_id = :session_id ORDER BY bucket_at, line;
+    WHERE namespace = :namespace AND session_id IN (SELECT value FROM json_each(:session_ids)) ORDER BY session_id,
+    bucket_at, line;
 
 -- portable/portable_ledger.py: _DELETE
 -- Serves PortableWork.take_usage.
-DELETE FROM usage_ledger WHERE namespace = :namespace AND session_id = :session_id;
+DELETE FROM usage_ledger WHERE namespace = :namespace AND session_id IN (SELECT value FROM json_each(:session_ids));
 
 -- portable/portable_ledger.py: _INSERT
 -- Serves PortableWork.keep_usage.
@@ -2005,105 +2007,202 @@ VALUES (:namespace, :line, :session_id, :bucket_at, :user_id, :agent_name, :prov
     :turns, :model_calls, :tool_calls, :errors, :input_tokens, :output_tokens, :cache_read_input_tokens,
     :cache_write_input_tokens, :reasoning_output_tokens, :unpriced_calls, :content_bytes, :duration_ms, :cost_usd);
 
--- portable/portable_rows.py: _SESSIONS
--- Serves PortableWork.sessions.
+-- portable/portable_pages.py: _ROWS['list'][0]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT s.session_id, s.name, s.item_count, s.created_at, s.updated_at, 0 FROM session_lists AS s
+WHERE s.namespace = :namespace AND s.session_id = :session_id AND true AND (s.name) > (:after_name)
+ORDER BY s.name LIMIT :limit;
+
+-- portable/portable_pages.py: _ROWS['list'][1]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT s.session_id, s.name, s.item_count, s.created_at, s.updated_at, 0 FROM session_lists AS s
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids)) AND true
+    AND (s.session_id, s.name) > (:after_session_id, :after_name)
+ORDER BY s.session_id, s.name LIMIT :limit;
+
+-- portable/portable_pages.py: _ROWS['list_item'][0]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT s.session_id, s.name, s.position, CAST(s.value AS text), s.created_at, 0 FROM session_list_items AS s
+WHERE s.namespace = :namespace AND s.session_id = :session_id AND true
+    AND (s.name, s.position) > (:after_name, :after_position)
+ORDER BY s.name, s.position LIMIT :limit;
+
+-- portable/portable_pages.py: _ROWS['list_item'][1]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT s.session_id, s.name, s.position, CAST(s.value AS text), s.created_at, 0 FROM session_list_items AS s
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids)) AND true
+    AND (s.session_id, s.name, s.position) > (:after_session_id, :after_name, :after_position)
+ORDER BY s.session_id, s.name, s.position LIMIT :limit;
+
+-- portable/portable_pages.py: _ROWS['state'][0]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT s.session_id, s.key, CAST(s.value AS text), s.version, s.updated_at, s.expires_at, s.created_at, 0
+    FROM state_entries AS s
+WHERE s.namespace = :namespace AND s.session_id = :session_id AND (s.expires_at IS NULL OR s.expires_at > :now)
+    AND (s.key) > (:after_key)
+ORDER BY s.key LIMIT :limit;
+
+-- portable/portable_pages.py: _ROWS['state'][1]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT s.session_id, s.key, CAST(s.value AS text), s.version, s.updated_at, s.expires_at, s.created_at, 0
+    FROM state_entries AS s
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
+    AND (s.expires_at IS NULL OR s.expires_at > :now) AND (s.session_id, s.key) > (:after_session_id, :after_key)
+ORDER BY s.session_id, s.key LIMIT :limit;
+
+-- portable/portable_pages.py: _ROWS['summary'][0]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT s.session_id, s.start_seq, s.end_seq, s.content, s.token_count, s.created_at, 0 FROM summaries AS s
+WHERE s.namespace = :namespace AND s.session_id = :session_id AND true AND (s.start_seq) > (:after_start_seq)
+ORDER BY s.start_seq LIMIT :limit;
+
+-- portable/portable_pages.py: _ROWS['summary'][1]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT s.session_id, s.start_seq, s.end_seq, s.content, s.token_count, s.created_at, 0 FROM summaries AS s
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids)) AND true
+    AND (s.session_id, s.start_seq) > (:after_session_id, :after_start_seq)
+ORDER BY s.session_id, s.start_seq LIMIT :limit;
+
+-- portable/portable_pages.py: _ROWS['usage'][0]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT s.session_id, s.bucket_at, s.line, s.user_id, s.agent_name, s.provider_name, s.model, s.tool_name, s.entries,
+    s.turns, s.model_calls, s.tool_calls, s.errors, s.input_tokens, s.output_tokens, s.cache_read_input_tokens,
+    s.cache_write_input_tokens, s.reasoning_output_tokens, s.cost_usd, s.unpriced_calls, s.duration_ms, s.content_bytes,
+    0 FROM usage_ledger AS s
+WHERE s.namespace = :namespace AND s.session_id = :session_id AND true
+    AND (s.bucket_at, s.line) > (:after_bucket_at, :after_line)
+ORDER BY s.bucket_at, s.line LIMIT :limit;
+
+-- portable/portable_pages.py: _ROWS['usage'][1]
+-- Serves PortablePages.overview, PortablePages.rows.
+--
+-- Of one session, which is read in the order of the key, and of several, which are sorted.
+SELECT s.session_id, s.bucket_at, s.line, s.user_id, s.agent_name, s.provider_name, s.model, s.tool_name, s.entries,
+    s.turns, s.model_calls, s.tool_calls, s.errors, s.input_tokens, s.output_tokens, s.cache_read_input_tokens,
+    s.cache_write_input_tokens, s.reasoning_output_tokens, s.cost_usd, s.unpriced_calls, s.duration_ms, s.content_bytes,
+    0 FROM usage_ledger AS s
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids)) AND true
+    AND (s.session_id, s.bucket_at, s.line) > (:after_session_id, :after_bucket_at, :after_line)
+ORDER BY s.session_id, s.bucket_at, s.line LIMIT :limit;
+
+-- portable/portable_pages.py: _FIRST_READ
+-- Serves PortablePages.begin.
+SELECT 1 FROM sessions LIMIT 1;
+
+-- portable/portable_pages.py: _SESSIONS
+-- Serves PortablePages.sessions.
+--
+-- A page of a kind, behind a key; of *one* session, the rest of the key. SQLite is asked for row after row.
 SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions, CAST(s.metadata AS text),
     s.project_root, s.cwd, s.parent_session_id, s.root_session_id, s.forked_at_seq, s.first_seq, s.next_seq,
-    s.last_turn, s.revision, s.ttl, s.expires_at, s.created_at, s.last_activity_at, s.belongs_to
-FROM sessions AS s WHERE s.namespace = :namespace
-    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id > :after
-        ORDER BY s.session_id LIMIT :limit;
+    s.last_turn, s.revision, s.ttl, s.expires_at, s.created_at, s.last_activity_at, s.belongs_to, 0 FROM sessions AS s
+WHERE s.namespace = :namespace AND ((s.expires_at IS NULL OR s.expires_at > :now)
+    AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.session_id) > (:after_session_id)
+ORDER BY s.session_id LIMIT :limit;
 
--- portable/portable_rows.py: _SESSIONS_OF_USER
--- Serves PortableWork.sessions.
+-- portable/portable_pages.py: _SESSIONS_NAMED
+-- Serves PortablePages.sessions.
+--
+-- A page of a kind, behind a key; of *one* session, the rest of the key. SQLite is asked for row after row.
+SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions, CAST(s.metadata AS text),
+    s.project_root, s.cwd, s.parent_session_id, s.root_session_id, s.forked_at_seq, s.first_seq, s.next_seq,
+    s.last_turn, s.revision, s.ttl, s.expires_at, s.created_at, s.last_activity_at, s.belongs_to, 0 FROM sessions AS s
+WHERE s.namespace = :namespace AND ((s.expires_at IS NULL OR s.expires_at > :now)
+    AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id IN
+    (SELECT value FROM json_each(:session_ids)) AND (s.session_id) > (:after_session_id)
+ORDER BY s.session_id LIMIT :limit;
+
+-- portable/portable_pages.py: _SESSIONS_OF_USER
+-- Serves PortablePages.sessions.
 --
 -- With what belongs to them, whoever's it is.
 SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions, CAST(s.metadata AS text),
     s.project_root, s.cwd, s.parent_session_id, s.root_session_id, s.forked_at_seq, s.first_seq, s.next_seq,
-    s.last_turn, s.revision, s.ttl, s.expires_at, s.created_at, s.last_activity_at, s.belongs_to
-FROM sessions AS s WHERE s.namespace = :namespace
-    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id > :after
-        AND (s.user_id = :user_id OR s.belongs_to IN (
-    SELECT w.session_id FROM sessions AS w WHERE w.namespace = :namespace AND w.user_id = :user_id))
-        ORDER BY s.session_id LIMIT :limit;
+    s.last_turn, s.revision, s.ttl, s.expires_at, s.created_at, s.last_activity_at, s.belongs_to, 0 FROM sessions AS s
+WHERE s.namespace = :namespace AND ((s.expires_at IS NULL OR s.expires_at > :now)
+    AND (s.belongs_to IS NULL OR coalesce((
+SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
+    AND (s.user_id = :user_id OR s.belongs_to IN (
+SELECT w.session_id FROM sessions AS w WHERE w.namespace = :namespace AND w.user_id = :user_id))
+    AND (s.session_id) > (:after_session_id)
+ORDER BY s.session_id LIMIT :limit;
 
--- portable/portable_rows.py: _SESSION
--- Serves PortableWork.sessions.
-SELECT s.session_id, s.user_id, s.agent_name, s.title, s.status, s.instructions, CAST(s.metadata AS text),
-    s.project_root, s.cwd, s.parent_session_id, s.root_session_id, s.forked_at_seq, s.first_seq, s.next_seq,
-    s.last_turn, s.revision, s.ttl, s.expires_at, s.created_at, s.last_activity_at, s.belongs_to
-FROM sessions AS s WHERE s.namespace = :namespace
-    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.session_id = :session_id
-        ORDER BY s.session_id LIMIT :limit;
-
--- portable/portable_rows.py: _PARTS
--- Serves PortableWork.sessions.
+-- portable/portable_pages.py: _PARTS
+-- Serves PortablePages.sessions.
 SELECT s.session_id FROM sessions AS s
 WHERE s.namespace = :namespace AND s.belongs_to IN (SELECT value FROM json_each(:session_ids))
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
--- portable/portable_rows.py: _ENTRIES
--- Serves PortableWork.entries.
-SELECT t.session_id, t.seq, t.entry_id, t.turn, t.role, t.agent_name, CAST(t.content AS text), CAST(t.metadata AS text),
-    t.provider_name, t.request_model, t.response_model, t.input_tokens, t.output_tokens, t.cache_read_input_tokens,
-    t.cache_write_input_tokens, t.reasoning_output_tokens, t.cost_usd, t.tool_name, t.tool_call_id, t.duration_ms,
-    t.finish_reason, t.error_type, t.content_bytes, t.usage_folded, t.created_at
-FROM history_entries AS t WHERE t.namespace = :namespace AND t.session_id = :session_id AND t.seq BETWEEN :from_seq
-    AND :to_seq ORDER BY t.session_id, t.seq LIMIT :limit;
+-- portable/portable_pages.py: _ALL_USAGE
+-- Serves PortablePages.all_usage.
+--
+-- A page of a kind, behind a key; of *one* session, the rest of the key. SQLite is asked for row after row.
+SELECT s.session_id, s.bucket_at, s.line, s.user_id, s.agent_name, s.provider_name, s.model, s.tool_name, s.entries,
+    s.turns, s.model_calls, s.tool_calls, s.errors, s.input_tokens, s.output_tokens, s.cache_read_input_tokens,
+    s.cache_write_input_tokens, s.reasoning_output_tokens, s.cost_usd, s.unpriced_calls, s.duration_ms, s.content_bytes,
+    0 FROM usage_ledger AS s
+WHERE s.namespace = :namespace AND true
+    AND (s.session_id, s.bucket_at, s.line) > (:after_session_id, :after_bucket_at, :after_line)
+ORDER BY s.session_id, s.bucket_at, s.line LIMIT :limit;
 
--- portable/portable_rows.py: _STATE
--- Serves PortableWork.state.
-SELECT t.session_id, t.key, CAST(t.value AS text), t.version, t.updated_at, t.expires_at, t.created_at
-FROM state_entries AS t WHERE t.namespace = :namespace AND t.session_id = :session_id
-    AND (t.expires_at IS NULL OR t.expires_at > :now) ORDER BY t.session_id, t.key LIMIT :limit;
+-- portable/portable_pages.py: _SEGMENTS
+-- Serves PortablePages.overview.
+SELECT session_id, from_seq, to_seq, owner_session_id FROM session_segments
+WHERE namespace = :namespace AND session_id IN (SELECT value FROM json_each(:session_ids)) ORDER BY session_id, from_seq;
 
--- portable/portable_rows.py: _SUMMARIES
--- Serves PortableWork.summaries.
-SELECT t.session_id, t.start_seq, t.end_seq, t.content, t.token_count, t.created_at
-FROM summaries AS t WHERE t.namespace = :namespace AND t.session_id = :session_id ORDER BY t.session_id, t.start_seq
-    LIMIT :limit;
+-- portable/portable_pages.py: _COUNTS
+-- Serves PortablePages.overview.
+SELECT 'state', session_id, count(*) FROM state_entries
+WHERE namespace = :namespace AND session_id IN (SELECT value FROM json_each(:session_ids)) GROUP BY session_id UNION ALL
+SELECT 'summary', session_id, count(*) FROM summaries
+WHERE namespace = :namespace AND session_id IN (SELECT value FROM json_each(:session_ids)) GROUP BY session_id UNION ALL
+SELECT 'list', session_id, count(*) FROM session_lists
+WHERE namespace = :namespace AND session_id IN (SELECT value FROM json_each(:session_ids)) GROUP BY session_id UNION ALL
+SELECT 'list_item', session_id, count(*) FROM session_list_items
+WHERE namespace = :namespace AND session_id IN (SELECT value FROM json_each(:session_ids)) GROUP BY session_id UNION ALL
+SELECT 'usage', session_id, count(*) FROM usage_ledger
+WHERE namespace = :namespace AND session_id IN (SELECT value FROM json_each(:session_ids)) GROUP BY session_id;
 
--- portable/portable_rows.py: _LISTS
--- Serves PortableWork.lists.
-SELECT t.session_id, t.name, t.item_count, t.created_at, t.updated_at
-FROM session_lists AS t WHERE t.namespace = :namespace AND t.session_id = :session_id ORDER BY t.session_id, t.name
-    LIMIT :limit;
-
--- portable/portable_rows.py: _ITEMS
--- Serves PortableWork.list_items.
-SELECT t.session_id, t.name, t.position, CAST(t.value AS text), t.created_at
-FROM session_list_items AS t WHERE t.namespace = :namespace AND t.session_id = :session_id
-    AND (t.name, t.position) > (:after_name, :after_position) ORDER BY t.session_id, t.name, t.position LIMIT :limit;
-
--- portable/portable_rows.py: _USAGE
--- Serves PortableWork.usage.
-SELECT t.session_id, t.bucket_at, t.line, t.user_id, t.agent_name, t.provider_name, t.model, t.tool_name, t.entries,
-    t.turns, t.model_calls, t.tool_calls, t.errors, t.input_tokens, t.output_tokens, t.cache_read_input_tokens,
-    t.cache_write_input_tokens, t.reasoning_output_tokens, t.cost_usd, t.unpriced_calls, t.duration_ms, t.content_bytes
-FROM usage_ledger AS t WHERE t.namespace = :namespace AND t.session_id = :session_id ORDER BY t.session_id, t.bucket_at,
-    t.line LIMIT :limit;
-
--- portable/portable_rows.py: _ALL_USAGE
--- Serves PortableWork.all_usage.
-SELECT t.session_id, t.bucket_at, t.line, t.user_id, t.agent_name, t.provider_name, t.model, t.tool_name, t.entries,
-    t.turns, t.model_calls, t.tool_calls, t.errors, t.input_tokens, t.output_tokens, t.cache_read_input_tokens,
-    t.cache_write_input_tokens, t.reasoning_output_tokens, t.cost_usd, t.unpriced_calls, t.duration_ms, t.content_bytes
-FROM usage_ledger AS t WHERE t.namespace = :namespace
-    AND (t.session_id, t.bucket_at, t.line) > (:after_id, :after_at, :after_line) ORDER BY t.session_id, t.bucket_at,
-    t.line LIMIT :limit;
-
--- portable/portable_rows.py: _RANGE
--- Serves PortableWork.pieces.
-SELECT s.first_seq, s.next_seq - 1 FROM sessions AS s
-WHERE s.namespace = :namespace AND s.session_id = :session_id;
+-- portable/portable_pages.py: _ENTRIES
+-- Serves PortablePages.entries.
+--
+-- The rows of a subquery up to the one with which they get too large, and how many there are; for PostgreSQL.
+--
+-- Rows have no content yet where this is decided, only pointers to it.
+SELECT h.session_id, h.seq, h.entry_id, h.turn, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+    h.provider_name, h.request_model, h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
+    h.cache_write_input_tokens, h.reasoning_output_tokens, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
+    h.finish_reason, h.error_type, h.content_bytes, h.usage_folded, h.created_at, w.key + 1 FROM json_each(:pieces) AS w
+    CROSS JOIN history_entries AS h
+    ON h.namespace = :namespace AND h.session_id = json_extract(w.value, '$[0]')
+    AND h.seq BETWEEN json_extract(w.value, '$[1]') AND json_extract(w.value, '$[2]')
+ORDER BY w.key, h.seq;
 
 -- portable/portable_rows.py: _SHOW_WHOLES
 -- Serves PortableWork.settle_parts.
@@ -2124,7 +2223,25 @@ WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(
 
 -- portable/portable_rows.py: _FIND_USAGE
 -- Serves PortableWork.find_usage.
-SELECT 1 FROM usage_ledger WHERE namespace = :namespace AND session_id = :session_id LIMIT 1;
+SELECT session_id FROM usage_ledger WHERE namespace = :namespace AND session_id IN
+    (SELECT value FROM json_each(:session_ids)) LIMIT 1;
+
+-- portable/portable_rows.py: _LIVING
+-- Serves PortableWork.living.
+SELECT s.session_id FROM sessions AS s
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) LIMIT 1;
+
+-- portable/portable_rows.py: _LOCK_ANY
+-- Serves PortableWork.make_room.
+--
+-- In the order of their ids, as everywhere, so that two imports do not wait for each other in a circle.
+SELECT s.session_id, ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) FROM sessions AS s
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids)) ORDER BY s.session_id;
 
 -- portable/portable_rows.py: _OWN_ANCESTOR
 -- Serves PortableWork.own_ancestor.
@@ -2140,12 +2257,88 @@ WITH RECURSIVE above (session_id, ancestor) AS (
     WHERE s.parent_session_id IS NOT NULL)
 SELECT session_id FROM above WHERE session_id = ancestor LIMIT 1;
 
--- portable/portable_rows.py: _insert
+-- portable/portable_rows.py: _INSERTS['entry']
 -- Serves PortableWork.insert.
 --
--- Built for: state keys.
-INSERT INTO state_entries (namespace, session_id, key, value, updated_at)
-    VALUES (:namespace, :session_id, :key, :value, :updated_at);
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO history_entries (namespace, session_id, seq, entry_id, turn, role, agent_name, content, metadata,
+    provider_name, request_model, response_model, input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, cost_usd, tool_name, tool_call_id, duration_ms, finish_reason,
+    error_type, content_bytes, usage_folded, created_at) VALUES (:namespace, :session_id, :seq, :entry_id, :turn, :role,
+    :agent_name, :content, :metadata, :provider_name, :request_model, :response_model, :input_tokens, :output_tokens,
+    :cache_read_input_tokens, :cache_write_input_tokens, :reasoning_output_tokens, :cost_usd, :tool_name, :tool_call_id,
+    :duration_ms, :finish_reason, :error_type, :content_bytes, coalesce(:usage_folded, 0), :created_at);
+
+-- portable/portable_rows.py: _INSERTS['list']
+-- Serves PortableWork.insert.
+--
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO session_lists (namespace, session_id, name, item_count, created_at, updated_at)
+    VALUES (:namespace, :session_id, :name, coalesce(:item_count, 0), :created_at, :updated_at);
+
+-- portable/portable_rows.py: _INSERTS['list_item']
+-- Serves PortableWork.insert.
+--
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO session_list_items (namespace, session_id, name, position, value, created_at)
+    VALUES (:namespace, :session_id, :name, :position, :value, :created_at);
+
+-- portable/portable_rows.py: _INSERTS['segment']
+-- Serves PortableWork.insert.
+--
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO session_segments (namespace, session_id, from_seq, to_seq, owner_session_id)
+    VALUES (:namespace, :session_id, :from_seq, :to_seq, :owner_session_id);
+
+-- portable/portable_rows.py: _INSERTS['session']
+-- Serves PortableWork.insert.
+--
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO sessions (namespace, session_id, user_id, agent_name, title, status, instructions, metadata, project_root,
+    cwd, parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, last_turn, revision, ttl, expires_at,
+    created_at, last_activity_at, belongs_to, active_hour)
+    VALUES (:namespace, :session_id, :user_id, :agent_name, :title, coalesce(:status, 'ready'), :instructions,
+    coalesce(:metadata, CAST('{}' AS json)), :project_root, :cwd, :parent_session_id, :root_session_id, :forked_at_seq,
+    coalesce(:first_seq, 1), coalesce(:next_seq, 1), coalesce(:last_turn, 0), coalesce(:revision, 1), :ttl, :expires_at,
+    :created_at, :last_activity_at, :belongs_to, :active_hour);
+
+-- portable/portable_rows.py: _INSERTS['state']
+-- Serves PortableWork.insert.
+--
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO state_entries (namespace, session_id, key, value, version, updated_at, expires_at, created_at)
+    VALUES (:namespace, :session_id, :key, :value, coalesce(:version, 1), :updated_at, :expires_at, :created_at);
+
+-- portable/portable_rows.py: _INSERTS['summary']
+-- Serves PortableWork.insert.
+--
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO summaries (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
+    VALUES (:namespace, :session_id, :start_seq, :end_seq, :content, :token_count, :created_at);
+
+-- portable/portable_rows.py: _INSERTS['usage']
+-- Serves PortableWork.insert.
+--
+-- Write rows of a kind. What a row does not say is what the table says.
+INSERT INTO usage_ledger (namespace, session_id, bucket_at, line, user_id, agent_name, provider_name, model, tool_name,
+    entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, cost_usd, unpriced_calls, duration_ms, content_bytes)
+    VALUES (:namespace, :session_id, :bucket_at, :line, :user_id, :agent_name, :provider_name, :model, :tool_name,
+    :entries, :turns, :model_calls, :tool_calls, :errors, :input_tokens, :output_tokens, :cache_read_input_tokens,
+    :cache_write_input_tokens, :reasoning_output_tokens, :cost_usd, :unpriced_calls, :duration_ms, :content_bytes);
+
+-- portable/portable_rows.py: _MARK
+-- Serves PortableWork.mark.
+INSERT INTO store_settings AS p (namespace, name, value) VALUES (:namespace, :name, :value)
+ON CONFLICT (namespace, name) DO UPDATE SET value = p.value | excluded.value;
+
+-- portable/portable_rows.py: _MARKED
+-- Serves PortableWork.marked.
+SELECT name, value FROM store_settings WHERE namespace = :namespace AND name > :prefix AND name < :prefix_end;
+
+-- portable/portable_rows.py: _FORGET_MARKS
+-- Serves PortableWork.forget_marks.
+DELETE FROM store_settings WHERE namespace = :namespace AND name > :prefix AND name < :prefix_end;
 
 -- ===================================================== sessions ======================================================
 
@@ -2476,10 +2669,10 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id AND s.root_session
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
 -- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, PortableWork.pieces,
--- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
--- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
--- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
+-- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
+-- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
+-- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -2884,8 +3077,7 @@ WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(
 -- sessions/session_rows.py: _LOCK
 -- Serves ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace,
 -- EditingRepository.set_usage, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- PortableWork.make_room, SessionsRepository.merge_metadata, ShorteningRepository.clear, ShorteningRepository.trim,
--- TurnWork.commit.
+-- SessionsRepository.merge_metadata, ShorteningRepository.clear, ShorteningRepository.trim, TurnWork.commit.
 SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metadata AS text), project_root, cwd,
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
     last_activity_at, belongs_to, last_turn, NOT ((s.expires_at IS NULL OR s.expires_at > :now)
