@@ -75,7 +75,8 @@ class AsyncStateStore(AsyncTransaction, Sweeping):
         """Use *engine*. See `StateStore`."""
         if not isinstance(engine, AsyncEngine):
             raise InvalidValueError(
-                "engine", f"must be an AsyncEngine, not {type(engine).__name__}; AsyncStateStore.open takes a URL"
+                "engine",
+                f"must be an AsyncEngine, not {type(engine).__name__}; AsyncStateStore.open takes a URL or a path",
             )
         checked = StoreOptions(**options)
         dialect = checked.dialect(engine.sync_engine)

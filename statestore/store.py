@@ -77,7 +77,7 @@ class StateStore(Transaction, Sweeping):
         """
         if not isinstance(engine, Engine):
             raise InvalidValueError(
-                "engine", f"must be an Engine, not {type(engine).__name__}; StateStore.open takes a URL"
+                "engine", f"must be an Engine, not {type(engine).__name__}; StateStore.open takes a URL or a path"
             )
         self._start(database_on(engine, StoreOptions(**options)))
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from statestore.checking import exactjson
+from statestore.cli import terminal
 from statestore.cli.durations import Duration
 from statestore.cli.exporting import written_file
+from statestore.cli.groups import Group
 from statestore.cli.options import Database, examples, json_option, store_options, yes_option
-from statestore.cli.output import Failure, counted, json_text, shortened, table, time_text, visible, visible_text
+from statestore.cli.output import Failure, counted, json_text, time_text, visible, visible_text
+from statestore.cli.state import parse_value
 from statestore.errors import InvalidValueError
 from statestore.values.cache import CacheEntry, CacheStats
 from statestore.values.markers import MISSING, NEVER, NeverType
@@ -40,7 +42,7 @@ _replace = click.option("--replace", is_flag=True, help="Overwrite a FILE that e
 _agent = click.option("--agent", metavar="AGENT", help="Only this agent's entries.")
 
 
-@click.group()
+@click.group(cls=Group)
 def cache() -> None:
     """Look into the result cache of agents, and change it.
 
@@ -49,10 +51,15 @@ def cache() -> None:
 
 
 @cache.command(epilog=examples("statestore cache stats", "statestore cache stats --json | jq .hit_rate"))
+@terminal.wide_option
 @store_options
 @json_option
-def stats(database: Database, as_json: bool) -> None:
-    """Show what is in the cache, and how it was used, by agent and in total."""
+def stats(database: Database, wide: bool, as_json: bool) -> None:
+    """Show what is in the cache, and how it was used, by agent and in total.
+
+    On a narrow terminal these columns are left out, in this order: INVALIDATED, EXPIRED, EVICTED, SETS, BYTES, MISSES,
+    HITS.
+    """
     with _opened(database) as store:
         found = store.cache.stats()
     if as_json:
@@ -61,8 +68,14 @@ def stats(database: Database, as_json: bool) -> None:
         click.echo(json_text(record))
         return
     head = ("AGENT", "ENTRIES", "BYTES", "HITS", "MISSES", "HIT RATE", "SETS", "EVICTED", "EXPIRED", "INVALIDATED")
-    rows = [_stats_row(shortened(agent or "-", 30), one) for agent, one in found.by_agent.items()]
-    click.echo("\n".join(table(head, [*rows, _stats_row("total", found)])))
+    rows = [_stats_row(agent or "-", one) for agent, one in found.by_agent.items()]
+    terminal.print_table(
+        head,
+        [*rows, _stats_row("total", found)],
+        drop=("INVALIDATED", "EXPIRED", "EVICTED", "SETS", "BYTES", "MISSES", "HITS"),
+        texts=("AGENT",),
+        wide=wide,
+    )
 
 
 @cache.command(
@@ -73,12 +86,16 @@ def stats(database: Database, as_json: bool) -> None:
 @click.option("--tag", metavar="TAG", help="Only entries with this tag.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many at most.")
 @click.option("--after", metavar="KEY", help="Continue after this key.")
+@terminal.wide_option
 @store_options
 @json_option
 def list_entries(
-    database: Database, agent: str | None, tag: str | None, limit: int, after: str | None, as_json: bool
+    database: Database, agent: str | None, tag: str | None, limit: int, after: str | None, wide: bool, as_json: bool
 ) -> None:
-    """List entries by key, without their values."""
+    """List entries by key, without their values.
+
+    On a narrow terminal these columns are left out, in this order: CREATED, TAGS, AGENT, HITS, EXPIRES, BYTES.
+    """
     with _opened(database) as store:
         shown = store.cache.entries(agent_name=agent, tag=tag, after=after, limit=limit, values=False)
         # Not read with limit + 1, which a call would refuse for the largest limit.
@@ -90,8 +107,13 @@ def list_entries(
         click.echo(json_text({"entries": [_record(entry) for entry in shown], "more": more}))
         return
     if shown:
-        head = ("KEY", "AGENT", "BYTES", "HITS", "CREATED", "EXPIRES", "TAGS")
-        click.echo("\n".join(table(head, [_row(entry) for entry in shown])))
+        terminal.print_table(
+            ("KEY", "AGENT", "BYTES", "HITS", "CREATED", "EXPIRES", "TAGS"),
+            [_row(entry) for entry in shown],
+            drop=("CREATED", "TAGS", "AGENT", "HITS", "EXPIRES", "BYTES"),
+            texts=("AGENT", "TAGS"),
+            wide=wide,
+        )
     else:
         click.echo(f"no matching cache entries in namespace {visible(database.namespace)!r}", err=True)
     if more:
@@ -155,7 +177,7 @@ def set_entry(
     """Store VALUE under KEY, replacing what is there; `-` reads it from standard input."""
     data = sys.stdin.buffer.read() if value == "-" else value.encode("utf-8", "surrogateescape")
     with _opened(database, create=True) as store:
-        store.cache.set(key, _parsed(data, text), ttl=ttl, tags=tags, agent_name=agent, content_hash=content_hash)
+        store.cache.set(key, parse_value(data, text), ttl=ttl, tags=tags, agent_name=agent, content_hash=content_hash)
     click.echo(json_text({"key": key}) if as_json else f"set {visible(key)}")
 
 
@@ -310,18 +332,6 @@ def _all(store: StateStore, agent: str | None) -> Iterator[CacheEntry]:
         after = page[-1].key
 
 
-def _parsed(data: bytes, text: bool) -> Any:
-    if text:
-        try:
-            return data.decode()
-        except UnicodeDecodeError:
-            raise Failure("VALUE is not UTF-8 text") from None
-    try:
-        return exactjson.read(data, "VALUE")
-    except InvalidValueError as error:
-        raise Failure(f"{error}; to store text, put quotes around it or add --text") from None
-
-
 def _print_removed(removed: int, done: str, as_json: bool) -> None:
     click.echo(json_text({"removed": removed}) if as_json else f"{done} {counted(removed, 'entry')}")
 
@@ -341,12 +351,12 @@ def _record(entry: CacheEntry) -> dict[str, Any]:
 def _row(entry: CacheEntry) -> tuple[str, ...]:
     return (
         entry.key,
-        shortened(entry.agent_name or "-", 30),
+        entry.agent_name or "-",
         f"{entry.size_bytes:,}",
         f"{entry.access_count:,}",
         time_text(entry.created_at),
         "never" if entry.expires_at is None else time_text(entry.expires_at),
-        shortened(" ".join(entry.tags), 40),
+        " ".join(entry.tags),
     )
 
 

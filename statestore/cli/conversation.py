@@ -1,23 +1,75 @@
 """A history entry as lines of text: messages in the well-known shapes as a conversation, anything else as JSON."""
 
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 import click
 
-from statestore.cli.output import json_text, time_text, visible, visible_text
-from statestore.values.history import Entry
+from statestore.cli.output import counted, display_width, json_text, size_text, time_text, visible, visible_text
+from statestore.cli.terminal import cut, wrapped
+from statestore.values.history import Entry, Usage
 
 _INDENT = "    "
+_FOLDED_LINES = 3
+_COLORS = {"user": "green", "assistant": "cyan", "tool": "yellow"}
 
 
-def render(entry: Entry) -> Iterator[str]:
-    """A heading, then indented what was said and which tools were called."""
-    yield click.style(f"#{entry.seq} {visible(' · '.join(_heading(entry)))}", bold=True)
-    body = list(_message(entry.content)) or [json_text(entry.content)]
-    for text in body:
-        for line in visible_text(text).split("\n"):
-            yield (_INDENT + line).rstrip()
+def render(entry: Entry, *, width: int | None = None, fold: bool = False) -> Iterator[str]:
+    """A heading, then indented what was said and which tools were called.
+
+    Args:
+        entry: The entry.
+        width: Break lines that are longer.
+        fold: Show a tool's call and its result in a line each, and of a system prompt the beginning.
+    """
+    if fold and entry.role == "tool":
+        yield _folded_result(entry, width)
+        return
+    color = "red" if entry.error_type else _COLORS.get(entry.role or "")
+    for line in _fitting(f"#{entry.seq} {visible(' · '.join(_heading(entry)))}", width):
+        yield click.style(line, bold=True, fg=color)
+    texts = list(_message(entry.content)) or [json_text(entry.content)]
+    lines = [line for text in texts for line in _lines(text, width, fold)]
+    if fold and entry.role == "system" and len(lines) > _FOLDED_LINES:
+        more = counted(len(lines) - _FOLDED_LINES, "more line")
+        lines = [*lines[:_FOLDED_LINES], click.style(f"{_INDENT}… {more}; --full shows all", dim=True)]
+    yield from lines
+
+
+def _lines(text: str, width: int | None, fold: bool) -> Iterator[str]:
+    call = fold and text.startswith(("→ ", "← "))
+    if call and width is not None:
+        yield click.style(_INDENT + cut(visible(text), width - len(_INDENT)), dim=text.startswith("←"))
+        return
+    shown = visible_text(text)
+    for line in (shown if width is None else shown.expandtabs(4)).split("\n"):
+        yield from _fitting((_INDENT + line).rstrip(), width)
+
+
+def _fitting(line: str, width: int | None) -> Iterator[str]:
+    if width is None:
+        yield line
+    else:
+        yield from wrapped(line, width)
+
+
+def _folded_result(entry: Entry, width: int | None) -> str:
+    """`#4 tool get_weather ← {"morning": …  1.2 kB, 0.3 s`, on one line."""
+    said = " ".join(_message(entry.content)) or json_text(entry.content)
+    facts = [size_text(entry.content_bytes)]
+    if entry.duration is not None:
+        facts.append(f"{entry.duration.total_seconds():g} s")
+    if entry.error_type:
+        facts.append(f"error {entry.error_type}")
+    begin = f"#{entry.seq} {' '.join(filter(None, ('tool', entry.tool_name)))} "
+    end = f"  {', '.join(facts)}"
+    text = visible(f"← {said.removeprefix('← ')}")
+    if width is not None:
+        begin = cut(visible(begin), width // 2)
+        text = cut(text, max(_FOLDED_LINES, width - display_width(begin) - display_width(end)))
+    styled = click.style(visible(begin), bold=True, fg="red" if entry.error_type else _COLORS["tool"])
+    return styled + text + click.style(visible(end), dim=True)
 
 
 def _heading(entry: Entry) -> Iterator[str]:
@@ -29,11 +81,10 @@ def _heading(entry: Entry) -> Iterator[str]:
     for value in (entry.agent_name, entry.response_model or entry.request_model):
         if value:
             yield value
-    tokens = ", ".join(_tokens(entry))
-    if tokens:
-        yield f"{tokens} tokens"
+    if tokens := tokens_text(entry.usage):
+        yield tokens
     if entry.cost_usd is not None:
-        yield f"${entry.cost_usd.normalize():f}"
+        yield cost_text(entry.cost_usd)
     if entry.duration is not None:
         yield f"{entry.duration.total_seconds():g} s"
     if entry.error_type:
@@ -41,14 +92,21 @@ def _heading(entry: Entry) -> Iterator[str]:
     yield time_text(entry.created_at)
 
 
-def _tokens(entry: Entry) -> Iterator[str]:
-    usage = entry.usage
+def tokens_text(usage: Usage) -> str:
+    """`1,200 (1,000 cached) in, 34 out tokens`; empty if none are known."""
+    parts = []
     if usage.input_tokens is not None:
         cached = f" ({usage.cache_read_input_tokens:,} cached)" if usage.cache_read_input_tokens else ""
-        yield f"{usage.input_tokens:,}{cached} in"
+        parts.append(f"{usage.input_tokens:,}{cached} in")
     if usage.output_tokens is not None:
         reasoning = f" ({usage.reasoning_output_tokens:,} reasoning)" if usage.reasoning_output_tokens else ""
-        yield f"{usage.output_tokens:,}{reasoning} out"
+        parts.append(f"{usage.output_tokens:,}{reasoning} out")
+    return f"{', '.join(parts)} tokens" if parts else ""
+
+
+def cost_text(cost: Decimal) -> str:
+    """`$0.0012`."""
+    return f"${cost.normalize():f}"
 
 
 def _message(content: Any) -> Iterator[str]:

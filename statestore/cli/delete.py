@@ -2,8 +2,10 @@
 
 import click
 
+from statestore.cli import ids
 from statestore.cli.options import Database, examples, json_option, store_options, yes_option
-from statestore.cli.output import Failure, counted, json_text, time_text, visible
+from statestore.cli.output import counted, json_text, time_text, visible
+from statestore.errors import SessionNotFoundError
 
 
 @click.command(
@@ -12,7 +14,7 @@ from statestore.cli.output import Failure, counted, json_text, time_text, visibl
         "statestore delete --user ada --yes --json > receipt.json",
     )
 )
-@click.argument("session", required=False)
+@click.argument("session", required=False, shell_complete=ids.complete)
 @click.option("--user", metavar="USER", help="Remove all sessions of this user, expired ones included.")
 @yes_option
 @store_options
@@ -20,7 +22,8 @@ from statestore.cli.output import Failure, counted, json_text, time_text, visibl
 def delete(database: Database, session: str | None, user: str | None, yes: bool, as_json: bool) -> None:
     """Remove SESSION, or all sessions of a user, and print a receipt.
 
-    History, state and summaries are deleted with a session. Forks keep what they see of it. This cannot be undone.
+    History, state and summaries are deleted with a session. Forks keep what they see of it. This cannot be undone. With
+    --yes the id has to be whole, so that the beginning of one does not delete another session than was meant.
     """
     if (session is None) == (user is None):
         raise click.UsageError("name either a SESSION or a --user")
@@ -32,12 +35,13 @@ def delete(database: Database, session: str | None, user: str | None, yes: bool,
 
 def _delete_session(database: Database, session: str, yes: bool, as_json: bool) -> None:
     with database.open() as store:
-        found = store.sessions.find(session)
-        if found is not None and not yes:
+        session = ids.resolve(store, session, whole=yes)
+        found = store.sessions.get(session)
+        if not yes:
             entries = counted(found.entry_count, "entry")
             click.confirm(f"Delete session {visible(session)} with {entries}?", abort=True, err=True)
-        if found is None or not store.sessions.delete(session):
-            raise Failure(f"session {session!r} does not exist in namespace {database.namespace!r} or has expired")
+        if not store.sessions.delete(session):
+            raise SessionNotFoundError(session, database.namespace)
     if as_json:
         receipt = {"session_id": session, "namespace": database.namespace, "history_length": found.entry_count}
         click.echo(json_text(receipt))

@@ -36,6 +36,17 @@ def parse(text: str) -> timedelta:
     return total
 
 
+def text(duration: timedelta) -> str:
+    """A duration as it can be given on the command line: `30d`, `1d12h`, `90s` as `1m30s`."""
+    parts, rest = [], duration
+    for name, unit in (("d", _UNITS["d"]), ("h", _UNITS["h"]), ("m", _UNITS["m"])):
+        number, rest = divmod(rest, unit)
+        parts.append(f"{number}{name}" if number else "")
+    seconds = f"{rest.total_seconds():.6f}".rstrip("0").rstrip(".")
+    parts.append(f"{seconds}s" if rest or duration < _UNITS["m"] else "")
+    return "".join(parts)
+
+
 class Duration(_DurationType):
     """An option that is a duration."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
 
+from statestore.cli import ids
 from statestore.cli.importing import Progress
 from statestore.cli.options import Database, examples, json_option, reporting_option, store_options
 from statestore.cli.output import Failure, counted, json_text, visible
@@ -39,7 +40,14 @@ replace_option = click.option("--replace", is_flag=True, help="Overwrite what al
 )
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
 @click.argument("which", type=click.Choice(["all"]), required=False, metavar="[all]")
-@click.option("--session", "session_ids", metavar="SESSION", multiple=True, help="Only this session; may be repeated.")
+@click.option(
+    "--session",
+    "session_ids",
+    metavar="SESSION",
+    multiple=True,
+    shell_complete=ids.complete,
+    help="Only this session; may be repeated.",
+)
 @click.option("--user", metavar="USER", help="Only this user's sessions.")
 @_jobs_option
 @replace_option
@@ -73,7 +81,8 @@ def export(
         _packed(target, file) as packed,
         Progress("exporting") as bar,
     ):
-        which_ones: dict[str, Any] = {"session_ids": session_ids or None, "user_id": user}
+        chosen = [ids.resolve(store, session_id) for session_id in session_ids]
+        which_ones: dict[str, Any] = {"session_ids": chosen or None, "user_id": user}
         totals = export_sessions(store, packed, **which_ones, jobs=jobs, expect=bar.expect, progress=bar.advance)
     if as_json:
         click.echo(json_text({"file": file, **asdict(totals)}), err=file == "-")

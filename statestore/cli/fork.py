@@ -2,6 +2,7 @@
 
 import click
 
+from statestore.cli import ids
 from statestore.cli.options import Database, examples, json_option, store_options
 from statestore.cli.output import counted, json_text, session_record, visible
 
@@ -12,7 +13,7 @@ from statestore.cli.output import counted, json_text, session_record, visible
         "statestore fork user-42 --json | jq -r .session_id",
     )
 )
-@click.argument("source")
+@click.argument("source", shell_complete=ids.complete)
 @click.argument("new", required=False)
 @click.option(
     "--at-seq", type=click.IntRange(0), metavar="N", help="The last entry that the fork sees.  [default: all]"
@@ -26,6 +27,7 @@ def fork(database: Database, source: str, new: str | None, at_seq: int | None, a
     any length of history. Neither session sees later changes to the other. Without NEW, an id is generated.
     """
     with database.open() as store:
+        source = ids.resolve(store, source, say=True)
         made = store.sessions.fork(source, new, at_seq=at_seq)
     if as_json:
         click.echo(json_text(session_record(made)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from statestore.cli.groups import Group
 from statestore.cli.options import Database, examples, json_option, store_options
 from statestore.cli.output import Failure, counted, json_text, visible
 
@@ -21,6 +22,7 @@ _REDRAW_SECONDS = 0.1
 
 
 @click.group(
+    cls=Group,
     name="import",
     epilog=examples(
         "statestore import openai-jsonl conversations.jsonl --user-id ada",

@@ -2,11 +2,13 @@
 
 import click
 
+from statestore.cli.groups import Group, no_such
 from statestore.cli.options import Database, database_options, examples, json_option, yes_option
 from statestore.cli.output import Failure, json_text, visible
 
 
 @click.group(
+    cls=Group,
     name="migrate",
     epilog=examples(
         "statestore migrate up --url postgresql://app@db.example.com/app",
@@ -53,13 +55,28 @@ def up(database: Database, revision: str, as_json: bool) -> None:
 def down(database: Database, revision: str, yes: bool, as_json: bool) -> None:
     """Take the schema back to REVISION and drop what newer tables and columns hold.
 
-    `base` removes every table, and so every session.
+    `base` removes every table, and so every session. A schema that is there already, or is older, stays as it is.
     """
     from statestore import migrate
+    from statestore.errors import SchemaMissingError
 
     url = database.existing_url()
+    known = {"base": "", **{one.revision: one.message for one in migrate.history()}}
+    if revision not in known:
+        raise Failure(no_such("revision", revision, known))
+    current = migrate.current(url, schema=database.schema)
+    where = repr(url.database) + (f" on {url.host}" if url.host else "")
+    if current is None:
+        raise SchemaMissingError(f"database {where} has no statestore tables", current=None, expected=revision)
+    # A schema that is newer than all that is known here is refused by the downgrade itself.
+    names = list(known)
+    undone = names[names.index(revision) + 1 : names.index(current) + 1] if current in known else []
+    if current in known and not undone:
+        _tell_revision(current, as_json)
+        return
     if not yes:
-        where = repr(url.database) + (f" on {url.host}" if url.host else "")
+        for one in reversed(undone):
+            click.echo(f"takes back {one}: {visible(known[one])}", err=True)
         question = f"Go back to {revision} in database {where}? Data in newer tables and columns is lost for good."
         click.confirm(visible(question), abort=True, err=True)
     migrate.downgrade(

@@ -2,17 +2,23 @@
 
 import click
 
+from statestore.cli import terminal
+from statestore.cli.groups import Group
 from statestore.cli.options import Database, examples, json_option, store_options, yes_option
-from statestore.cli.output import counted, json_text, time_text, visible
+from statestore.cli.output import counted, json_text, size_text, time_text, visible
+from statestore.values.namespaces import NamespaceInfo
 
 
 @click.group(
-    invoke_without_command=True, epilog=examples("statestore namespaces", "statestore namespaces drop tenant-1")
+    cls=Group,
+    invoke_without_command=True,
+    epilog=examples("statestore namespaces", "statestore namespaces drop tenant-1"),
 )
+@terminal.wide_option
 @store_options
 @json_option
 @click.pass_context
-def namespaces(context: click.Context, database: Database, as_json: bool) -> None:
+def namespaces(context: click.Context, database: Database, wide: bool, as_json: bool) -> None:
     """List the namespaces of the database, or delete one.
 
     The list has all of them, whatever --namespace says. Sessions that have expired count until they are swept.
@@ -25,10 +31,25 @@ def namespaces(context: click.Context, database: Database, as_json: bool) -> Non
         for one in found:
             click.echo(json_text(one))
         return
+    if terminal.is_terminal() and found:
+        terminal.print_table(
+            ("NAMESPACE", "SESSIONS", "ENTRIES", "SIZE", "LAST ACTIVITY"),
+            [_row(one) for one in found],
+            drop=("ENTRIES", "SIZE", "LAST ACTIVITY", "SESSIONS"),
+            texts=("NAMESPACE",),
+            numbers=("SESSIONS", "ENTRIES", "SIZE"),
+            wide=wide,
+        )
+        return
     for one in found:
         used = "never used" if one.last_activity_at is None else time_text(one.last_activity_at)
         sessions, entries = counted(one.sessions, "session"), counted(one.entries, "entry")
         click.echo(f"{visible(one.name)}  {sessions}  {entries}  {one.bytes:,} bytes  {used}")
+
+
+def _row(one: NamespaceInfo) -> tuple[str, ...]:
+    used = "never" if one.last_activity_at is None else terminal.ago(one.last_activity_at)
+    return one.name, f"{one.sessions:,}", f"{one.entries:,}", size_text(one.bytes), used
 
 
 @namespaces.command(epilog=examples("statestore namespaces drop tenant-1", "statestore namespaces drop tenant-1 --yes"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from statestore.cli import settings
 from statestore.cli.output import Failure
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 
 _URL_HELP = "The database: postgresql://user@host/database or sqlite:///path.  [default: sqlite:///statestore.db]"
+_DATABASE = "statestore.database"
 
 
 def examples(*lines: str) -> str:
@@ -32,19 +36,71 @@ def examples(*lines: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """The database that the command line names."""
+    """The database that the command line names, or the environment, or a file; see `settings`."""
 
     given_url: str | None
     schema: str
     namespace: str = "default"
     reporting_url: str | None = None
+    directory: Path | None = None
+    """A relative path of a SQLite file begins here; None for the current directory."""
+    password_env: str | None = None
+    """The environment variable that has the password."""
+    profile: str | None = None
+    """What --profile says."""
+
+    @classmethod
+    def chosen(
+        cls,
+        url: str | None,
+        schema: str | None,
+        namespace: str | None,
+        profile: str | None,
+        context: click.Context | None = None,
+    ) -> Database:
+        """The database that options, environment and file lead to."""
+        context = context or click.get_current_context(silent=True)
+        top = {} if context is None else context.find_root().params
+        profile = profile or top.get("profile")
+        file = settings.read(top.get("config"))
+        found = settings.resolve("url", url, profile, file)
+        database = cls(
+            None if found is None else found.value,
+            _certain("schema", schema, profile, file),
+            _certain("namespace", namespace, profile, file),
+            directory=None if found is None else found.directory,
+            password_env=None if found is None else found.password_env,
+            profile=profile,
+        )
+        if context is not None:
+            context.find_root().meta[_DATABASE] = database
+        return database
+
+    @classmethod
+    def of(cls, context: click.Context) -> Database | None:
+        """The database that the command of *context* has used, if it has come so far."""
+        found: Database | None = context.find_root().meta.get(_DATABASE)
+        return found
 
     def url(self) -> URL:
-        from statestore.engine import engines
+        url = self.url_without_password()
+        if self.password_env is not None and url.get_backend_name() != "sqlite":
+            if not (password := os.environ.get(self.password_env)):
+                raise Failure(f"the password is expected in the environment variable {self.password_env}; set it")
+            url = url.set(password=password)
+        return url
+
+    def url_without_password(self) -> URL:
+        """The URL without the password that an environment variable has for it."""
+        from statestore.engine import engines, sqlite_files
 
         url = engines.parse(self.given_url)
         if engines.is_memory(url):
             raise Failure("--url names a database in memory, which would vanish with this command; name a file")
+        file = sqlite_files.path_of(url) if url.get_backend_name() == "sqlite" else None
+        # A file: URI stays as it is.
+        if self.directory is not None and file is not None and str(file) == url.database and not file.is_absolute():
+            url = url.set(database=os.path.relpath(self.directory / file))
         return url
 
     def existing_url(self) -> URL:
@@ -57,9 +113,13 @@ class Database:
             default = "" if self.given_url else ", the default since neither --url nor STATESTORE_URL is given"
             raise Failure(
                 f"there is no SQLite file {str(file)!r}{default}; check the path, or make the database with: "
-                f"statestore migrate up --url {shlex.quote(hosts.shown(url))}"
+                f"statestore migrate up{self.arguments() or f' --url {shlex.quote(hosts.shown(url))}'}"
             )
         return url
+
+    def arguments(self) -> str:
+        """What to add to a command that a message names, so that it goes to the same profile."""
+        return "" if self.profile is None else f" --profile {shlex.quote(self.profile)}"
 
     def open(self, *, create: bool = False, **options: Any) -> StateStore:
         """Open the store.
@@ -80,24 +140,32 @@ class Database:
         return StateStore.open(url, namespace=self.namespace, schema=self.schema, **options)
 
 
+def _certain(name: str, given: str | None, profile: str | None, file: settings.Settings) -> str:
+    found = settings.resolve(name, given, profile, file)
+    assert found is not None, name  # It has a default.
+    return found.value
+
+
 def database_options(function: F) -> F:
-    """Add --url and --schema; *function* gets a `Database`."""
+    """Add --url, --schema and --profile; *function* gets a `Database`."""
 
     @wraps(function)
-    def command(*args: Any, url: str | None, schema: str, **kwargs: Any) -> Any:
-        return function(Database(url, schema), *args, **kwargs)
+    def command(*args: Any, url: str | None, schema: str | None, profile: str | None, **kwargs: Any) -> Any:
+        return function(Database.chosen(url, schema, None, profile), *args, **kwargs)
 
     return _with_database(command)  # type: ignore[return-value]
 
 
 def store_options(function: F) -> F:
-    """Add --url, --schema and --namespace; *function* gets a `Database`."""
+    """Add --url, --schema, --namespace and --profile; *function* gets a `Database`."""
 
     @wraps(function)
-    def command(*args: Any, url: str | None, schema: str, namespace: str, **kwargs: Any) -> Any:
-        return function(Database(url, schema, namespace), *args, **kwargs)
+    def command(
+        *args: Any, url: str | None, schema: str | None, namespace: str | None, profile: str | None, **kwargs: Any
+    ) -> Any:
+        return function(Database.chosen(url, schema, namespace, profile), *args, **kwargs)
 
-    option = click.option("--namespace", default="default", show_default=True, metavar="NAME", help="Which namespace.")
+    option = click.option("--namespace", metavar="NAME", help="Which namespace.  [default: default]")
     return _with_database(option(command))  # type: ignore[return-value]
 
 
@@ -119,8 +187,8 @@ def reporting_option(function: F) -> F:
 
 
 def _with_database(command: F) -> F:
-    schema = click.option(
-        "--schema", default="statestore", show_default=True, metavar="NAME", help="PostgreSQL: where the tables are."
-    )
-    url = click.option("--url", envvar="STATESTORE_URL", show_envvar=True, metavar="URL", help=_URL_HELP)
-    return url(schema(command))
+    schema = click.option("--schema", metavar="NAME", help="PostgreSQL: where the tables are.  [default: statestore]")
+    # Only for --help: the environment is looked at by `settings`, since a profile may come before it.
+    url = click.option("--url", metavar="URL", help=f"{_URL_HELP}  [env var: STATESTORE_URL]")
+    profile = click.option("--profile", metavar="NAME", help="A profile of statestore.toml.")
+    return url(schema(profile(command)))

@@ -13,7 +13,7 @@ from statestore.checking import exactjson
 from statestore.reports.text import UNSAFE, visible, visible_text
 from statestore.values.sessions import Session
 
-__all__ = ["Failure", "counted", "json_text", "session_record", "shortened", "table", "time_text"]
+__all__ = ["Failure", "counted", "display_width", "json_text", "pad", "session_record", "size_text", "time_text"]
 __all__ += ["visible", "visible_text"]
 
 
@@ -22,8 +22,15 @@ class Failure(click.ClickException):
 
     exit_code = 1
 
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.details = details
+        """Lines that follow the message."""
+
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"error: {visible(self.message)}", file=file, err=file is None)
+        for line in self.details:
+            click.echo(f"  {visible(line)}", file=file, err=file is None)
 
 
 def json_text(value: Any) -> str:
@@ -56,22 +63,22 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with aligned columns."""
-    shown = [[visible(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(_width(row[column]) for row in shown) for column in range(len(head))]
-    return ["  ".join(_pad(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
+def size_text(size: int) -> str:
+    """`120 bytes`, `1.2 MB`."""
+    value, units = float(size), ["bytes", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{size:,} bytes" if units[0] == "bytes" else f"{value:.1f} {units[0]}"
 
 
-def shortened(value: str, width: int) -> str:
-    return value if len(value) <= width else value[: width - 1] + "…"
+def pad(cell: str, width: int, *, right: bool = False) -> str:
+    """The text, filled up to *width* columns."""
+    space = " " * (width - display_width(cell))
+    return space + cell if right else cell + space
 
 
-def _pad(cell: str, width: int) -> str:
-    return cell + " " * (width - _width(cell))
-
-
-def _width(cell: str) -> int:
+def display_width(cell: str) -> int:
     """How many columns of a terminal the text takes."""
     if cell.isascii():
         return len(cell)

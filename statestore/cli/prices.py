@@ -4,14 +4,18 @@ from typing import Any
 
 import click
 
+from statestore.cli import terminal
+from statestore.cli.groups import Group
 from statestore.cli.options import Database, examples, json_option, store_options
-from statestore.cli.output import Failure, counted, json_text, table, visible
+from statestore.cli.output import Failure, counted, json_text, visible
 
 _BATCH = 500
 _RATES = ("input_price", "output_price", "cache_read_price", "cache_write_price", "cache_write_1h_price")
 
 
-@click.group(epilog=examples("statestore prices sync", "statestore prices set my-model --input 3 --output 15"))
+@click.group(
+    cls=Group, epilog=examples("statestore prices sync", "statestore prices set my-model --input 3 --output 15")
+)
 def prices() -> None:
     """Show and set what models cost.
 
@@ -69,10 +73,15 @@ def _apply(store: Any) -> int:
 
 @prices.command("ls", epilog=examples("statestore prices ls", "statestore prices ls --model my-model --json"))
 @click.option("--model", metavar="TEXT", default="", help="Only models with this in their name.")
+@terminal.wide_option
 @store_options
 @json_option
-def list_(database: Database, model: str, as_json: bool) -> None:
-    """List the known prices, the namespace's own first."""
+def list_(database: Database, model: str, wide: bool, as_json: bool) -> None:
+    """List the known prices, the namespace's own first.
+
+    On a narrow terminal these columns are left out, in this order: SOURCE, CACHE 1H, CACHE WRITE, FROM, ABOVE, CACHE
+    READ, PROVIDER.
+    """
     with database.open() as store:
         found = [price for price in store.prices.all() if model.lower() in price.model.lower()]
     if as_json:
@@ -91,7 +100,13 @@ def list_(database: Database, model: str, as_json: bool) -> None:
         ]
         for price in found
     ]
-    click.echo("\n".join(table(head, rows)))
+    terminal.print_table(
+        head,
+        rows,
+        drop=("SOURCE", "CACHE 1H", "CACHE WRITE", "FROM", "ABOVE", "CACHE READ", "PROVIDER"),
+        texts=("PROVIDER", "MODEL", "SOURCE"),
+        wide=wide,
+    )
 
 
 @prices.command(

@@ -5,42 +5,50 @@ from typing import Any
 import click
 
 from statestore import __version__
-from statestore.cli import frameworks
+from statestore.cli import frameworks, remedies
 from statestore.cli.cache import cache
 from statestore.cli.claude_code import claude_code
+from statestore.cli.completion import completion
+from statestore.cli.config import config
 from statestore.cli.delete import delete
 from statestore.cli.demo import demo
 from statestore.cli.doctor import doctor
 from statestore.cli.exporting import conexus, export, promptkit, statestore_file
 from statestore.cli.fork import fork
+from statestore.cli.groups import Group
 from statestore.cli.importing import import_
 from statestore.cli.migrate import migrate
 from statestore.cli.namespaces import namespaces
-from statestore.cli.options import examples
+from statestore.cli.options import Database, examples
 from statestore.cli.output import Failure
 from statestore.cli.prices import prices
 from statestore.cli.report import report
-from statestore.cli.sessions import sessions, show
+from statestore.cli.sessions import sessions
+from statestore.cli.show import show
+from statestore.cli.state import state
 from statestore.cli.sweep import retention, sweep
+from statestore.cli.tail import tail
+from statestore.cli.tree import tree
 from statestore.cli.vacuum import vacuum
 from statestore.errors import StateStoreError
 
 _INTERRUPTED = 130  # What a shell reports for a command that Ctrl-C ended.
 
 
-class Program(click.Group):
+class Program(Group):
     """Turns each failure into one line on stderr and an exit code; bugs keep their traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except StateStoreError as error:
-            raise Failure(str(error)) from None
+            raise Failure(remedies.text(error, Database.of(ctx))) from None
         except KeyboardInterrupt:
             raise click.exceptions.Exit(_INTERRUPTED) from None
 
 
 @click.group(
+    "statestore",
     cls=Program,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(
@@ -49,14 +57,20 @@ class Program(click.Group):
         "statestore import openai-jsonl conversations.jsonl",
         "statestore sessions --user ada --limit 20",
         "statestore show user-42 --last 10",
+        "statestore --profile prod tail user-42",
     ),
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
-def main() -> None:
+@click.option("--profile", metavar="NAME", help="A profile of statestore.toml, as after a command.")
+@click.option("--config", metavar="FILE", help="The file to use in place of statestore.toml.")
+def main(profile: str | None, config: str | None) -> None:
     """Sessions, conversation history and state of AI agents, in PostgreSQL or SQLite.
 
-    The database is the one that --url or STATESTORE_URL names, or else the SQLite file statestore.db in the current
-    directory. Prefer STATESTORE_URL for a URL with a password: others on the machine can see command lines.
+    The database is the one that --url, --profile, STATESTORE_URL or statestore.toml names, or else the SQLite file
+    statestore.db in the current directory; `statestore config` says which. Where an id of a session is asked for, its
+    beginning will do if no other session's id begins so.
+
+    Prefer the environment for a URL with a password: others on the machine can see command lines.
 
     The exit code is 0 for success, 1 for a failure, which stderr explains, and 2 for a wrong command line.
     """
@@ -68,8 +82,11 @@ for command in (
     export,
     sessions,
     show,
+    tail,
+    tree,
     fork,
     delete,
+    state,
     cache,
     sweep,
     retention,
@@ -78,6 +95,8 @@ for command in (
     doctor,
     report,
     prices,
+    config,
+    completion,
 ):
     main.add_command(command)
 main.add_command(demo)

@@ -10,11 +10,13 @@ from typing import Any
 
 import click
 
+from statestore.cli import ids, terminal
 from statestore.cli.durations import Moment, moment
 from statestore.cli.exporting import written_file
+from statestore.cli.groups import Name
 from statestore.cli.importing import Progress
 from statestore.cli.options import Database, examples, json_option, reporting_option, store_options
-from statestore.cli.output import Failure, counted, json_text, shortened, table, time_text, visible
+from statestore.cli.output import Failure, counted, json_text, time_text, visible
 from statestore.reports.catalog import REPORTS, Report, records
 
 _NAMES = "\n".join(f"  {report.name:<20}{report.summary}" for report in REPORTS.values())
@@ -30,7 +32,7 @@ _NAMES = "\n".join(f"  {report.name:<20}{report.summary}" for report in REPORTS.
         "statestore report --html ./report --tz Europe/Berlin",
     ),
 )
-@click.argument("name", type=click.Choice(list(REPORTS)), required=False, metavar="[NAME]")
+@click.argument("name", type=Name(REPORTS, "report"), required=False, metavar="[NAME]")
 @click.option(
     "--html",
     type=click.Path(allow_dash=True),
@@ -45,11 +47,12 @@ _NAMES = "\n".join(f"  {report.name:<20}{report.summary}" for report in REPORTS.
 @click.option("--provider", "provider_name", metavar="NAME", help="Only this provider.")
 @click.option("--model", metavar="MODEL", help="Only this model.")
 @click.option("--tool", "tool_name", metavar="TOOL", help="Only this tool.")
-@click.option("--session", "session_id", metavar="ID", help="Only this session.")
+@click.option("--session", "session_id", metavar="ID", shell_complete=ids.complete, help="Only this session.")
 @click.option("--daily", is_flag=True, help="A row for each day instead of one for the whole period.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only N rows, the most expensive first.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")
 @click.option("--replace", is_flag=True, help="With --html: overwrite what exists: a file, or a report.")
+@terminal.wide_option
 @store_options
 @reporting_option
 @json_option
@@ -64,13 +67,15 @@ def report(
     daily: bool,
     limit: int | None,
     as_csv: bool,
+    wide: bool,
     as_json: bool,
     **narrow: str | None,
 ) -> None:
     """Report what was used and what it cost, deleted conversations included.
 
     NAME is a report, and the name of a view in the database. --csv and --json have all columns of the view under their
-    own names; the table has the ones that fit. Days and weeks ago begin at midnight.
+    own names; the table has the usual ones. On a terminal too narrow for these, columns are left out, the percentiles
+    first and the calls last; stderr names them, and --wide shows all. Days and weeks ago begin at midnight.
 
     --html writes one page with all reports if PATH ends in .html, and else a folder: its index.html leads to lists of
     the sessions and to a page for each conversation. Open it in a browser; nothing is fetched, and no script runs. An
@@ -80,7 +85,9 @@ def report(
     from statestore.checking import checks
     from statestore.repositories.usage.periods import zone
 
-    if (name is None) == (html is None):
+    if name is None and html is None:
+        raise click.UsageError(f"Name a report, or with --html a file or a folder.\n\nReports:\n{_NAMES}")
+    if name is not None and html is not None:
         raise click.UsageError("Name either a report or, with --html, a file or a folder.")
     if replace and html is None:
         raise click.UsageError("--replace needs --html.")
@@ -105,14 +112,18 @@ def report(
         if argument not in chosen.arguments:
             raise click.UsageError(f"{name} does not take {_option(argument)}.")
     with database.open() as store:
-        rows = getattr(store.usage, chosen.method)(**given)
+        read = getattr(store.usage, chosen.method)
+        rows = read(**given)
+        if not rows and "session_id" in given and not store.sessions.exists(given["session_id"]):
+            # Only then: a deleted session is in the reports by its whole id, which may begin another one's.
+            rows = read(**{**given, "session_id": ids.resolve(store, given["session_id"])})
     found_records = records(chosen, rows, daily=daily)
     if as_json:
         click.echo(json_text(found_records))
     elif as_csv:
         _print_csv(chosen, found_records, daily=daily)
     elif found_records:
-        click.echo("\n".join(_table(chosen, found_records)))
+        _print_table(chosen, found_records, wide)
     else:
         click.echo(f"nothing to report in namespace {visible(database.namespace)!r}", err=True)
 
@@ -198,18 +209,28 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _table(chosen: Report, rows: list[dict[str, Any]]) -> list[str]:
+def _print_table(chosen: Report, rows: list[dict[str, Any]], wide: bool) -> None:
     names = [name for name in rows[0] if name in chosen.keys or name in chosen.shown]
-    head = [_head(name) for name in names]
     cells = [[_cell(name, row[name]) for name in names] for row in rows]
     if "cost_usd" in names and len(rows) > 1:
         cells.append(_sums(names, rows))
-    for column, name in enumerate(names):
-        if name not in chosen.keys:  # Numbers are aligned on the right.
-            width = max(len(line[column]) for line in (head, *cells))
-            for line in (head, *cells):
-                line[column] = line[column].rjust(width)
-    return table(head, cells)
+    terminal.print_table(
+        [_head(name) for name in names],
+        cells,
+        drop=[_head(name) for name in _DROPPED],
+        texts=[_head(name) for name in chosen.keys],
+        numbers=[_head(name) for name in names if name not in chosen.keys],
+        wide=wide,
+    )
+
+
+# The first to be left out on a narrow terminal. The keys of a report stay, and its cost.
+_DROPPED = (
+    *("latency_p95_ms", "latency_p50_ms", "entries", "unpriced_calls", "cache_read_input_tokens", "turns"),
+    *("last_day", "first_day", "tool_calls", "errors", "sessions", "output_tokens", "input_tokens", "model_calls"),
+    *("invalidations", "expirations", "evictions", "sets", "overdue_seconds", "created_at", "own_entries", "depth"),
+    *("root_session_id", "forks", "user_id"),
+)
 
 
 def _sums(names: list[str], rows: list[dict[str, Any]]) -> list[str]:
@@ -252,4 +273,4 @@ def _cell(name: str, value: Any) -> str:
         return f"{value:,.4f}"
     if isinstance(value, float):
         return f"{value:,.3f}" if name == "hit_rate" else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else shortened(value, 40)
+    return f"{value:,}" if isinstance(value, int) else value

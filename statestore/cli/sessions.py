@@ -1,20 +1,15 @@
-"""`statestore sessions` and `statestore show`: look at what is stored."""
+"""`statestore sessions`: which sessions there are."""
 
-from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import click
 
-from statestore.cli import conversation
+from statestore.cli import terminal
 from statestore.cli.options import Database, examples, json_option, store_options
-from statestore.cli.output import counted, json_text, session_record, shortened, table, time_text, visible
-from statestore.values.history import Entry
-from statestore.values.sessions import STATUSES, Lineage, Session, Status
+from statestore.cli.output import json_text, session_record, visible
+from statestore.values.sessions import STATUSES, Session, Status
 
 OrderBy = Literal["last_activity_at", "created_at"]
-
-_READ_AT_ONCE = 200
-_FORKS_SHOWN = 5
 
 
 @click.command(
@@ -30,6 +25,8 @@ _FORKS_SHOWN = 5
 @click.option("--ascending", is_flag=True, help="The earliest first instead of the latest.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many at most.")
 @click.option("--cursor", metavar="CURSOR", help="Continue after the previous page, in the same order.")
+@click.option("--parts", is_flag=True, help="Parts of other sessions too, such as those of sub-agents.")
+@terminal.wide_option
 @store_options
 @json_option
 def sessions(
@@ -41,11 +38,16 @@ def sessions(
     ascending: bool,
     limit: int,
     cursor: str | None,
+    parts: bool,
+    wide: bool,
     as_json: bool,
 ) -> None:
     """List sessions, the latest first.
 
     If there are more than --limit, stderr shows the cursor of the next page; the JSON has it as next_cursor.
+
+    If the terminal is too narrow, long names and titles are cut, and then columns are left out, in this order: AGENT,
+    STATUS, USER, ENTRIES, TITLE, LAST ACTIVITY. --wide shows all, as a pipe does.
     """
     with database.open() as store:
         page = store.sessions.page(
@@ -56,14 +58,20 @@ def sessions(
             descending=not ascending,
             limit=limit,
             cursor=cursor,
+            include_parts=parts,
         )
     if as_json:
         records = [session_record(session) for session in page.sessions]
         click.echo(json_text({"sessions": records, "next_cursor": page.next_cursor}))
         return
     if page.sessions:
-        head = ("SESSION", "USER", "AGENT", "STATUS", "ENTRIES", "LAST ACTIVITY", "TITLE")
-        click.echo("\n".join(table(head, [_row(session) for session in page.sessions])))
+        terminal.print_table(
+            ("SESSION", "USER", "AGENT", "STATUS", "ENTRIES", "LAST ACTIVITY", "TITLE"),
+            [_row(session) for session in page.sessions],
+            drop=("AGENT", "STATUS", "USER", "ENTRIES", "TITLE", "LAST ACTIVITY"),
+            texts=("USER", "AGENT", "TITLE"),
+            wide=wide,
+        )
     else:
         click.echo(f"no matching sessions in namespace {visible(database.namespace)!r}", err=True)
     if page.next_cursor:
@@ -73,85 +81,10 @@ def sessions(
 def _row(session: Session) -> tuple[str, ...]:
     return (
         session.session_id,
-        shortened(session.user_id or "-", 30),
-        shortened(session.agent_name or "-", 30),
+        session.user_id or "-",
+        session.agent_name or "-",
         session.status,
         f"{session.entry_count:,}",
-        time_text(session.last_activity_at),
-        shortened(session.title or "", 50),
+        terminal.moment_text(session.last_activity_at),
+        session.title or "",
     )
-
-
-@click.command(
-    epilog=examples(
-        "statestore show user-42 --last 10",
-        "statestore show user-42 --json | jq '.entries[].content'",
-    )
-)
-@click.argument("session")
-@click.option("--last", type=click.IntRange(0), metavar="N", help="Only the newest N entries.")
-@store_options
-@json_option
-def show(database: Database, session: str, last: int | None, as_json: bool) -> None:
-    """Show a session: its attributes, its state and its conversation.
-
-    Control characters are shown as escapes; --json has every entry exactly as it was stored. Showing a session with a
-    TTL counts as a use and extends it.
-    """
-    with database.open() as store:
-        found = store.sessions.get(session)
-        state = store.state.get_all(session)
-        lineage = store.sessions.lineage(session)
-        entries = _entries(store, found, last)
-        if as_json:
-            _print_json(found, state, lineage, entries)
-            return
-        click.echo("\n".join(f"{name:<15}{visible(value)}" for name, value in _facts(found, state, lineage)))
-        for entry in entries:
-            click.echo("\n" + "\n".join(conversation.render(entry)))
-
-
-def _entries(store: Any, session: Session, last: int | None) -> Iterator[Entry]:
-    """The entries that the session had when it was read, page by page: a history may be larger than memory."""
-    position = session.first_seq if last is None else max(session.first_seq, session.next_seq - last)
-    while position < session.next_seq:
-        page = store.history.read(session.session_id, after=position - 1, before=session.next_seq, limit=_READ_AT_ONCE)
-        if not page:  # Popped or trimmed since.
-            return
-        yield from page
-        position = page[-1].seq + 1
-
-
-def _print_json(session: Session, state: dict[str, Any], lineage: Lineage, entries: Iterator[Entry]) -> None:
-    """One document, written as it is read."""
-    head = {"session": session_record(session), "forks": lineage.forks, "state": state, "entries": []}
-    click.echo(json_text(head)[:-2], nl=False)
-    for index, entry in enumerate(entries):
-        click.echo(("," if index else "") + json_text(entry), nl=False)
-    click.echo("]}")
-
-
-def _facts(session: Session, state: dict[str, Any], lineage: Lineage) -> Iterator[tuple[str, str]]:
-    yield "session", session.session_id
-    for name in ("title", "user_id", "agent_name"):
-        if value := getattr(session, name):
-            yield name.partition("_")[0], value
-    yield "status", session.status
-    yield "created", time_text(session.created_at)
-    yield "last activity", time_text(session.last_activity_at)
-    if session.expires_at is not None:
-        yield "expires", time_text(session.expires_at)
-    for name in ("project_root", "cwd", "instructions"):
-        if value := getattr(session, name):
-            yield name.replace("_", " "), value
-    if session.parent_session_id is not None:
-        yield "forked from", f"{session.parent_session_id} at {session.forked_at_seq}"
-    if lineage.forks:
-        more = ", …" if len(lineage.forks) > _FORKS_SHOWN else ""
-        yield "forks", f"{len(lineage.forks)}: {', '.join(lineage.forks[:_FORKS_SHOWN])}{more}"
-    if session.metadata:
-        yield "metadata", json_text(session.metadata)
-    for index, (key, value) in enumerate(state.items()):
-        yield "" if index else "state", f"{key} = {json_text(value)}"
-    positions = f", {session.first_seq} to {session.next_seq - 1}" if session.entry_count else ""
-    yield "history", counted(session.entry_count, "entry") + positions

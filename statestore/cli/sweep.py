@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from statestore.cli.durations import Duration
+from statestore.cli.durations import text as duration_text
 from statestore.cli.options import Database, examples, json_option, store_options
-from statestore.cli.output import counted, json_text
+from statestore.cli.output import counted, json_text, size_text
 
 if TYPE_CHECKING:
     from statestore.store import StateStore
@@ -136,7 +137,7 @@ def _print(report: "SweepReport", as_json: bool) -> None:
     what = ", ".join(found) or "nothing"
     verb = "would delete" if report.dry_run else "deleted"
     rest = "" if report.complete else "; there is more to do"
-    click.echo(f"{verb} {what}: {_bytes(report.bytes)} in {report.elapsed.total_seconds():.1f} s{rest}")
+    click.echo(f"{verb} {what}: {size_text(report.bytes)} in {report.elapsed.total_seconds():.1f} s{rest}")
     sys.stdout.flush()
 
 
@@ -147,14 +148,6 @@ def _record(report: "SweepReport") -> dict[str, Any]:
         "elapsed_seconds": round(report.elapsed.total_seconds(), 3),
         "kinds": {kind: {"rows": swept.rows, "bytes": swept.bytes} for kind, swept in report.kinds.items()},
     }
-
-
-def _bytes(size: int) -> str:
-    value, units = float(size), ["bytes", "kB", "MB", "GB", "TB"]
-    while value >= 1000 and len(units) > 1:
-        value /= 1000
-        units.pop(0)
-    return f"{size:,} bytes" if units[0] == "bytes" else f"{value:.1f} {units[0]}"
 
 
 class _Progress:
@@ -176,7 +169,9 @@ class _Progress:
         if self._shown and elapsed - self._drawn >= 0.1:
             self._drawn = elapsed
             click.echo(
-                f"\r\x1b[Ksweeping: {report.rows:,} rows, {_bytes(report.bytes)}, {elapsed:.0f} s", nl=False, err=True
+                f"\r\x1b[Ksweeping: {report.rows:,} rows, {size_text(report.bytes)}, {elapsed:.0f} s",
+                nl=False,
+                err=True,
             )
 
 
@@ -199,4 +194,4 @@ def retention(database: Database, max_idle: timedelta | None, forever: bool, as_
     if as_json:
         click.echo(json_text({"max_idle_seconds": kept}))
         return
-    click.echo("idle sessions are kept" if kept is None else f"sessions may be idle for {kept}")
+    click.echo("idle sessions are kept" if kept is None else f"sessions may be idle for {duration_text(kept)}")

@@ -176,7 +176,11 @@ def _sqlite(exc: sqlite3.Error) -> Failure:
         message = f"the SQLite file cannot be opened ({name}); check that its directory exists and is writable"
         return Failure(_with_code(UnavailableError(message), code))
     if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
-        return Failure(_with_code(DatabaseError(f"the file is no sound SQLite database ({name}); restore it"), code))
+        return Failure(
+            _with_code(
+                DatabaseError(f"the file is not a sound SQLite database ({name}); restore it from a backup"), code
+            )
+        )
     return Failure(_with_code(DatabaseError(f"SQLite refused the statement ({name})"), code))
 
 

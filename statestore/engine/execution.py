@@ -22,7 +22,15 @@ from statestore.engine.sql import Connected, Dialect, Link, NeedsTransaction, Se
 from statestore.engine.telemetry import tell_undone
 from statestore.engine.transactions import Borrowed, Transaction, local_timeouts
 from statestore.engine.watchdog import Watch, driver_of, watchdog
-from statestore.errors import CommitUnknownError, InvalidValueError, ReadOnlyError, StateStoreError, StoreClosedError
+from statestore.errors import (
+    CommitUnknownError,
+    InvalidValueError,
+    ReadOnlyError,
+    SchemaMissingError,
+    StateStoreError,
+    StoreClosedError,
+)
+from statestore.schema import VERSION_TABLE
 
 
 class Retryable(Exception):
@@ -166,6 +174,18 @@ class BoundRunner:
         with self._one_at_a_time:
             return self._run(call)
 
+    def _without_tables(self, error: StateStoreError) -> SchemaMissingError | None:
+        """What SQLite says of any wrong statement, if it is because nobody has checked the host's database."""
+        if self._host is None or getattr(error, "code", None) != "SQLITE_ERROR":
+            return None
+        tables = f"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{VERSION_TABLE}'"
+        if self._host.exec_driver_sql(tables).first() is not None:
+            return None
+        return SchemaMissingError(
+            "the connection's database has no statestore tables; make them with statestore.migrate.upgrade(connection)",
+            current=None,
+        )
+
     def _run(self, call: Call) -> Any:
         if self._ended:
             raise StoreClosedError("the transaction has ended; begin another")
@@ -186,7 +206,7 @@ class BoundRunner:
                 raise
             except Exception as exc:
                 failure = classify_or_raise(exc)
-                error = failure.error
+                error = self._without_tables(failure.error) or failure.error
                 self._note_lost(failure)
                 tell_undone(call.name, error)
                 if failure.demoted and self._elsewhere:

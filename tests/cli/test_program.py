@@ -28,7 +28,9 @@ COMMANDS = dict(commands())
 LEAVES = [path for path, command in COMMANDS.items() if not isinstance(command, click.Group)]
 # What a reader types on a database that is not there, for each command that must not make it.
 LOOKING = [
-    ("sessions",), ("show", "x"), ("fork", "x"), ("delete", "x", "--yes"), ("delete", "--user", "x", "--yes"),
+    ("sessions",), ("show", "x"), ("fork", "x"), ("tail", "x"), ("tree", "x"),
+    ("state", "ls", "x"), ("state", "get", "x", "k"), ("state", "set", "x", "k", "1"), ("state", "rm", "x", "k"),
+     ("delete", "x", "--yes"), ("delete", "--user", "x", "--yes"),
     ("migrate", "status"), ("migrate", "check"), ("migrate", "down", "base", "--yes"),
     ("export", "copy.jsonl"), ("cache", "stats"), ("cache", "ls"), ("cache", "get", "x"), ("cache", "clear", "--yes"),
     ("cache", "evict"), ("cache", "invalidate", "x"), ("cache", "export", "copy.jsonl"), ("sweep",), ("retention",),
@@ -43,7 +45,9 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "migrate up", "migrate down", "migrate status", "migrate check",
         "import openai-jsonl", "import statestore", "import promptkit", "import conexus", "import claude-code",
         "import openai-agents", "import adk", "import langgraph", "import langchain", "import agno",
-        "export", "sessions", "show", "fork", "delete", "sweep", "retention", "vacuum", "namespaces drop",
+        "export", "sessions", "show", "tail", "tree", "fork", "delete", "config",
+        "state ls", "state get", "state set", "state rm", "completion install", "completion show",
+        "sweep", "retention", "vacuum", "namespaces drop",
         "cache stats", "cache ls", "cache get", "cache set", "cache invalidate", "cache clear", "cache evict",
         "cache export", "cache import",
         "report", "prices sync", "prices apply", "prices ls", "prices set", "prices remove", "demo",
@@ -66,10 +70,13 @@ def test_every_command_has_help_with_examples_that_parse(path: tuple[str, ...], 
         assert resolved(re.split(r" (?:\||>|&&) ", line.partition("statestore ")[2])[0].split()) is command
 
 
-@pytest.mark.parametrize("path", [path for path in LEAVES if path != ("demo",)], ids=" ".join)
+WITHOUT_DATABASE = [("demo",), ("completion", "install"), ("completion", "show")]
+
+
+@pytest.mark.parametrize("path", [path for path in LEAVES if path not in WITHOUT_DATABASE], ids=" ".join)
 def test_every_command_on_a_database_takes_url_and_json(path: tuple[str, ...]) -> None:
     names = {option for parameter in COMMANDS[path].params for option in parameter.opts}
-    assert {"--url", "--json", "--schema"} <= names
+    assert {"--url", "--json", "--schema", "--profile"} <= names
     assert ("--namespace" in names) == (path[0] not in ("migrate", "vacuum"))
 
 

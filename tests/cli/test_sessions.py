@@ -110,7 +110,7 @@ def test_show_in_json_has_everything_as_it_was_stored(filled: CommandLine) -> No
 
 
 def test_show_last_has_the_newest_entries(filled: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("statestore.cli.sessions._READ_AT_ONCE", 2)
+    monkeypatch.setattr("statestore.cli.show._READ_AT_ONCE", 2)
     for last, expected in ((3, [3, 4, 5]), (0, []), (99, [1, 2, 3, 4, 5])):
         shown = json.loads(filled("show", "trip", "--json", "--last", str(last)).stdout)
         assert [entry["seq"] for entry in shown["entries"]] == expected

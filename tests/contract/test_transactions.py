@@ -17,6 +17,7 @@ from statestore import (
     ConflictError,
     InvalidValueError,
     NewEntry,
+    SchemaMissingError,
     SessionExistsError,
     SessionNotFoundError,
     StateStore,
@@ -227,6 +228,18 @@ def application(database_url: str, world: str, portal: Portal) -> Iterator[Appli
 
 
 WITHOUT_ENGINE = pytest.mark.parametrize("world", ["sync", "async"], indirect=True)
+
+
+@WITHOUT_ENGINE
+def test_a_joined_database_without_tables_says_so(empty_database_url: str, world: str, portal: Portal) -> None:
+    application = Application(empty_database_url, world, portal)
+    try:
+        with application.connection() as connection:
+            joined = application.join(connection)
+            with pytest.raises(SchemaMissingError, match="tables"):
+                joined.sessions.find("s")
+    finally:
+        application.close()
 
 
 @WITHOUT_ENGINE

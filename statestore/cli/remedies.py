@@ -1,0 +1,83 @@
+"""Errors of the store in the words of the command line: a remedy names a command or an option, not a call of Python."""
+
+import re
+import shlex
+
+from statestore.cli.options import Database
+from statestore.errors import (
+    CommitUnknownError,
+    DatabaseError,
+    EntryNotFoundError,
+    InvalidValueError,
+    SchemaError,
+    SessionExistsError,
+    SessionNotFoundError,
+    StateKeyNotFoundError,
+    StateStoreError,
+    UnavailableError,
+)
+
+# Arguments whose options are called otherwise.
+_OPTIONS = {"session_id": "SESSION", "new_session_id": "NEW", "at_seq": "--at-seq", "user_id": "--user"}
+_OPTIONS |= {"agent_name": "--agent", "namespace": "--namespace", "schema": "--schema", "url": "--url"}
+_OPTIONS |= {"provider_name": "--provider", "session_ids": "--session", "id_prefix": "SESSION", "tz": "--tz"}
+_OPTIONS |= {name: f"--{name}" for name in ("cursor", "limit", "since", "until", "ttl", "model")}
+
+
+def text(error: StateStoreError, database: Database | None) -> str:
+    """What to print for *error*, of a command that used *database*."""
+    where = "" if database is None else _arguments(database)
+    if isinstance(error, SessionNotFoundError):
+        return (
+            f"session {error.session_id!r} does not exist in namespace {error.namespace!r} or has expired; "
+            f"see: statestore sessions{where}"
+        )
+    if isinstance(error, SessionExistsError):
+        return f"session {error.session_id!r} already exists in namespace {error.namespace!r}; choose another id"
+    if isinstance(error, StateKeyNotFoundError):
+        found = str(error).partition(";")[0]
+        return f"{found}; its keys are listed by: statestore state ls {_owner(error)}{where}"
+    if isinstance(error, EntryNotFoundError):
+        found = str(error).partition(";")[0]
+        return f"{found}; see: statestore show {shlex.quote(error.session_id)}{where}"
+    if isinstance(error, SchemaError) and database is not None and database.profile is not None:
+        # The URL comes from the profile, and its password may, too.
+        return re.sub(r"(statestore migrate \w+) --url \S+", rf"\1{database.arguments()}", str(error))
+    if isinstance(error, DatabaseError) and error.code in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
+        return _damaged(error, database)
+    if isinstance(error, InvalidValueError):
+        return _option(error)
+    if isinstance(error, CommitUnknownError):
+        return f"{error}; look at what is there before you run this again"
+    if isinstance(error, UnavailableError) and database is not None and database.profile is not None:
+        return f"{error} (profile {database.profile})"
+    return str(error)
+
+
+def _damaged(error: DatabaseError, database: Database | None) -> str:
+    """Which file is damaged: an error of a statement does not know that."""
+    if database is None:
+        return str(error)
+    return (
+        f"the file {database.url().database!r} is damaged, or is not a SQLite database ({error.code}); "
+        "restore it from a backup"
+    )
+
+
+def _option(error: InvalidValueError) -> str:
+    """The message with the option in place of the argument."""
+    name, _, problem = str(error).partition(": ")
+    return f"{_OPTIONS.get(name, name)}: {problem}" if name == error.argument else str(error)
+
+
+def _owner(error: StateKeyNotFoundError) -> str:
+    if error.user_id is not None:
+        return f"{shlex.quote(error.user_id)} --of user"
+    if error.agent_name is not None:
+        return f"{shlex.quote(error.agent_name)} --of agent"
+    return shlex.quote(error.session_id or "SESSION")
+
+
+def _arguments(database: Database) -> str:
+    namespace = "" if database.namespace == "default" else f" --namespace {shlex.quote(database.namespace)}"
+    return f"{database.arguments()}{namespace}"

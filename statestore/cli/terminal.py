@@ -1,0 +1,188 @@
+"""What fits a terminal: tables that leave out columns, wrapped text, a pager. In a pipe nothing is left out."""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from statestore.cli.output import display_width, pad, time_text, visible
+
+wide_option = click.option("--wide", is_flag=True, help="On a terminal: all columns, whole, however wide they are.")
+
+_LEAST = 12
+"""How narrow a text may become before a column is left out for it."""
+
+
+def is_terminal() -> bool:
+    """Whether what is printed is read by somebody on a terminal."""
+    return sys.stdout.isatty()
+
+
+def width() -> int:
+    """The columns of the terminal."""
+    return shutil.get_terminal_size().columns
+
+
+def print_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    drop: Sequence[str],
+    texts: Collection[str] = (),
+    numbers: Collection[str] = (),
+    wide: bool = False,
+) -> None:
+    """Print a table that fits the terminal; elsewhere, or if it is to be *wide*, all of it.
+
+    Args:
+        head: The names of the columns.
+        rows: Their cells.
+        drop: The columns to leave out, first to last, until the rest fits.
+        texts: The columns that may be cut to a dozen characters before one is left out.
+        numbers: The columns that are aligned on the right.
+        wide: Print all of it.
+    """
+    columns = width() if is_terminal() and not wide else None
+    lines, left_out = fitted(head, rows, width=columns, drop=drop, texts=texts, numbers=numbers)
+    click.echo("\n".join(lines))
+    if left_out:
+        click.echo(f"left out for want of space: {', '.join(left_out)}; --wide shows all", err=True)
+
+
+def fitted(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    width: int | None,
+    drop: Sequence[str],
+    texts: Collection[str] = (),
+    numbers: Collection[str] = (),
+) -> tuple[list[str], list[str]]:
+    """The lines of a table, and the names of the columns that it has left out. Arguments as for `print_table`."""
+    columns = {name: [visible(row[index]) for row in (head, *rows)] for index, name in enumerate(head)}
+    left_out: list[str] = []
+    if width is not None:
+        remaining = [name for name in drop if name in columns]
+        while not _narrowed(columns, texts, width) and remaining:
+            left_out.append(remaining.pop(0))
+            del columns[left_out[-1]]
+        _cut_first(columns, width)
+    widths = {name: max(map(display_width, cells)) for name, cells in columns.items()}
+    lines = [
+        "  ".join(pad(cells[index], widths[name], right=name in numbers) for name, cells in columns.items()).rstrip()
+        for index in range(len(rows) + 1)
+    ]
+    return lines, left_out
+
+
+def _narrowed(columns: dict[str, list[str]], texts: Collection[str], width: int) -> bool:
+    """Cut texts until the table fits, the widest first; False, with nothing cut, if that is not enough."""
+    widths = {name: max(map(display_width, cells)) for name, cells in columns.items()}
+    excess = sum(widths.values()) + 2 * (len(widths) - 1) - width
+    limits: dict[str, int] = {}
+    while excess > 0:
+        able = {name: limits.get(name, widths[name]) for name in texts if name in columns}
+        if not able or (widest := max(able.values())) <= _LEAST:
+            return False
+        name = next(name for name, wide in able.items() if wide == widest)
+        limits[name] = widest - 1
+        excess -= 1
+    for name, limit in limits.items():
+        columns[name] = [cut(cell, limit) for cell in columns[name]]
+    return True
+
+
+def _cut_first(columns: dict[str, list[str]], width: int) -> None:
+    """Cut what is left, from its widest column on, so that no line is broken: ids so that they stay different."""
+    while True:
+        widths = {name: max(map(display_width, cells)) for name, cells in columns.items()}
+        excess = sum(widths.values()) + 2 * (len(widths) - 1) - width
+        name = max(widths, key=lambda one: widths[one])
+        limit = max(1, widths[name] - excess)
+        if excess <= 0 or limit == widths[name]:
+            return
+        cells = [cut(cell, limit) for cell in columns[name]]
+        if len(set(cells)) < len(set(columns[name])):  # They begin alike.
+            cells = [_without_middle(cell, limit) for cell in columns[name]]
+        columns[name] = cells
+        if limit == 1:
+            return
+
+
+def cut(text: str, limit: int) -> str:
+    """The beginning of *text* that takes at most *limit* columns, with an ellipsis if that is not all."""
+    if display_width(text) <= limit:
+        return text
+    taken = text[:limit]
+    while taken and display_width(taken) >= limit:
+        taken = taken[:-1]
+    return f"{taken}…"
+
+
+def _without_middle(text: str, limit: int) -> str:
+    if display_width(text) <= limit or limit < 5:
+        return cut(text, limit)
+    head = cut(text, limit // 2)
+    tail = text[-(limit - limit // 2) :]
+    while display_width(head) + display_width(tail) > limit:
+        tail = tail[1:]
+    return head + tail
+
+
+def wrapped(text: str, width: int) -> Iterator[str]:
+    """The lines of one line of *text*, broken between words; a word that is too long is broken itself."""
+    if display_width(text) <= width:
+        yield text
+        return
+    indent = re.match(r"[ \t]*", text)
+    assert indent is not None
+    line = before = indent[0] if len(indent[0]) < width // 2 else ""
+    for word in re.findall(r"\S+\s*", text[indent.end() :]):
+        if line.strip() and display_width(line + word.rstrip()) > width:
+            yield line.rstrip()
+            line = before
+        line += word
+        while display_width(line.rstrip()) > width:
+            taken = cut(line, width + 1)[:-1]
+            yield taken
+            line = before + line[len(taken) :]
+    if line.strip():
+        yield line.rstrip()
+
+
+def ago(at: datetime) -> str:
+    """How long ago that was, for people: `5 min ago`; the day if it was long ago."""
+    passed = datetime.now(UTC) - at
+    if passed < timedelta(0):
+        return time_text(at)
+    for limit, unit, name in _AGES:
+        if passed < limit:
+            return f"{passed // unit} {name} ago"
+    return f"{at:%Y-%m-%d}"
+
+
+_AGES = (
+    (timedelta(minutes=1), timedelta(seconds=1), "s"),
+    (timedelta(hours=1), timedelta(minutes=1), "min"),
+    (timedelta(days=1), timedelta(hours=1), "h"),
+    (timedelta(days=60), timedelta(days=1), "d"),
+)
+
+
+def moment_text(at: datetime) -> str:
+    """A time: how long ago it was on a terminal, and the time itself elsewhere."""
+    return ago(at) if is_terminal() else time_text(at)
+
+
+def paged(lines: Iterable[str], *, pager: bool = True) -> None:
+    """Print *lines*: on a terminal through $PAGER, or else `less`, which ends by itself if they fit the screen."""
+    if pager and is_terminal():
+        os.environ.setdefault("LESS", "FRX")
+        click.echo_via_pager(f"{line}\n" for line in lines)
+        return
+    for line in lines:
+        click.echo(line)
