@@ -6214,8 +6214,9 @@ idle AS MATERIALIZED (
 done AS (UPDATE "statestore".state_entries AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
     created_at = coalesce(e.created_at, e.updated_at),
-    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
-        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE new_end.at END FROM owner,
+        (SELECT ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') AS at) AS
+        new_end
     WHERE e.namespace = %(namespace)s AND e.session_id = %(owner_id)s AND e.key = %(key)s
         AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) RETURNING key, CAST(value AS text), version,
         updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
@@ -6258,8 +6259,9 @@ idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
 done AS (UPDATE "statestore".state_entries AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
     created_at = coalesce(e.created_at, e.updated_at),
-    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
-        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE new_end.at END FROM owner,
+        (SELECT ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') AS at) AS
+        new_end
     WHERE e.namespace = %(namespace)s AND e.session_id = %(owner_id)s AND e.key = %(key)s
         AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) RETURNING key, CAST(value AS text), version,
         updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0)),
@@ -6304,8 +6306,9 @@ idle AS MATERIALIZED (
 done AS (UPDATE "statestore".state_entries AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
     created_at = coalesce(e.created_at, e.updated_at),
-    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
-        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE new_end.at END FROM owner,
+        (SELECT ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') AS at) AS
+        new_end
     WHERE e.namespace = %(namespace)s AND e.session_id = %(owner_id)s AND e.key = %(key)s
         AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.version = %(expected)s RETURNING key,
         CAST(value AS text), version, updated_at, expires_at, coalesce(created_at, updated_at),
@@ -6349,8 +6352,9 @@ idle AS (SELECT owner.session_id FROM owner WHERE owner.due),
 done AS (UPDATE "statestore".state_entries AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
     created_at = coalesce(e.created_at, e.updated_at),
-    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
-        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE new_end.at END FROM owner,
+        (SELECT ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') AS at) AS
+        new_end
     WHERE e.namespace = %(namespace)s AND e.session_id = %(owner_id)s AND e.key = %(key)s
         AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.version = %(expected)s RETURNING key,
         CAST(value AS text), version, updated_at, expires_at, coalesce(created_at, updated_at),
@@ -6673,8 +6677,9 @@ WITH owner AS MATERIALIZED
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
     created_at = coalesce(e.created_at, e.updated_at),
-    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
-        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE new_end.at END FROM owner,
+        (SELECT ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') AS at) AS
+        new_end
     WHERE e.namespace = %(namespace)s AND e.scope = 'user' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
         AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) RETURNING key, CAST(value AS text), version,
         updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
@@ -6692,8 +6697,9 @@ WITH owner AS MATERIALIZED
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
     created_at = coalesce(e.created_at, e.updated_at),
-    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
-        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE new_end.at END FROM owner,
+        (SELECT ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') AS at) AS
+        new_end
     WHERE e.namespace = %(namespace)s AND e.scope = 'user' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
         AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) RETURNING key, CAST(value AS text), version,
         updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
@@ -6711,8 +6717,9 @@ WITH owner AS MATERIALIZED
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
     created_at = coalesce(e.created_at, e.updated_at),
-    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
-        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE new_end.at END FROM owner,
+        (SELECT ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') AS at) AS
+        new_end
     WHERE e.namespace = %(namespace)s AND e.scope = 'user' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
         AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.version = %(expected)s RETURNING key,
         CAST(value AS text), version, updated_at, expires_at, coalesce(created_at, updated_at),
@@ -6731,8 +6738,9 @@ WITH owner AS MATERIALIZED
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(),
     created_at = coalesce(e.created_at, e.updated_at),
-    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
-        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE new_end.at END FROM owner,
+        (SELECT ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') AS at) AS
+        new_end
     WHERE e.namespace = %(namespace)s AND e.scope = 'user' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
         AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.version = %(expected)s RETURNING key,
         CAST(value AS text), version, updated_at, expires_at, coalesce(created_at, updated_at),
@@ -7024,8 +7032,9 @@ WITH owner AS MATERIALIZED
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(), user_id = coalesce(CAST(%(user_id)s AS varchar), e.user_id),
     created_at = coalesce(e.created_at, e.updated_at),
-    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
-        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE new_end.at END FROM owner,
+        (SELECT ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') AS at) AS
+        new_end
     WHERE e.namespace = %(namespace)s AND e.scope = 'app' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
         AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) RETURNING key, CAST(value AS text), version,
         updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
@@ -7040,8 +7049,9 @@ WITH owner AS MATERIALIZED
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(), user_id = coalesce(CAST(%(user_id)s AS varchar), e.user_id),
     created_at = coalesce(e.created_at, e.updated_at),
-    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
-        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE new_end.at END FROM owner,
+        (SELECT ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') AS at) AS
+        new_end
     WHERE e.namespace = %(namespace)s AND e.scope = 'app' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
         AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) RETURNING key, CAST(value AS text), version,
         updated_at, expires_at, coalesce(created_at, updated_at), coalesce(octet_length(CAST(value AS text)), 0))
@@ -7056,8 +7066,9 @@ WITH owner AS MATERIALIZED
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(), user_id = coalesce(CAST(%(user_id)s AS varchar), e.user_id),
     created_at = coalesce(e.created_at, e.updated_at),
-    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
-        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE new_end.at END FROM owner,
+        (SELECT ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') AS at) AS
+        new_end
     WHERE e.namespace = %(namespace)s AND e.scope = 'app' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
         AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.version = %(expected)s RETURNING key,
         CAST(value AS text), version, updated_at, expires_at, coalesce(created_at, updated_at),
@@ -7073,8 +7084,9 @@ WITH owner AS MATERIALIZED
 done AS (UPDATE "statestore".shared_state AS e SET value = CAST(%(value)s AS json), version = e.version + 1,
     updated_at = statement_timestamp(), user_id = coalesce(CAST(%(user_id)s AS varchar), e.user_id),
     created_at = coalesce(e.created_at, e.updated_at),
-    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE ((statement_timestamp() AT TIME ZONE 'UTC' +
-        CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') END FROM owner
+    expires_at = CASE WHEN CAST(%(keep)s AS boolean) THEN e.expires_at ELSE new_end.at END FROM owner,
+        (SELECT ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(ttl)s AS interval)) AT TIME ZONE 'UTC') AS at) AS
+        new_end
     WHERE e.namespace = %(namespace)s AND e.scope = 'app' AND e.owner_id = %(owner_id)s AND e.key = %(key)s
         AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp()) AND e.version = %(expected)s RETURNING key,
         CAST(value AS text), version, updated_at, expires_at, coalesce(created_at, updated_at),

@@ -120,9 +120,14 @@ class Statements:
         user = ", user_id = coalesce(CAST(:user_id AS varchar), e.user_id)" if self._scope.for_user else ""
         update = f"""UPDATE {self._scope.table} AS e SET value = %s, version = e.version + 1, updated_at = $now{user},
         created_at = coalesce(e.created_at, e.updated_at),
-        expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE {_END} END %s
+        expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE %s END %s
         WHERE {self._here} AND e.key = :key AND {_FRESH}{condition} RETURNING {_entry()}"""
-        return f"done AS ({update % ('CAST(:value AS json)', 'FROM owner')})", update % (":value", "")
+        # Beside the row: in a distributed database no CASE of an UPDATE asks a clock.
+        end = f"FROM owner, (SELECT {_END} AS at) AS new_end"
+        return (
+            f"done AS ({update % ('CAST(:value AS json)', 'new_end.at', end)})",
+            update % (":value", _END, ""),
+        )
 
     def _delete(self, condition: str = "") -> tuple[str, str]:
         table, here = self._scope.table, f"{self._here}{condition}"
