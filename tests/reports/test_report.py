@@ -137,6 +137,13 @@ def test_days_begin_at_midnight_of_the_time_zone(
         assert [(row.day, row.entries) for row in only] == [(begin, 1)]
 
 
+def test_a_store_without_usage_reports_nothing_in_any_time_zone(database_url: str) -> None:
+    with StateStore.open(database_url, timeout=5) as store:
+        for method in ("by_day", "by_hour", "by_session"):
+            assert getattr(store.usage, method)(tz="Europe/Berlin") == []
+        assert store.usage.by_user(tz="America/New_York", daily=True) == []
+
+
 def test_since_and_until_are_cut_to_a_quarter_so_that_deleting_changes_nothing(database_url: str) -> None:
     noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
     with StateStore.open(database_url) as store:

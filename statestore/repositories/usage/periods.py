@@ -50,9 +50,12 @@ class Period:
         return cls(_moment(since, "since", found) or EARLIEST, _moment(until, "until", found) or LATEST, found)
 
     def within(self, first: datetime | None, last: datetime | None) -> "Period":
-        """As much of the period as there is something in."""
+        """As much of the period as there is something in; if there is nothing, none of it.
+
+        To look for changes of the clocks in the thousands of years of a period without limits would take seconds.
+        """
         if first is None or last is None:
-            return self
+            return Period(self.since, self.since, self.zone)
         return Period(max(self.since, _quarter(first)), min(self.until, _quarter(last) + QUARTER), self.zone)
 
     def offsets(self) -> tuple[timedelta, list[tuple[datetime, timedelta]]]:
