@@ -13,6 +13,8 @@ from statestore.reports.figures import ticks
 from statestore.reports.text import escape
 
 HEIGHT = 240
+# Of a bar.
+_WIDEST = 40.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 22, 24
 # The greatest width of a digit in the font of the axes.
 _DIGIT = 6.8
@@ -51,7 +53,7 @@ def stacked(
     totals = [sum(one.values[i] or 0 for one in series) for i in range(len(axis.labels))]
     frame = _Frame(width, max(totals, default=0), axis, unit, tick)
     step = frame.step
-    gap = min(2.0, step * 0.2)
+    wide = min(step - min(2.0, step * 0.2), _WIDEST)
     parts = []
     for index, total in enumerate(totals):
         base = 0.0
@@ -63,7 +65,7 @@ def stacked(
                 lines.append(f"{one.name} {full(value)}")
                 y, height = frame.y(base + value), frame.y(base) - frame.y(base + value)
                 bars.append(
-                    f'<rect x="{frame.x(index) - step / 2 + gap / 2:.1f}" y="{y:.1f}" width="{step - gap:.1f}" '
+                    f'<rect x="{frame.x(index) - wide / 2:.1f}" y="{y:.1f}" width="{wide:.1f}" '
                     f'height="{max(height, 0.4):.1f}" fill="var(--{one.colour})"/>'
                 )
                 base += value

@@ -34,7 +34,7 @@ _LABEL = Columns(
 )
 # The first prompt among the session's own entries: of a fork the one that makes it differ.
 _PROMPT = f"""(SELECT {{}} FROM $history_entries AS h
-            WHERE h.namespace = s.namespace AND h.session_id = s.session_id AND h.role = 'user'
+            WHERE h.namespace = :namespace AND h.session_id = s.session_id AND h.role = 'user'
                 AND h.seq < coalesce(s.forked_at_seq + 1, s.first_seq) + {_PROMPT_WITHIN}
             ORDER BY h.seq LIMIT 1)"""
 _LABEL_COLUMNS = _LABEL.select(

@@ -269,7 +269,7 @@ def test_a_period_leaves_out_sessions_and_links_to_them(database_url: str, folde
 
 def test_an_empty_store_has_a_folder_too(database_url: str, folder: Path) -> None:
     with StateStore.open(database_url) as store:
-        write_folder(store, folder)
+        write_folder(store, folder, tz="Europe/Berlin")
     found = pages(folder)
     assert check_links(found) == {"index.html", "sessions.html"}
     assert "no sessions in this period" in found["sessions.html"]
