@@ -2528,16 +2528,16 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
 SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
     h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
     h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
-    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".history_entries AS h
-WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s AND h.entry_id = %(entry_id)s
-UNION ALL
-SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
-    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
-    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
-    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".session_segments AS g
-JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
-    AND h.seq BETWEEN g.from_seq AND g.to_seq
-WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s AND h.entry_id = %(entry_id)s) AS m ON true
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM (
+    SELECT CAST(%(session_id)s AS text) AS owner, 1 AS from_seq, CAST(4611686018427387904 AS bigint) AS to_seq
+    UNION ALL
+    SELECT g.owner_session_id, g.from_seq, g.to_seq FROM "statestore".session_segments AS g
+    WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s) AS piece
+CROSS JOIN unnest(CAST(ARRAY[CAST(%(entry_id)s AS text)] AS text[])) AS w (entry_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM "statestore".history_entries AS h
+    WHERE h.entry_id = w.entry_id AND h.session_id = piece.owner OFFSET 0) AS h
+WHERE h.namespace = %(namespace)s AND h.seq BETWEEN piece.from_seq AND piece.to_seq) AS m ON true
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
@@ -2549,16 +2549,16 @@ SELECT NULL, m.* FROM (
 SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
     h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
     h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
-    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".history_entries AS h
-WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s AND h.entry_id = ANY (%(entry_ids)s)
-UNION ALL
-SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
-    h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens, h.reasoning_output_tokens,
-    h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
-    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".session_segments AS g
-JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
-    AND h.seq BETWEEN g.from_seq AND g.to_seq
-WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s AND h.entry_id = ANY (%(entry_ids)s)) AS m;
+    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM (
+    SELECT CAST(%(session_id)s AS text) AS owner, 1 AS from_seq, CAST(4611686018427387904 AS bigint) AS to_seq
+    UNION ALL
+    SELECT g.owner_session_id, g.from_seq, g.to_seq FROM "statestore".session_segments AS g
+    WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s) AS piece
+CROSS JOIN unnest(CAST(%(entry_ids)s AS text[])) AS w (entry_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM "statestore".history_entries AS h
+    WHERE h.entry_id = w.entry_id AND h.session_id = piece.owner OFFSET 0) AS h
+WHERE h.namespace = %(namespace)s AND h.seq BETWEEN piece.from_seq AND piece.to_seq) AS m;
 
 -- history/entry_lookups.py: _LAST
 -- Serves ReadingRepository.last_many.

@@ -17,10 +17,30 @@ _BY_ID = f"""
     JOIN $history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
         AND h.seq BETWEEN g.from_seq AND g.to_seq
     WHERE g.namespace = :namespace AND g.session_id = :session_id AND h.entry_id %(match)s"""
-_FIND = Statement(f"""
-    SELECT {entry_reads.ALSO}, m.* FROM $sessions AS s LEFT JOIN ({_BY_ID % {"match": "= :entry_id"}}) AS m ON true
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
-_FIND_MANY = Statement(f"SELECT NULL, m.* FROM ({_BY_ID % {'match': '$in(:entry_ids)'}}) AS m")
+# Each id by the unique index on ids, as for appends: while a table is not analyzed, any index that begins with the
+# namespace looks as good. Hence the namespace, and the places of a segment, are compared outside.
+_BY_ID_POSTGRESQL = f"""
+    SELECT {entry_rows.COLUMNS} FROM (
+        SELECT CAST(:session_id AS text) AS owner, 1 AS from_seq, CAST({2**62} AS bigint) AS to_seq
+        UNION ALL
+        SELECT g.owner_session_id, g.from_seq, g.to_seq FROM $session_segments AS g
+        WHERE g.namespace = :namespace AND g.session_id = :session_id) AS piece
+    CROSS JOIN unnest(CAST(%(ids)s AS text[])) AS w (entry_id)
+    CROSS JOIN LATERAL (
+        SELECT * FROM $history_entries AS h
+        WHERE h.entry_id = w.entry_id AND h.session_id = piece.owner$pin(h) OFFSET 0) AS h
+    WHERE h.namespace = :namespace AND h.seq BETWEEN piece.from_seq AND piece.to_seq"""
+_FIND_SQL = f"""
+    SELECT {entry_reads.ALSO}, m.* FROM $sessions AS s LEFT JOIN (%s) AS m ON true
+    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live"""
+_FIND = Statement(
+    postgresql=_FIND_SQL % (_BY_ID_POSTGRESQL % {"ids": "ARRAY[CAST(:entry_id AS text)]"}),
+    sqlite=_FIND_SQL % (_BY_ID % {"match": "= :entry_id"}),
+)
+_FIND_MANY = Statement(
+    postgresql=f"SELECT NULL, m.* FROM ({_BY_ID_POSTGRESQL % {'ids': ':entry_ids'}}) AS m",
+    sqlite=f"SELECT NULL, m.* FROM ({_BY_ID % {'match': '$in(:entry_ids)'}}) AS m",
+)
 
 # The newest entries of each session, forks included, whose segments are few.
 _LAST_POSTGRESQL = f"""
