@@ -111,6 +111,7 @@ def list_entries(
             ("KEY", "AGENT", "BYTES", "HITS", "CREATED", "EXPIRES", "TAGS"),
             [_row(entry) for entry in shown],
             drop=("CREATED", "TAGS", "AGENT", "HITS", "EXPIRES", "BYTES"),
+            ids=("KEY",),
             texts=("AGENT", "TAGS"),
             wide=wide,
         )

@@ -27,8 +27,9 @@ def render(entry: Entry, *, width: int | None = None, fold: bool = False) -> Ite
         yield _folded_result(entry, width)
         return
     color = "red" if entry.error_type else _COLORS.get(entry.role or "")
-    for line in _fitting(f"#{entry.seq} {visible(' · '.join(_heading(entry)))}", width):
-        yield click.style(line, bold=True, fg=color)
+    heading = f"#{entry.seq} {visible(' · '.join(_heading(entry)))}"
+    for index, line in enumerate(_fitting(heading, None if width is None else width - len(_INDENT))):
+        yield click.style(f"{_INDENT if index else ''}{line}", bold=True, fg=color)
     texts = list(_message(entry.content)) or [json_text(entry.content)]
     lines = [line for text in texts for line in _lines(text, width, fold)]
     if fold and entry.role == "system" and len(lines) > _FOLDED_LINES:

@@ -1,4 +1,4 @@
-"""`statestore demo`: what statestore does, in a minute."""
+"""`statestore demo`: what statestore does, in half a minute."""
 
 import shlex
 import tempfile
@@ -22,15 +22,18 @@ from statestore.cli.output import Failure, visible
 def demo(file: str | None, path: Path | None) -> None:
     """Show what statestore does, step by step, on a new SQLite file.
 
-    Without FILE it tells the story of a short conversation. With FILE, which holds conversations as `statestore import
-    openai-jsonl` reads them, it uses these instead, and compares every message with what the store returns. Everything
-    it says about the store is read from the store. The database stays, and you can look around.
+    Without FILE, four processes write into one conversation at once; one that runs an agent is killed, and another goes
+    on; a conversation is forked; and what all that cost is shown, at last as a page. With FILE, which holds
+    conversations as `statestore import openai-jsonl` reads them, it uses these, and compares every message with what
+    the store returns. Everything it says about the store is read from the store. The database stays, and you can look
+    around.
     """
     made = path is None
     if path is None:
         path = Path(tempfile.mkdtemp(prefix="statestore-demo-")) / "demo.db"
-    elif path.exists():
-        raise Failure(f"{str(path)!r} already exists; the demonstration needs a new file, so name another one")
+    for taken in (path, path.with_suffix(".html")):
+        if taken.exists():
+            raise Failure(f"{str(taken)!r} already exists; the demonstration needs a new file, so name another one")
     path = path.absolute()
     if file is None:
         from statestore.cli.demo_story import tell
@@ -44,20 +47,15 @@ def demo(file: str | None, path: Path | None) -> None:
 
 
 def _say_goodbye(path: Path, session_id: str, made: bool) -> None:
-    url = shlex.quote(f"sqlite:///{path}")
-    sql = "SELECT role, count(*), sum(content_bytes) FROM history_entries GROUP BY role"
-    remove = shlex.quote(str(path.parent if made else path))
+    folder = shlex.quote(str(path.parent))
+    names = " ".join((f"{shlex.quote(path.name)}*", shlex.quote(path.with_suffix(".html").name)))
     lines = [
-        f"export STATESTORE_URL={url}",
-        "statestore sessions                                  # in a checkout: ./run cli sessions",
+        f"export STATESTORE_URL={shlex.quote(f'sqlite:///{path}')}",
+        "statestore sessions                   # in a checkout: ./run cli sessions",
         f"statestore show {shlex.quote(session_id)} --last 4",
-        f'sqlite3 {shlex.quote(str(path))} "{sql}"',
-        f"rm -r {remove}" if made else f"rm {remove}*",
+        f"statestore tree {shlex.quote(session_id)}",
+        f"rm -r {folder}" if made else f"cd {folder} && rm -f {names}",
     ]
     click.echo()
     click.secho("Look around:", bold=True)
-    click.echo(_indented(lines))
-
-
-def _indented(lines: list[str]) -> str:
-    return "\n".join(f"     {visible(line)}" for line in lines)
+    click.echo("\n".join(f"     {visible(line)}" for line in lines))

@@ -62,8 +62,8 @@ def replay(path: Path, file: str) -> str:
         narrator.title("The original session is unchanged")
         after = narrator.run(read, store, source.session_id)
         narrator.found(f"read {counted(len(after), 'entry')} in {milliseconds(narrator.seconds)}")
-        _expect(narrator, after == before, "every entry is as before the fork")
-        _expect(narrator, _texts(forked[:-1]) == _texts(before[:middle]), f"the fork begins with its first {middle}")
+        narrator.expect(after == before, "every entry is as before the fork")
+        narrator.expect(_texts(forked[:-1]) == _texts(before[:middle]), f"the fork begins with its first {middle}")
 
         narrator.title("Compare every message of the file with what the store returns, key order included")
         equal, different = _compare(store, file)
@@ -138,9 +138,3 @@ def _conversations(lines: Iterator[tuple[int, bytes]]) -> Iterator[Conversation]
 
 def _texts(entries: list[Entry]) -> list[str]:
     return [json.dumps(entry.content) for entry in entries]
-
-
-def _expect(narrator: Narrator, holds: bool, promise: str) -> None:
-    narrator.found(f"{promise}: {'yes' if holds else 'NO'}")
-    if not holds:
-        raise Failure(f"this is not true: {promise}")

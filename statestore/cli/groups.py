@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from statestore.cli.terminal import message
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -59,7 +61,7 @@ class Name(_StringType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         given = str(value).replace("_", "-")
         if given not in self._known:
-            raise click.UsageError(no_such(self._what, str(value), self._known), ctx)
+            raise click.UsageError(message(no_such(self._what, str(value), self._known), behind="Error: "), ctx)
         return given
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list["CompletionItem"]:

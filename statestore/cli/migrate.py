@@ -2,6 +2,7 @@
 
 import click
 
+from statestore.cli import terminal
 from statestore.cli.groups import Group, no_such
 from statestore.cli.options import Database, database_options, examples, json_option, yes_option
 from statestore.cli.output import Failure, json_text, visible
@@ -38,7 +39,7 @@ def up(database: Database, revision: str, as_json: bool) -> None:
     from statestore import migrate
 
     url = database.url()
-    migrate.upgrade(url, revision, schema=database.schema, progress=lambda text: click.echo(visible(text), err=as_json))
+    migrate.upgrade(url, revision, schema=database.schema, progress=lambda text: terminal.say(text, err=as_json))
     _tell_revision(migrate.current(url, schema=database.schema), as_json)
 
 
@@ -76,12 +77,10 @@ def down(database: Database, revision: str, yes: bool, as_json: bool) -> None:
         return
     if not yes:
         for one in reversed(undone):
-            click.echo(f"takes back {one}: {visible(known[one])}", err=True)
+            terminal.say(f"takes back {one}: {known[one]}", err=True)
         question = f"Go back to {revision} in database {where}? Data in newer tables and columns is lost for good."
         click.confirm(visible(question), abort=True, err=True)
-    migrate.downgrade(
-        url, revision, schema=database.schema, progress=lambda text: click.echo(visible(text), err=as_json)
-    )
+    migrate.downgrade(url, revision, schema=database.schema, progress=lambda text: terminal.say(text, err=as_json))
     _tell_revision(migrate.current(url, schema=database.schema), as_json)
 
 
@@ -113,7 +112,7 @@ def status(database: Database, as_json: bool) -> None:
     click.echo(f"current  {visible(current or 'none')}{note}")
     click.echo(f"head     {HEAD_REVISION}")
     for index, revision in enumerate(pending):
-        click.echo(f"{'' if index else 'pending':9}{revision.revision}  {visible(revision.message)}")
+        terminal.say(f"{'' if index else 'pending':9}{revision.revision}  {revision.message}")
     if not pending:
         click.echo("pending  none")
 
@@ -150,7 +149,7 @@ def check(database: Database, as_json: bool) -> None:
         )
     if not as_json:
         newer = "" if revision == HEAD_REVISION else f", which this version may use; it works with {HEAD_REVISION}"
-        click.echo(f"the tables match revision {visible(str(revision))}{newer}")
+        terminal.say(f"the tables match revision {revision}{newer}")
 
 
 @migrate.command(

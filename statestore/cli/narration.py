@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 
-from statestore.cli.output import visible
+from statestore.cli.output import Failure, visible
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,8 +29,12 @@ class Narrator:
 
     def run(self, code: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Show the body of *code*, and run it."""
-        self.show(*_body(code))
+        self.show_code(code)
         return self.time(code, *args, **kwargs)
+
+    def show_code(self, code: Callable[..., object]) -> None:
+        """Show the body of *code*, which is run elsewhere."""
+        self.show(*_body(code))
 
     def time(self, code: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         start = perf_counter()
@@ -44,6 +48,12 @@ class Narrator:
 
     def found(self, text: str) -> None:
         click.echo(f"   → {visible(text)}")
+
+    def expect(self, holds: bool, promise: str) -> None:
+        """Say whether what the store returned is as promised; a failure if it is not."""
+        self.found(f"{promise}: {'yes' if holds else 'NO'}")
+        if not holds:
+            raise Failure(f"this is not true: {promise}")
 
 
 def _body(code: Callable[..., object]) -> list[str]:

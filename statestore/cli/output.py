@@ -28,7 +28,10 @@ class Failure(click.ClickException):
         """Lines that follow the message."""
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"error: {visible(self.message)}", file=file, err=file is None)
+        from statestore.cli.terminal import message
+
+        text = f"error: {visible(self.message)}"
+        click.echo(message(text) if file is None else text, file=file, err=file is None)
         for line in self.details:
             click.echo(f"  {visible(line)}", file=file, err=file is None)
 

@@ -218,7 +218,8 @@ def _print_table(chosen: Report, rows: list[dict[str, Any]], wide: bool) -> None
         [_head(name) for name in names],
         cells,
         drop=[_head(name) for name in _DROPPED],
-        texts=[_head(name) for name in chosen.keys],
+        ids=[_head(name) for name in chosen.keys if name.endswith("session_id")],
+        texts=[_head(name) for name in chosen.keys if not name.endswith("session_id")],
         numbers=[_head(name) for name in names if name not in chosen.keys],
         wide=wide,
     )

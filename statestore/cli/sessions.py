@@ -69,6 +69,7 @@ def sessions(
             ("SESSION", "USER", "AGENT", "STATUS", "ENTRIES", "LAST ACTIVITY", "TITLE"),
             [_row(session) for session in page.sessions],
             drop=("AGENT", "STATUS", "USER", "ENTRIES", "TITLE", "LAST ACTIVITY"),
+            ids=("SESSION",),
             texts=("USER", "AGENT", "TITLE"),
             wide=wide,
         )

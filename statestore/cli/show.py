@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _READ_AT_ONCE = 200
 _FORKS_SHOWN = 5
+_FACT_LINES = 3
 
 
 @click.command(
@@ -65,9 +66,11 @@ def _page(
 ) -> Iterator[str]:
     for name, value in facts:
         text = visible(value)
-        first, *others = [text] if width is None else terminal.wrapped(text, max(20, width - 15))
-        yield f"{name:<15}{first}"
-        yield from (f"{'':15}{line}" for line in others)
+        lines = [text] if width is None else list(terminal.wrapped(text, max(20, width - 15)))
+        if fold and len(lines) > _FACT_LINES:
+            lines = [*lines[:_FACT_LINES], "… --full shows all"]
+        for index, line in enumerate(lines):
+            yield f"{'' if index else name:<15}{line}"
     before = None
     for entry in entries:
         # A call and its result stand together.
@@ -82,9 +85,7 @@ def _page(
 
 def _branches(forks: Sequence["SessionDescent"], width: int | None) -> Iterator[str]:
     for fork in forks:
-        line = visible(
-            f"    ├─ fork {fork.session_id}, which goes on with {counted(fork.own_entries, 'entry')} of its own"
-        )
+        line = visible(f"    ├─ fork {fork.session_id}, {counted(fork.own_entries, 'entry')} of its own")
         yield click.style(line if width is None else terminal.cut(line, width), fg="magenta")
 
 

@@ -90,6 +90,7 @@ def list_keys(
             ("KEY", "VALUE", "VERSION", "UPDATED", "EXPIRES"),
             [_row(entry) for entry in found],
             drop=("EXPIRES", "VERSION", "UPDATED", "VALUE"),
+            ids=("KEY",),
             texts=("VALUE",),
             wide=wide,
         )

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -15,6 +15,8 @@ wide_option = click.option("--wide", is_flag=True, help="On a terminal: all colu
 
 _LEAST = 12
 """How narrow a text may become before a column is left out for it."""
+_LEAST_ID = 36
+"""And an id: those that are made here are as long, and a longer one is known by its beginning."""
 
 
 def is_terminal() -> bool:
@@ -32,6 +34,7 @@ def print_table(
     rows: Sequence[Sequence[str]],
     *,
     drop: Sequence[str],
+    ids: Collection[str] = (),
     texts: Collection[str] = (),
     numbers: Collection[str] = (),
     wide: bool = False,
@@ -42,15 +45,16 @@ def print_table(
         head: The names of the columns.
         rows: Their cells.
         drop: The columns to leave out, first to last, until the rest fits.
+        ids: The columns that may be cut to 36 characters before one is left out, but so that they stay different.
         texts: The columns that may be cut to a dozen characters before one is left out.
         numbers: The columns that are aligned on the right.
         wide: Print all of it.
     """
     columns = width() if is_terminal() and not wide else None
-    lines, left_out = fitted(head, rows, width=columns, drop=drop, texts=texts, numbers=numbers)
+    lines, left_out = fitted(head, rows, width=columns, drop=drop, ids=ids, texts=texts, numbers=numbers)
     click.echo("\n".join(lines))
     if left_out:
-        click.echo(f"left out for want of space: {', '.join(left_out)}; --wide shows all", err=True)
+        say(f"left out for want of space: {', '.join(left_out)}; --wide shows all", err=True)
 
 
 def fitted(
@@ -59,6 +63,7 @@ def fitted(
     *,
     width: int | None,
     drop: Sequence[str],
+    ids: Collection[str] = (),
     texts: Collection[str] = (),
     numbers: Collection[str] = (),
 ) -> tuple[list[str], list[str]]:
@@ -67,11 +72,12 @@ def fitted(
     left_out: list[str] = []
     if width is not None:
         remaining = [name for name in drop if name in columns]
-        while not _narrowed(columns, texts, width) and remaining:
+        least = {**dict.fromkeys(ids, _LEAST_ID), **dict.fromkeys(texts, _LEAST)}
+        while not _narrowed(columns, least, width) and remaining:
             left_out.append(remaining.pop(0))
             del columns[left_out[-1]]
         _cut_first(columns, width)
-    widths = {name: max(map(display_width, cells)) for name, cells in columns.items()}
+    widths = _widths(columns)
     lines = [
         "  ".join(pad(cells[index], widths[name], right=name in numbers) for name, cells in columns.items()).rstrip()
         for index in range(len(rows) + 1)
@@ -79,38 +85,46 @@ def fitted(
     return lines, left_out
 
 
-def _narrowed(columns: dict[str, list[str]], texts: Collection[str], width: int) -> bool:
+def _narrowed(columns: dict[str, list[str]], least: Mapping[str, int], width: int) -> bool:
     """Cut texts until the table fits, the widest first; False, with nothing cut, if that is not enough."""
-    widths = {name: max(map(display_width, cells)) for name, cells in columns.items()}
-    excess = sum(widths.values()) + 2 * (len(widths) - 1) - width
-    limits: dict[str, int] = {}
-    while excess > 0:
-        able = {name: limits.get(name, widths[name]) for name in texts if name in columns}
-        if not able or (widest := max(able.values())) <= _LEAST:
+    widths = _widths(columns)
+    while (excess := _excess(widths, width)) > 0:
+        able = {name: widths[name] for name, limit in least.items() if widths.get(name, 0) > limit}
+        if not able:
             return False
-        name = next(name for name, wide in able.items() if wide == widest)
-        limits[name] = widest - 1
-        excess -= 1
-    for name, limit in limits.items():
-        columns[name] = [cut(cell, limit) for cell in columns[name]]
+        name = max(able, key=lambda one: able[one])
+        others = [one for one in able.values() if one < able[name]]
+        widths[name] = max(able[name] - excess, least[name], max(others, default=0))
+        if widths[name] == able[name]:  # Several are the widest.
+            widths[name] -= 1
+    for name, limit in widths.items():
+        columns[name] = _cut_cells(columns[name], limit)
     return True
 
 
 def _cut_first(columns: dict[str, list[str]], width: int) -> None:
-    """Cut what is left, from its widest column on, so that no line is broken: ids so that they stay different."""
-    while True:
-        widths = {name: max(map(display_width, cells)) for name, cells in columns.items()}
-        excess = sum(widths.values()) + 2 * (len(widths) - 1) - width
+    """Cut what is left, its widest column first, so that no line is broken."""
+    widths = _widths(columns)
+    while (excess := _excess(widths, width)) > 0 and max(widths.values()) > 1:
         name = max(widths, key=lambda one: widths[one])
-        limit = max(1, widths[name] - excess)
-        if excess <= 0 or limit == widths[name]:
-            return
-        cells = [cut(cell, limit) for cell in columns[name]]
-        if len(set(cells)) < len(set(columns[name])):  # They begin alike.
-            cells = [_without_middle(cell, limit) for cell in columns[name]]
-        columns[name] = cells
-        if limit == 1:
-            return
+        widths[name] = max(1, widths[name] - excess)
+        columns[name] = _cut_cells(columns[name], widths[name])
+
+
+def _widths(columns: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    return {name: max(map(display_width, cells)) for name, cells in columns.items()}
+
+
+def _excess(widths: Mapping[str, int], width: int) -> int:
+    return sum(widths.values()) + 2 * (len(widths) - 1) - width
+
+
+def _cut_cells(cells: list[str], limit: int) -> list[str]:
+    """The cells, cut so that different ones stay different if that can be."""
+    shown = [cut(cell, limit) for cell in cells]
+    if len(set(shown)) < len(set(cells)):  # Some begin alike.
+        return [_without_middle(cell, limit) for cell in cells]
+    return shown
 
 
 def cut(text: str, limit: int) -> str:
@@ -154,6 +168,31 @@ def wrapped(text: str, width: int) -> Iterator[str]:
         yield line.rstrip()
 
 
+def message(text: str, *, behind: str = "") -> str:
+    """One line of text for stderr: broken between words on a terminal, a command at its end on a line of its own.
+
+    *behind* is what is printed in front of it.
+    """
+    return _broken(text, len(behind)) if sys.stderr.isatty() else text
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line of text, broken between words on a terminal."""
+    stream = sys.stderr if err else sys.stdout
+    click.echo(_broken(visible(text)) if stream.isatty() else visible(text), err=err)
+
+
+def _broken(text: str, taken: int = 0) -> str:
+    columns = width() - taken
+    if display_width(text) <= columns:
+        return text
+    # A command stays in one piece, so that it can be copied.
+    said, colon, command = text.rpartition(": statestore ")
+    if not colon:
+        return "\n".join(wrapped(text, columns))
+    return "\n".join((*wrapped(f"{said}:", columns), f"  statestore {command}"))
+
+
 def ago(at: datetime) -> str:
     """How long ago that was, for people: `5 min ago`; the day if it was long ago."""
     passed = datetime.now(UTC) - at
@@ -182,7 +221,8 @@ def paged(lines: Iterable[str], *, pager: bool = True) -> None:
     """Print *lines*: on a terminal through $PAGER, or else `less`, which ends by itself if they fit the screen."""
     if pager and is_terminal():
         os.environ.setdefault("LESS", "FRX")
-        click.echo_via_pager(f"{line}\n" for line in lines)
+        # The last line end is the pager's.
+        click.echo_via_pager(f"\n{line}" if index else line for index, line in enumerate(lines))
         return
     for line in lines:
         click.echo(line)

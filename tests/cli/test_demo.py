@@ -1,9 +1,8 @@
 import json
 import os
-import shlex
-import sqlite3
+import re
+import shutil
 import subprocess
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,41 +12,70 @@ from tests.cli.conftest import CHECKOUT, SCRIPT, CommandLine
 from tests.support.trajectories import count_messages
 
 
-def test_the_story_says_what_the_database_holds(sqlite_cli: CommandLine, tmp_path: Path) -> None:
-    path = tmp_path / "demo.db"
-    done = sqlite_cli.process("demo", "--path", path)
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The demonstration as it was told once, with settings around that are none of its business."""
+    path = tmp_path_factory.mktemp("story") / "it's a demo.db"
+    elsewhere = {"STATESTORE_URL": "postgresql://nobody@127.0.0.1:1/none", "STATESTORE_PROFILE": "none"}
+    done = subprocess.run(
+        [SCRIPT, "demo", "--path", path], env={**os.environ, **elsewhere}, capture_output=True, text=True, check=False
+    )
+    return path, done
+
+
+def test_the_story_says_what_the_database_holds(story: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    path, done = story
     assert (done.returncode, done.stderr) == (0, "")
-    with StateStore.open(f"sqlite:///{path}") as store:
+    with StateStore.open(path) as store:
         source, fork = store.history.read("lake-trip"), store.history.read("lake-trip-by-train")
-    assert len(source) == 5
+        chat, run = store.history.read("team-chat"), store.history.read("night-run")
+        counted = store.state.get("team-chat", "messages")
     assert [entry.content for entry in fork[:4]] == [entry.content for entry in source[:4]]
-    for entry in (*source, *fork):
-        if entry.content["content"]:
-            assert entry.content["content"] in done.stdout
-    with closing(sqlite3.connect(path)) as connection:
-        [[rows]] = connection.execute("SELECT count(*) FROM history_entries")
-    assert f"rows in history_entries: {rows}\n" in done.stdout
+    assert fork[-1].content["content"] in done.stdout
+    # Four processes have written at once, and nothing of it is lost.
+    assert len(chat) == counted == 160
+    assert f"{len(chat)} entries in " in done.stdout
+    assert [entry.seq for entry in chat] == list(range(1, 161))
+    # One was killed in the middle, and another went on where it was.
+    assert [entry.tool_call_id for entry in run if entry.role == "tool"] == [f"call_{n}" for n in range(1, 13)]
+    [kept] = re.findall(r"exit code -9; (\d+) steps are in the store", done.stdout)
+    assert 5 <= int(kept) < 12
+    assert f"the second process began with step {int(kept) + 1}\n" in done.stdout
     assert "NO" not in done.stdout.split()
+    assert done.stdout.count(": yes\n") == 6
     assert 'store.sessions.fork("lake-trip", "lake-trip-by-train", at_seq=4)' in done.stdout
 
 
-def test_the_hints_work(sqlite_cli: CommandLine, tmp_path: Path) -> None:
-    path = tmp_path / "it's a demo.db"
-    done = sqlite_cli.process("demo", "--path", path)
+def test_the_story_ends_with_what_it_cost_and_a_page(story: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    path, done = story
+    with StateStore.open(path) as store:
+        costs = {row.user_id: row.cost_usd for row in store.usage.by_user()}
+    for user in ("ada", "bob"):
+        assert re.search(rf"^     {user} .* {costs[user]:.4f}$", done.stdout, re.MULTILINE)
+    assert "search_web" in done.stdout
+    page = path.with_suffix(".html")
+    assert f"   → {page}\n" in done.stdout
+    assert "night-run" in page.read_text()
+
+
+def test_the_story_has_no_colour_in_a_pipe(story: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    assert "\x1b" not in story[1].stdout
+
+
+def test_the_hints_work(
+    story: tuple[Path, subprocess.CompletedProcess[str]], sqlite_cli: CommandLine, tmp_path: Path
+) -> None:
+    path, done = story
     hints = [hint.strip() for hint in done.stdout.partition("Look around:\n")[2].splitlines()]
-    assert [hint.split()[0] for hint in hints] == ["export", "statestore", "statestore", "sqlite3", "rm"]
-
-    program, file, sql = shlex.split(hints[3])  # The program need not be installed here.
-    assert (program, file) == ("sqlite3", str(path))
-    with closing(sqlite3.connect(path)) as connection:
-        assert ("tool", 1) in [row[:2] for row in connection.execute(sql)]
-
-    script = "\n".join(["set -e", *(hint for hint in hints if hint != hints[3])])
+    assert [hint.split()[0] for hint in hints] == ["export", "statestore", "statestore", "statestore", "cd"]
+    copy = tmp_path / "copy"
+    shutil.copytree(path.parent, copy)
+    script = "\n".join(["set -e", *(hint.replace(str(path.parent), str(copy)) for hint in hints)])
     environment = {**sqlite_cli.environment, "PATH": f"{SCRIPT.parent}{os.pathsep}{os.environ['PATH']}"}
     ran = subprocess.run(["/bin/sh", "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert "lake-trip-by-train" in ran.stdout
-    assert not list(tmp_path.glob("*demo*"))
+    assert "└─ lake-trip-by-train  * at 4, then 2 entries · ada" in ran.stdout
+    assert not list(copy.glob("*demo*"))
 
 
 def test_real_runs_are_replayed_and_compared(sqlite_cli: CommandLine, trajectories: Path, tmp_path: Path) -> None:

@@ -77,6 +77,6 @@ def test_no_ttl_is_extended(cli: CommandLine) -> None:
 def test_show_marks_where_forks_begin(family: CommandLine) -> None:
     shown = family("show", "root").stdout
     first, _, third = shown.rstrip().split("\n\n")[1:]
-    assert first.endswith("    ├─ fork early, which goes on with 2 entries of its own")
-    assert third.endswith("    ├─ fork late, which goes on with 0 entries of its own")
+    assert first.endswith("    ├─ fork early, 2 entries of its own")
+    assert third.endswith("    ├─ fork late, 0 entries of its own")
     assert "├─" not in family("show", "root", "--last", "0").stdout
