@@ -219,6 +219,7 @@ class Verify:
         try:
             if migrate.check(connection, schema=self._options.schema).distributed:
                 self._dialect.distribute()
+                engines.remember_distributed(connection.engine)
         except SchemaMissingError:
             if self._dialect.name != "sqlite" or not self._owned:
                 raise

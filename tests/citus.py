@@ -44,10 +44,8 @@ class CitusCluster(PostgresServer):
         for server in self._workers:
             server.stop()
 
-    def distribute(self, name: str) -> None:
-        """Distribute the schema of a database, and let it be copied: nobody may be connected to it then."""
-        from statestore.migrate import distribute
-
+    def connect_nodes(self, name: str) -> None:
+        """Let the servers know each other in a database."""
         for server in (self, *self._workers):
             with psycopg.connect(server.url(name), autocommit=True) as connection:
                 connection.execute("CREATE EXTENSION citus")
@@ -56,6 +54,12 @@ class CitusCluster(PostgresServer):
             for node in self._nodes:
                 if node != self._coordinator:
                     connection.execute("SELECT citus_add_node(%s, %s)", node)
+
+    def distribute(self, name: str) -> None:
+        """Distribute the schema of a database, and let it be copied: nobody may be connected to it then."""
+        from statestore.migrate import distribute
+
+        self.connect_nodes(name)
         distribute(f"{self.url(name)}?options=-c%20citus.shard_count%3D{SHARDS}")
         for server in (self, *self._workers):
             server._execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(sql.Identifier(name)))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakSet
 
 from sqlalchemy import URL, Engine, QueuePool, create_engine, event
 from sqlalchemy import exc as sqlalchemy_errors
@@ -122,7 +123,18 @@ def dialect_of(engine: Engine, schema_name: str, *, server_time: bool) -> Dialec
         )
     if name == "sqlite":
         _check_sqlite_version(engine.dialect.dbapi)
-    return Dialect(names[name], schema_name=schema_name, server_time=server_time)
+    return Dialect(
+        names[name], schema_name=schema_name, server_time=server_time, distributed=engine.dialect in _DISTRIBUTED
+    )
+
+
+# Kept by what an engine shares with its copies that have other options.
+_DISTRIBUTED: WeakSet[Any] = WeakSet()
+
+
+def remember_distributed(engine: Engine) -> None:
+    """Stores that are made on the engine from now on need not ask whether its tables are distributed."""
+    _DISTRIBUTED.add(engine.dialect)
 
 
 def _check_sqlite_version(driver: Any) -> None:
