@@ -277,3 +277,18 @@ def test_without_a_limit_nothing_is_counted(connect: Callable[..., Store], traff
         store.cache.set(f"k{n}", n)
     assert not [sql for sql in traffic.statements if "SELECT count(*)" in sql]
     assert store.cache.get("k0", MISSING) == 0
+
+
+def test_a_limit_that_was_lowered_by_much_is_reached_in_steps(
+    open_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("statestore.repositories.cache.eviction.AT_ONCE", 20)
+    open_store(cache_max_entries=200).cache.set_many({f"k{n:03}": n for n in range(100)}, ttl=NEVER)
+    store = open_store(cache_max_entries=10)
+    counts = []
+    for n in range(6):
+        store.cache.set(f"new{n}", n)
+        counts.append(len(keys(store)))
+    assert counts[:3] == [81, 62, 43]
+    assert max(counts[5:]) <= 10
+    assert store.cache.get("new5") == 5
