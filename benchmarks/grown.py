@@ -9,6 +9,7 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -71,7 +72,7 @@ _SQLITE = (
 )
 
 
-def sizes(entries: int) -> dict[str, int]:
+def sizes(entries: int) -> dict[str, Any]:
     """How many of what a database of so many *entries* has."""
     talking = entries // ENTRIES_EACH
     sessions = max(2 * talking, SESSIONS_OF_A_USER)
@@ -82,7 +83,7 @@ def sizes(entries: int) -> dict[str, int]:
         "sessions": sessions,
         "users": max(1, sessions // SESSIONS_OF_A_USER),
         # A user's sessions lie as far apart in both, 100 seconds.
-        "spacing": 100 * SESSIONS_OF_A_USER // sessions,
+        "spacing": 100 * SESSIONS_OF_A_USER // sessions or 100 * SESSIONS_OF_A_USER / sessions,
         "keys": KEYS_EACH,
         "state": sessions * KEYS_EACH,
         "cached": entries,
