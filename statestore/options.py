@@ -13,12 +13,12 @@ from sqlalchemy import URL, Connection, Engine
 
 from statestore import migrate
 from statestore.checking import checks, codec, exactjson
-from statestore.engine import engines, hosts, sqlite_files
+from statestore.engine import engines, hosts, replicas, sqlite_files
 from statestore.engine.connections import Connections
 from statestore.engine.database import Database
 from statestore.engine.deadlines import in_seconds
 from statestore.engine.engines import Durability, Options
-from statestore.engine.replicas import ANSWER_WITHIN, ReplicaConnections, ReplicatedDatabase
+from statestore.engine.replicas import ReplicaConnections, ReplicatedDatabase
 from statestore.engine.sql import Clock, Dialect, Settings
 from statestore.engine.waits import Waits
 from statestore.errors import InvalidValueError, SchemaMissingError
@@ -277,8 +277,10 @@ def _reporting_engine(url: URL, given: hosts.Address, options: Options) -> Engin
             raise InvalidValueError("reporting_url", "is another kind of database than url; name a standby of that one")
         if url.get_backend_name() == "sqlite" and not sqlite_files.same(url, reporting):
             raise InvalidValueError("reporting_url", "must be the same file as url on SQLite, which has no replicas")
-        # A replica that does not answer is not to hold reports up.
-        return engines.make(reporting, replace(options, timeout=min(options.timeout, ANSWER_WITHIN)))
+        # A replica that does not answer is not to hold reports up, nor one that applies what locks a table.
+        lock_timeout = min(options.lock_timeout or replicas.LOCKED_FOR, replicas.LOCKED_FOR)
+        patience = min(options.timeout, replicas.ANSWER_WITHIN)
+        return engines.make(reporting, replace(options, timeout=patience, lock_timeout=lock_timeout))
     except InvalidValueError as error:
         if error.argument != "url":
             raise

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from statestore.engine.calls import Call, Mode
@@ -31,6 +32,9 @@ _log = logging.getLogger("statestore")
 
 ANSWER_WITHIN = 3.0
 """Seconds that a replica has to let in whoever connects, and to say how far it is."""
+
+LOCKED_FOR = timedelta(seconds=2)
+"""How long a lock is waited for there: what locks a table on the primary does so on a standby, too, and maybe later."""
 
 # Seconds. A standby in the same place applies a write within milliseconds: to wait for that is cheaper than a report on
 # the primary.

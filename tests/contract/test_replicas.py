@@ -372,6 +372,23 @@ def test_a_standby_that_says_nothing_is_not_waited_for(
         standing.proxy.recover()
 
 
+def test_a_table_that_is_locked_on_the_standby_is_read_on_the_primary(
+    standing: Standing, connect: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "LOCKED_FOR", timedelta(milliseconds=50))
+    store = connect(standing.url, reporting_url=standing.reporting_url)
+    with psycopg.connect(standing.url) as locking, psycopg.connect(standing.url, autocommit=True) as other:
+        locking.execute("LOCK TABLE statestore.sessions IN ACCESS EXCLUSIVE MODE")
+        other.execute("SELECT pg_logical_emit_message(true, 'tests', '')")  # Its commit sends the lock along.
+        standing.standby.catch_up()
+        standing.standby.pause()
+        locking.rollback()
+        assert sessions(store) == 0
+        with store.transaction(read_only=True) as tx, pytest.raises(UnavailableError) as caught:
+            tx.sessions.exists("s")
+        assert caught.value.retryable
+
+
 def test_a_standby_need_not_be_there_when_a_store_is_opened(
     standing: Standing, connect: Callable[..., Store], log: pytest.LogCaptureFixture
 ) -> None:

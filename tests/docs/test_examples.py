@@ -28,7 +28,7 @@ JOINED = "postgresql+psycopg://app@localhost/app"
 GUIDES = CHECKOUT / "docs" / "guides"
 START = CHECKOUT / "docs" / "start.md"
 # Code that only runs in its place has a test of its own below.
-ELSEWHERE = {"docs/guides/alembic.md", "docs/guides/fastapi.md"}
+ELSEWHERE = {"docs/guides/alembic.md", "docs/guides/fastapi.md", "docs/replicas.md"}
 
 # What a vendor's SDK returns, as far as an example goes.
 VENDORS = {
