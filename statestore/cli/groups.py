@@ -1,7 +1,6 @@
 """Groups of commands that answer a mistyped name with the one that was meant, and arguments that do the same."""
 
 from collections.abc import Collection
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,6 +26,8 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
     def _meant(self, ctx: click.Context, given: str) -> str:
+        from difflib import get_close_matches
+
         known = self.list_commands(ctx)
         # A command of a group below, such as `up`, is what somebody means who leaves the group out.
         below = [
@@ -72,6 +73,8 @@ class Name(_StringType):
 
 def no_such(what: str, given: str, known: Collection[str]) -> str:
     """The message that there is none of that name, with those that were perhaps meant."""
+    from difflib import get_close_matches
+
     close = get_close_matches(given.replace("_", "-"), list(known), n=3, cutoff=0.7)
     hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(known)}"
     return f"there is no {what} {given!r}; {hint}"

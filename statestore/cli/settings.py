@@ -14,7 +14,6 @@ above it that has either. Each setting is looked up by itself, and the first pla
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -170,6 +169,8 @@ def _check_owner(file: Path) -> None:
 
 def near(given: str, known: Mapping[str, Any] | tuple[str, ...], otherwise: str) -> str:
     """`did you mean 'url'?`, or else all that there are."""
+    from difflib import get_close_matches
+
     if close := get_close_matches(given, list(known), n=1):
         return f"did you mean {close[0]!r}?"
     return f"{otherwise}: {', '.join(known)}" if known else "it has none"
