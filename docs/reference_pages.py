@@ -50,7 +50,7 @@ API = {
         *("Prices", "AsyncPrices", "SharedPrices", "AsyncSharedPrices", "ModelPrice", "prices_of"),
     ],
     "Sweeps and namespaces": ["Sweeper", "SweepReport", "Swept", "NamespaceInfo", "NamespaceReceipt"],
-    "Hooks": ["Operation"],
+    "Hooks": ["Operation", "ModelCall"],
 }
 
 

@@ -186,6 +186,7 @@ def cache(store: StateStore) -> None:
     assert_type(store.cache.entry(key), CacheEntry | None)
     assert_type(store.cache.invalidate_tag("weather"), int)
     assert_type(store.cache.stats(), CacheStats)
+    assert_type(store.ping(writes=True), None)
     assert_type(store.cache.set(key, 1, ttl=60, only_if="missing"), bool)
     assert_type(store.cache.set(key, 1, ttl=datetime.now(), expected_version=0), bool)
     store.cache.set_many({"a": 1, "b": CacheItem(2, ttl=0.5, tags=["t"])})

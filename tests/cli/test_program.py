@@ -47,7 +47,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "import openai-agents", "import adk", "import langgraph", "import langchain", "import agno",
         "export", "sessions", "show", "tail", "tree", "fork", "delete", "config",
         "state ls", "state get", "state set", "state rm", "completion install", "completion show",
-        "sweep", "retention", "vacuum", "namespaces drop",
+        "sweep", "retention", "vacuum", "doctor", "namespaces drop",
         "cache stats", "cache ls", "cache get", "cache set", "cache invalidate", "cache clear", "cache evict",
         "cache export", "cache import",
         "report", "prices sync", "prices apply", "prices ls", "prices set", "prices remove", "demo",
@@ -77,7 +77,7 @@ WITHOUT_DATABASE = [("demo",), ("completion", "install"), ("completion", "show")
 def test_every_command_on_a_database_takes_url_and_json(path: tuple[str, ...]) -> None:
     names = {option for parameter in COMMANDS[path].params for option in parameter.opts}
     assert {"--url", "--json", "--schema", "--profile"} <= names
-    assert ("--namespace" in names) == (path[0] not in ("migrate", "vacuum"))
+    assert ("--namespace" in names) == (path[0] not in ("migrate", "vacuum", "doctor"))
 
 
 @pytest.mark.parametrize(
