@@ -41,7 +41,9 @@ class Database:
     given_url: str | None
     schema: str
     namespace: str = "default"
-    reporting_url: str | None = None
+    reporting_url: str | URL | None = None
+    standby: str | None = None
+    """The reporting URL that stands beside the URL in a file."""
     directory: Path | None = None
     """A relative path of a SQLite file begins here; None for the current directory."""
     password_env: str | None = None
@@ -68,6 +70,7 @@ class Database:
             None if found is None else found.value,
             _certain("schema", schema, profile, file),
             _certain("namespace", namespace, profile, file),
+            standby=None if found is None else found.reporting_url,
             directory=None if found is None else found.directory,
             password_env=None if found is None else found.password_env,
             profile=profile,
@@ -83,12 +86,23 @@ class Database:
         return found
 
     def url(self) -> URL:
-        url = self.url_without_password()
-        if self.password_env is not None and url.get_backend_name() != "sqlite":
-            if not (password := os.environ.get(self.password_env)):
-                raise Failure(f"the password is expected in the environment variable {self.password_env}; set it")
-            url = url.set(password=password)
-        return url
+        return self._with_password(self.url_without_password())
+
+    def standby_url(self) -> URL | str | None:
+        """The standby of the database, if the place that names the database names one."""
+        from statestore.engine import engines
+
+        if self.directory is None:
+            # Not for a URL of a file: the environment's would be a standby of another database.
+            return os.environ.get("STATESTORE_REPORTING_URL") or None
+        return None if self.standby is None else self._with_password(engines.parse(self.standby))
+
+    def _with_password(self, url: URL) -> URL:
+        if self.password_env is None or url.get_backend_name() == "sqlite":
+            return url
+        if not (password := os.environ.get(self.password_env)):
+            raise Failure(f"the password is expected in the environment variable {self.password_env}; set it")
+        return url.set(password=password)
 
     def url_without_password(self) -> URL:
         """The URL without the password that an environment variable has for it."""
@@ -174,14 +188,13 @@ def reporting_option(function: F) -> F:
 
     @wraps(function)
     def command(database: Database, *args: Any, reporting_url: str | None, **kwargs: Any) -> Any:
-        return function(replace(database, reporting_url=reporting_url), *args, **kwargs)
+        chosen = database.standby_url() if reporting_url is None else reporting_url
+        return function(replace(database, reporting_url=chosen), *args, **kwargs)
 
     option = click.option(
         "--reporting-url",
-        envvar="STATESTORE_REPORTING_URL",
-        show_envvar=True,
         metavar="URL",
-        help="A standby of the database, which is read instead if it is recent enough.",
+        help="A standby of the database, to be read if it is recent enough.  [env var: STATESTORE_REPORTING_URL]",
     )
     return option(command)  # type: ignore[return-value]
 

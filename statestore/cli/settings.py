@@ -23,7 +23,8 @@ FILE: Final = "statestore.toml"
 # What a file may say, there and in each profile, and the variable that says it in the environment.
 SETTINGS: Final = {"url": "STATESTORE_URL", "schema": "STATESTORE_SCHEMA", "namespace": "STATESTORE_NAMESPACE"}
 DEFAULTS: Final = {"schema": "statestore", "namespace": "default"}
-_KEYS: Final = (*SETTINGS, "password_env")
+_BESIDE_URL: Final = ("password_env", "reporting_url")
+_KEYS: Final = (*SETTINGS, *_BESIDE_URL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Found:
     """Paths are relative to this directory; None for the current one."""
     password_env: str | None = None
     """With a URL: the environment variable that has its password."""
+    reporting_url: str | None = None
+    """With a URL: a standby of that database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ def _of_profile(name: str, profile: str, settings: Settings, asked_by: str) -> F
 def _taken(name: str, table: Mapping[str, str], settings: Settings, source: str) -> Found | None:
     if name not in table or settings.path is None:
         return None
-    return Found(table[name], source, settings.path.parent, table.get("password_env"))
+    return Found(table[name], source, settings.path.parent, table.get("password_env"), table.get("reporting_url"))
 
 
 def read(path: str | None = None) -> Settings:
@@ -151,8 +154,9 @@ def _check(table: Mapping[str, Any], shown: str, where: str, known: tuple[str, .
             raise Failure(f"{shown}: unknown key {name!r}{where}; {near(name, known, 'known are')}")
         if not isinstance(value, str) or not value:
             raise Failure(f"{shown}: {name}{where} must be text in quotes, and not empty")
-    if "password_env" in table and "url" not in table:
-        raise Failure(f"{shown}: password_env{where} needs a url beside it")
+    for name in _BESIDE_URL:
+        if name in table and "url" not in table:
+            raise Failure(f"{shown}: {name}{where} needs a url beside it")
 
 
 def _check_owner(file: Path) -> None:

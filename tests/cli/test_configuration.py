@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 
 from statestore import StateStore
 from statestore.cli import settings
+from statestore.cli.options import Database
 from tests.support.command_line import Ran, invoke
 
 Run = Callable[..., Ran]
@@ -157,7 +158,10 @@ def test_the_password_of_one_url_is_not_sent_to_another(run: Run, tmp_path: Path
     [
         ('ulr = "sqlite:///x.db"', "unknown key 'ulr'; did you mean 'url'?"),
         ('[profiles.prod]\nnamspace = "x"', "unknown key 'namspace' in profile prod; did you mean 'namespace'?"),
-        ('colour = "x"', "unknown key 'colour'; known are: url, schema, namespace, password_env, profile, profiles"),
+        (
+            'colour = "x"',
+            "unknown key 'colour'; known are: url, schema, namespace, password_env, reporting_url, profile, profiles",
+        ),
         ("url = 5", "url must be text in quotes"),
         ('url = ""', "url must be text in quotes, and not empty"),
         ('profiles = "x"', "profiles are tables"),
@@ -221,3 +225,17 @@ def test_remedies_name_the_profile_in_place_of_the_url(run: Run, empty_postgres_
     run("migrate", "up", "--profile", "p")
     missing = run("show", "nobody", "--profile", "p", "--namespace", "tenant", code=1).stderr
     assert missing.endswith("see: statestore sessions --profile p --namespace tenant\n")
+
+
+def test_a_standby_belongs_to_the_url_beside_it(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "statestore.toml").write_text(
+        'url = "postgresql://a@one.example/a"\nreporting_url = "postgresql://a@two.example/a"\npassword_env = "ONE"\n'
+        '[profiles.b]\nurl = "sqlite:///b.db"\n'
+    )
+    monkeypatch.setenv("ONE", "opensesame")
+    monkeypatch.setenv("STATESTORE_REPORTING_URL", "postgresql://elsewhere/x")
+    chosen = Database.chosen(None, None, None, None).standby_url()
+    assert isinstance(chosen, URL)
+    assert (chosen.host, chosen.password) == ("two.example", "opensesame")
+    assert Database.chosen(None, None, None, "b").standby_url() is None
+    assert Database.chosen("sqlite:///c.db", None, None, None).standby_url() == "postgresql://elsewhere/x"
