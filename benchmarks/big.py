@@ -38,7 +38,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "big.json"
 
 _USERS_PAGE = """SELECT * FROM {sessions} WHERE namespace = %s AND user_id = %s
     ORDER BY active_hour DESC, session_id DESC LIMIT 50"""
-_ALL_PAGE = """SELECT * FROM {sessions} WHERE namespace = %s ORDER BY active_hour DESC, session_id DESC LIMIT 50"""
+_ALL_PAGE = """SELECT * FROM {sessions} WHERE {h}namespace = %s ORDER BY active_hour DESC, session_id DESC LIMIT 50"""
 _SESSION = "SELECT * FROM {sessions} WHERE namespace = %s AND session_id = %s"
 _ENTRY = "SELECT * FROM {entries} WHERE namespace = %s AND session_id = %s AND seq = %s"
 _BY_ID = """SELECT h.session_id, h.seq, s.expires_at FROM {entries} AS h
