@@ -1,12 +1,19 @@
 """Statements that a PostgreSQL distributed by namespace takes, and what it would refuse."""
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any, TypeAlias
 
 import psycopg
 import pytest
 
 from statestore.engine.sql import Dialect, Statement
+from statestore.repositories.cache import counters as cache_counters
+from statestore.repositories.cache import statements as cache_statements
+from statestore.repositories.history import appending
+from statestore.repositories.sessions import lifecycle, session_rows
+from statestore.repositories.state import statements as state_statements
+from statestore.repositories.state.scopes import SESSION, USER
 from tests.postgres import PostgresServer
 from tests.statements.collecting import collect
 from tests.statements.distributable import Catalog, refused
@@ -31,6 +38,37 @@ def server(postgres: PostgresServer, template_database: str) -> Iterator[Server]
         psycopg.connect(postgres.url(name), autocommit=True) as connection,
     ):
         yield connection, Catalog.of(connection)
+
+
+def variants() -> Iterator[tuple[str, Statement]]:
+    """The shapes of statements that have forms of their own beside the one that docs/sql shows."""
+    for values, only_if, limited_by in product(
+        ("one", "several", "varied"), (None, "missing", "present", "version"), (None, "entries", "bytes")
+    ):
+        if only_if is None or values == "one":
+            one = cache_statements.set_postgresql(values=values, only_if=only_if, limited_by=limited_by)
+            yield f"cache set of {values}, if {only_if}, limited by {limited_by}", one
+    for tagged, described in product((False, True), repeat=2):
+        yield "cache set", cache_statements.set_one_postgresql(tagged=tagged, described=described)
+        yield "cache replace", cache_statements.replace_one_postgresql(tagged=tagged, described=described)
+    flags = ("at", "new", "same", "leased", "priced", "part")
+    for chosen in ((), *((flag,) for flag in flags), flags):
+        one = appending._postgresql(2, ("created_at",), **{flag: flag in chosen for flag in flags})
+        yield f"append {chosen}", one
+    for checked in (False, True):
+        yield "session update", session_rows.update_statement(("title", "ttl"), checked)
+    for ends in (False, True):
+        yield "count", cache_counters._count(ends=ends)
+        yield "set number", cache_counters._set_number(ends=ends)
+    for scope, alone, missing in product((SESSION, USER), (False, True), (False, True)):
+        yield f"set many of {scope.name}", state_statements.set_many(scope, 2, alone, missing)
+    for to, leased, repeated in product(("ready", "busy", "dead"), (False, True), (False, True)):
+        yield "set status", lifecycle._set_status(to, leased, repeated)
+
+
+def test_no_shape_of_a_statement_is_refused(server: Server) -> None:
+    dialect = Dialect("postgresql", distributed=True)
+    assert not [(name, problem) for name, one in variants() if (problem := refused(*server, one.render(dialect)))]
 
 
 def test_every_statement_can_be_distributed(server: Server) -> None:

@@ -29,7 +29,7 @@ _COLUMNS = ", ".join(_NAMES)
 
 _REPLACED = each("{0} = excluded.{0}", _NAMES[2:])
 _OVERWRITE = f"ON CONFLICT (namespace, key) DO UPDATE SET {_REPLACED}"
-_ONLY_EXPIRED = f"{_OVERWRITE} WHERE e.expires_at <= $now"
+_ONLY_EXPIRED = f"{_OVERWRITE} WHERE e.expires_at <= excluded.created_at"
 
 _COMMON = """CAST(:agent_name AS text), CAST(:request AS json), CAST(:content_hash AS text), CAST(:metadata AS json)"""
 _NOTHING = "NULL, NULL, NULL, NULL"
