@@ -14,6 +14,7 @@ from statestore.operations.namespaces import Namespaces
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.due import DueRepository
 from statestore.repositories.expiry.namespaces import NamespaceRepository
+from statestore.repositories.rollup.repository import RollupRepository
 from statestore.values.usage import SweepKind, SweepReport, Swept
 
 Progress: TypeAlias = Callable[[SweepReport], None]
@@ -53,6 +54,7 @@ def sweep(
             (DueRepository.sweep_cache, {}),
             *([(DueRepository.sweep_overflow, {})] if own else []),
             *([(DueRepository.sweep_unseen, {})] if look_for_unseen else []),
+            (RollupRepository.roll_up, {}),
         ]
         yield from _run(steps, batch_size, tally, namespace)
     return tally.report()

@@ -18,15 +18,17 @@ from statestore.schema.tables import (
     state_entries,
     summaries,
 )
-from statestore.schema.usage_tables import PRICE_COLUMNS, TOKEN_COLUMNS, usage_ledger, usage_records
+from statestore.schema.usage_tables import LATENCY_COLUMNS, PRICE_COLUMNS, TOKEN_COLUMNS, USAGE_COUNTS, usage_ledger, usage_records
 
 __all__ = [
     "CACHE_COUNTERS",
     "DEFAULT_SCHEMA",
     "HEAD_REVISION",
+    "LATENCY_COLUMNS",
     "LIVE_SESSION",
     "PRICE_COLUMNS",
     "TOKEN_COLUMNS",
+    "USAGE_COUNTS",
     "VERSION_TABLE",
     "VIEWS",
     "cache_entries",

@@ -85,6 +85,76 @@ usage_records = Table(
     ),
 )
 
+# What was used, summed up by the sweep so that reports need not read all entries: of whole sessions (`part` is the
+# session), in all (`session`) and by model and tool (`use`); and of whole days by what the views of days are by (`part`
+# is the day). What has changed since is in usage_rollup_changes, written by triggers of migration 0006, and is read
+# from the entries.
+USAGE_COUNTS = (
+    "entries",
+    "turns",
+    "model_calls",
+    "tool_calls",
+    "errors",
+    *TOKEN_COLUMNS,
+    "unpriced_calls",
+    "content_bytes",
+)
+LATENCY_COLUMNS = tuple(f"latency_{number:02}" for number in range(48))
+
+usage_rollup = Table(
+    "usage_rollup",
+    metadata,
+    key("namespace"),
+    Column("kind", String(8), nullable=False),
+    key("part"),
+    Column("line", Integer, nullable=False),
+    Column("user_id", Key),
+    Column("agent_name", Key),
+    Column("provider_name", String(KEY_LENGTH)),
+    Column("model", String(KEY_LENGTH)),
+    Column("tool_name", String(KEY_LENGTH)),
+    Column("first_day", Day, nullable=False),
+    Column("last_day", Day, nullable=False),
+    Column("sessions", BigInteger, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in USAGE_COUNTS),
+    # SQLite has no decimals: there whole dollars and ten-billionths of one are summed apart, and so exactly.
+    Column("cost_usd", MoneySum),
+    Column("cost_fraction", BigInteger),
+    Column("duration_us", BigInteger, nullable=False),
+    Column("timed_entries", BigInteger, nullable=False),
+    # Of days, exact; of sessions, how many durations are within which bounds.
+    Column("latency_p50_ms", Float),
+    Column("latency_p95_ms", Float),
+    *(Column(name, BigInteger) for name in LATENCY_COLUMNS),
+    # Making the sums of a session or a day anew.
+    PrimaryKeyConstraint("namespace", "kind", "part", "line"),
+    # A user's report.
+    Index(None, "user_id", "namespace", "kind"),
+)
+
+usage_rollup_changes = Table(
+    "usage_rollup_changes",
+    metadata,
+    key("namespace"),
+    Column("kind", String(8), nullable=False),
+    key("part"),
+    # The transaction that changed it: each has a row of its own, and waits for nobody else's.
+    Column("change_id", BigInteger, nullable=False),
+    PrimaryKeyConstraint("namespace", "kind", "part", "change_id"),
+)
+
+usage_rollup_state = Table(
+    "usage_rollup_state",
+    metadata,
+    key("namespace"),
+    Column("announced_until", UtcTime, nullable=False),
+    Column("fence", BigInteger),
+    Column("filled_to", Key, nullable=False, server_default=""),
+    Column("rolled_until", UtcTime),
+    Column("days_until", Day),
+    PrimaryKeyConstraint("namespace"),
+)
+
 PRICE_COLUMNS = ("input_price", "output_price", "cache_read_price", "cache_write_price", "cache_write_1h_price")
 
 model_prices = Table(

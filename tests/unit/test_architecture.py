@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("repositories.conversations",),
     ("repositories.cache",),
     ("repositories.expiry",),
+    ("repositories.rollup",),
     ("repositories.portable",),
     ("operations",),
     ("migrate",),

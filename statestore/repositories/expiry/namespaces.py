@@ -57,6 +57,10 @@ _HIDE = Statement(
 
 # What refers to others first.
 TABLES = (
+    # First: without the state, nothing is read from the sums.
+    "usage_rollup_state",
+    "usage_rollup",
+    "usage_rollup_changes",
     "session_list_items",
     "session_lists",
     "state_entries",

@@ -16,16 +16,7 @@ from statestore.engine.sql_parts import arrays, each, unnest
 from statestore.repositories.usage import records
 
 _NAMES = ("user_id", "agent_name", "provider_name", "model", "tool_name")
-COUNTS = (
-    "entries",
-    "turns",
-    "model_calls",
-    "tool_calls",
-    "errors",
-    *schema.TOKEN_COLUMNS,
-    "unpriced_calls",
-    "content_bytes",
-)
+COUNTS = schema.USAGE_COUNTS
 _KEY = f"session_id, bucket_at, {', '.join(_NAMES)}"
 LINE = Columns(schema.usage_ledger, "session_id", "bucket_at", *_NAMES, *COUNTS, "duration_ms", "cost_usd")
 _COLUMNS = LINE.select()

@@ -56,7 +56,12 @@ class Period:
         """
         if first is None or last is None:
             return Period(self.since, self.since, self.zone)
-        return Period(max(self.since, _quarter(first)), min(self.until, _quarter(last) + QUARTER), self.zone)
+        return Period(max(self.since, quarter(first)), min(self.until, quarter(last) + QUARTER), self.zone)
+
+    @property
+    def is_all(self) -> bool:
+        """Whether it has no limit."""
+        return self.since == EARLIEST and self.until == LATEST
 
     def offsets(self) -> tuple[timedelta, list[tuple[datetime, timedelta]]]:
         """The distance from UTC at the beginning, and the moments at which it changes."""
@@ -74,10 +79,11 @@ def _moment(value: Any, argument: str, tz: tzinfo) -> datetime | None:
         moment = value.astimezone(UTC)
     except OverflowError:
         raise InvalidValueError(argument, "is outside the years 1 to 9999 in UTC") from None
-    return _quarter(min(max(moment, EARLIEST), LATEST))
+    return quarter(min(max(moment, EARLIEST), LATEST))
 
 
-def _quarter(moment: datetime) -> datetime:
+def quarter(moment: datetime) -> datetime:
+    """The beginning of the quarter of an hour."""
     return moment.replace(minute=moment.minute // 15 * 15, second=0, microsecond=0)
 
 

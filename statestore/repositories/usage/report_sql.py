@@ -5,21 +5,23 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from statestore.engine.columns import Columns, fields_of
+from statestore import schema
 from statestore.engine.sql import Statement
+from statestore.engine.sql_parts import each
+from statestore.repositories.usage import latencies, rolled
 from statestore.repositories.usage.ledger import COUNTS
 from statestore.schema.column_types import Day, UtcTime
 from statestore.values.usage import CacheDayUsage, SessionDescent, StorageUsage
 
-_MEASURES = ("sessions", *COUNTS, "duration_ms", "timed_entries", "latency_p50", "latency_p95", "cost", "cost_fraction")
+_MEASURES = ("sessions", *COUNTS, "duration_us", "timed_entries", "latency_p50", "latency_p95", "cost", "cost_fraction")
 
-# As the views have it; `place` and `timed` are SQLite's way to a percentile.
+# As the views have it.
 _MEASURED_POSTGRESQL = ", ".join(
     (
         "count(DISTINCT session_id) AS sessions",
         *(f"CAST(coalesce(sum({name}), 0) AS bigint) AS {name}" for name in COUNTS),
-        "coalesce(sum(duration_ms), 0) AS duration_ms, count(latency_ms) AS timed_entries",
-        "percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_ms) AS latency_p50",
-        "percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms) AS latency_p95",
+        f"coalesce(sum({rolled.MICROSECONDS}), 0) AS duration_us, count(latency_ms) AS timed_entries",
+        "{} AS latency_p50, {} AS latency_p95".format(*latencies.EXACT_POSTGRESQL),
         "sum(cost_usd) AS cost, 0 AS cost_fraction",
     )
 )
@@ -27,17 +29,27 @@ _MEASURED_SQLITE = ", ".join(
     (
         "count(DISTINCT session_id) AS sessions",
         *(f"coalesce(sum({name}), 0) AS {name}" for name in COUNTS),
-        "coalesce(sum(duration_ms), 0) AS duration_ms, coalesce(max(timed), 0) AS timed_entries",
-        "max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5)"
-        " + max(CASE WHEN place = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5) AS latency_p50",
-        "max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0)"
-        " + max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END)"
-        " * ((timed - 1) * 19 % 20 / 20.0) AS latency_p95",
+        f"coalesce(sum({rolled.MICROSECONDS}), 0) AS duration_us, coalesce(max(timed), 0) AS timed_entries",
+        "{} AS latency_p50, {} AS latency_p95".format(*latencies.EXACT_SQLITE),
         # Whole dollars and whole ten-billionths of one: exact, where a float sum of the two would not be.
         "sum(CAST(cost_usd AS INTEGER)) AS cost,"
         " sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) AS cost_fraction",
     )
 )
+_NO_LATENCIES = each("CAST(NULL AS bigint) AS {0}", schema.LATENCY_COLUMNS)
+_SUMMED = {
+    dialect: ", ".join(
+        (
+            "count(DISTINCT session_id) AS sessions",
+            *(f"CAST(coalesce(sum({name}), 0) AS bigint) AS {name}" for name in COUNTS),
+            "coalesce(sum(duration_us), 0) AS duration_us, CAST(coalesce(sum(timed_entries), 0) AS bigint) AS timed_entries",
+            "CAST(NULL AS double precision) AS latency_p50, CAST(NULL AS double precision) AS latency_p95",
+            "sum(cost_usd) AS cost, " + ("0" if dialect == "postgresql" else "sum(cost_fraction)") + " AS cost_fraction",
+            *(f"CAST(sum({name}) AS bigint) AS {name}" for name in schema.LATENCY_COLUMNS),
+        )
+    )
+    for dialect in ("postgresql", "sqlite")
+}
 HEAVIEST = "cost IS NULL, round(cost + cost_fraction / 1e10, 10) DESC, input_tokens + output_tokens DESC, entries DESC"
 
 # Both ends are found in an index. A minute may lie before the first entry, never after the last.
@@ -97,28 +109,44 @@ _WITH_PARTS = f"""(session_id = :{WITH_PARTS} OR session_id IN (SELECT p.session
 
 
 @lru_cache(maxsize=64)
-def columns(keys: tuple[str, ...], ends: bool) -> Columns:
+def columns(keys: tuple[str, ...], ends: bool, summed: str) -> Columns:
     """The columns of `measured`."""
     days = dict.fromkeys(("local_day", "first_day", "last_day"), Day)
-    return Columns(None, *keys, *(("first_day", "last_day") if ends else ()), *_MEASURES, types=days)
+    latencies = schema.LATENCY_COLUMNS if summed in rolled.OF_SESSIONS else ()
+    return Columns(
+        None, *keys, *(("first_day", "last_day") if ends else ()), *_MEASURES, *latencies, types=days
+    )
 
 
 @lru_cache(maxsize=256)
 def measured(
-    keys: tuple[str, ...], filters: tuple[str, ...], changes: int, order: str, ends: bool, limited: bool
+    keys: tuple[str, ...],
+    filters: tuple[str, ...],
+    changes: int,
+    order: str,
+    ends: bool,
+    limited: bool,
+    summed: str = "",
 ) -> Statement:
-    """The measures of `usage_lines` for each of *keys*, which are columns of it or parts of the local time."""
-    where = " AND ".join(
-        ["namespace = :namespace", "at >= :since", "at < :until"]
-        + [_WITH_PARTS if name == WITH_PARTS else f"{name} = :{name}" for name in filters]
-    )
+    """The measures of `usage_lines` for each of *keys*, which are columns of it or parts of the local time.
+
+    *summed* says of which sums, if there are any: those of sessions, for all times and by no part of the time, which
+    are `session` or `use`; or those of days by a key of `rolled.DAYS_BY`, for whole days of UTC and without filters.
+    """
+    found = [_WITH_PARTS if name == WITH_PARTS else f"{name} = :{name}" for name in filters]
+    where = " AND ".join(["namespace = :namespace", "at >= :since", "at < :until", *found])
+    if summed in rolled.OF_SESSIONS:
+        where += f" AND NOT EXISTS ({rolled.STATE})"
+    source = {
+        dialect: rolled.unsummed(dialect, where) if summed in rolled.DAYS_BY else f"$usage_lines WHERE {where}"
+        for dialect in ("postgresql", "sqlite")
+    }
     computed = [*keys, "local_day"] if ends else keys
     selected = "".join(f"{key}, " for key in keys)
     if ends:
         selected += "min(local_day) AS first_day, max(local_day) AS last_day, "
     grouped = f"GROUP BY {', '.join(keys)}" if keys else ""
     partition = f"PARTITION BY {', '.join(keys)}" if keys else ""
-    tail = f"SELECT * FROM measured{f' ORDER BY {order}' if order else ''}{' LIMIT :limit' if limited else ''}"
     postgresql, sqlite = _local_time(changes)
     days_postgresql = _parts(computed, local_day=f"CAST({postgresql} AS date)",
         weekday=f"CAST(extract(isodow FROM {postgresql}) AS integer) - 1",
@@ -126,18 +154,37 @@ def measured(
     days_sqlite = _parts(computed, local_day=f"date({sqlite})",
         weekday=f"(strftime('%w', {sqlite}) + 6) % 7",
         hour=f"CAST(strftime('%H', {sqlite}) AS INTEGER)")  # fmt: skip
-    return Statement(
-        postgresql=f"""
-    WITH lines AS (SELECT *{days_postgresql} FROM $usage_lines WHERE {where}),
-    measured AS (SELECT {selected}{_MEASURED_POSTGRESQL} FROM lines {grouped})
-    {tail}""",
-        sqlite=f"""
-    WITH lines AS (SELECT *{days_sqlite} FROM $usage_lines WHERE {where}),
+    tail = f"SELECT * FROM measured{f' ORDER BY {order}' if order else ''}{' LIMIT :limit' if limited else ''}"
+    ctes = {
+        "postgresql": f"""
+    WITH lines AS (SELECT *{days_postgresql} FROM {source["postgresql"]}),
+    measured AS (SELECT {selected}{_MEASURED_POSTGRESQL}""",
+        "sqlite": f"""
+    WITH lines AS (SELECT *{days_sqlite} FROM {source["sqlite"]}),
     placed AS (SELECT *, count(latency_ms) OVER ({partition}) AS timed,
         row_number() OVER ({partition} ORDER BY latency_ms IS NULL, latency_ms) AS place FROM lines),
-    measured AS (SELECT {selected}{_MEASURED_SQLITE} FROM placed {grouped})
-    {tail}""",
-    )
+    measured AS (SELECT {selected}{_MEASURED_SQLITE}""",
+    }
+    made = {}
+    for dialect, begun in ctes.items():
+        lines = "lines" if dialect == "postgresql" else "placed"
+        if summed in rolled.OF_SESSIONS:
+            # Without keys there is a row even of nothing.
+            gates = ("", "") if keys else (f"HAVING NOT EXISTS ({rolled.STATE})", f"HAVING EXISTS ({rolled.STATE})")
+            rest = f"""{_NO_LATENCIES}
+        FROM {lines} {grouped} {gates[0]}
+        UNION ALL
+        SELECT {_of_sums(selected)}{_SUMMED[dialect]}
+        FROM ({rolled.sessions(dialect, found, summed)}) AS sums {grouped} {gates[1]}"""
+            made[dialect] = f"{begun}, {rest})\n    {tail}"
+        else:
+            rest = f"{rolled.days(dialect, summed)}" if summed else ""
+            made[dialect] = f"{begun} FROM {lines} {grouped}{rest})\n    {tail}"
+    return Statement(**made)
+
+
+def _of_sums(selected: str) -> str:
+    return selected.replace("min(local_day)", "min(first_day)").replace("max(local_day)", "max(last_day)")
 
 
 def _parts(keys: Sequence[str], **expressions: str) -> str:

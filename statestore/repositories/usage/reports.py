@@ -1,15 +1,17 @@
 """What was used and what it cost: the report views, for a period, filtered, and by the days of any time zone."""
 
-from datetime import UTC, datetime, timedelta, tzinfo
+from collections.abc import Iterable
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any, TypeVar
 
+from statestore import schema
 from statestore.checking import checks
 from statestore.engine.calls import reads
 from statestore.engine.sql import Params
 from statestore.errors import InvalidValueError
 from statestore.repositories.base import Repository
-from statestore.repositories.usage import report_sql
+from statestore.repositories.usage import latencies, report_sql, rolled
 from statestore.repositories.usage.periods import Moment, Period
 from statestore.values.usage import (
     AgentUsage,
@@ -278,9 +280,12 @@ class UsageRepository(Repository):
         order = ", ".join(
             [*time_first, *([report_sql.HEAVIEST] if names else []), *(_nulls_first(name) for name in names)]
         )
-        statement = report_sql.measured(keys, tuple(filters), len(changes), order, ends, limit is not None)
+        summed = _summed(keys, period, filters, ends)
+        if summed in rolled.DAYS_BY:
+            params |= {"from_day": str(period.since.date()), "to_day": str(period.until.date())}
+        statement = report_sql.measured(keys, tuple(filters), len(changes), order, ends, limit is not None, summed)
         rows = self._link.all(statement, **params)
-        columns = report_sql.columns(keys, ends)
+        columns = report_sql.columns(keys, ends, summed)
         return [_report_row(kind, columns.named(self._link.dialect, row)) for row in rows]
 
     def _span(self) -> tuple[datetime | None, datetime | None]:
@@ -308,11 +313,28 @@ def _report_row(kind: type[T], found: dict[str, Any]) -> T:
         found["day"] = day
     whole, fraction = found.pop("cost"), found.pop("cost_fraction")
     found["cost_usd"] = None if whole is None else (Decimal(whole) + Decimal(fraction) / 10**10).quantize(_CENTS)
-    found["duration"] = timedelta(milliseconds=found.pop("duration_ms"))
+    found["duration"] = timedelta(microseconds=int(found.pop("duration_us")))
+    counts = [found.pop(name, None) for name in schema.LATENCY_COLUMNS]
+    if any(counts):
+        found |= {"latency_p50": latencies.percentile(counts, 0.5), "latency_p95": latencies.percentile(counts, 0.95)}
     for name in ("latency_p50", "latency_p95"):
         # What lies between two durations has at most five decimals; the rest is a float's.
         found[name] = None if found[name] is None else timedelta(milliseconds=round(found[name], 6))
     return kind(**found)
+
+
+def _summed(keys: tuple[str, ...], period: Period, filters: Iterable, ends: bool) -> str:
+    """Of which sums a report may be made, for `report_sql.measured`."""
+    if period.zone is not UTC and (ends or "local_day" in keys):
+        return ""  # Sums know days of UTC.
+    if "weekday" in keys:
+        return ""
+    if "local_day" not in keys:
+        by_use = {*keys, *filters} & {"provider_name", "model", "tool_name"}
+        return ("use" if by_use else "session") if period.is_all else ""
+    whole = period.since.time() == period.until.time() == time()
+    [kind] = [kind for kind, by in rolled.DAYS_BY.items() if keys == ("local_day", *by)]
+    return kind if whole and not tuple(filters) else ""
 
 
 def _nulls_first(name: str) -> str:

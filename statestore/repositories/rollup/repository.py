@@ -1,0 +1,180 @@
+"""Keeping the sums of what was used: one step at a time, each in a short transaction of its own.
+
+What is to be done next stands in the namespace's row of `usage_rollup_state`, whose lock a step holds, so any number of
+workers may do so at once, and one that dies leaves the rest to the next.
+
+The sums stay behind the clock, and move on in three steps. First it is announced up to when; from then on, triggers
+note what happens before that. Then all transactions have to end that may not have seen the announcement. Then all that
+is before it, and not noted, is there to be seen.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from statestore.engine.calls import reported_as, writes
+from statestore.engine.sql import Statement
+from statestore.repositories.base import Repository
+from statestore.repositories.expiry.batch import Batch
+from statestore.repositories.rollup import days, sessions
+from statestore.repositories.usage import report_sql
+from statestore.repositories.usage.periods import EARLIEST, QUARTER, quarter
+
+# Behind the clock of the server by twice the time after which triggers look at what is inserted: so its clock may go
+# back by that, or another server may take over, whose clock is behind.
+LAG = timedelta(minutes=10)
+
+_CLOCK = Statement(postgresql="SELECT least($now, clock_timestamp())", sqlite="SELECT $now")
+_INIT = Statement("""
+    INSERT INTO $usage_rollup_state (namespace, announced_until) VALUES (:namespace, :until)
+    ON CONFLICT (namespace) DO NOTHING""")
+_LOCK = Statement(
+    postgresql="""
+    SELECT t.announced_until, t.fence, t.filled_to, t.rolled_until, t.days_until,
+        CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
+    FROM $usage_rollup_state AS t WHERE t.namespace = :namespace FOR UPDATE SKIP LOCKED""",
+    sqlite="""
+    SELECT t.announced_until, 0, t.filled_to, t.rolled_until, t.days_until, 0
+    FROM $usage_rollup_state AS t WHERE t.namespace = :namespace""",
+)
+_EXISTS = Statement("SELECT t.announced_until FROM $usage_rollup_state AS t WHERE t.namespace = :namespace")
+_ANNOUNCE = Statement("""
+    UPDATE $usage_rollup_state SET announced_until = :until, fence = NULL WHERE namespace = :namespace""")
+_FENCE = Statement(
+    postgresql="""
+    UPDATE $usage_rollup_state SET fence = CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)
+    WHERE namespace = :namespace AND fence IS NULL"""
+)
+_FILLED_TO = Statement("UPDATE $usage_rollup_state SET filled_to = :to WHERE namespace = :namespace")
+_ROLLED = Statement("UPDATE $usage_rollup_state SET rolled_until = :until WHERE namespace = :namespace")
+_TAKE_CHANGED = Statement("""
+    DELETE FROM $usage_rollup_changes WHERE namespace = :namespace AND kind = 'session' AND part IN (
+        SELECT c.part FROM $usage_rollup_changes AS c WHERE c.namespace = :namespace AND c.kind = 'session'
+        ORDER BY c.part LIMIT :limit)
+    RETURNING part""")
+
+_DAYS = Statement("UPDATE $usage_rollup_state SET days_until = :day WHERE namespace = :namespace")
+_TAKE_CHANGED_DAY = Statement("""
+    DELETE FROM $usage_rollup_changes WHERE namespace = :namespace AND kind = 'day' AND part = (
+        SELECT min(c.part) FROM $usage_rollup_changes AS c WHERE c.namespace = :namespace AND c.kind = 'day')
+    RETURNING part""")
+
+_MORE = ("more",)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """How far the sums of the namespace are."""
+
+    announced: datetime
+    fence: int | None
+    filled_to: str
+    rolled: datetime | None
+    days: date | None
+    oldest_transaction: int
+
+    @property
+    def waits(self) -> bool:
+        """Whether a transaction is still going on that may not have seen what was announced."""
+        return self.fence is None or self.oldest_transaction < self.fence
+
+
+class RollupRepository(Repository, group="store"):
+    """What was used, summed up."""
+
+    @reported_as("store.sweep")
+    @writes
+    def roll_up(self, batch_size: int, *, after: tuple[Any, ...] = ()) -> Batch:
+        """Do the next thing that there is to do, if nobody else is at it.
+
+        How much is in one transaction does not follow from *batch_size*, which counts deletions.
+        """
+        state = self._locked()
+        if state is None:
+            return self._begin()
+        until = state.announced
+        if state.rolled == until:
+            later = self._limit()
+            if not after and later > until:
+                self._link.run(_ANNOUNCE, until=later)
+                return Batch(after=_MORE)
+        elif state.fence is None:
+            self._link.run(_FENCE)
+            return Batch(after=_MORE)
+        elif not state.waits:
+            self._add(state) if state.rolled else self._fill(state)
+            return Batch(after=_MORE)
+        if state.rolled is None:
+            return Batch()
+        return Batch(after=_MORE if self._mend(state.rolled) or self._mend_day(state) or self._add_day(state) else None)
+
+    def _locked(self) -> _State | None:
+        row = self._link.one(_LOCK)
+        if row is None:
+            return None
+        announced, fence, filled_to, rolled, days, oldest = row
+        time = self._link.dialect.time
+        day = date.fromisoformat(days) if isinstance(days, str) else days
+        return _State(time(announced), fence, filled_to, time(rolled), day, oldest)
+
+    def _limit(self) -> datetime:
+        """Up to when there may be sums by now."""
+        (now,) = self._link.one(_CLOCK) or (None,)
+        lag = LAG if self._link.dialect.name == "postgresql" else timedelta(0)
+        moment: datetime = self._link.dialect.time(now) - lag
+        return quarter(moment)
+
+    def _begin(self) -> Batch:
+        if self._link.one(_EXISTS) is not None:
+            return Batch()  # Somebody else is at it.
+        until = self._limit()
+        firsts = [self._link.dialect.time(value) for value in (self._link.one(report_sql.SPAN) or ())[:3] if value]
+        if not firsts or min(firsts) >= until:
+            return Batch()
+        self._link.run(_INIT, until=until)
+        return Batch(after=_MORE)
+
+    def _fill(self, state: _State) -> None:
+        found = sessions.following(self._link, state.filled_to)
+        sessions.make(self._link, found if state.filled_to else ["", *found], state.announced)
+        if len(found) < sessions.SESSIONS_AT_ONCE:
+            self._link.run(_ROLLED, until=state.announced)
+        else:
+            self._link.run(_FILLED_TO, to=found[-1])
+
+    def _add(self, state: _State) -> None:
+        assert state.rolled is not None
+        until = state.announced
+        if (end := sessions.end(self._link, state.rolled, until)) is not None:
+            until = min(until, quarter(end) + QUARTER)
+        sessions.add(self._link, state.rolled, until)
+        self._link.run(_ROLLED, until=until)
+
+    def _mend(self, until: datetime) -> bool:
+        """Make some of the sums anew of what has changed. Whether there were any."""
+        changed = {part for (part,) in self._link.all(_TAKE_CHANGED, limit=sessions.SESSIONS_AT_ONCE)}
+        sessions.make(self._link, sorted(changed), until)
+        return bool(changed)
+
+    def _mend_day(self, state: _State) -> bool:
+        """Make the sums of a day anew if it has changed. Whether there was one."""
+        changed = self._link.one(_TAKE_CHANGED_DAY)
+        if changed is None:
+            return False
+        day = date.fromisoformat(changed[0])
+        if state.days is not None and day < state.days:
+            days.make(self._link, day)
+        return True
+
+    def _add_day(self, state: _State) -> bool:
+        """Make the sums of the next day that is over. Whether there was one."""
+        assert state.rolled is not None
+        over = state.rolled.date()  # This one is not.
+        if state.days is not None and state.days >= over:
+            return False
+        day = days.first(self._link, state.days or EARLIEST.date())
+        if day is not None and day < over:
+            days.make(self._link, day)
+            over = day + timedelta(days=1)
+        self._link.run(_DAYS, day=over.isoformat() if self._link.dialect.name == "sqlite" else over)
+        return True

@@ -1,0 +1,81 @@
+"""Reports of sums that the sweep keeps, and of what is not in them, say the same as sums of all entries."""
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
+from sqlalchemy import Engine
+
+from statestore import NewEntry, StateStore, Usage
+from tests.reports.test_conservation import PROFILES, Ledger
+from tests.support.content import Content
+
+BEFORE, AFTER = date(1971, 1, 1), date(9000, 1, 1)
+# Days of this zone are those of UTC, but sums are not kept for it.
+ETC_UTC = ZoneInfo("Etc/UTC")
+NOT_SUMMED = ("latency_p50", "latency_p95")
+
+
+def pairs(store: StateStore, **filters: Any) -> Iterator[tuple[str, list[Any], list[Any]]]:
+    """Each report by its sums, and by all entries."""
+    usage = store.usage
+    yield "totals", [usage.totals(**filters)], [usage.totals(since=BEFORE, until=AFTER, **filters)]
+    for name in ("by_session", "by_user", "by_agent", "by_model", "by_tool"):
+        report = getattr(usage, name)
+        yield name, report(**filters), report(since=BEFORE, until=AFTER, tz=ETC_UTC, **filters)
+    yield "by_day", usage.by_day(**filters), usage.by_day(tz=ETC_UTC, **filters)
+    for name in ("by_user", "by_agent", "by_model", "by_tool"):
+        report = getattr(usage, name)
+        yield f"{name} daily", report(daily=True, **filters), report(daily=True, tz=ETC_UTC, **filters)
+
+
+def agree(store: StateStore, **filters: Any) -> None:
+    for name, summed, counted in pairs(store, **filters):
+        for ours, theirs in zip(summed, counted, strict=True):
+            for field in ours.__dataclass_fields__:
+                # Sums of days have the percentiles of their entries.
+                if field not in NOT_SUMMED or "da" in name:
+                    assert getattr(ours, field) == getattr(theirs, field), (name, field)
+
+
+class Rolling(Ledger):
+    """Everything that a store can do with what was used; time goes on by hours, and sweeps come at any time."""
+
+    other: Content
+
+    @initialize()
+    def begin(self) -> None:
+        super().begin()
+        self.clock.now = datetime(2026, 3, 7, 12, tzinfo=UTC)
+
+    @rule(minutes=st.sampled_from([7, 20, 300, 1500]))
+    def later(self, minutes: int) -> None:
+        self.clock.advance(minutes=minutes)
+
+    @rule()
+    def roll(self) -> None:
+        self.store.sweep()
+
+    @invariant()
+    def sums_are_those_of_the_entries(self) -> None:
+        agree(self.store)
+        agree(self.store, user_id="ada")
+        agree(self.store, session_id="a", tool_name="search")
+
+
+@pytest.mark.timeout(3600)
+def test_sums_are_those_of_the_entries_whatever_happens(database_url: str, content: Content) -> None:
+    with StateStore.open(database_url, durability="normal") as opened:
+
+        class Machine(Rolling):
+            engine: Engine = opened._database.engine
+
+        Machine.content = content
+        profile = PROFILES[os.environ.get("STATESTORE_HYPOTHESIS_PROFILE", "ci")]
+        run_state_machine_as_test(Machine, settings=profile)
