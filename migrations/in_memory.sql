@@ -174,7 +174,7 @@ CREATE TABLE shared_state (
 	version BIGINT DEFAULT '1' NOT NULL, 
 	created_at VARCHAR(27) NOT NULL, 
 	updated_at VARCHAR(27) NOT NULL, 
-	expires_at VARCHAR(27), user_id VARCHAR(512), 
+	expires_at VARCHAR(27), 
 	CONSTRAINT pk_shared_state PRIMARY KEY (namespace, scope, owner_id, "key"), 
 	CONSTRAINT ck_shared_state_scope CHECK (scope IN ('user', 'app'))
 );
@@ -258,6 +258,103 @@ CREATE TABLE usage_records (
 	created_at VARCHAR(27) NOT NULL, 
 	CONSTRAINT pk_usage_records PRIMARY KEY (namespace, record_id)
 );
+CREATE TABLE usage_rollup (
+	namespace VARCHAR(512) NOT NULL, 
+	kind VARCHAR(8) NOT NULL, 
+	part VARCHAR(512) NOT NULL, 
+	line INTEGER NOT NULL, 
+	user_id VARCHAR(512), 
+	agent_name VARCHAR(512), 
+	provider_name VARCHAR(512), 
+	model VARCHAR(512), 
+	tool_name VARCHAR(512), 
+	first_day VARCHAR(10) NOT NULL, 
+	last_day VARCHAR(10) NOT NULL, 
+	sessions BIGINT NOT NULL, 
+	entries BIGINT NOT NULL, 
+	turns BIGINT NOT NULL, 
+	model_calls BIGINT NOT NULL, 
+	tool_calls BIGINT NOT NULL, 
+	errors BIGINT NOT NULL, 
+	input_tokens BIGINT NOT NULL, 
+	output_tokens BIGINT NOT NULL, 
+	cache_read_input_tokens BIGINT NOT NULL, 
+	cache_write_input_tokens BIGINT NOT NULL, 
+	reasoning_output_tokens BIGINT NOT NULL, 
+	unpriced_calls BIGINT NOT NULL, 
+	content_bytes BIGINT NOT NULL, 
+	cost_usd FLOAT, 
+	cost_fraction BIGINT, 
+	duration_us BIGINT NOT NULL, 
+	timed_entries BIGINT NOT NULL, 
+	latency_p50_ms FLOAT, 
+	latency_p95_ms FLOAT, 
+	latency_00 BIGINT, 
+	latency_01 BIGINT, 
+	latency_02 BIGINT, 
+	latency_03 BIGINT, 
+	latency_04 BIGINT, 
+	latency_05 BIGINT, 
+	latency_06 BIGINT, 
+	latency_07 BIGINT, 
+	latency_08 BIGINT, 
+	latency_09 BIGINT, 
+	latency_10 BIGINT, 
+	latency_11 BIGINT, 
+	latency_12 BIGINT, 
+	latency_13 BIGINT, 
+	latency_14 BIGINT, 
+	latency_15 BIGINT, 
+	latency_16 BIGINT, 
+	latency_17 BIGINT, 
+	latency_18 BIGINT, 
+	latency_19 BIGINT, 
+	latency_20 BIGINT, 
+	latency_21 BIGINT, 
+	latency_22 BIGINT, 
+	latency_23 BIGINT, 
+	latency_24 BIGINT, 
+	latency_25 BIGINT, 
+	latency_26 BIGINT, 
+	latency_27 BIGINT, 
+	latency_28 BIGINT, 
+	latency_29 BIGINT, 
+	latency_30 BIGINT, 
+	latency_31 BIGINT, 
+	latency_32 BIGINT, 
+	latency_33 BIGINT, 
+	latency_34 BIGINT, 
+	latency_35 BIGINT, 
+	latency_36 BIGINT, 
+	latency_37 BIGINT, 
+	latency_38 BIGINT, 
+	latency_39 BIGINT, 
+	latency_40 BIGINT, 
+	latency_41 BIGINT, 
+	latency_42 BIGINT, 
+	latency_43 BIGINT, 
+	latency_44 BIGINT, 
+	latency_45 BIGINT, 
+	latency_46 BIGINT, 
+	latency_47 BIGINT, 
+	CONSTRAINT pk_usage_rollup PRIMARY KEY (namespace, kind, part, line)
+);
+CREATE TABLE usage_rollup_changes (
+	namespace VARCHAR(512) NOT NULL, 
+	kind VARCHAR(8) NOT NULL, 
+	part VARCHAR(512) NOT NULL, 
+	change_id BIGINT NOT NULL, 
+	CONSTRAINT pk_usage_rollup_changes PRIMARY KEY (namespace, kind, part, change_id)
+);
+CREATE TABLE usage_rollup_state (
+	namespace VARCHAR(512) NOT NULL, 
+	announced_until VARCHAR(27) NOT NULL, 
+	fence BIGINT, 
+	filled_to VARCHAR(512) DEFAULT '' NOT NULL, 
+	rolled_until VARCHAR(27), 
+	days_until VARCHAR(10), 
+	CONSTRAINT pk_usage_rollup_state PRIMARY KEY (namespace)
+);
 CREATE INDEX ix_sessions_user_id_namespace_active_hour ON sessions (user_id, namespace, active_hour);
 CREATE INDEX ix_sessions_active_hour_namespace ON sessions (active_hour, namespace);
 CREATE INDEX ix_sessions_created_at_namespace ON sessions (created_at, namespace);
@@ -274,156 +371,6 @@ CREATE INDEX ix_cache_entries_namespace_content_hash ON cache_entries (namespace
 CREATE INDEX ix_cache_tags_key_namespace ON cache_tags ("key", namespace);
 CREATE INDEX ix_usage_ledger_namespace_bucket_at ON usage_ledger (namespace, bucket_at);
 CREATE INDEX ix_usage_ledger_namespace_user_id ON usage_ledger (namespace, user_id);
-CREATE VIEW usage_by_day AS
-    SELECT namespace,
-           day,
-           count(DISTINCT session_id) AS sessions,
-           sum(entries) AS entries,
-           sum(turns) AS turns,
-           sum(model_calls) AS model_calls,
-           sum(tool_calls) AS tool_calls,
-           sum(errors) AS errors,
-           sum(input_tokens) AS input_tokens,
-           sum(output_tokens) AS output_tokens,
-           sum(cache_read_input_tokens) AS cache_read_input_tokens,
-           sum(cache_write_input_tokens) AS cache_write_input_tokens,
-           sum(reasoning_output_tokens) AS reasoning_output_tokens,
-           round(sum(CAST(cost_usd AS INTEGER)) +
-               sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) / 1e10, 10) AS cost_usd,
-           sum(unpriced_calls) AS unpriced_calls,
-           round(sum(duration_ms), 3) AS duration_ms,
-           sum(content_bytes) AS content_bytes,
-           max(timed) AS timed_entries,
-           round(max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) +
-               max(CASE WHEN place = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5), 6) AS latency_p50_ms,
-           round(max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) +
-               max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0), 6)
-               AS latency_p95_ms
-      FROM (SELECT *, count(latency_ms) OVER (PARTITION BY namespace, day) AS timed,
-                   row_number() OVER (PARTITION BY namespace, day ORDER BY latency_ms IS NULL, latency_ms) AS place
-              FROM usage_lines)
-     GROUP BY namespace, day;
-CREATE VIEW usage_by_user AS
-    SELECT namespace,
-           day,
-           user_id,
-           count(DISTINCT session_id) AS sessions,
-           sum(entries) AS entries,
-           sum(turns) AS turns,
-           sum(model_calls) AS model_calls,
-           sum(tool_calls) AS tool_calls,
-           sum(errors) AS errors,
-           sum(input_tokens) AS input_tokens,
-           sum(output_tokens) AS output_tokens,
-           sum(cache_read_input_tokens) AS cache_read_input_tokens,
-           sum(cache_write_input_tokens) AS cache_write_input_tokens,
-           sum(reasoning_output_tokens) AS reasoning_output_tokens,
-           round(sum(CAST(cost_usd AS INTEGER)) +
-               sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) / 1e10, 10) AS cost_usd,
-           sum(unpriced_calls) AS unpriced_calls,
-           round(sum(duration_ms), 3) AS duration_ms,
-           sum(content_bytes) AS content_bytes,
-           max(timed) AS timed_entries,
-           round(max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) +
-               max(CASE WHEN place = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5), 6) AS latency_p50_ms,
-           round(max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) +
-               max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0), 6)
-               AS latency_p95_ms
-      FROM (SELECT *, count(latency_ms) OVER (PARTITION BY namespace, day, user_id) AS timed,
-                   row_number() OVER (PARTITION BY namespace, day, user_id ORDER BY latency_ms IS NULL, latency_ms) AS place
-              FROM usage_lines)
-     GROUP BY namespace, day, user_id;
-CREATE VIEW usage_by_agent AS
-    SELECT namespace,
-           day,
-           agent_name,
-           count(DISTINCT session_id) AS sessions,
-           sum(entries) AS entries,
-           sum(turns) AS turns,
-           sum(model_calls) AS model_calls,
-           sum(tool_calls) AS tool_calls,
-           sum(errors) AS errors,
-           sum(input_tokens) AS input_tokens,
-           sum(output_tokens) AS output_tokens,
-           sum(cache_read_input_tokens) AS cache_read_input_tokens,
-           sum(cache_write_input_tokens) AS cache_write_input_tokens,
-           sum(reasoning_output_tokens) AS reasoning_output_tokens,
-           round(sum(CAST(cost_usd AS INTEGER)) +
-               sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) / 1e10, 10) AS cost_usd,
-           sum(unpriced_calls) AS unpriced_calls,
-           round(sum(duration_ms), 3) AS duration_ms,
-           sum(content_bytes) AS content_bytes,
-           max(timed) AS timed_entries,
-           round(max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) +
-               max(CASE WHEN place = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5), 6) AS latency_p50_ms,
-           round(max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) +
-               max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0), 6)
-               AS latency_p95_ms
-      FROM (SELECT *, count(latency_ms) OVER (PARTITION BY namespace, day, agent_name) AS timed,
-                   row_number() OVER (PARTITION BY namespace, day, agent_name ORDER BY latency_ms IS NULL, latency_ms) AS place
-              FROM usage_lines)
-     GROUP BY namespace, day, agent_name;
-CREATE VIEW usage_by_model AS
-    SELECT namespace,
-           day,
-           provider_name,
-           model,
-           count(DISTINCT session_id) AS sessions,
-           sum(entries) AS entries,
-           sum(turns) AS turns,
-           sum(model_calls) AS model_calls,
-           sum(tool_calls) AS tool_calls,
-           sum(errors) AS errors,
-           sum(input_tokens) AS input_tokens,
-           sum(output_tokens) AS output_tokens,
-           sum(cache_read_input_tokens) AS cache_read_input_tokens,
-           sum(cache_write_input_tokens) AS cache_write_input_tokens,
-           sum(reasoning_output_tokens) AS reasoning_output_tokens,
-           round(sum(CAST(cost_usd AS INTEGER)) +
-               sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) / 1e10, 10) AS cost_usd,
-           sum(unpriced_calls) AS unpriced_calls,
-           round(sum(duration_ms), 3) AS duration_ms,
-           sum(content_bytes) AS content_bytes,
-           max(timed) AS timed_entries,
-           round(max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) +
-               max(CASE WHEN place = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5), 6) AS latency_p50_ms,
-           round(max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) +
-               max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0), 6)
-               AS latency_p95_ms
-      FROM (SELECT *, count(latency_ms) OVER (PARTITION BY namespace, day, provider_name, model) AS timed,
-                   row_number() OVER (PARTITION BY namespace, day, provider_name, model ORDER BY latency_ms IS NULL, latency_ms) AS place
-              FROM usage_lines)
-     GROUP BY namespace, day, provider_name, model;
-CREATE VIEW usage_by_tool AS
-    SELECT namespace,
-           day,
-           tool_name,
-           count(DISTINCT session_id) AS sessions,
-           sum(entries) AS entries,
-           sum(turns) AS turns,
-           sum(model_calls) AS model_calls,
-           sum(tool_calls) AS tool_calls,
-           sum(errors) AS errors,
-           sum(input_tokens) AS input_tokens,
-           sum(output_tokens) AS output_tokens,
-           sum(cache_read_input_tokens) AS cache_read_input_tokens,
-           sum(cache_write_input_tokens) AS cache_write_input_tokens,
-           sum(reasoning_output_tokens) AS reasoning_output_tokens,
-           round(sum(CAST(cost_usd AS INTEGER)) +
-               sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) / 1e10, 10) AS cost_usd,
-           sum(unpriced_calls) AS unpriced_calls,
-           round(sum(duration_ms), 3) AS duration_ms,
-           sum(content_bytes) AS content_bytes,
-           max(timed) AS timed_entries,
-           round(max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) +
-               max(CASE WHEN place = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5), 6) AS latency_p50_ms,
-           round(max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) +
-               max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0), 6)
-               AS latency_p95_ms
-      FROM (SELECT *, count(latency_ms) OVER (PARTITION BY namespace, day, tool_name) AS timed,
-                   row_number() OVER (PARTITION BY namespace, day, tool_name ORDER BY latency_ms IS NULL, latency_ms) AS place
-              FROM usage_lines)
-     GROUP BY namespace, day, tool_name;
 CREATE VIEW cache_usage_by_day AS
     SELECT namespace,
            day,
@@ -639,5 +586,298 @@ CREATE VIEW session_state AS
      WHERE (s.expires_at IS NULL OR s.expires_at > strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'))
        AND (e.expires_at IS NULL OR e.expires_at > strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'));
 CREATE INDEX ix_sessions_belongs_to_namespace ON sessions (belongs_to, namespace) WHERE belongs_to IS NOT NULL;
-CREATE INDEX ix_shared_state_user_id_namespace ON shared_state (user_id, namespace) WHERE user_id IS NOT NULL;
+CREATE INDEX ix_usage_rollup_user_id_namespace_kind ON usage_rollup (user_id, namespace, kind);
+CREATE VIEW usage_unsummed_lines AS
+    WITH RECURSIVE namespaces (name) AS (
+        SELECT min(f.name) FROM (SELECT min(x.namespace) AS name FROM sessions AS x UNION ALL SELECT min(x.namespace) AS name FROM usage_ledger AS x UNION ALL SELECT min(x.namespace) AS name FROM usage_records AS x) AS f
+         UNION ALL
+        SELECT (SELECT min(f.name) FROM (SELECT min(x.namespace) AS name FROM sessions AS x WHERE x.namespace > n.name UNION ALL SELECT min(x.namespace) AS name FROM usage_ledger AS x WHERE x.namespace > n.name UNION ALL SELECT min(x.namespace) AS name FROM usage_records AS x WHERE x.namespace > n.name) AS f)
+          FROM namespaces AS n WHERE n.name IS NOT NULL
+    ), times (namespace, since, until) AS (
+        SELECT n.name, coalesce((t.days_until || 'T00:00:00.000000Z'), ''), 'a'
+          FROM namespaces AS n LEFT JOIN usage_rollup_state AS t ON t.namespace = n.name WHERE n.name IS NOT NULL
+         UNION ALL
+        SELECT DISTINCT c.namespace, (c.part || 'T00:00:00.000000Z'),
+               (date(c.part, '+1 day') || 'T00:00:00.000000Z')
+          FROM usage_rollup_changes AS c JOIN usage_rollup_state AS t ON t.namespace = c.namespace
+         WHERE c.kind = 'day' AND c.part < t.days_until
+    )
+    SELECT h.namespace,
+           h.created_at AS at,
+           substr(h.created_at, 1, 10) AS day,
+           h.session_id,
+           s.user_id,
+           coalesce(h.agent_name, s.agent_name) AS agent_name,
+           h.provider_name,
+           coalesce(h.response_model, h.request_model) AS model,
+           h.tool_name,
+           1 AS entries,
+           CASE WHEN h.role = 'user'
+                THEN 1 ELSE 0 END AS turns,
+           CASE WHEN h.input_tokens IS NOT NULL OR h.output_tokens IS NOT NULL
+                THEN 1 ELSE 0 END AS model_calls,
+           CASE WHEN h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool' OR h.tool_call_id IS NULL)
+                THEN 1 ELSE 0 END AS tool_calls,
+           CASE WHEN h.error_type IS NOT NULL
+                THEN 1 ELSE 0 END AS errors,
+           coalesce(h.input_tokens, 0) AS input_tokens,
+           coalesce(h.output_tokens, 0) AS output_tokens,
+           coalesce(h.cache_read_input_tokens, 0) AS cache_read_input_tokens,
+           coalesce(h.cache_write_input_tokens, 0) AS cache_write_input_tokens,
+           coalesce(h.reasoning_output_tokens, 0) AS reasoning_output_tokens,
+           h.cost_usd,
+           CASE WHEN h.cost_usd IS NULL AND (h.input_tokens IS NOT NULL OR h.output_tokens IS NOT NULL)
+                THEN 1 ELSE 0 END AS unpriced_calls,
+           coalesce(h.duration_ms, 0) AS duration_ms,
+           h.content_bytes,
+           h.duration_ms AS latency_ms
+      FROM times AS o CROSS JOIN history_entries AS h ON h.namespace = o.namespace AND h.created_at >= o.since AND h.created_at < o.until
+      JOIN sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+     WHERE h.usage_folded = 0
+     UNION ALL
+    SELECT l.namespace, l.bucket_at, substr(l.bucket_at, 1, 10), l.session_id, l.user_id, l.agent_name, l.provider_name,
+           l.model, l.tool_name, l.entries, l.turns, l.model_calls, l.tool_calls, l.errors, l.input_tokens, l.output_tokens,
+           l.cache_read_input_tokens, l.cache_write_input_tokens, l.reasoning_output_tokens, l.cost_usd, l.unpriced_calls,
+           l.duration_ms, l.content_bytes, NULL
+      FROM times AS o CROSS JOIN usage_ledger AS l ON l.namespace = o.namespace AND l.bucket_at >= o.since AND l.bucket_at < o.until
+     UNION ALL
+    SELECT r.namespace, r.created_at, substr(r.created_at, 1, 10), r.session_id, r.user_id, r.agent_name, r.provider_name, r.model, r.tool_name,
+           0, 0,
+           CASE WHEN r.input_tokens IS NOT NULL OR r.output_tokens IS NOT NULL THEN 1 ELSE 0 END,
+           CASE WHEN r.tool_name IS NOT NULL THEN 1 ELSE 0 END,
+           CASE WHEN r.error_type IS NOT NULL THEN 1 ELSE 0 END,
+           coalesce(r.input_tokens, 0), coalesce(r.output_tokens, 0), coalesce(r.cache_read_input_tokens, 0),
+           coalesce(r.cache_write_input_tokens, 0), coalesce(r.reasoning_output_tokens, 0), r.cost_usd,
+           CASE WHEN r.cost_usd IS NULL AND (r.input_tokens IS NOT NULL OR r.output_tokens IS NOT NULL) THEN 1 ELSE 0 END,
+           coalesce(r.duration_ms, 0), 0, r.duration_ms
+      FROM times AS o CROSS JOIN usage_records AS r ON r.namespace = o.namespace AND r.created_at >= o.since AND r.created_at < o.until;
+CREATE VIEW usage_by_day AS
+    SELECT r.namespace, r.first_day AS day, r.sessions, r.entries, r.turns, r.model_calls, r.tool_calls, r.errors, r.input_tokens, r.output_tokens, r.cache_read_input_tokens, r.cache_write_input_tokens, r.reasoning_output_tokens, round(r.cost_usd + r.cost_fraction / 1e10, 10) AS cost_usd, r.unpriced_calls, r.duration_us / CAST(1000 AS double precision) AS duration_ms, r.content_bytes, r.timed_entries, r.latency_p50_ms, r.latency_p95_ms
+      FROM usage_rollup AS r JOIN usage_rollup_state AS t ON t.namespace = r.namespace
+     WHERE r.kind = 'day' AND r.first_day < t.days_until
+       AND NOT EXISTS (SELECT 1 FROM usage_rollup_changes AS c
+            WHERE c.namespace = r.namespace AND c.kind = 'day' AND c.part = r.part)
+     UNION ALL
+    SELECT namespace,
+           day,
+           count(DISTINCT session_id) AS sessions,
+           sum(entries) AS entries,
+           sum(turns) AS turns,
+           sum(model_calls) AS model_calls,
+           sum(tool_calls) AS tool_calls,
+           sum(errors) AS errors,
+           sum(input_tokens) AS input_tokens,
+           sum(output_tokens) AS output_tokens,
+           sum(cache_read_input_tokens) AS cache_read_input_tokens,
+           sum(cache_write_input_tokens) AS cache_write_input_tokens,
+           sum(reasoning_output_tokens) AS reasoning_output_tokens,
+           round(sum(CAST(cost_usd AS INTEGER)) +
+               sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) / 1e10, 10) AS cost_usd,
+           sum(unpriced_calls) AS unpriced_calls,
+           round(sum(duration_ms), 3) AS duration_ms,
+           sum(content_bytes) AS content_bytes,
+           max(timed) AS timed_entries,
+           round(max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) +
+               max(CASE WHEN place = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5), 6) AS latency_p50_ms,
+           round(max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) +
+               max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0), 6)
+               AS latency_p95_ms
+      FROM (SELECT *, count(latency_ms) OVER (PARTITION BY namespace, day) AS timed,
+                   row_number() OVER (PARTITION BY namespace, day ORDER BY latency_ms IS NULL, latency_ms) AS place
+              FROM usage_unsummed_lines)
+     GROUP BY namespace, day;
+CREATE VIEW usage_by_user AS
+    SELECT r.namespace, r.first_day AS day, r.user_id, r.sessions, r.entries, r.turns, r.model_calls, r.tool_calls, r.errors, r.input_tokens, r.output_tokens, r.cache_read_input_tokens, r.cache_write_input_tokens, r.reasoning_output_tokens, round(r.cost_usd + r.cost_fraction / 1e10, 10) AS cost_usd, r.unpriced_calls, r.duration_us / CAST(1000 AS double precision) AS duration_ms, r.content_bytes, r.timed_entries, r.latency_p50_ms, r.latency_p95_ms
+      FROM usage_rollup AS r JOIN usage_rollup_state AS t ON t.namespace = r.namespace
+     WHERE r.kind = 'user' AND r.first_day < t.days_until
+       AND NOT EXISTS (SELECT 1 FROM usage_rollup_changes AS c
+            WHERE c.namespace = r.namespace AND c.kind = 'day' AND c.part = r.part)
+     UNION ALL
+    SELECT namespace,
+           day,
+           user_id,
+           count(DISTINCT session_id) AS sessions,
+           sum(entries) AS entries,
+           sum(turns) AS turns,
+           sum(model_calls) AS model_calls,
+           sum(tool_calls) AS tool_calls,
+           sum(errors) AS errors,
+           sum(input_tokens) AS input_tokens,
+           sum(output_tokens) AS output_tokens,
+           sum(cache_read_input_tokens) AS cache_read_input_tokens,
+           sum(cache_write_input_tokens) AS cache_write_input_tokens,
+           sum(reasoning_output_tokens) AS reasoning_output_tokens,
+           round(sum(CAST(cost_usd AS INTEGER)) +
+               sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) / 1e10, 10) AS cost_usd,
+           sum(unpriced_calls) AS unpriced_calls,
+           round(sum(duration_ms), 3) AS duration_ms,
+           sum(content_bytes) AS content_bytes,
+           max(timed) AS timed_entries,
+           round(max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) +
+               max(CASE WHEN place = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5), 6) AS latency_p50_ms,
+           round(max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) +
+               max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0), 6)
+               AS latency_p95_ms
+      FROM (SELECT *, count(latency_ms) OVER (PARTITION BY namespace, day, user_id) AS timed,
+                   row_number() OVER (PARTITION BY namespace, day, user_id ORDER BY latency_ms IS NULL, latency_ms) AS place
+              FROM usage_unsummed_lines)
+     GROUP BY namespace, day, user_id;
+CREATE VIEW usage_by_agent AS
+    SELECT r.namespace, r.first_day AS day, r.agent_name, r.sessions, r.entries, r.turns, r.model_calls, r.tool_calls, r.errors, r.input_tokens, r.output_tokens, r.cache_read_input_tokens, r.cache_write_input_tokens, r.reasoning_output_tokens, round(r.cost_usd + r.cost_fraction / 1e10, 10) AS cost_usd, r.unpriced_calls, r.duration_us / CAST(1000 AS double precision) AS duration_ms, r.content_bytes, r.timed_entries, r.latency_p50_ms, r.latency_p95_ms
+      FROM usage_rollup AS r JOIN usage_rollup_state AS t ON t.namespace = r.namespace
+     WHERE r.kind = 'agent' AND r.first_day < t.days_until
+       AND NOT EXISTS (SELECT 1 FROM usage_rollup_changes AS c
+            WHERE c.namespace = r.namespace AND c.kind = 'day' AND c.part = r.part)
+     UNION ALL
+    SELECT namespace,
+           day,
+           agent_name,
+           count(DISTINCT session_id) AS sessions,
+           sum(entries) AS entries,
+           sum(turns) AS turns,
+           sum(model_calls) AS model_calls,
+           sum(tool_calls) AS tool_calls,
+           sum(errors) AS errors,
+           sum(input_tokens) AS input_tokens,
+           sum(output_tokens) AS output_tokens,
+           sum(cache_read_input_tokens) AS cache_read_input_tokens,
+           sum(cache_write_input_tokens) AS cache_write_input_tokens,
+           sum(reasoning_output_tokens) AS reasoning_output_tokens,
+           round(sum(CAST(cost_usd AS INTEGER)) +
+               sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) / 1e10, 10) AS cost_usd,
+           sum(unpriced_calls) AS unpriced_calls,
+           round(sum(duration_ms), 3) AS duration_ms,
+           sum(content_bytes) AS content_bytes,
+           max(timed) AS timed_entries,
+           round(max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) +
+               max(CASE WHEN place = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5), 6) AS latency_p50_ms,
+           round(max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) +
+               max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0), 6)
+               AS latency_p95_ms
+      FROM (SELECT *, count(latency_ms) OVER (PARTITION BY namespace, day, agent_name) AS timed,
+                   row_number() OVER (PARTITION BY namespace, day, agent_name ORDER BY latency_ms IS NULL, latency_ms) AS place
+              FROM usage_unsummed_lines)
+     GROUP BY namespace, day, agent_name;
+CREATE VIEW usage_by_model AS
+    SELECT r.namespace, r.first_day AS day, r.provider_name, r.model, r.sessions, r.entries, r.turns, r.model_calls, r.tool_calls, r.errors, r.input_tokens, r.output_tokens, r.cache_read_input_tokens, r.cache_write_input_tokens, r.reasoning_output_tokens, round(r.cost_usd + r.cost_fraction / 1e10, 10) AS cost_usd, r.unpriced_calls, r.duration_us / CAST(1000 AS double precision) AS duration_ms, r.content_bytes, r.timed_entries, r.latency_p50_ms, r.latency_p95_ms
+      FROM usage_rollup AS r JOIN usage_rollup_state AS t ON t.namespace = r.namespace
+     WHERE r.kind = 'model' AND r.first_day < t.days_until
+       AND NOT EXISTS (SELECT 1 FROM usage_rollup_changes AS c
+            WHERE c.namespace = r.namespace AND c.kind = 'day' AND c.part = r.part)
+     UNION ALL
+    SELECT namespace,
+           day,
+           provider_name,
+           model,
+           count(DISTINCT session_id) AS sessions,
+           sum(entries) AS entries,
+           sum(turns) AS turns,
+           sum(model_calls) AS model_calls,
+           sum(tool_calls) AS tool_calls,
+           sum(errors) AS errors,
+           sum(input_tokens) AS input_tokens,
+           sum(output_tokens) AS output_tokens,
+           sum(cache_read_input_tokens) AS cache_read_input_tokens,
+           sum(cache_write_input_tokens) AS cache_write_input_tokens,
+           sum(reasoning_output_tokens) AS reasoning_output_tokens,
+           round(sum(CAST(cost_usd AS INTEGER)) +
+               sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) / 1e10, 10) AS cost_usd,
+           sum(unpriced_calls) AS unpriced_calls,
+           round(sum(duration_ms), 3) AS duration_ms,
+           sum(content_bytes) AS content_bytes,
+           max(timed) AS timed_entries,
+           round(max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) +
+               max(CASE WHEN place = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5), 6) AS latency_p50_ms,
+           round(max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) +
+               max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0), 6)
+               AS latency_p95_ms
+      FROM (SELECT *, count(latency_ms) OVER (PARTITION BY namespace, day, provider_name, model) AS timed,
+                   row_number() OVER (PARTITION BY namespace, day, provider_name, model ORDER BY latency_ms IS NULL, latency_ms) AS place
+              FROM usage_unsummed_lines)
+     GROUP BY namespace, day, provider_name, model;
+CREATE VIEW usage_by_tool AS
+    SELECT r.namespace, r.first_day AS day, r.tool_name, r.sessions, r.entries, r.turns, r.model_calls, r.tool_calls, r.errors, r.input_tokens, r.output_tokens, r.cache_read_input_tokens, r.cache_write_input_tokens, r.reasoning_output_tokens, round(r.cost_usd + r.cost_fraction / 1e10, 10) AS cost_usd, r.unpriced_calls, r.duration_us / CAST(1000 AS double precision) AS duration_ms, r.content_bytes, r.timed_entries, r.latency_p50_ms, r.latency_p95_ms
+      FROM usage_rollup AS r JOIN usage_rollup_state AS t ON t.namespace = r.namespace
+     WHERE r.kind = 'tool' AND r.first_day < t.days_until
+       AND NOT EXISTS (SELECT 1 FROM usage_rollup_changes AS c
+            WHERE c.namespace = r.namespace AND c.kind = 'day' AND c.part = r.part)
+     UNION ALL
+    SELECT namespace,
+           day,
+           tool_name,
+           count(DISTINCT session_id) AS sessions,
+           sum(entries) AS entries,
+           sum(turns) AS turns,
+           sum(model_calls) AS model_calls,
+           sum(tool_calls) AS tool_calls,
+           sum(errors) AS errors,
+           sum(input_tokens) AS input_tokens,
+           sum(output_tokens) AS output_tokens,
+           sum(cache_read_input_tokens) AS cache_read_input_tokens,
+           sum(cache_write_input_tokens) AS cache_write_input_tokens,
+           sum(reasoning_output_tokens) AS reasoning_output_tokens,
+           round(sum(CAST(cost_usd AS INTEGER)) +
+               sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) / 1e10, 10) AS cost_usd,
+           sum(unpriced_calls) AS unpriced_calls,
+           round(sum(duration_ms), 3) AS duration_ms,
+           sum(content_bytes) AS content_bytes,
+           max(timed) AS timed_entries,
+           round(max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) +
+               max(CASE WHEN place = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5), 6) AS latency_p50_ms,
+           round(max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) +
+               max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0), 6)
+               AS latency_p95_ms
+      FROM (SELECT *, count(latency_ms) OVER (PARTITION BY namespace, day, tool_name) AS timed,
+                   row_number() OVER (PARTITION BY namespace, day, tool_name ORDER BY latency_ms IS NULL, latency_ms) AS place
+              FROM usage_unsummed_lines)
+     GROUP BY namespace, day, tool_name;
+CREATE TRIGGER usage_rollup_insert_history_entries AFTER INSERT ON history_entries
+                WHEN NEW.created_at < (SELECT t.announced_until FROM usage_rollup_state AS t WHERE t.namespace = NEW.namespace) BEGIN
+                INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) VALUES (NEW.namespace, 'session', coalesce(NEW.session_id, ''), 0),
+                    (NEW.namespace, 'day', substr(NEW.created_at, 1, 10), 0) ON CONFLICT DO NOTHING; END;
+CREATE TRIGGER usage_rollup_update_history_entries AFTER UPDATE ON history_entries
+                WHEN OLD.created_at < (SELECT t.announced_until FROM usage_rollup_state AS t WHERE t.namespace = OLD.namespace) OR NEW.created_at < (SELECT t.announced_until FROM usage_rollup_state AS t WHERE t.namespace = NEW.namespace) BEGIN
+                INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) VALUES (OLD.namespace, 'session', coalesce(OLD.session_id, ''), 0),
+                    (OLD.namespace, 'day', substr(OLD.created_at, 1, 10), 0) ON CONFLICT DO NOTHING;
+                INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) VALUES (NEW.namespace, 'session', coalesce(NEW.session_id, ''), 0),
+                    (NEW.namespace, 'day', substr(NEW.created_at, 1, 10), 0) ON CONFLICT DO NOTHING; END;
+CREATE TRIGGER usage_rollup_delete_history_entries AFTER DELETE ON history_entries
+                WHEN OLD.created_at < (SELECT t.announced_until FROM usage_rollup_state AS t WHERE t.namespace = OLD.namespace) BEGIN
+                INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) VALUES (OLD.namespace, 'session', coalesce(OLD.session_id, ''), 0),
+                    (OLD.namespace, 'day', substr(OLD.created_at, 1, 10), 0) ON CONFLICT DO NOTHING; END;
+CREATE TRIGGER usage_rollup_insert_usage_records AFTER INSERT ON usage_records
+                WHEN NEW.created_at < (SELECT t.announced_until FROM usage_rollup_state AS t WHERE t.namespace = NEW.namespace) BEGIN
+                INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) VALUES (NEW.namespace, 'session', coalesce(NEW.session_id, ''), 0),
+                    (NEW.namespace, 'day', substr(NEW.created_at, 1, 10), 0) ON CONFLICT DO NOTHING; END;
+CREATE TRIGGER usage_rollup_update_usage_records AFTER UPDATE ON usage_records
+                WHEN OLD.created_at < (SELECT t.announced_until FROM usage_rollup_state AS t WHERE t.namespace = OLD.namespace) OR NEW.created_at < (SELECT t.announced_until FROM usage_rollup_state AS t WHERE t.namespace = NEW.namespace) BEGIN
+                INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) VALUES (OLD.namespace, 'session', coalesce(OLD.session_id, ''), 0),
+                    (OLD.namespace, 'day', substr(OLD.created_at, 1, 10), 0) ON CONFLICT DO NOTHING;
+                INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) VALUES (NEW.namespace, 'session', coalesce(NEW.session_id, ''), 0),
+                    (NEW.namespace, 'day', substr(NEW.created_at, 1, 10), 0) ON CONFLICT DO NOTHING; END;
+CREATE TRIGGER usage_rollup_delete_usage_records AFTER DELETE ON usage_records
+                WHEN OLD.created_at < (SELECT t.announced_until FROM usage_rollup_state AS t WHERE t.namespace = OLD.namespace) BEGIN
+                INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) VALUES (OLD.namespace, 'session', coalesce(OLD.session_id, ''), 0),
+                    (OLD.namespace, 'day', substr(OLD.created_at, 1, 10), 0) ON CONFLICT DO NOTHING; END;
+CREATE TRIGGER usage_rollup_insert_usage_ledger AFTER INSERT ON usage_ledger
+                WHEN NEW.bucket_at < (SELECT t.announced_until FROM usage_rollup_state AS t WHERE t.namespace = NEW.namespace) BEGIN
+                INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) VALUES (NEW.namespace, 'session', coalesce(NEW.session_id, ''), 0),
+                    (NEW.namespace, 'day', substr(NEW.bucket_at, 1, 10), 0) ON CONFLICT DO NOTHING; END;
+CREATE TRIGGER usage_rollup_update_usage_ledger AFTER UPDATE ON usage_ledger
+                WHEN OLD.bucket_at < (SELECT t.announced_until FROM usage_rollup_state AS t WHERE t.namespace = OLD.namespace) OR NEW.bucket_at < (SELECT t.announced_until FROM usage_rollup_state AS t WHERE t.namespace = NEW.namespace) BEGIN
+                INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) VALUES (OLD.namespace, 'session', coalesce(OLD.session_id, ''), 0),
+                    (OLD.namespace, 'day', substr(OLD.bucket_at, 1, 10), 0) ON CONFLICT DO NOTHING;
+                INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) VALUES (NEW.namespace, 'session', coalesce(NEW.session_id, ''), 0),
+                    (NEW.namespace, 'day', substr(NEW.bucket_at, 1, 10), 0) ON CONFLICT DO NOTHING; END;
+CREATE TRIGGER usage_rollup_delete_usage_ledger AFTER DELETE ON usage_ledger
+                WHEN OLD.bucket_at < (SELECT t.announced_until FROM usage_rollup_state AS t WHERE t.namespace = OLD.namespace) BEGIN
+                INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) VALUES (OLD.namespace, 'session', coalesce(OLD.session_id, ''), 0),
+                    (OLD.namespace, 'day', substr(OLD.bucket_at, 1, 10), 0) ON CONFLICT DO NOTHING; END;
+CREATE TRIGGER usage_rollup_update_sessions AFTER UPDATE OF user_id, agent_name ON sessions
+        WHEN OLD.user_id IS NOT NEW.user_id OR OLD.agent_name IS NOT NEW.agent_name BEGIN
+            INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) SELECT t.namespace, 'session', NEW.session_id, 0 FROM usage_rollup_state AS t
+                WHERE t.namespace = NEW.namespace ON CONFLICT DO NOTHING;
+            INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) SELECT DISTINCT h.namespace, 'day', substr(h.created_at, 1, 10), 0 FROM history_entries AS h
+                WHERE h.namespace = NEW.namespace AND h.session_id = NEW.session_id ON CONFLICT DO NOTHING;
+        END;
 COMMIT;

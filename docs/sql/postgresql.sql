@@ -1910,6 +1910,21 @@ WITH those AS MATERIALIZED (SELECT t.record_id FROM "statestore".usage_records A
 DELETE FROM "statestore".usage_records AS t USING those WHERE t.namespace = %(namespace)s
     AND t.record_id = those.record_id;
 
+-- expiry/namespaces.py: _DELETE['usage_rollup']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".usage_rollup WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".usage_rollup AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['usage_rollup_changes']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".usage_rollup_changes WHERE ctid = ANY (array(SELECT t.ctid
+    FROM "statestore".usage_rollup_changes AS t WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+
+-- expiry/namespaces.py: _DELETE['usage_rollup_state']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM "statestore".usage_rollup_state WHERE ctid = ANY (array(SELECT t.ctid
+    FROM "statestore".usage_rollup_state AS t WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+
 -- expiry/namespaces.py: _PRICES_ARE_GONE
 -- Serves NamespaceRepository.drop_rows.
 UPDATE "statestore".store_settings SET value = value + 1 WHERE namespace = %(namespace)s AND name = 'prices';
@@ -3940,6 +3955,739 @@ SELECT name, value FROM "statestore".store_settings WHERE namespace = %(namespac
 -- portable/portable_rows.py: _FORGET_MARKS
 -- Serves PortableWork.forget_marks.
 DELETE FROM "statestore".store_settings WHERE namespace = %(namespace)s AND name > %(prefix)s AND name < %(prefix_end)s;
+
+-- ====================================================== rollup =======================================================
+
+-- rollup/days.py: _FORGET[0]
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'day' AND part = %(part)s;
+
+-- rollup/days.py: _FORGET[1]
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'user' AND part = %(part)s;
+
+-- rollup/days.py: _FORGET[2]
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'agent' AND part = %(part)s;
+
+-- rollup/days.py: _FORGET[3]
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'model' AND part = %(part)s;
+
+-- rollup/days.py: _FORGET[4]
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'tool' AND part = %(part)s;
+
+-- rollup/days.py: _MAKE[0]
+-- Serves RollupRepository.roll_up.
+INSERT INTO "statestore".usage_rollup (namespace, kind, part, line, first_day, last_day, sessions, entries, turns,
+    model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+    reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction, duration_us, timed_entries,
+    latency_p50_ms, latency_p95_ms)
+SELECT %(namespace)s, 'day', %(part)s, row_number() OVER (), %(day)s, %(day)s,
+    sessions, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction,
+        duration_us, timed_entries, latency_p50_ms, latency_p95_ms
+FROM (SELECT count(DISTINCT session_id) AS sessions,
+    CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+    CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+    CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+    CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+    CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+    CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+    CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+    CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+    CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+    CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+    CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+    CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes, sum(cost_usd) AS cost_usd,
+    CAST(NULL AS bigint) AS cost_fraction,
+    CAST(least(sum(CAST(round(duration_ms * 1000) AS bigint)), 9223372036854775807) AS bigint) AS duration_us,
+    count(latency_ms) AS timed_entries, CAST(round(CAST(percentile_cont(0.5) WITHIN GROUP
+    (ORDER BY latency_ms) AS numeric), 6) AS double precision) AS latency_p50_ms,
+    CAST(round(CAST(percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms) AS numeric),
+    6) AS double precision) AS latency_p95_ms
+    FROM (SELECT * FROM "statestore".usage_lines WHERE namespace = %(namespace)s AND at >= %(since)s
+        AND at < %(until)s) AS l HAVING count(*) > 0) AS s;
+
+-- rollup/days.py: _MAKE[1]
+-- Serves RollupRepository.roll_up.
+INSERT INTO "statestore".usage_rollup (namespace, kind, part, line, first_day, last_day, user_id, sessions, entries,
+    turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction,
+    duration_us, timed_entries, latency_p50_ms, latency_p95_ms)
+SELECT %(namespace)s, 'user', %(part)s, row_number() OVER (ORDER BY user_id), %(day)s, %(day)s,
+    user_id, sessions, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        cost_usd, cost_fraction, duration_us, timed_entries, latency_p50_ms, latency_p95_ms
+FROM (SELECT user_id, count(DISTINCT session_id) AS sessions,
+    CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+    CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+    CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+    CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+    CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+    CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+    CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+    CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+    CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+    CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+    CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+    CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes, sum(cost_usd) AS cost_usd,
+    CAST(NULL AS bigint) AS cost_fraction,
+    CAST(least(sum(CAST(round(duration_ms * 1000) AS bigint)), 9223372036854775807) AS bigint) AS duration_us,
+    count(latency_ms) AS timed_entries, CAST(round(CAST(percentile_cont(0.5) WITHIN GROUP
+    (ORDER BY latency_ms) AS numeric), 6) AS double precision) AS latency_p50_ms,
+    CAST(round(CAST(percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms) AS numeric),
+    6) AS double precision) AS latency_p95_ms
+    FROM (SELECT * FROM "statestore".usage_lines WHERE namespace = %(namespace)s AND at >= %(since)s
+        AND at < %(until)s) AS l GROUP BY user_id HAVING count(*) > 0) AS s;
+
+-- rollup/days.py: _MAKE[2]
+-- Serves RollupRepository.roll_up.
+INSERT INTO "statestore".usage_rollup (namespace, kind, part, line, first_day, last_day, agent_name, sessions, entries,
+    turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction,
+    duration_us, timed_entries, latency_p50_ms, latency_p95_ms)
+SELECT %(namespace)s, 'agent', %(part)s, row_number() OVER (ORDER BY agent_name), %(day)s, %(day)s,
+    agent_name, sessions, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        cost_usd, cost_fraction, duration_us, timed_entries, latency_p50_ms, latency_p95_ms
+FROM (SELECT agent_name, count(DISTINCT session_id) AS sessions,
+    CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+    CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+    CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+    CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+    CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+    CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+    CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+    CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+    CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+    CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+    CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+    CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes, sum(cost_usd) AS cost_usd,
+    CAST(NULL AS bigint) AS cost_fraction,
+    CAST(least(sum(CAST(round(duration_ms * 1000) AS bigint)), 9223372036854775807) AS bigint) AS duration_us,
+    count(latency_ms) AS timed_entries, CAST(round(CAST(percentile_cont(0.5) WITHIN GROUP
+    (ORDER BY latency_ms) AS numeric), 6) AS double precision) AS latency_p50_ms,
+    CAST(round(CAST(percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms) AS numeric),
+    6) AS double precision) AS latency_p95_ms
+    FROM (SELECT * FROM "statestore".usage_lines WHERE namespace = %(namespace)s AND at >= %(since)s
+        AND at < %(until)s) AS l GROUP BY agent_name HAVING count(*) > 0) AS s;
+
+-- rollup/days.py: _MAKE[3]
+-- Serves RollupRepository.roll_up.
+INSERT INTO "statestore".usage_rollup (namespace, kind, part, line, first_day, last_day, provider_name, model, sessions,
+    entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction,
+    duration_us, timed_entries, latency_p50_ms, latency_p95_ms)
+SELECT %(namespace)s, 'model', %(part)s, row_number() OVER (ORDER BY provider_name, model), %(day)s, %(day)s,
+    provider_name, model, sessions, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        cost_usd, cost_fraction, duration_us, timed_entries, latency_p50_ms, latency_p95_ms
+FROM (SELECT provider_name, model, count(DISTINCT session_id) AS sessions,
+    CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+    CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+    CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+    CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+    CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+    CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+    CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+    CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+    CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+    CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+    CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+    CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes, sum(cost_usd) AS cost_usd,
+    CAST(NULL AS bigint) AS cost_fraction,
+    CAST(least(sum(CAST(round(duration_ms * 1000) AS bigint)), 9223372036854775807) AS bigint) AS duration_us,
+    count(latency_ms) AS timed_entries, CAST(round(CAST(percentile_cont(0.5) WITHIN GROUP
+    (ORDER BY latency_ms) AS numeric), 6) AS double precision) AS latency_p50_ms,
+    CAST(round(CAST(percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms) AS numeric),
+    6) AS double precision) AS latency_p95_ms
+    FROM (SELECT * FROM "statestore".usage_lines WHERE namespace = %(namespace)s AND at >= %(since)s
+        AND at < %(until)s) AS l GROUP BY provider_name, model HAVING count(*) > 0) AS s;
+
+-- rollup/days.py: _MAKE[4]
+-- Serves RollupRepository.roll_up.
+INSERT INTO "statestore".usage_rollup (namespace, kind, part, line, first_day, last_day, tool_name, sessions, entries,
+    turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction,
+    duration_us, timed_entries, latency_p50_ms, latency_p95_ms)
+SELECT %(namespace)s, 'tool', %(part)s, row_number() OVER (ORDER BY tool_name), %(day)s, %(day)s,
+    tool_name, sessions, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        cost_usd, cost_fraction, duration_us, timed_entries, latency_p50_ms, latency_p95_ms
+FROM (SELECT tool_name, count(DISTINCT session_id) AS sessions,
+    CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+    CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+    CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+    CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+    CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+    CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+    CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+    CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+    CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+    CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+    CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+    CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes, sum(cost_usd) AS cost_usd,
+    CAST(NULL AS bigint) AS cost_fraction,
+    CAST(least(sum(CAST(round(duration_ms * 1000) AS bigint)), 9223372036854775807) AS bigint) AS duration_us,
+    count(latency_ms) AS timed_entries, CAST(round(CAST(percentile_cont(0.5) WITHIN GROUP
+    (ORDER BY latency_ms) AS numeric), 6) AS double precision) AS latency_p50_ms,
+    CAST(round(CAST(percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms) AS numeric),
+    6) AS double precision) AS latency_p95_ms
+    FROM (SELECT * FROM "statestore".usage_lines WHERE namespace = %(namespace)s AND at >= %(since)s
+        AND at < %(until)s) AS l GROUP BY tool_name HAVING count(*) > 0) AS s;
+
+-- rollup/days.py: _FIRST
+-- Serves RollupRepository.roll_up.
+SELECT min(at) FROM (SELECT min(t.created_at) AS at FROM "statestore".history_entries AS t
+    WHERE t.namespace = %(namespace)s AND t.created_at >= %(since)s UNION ALL SELECT min(t.created_at) AS at
+    FROM "statestore".usage_records AS t WHERE t.namespace = %(namespace)s AND t.created_at >= %(since)s UNION ALL
+    SELECT min(t.bucket_at) AS at FROM "statestore".usage_ledger AS t WHERE t.namespace = %(namespace)s
+    AND t.bucket_at >= %(since)s) AS firsts;
+
+-- rollup/repository.py: _CLOCK
+-- Serves RollupRepository.roll_up.
+SELECT least(statement_timestamp(), clock_timestamp());
+
+-- rollup/repository.py: _INIT
+-- Serves RollupRepository.roll_up.
+INSERT INTO "statestore".usage_rollup_state (namespace, announced_until) VALUES (%(namespace)s, %(until)s)
+ON CONFLICT (namespace) DO NOTHING;
+
+-- rollup/repository.py: _LOCK
+-- Serves RollupRepository.roll_up.
+SELECT t.announced_until, t.fence, t.filled_to, t.rolled_until, t.days_until,
+    CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
+FROM "statestore".usage_rollup_state AS t WHERE t.namespace = %(namespace)s FOR UPDATE SKIP LOCKED;
+
+-- rollup/repository.py: _EXISTS
+-- Serves RollupRepository.roll_up.
+SELECT t.announced_until FROM "statestore".usage_rollup_state AS t WHERE t.namespace = %(namespace)s;
+
+-- rollup/repository.py: _ANNOUNCE
+-- Serves RollupRepository.roll_up.
+UPDATE "statestore".usage_rollup_state SET announced_until = %(until)s, fence = NULL WHERE namespace = %(namespace)s;
+
+-- rollup/repository.py: _FENCE
+-- Serves RollupRepository.roll_up.
+UPDATE "statestore".usage_rollup_state SET fence = CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)
+WHERE namespace = %(namespace)s AND fence IS NULL;
+
+-- rollup/repository.py: _FILLED_TO
+-- Serves RollupRepository.roll_up.
+UPDATE "statestore".usage_rollup_state SET filled_to = %(to)s WHERE namespace = %(namespace)s;
+
+-- rollup/repository.py: _ROLLED
+-- Serves RollupRepository.roll_up.
+UPDATE "statestore".usage_rollup_state SET rolled_until = %(until)s WHERE namespace = %(namespace)s;
+
+-- rollup/repository.py: _TAKE_CHANGED
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup_changes WHERE namespace = %(namespace)s AND kind = 'session' AND part IN (
+    SELECT c.part FROM "statestore".usage_rollup_changes AS c WHERE c.namespace = %(namespace)s AND c.kind = 'session'
+    ORDER BY c.part LIMIT %(limit)s)
+RETURNING part;
+
+-- rollup/repository.py: _DAYS
+-- Serves RollupRepository.roll_up.
+UPDATE "statestore".usage_rollup_state SET days_until = %(day)s WHERE namespace = %(namespace)s;
+
+-- rollup/repository.py: _TAKE_CHANGED_DAY
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup_changes WHERE namespace = %(namespace)s AND kind = 'day' AND part = (
+    SELECT min(c.part) FROM "statestore".usage_rollup_changes AS c WHERE c.namespace = %(namespace)s AND c.kind = 'day')
+RETURNING part;
+
+-- rollup/sessions.py: _NEXT
+-- Serves RollupRepository.roll_up.
+SELECT session_id FROM (SELECT session_id FROM
+    (SELECT DISTINCT t.session_id FROM "statestore".sessions AS t WHERE t.namespace = %(namespace)s
+    AND t.session_id > %(after)s ORDER BY t.session_id LIMIT %(limit)s) AS found UNION SELECT session_id FROM
+    (SELECT DISTINCT t.session_id FROM "statestore".usage_ledger AS t WHERE t.namespace = %(namespace)s
+    AND t.session_id > %(after)s ORDER BY t.session_id LIMIT %(limit)s) AS found UNION SELECT session_id FROM
+    (SELECT DISTINCT t.session_id FROM "statestore".usage_records AS t WHERE t.namespace = %(namespace)s
+    AND t.session_id > %(after)s ORDER BY t.session_id LIMIT %(limit)s) AS found) AS ids ORDER BY session_id
+    LIMIT %(limit)s;
+
+-- rollup/sessions.py: _FORGET[0]
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'session' AND part = ANY (%(parts)s);
+
+-- rollup/sessions.py: _FORGET[1]
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'use' AND part = ANY (%(parts)s);
+
+-- rollup/sessions.py: _MAKE
+-- Serves RollupRepository.roll_up.
+INSERT INTO "statestore".usage_rollup (namespace, kind, line, sessions, part, user_id, agent_name, provider_name, model,
+    tool_name, first_day, last_day, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+    cost_fraction, duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05,
+    latency_06, latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14,
+    latency_15, latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23,
+    latency_24, latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32,
+    latency_33, latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41,
+    latency_42, latency_43, latency_44, latency_45, latency_46, latency_47)
+SELECT %(namespace)s, 'use', line, CASE WHEN part = '' THEN 0 ELSE 1 END, part, user_id, agent_name, provider_name,
+    model, tool_name, first_day, last_day, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+    cost_fraction, duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05,
+    latency_06, latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14,
+    latency_15, latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23,
+    latency_24, latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32,
+    latency_33, latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41,
+    latency_42, latency_43, latency_44, latency_45, latency_46, latency_47
+FROM (
+SELECT row_number() OVER (PARTITION BY part ORDER BY user_id, agent_name, provider_name, model, tool_name) AS line, s.*
+    FROM (
+    SELECT part, user_id, agent_name, provider_name, model, tool_name, min(first_day) AS first_day,
+        max(last_day) AS last_day, CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+        CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+        CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+        CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+        CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+        CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+        CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+        CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+        CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+        CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+        CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+        CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes,
+        CAST(least(sum(duration_us), 9223372036854775807) AS bigint) AS duration_us,
+        CAST(least(sum(timed_entries), 9223372036854775807) AS bigint) AS timed_entries, sum(cost_usd) AS cost_usd,
+        CAST(NULL AS bigint) AS cost_fraction, CAST(sum(latency_00) AS bigint) AS latency_00,
+        CAST(sum(latency_01) AS bigint) AS latency_01, CAST(sum(latency_02) AS bigint) AS latency_02,
+        CAST(sum(latency_03) AS bigint) AS latency_03, CAST(sum(latency_04) AS bigint) AS latency_04,
+        CAST(sum(latency_05) AS bigint) AS latency_05, CAST(sum(latency_06) AS bigint) AS latency_06,
+        CAST(sum(latency_07) AS bigint) AS latency_07, CAST(sum(latency_08) AS bigint) AS latency_08,
+        CAST(sum(latency_09) AS bigint) AS latency_09, CAST(sum(latency_10) AS bigint) AS latency_10,
+        CAST(sum(latency_11) AS bigint) AS latency_11, CAST(sum(latency_12) AS bigint) AS latency_12,
+        CAST(sum(latency_13) AS bigint) AS latency_13, CAST(sum(latency_14) AS bigint) AS latency_14,
+        CAST(sum(latency_15) AS bigint) AS latency_15, CAST(sum(latency_16) AS bigint) AS latency_16,
+        CAST(sum(latency_17) AS bigint) AS latency_17, CAST(sum(latency_18) AS bigint) AS latency_18,
+        CAST(sum(latency_19) AS bigint) AS latency_19, CAST(sum(latency_20) AS bigint) AS latency_20,
+        CAST(sum(latency_21) AS bigint) AS latency_21, CAST(sum(latency_22) AS bigint) AS latency_22,
+        CAST(sum(latency_23) AS bigint) AS latency_23, CAST(sum(latency_24) AS bigint) AS latency_24,
+        CAST(sum(latency_25) AS bigint) AS latency_25, CAST(sum(latency_26) AS bigint) AS latency_26,
+        CAST(sum(latency_27) AS bigint) AS latency_27, CAST(sum(latency_28) AS bigint) AS latency_28,
+        CAST(sum(latency_29) AS bigint) AS latency_29, CAST(sum(latency_30) AS bigint) AS latency_30,
+        CAST(sum(latency_31) AS bigint) AS latency_31, CAST(sum(latency_32) AS bigint) AS latency_32,
+        CAST(sum(latency_33) AS bigint) AS latency_33, CAST(sum(latency_34) AS bigint) AS latency_34,
+        CAST(sum(latency_35) AS bigint) AS latency_35, CAST(sum(latency_36) AS bigint) AS latency_36,
+        CAST(sum(latency_37) AS bigint) AS latency_37, CAST(sum(latency_38) AS bigint) AS latency_38,
+        CAST(sum(latency_39) AS bigint) AS latency_39, CAST(sum(latency_40) AS bigint) AS latency_40,
+        CAST(sum(latency_41) AS bigint) AS latency_41, CAST(sum(latency_42) AS bigint) AS latency_42,
+        CAST(sum(latency_43) AS bigint) AS latency_43, CAST(sum(latency_44) AS bigint) AS latency_44,
+        CAST(sum(latency_45) AS bigint) AS latency_45, CAST(sum(latency_46) AS bigint) AS latency_46,
+        CAST(sum(latency_47) AS bigint) AS latency_47
+    FROM (SELECT coalesce(session_id, '') AS part, user_id, agent_name, provider_name, model, tool_name,
+        day AS first_day, day AS last_day,
+    entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+        CAST(NULL AS bigint) AS cost_fraction, CAST(round(duration_ms * 1000) AS bigint) AS duration_us,
+    CASE WHEN latency_ms IS NOT NULL THEN 1 ELSE 0 END AS timed_entries,
+        CASE WHEN latency_ms <= 1.0 THEN 1 END AS latency_00, CASE WHEN latency_ms > 1.0
+        AND latency_ms <= 1.414214 THEN 1 END AS latency_01, CASE WHEN latency_ms > 1.414214
+        AND latency_ms <= 2.0 THEN 1 END AS latency_02, CASE WHEN latency_ms > 2.0
+        AND latency_ms <= 2.828427 THEN 1 END AS latency_03, CASE WHEN latency_ms > 2.828427
+        AND latency_ms <= 4.0 THEN 1 END AS latency_04, CASE WHEN latency_ms > 4.0
+        AND latency_ms <= 5.656854 THEN 1 END AS latency_05, CASE WHEN latency_ms > 5.656854
+        AND latency_ms <= 8.0 THEN 1 END AS latency_06, CASE WHEN latency_ms > 8.0
+        AND latency_ms <= 11.313708 THEN 1 END AS latency_07, CASE WHEN latency_ms > 11.313708
+        AND latency_ms <= 16.0 THEN 1 END AS latency_08, CASE WHEN latency_ms > 16.0
+        AND latency_ms <= 22.627417 THEN 1 END AS latency_09, CASE WHEN latency_ms > 22.627417
+        AND latency_ms <= 32.0 THEN 1 END AS latency_10, CASE WHEN latency_ms > 32.0
+        AND latency_ms <= 45.254834 THEN 1 END AS latency_11, CASE WHEN latency_ms > 45.254834
+        AND latency_ms <= 64.0 THEN 1 END AS latency_12, CASE WHEN latency_ms > 64.0
+        AND latency_ms <= 90.509668 THEN 1 END AS latency_13, CASE WHEN latency_ms > 90.509668
+        AND latency_ms <= 128.0 THEN 1 END AS latency_14, CASE WHEN latency_ms > 128.0
+        AND latency_ms <= 181.019336 THEN 1 END AS latency_15, CASE WHEN latency_ms > 181.019336
+        AND latency_ms <= 256.0 THEN 1 END AS latency_16, CASE WHEN latency_ms > 256.0
+        AND latency_ms <= 362.038672 THEN 1 END AS latency_17, CASE WHEN latency_ms > 362.038672
+        AND latency_ms <= 512.0 THEN 1 END AS latency_18, CASE WHEN latency_ms > 512.0
+        AND latency_ms <= 724.077344 THEN 1 END AS latency_19, CASE WHEN latency_ms > 724.077344
+        AND latency_ms <= 1024.0 THEN 1 END AS latency_20, CASE WHEN latency_ms > 1024.0
+        AND latency_ms <= 1448.154688 THEN 1 END AS latency_21, CASE WHEN latency_ms > 1448.154688
+        AND latency_ms <= 2048.0 THEN 1 END AS latency_22, CASE WHEN latency_ms > 2048.0
+        AND latency_ms <= 2896.309376 THEN 1 END AS latency_23, CASE WHEN latency_ms > 2896.309376
+        AND latency_ms <= 4096.0 THEN 1 END AS latency_24, CASE WHEN latency_ms > 4096.0
+        AND latency_ms <= 5792.618751 THEN 1 END AS latency_25, CASE WHEN latency_ms > 5792.618751
+        AND latency_ms <= 8192.0 THEN 1 END AS latency_26, CASE WHEN latency_ms > 8192.0
+        AND latency_ms <= 11585.237503 THEN 1 END AS latency_27, CASE WHEN latency_ms > 11585.237503
+        AND latency_ms <= 16384.0 THEN 1 END AS latency_28, CASE WHEN latency_ms > 16384.0
+        AND latency_ms <= 23170.475006 THEN 1 END AS latency_29, CASE WHEN latency_ms > 23170.475006
+        AND latency_ms <= 32768.0 THEN 1 END AS latency_30, CASE WHEN latency_ms > 32768.0
+        AND latency_ms <= 46340.950012 THEN 1 END AS latency_31, CASE WHEN latency_ms > 46340.950012
+        AND latency_ms <= 65536.0 THEN 1 END AS latency_32, CASE WHEN latency_ms > 65536.0
+        AND latency_ms <= 92681.900024 THEN 1 END AS latency_33, CASE WHEN latency_ms > 92681.900024
+        AND latency_ms <= 131072.0 THEN 1 END AS latency_34, CASE WHEN latency_ms > 131072.0
+        AND latency_ms <= 185363.800047 THEN 1 END AS latency_35, CASE WHEN latency_ms > 185363.800047
+        AND latency_ms <= 262144.0 THEN 1 END AS latency_36, CASE WHEN latency_ms > 262144.0
+        AND latency_ms <= 370727.600095 THEN 1 END AS latency_37, CASE WHEN latency_ms > 370727.600095
+        AND latency_ms <= 524288.0 THEN 1 END AS latency_38, CASE WHEN latency_ms > 524288.0
+        AND latency_ms <= 741455.200189 THEN 1 END AS latency_39, CASE WHEN latency_ms > 741455.200189
+        AND latency_ms <= 1048576.0 THEN 1 END AS latency_40, CASE WHEN latency_ms > 1048576.0
+        AND latency_ms <= 1482910.400379 THEN 1 END AS latency_41, CASE WHEN latency_ms > 1482910.400379
+        AND latency_ms <= 2097152.0 THEN 1 END AS latency_42, CASE WHEN latency_ms > 2097152.0
+        AND latency_ms <= 2965820.800758 THEN 1 END AS latency_43, CASE WHEN latency_ms > 2965820.800758
+        AND latency_ms <= 4194304.0 THEN 1 END AS latency_44, CASE WHEN latency_ms > 4194304.0
+        AND latency_ms <= 5931641.601516 THEN 1 END AS latency_45, CASE WHEN latency_ms > 5931641.601516
+        AND latency_ms <= 8388608.0 THEN 1 END AS latency_46, CASE WHEN latency_ms > 8388608.0 THEN 1 END AS latency_47
+FROM "statestore".usage_lines WHERE namespace = %(namespace)s AND session_id = ANY (%(parts)s)
+    AND at < CAST(%(until)s AS timestamptz)) AS l GROUP BY part, user_id, agent_name, provider_name, model,
+    tool_name) AS s) AS n;
+
+-- rollup/sessions.py: _MAKE_NAMELESS
+-- Serves RollupRepository.roll_up.
+INSERT INTO "statestore".usage_rollup (namespace, kind, line, sessions, part, user_id, agent_name, provider_name, model,
+    tool_name, first_day, last_day, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+    cost_fraction, duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05,
+    latency_06, latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14,
+    latency_15, latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23,
+    latency_24, latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32,
+    latency_33, latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41,
+    latency_42, latency_43, latency_44, latency_45, latency_46, latency_47)
+SELECT %(namespace)s, 'use', line, CASE WHEN part = '' THEN 0 ELSE 1 END, part, user_id, agent_name, provider_name,
+    model, tool_name, first_day, last_day, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+    cost_fraction, duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05,
+    latency_06, latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14,
+    latency_15, latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23,
+    latency_24, latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32,
+    latency_33, latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41,
+    latency_42, latency_43, latency_44, latency_45, latency_46, latency_47
+FROM (
+SELECT row_number() OVER (PARTITION BY part ORDER BY user_id, agent_name, provider_name, model, tool_name) AS line, s.*
+    FROM (
+    SELECT part, user_id, agent_name, provider_name, model, tool_name, min(first_day) AS first_day,
+        max(last_day) AS last_day, CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+        CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+        CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+        CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+        CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+        CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+        CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+        CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+        CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+        CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+        CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+        CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes,
+        CAST(least(sum(duration_us), 9223372036854775807) AS bigint) AS duration_us,
+        CAST(least(sum(timed_entries), 9223372036854775807) AS bigint) AS timed_entries, sum(cost_usd) AS cost_usd,
+        CAST(NULL AS bigint) AS cost_fraction, CAST(sum(latency_00) AS bigint) AS latency_00,
+        CAST(sum(latency_01) AS bigint) AS latency_01, CAST(sum(latency_02) AS bigint) AS latency_02,
+        CAST(sum(latency_03) AS bigint) AS latency_03, CAST(sum(latency_04) AS bigint) AS latency_04,
+        CAST(sum(latency_05) AS bigint) AS latency_05, CAST(sum(latency_06) AS bigint) AS latency_06,
+        CAST(sum(latency_07) AS bigint) AS latency_07, CAST(sum(latency_08) AS bigint) AS latency_08,
+        CAST(sum(latency_09) AS bigint) AS latency_09, CAST(sum(latency_10) AS bigint) AS latency_10,
+        CAST(sum(latency_11) AS bigint) AS latency_11, CAST(sum(latency_12) AS bigint) AS latency_12,
+        CAST(sum(latency_13) AS bigint) AS latency_13, CAST(sum(latency_14) AS bigint) AS latency_14,
+        CAST(sum(latency_15) AS bigint) AS latency_15, CAST(sum(latency_16) AS bigint) AS latency_16,
+        CAST(sum(latency_17) AS bigint) AS latency_17, CAST(sum(latency_18) AS bigint) AS latency_18,
+        CAST(sum(latency_19) AS bigint) AS latency_19, CAST(sum(latency_20) AS bigint) AS latency_20,
+        CAST(sum(latency_21) AS bigint) AS latency_21, CAST(sum(latency_22) AS bigint) AS latency_22,
+        CAST(sum(latency_23) AS bigint) AS latency_23, CAST(sum(latency_24) AS bigint) AS latency_24,
+        CAST(sum(latency_25) AS bigint) AS latency_25, CAST(sum(latency_26) AS bigint) AS latency_26,
+        CAST(sum(latency_27) AS bigint) AS latency_27, CAST(sum(latency_28) AS bigint) AS latency_28,
+        CAST(sum(latency_29) AS bigint) AS latency_29, CAST(sum(latency_30) AS bigint) AS latency_30,
+        CAST(sum(latency_31) AS bigint) AS latency_31, CAST(sum(latency_32) AS bigint) AS latency_32,
+        CAST(sum(latency_33) AS bigint) AS latency_33, CAST(sum(latency_34) AS bigint) AS latency_34,
+        CAST(sum(latency_35) AS bigint) AS latency_35, CAST(sum(latency_36) AS bigint) AS latency_36,
+        CAST(sum(latency_37) AS bigint) AS latency_37, CAST(sum(latency_38) AS bigint) AS latency_38,
+        CAST(sum(latency_39) AS bigint) AS latency_39, CAST(sum(latency_40) AS bigint) AS latency_40,
+        CAST(sum(latency_41) AS bigint) AS latency_41, CAST(sum(latency_42) AS bigint) AS latency_42,
+        CAST(sum(latency_43) AS bigint) AS latency_43, CAST(sum(latency_44) AS bigint) AS latency_44,
+        CAST(sum(latency_45) AS bigint) AS latency_45, CAST(sum(latency_46) AS bigint) AS latency_46,
+        CAST(sum(latency_47) AS bigint) AS latency_47
+    FROM (SELECT coalesce(session_id, '') AS part, user_id, agent_name, provider_name, model, tool_name,
+        day AS first_day, day AS last_day,
+    entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+        CAST(NULL AS bigint) AS cost_fraction, CAST(round(duration_ms * 1000) AS bigint) AS duration_us,
+    CASE WHEN latency_ms IS NOT NULL THEN 1 ELSE 0 END AS timed_entries,
+        CASE WHEN latency_ms <= 1.0 THEN 1 END AS latency_00, CASE WHEN latency_ms > 1.0
+        AND latency_ms <= 1.414214 THEN 1 END AS latency_01, CASE WHEN latency_ms > 1.414214
+        AND latency_ms <= 2.0 THEN 1 END AS latency_02, CASE WHEN latency_ms > 2.0
+        AND latency_ms <= 2.828427 THEN 1 END AS latency_03, CASE WHEN latency_ms > 2.828427
+        AND latency_ms <= 4.0 THEN 1 END AS latency_04, CASE WHEN latency_ms > 4.0
+        AND latency_ms <= 5.656854 THEN 1 END AS latency_05, CASE WHEN latency_ms > 5.656854
+        AND latency_ms <= 8.0 THEN 1 END AS latency_06, CASE WHEN latency_ms > 8.0
+        AND latency_ms <= 11.313708 THEN 1 END AS latency_07, CASE WHEN latency_ms > 11.313708
+        AND latency_ms <= 16.0 THEN 1 END AS latency_08, CASE WHEN latency_ms > 16.0
+        AND latency_ms <= 22.627417 THEN 1 END AS latency_09, CASE WHEN latency_ms > 22.627417
+        AND latency_ms <= 32.0 THEN 1 END AS latency_10, CASE WHEN latency_ms > 32.0
+        AND latency_ms <= 45.254834 THEN 1 END AS latency_11, CASE WHEN latency_ms > 45.254834
+        AND latency_ms <= 64.0 THEN 1 END AS latency_12, CASE WHEN latency_ms > 64.0
+        AND latency_ms <= 90.509668 THEN 1 END AS latency_13, CASE WHEN latency_ms > 90.509668
+        AND latency_ms <= 128.0 THEN 1 END AS latency_14, CASE WHEN latency_ms > 128.0
+        AND latency_ms <= 181.019336 THEN 1 END AS latency_15, CASE WHEN latency_ms > 181.019336
+        AND latency_ms <= 256.0 THEN 1 END AS latency_16, CASE WHEN latency_ms > 256.0
+        AND latency_ms <= 362.038672 THEN 1 END AS latency_17, CASE WHEN latency_ms > 362.038672
+        AND latency_ms <= 512.0 THEN 1 END AS latency_18, CASE WHEN latency_ms > 512.0
+        AND latency_ms <= 724.077344 THEN 1 END AS latency_19, CASE WHEN latency_ms > 724.077344
+        AND latency_ms <= 1024.0 THEN 1 END AS latency_20, CASE WHEN latency_ms > 1024.0
+        AND latency_ms <= 1448.154688 THEN 1 END AS latency_21, CASE WHEN latency_ms > 1448.154688
+        AND latency_ms <= 2048.0 THEN 1 END AS latency_22, CASE WHEN latency_ms > 2048.0
+        AND latency_ms <= 2896.309376 THEN 1 END AS latency_23, CASE WHEN latency_ms > 2896.309376
+        AND latency_ms <= 4096.0 THEN 1 END AS latency_24, CASE WHEN latency_ms > 4096.0
+        AND latency_ms <= 5792.618751 THEN 1 END AS latency_25, CASE WHEN latency_ms > 5792.618751
+        AND latency_ms <= 8192.0 THEN 1 END AS latency_26, CASE WHEN latency_ms > 8192.0
+        AND latency_ms <= 11585.237503 THEN 1 END AS latency_27, CASE WHEN latency_ms > 11585.237503
+        AND latency_ms <= 16384.0 THEN 1 END AS latency_28, CASE WHEN latency_ms > 16384.0
+        AND latency_ms <= 23170.475006 THEN 1 END AS latency_29, CASE WHEN latency_ms > 23170.475006
+        AND latency_ms <= 32768.0 THEN 1 END AS latency_30, CASE WHEN latency_ms > 32768.0
+        AND latency_ms <= 46340.950012 THEN 1 END AS latency_31, CASE WHEN latency_ms > 46340.950012
+        AND latency_ms <= 65536.0 THEN 1 END AS latency_32, CASE WHEN latency_ms > 65536.0
+        AND latency_ms <= 92681.900024 THEN 1 END AS latency_33, CASE WHEN latency_ms > 92681.900024
+        AND latency_ms <= 131072.0 THEN 1 END AS latency_34, CASE WHEN latency_ms > 131072.0
+        AND latency_ms <= 185363.800047 THEN 1 END AS latency_35, CASE WHEN latency_ms > 185363.800047
+        AND latency_ms <= 262144.0 THEN 1 END AS latency_36, CASE WHEN latency_ms > 262144.0
+        AND latency_ms <= 370727.600095 THEN 1 END AS latency_37, CASE WHEN latency_ms > 370727.600095
+        AND latency_ms <= 524288.0 THEN 1 END AS latency_38, CASE WHEN latency_ms > 524288.0
+        AND latency_ms <= 741455.200189 THEN 1 END AS latency_39, CASE WHEN latency_ms > 741455.200189
+        AND latency_ms <= 1048576.0 THEN 1 END AS latency_40, CASE WHEN latency_ms > 1048576.0
+        AND latency_ms <= 1482910.400379 THEN 1 END AS latency_41, CASE WHEN latency_ms > 1482910.400379
+        AND latency_ms <= 2097152.0 THEN 1 END AS latency_42, CASE WHEN latency_ms > 2097152.0
+        AND latency_ms <= 2965820.800758 THEN 1 END AS latency_43, CASE WHEN latency_ms > 2965820.800758
+        AND latency_ms <= 4194304.0 THEN 1 END AS latency_44, CASE WHEN latency_ms > 4194304.0
+        AND latency_ms <= 5931641.601516 THEN 1 END AS latency_45, CASE WHEN latency_ms > 5931641.601516
+        AND latency_ms <= 8388608.0 THEN 1 END AS latency_46, CASE WHEN latency_ms > 8388608.0 THEN 1 END AS latency_47
+FROM "statestore".usage_lines WHERE namespace = %(namespace)s AND session_id IS NULL
+    AND at < CAST(%(until)s AS timestamptz)) AS l GROUP BY part, user_id, agent_name, provider_name, model,
+    tool_name) AS s) AS n;
+
+-- rollup/sessions.py: _SUM_UP
+-- Serves RollupRepository.roll_up.
+INSERT INTO "statestore".usage_rollup (namespace, kind, line, sessions, part, user_id, agent_name, first_day, last_day,
+    entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction,
+    duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05, latency_06,
+    latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14, latency_15,
+    latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23, latency_24,
+    latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32, latency_33,
+    latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41, latency_42,
+    latency_43, latency_44, latency_45, latency_46, latency_47)
+SELECT %(namespace)s, 'session', line, CASE WHEN part = '' THEN 0 ELSE 1 END, part, user_id, agent_name, first_day,
+    last_day, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction,
+    duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05, latency_06,
+    latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14, latency_15,
+    latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23, latency_24,
+    latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32, latency_33,
+    latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41, latency_42,
+    latency_43, latency_44, latency_45, latency_46, latency_47
+FROM (
+SELECT row_number() OVER (PARTITION BY part ORDER BY user_id, agent_name) AS line, s.* FROM (
+    SELECT part, user_id, agent_name, min(first_day) AS first_day, max(last_day) AS last_day,
+        CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+        CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+        CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+        CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+        CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+        CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+        CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+        CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+        CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+        CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+        CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+        CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes,
+        CAST(least(sum(duration_us), 9223372036854775807) AS bigint) AS duration_us,
+        CAST(least(sum(timed_entries), 9223372036854775807) AS bigint) AS timed_entries, sum(cost_usd) AS cost_usd,
+        CAST(NULL AS bigint) AS cost_fraction, CAST(sum(latency_00) AS bigint) AS latency_00,
+        CAST(sum(latency_01) AS bigint) AS latency_01, CAST(sum(latency_02) AS bigint) AS latency_02,
+        CAST(sum(latency_03) AS bigint) AS latency_03, CAST(sum(latency_04) AS bigint) AS latency_04,
+        CAST(sum(latency_05) AS bigint) AS latency_05, CAST(sum(latency_06) AS bigint) AS latency_06,
+        CAST(sum(latency_07) AS bigint) AS latency_07, CAST(sum(latency_08) AS bigint) AS latency_08,
+        CAST(sum(latency_09) AS bigint) AS latency_09, CAST(sum(latency_10) AS bigint) AS latency_10,
+        CAST(sum(latency_11) AS bigint) AS latency_11, CAST(sum(latency_12) AS bigint) AS latency_12,
+        CAST(sum(latency_13) AS bigint) AS latency_13, CAST(sum(latency_14) AS bigint) AS latency_14,
+        CAST(sum(latency_15) AS bigint) AS latency_15, CAST(sum(latency_16) AS bigint) AS latency_16,
+        CAST(sum(latency_17) AS bigint) AS latency_17, CAST(sum(latency_18) AS bigint) AS latency_18,
+        CAST(sum(latency_19) AS bigint) AS latency_19, CAST(sum(latency_20) AS bigint) AS latency_20,
+        CAST(sum(latency_21) AS bigint) AS latency_21, CAST(sum(latency_22) AS bigint) AS latency_22,
+        CAST(sum(latency_23) AS bigint) AS latency_23, CAST(sum(latency_24) AS bigint) AS latency_24,
+        CAST(sum(latency_25) AS bigint) AS latency_25, CAST(sum(latency_26) AS bigint) AS latency_26,
+        CAST(sum(latency_27) AS bigint) AS latency_27, CAST(sum(latency_28) AS bigint) AS latency_28,
+        CAST(sum(latency_29) AS bigint) AS latency_29, CAST(sum(latency_30) AS bigint) AS latency_30,
+        CAST(sum(latency_31) AS bigint) AS latency_31, CAST(sum(latency_32) AS bigint) AS latency_32,
+        CAST(sum(latency_33) AS bigint) AS latency_33, CAST(sum(latency_34) AS bigint) AS latency_34,
+        CAST(sum(latency_35) AS bigint) AS latency_35, CAST(sum(latency_36) AS bigint) AS latency_36,
+        CAST(sum(latency_37) AS bigint) AS latency_37, CAST(sum(latency_38) AS bigint) AS latency_38,
+        CAST(sum(latency_39) AS bigint) AS latency_39, CAST(sum(latency_40) AS bigint) AS latency_40,
+        CAST(sum(latency_41) AS bigint) AS latency_41, CAST(sum(latency_42) AS bigint) AS latency_42,
+        CAST(sum(latency_43) AS bigint) AS latency_43, CAST(sum(latency_44) AS bigint) AS latency_44,
+        CAST(sum(latency_45) AS bigint) AS latency_45, CAST(sum(latency_46) AS bigint) AS latency_46,
+        CAST(sum(latency_47) AS bigint) AS latency_47
+    FROM (SELECT part, user_id, agent_name, provider_name, model, tool_name, first_day, last_day, entries, turns,
+        model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+        reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction, duration_us, timed_entries,
+        latency_00, latency_01, latency_02, latency_03, latency_04, latency_05, latency_06, latency_07, latency_08,
+        latency_09, latency_10, latency_11, latency_12, latency_13, latency_14, latency_15, latency_16, latency_17,
+        latency_18, latency_19, latency_20, latency_21, latency_22, latency_23, latency_24, latency_25, latency_26,
+        latency_27, latency_28, latency_29, latency_30, latency_31, latency_32, latency_33, latency_34, latency_35,
+        latency_36, latency_37, latency_38, latency_39, latency_40, latency_41, latency_42, latency_43, latency_44,
+        latency_45, latency_46, latency_47 FROM "statestore".usage_rollup WHERE namespace = %(namespace)s
+        AND kind = 'use' AND part = ANY (%(parts)s)) AS l GROUP BY part, user_id, agent_name) AS s) AS n;
+
+-- rollup/sessions.py: _END
+-- Serves RollupRepository.roll_up.
+--
+-- Where as many lines as go into one transaction end.
+SELECT min(at) FROM (SELECT * FROM (SELECT t.created_at AS at FROM "statestore".history_entries AS t
+    WHERE t.namespace = %(namespace)s AND t.created_at >= %(since)s AND t.created_at < %(until)s ORDER BY t.created_at
+    LIMIT 1 OFFSET %(lines)s) AS history_entries UNION ALL SELECT * FROM
+    (SELECT t.created_at AS at FROM "statestore".usage_records AS t WHERE t.namespace = %(namespace)s
+    AND t.created_at >= %(since)s AND t.created_at < %(until)s ORDER BY t.created_at
+    LIMIT 1 OFFSET %(lines)s) AS usage_records UNION ALL SELECT * FROM
+    (SELECT t.bucket_at AS at FROM "statestore".usage_ledger AS t WHERE t.namespace = %(namespace)s
+    AND t.bucket_at >= %(since)s AND t.bucket_at < %(until)s ORDER BY t.bucket_at
+    LIMIT 1 OFFSET %(lines)s) AS usage_ledger) AS ends;
+
+-- rollup/sessions.py: _USED
+-- Serves RollupRepository.roll_up.
+SELECT DISTINCT coalesce(session_id, '') FROM "statestore".usage_lines
+WHERE namespace = %(namespace)s AND at >= %(since)s AND at < %(until)s;
+
+-- rollup/sessions.py: _ADD_POSTGRESQL
+-- Serves RollupRepository.roll_up.
+WITH replaced AS (
+    DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'use' AND part = ANY (%(parts)s)
+        RETURNING part, user_id, agent_name, provider_name, model, tool_name, first_day, last_day, entries, turns,
+        model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+        reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction, duration_us, timed_entries,
+        latency_00, latency_01, latency_02, latency_03, latency_04, latency_05, latency_06, latency_07, latency_08,
+        latency_09, latency_10, latency_11, latency_12, latency_13, latency_14, latency_15, latency_16, latency_17,
+        latency_18, latency_19, latency_20, latency_21, latency_22, latency_23, latency_24, latency_25, latency_26,
+        latency_27, latency_28, latency_29, latency_30, latency_31, latency_32, latency_33, latency_34, latency_35,
+        latency_36, latency_37, latency_38, latency_39, latency_40, latency_41, latency_42, latency_43, latency_44,
+        latency_45, latency_46, latency_47)
+INSERT INTO "statestore".usage_rollup (namespace, kind, line, sessions, part, user_id, agent_name, provider_name, model,
+    tool_name, first_day, last_day, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+    cost_fraction, duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05,
+    latency_06, latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14,
+    latency_15, latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23,
+    latency_24, latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32,
+    latency_33, latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41,
+    latency_42, latency_43, latency_44, latency_45, latency_46, latency_47)
+SELECT %(namespace)s, 'use', line, CASE WHEN part = '' THEN 0 ELSE 1 END, part, user_id, agent_name, provider_name,
+    model, tool_name, first_day, last_day, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+    cost_fraction, duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05,
+    latency_06, latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14,
+    latency_15, latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23,
+    latency_24, latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32,
+    latency_33, latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41,
+    latency_42, latency_43, latency_44, latency_45, latency_46, latency_47
+FROM (
+SELECT row_number() OVER (PARTITION BY part ORDER BY user_id, agent_name, provider_name, model, tool_name) AS line, s.*
+    FROM (
+    SELECT part, user_id, agent_name, provider_name, model, tool_name, min(first_day) AS first_day,
+        max(last_day) AS last_day, CAST(least(sum(entries), 9223372036854775807) AS bigint) AS entries,
+        CAST(least(sum(turns), 9223372036854775807) AS bigint) AS turns,
+        CAST(least(sum(model_calls), 9223372036854775807) AS bigint) AS model_calls,
+        CAST(least(sum(tool_calls), 9223372036854775807) AS bigint) AS tool_calls,
+        CAST(least(sum(errors), 9223372036854775807) AS bigint) AS errors,
+        CAST(least(sum(input_tokens), 9223372036854775807) AS bigint) AS input_tokens,
+        CAST(least(sum(output_tokens), 9223372036854775807) AS bigint) AS output_tokens,
+        CAST(least(sum(cache_read_input_tokens), 9223372036854775807) AS bigint) AS cache_read_input_tokens,
+        CAST(least(sum(cache_write_input_tokens), 9223372036854775807) AS bigint) AS cache_write_input_tokens,
+        CAST(least(sum(reasoning_output_tokens), 9223372036854775807) AS bigint) AS reasoning_output_tokens,
+        CAST(least(sum(unpriced_calls), 9223372036854775807) AS bigint) AS unpriced_calls,
+        CAST(least(sum(content_bytes), 9223372036854775807) AS bigint) AS content_bytes,
+        CAST(least(sum(duration_us), 9223372036854775807) AS bigint) AS duration_us,
+        CAST(least(sum(timed_entries), 9223372036854775807) AS bigint) AS timed_entries, sum(cost_usd) AS cost_usd,
+        CAST(NULL AS bigint) AS cost_fraction, CAST(sum(latency_00) AS bigint) AS latency_00,
+        CAST(sum(latency_01) AS bigint) AS latency_01, CAST(sum(latency_02) AS bigint) AS latency_02,
+        CAST(sum(latency_03) AS bigint) AS latency_03, CAST(sum(latency_04) AS bigint) AS latency_04,
+        CAST(sum(latency_05) AS bigint) AS latency_05, CAST(sum(latency_06) AS bigint) AS latency_06,
+        CAST(sum(latency_07) AS bigint) AS latency_07, CAST(sum(latency_08) AS bigint) AS latency_08,
+        CAST(sum(latency_09) AS bigint) AS latency_09, CAST(sum(latency_10) AS bigint) AS latency_10,
+        CAST(sum(latency_11) AS bigint) AS latency_11, CAST(sum(latency_12) AS bigint) AS latency_12,
+        CAST(sum(latency_13) AS bigint) AS latency_13, CAST(sum(latency_14) AS bigint) AS latency_14,
+        CAST(sum(latency_15) AS bigint) AS latency_15, CAST(sum(latency_16) AS bigint) AS latency_16,
+        CAST(sum(latency_17) AS bigint) AS latency_17, CAST(sum(latency_18) AS bigint) AS latency_18,
+        CAST(sum(latency_19) AS bigint) AS latency_19, CAST(sum(latency_20) AS bigint) AS latency_20,
+        CAST(sum(latency_21) AS bigint) AS latency_21, CAST(sum(latency_22) AS bigint) AS latency_22,
+        CAST(sum(latency_23) AS bigint) AS latency_23, CAST(sum(latency_24) AS bigint) AS latency_24,
+        CAST(sum(latency_25) AS bigint) AS latency_25, CAST(sum(latency_26) AS bigint) AS latency_26,
+        CAST(sum(latency_27) AS bigint) AS latency_27, CAST(sum(latency_28) AS bigint) AS latency_28,
+        CAST(sum(latency_29) AS bigint) AS latency_29, CAST(sum(latency_30) AS bigint) AS latency_30,
+        CAST(sum(latency_31) AS bigint) AS latency_31, CAST(sum(latency_32) AS bigint) AS latency_32,
+        CAST(sum(latency_33) AS bigint) AS latency_33, CAST(sum(latency_34) AS bigint) AS latency_34,
+        CAST(sum(latency_35) AS bigint) AS latency_35, CAST(sum(latency_36) AS bigint) AS latency_36,
+        CAST(sum(latency_37) AS bigint) AS latency_37, CAST(sum(latency_38) AS bigint) AS latency_38,
+        CAST(sum(latency_39) AS bigint) AS latency_39, CAST(sum(latency_40) AS bigint) AS latency_40,
+        CAST(sum(latency_41) AS bigint) AS latency_41, CAST(sum(latency_42) AS bigint) AS latency_42,
+        CAST(sum(latency_43) AS bigint) AS latency_43, CAST(sum(latency_44) AS bigint) AS latency_44,
+        CAST(sum(latency_45) AS bigint) AS latency_45, CAST(sum(latency_46) AS bigint) AS latency_46,
+        CAST(sum(latency_47) AS bigint) AS latency_47
+    FROM (SELECT coalesce(session_id, '') AS part, user_id, agent_name, provider_name, model, tool_name,
+        day AS first_day, day AS last_day,
+    entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+        CAST(NULL AS bigint) AS cost_fraction, CAST(round(duration_ms * 1000) AS bigint) AS duration_us,
+    CASE WHEN latency_ms IS NOT NULL THEN 1 ELSE 0 END AS timed_entries,
+        CASE WHEN latency_ms <= 1.0 THEN 1 END AS latency_00, CASE WHEN latency_ms > 1.0
+        AND latency_ms <= 1.414214 THEN 1 END AS latency_01, CASE WHEN latency_ms > 1.414214
+        AND latency_ms <= 2.0 THEN 1 END AS latency_02, CASE WHEN latency_ms > 2.0
+        AND latency_ms <= 2.828427 THEN 1 END AS latency_03, CASE WHEN latency_ms > 2.828427
+        AND latency_ms <= 4.0 THEN 1 END AS latency_04, CASE WHEN latency_ms > 4.0
+        AND latency_ms <= 5.656854 THEN 1 END AS latency_05, CASE WHEN latency_ms > 5.656854
+        AND latency_ms <= 8.0 THEN 1 END AS latency_06, CASE WHEN latency_ms > 8.0
+        AND latency_ms <= 11.313708 THEN 1 END AS latency_07, CASE WHEN latency_ms > 11.313708
+        AND latency_ms <= 16.0 THEN 1 END AS latency_08, CASE WHEN latency_ms > 16.0
+        AND latency_ms <= 22.627417 THEN 1 END AS latency_09, CASE WHEN latency_ms > 22.627417
+        AND latency_ms <= 32.0 THEN 1 END AS latency_10, CASE WHEN latency_ms > 32.0
+        AND latency_ms <= 45.254834 THEN 1 END AS latency_11, CASE WHEN latency_ms > 45.254834
+        AND latency_ms <= 64.0 THEN 1 END AS latency_12, CASE WHEN latency_ms > 64.0
+        AND latency_ms <= 90.509668 THEN 1 END AS latency_13, CASE WHEN latency_ms > 90.509668
+        AND latency_ms <= 128.0 THEN 1 END AS latency_14, CASE WHEN latency_ms > 128.0
+        AND latency_ms <= 181.019336 THEN 1 END AS latency_15, CASE WHEN latency_ms > 181.019336
+        AND latency_ms <= 256.0 THEN 1 END AS latency_16, CASE WHEN latency_ms > 256.0
+        AND latency_ms <= 362.038672 THEN 1 END AS latency_17, CASE WHEN latency_ms > 362.038672
+        AND latency_ms <= 512.0 THEN 1 END AS latency_18, CASE WHEN latency_ms > 512.0
+        AND latency_ms <= 724.077344 THEN 1 END AS latency_19, CASE WHEN latency_ms > 724.077344
+        AND latency_ms <= 1024.0 THEN 1 END AS latency_20, CASE WHEN latency_ms > 1024.0
+        AND latency_ms <= 1448.154688 THEN 1 END AS latency_21, CASE WHEN latency_ms > 1448.154688
+        AND latency_ms <= 2048.0 THEN 1 END AS latency_22, CASE WHEN latency_ms > 2048.0
+        AND latency_ms <= 2896.309376 THEN 1 END AS latency_23, CASE WHEN latency_ms > 2896.309376
+        AND latency_ms <= 4096.0 THEN 1 END AS latency_24, CASE WHEN latency_ms > 4096.0
+        AND latency_ms <= 5792.618751 THEN 1 END AS latency_25, CASE WHEN latency_ms > 5792.618751
+        AND latency_ms <= 8192.0 THEN 1 END AS latency_26, CASE WHEN latency_ms > 8192.0
+        AND latency_ms <= 11585.237503 THEN 1 END AS latency_27, CASE WHEN latency_ms > 11585.237503
+        AND latency_ms <= 16384.0 THEN 1 END AS latency_28, CASE WHEN latency_ms > 16384.0
+        AND latency_ms <= 23170.475006 THEN 1 END AS latency_29, CASE WHEN latency_ms > 23170.475006
+        AND latency_ms <= 32768.0 THEN 1 END AS latency_30, CASE WHEN latency_ms > 32768.0
+        AND latency_ms <= 46340.950012 THEN 1 END AS latency_31, CASE WHEN latency_ms > 46340.950012
+        AND latency_ms <= 65536.0 THEN 1 END AS latency_32, CASE WHEN latency_ms > 65536.0
+        AND latency_ms <= 92681.900024 THEN 1 END AS latency_33, CASE WHEN latency_ms > 92681.900024
+        AND latency_ms <= 131072.0 THEN 1 END AS latency_34, CASE WHEN latency_ms > 131072.0
+        AND latency_ms <= 185363.800047 THEN 1 END AS latency_35, CASE WHEN latency_ms > 185363.800047
+        AND latency_ms <= 262144.0 THEN 1 END AS latency_36, CASE WHEN latency_ms > 262144.0
+        AND latency_ms <= 370727.600095 THEN 1 END AS latency_37, CASE WHEN latency_ms > 370727.600095
+        AND latency_ms <= 524288.0 THEN 1 END AS latency_38, CASE WHEN latency_ms > 524288.0
+        AND latency_ms <= 741455.200189 THEN 1 END AS latency_39, CASE WHEN latency_ms > 741455.200189
+        AND latency_ms <= 1048576.0 THEN 1 END AS latency_40, CASE WHEN latency_ms > 1048576.0
+        AND latency_ms <= 1482910.400379 THEN 1 END AS latency_41, CASE WHEN latency_ms > 1482910.400379
+        AND latency_ms <= 2097152.0 THEN 1 END AS latency_42, CASE WHEN latency_ms > 2097152.0
+        AND latency_ms <= 2965820.800758 THEN 1 END AS latency_43, CASE WHEN latency_ms > 2965820.800758
+        AND latency_ms <= 4194304.0 THEN 1 END AS latency_44, CASE WHEN latency_ms > 4194304.0
+        AND latency_ms <= 5931641.601516 THEN 1 END AS latency_45, CASE WHEN latency_ms > 5931641.601516
+        AND latency_ms <= 8388608.0 THEN 1 END AS latency_46, CASE WHEN latency_ms > 8388608.0 THEN 1 END AS latency_47
+FROM "statestore".usage_lines WHERE namespace = %(namespace)s AND at >= %(since)s AND at < %(until)s UNION ALL
+    SELECT part, user_id, agent_name, provider_name, model, tool_name, first_day, last_day, entries, turns, model_calls,
+    tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+    reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction, duration_us, timed_entries,
+    latency_00, latency_01, latency_02, latency_03, latency_04, latency_05, latency_06, latency_07, latency_08,
+    latency_09, latency_10, latency_11, latency_12, latency_13, latency_14, latency_15, latency_16, latency_17,
+    latency_18, latency_19, latency_20, latency_21, latency_22, latency_23, latency_24, latency_25, latency_26,
+    latency_27, latency_28, latency_29, latency_30, latency_31, latency_32, latency_33, latency_34, latency_35,
+    latency_36, latency_37, latency_38, latency_39, latency_40, latency_41, latency_42, latency_43, latency_44,
+    latency_45, latency_46, latency_47 FROM replaced) AS l GROUP BY part, user_id, agent_name, provider_name, model,
+    tool_name) AS s) AS n;
 
 -- ===================================================== sessions ======================================================
 
@@ -7621,8 +8369,9 @@ WHERE r.namespace = %(namespace)s AND r.session_id = n.session_id AND r.record_i
     AND (r.user_id = CAST(%(user_id)s AS text) OR CAST(%(user_id)s AS text) IS NULL);
 
 -- usage/report_sql.py: SPAN
--- Serves UsageRepository.by_agent, UsageRepository.by_day, UsageRepository.by_hour, UsageRepository.by_model,
--- UsageRepository.by_session, UsageRepository.by_tool, UsageRepository.by_user, UsageRepository.totals.
+-- Serves RollupRepository.roll_up, UsageRepository.by_agent, UsageRepository.by_day, UsageRepository.by_hour,
+-- UsageRepository.by_model, UsageRepository.by_session, UsageRepository.by_tool, UsageRepository.by_user,
+-- UsageRepository.totals.
 SELECT (SELECT min(created_at) FROM "statestore".history_entries WHERE namespace = %(namespace)s),
     (SELECT min(bucket_at) FROM "statestore".usage_ledger WHERE namespace = %(namespace)s),
     (SELECT min(created_at) FROM "statestore".usage_records WHERE namespace = %(namespace)s),
@@ -7689,6 +8438,9 @@ ORDER BY s.created_at, s.session_id;
 --
 -- The measures of `usage_lines` for each of *keys*, which are columns of it or parts of the local time.
 --
+-- *summed* says of which sums, if there are any: those of sessions, for all times and by no part of the time, which
+-- are `session` or `use`; or those of days by a key of `rolled.DAYS_BY`, for whole days of UTC and without filters.
+--
 -- Built for: by model and day, in a time zone whose distance from UTC changes once in the period.
 WITH lines AS (SELECT *, CAST(((at + CASE WHEN at < CAST(%(change_0)s AS timestamptz) THEN CAST(%(offset_0)s AS
     interval) ELSE CAST(%(offset_1)s AS interval) END) AT TIME ZONE 'UTC') AS date) AS local_day
@@ -7704,10 +8456,11 @@ measured AS (SELECT local_day, provider_name, model, count(DISTINCT session_id) 
     CAST(coalesce(sum(cache_write_input_tokens), 0) AS bigint) AS cache_write_input_tokens,
     CAST(coalesce(sum(reasoning_output_tokens), 0) AS bigint) AS reasoning_output_tokens,
     CAST(coalesce(sum(unpriced_calls), 0) AS bigint) AS unpriced_calls,
-    CAST(coalesce(sum(content_bytes), 0) AS bigint) AS content_bytes, coalesce(sum(duration_ms), 0) AS duration_ms,
-    count(latency_ms) AS timed_entries, percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_ms) AS latency_p50,
-    percentile_cont(0.95) WITHIN GROUP (ORDER BY latency_ms) AS latency_p95, sum(cost_usd) AS cost, 0 AS cost_fraction
-    FROM lines GROUP BY local_day, provider_name, model)
+    CAST(coalesce(sum(content_bytes), 0) AS bigint) AS content_bytes,
+    coalesce(sum(CAST(round(duration_ms * 1000) AS bigint)), 0) AS duration_us, count(latency_ms) AS timed_entries,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_ms) AS latency_p50, percentile_cont(0.95) WITHIN GROUP
+    (ORDER BY latency_ms) AS latency_p95, sum(cost_usd) AS cost, 0 AS cost_fraction FROM lines GROUP BY local_day,
+    provider_name, model)
 SELECT * FROM measured ORDER BY local_day, cost IS NULL, round(cost + cost_fraction / 1e10, 10) DESC,
     input_tokens + output_tokens DESC, entries DESC LIMIT %(limit)s;
 

@@ -1018,6 +1018,21 @@ DELETE FROM usage_ledger WHERE rowid IN (SELECT t.rowid FROM usage_ledger AS t W
 DELETE FROM usage_records WHERE rowid IN (SELECT t.rowid FROM usage_records AS t WHERE t.namespace = :namespace
     LIMIT :limit);
 
+-- expiry/namespaces.py: _DELETE['usage_rollup']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM usage_rollup WHERE rowid IN (SELECT t.rowid FROM usage_rollup AS t WHERE t.namespace = :namespace
+    LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['usage_rollup_changes']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM usage_rollup_changes WHERE rowid IN
+    (SELECT t.rowid FROM usage_rollup_changes AS t WHERE t.namespace = :namespace LIMIT :limit);
+
+-- expiry/namespaces.py: _DELETE['usage_rollup_state']
+-- Serves NamespaceRepository.drop_rows.
+DELETE FROM usage_rollup_state WHERE rowid IN
+    (SELECT t.rowid FROM usage_rollup_state AS t WHERE t.namespace = :namespace LIMIT :limit);
+
 -- expiry/namespaces.py: _PRICES_ARE_GONE
 -- Serves NamespaceRepository.drop_rows.
 UPDATE store_settings SET value = value + 1 WHERE namespace = :namespace AND name = 'prices';
@@ -2339,6 +2354,653 @@ SELECT name, value FROM store_settings WHERE namespace = :namespace AND name > :
 -- portable/portable_rows.py: _FORGET_MARKS
 -- Serves PortableWork.forget_marks.
 DELETE FROM store_settings WHERE namespace = :namespace AND name > :prefix AND name < :prefix_end;
+
+-- ====================================================== rollup =======================================================
+
+-- rollup/days.py: _FORGET[0]
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'day' AND part = :part;
+
+-- rollup/days.py: _FORGET[1]
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'user' AND part = :part;
+
+-- rollup/days.py: _FORGET[2]
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'agent' AND part = :part;
+
+-- rollup/days.py: _FORGET[3]
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'model' AND part = :part;
+
+-- rollup/days.py: _FORGET[4]
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'tool' AND part = :part;
+
+-- rollup/days.py: _MAKE[0]
+-- Serves RollupRepository.roll_up.
+INSERT INTO usage_rollup (namespace, kind, part, line, first_day, last_day, sessions, entries, turns, model_calls,
+    tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+    reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction, duration_us, timed_entries,
+    latency_p50_ms, latency_p95_ms)
+SELECT :namespace, 'day', :part, row_number() OVER (), :day, :day,
+    sessions, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction,
+        duration_us, timed_entries, latency_p50_ms, latency_p95_ms
+FROM (SELECT count(DISTINCT session_id) AS sessions, sum(entries) AS entries, sum(turns) AS turns,
+    sum(model_calls) AS model_calls, sum(tool_calls) AS tool_calls, sum(errors) AS errors,
+    sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+    sum(cache_read_input_tokens) AS cache_read_input_tokens, sum(cache_write_input_tokens) AS cache_write_input_tokens,
+    sum(reasoning_output_tokens) AS reasoning_output_tokens, sum(unpriced_calls) AS unpriced_calls,
+    sum(content_bytes) AS content_bytes, sum(CAST(cost_usd AS INTEGER)) AS cost_usd,
+    sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) AS cost_fraction,
+    sum(CAST(round(duration_ms * 1000) AS bigint)) AS duration_us, coalesce(max(timed), 0) AS timed_entries,
+    round(max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) + max(CASE WHEN place
+    = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5), 6) AS latency_p50_ms,
+    round(max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) +
+    max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0),
+    6) AS latency_p95_ms
+    FROM (SELECT *, count(latency_ms) OVER () AS timed,
+        row_number() OVER ( ORDER BY latency_ms IS NULL, latency_ms) AS place FROM
+            (SELECT * FROM usage_lines WHERE namespace = :namespace AND at >= :since
+            AND at < :until)) AS l HAVING count(*) > 0) AS s;
+
+-- rollup/days.py: _MAKE[1]
+-- Serves RollupRepository.roll_up.
+INSERT INTO usage_rollup (namespace, kind, part, line, first_day, last_day, user_id, sessions, entries, turns,
+    model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+    reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction, duration_us, timed_entries,
+    latency_p50_ms, latency_p95_ms)
+SELECT :namespace, 'user', :part, row_number() OVER (ORDER BY user_id), :day, :day,
+    user_id, sessions, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        cost_usd, cost_fraction, duration_us, timed_entries, latency_p50_ms, latency_p95_ms
+FROM (SELECT user_id, count(DISTINCT session_id) AS sessions, sum(entries) AS entries, sum(turns) AS turns,
+    sum(model_calls) AS model_calls, sum(tool_calls) AS tool_calls, sum(errors) AS errors,
+    sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+    sum(cache_read_input_tokens) AS cache_read_input_tokens, sum(cache_write_input_tokens) AS cache_write_input_tokens,
+    sum(reasoning_output_tokens) AS reasoning_output_tokens, sum(unpriced_calls) AS unpriced_calls,
+    sum(content_bytes) AS content_bytes, sum(CAST(cost_usd AS INTEGER)) AS cost_usd,
+    sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) AS cost_fraction,
+    sum(CAST(round(duration_ms * 1000) AS bigint)) AS duration_us, coalesce(max(timed), 0) AS timed_entries,
+    round(max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) + max(CASE WHEN place
+    = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5), 6) AS latency_p50_ms,
+    round(max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) +
+    max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0),
+    6) AS latency_p95_ms
+    FROM (SELECT *, count(latency_ms) OVER (PARTITION BY user_id) AS timed,
+        row_number() OVER (PARTITION BY user_id ORDER BY latency_ms IS NULL, latency_ms) AS place FROM
+            (SELECT * FROM usage_lines WHERE namespace = :namespace AND at >= :since AND at < :until)) AS l
+            GROUP BY user_id HAVING count(*) > 0) AS s;
+
+-- rollup/days.py: _MAKE[2]
+-- Serves RollupRepository.roll_up.
+INSERT INTO usage_rollup (namespace, kind, part, line, first_day, last_day, agent_name, sessions, entries, turns,
+    model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+    reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction, duration_us, timed_entries,
+    latency_p50_ms, latency_p95_ms)
+SELECT :namespace, 'agent', :part, row_number() OVER (ORDER BY agent_name), :day, :day,
+    agent_name, sessions, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        cost_usd, cost_fraction, duration_us, timed_entries, latency_p50_ms, latency_p95_ms
+FROM (SELECT agent_name, count(DISTINCT session_id) AS sessions, sum(entries) AS entries, sum(turns) AS turns,
+    sum(model_calls) AS model_calls, sum(tool_calls) AS tool_calls, sum(errors) AS errors,
+    sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+    sum(cache_read_input_tokens) AS cache_read_input_tokens, sum(cache_write_input_tokens) AS cache_write_input_tokens,
+    sum(reasoning_output_tokens) AS reasoning_output_tokens, sum(unpriced_calls) AS unpriced_calls,
+    sum(content_bytes) AS content_bytes, sum(CAST(cost_usd AS INTEGER)) AS cost_usd,
+    sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) AS cost_fraction,
+    sum(CAST(round(duration_ms * 1000) AS bigint)) AS duration_us, coalesce(max(timed), 0) AS timed_entries,
+    round(max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) + max(CASE WHEN place
+    = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5), 6) AS latency_p50_ms,
+    round(max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) +
+    max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0),
+    6) AS latency_p95_ms
+    FROM (SELECT *, count(latency_ms) OVER (PARTITION BY agent_name) AS timed,
+        row_number() OVER (PARTITION BY agent_name ORDER BY latency_ms IS NULL, latency_ms) AS place FROM
+            (SELECT * FROM usage_lines WHERE namespace = :namespace AND at >= :since AND at < :until)) AS l
+            GROUP BY agent_name HAVING count(*) > 0) AS s;
+
+-- rollup/days.py: _MAKE[3]
+-- Serves RollupRepository.roll_up.
+INSERT INTO usage_rollup (namespace, kind, part, line, first_day, last_day, provider_name, model, sessions, entries,
+    turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction,
+    duration_us, timed_entries, latency_p50_ms, latency_p95_ms)
+SELECT :namespace, 'model', :part, row_number() OVER (ORDER BY provider_name, model), :day, :day,
+    provider_name, model, sessions, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        cost_usd, cost_fraction, duration_us, timed_entries, latency_p50_ms, latency_p95_ms
+FROM (SELECT provider_name, model, count(DISTINCT session_id) AS sessions, sum(entries) AS entries, sum(turns) AS turns,
+    sum(model_calls) AS model_calls, sum(tool_calls) AS tool_calls, sum(errors) AS errors,
+    sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+    sum(cache_read_input_tokens) AS cache_read_input_tokens, sum(cache_write_input_tokens) AS cache_write_input_tokens,
+    sum(reasoning_output_tokens) AS reasoning_output_tokens, sum(unpriced_calls) AS unpriced_calls,
+    sum(content_bytes) AS content_bytes, sum(CAST(cost_usd AS INTEGER)) AS cost_usd,
+    sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) AS cost_fraction,
+    sum(CAST(round(duration_ms * 1000) AS bigint)) AS duration_us, coalesce(max(timed), 0) AS timed_entries,
+    round(max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) + max(CASE WHEN place
+    = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5), 6) AS latency_p50_ms,
+    round(max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) +
+    max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0),
+    6) AS latency_p95_ms
+    FROM (SELECT *, count(latency_ms) OVER (PARTITION BY provider_name, model) AS timed,
+        row_number() OVER (PARTITION BY provider_name, model ORDER BY latency_ms IS NULL, latency_ms) AS place FROM
+            (SELECT * FROM usage_lines WHERE namespace = :namespace AND at >= :since AND at < :until)) AS l
+            GROUP BY provider_name, model HAVING count(*) > 0) AS s;
+
+-- rollup/days.py: _MAKE[4]
+-- Serves RollupRepository.roll_up.
+INSERT INTO usage_rollup (namespace, kind, part, line, first_day, last_day, tool_name, sessions, entries, turns,
+    model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+    reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction, duration_us, timed_entries,
+    latency_p50_ms, latency_p95_ms)
+SELECT :namespace, 'tool', :part, row_number() OVER (ORDER BY tool_name), :day, :day,
+    tool_name, sessions, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        cost_usd, cost_fraction, duration_us, timed_entries, latency_p50_ms, latency_p95_ms
+FROM (SELECT tool_name, count(DISTINCT session_id) AS sessions, sum(entries) AS entries, sum(turns) AS turns,
+    sum(model_calls) AS model_calls, sum(tool_calls) AS tool_calls, sum(errors) AS errors,
+    sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+    sum(cache_read_input_tokens) AS cache_read_input_tokens, sum(cache_write_input_tokens) AS cache_write_input_tokens,
+    sum(reasoning_output_tokens) AS reasoning_output_tokens, sum(unpriced_calls) AS unpriced_calls,
+    sum(content_bytes) AS content_bytes, sum(CAST(cost_usd AS INTEGER)) AS cost_usd,
+    sum(CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER)) AS cost_fraction,
+    sum(CAST(round(duration_ms * 1000) AS bigint)) AS duration_us, coalesce(max(timed), 0) AS timed_entries,
+    round(max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) + max(CASE WHEN place
+    = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5), 6) AS latency_p50_ms,
+    round(max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) +
+    max(CASE WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0),
+    6) AS latency_p95_ms
+    FROM (SELECT *, count(latency_ms) OVER (PARTITION BY tool_name) AS timed,
+        row_number() OVER (PARTITION BY tool_name ORDER BY latency_ms IS NULL, latency_ms) AS place FROM
+            (SELECT * FROM usage_lines WHERE namespace = :namespace AND at >= :since AND at < :until)) AS l
+            GROUP BY tool_name HAVING count(*) > 0) AS s;
+
+-- rollup/days.py: _FIRST
+-- Serves RollupRepository.roll_up.
+SELECT min(at) FROM (SELECT min(t.created_at) AS at FROM history_entries AS t WHERE t.namespace = :namespace
+    AND t.created_at >= :since UNION ALL SELECT min(t.created_at) AS at FROM usage_records AS t
+    WHERE t.namespace = :namespace AND t.created_at >= :since UNION ALL SELECT min(t.bucket_at) AS at
+    FROM usage_ledger AS t WHERE t.namespace = :namespace AND t.bucket_at >= :since) AS firsts;
+
+-- rollup/repository.py: _CLOCK
+-- Serves RollupRepository.roll_up.
+SELECT :now;
+
+-- rollup/repository.py: _INIT
+-- Serves RollupRepository.roll_up.
+INSERT INTO usage_rollup_state (namespace, announced_until) VALUES (:namespace, :until)
+ON CONFLICT (namespace) DO NOTHING;
+
+-- rollup/repository.py: _LOCK
+-- Serves RollupRepository.roll_up.
+SELECT t.announced_until, 0, t.filled_to, t.rolled_until, t.days_until, 0
+FROM usage_rollup_state AS t WHERE t.namespace = :namespace;
+
+-- rollup/repository.py: _EXISTS
+-- Serves RollupRepository.roll_up.
+SELECT t.announced_until FROM usage_rollup_state AS t WHERE t.namespace = :namespace;
+
+-- rollup/repository.py: _ANNOUNCE
+-- Serves RollupRepository.roll_up.
+UPDATE usage_rollup_state SET announced_until = :until, fence = NULL WHERE namespace = :namespace;
+
+-- rollup/repository.py: _FILLED_TO
+-- Serves RollupRepository.roll_up.
+UPDATE usage_rollup_state SET filled_to = :to WHERE namespace = :namespace;
+
+-- rollup/repository.py: _ROLLED
+-- Serves RollupRepository.roll_up.
+UPDATE usage_rollup_state SET rolled_until = :until WHERE namespace = :namespace;
+
+-- rollup/repository.py: _TAKE_CHANGED
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup_changes WHERE namespace = :namespace AND kind = 'session' AND part IN (
+    SELECT c.part FROM usage_rollup_changes AS c WHERE c.namespace = :namespace AND c.kind = 'session'
+    ORDER BY c.part LIMIT :limit)
+RETURNING part;
+
+-- rollup/repository.py: _DAYS
+-- Serves RollupRepository.roll_up.
+UPDATE usage_rollup_state SET days_until = :day WHERE namespace = :namespace;
+
+-- rollup/repository.py: _TAKE_CHANGED_DAY
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup_changes WHERE namespace = :namespace AND kind = 'day' AND part = (
+    SELECT min(c.part) FROM usage_rollup_changes AS c WHERE c.namespace = :namespace AND c.kind = 'day')
+RETURNING part;
+
+-- rollup/sessions.py: _NEXT
+-- Serves RollupRepository.roll_up.
+SELECT session_id FROM (SELECT session_id FROM
+    (SELECT DISTINCT t.session_id FROM sessions AS t WHERE t.namespace = :namespace AND t.session_id > :after
+    ORDER BY t.session_id LIMIT :limit) AS found UNION SELECT session_id FROM
+    (SELECT DISTINCT t.session_id FROM usage_ledger AS t WHERE t.namespace = :namespace AND t.session_id > :after
+    ORDER BY t.session_id LIMIT :limit) AS found UNION SELECT session_id FROM
+    (SELECT DISTINCT t.session_id FROM usage_records AS t WHERE t.namespace = :namespace AND t.session_id > :after
+    ORDER BY t.session_id LIMIT :limit) AS found) AS ids ORDER BY session_id LIMIT :limit;
+
+-- rollup/sessions.py: _FORGET[0]
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'session' AND part IN
+    (SELECT value FROM json_each(:parts));
+
+-- rollup/sessions.py: _FORGET[1]
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'use' AND part IN (SELECT value FROM json_each(:parts));
+
+-- rollup/sessions.py: _MAKE
+-- Serves RollupRepository.roll_up.
+INSERT INTO usage_rollup (namespace, kind, line, sessions, part, user_id, agent_name, provider_name, model, tool_name,
+    first_day, last_day, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+    cost_fraction, duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05,
+    latency_06, latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14,
+    latency_15, latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23,
+    latency_24, latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32,
+    latency_33, latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41,
+    latency_42, latency_43, latency_44, latency_45, latency_46, latency_47)
+SELECT :namespace, 'use', line, CASE WHEN part = '' THEN 0 ELSE 1 END, part, user_id, agent_name, provider_name, model,
+    tool_name, first_day, last_day, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+    cost_fraction, duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05,
+    latency_06, latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14,
+    latency_15, latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23,
+    latency_24, latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32,
+    latency_33, latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41,
+    latency_42, latency_43, latency_44, latency_45, latency_46, latency_47
+FROM (
+SELECT row_number() OVER (PARTITION BY part ORDER BY user_id, agent_name, provider_name, model, tool_name) AS line, s.*
+    FROM (
+    SELECT part, user_id, agent_name, provider_name, model, tool_name, min(first_day) AS first_day,
+        max(last_day) AS last_day, sum(entries) AS entries, sum(turns) AS turns, sum(model_calls) AS model_calls,
+        sum(tool_calls) AS tool_calls, sum(errors) AS errors, sum(input_tokens) AS input_tokens,
+        sum(output_tokens) AS output_tokens, sum(cache_read_input_tokens) AS cache_read_input_tokens,
+        sum(cache_write_input_tokens) AS cache_write_input_tokens,
+        sum(reasoning_output_tokens) AS reasoning_output_tokens, sum(unpriced_calls) AS unpriced_calls,
+        sum(content_bytes) AS content_bytes, sum(cost_usd) AS cost_usd, sum(cost_fraction) AS cost_fraction,
+        sum(duration_us) AS duration_us, sum(timed_entries) AS timed_entries, sum(latency_00) AS latency_00,
+        sum(latency_01) AS latency_01, sum(latency_02) AS latency_02, sum(latency_03) AS latency_03,
+        sum(latency_04) AS latency_04, sum(latency_05) AS latency_05, sum(latency_06) AS latency_06,
+        sum(latency_07) AS latency_07, sum(latency_08) AS latency_08, sum(latency_09) AS latency_09,
+        sum(latency_10) AS latency_10, sum(latency_11) AS latency_11, sum(latency_12) AS latency_12,
+        sum(latency_13) AS latency_13, sum(latency_14) AS latency_14, sum(latency_15) AS latency_15,
+        sum(latency_16) AS latency_16, sum(latency_17) AS latency_17, sum(latency_18) AS latency_18,
+        sum(latency_19) AS latency_19, sum(latency_20) AS latency_20, sum(latency_21) AS latency_21,
+        sum(latency_22) AS latency_22, sum(latency_23) AS latency_23, sum(latency_24) AS latency_24,
+        sum(latency_25) AS latency_25, sum(latency_26) AS latency_26, sum(latency_27) AS latency_27,
+        sum(latency_28) AS latency_28, sum(latency_29) AS latency_29, sum(latency_30) AS latency_30,
+        sum(latency_31) AS latency_31, sum(latency_32) AS latency_32, sum(latency_33) AS latency_33,
+        sum(latency_34) AS latency_34, sum(latency_35) AS latency_35, sum(latency_36) AS latency_36,
+        sum(latency_37) AS latency_37, sum(latency_38) AS latency_38, sum(latency_39) AS latency_39,
+        sum(latency_40) AS latency_40, sum(latency_41) AS latency_41, sum(latency_42) AS latency_42,
+        sum(latency_43) AS latency_43, sum(latency_44) AS latency_44, sum(latency_45) AS latency_45,
+        sum(latency_46) AS latency_46, sum(latency_47) AS latency_47
+    FROM (SELECT coalesce(session_id, '') AS part, user_id, agent_name, provider_name, model, tool_name,
+        day AS first_day, day AS last_day,
+    entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        CAST(cost_usd AS INTEGER) AS cost_usd, CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER) AS
+        cost_fraction, CAST(round(duration_ms * 1000) AS bigint) AS duration_us,
+    CASE WHEN latency_ms IS NOT NULL THEN 1 ELSE 0 END AS timed_entries,
+        CASE WHEN latency_ms <= 1.0 THEN 1 END AS latency_00, CASE WHEN latency_ms > 1.0
+        AND latency_ms <= 1.414214 THEN 1 END AS latency_01, CASE WHEN latency_ms > 1.414214
+        AND latency_ms <= 2.0 THEN 1 END AS latency_02, CASE WHEN latency_ms > 2.0
+        AND latency_ms <= 2.828427 THEN 1 END AS latency_03, CASE WHEN latency_ms > 2.828427
+        AND latency_ms <= 4.0 THEN 1 END AS latency_04, CASE WHEN latency_ms > 4.0
+        AND latency_ms <= 5.656854 THEN 1 END AS latency_05, CASE WHEN latency_ms > 5.656854
+        AND latency_ms <= 8.0 THEN 1 END AS latency_06, CASE WHEN latency_ms > 8.0
+        AND latency_ms <= 11.313708 THEN 1 END AS latency_07, CASE WHEN latency_ms > 11.313708
+        AND latency_ms <= 16.0 THEN 1 END AS latency_08, CASE WHEN latency_ms > 16.0
+        AND latency_ms <= 22.627417 THEN 1 END AS latency_09, CASE WHEN latency_ms > 22.627417
+        AND latency_ms <= 32.0 THEN 1 END AS latency_10, CASE WHEN latency_ms > 32.0
+        AND latency_ms <= 45.254834 THEN 1 END AS latency_11, CASE WHEN latency_ms > 45.254834
+        AND latency_ms <= 64.0 THEN 1 END AS latency_12, CASE WHEN latency_ms > 64.0
+        AND latency_ms <= 90.509668 THEN 1 END AS latency_13, CASE WHEN latency_ms > 90.509668
+        AND latency_ms <= 128.0 THEN 1 END AS latency_14, CASE WHEN latency_ms > 128.0
+        AND latency_ms <= 181.019336 THEN 1 END AS latency_15, CASE WHEN latency_ms > 181.019336
+        AND latency_ms <= 256.0 THEN 1 END AS latency_16, CASE WHEN latency_ms > 256.0
+        AND latency_ms <= 362.038672 THEN 1 END AS latency_17, CASE WHEN latency_ms > 362.038672
+        AND latency_ms <= 512.0 THEN 1 END AS latency_18, CASE WHEN latency_ms > 512.0
+        AND latency_ms <= 724.077344 THEN 1 END AS latency_19, CASE WHEN latency_ms > 724.077344
+        AND latency_ms <= 1024.0 THEN 1 END AS latency_20, CASE WHEN latency_ms > 1024.0
+        AND latency_ms <= 1448.154688 THEN 1 END AS latency_21, CASE WHEN latency_ms > 1448.154688
+        AND latency_ms <= 2048.0 THEN 1 END AS latency_22, CASE WHEN latency_ms > 2048.0
+        AND latency_ms <= 2896.309376 THEN 1 END AS latency_23, CASE WHEN latency_ms > 2896.309376
+        AND latency_ms <= 4096.0 THEN 1 END AS latency_24, CASE WHEN latency_ms > 4096.0
+        AND latency_ms <= 5792.618751 THEN 1 END AS latency_25, CASE WHEN latency_ms > 5792.618751
+        AND latency_ms <= 8192.0 THEN 1 END AS latency_26, CASE WHEN latency_ms > 8192.0
+        AND latency_ms <= 11585.237503 THEN 1 END AS latency_27, CASE WHEN latency_ms > 11585.237503
+        AND latency_ms <= 16384.0 THEN 1 END AS latency_28, CASE WHEN latency_ms > 16384.0
+        AND latency_ms <= 23170.475006 THEN 1 END AS latency_29, CASE WHEN latency_ms > 23170.475006
+        AND latency_ms <= 32768.0 THEN 1 END AS latency_30, CASE WHEN latency_ms > 32768.0
+        AND latency_ms <= 46340.950012 THEN 1 END AS latency_31, CASE WHEN latency_ms > 46340.950012
+        AND latency_ms <= 65536.0 THEN 1 END AS latency_32, CASE WHEN latency_ms > 65536.0
+        AND latency_ms <= 92681.900024 THEN 1 END AS latency_33, CASE WHEN latency_ms > 92681.900024
+        AND latency_ms <= 131072.0 THEN 1 END AS latency_34, CASE WHEN latency_ms > 131072.0
+        AND latency_ms <= 185363.800047 THEN 1 END AS latency_35, CASE WHEN latency_ms > 185363.800047
+        AND latency_ms <= 262144.0 THEN 1 END AS latency_36, CASE WHEN latency_ms > 262144.0
+        AND latency_ms <= 370727.600095 THEN 1 END AS latency_37, CASE WHEN latency_ms > 370727.600095
+        AND latency_ms <= 524288.0 THEN 1 END AS latency_38, CASE WHEN latency_ms > 524288.0
+        AND latency_ms <= 741455.200189 THEN 1 END AS latency_39, CASE WHEN latency_ms > 741455.200189
+        AND latency_ms <= 1048576.0 THEN 1 END AS latency_40, CASE WHEN latency_ms > 1048576.0
+        AND latency_ms <= 1482910.400379 THEN 1 END AS latency_41, CASE WHEN latency_ms > 1482910.400379
+        AND latency_ms <= 2097152.0 THEN 1 END AS latency_42, CASE WHEN latency_ms > 2097152.0
+        AND latency_ms <= 2965820.800758 THEN 1 END AS latency_43, CASE WHEN latency_ms > 2965820.800758
+        AND latency_ms <= 4194304.0 THEN 1 END AS latency_44, CASE WHEN latency_ms > 4194304.0
+        AND latency_ms <= 5931641.601516 THEN 1 END AS latency_45, CASE WHEN latency_ms > 5931641.601516
+        AND latency_ms <= 8388608.0 THEN 1 END AS latency_46, CASE WHEN latency_ms > 8388608.0 THEN 1 END AS latency_47
+FROM usage_lines WHERE namespace = :namespace AND session_id IN (SELECT value FROM json_each(:parts))
+    AND at < :until) AS l GROUP BY part, user_id, agent_name, provider_name, model, tool_name) AS s) AS n;
+
+-- rollup/sessions.py: _MAKE_NAMELESS
+-- Serves RollupRepository.roll_up.
+INSERT INTO usage_rollup (namespace, kind, line, sessions, part, user_id, agent_name, provider_name, model, tool_name,
+    first_day, last_day, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+    cost_fraction, duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05,
+    latency_06, latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14,
+    latency_15, latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23,
+    latency_24, latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32,
+    latency_33, latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41,
+    latency_42, latency_43, latency_44, latency_45, latency_46, latency_47)
+SELECT :namespace, 'use', line, CASE WHEN part = '' THEN 0 ELSE 1 END, part, user_id, agent_name, provider_name, model,
+    tool_name, first_day, last_day, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+    cost_fraction, duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05,
+    latency_06, latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14,
+    latency_15, latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23,
+    latency_24, latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32,
+    latency_33, latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41,
+    latency_42, latency_43, latency_44, latency_45, latency_46, latency_47
+FROM (
+SELECT row_number() OVER (PARTITION BY part ORDER BY user_id, agent_name, provider_name, model, tool_name) AS line, s.*
+    FROM (
+    SELECT part, user_id, agent_name, provider_name, model, tool_name, min(first_day) AS first_day,
+        max(last_day) AS last_day, sum(entries) AS entries, sum(turns) AS turns, sum(model_calls) AS model_calls,
+        sum(tool_calls) AS tool_calls, sum(errors) AS errors, sum(input_tokens) AS input_tokens,
+        sum(output_tokens) AS output_tokens, sum(cache_read_input_tokens) AS cache_read_input_tokens,
+        sum(cache_write_input_tokens) AS cache_write_input_tokens,
+        sum(reasoning_output_tokens) AS reasoning_output_tokens, sum(unpriced_calls) AS unpriced_calls,
+        sum(content_bytes) AS content_bytes, sum(cost_usd) AS cost_usd, sum(cost_fraction) AS cost_fraction,
+        sum(duration_us) AS duration_us, sum(timed_entries) AS timed_entries, sum(latency_00) AS latency_00,
+        sum(latency_01) AS latency_01, sum(latency_02) AS latency_02, sum(latency_03) AS latency_03,
+        sum(latency_04) AS latency_04, sum(latency_05) AS latency_05, sum(latency_06) AS latency_06,
+        sum(latency_07) AS latency_07, sum(latency_08) AS latency_08, sum(latency_09) AS latency_09,
+        sum(latency_10) AS latency_10, sum(latency_11) AS latency_11, sum(latency_12) AS latency_12,
+        sum(latency_13) AS latency_13, sum(latency_14) AS latency_14, sum(latency_15) AS latency_15,
+        sum(latency_16) AS latency_16, sum(latency_17) AS latency_17, sum(latency_18) AS latency_18,
+        sum(latency_19) AS latency_19, sum(latency_20) AS latency_20, sum(latency_21) AS latency_21,
+        sum(latency_22) AS latency_22, sum(latency_23) AS latency_23, sum(latency_24) AS latency_24,
+        sum(latency_25) AS latency_25, sum(latency_26) AS latency_26, sum(latency_27) AS latency_27,
+        sum(latency_28) AS latency_28, sum(latency_29) AS latency_29, sum(latency_30) AS latency_30,
+        sum(latency_31) AS latency_31, sum(latency_32) AS latency_32, sum(latency_33) AS latency_33,
+        sum(latency_34) AS latency_34, sum(latency_35) AS latency_35, sum(latency_36) AS latency_36,
+        sum(latency_37) AS latency_37, sum(latency_38) AS latency_38, sum(latency_39) AS latency_39,
+        sum(latency_40) AS latency_40, sum(latency_41) AS latency_41, sum(latency_42) AS latency_42,
+        sum(latency_43) AS latency_43, sum(latency_44) AS latency_44, sum(latency_45) AS latency_45,
+        sum(latency_46) AS latency_46, sum(latency_47) AS latency_47
+    FROM (SELECT coalesce(session_id, '') AS part, user_id, agent_name, provider_name, model, tool_name,
+        day AS first_day, day AS last_day,
+    entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        CAST(cost_usd AS INTEGER) AS cost_usd, CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER) AS
+        cost_fraction, CAST(round(duration_ms * 1000) AS bigint) AS duration_us,
+    CASE WHEN latency_ms IS NOT NULL THEN 1 ELSE 0 END AS timed_entries,
+        CASE WHEN latency_ms <= 1.0 THEN 1 END AS latency_00, CASE WHEN latency_ms > 1.0
+        AND latency_ms <= 1.414214 THEN 1 END AS latency_01, CASE WHEN latency_ms > 1.414214
+        AND latency_ms <= 2.0 THEN 1 END AS latency_02, CASE WHEN latency_ms > 2.0
+        AND latency_ms <= 2.828427 THEN 1 END AS latency_03, CASE WHEN latency_ms > 2.828427
+        AND latency_ms <= 4.0 THEN 1 END AS latency_04, CASE WHEN latency_ms > 4.0
+        AND latency_ms <= 5.656854 THEN 1 END AS latency_05, CASE WHEN latency_ms > 5.656854
+        AND latency_ms <= 8.0 THEN 1 END AS latency_06, CASE WHEN latency_ms > 8.0
+        AND latency_ms <= 11.313708 THEN 1 END AS latency_07, CASE WHEN latency_ms > 11.313708
+        AND latency_ms <= 16.0 THEN 1 END AS latency_08, CASE WHEN latency_ms > 16.0
+        AND latency_ms <= 22.627417 THEN 1 END AS latency_09, CASE WHEN latency_ms > 22.627417
+        AND latency_ms <= 32.0 THEN 1 END AS latency_10, CASE WHEN latency_ms > 32.0
+        AND latency_ms <= 45.254834 THEN 1 END AS latency_11, CASE WHEN latency_ms > 45.254834
+        AND latency_ms <= 64.0 THEN 1 END AS latency_12, CASE WHEN latency_ms > 64.0
+        AND latency_ms <= 90.509668 THEN 1 END AS latency_13, CASE WHEN latency_ms > 90.509668
+        AND latency_ms <= 128.0 THEN 1 END AS latency_14, CASE WHEN latency_ms > 128.0
+        AND latency_ms <= 181.019336 THEN 1 END AS latency_15, CASE WHEN latency_ms > 181.019336
+        AND latency_ms <= 256.0 THEN 1 END AS latency_16, CASE WHEN latency_ms > 256.0
+        AND latency_ms <= 362.038672 THEN 1 END AS latency_17, CASE WHEN latency_ms > 362.038672
+        AND latency_ms <= 512.0 THEN 1 END AS latency_18, CASE WHEN latency_ms > 512.0
+        AND latency_ms <= 724.077344 THEN 1 END AS latency_19, CASE WHEN latency_ms > 724.077344
+        AND latency_ms <= 1024.0 THEN 1 END AS latency_20, CASE WHEN latency_ms > 1024.0
+        AND latency_ms <= 1448.154688 THEN 1 END AS latency_21, CASE WHEN latency_ms > 1448.154688
+        AND latency_ms <= 2048.0 THEN 1 END AS latency_22, CASE WHEN latency_ms > 2048.0
+        AND latency_ms <= 2896.309376 THEN 1 END AS latency_23, CASE WHEN latency_ms > 2896.309376
+        AND latency_ms <= 4096.0 THEN 1 END AS latency_24, CASE WHEN latency_ms > 4096.0
+        AND latency_ms <= 5792.618751 THEN 1 END AS latency_25, CASE WHEN latency_ms > 5792.618751
+        AND latency_ms <= 8192.0 THEN 1 END AS latency_26, CASE WHEN latency_ms > 8192.0
+        AND latency_ms <= 11585.237503 THEN 1 END AS latency_27, CASE WHEN latency_ms > 11585.237503
+        AND latency_ms <= 16384.0 THEN 1 END AS latency_28, CASE WHEN latency_ms > 16384.0
+        AND latency_ms <= 23170.475006 THEN 1 END AS latency_29, CASE WHEN latency_ms > 23170.475006
+        AND latency_ms <= 32768.0 THEN 1 END AS latency_30, CASE WHEN latency_ms > 32768.0
+        AND latency_ms <= 46340.950012 THEN 1 END AS latency_31, CASE WHEN latency_ms > 46340.950012
+        AND latency_ms <= 65536.0 THEN 1 END AS latency_32, CASE WHEN latency_ms > 65536.0
+        AND latency_ms <= 92681.900024 THEN 1 END AS latency_33, CASE WHEN latency_ms > 92681.900024
+        AND latency_ms <= 131072.0 THEN 1 END AS latency_34, CASE WHEN latency_ms > 131072.0
+        AND latency_ms <= 185363.800047 THEN 1 END AS latency_35, CASE WHEN latency_ms > 185363.800047
+        AND latency_ms <= 262144.0 THEN 1 END AS latency_36, CASE WHEN latency_ms > 262144.0
+        AND latency_ms <= 370727.600095 THEN 1 END AS latency_37, CASE WHEN latency_ms > 370727.600095
+        AND latency_ms <= 524288.0 THEN 1 END AS latency_38, CASE WHEN latency_ms > 524288.0
+        AND latency_ms <= 741455.200189 THEN 1 END AS latency_39, CASE WHEN latency_ms > 741455.200189
+        AND latency_ms <= 1048576.0 THEN 1 END AS latency_40, CASE WHEN latency_ms > 1048576.0
+        AND latency_ms <= 1482910.400379 THEN 1 END AS latency_41, CASE WHEN latency_ms > 1482910.400379
+        AND latency_ms <= 2097152.0 THEN 1 END AS latency_42, CASE WHEN latency_ms > 2097152.0
+        AND latency_ms <= 2965820.800758 THEN 1 END AS latency_43, CASE WHEN latency_ms > 2965820.800758
+        AND latency_ms <= 4194304.0 THEN 1 END AS latency_44, CASE WHEN latency_ms > 4194304.0
+        AND latency_ms <= 5931641.601516 THEN 1 END AS latency_45, CASE WHEN latency_ms > 5931641.601516
+        AND latency_ms <= 8388608.0 THEN 1 END AS latency_46, CASE WHEN latency_ms > 8388608.0 THEN 1 END AS latency_47
+FROM usage_lines WHERE namespace = :namespace AND session_id IS NULL AND at < :until) AS l GROUP BY part, user_id,
+    agent_name, provider_name, model, tool_name) AS s) AS n;
+
+-- rollup/sessions.py: _SUM_UP
+-- Serves RollupRepository.roll_up.
+INSERT INTO usage_rollup (namespace, kind, line, sessions, part, user_id, agent_name, first_day, last_day, entries,
+    turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction,
+    duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05, latency_06,
+    latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14, latency_15,
+    latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23, latency_24,
+    latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32, latency_33,
+    latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41, latency_42,
+    latency_43, latency_44, latency_45, latency_46, latency_47)
+SELECT :namespace, 'session', line, CASE WHEN part = '' THEN 0 ELSE 1 END, part, user_id, agent_name, first_day,
+    last_day, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction,
+    duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05, latency_06,
+    latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14, latency_15,
+    latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23, latency_24,
+    latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32, latency_33,
+    latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41, latency_42,
+    latency_43, latency_44, latency_45, latency_46, latency_47
+FROM (
+SELECT row_number() OVER (PARTITION BY part ORDER BY user_id, agent_name) AS line, s.* FROM (
+    SELECT part, user_id, agent_name, min(first_day) AS first_day, max(last_day) AS last_day, sum(entries) AS entries,
+        sum(turns) AS turns, sum(model_calls) AS model_calls, sum(tool_calls) AS tool_calls, sum(errors) AS errors,
+        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+        sum(cache_read_input_tokens) AS cache_read_input_tokens,
+        sum(cache_write_input_tokens) AS cache_write_input_tokens,
+        sum(reasoning_output_tokens) AS reasoning_output_tokens, sum(unpriced_calls) AS unpriced_calls,
+        sum(content_bytes) AS content_bytes, sum(cost_usd) AS cost_usd, sum(cost_fraction) AS cost_fraction,
+        sum(duration_us) AS duration_us, sum(timed_entries) AS timed_entries, sum(latency_00) AS latency_00,
+        sum(latency_01) AS latency_01, sum(latency_02) AS latency_02, sum(latency_03) AS latency_03,
+        sum(latency_04) AS latency_04, sum(latency_05) AS latency_05, sum(latency_06) AS latency_06,
+        sum(latency_07) AS latency_07, sum(latency_08) AS latency_08, sum(latency_09) AS latency_09,
+        sum(latency_10) AS latency_10, sum(latency_11) AS latency_11, sum(latency_12) AS latency_12,
+        sum(latency_13) AS latency_13, sum(latency_14) AS latency_14, sum(latency_15) AS latency_15,
+        sum(latency_16) AS latency_16, sum(latency_17) AS latency_17, sum(latency_18) AS latency_18,
+        sum(latency_19) AS latency_19, sum(latency_20) AS latency_20, sum(latency_21) AS latency_21,
+        sum(latency_22) AS latency_22, sum(latency_23) AS latency_23, sum(latency_24) AS latency_24,
+        sum(latency_25) AS latency_25, sum(latency_26) AS latency_26, sum(latency_27) AS latency_27,
+        sum(latency_28) AS latency_28, sum(latency_29) AS latency_29, sum(latency_30) AS latency_30,
+        sum(latency_31) AS latency_31, sum(latency_32) AS latency_32, sum(latency_33) AS latency_33,
+        sum(latency_34) AS latency_34, sum(latency_35) AS latency_35, sum(latency_36) AS latency_36,
+        sum(latency_37) AS latency_37, sum(latency_38) AS latency_38, sum(latency_39) AS latency_39,
+        sum(latency_40) AS latency_40, sum(latency_41) AS latency_41, sum(latency_42) AS latency_42,
+        sum(latency_43) AS latency_43, sum(latency_44) AS latency_44, sum(latency_45) AS latency_45,
+        sum(latency_46) AS latency_46, sum(latency_47) AS latency_47
+    FROM (SELECT part, user_id, agent_name, provider_name, model, tool_name, first_day, last_day, entries, turns,
+        model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+        reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction, duration_us, timed_entries,
+        latency_00, latency_01, latency_02, latency_03, latency_04, latency_05, latency_06, latency_07, latency_08,
+        latency_09, latency_10, latency_11, latency_12, latency_13, latency_14, latency_15, latency_16, latency_17,
+        latency_18, latency_19, latency_20, latency_21, latency_22, latency_23, latency_24, latency_25, latency_26,
+        latency_27, latency_28, latency_29, latency_30, latency_31, latency_32, latency_33, latency_34, latency_35,
+        latency_36, latency_37, latency_38, latency_39, latency_40, latency_41, latency_42, latency_43, latency_44,
+        latency_45, latency_46, latency_47 FROM usage_rollup WHERE namespace = :namespace AND kind = 'use' AND part IN
+        (SELECT value FROM json_each(:parts))) AS l GROUP BY part, user_id, agent_name) AS s) AS n;
+
+-- rollup/sessions.py: _END
+-- Serves RollupRepository.roll_up.
+--
+-- Where as many lines as go into one transaction end.
+SELECT min(at) FROM (SELECT * FROM (SELECT t.created_at AS at FROM history_entries AS t WHERE t.namespace = :namespace
+    AND t.created_at >= :since AND t.created_at < :until ORDER BY t.created_at LIMIT 1 OFFSET :lines) AS history_entries
+    UNION ALL SELECT * FROM (SELECT t.created_at AS at FROM usage_records AS t WHERE t.namespace = :namespace
+    AND t.created_at >= :since AND t.created_at < :until ORDER BY t.created_at LIMIT 1 OFFSET :lines) AS usage_records
+    UNION ALL SELECT * FROM (SELECT t.bucket_at AS at FROM usage_ledger AS t WHERE t.namespace = :namespace
+    AND t.bucket_at >= :since AND t.bucket_at < :until ORDER BY t.bucket_at
+    LIMIT 1 OFFSET :lines) AS usage_ledger) AS ends;
+
+-- rollup/sessions.py: _USED
+-- Serves RollupRepository.roll_up.
+SELECT DISTINCT coalesce(session_id, '') FROM usage_lines
+WHERE namespace = :namespace AND at >= :since AND at < :until;
+
+-- rollup/sessions.py: _ADD_SQLITE[0]
+-- Serves RollupRepository.roll_up.
+--
+-- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
+INSERT INTO usage_rollup (namespace, kind, line, sessions, part, user_id, agent_name, provider_name, model, tool_name,
+    first_day, last_day, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+    cost_fraction, duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05,
+    latency_06, latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14,
+    latency_15, latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23,
+    latency_24, latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32,
+    latency_33, latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41,
+    latency_42, latency_43, latency_44, latency_45, latency_46, latency_47)
+SELECT :namespace, 'use', -line, CASE WHEN part = '' THEN 0 ELSE 1 END, part, user_id, agent_name, provider_name, model,
+    tool_name, first_day, last_day, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+    cost_fraction, duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04, latency_05,
+    latency_06, latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13, latency_14,
+    latency_15, latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22, latency_23,
+    latency_24, latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31, latency_32,
+    latency_33, latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40, latency_41,
+    latency_42, latency_43, latency_44, latency_45, latency_46, latency_47
+FROM (
+SELECT row_number() OVER (PARTITION BY part ORDER BY user_id, agent_name, provider_name, model, tool_name) AS line, s.*
+    FROM (
+    SELECT part, user_id, agent_name, provider_name, model, tool_name, min(first_day) AS first_day,
+        max(last_day) AS last_day, sum(entries) AS entries, sum(turns) AS turns, sum(model_calls) AS model_calls,
+        sum(tool_calls) AS tool_calls, sum(errors) AS errors, sum(input_tokens) AS input_tokens,
+        sum(output_tokens) AS output_tokens, sum(cache_read_input_tokens) AS cache_read_input_tokens,
+        sum(cache_write_input_tokens) AS cache_write_input_tokens,
+        sum(reasoning_output_tokens) AS reasoning_output_tokens, sum(unpriced_calls) AS unpriced_calls,
+        sum(content_bytes) AS content_bytes, sum(cost_usd) AS cost_usd, sum(cost_fraction) AS cost_fraction,
+        sum(duration_us) AS duration_us, sum(timed_entries) AS timed_entries, sum(latency_00) AS latency_00,
+        sum(latency_01) AS latency_01, sum(latency_02) AS latency_02, sum(latency_03) AS latency_03,
+        sum(latency_04) AS latency_04, sum(latency_05) AS latency_05, sum(latency_06) AS latency_06,
+        sum(latency_07) AS latency_07, sum(latency_08) AS latency_08, sum(latency_09) AS latency_09,
+        sum(latency_10) AS latency_10, sum(latency_11) AS latency_11, sum(latency_12) AS latency_12,
+        sum(latency_13) AS latency_13, sum(latency_14) AS latency_14, sum(latency_15) AS latency_15,
+        sum(latency_16) AS latency_16, sum(latency_17) AS latency_17, sum(latency_18) AS latency_18,
+        sum(latency_19) AS latency_19, sum(latency_20) AS latency_20, sum(latency_21) AS latency_21,
+        sum(latency_22) AS latency_22, sum(latency_23) AS latency_23, sum(latency_24) AS latency_24,
+        sum(latency_25) AS latency_25, sum(latency_26) AS latency_26, sum(latency_27) AS latency_27,
+        sum(latency_28) AS latency_28, sum(latency_29) AS latency_29, sum(latency_30) AS latency_30,
+        sum(latency_31) AS latency_31, sum(latency_32) AS latency_32, sum(latency_33) AS latency_33,
+        sum(latency_34) AS latency_34, sum(latency_35) AS latency_35, sum(latency_36) AS latency_36,
+        sum(latency_37) AS latency_37, sum(latency_38) AS latency_38, sum(latency_39) AS latency_39,
+        sum(latency_40) AS latency_40, sum(latency_41) AS latency_41, sum(latency_42) AS latency_42,
+        sum(latency_43) AS latency_43, sum(latency_44) AS latency_44, sum(latency_45) AS latency_45,
+        sum(latency_46) AS latency_46, sum(latency_47) AS latency_47
+    FROM (SELECT coalesce(session_id, '') AS part, user_id, agent_name, provider_name, model, tool_name,
+        day AS first_day, day AS last_day,
+    entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        CAST(cost_usd AS INTEGER) AS cost_usd, CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER) AS
+        cost_fraction, CAST(round(duration_ms * 1000) AS bigint) AS duration_us,
+    CASE WHEN latency_ms IS NOT NULL THEN 1 ELSE 0 END AS timed_entries,
+        CASE WHEN latency_ms <= 1.0 THEN 1 END AS latency_00, CASE WHEN latency_ms > 1.0
+        AND latency_ms <= 1.414214 THEN 1 END AS latency_01, CASE WHEN latency_ms > 1.414214
+        AND latency_ms <= 2.0 THEN 1 END AS latency_02, CASE WHEN latency_ms > 2.0
+        AND latency_ms <= 2.828427 THEN 1 END AS latency_03, CASE WHEN latency_ms > 2.828427
+        AND latency_ms <= 4.0 THEN 1 END AS latency_04, CASE WHEN latency_ms > 4.0
+        AND latency_ms <= 5.656854 THEN 1 END AS latency_05, CASE WHEN latency_ms > 5.656854
+        AND latency_ms <= 8.0 THEN 1 END AS latency_06, CASE WHEN latency_ms > 8.0
+        AND latency_ms <= 11.313708 THEN 1 END AS latency_07, CASE WHEN latency_ms > 11.313708
+        AND latency_ms <= 16.0 THEN 1 END AS latency_08, CASE WHEN latency_ms > 16.0
+        AND latency_ms <= 22.627417 THEN 1 END AS latency_09, CASE WHEN latency_ms > 22.627417
+        AND latency_ms <= 32.0 THEN 1 END AS latency_10, CASE WHEN latency_ms > 32.0
+        AND latency_ms <= 45.254834 THEN 1 END AS latency_11, CASE WHEN latency_ms > 45.254834
+        AND latency_ms <= 64.0 THEN 1 END AS latency_12, CASE WHEN latency_ms > 64.0
+        AND latency_ms <= 90.509668 THEN 1 END AS latency_13, CASE WHEN latency_ms > 90.509668
+        AND latency_ms <= 128.0 THEN 1 END AS latency_14, CASE WHEN latency_ms > 128.0
+        AND latency_ms <= 181.019336 THEN 1 END AS latency_15, CASE WHEN latency_ms > 181.019336
+        AND latency_ms <= 256.0 THEN 1 END AS latency_16, CASE WHEN latency_ms > 256.0
+        AND latency_ms <= 362.038672 THEN 1 END AS latency_17, CASE WHEN latency_ms > 362.038672
+        AND latency_ms <= 512.0 THEN 1 END AS latency_18, CASE WHEN latency_ms > 512.0
+        AND latency_ms <= 724.077344 THEN 1 END AS latency_19, CASE WHEN latency_ms > 724.077344
+        AND latency_ms <= 1024.0 THEN 1 END AS latency_20, CASE WHEN latency_ms > 1024.0
+        AND latency_ms <= 1448.154688 THEN 1 END AS latency_21, CASE WHEN latency_ms > 1448.154688
+        AND latency_ms <= 2048.0 THEN 1 END AS latency_22, CASE WHEN latency_ms > 2048.0
+        AND latency_ms <= 2896.309376 THEN 1 END AS latency_23, CASE WHEN latency_ms > 2896.309376
+        AND latency_ms <= 4096.0 THEN 1 END AS latency_24, CASE WHEN latency_ms > 4096.0
+        AND latency_ms <= 5792.618751 THEN 1 END AS latency_25, CASE WHEN latency_ms > 5792.618751
+        AND latency_ms <= 8192.0 THEN 1 END AS latency_26, CASE WHEN latency_ms > 8192.0
+        AND latency_ms <= 11585.237503 THEN 1 END AS latency_27, CASE WHEN latency_ms > 11585.237503
+        AND latency_ms <= 16384.0 THEN 1 END AS latency_28, CASE WHEN latency_ms > 16384.0
+        AND latency_ms <= 23170.475006 THEN 1 END AS latency_29, CASE WHEN latency_ms > 23170.475006
+        AND latency_ms <= 32768.0 THEN 1 END AS latency_30, CASE WHEN latency_ms > 32768.0
+        AND latency_ms <= 46340.950012 THEN 1 END AS latency_31, CASE WHEN latency_ms > 46340.950012
+        AND latency_ms <= 65536.0 THEN 1 END AS latency_32, CASE WHEN latency_ms > 65536.0
+        AND latency_ms <= 92681.900024 THEN 1 END AS latency_33, CASE WHEN latency_ms > 92681.900024
+        AND latency_ms <= 131072.0 THEN 1 END AS latency_34, CASE WHEN latency_ms > 131072.0
+        AND latency_ms <= 185363.800047 THEN 1 END AS latency_35, CASE WHEN latency_ms > 185363.800047
+        AND latency_ms <= 262144.0 THEN 1 END AS latency_36, CASE WHEN latency_ms > 262144.0
+        AND latency_ms <= 370727.600095 THEN 1 END AS latency_37, CASE WHEN latency_ms > 370727.600095
+        AND latency_ms <= 524288.0 THEN 1 END AS latency_38, CASE WHEN latency_ms > 524288.0
+        AND latency_ms <= 741455.200189 THEN 1 END AS latency_39, CASE WHEN latency_ms > 741455.200189
+        AND latency_ms <= 1048576.0 THEN 1 END AS latency_40, CASE WHEN latency_ms > 1048576.0
+        AND latency_ms <= 1482910.400379 THEN 1 END AS latency_41, CASE WHEN latency_ms > 1482910.400379
+        AND latency_ms <= 2097152.0 THEN 1 END AS latency_42, CASE WHEN latency_ms > 2097152.0
+        AND latency_ms <= 2965820.800758 THEN 1 END AS latency_43, CASE WHEN latency_ms > 2965820.800758
+        AND latency_ms <= 4194304.0 THEN 1 END AS latency_44, CASE WHEN latency_ms > 4194304.0
+        AND latency_ms <= 5931641.601516 THEN 1 END AS latency_45, CASE WHEN latency_ms > 5931641.601516
+        AND latency_ms <= 8388608.0 THEN 1 END AS latency_46, CASE WHEN latency_ms > 8388608.0 THEN 1 END AS latency_47
+FROM usage_lines WHERE namespace = :namespace AND at >= :since AND at < :until UNION ALL SELECT part, user_id,
+    agent_name, provider_name, model, tool_name, first_day, last_day, entries, turns, model_calls, tool_calls, errors,
+    input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens,
+    unpriced_calls, content_bytes, cost_usd, cost_fraction, duration_us, timed_entries, latency_00, latency_01,
+    latency_02, latency_03, latency_04, latency_05, latency_06, latency_07, latency_08, latency_09, latency_10,
+    latency_11, latency_12, latency_13, latency_14, latency_15, latency_16, latency_17, latency_18, latency_19,
+    latency_20, latency_21, latency_22, latency_23, latency_24, latency_25, latency_26, latency_27, latency_28,
+    latency_29, latency_30, latency_31, latency_32, latency_33, latency_34, latency_35, latency_36, latency_37,
+    latency_38, latency_39, latency_40, latency_41, latency_42, latency_43, latency_44, latency_45, latency_46,
+    latency_47 FROM usage_rollup WHERE namespace = :namespace AND kind = 'use' AND part IN
+    (SELECT value FROM json_each(:parts))) AS l GROUP BY part, user_id, agent_name, provider_name, model,
+    tool_name) AS s) AS n;
+
+-- rollup/sessions.py: _ADD_SQLITE[1]
+-- Serves RollupRepository.roll_up.
+--
+-- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
+DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'use' AND part IN (SELECT value FROM json_each(:parts))
+    AND line > 0;
+
+-- rollup/sessions.py: _ADD_SQLITE[2]
+-- Serves RollupRepository.roll_up.
+--
+-- The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
+UPDATE usage_rollup SET line = -line WHERE namespace = :namespace AND kind = 'use' AND part IN
+    (SELECT value FROM json_each(:parts));
 
 -- ===================================================== sessions ======================================================
 
@@ -4866,8 +5528,9 @@ UPDATE usage_records AS r SET session_id = :random_id, user_id = nullif(r.user_i
 WHERE r.namespace = :namespace AND r.session_id = :session_id AND (r.user_id = :user_id OR :user_id IS NULL);
 
 -- usage/report_sql.py: SPAN
--- Serves UsageRepository.by_agent, UsageRepository.by_day, UsageRepository.by_hour, UsageRepository.by_model,
--- UsageRepository.by_session, UsageRepository.by_tool, UsageRepository.by_user, UsageRepository.totals.
+-- Serves RollupRepository.roll_up, UsageRepository.by_agent, UsageRepository.by_day, UsageRepository.by_hour,
+-- UsageRepository.by_model, UsageRepository.by_session, UsageRepository.by_tool, UsageRepository.by_user,
+-- UsageRepository.totals.
 SELECT (SELECT min(created_at) FROM history_entries WHERE namespace = :namespace),
     (SELECT min(bucket_at) FROM usage_ledger WHERE namespace = :namespace),
     (SELECT min(created_at) FROM usage_records WHERE namespace = :namespace),
@@ -4931,6 +5594,9 @@ ORDER BY s.created_at, s.session_id;
 --
 -- The measures of `usage_lines` for each of *keys*, which are columns of it or parts of the local time.
 --
+-- *summed* says of which sums, if there are any: those of sessions, for all times and by no part of the time, which
+-- are `session` or `use`; or those of days by a key of `rolled.DAYS_BY`, for whole days of UTC and without filters.
+--
 -- Built for: by model and day, in a time zone whose distance from UTC changes once in the period.
 WITH lines AS (SELECT *, date(substr(at, 1, 19),
     CASE WHEN at < :change_0 THEN :offset_0 ELSE :offset_1 END) AS local_day FROM usage_lines
@@ -4947,9 +5613,9 @@ measured AS (SELECT local_day, provider_name, model, count(DISTINCT session_id) 
     coalesce(sum(cache_write_input_tokens), 0) AS cache_write_input_tokens,
     coalesce(sum(reasoning_output_tokens), 0) AS reasoning_output_tokens,
     coalesce(sum(unpriced_calls), 0) AS unpriced_calls, coalesce(sum(content_bytes), 0) AS content_bytes,
-    coalesce(sum(duration_ms), 0) AS duration_ms, coalesce(max(timed), 0) AS timed_entries,
-    max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed - 1) % 2 * 0.5) + max(CASE WHEN place =
-    timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5) AS latency_p50,
+    coalesce(sum(CAST(round(duration_ms * 1000) AS bigint)), 0) AS duration_us,
+    coalesce(max(timed), 0) AS timed_entries, max(CASE WHEN place = (timed + 1) / 2 THEN latency_ms END) * (1 - (timed -
+    1) % 2 * 0.5) + max(CASE WHEN place = timed / 2 + 1 THEN latency_ms END) * ((timed - 1) % 2 * 0.5) AS latency_p50,
     max(CASE WHEN place = (timed - 1) * 19 / 20 + 1 THEN latency_ms END) * (1 - (timed - 1) * 19 % 20 / 20.0) + max(CASE
     WHEN place = min(timed, (timed - 1) * 19 / 20 + 2) THEN latency_ms END) * ((timed - 1) * 19 % 20 / 20.0) AS
     latency_p95, sum(CAST(cost_usd AS INTEGER)) AS cost,

@@ -5,6 +5,7 @@ transaction that does so. So the notes are complete whatever code or person make
 an append of now pays for a comparison of two times.
 """
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,13 @@ COUNTS = (
 )
 LATENCIES = tuple(f"latency_{number:02}" for number in range(48))
 
+# The columns of usage_lines, but for the first.
+LINE = (
+    *("at", "day", "session_id", "user_id", "agent_name", "provider_name", "model", "tool_name"),
+    *COUNTS[:10],
+    *("cost_usd", "unpriced_calls", "duration_ms", "content_bytes", "latency_ms"),
+)
+
 # The views of days: where each was last defined, what its rows are by, and which rows of the sums it shows.
 DAILY = {
     "usage_by_day": ("0003_views", (), "day"),
@@ -59,55 +67,45 @@ def upgrade() -> None:
     create_table(
         "usage_rollup",
         sa.Column("namespace", KEY, nullable=False),
-        sa.Column("kind", sa.String(8), nullable=False, comment="Of a session: session, use; of a day: day, user, agent, model, tool"),
-        sa.Column("part", KEY, nullable=False, comment="The session, empty for none; or the day, as 2026-01-31"),
-        sa.Column("line", sa.Integer(), nullable=False, comment="The number of the line within the part"),
+        sa.Column("kind", sa.String(8), nullable=False),
+        sa.Column("part", KEY, nullable=False),
+        sa.Column("line", sa.Integer(), nullable=False),
         sa.Column("user_id", KEY),
         sa.Column("agent_name", KEY),
         sa.Column("provider_name", NAME),
         sa.Column("model", NAME),
         sa.Column("tool_name", NAME),
-        sa.Column("first_day", DAY, nullable=False, comment="The first UTC day of it"),
-        sa.Column("last_day", DAY, nullable=False, comment="The last UTC day of it"),
-        sa.Column("sessions", sa.BigInteger(), nullable=False, comment="How many sessions it was used in"),
+        sa.Column("first_day", DAY, nullable=False),
+        sa.Column("last_day", DAY, nullable=False),
+        sa.Column("sessions", sa.BigInteger(), nullable=False),
         *(sa.Column(name, sa.BigInteger(), nullable=False) for name in COUNTS),
-        sa.Column("cost_usd", MONEY_SUM, comment="US dollars, as far as known; on SQLite whole ones"),
-        sa.Column("cost_fraction", sa.BigInteger(), comment="On SQLite the rest, in ten-billionths of a dollar"),
-        sa.Column("duration_us", sa.BigInteger(), nullable=False, comment="The sum of all durations, in microseconds"),
-        sa.Column("timed_entries", sa.BigInteger(), nullable=False, comment="Entries and calls with a duration"),
-        sa.Column("latency_p50_ms", sa.Float(), comment="Of a day: the median duration"),
-        sa.Column("latency_p95_ms", sa.Float(), comment="Of a day: what 95 of 100 durations do not exceed"),
-        *(
-            sa.Column(
-                name,
-                sa.BigInteger(),
-                comment=f"Of a session: durations {f'up to 2^({number}/2) ms' if number < 47 else 'beyond'}; NULL for 0",
-            )
-            for number, name in enumerate(LATENCIES)
-        ),
+        sa.Column("cost_usd", MONEY_SUM),
+        sa.Column("cost_fraction", sa.BigInteger()),
+        sa.Column("duration_us", sa.BigInteger(), nullable=False),
+        sa.Column("timed_entries", sa.BigInteger(), nullable=False),
+        sa.Column("latency_p50_ms", sa.Float()),
+        sa.Column("latency_p95_ms", sa.Float()),
+        *(sa.Column(name, sa.BigInteger()) for name in LATENCIES),
         sa.PrimaryKeyConstraint("namespace", "kind", "part", "line", name=op.f("pk_usage_rollup")),
-        comment="What was used, summed up to usage_rollup_state: kept by the sweep, and read by reports and views",
     )
     create_index("usage_rollup", "user_id", "namespace", "kind")
     create_table(
         "usage_rollup_changes",
         sa.Column("namespace", KEY, nullable=False),
-        sa.Column("kind", sa.String(8), nullable=False, comment="session or day"),
-        sa.Column("part", KEY, nullable=False, comment="As in usage_rollup"),
-        sa.Column("change_id", sa.BigInteger(), nullable=False, comment="The transaction, so that none waits for another"),
+        sa.Column("kind", sa.String(8), nullable=False),
+        sa.Column("part", KEY, nullable=False),
+        sa.Column("change_id", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("namespace", "kind", "part", "change_id", name=op.f("pk_usage_rollup_changes")),
-        comment="Sums that have changed since they were made: read from the entries until the sweep makes them anew",
     )
     create_table(
         "usage_rollup_state",
         sa.Column("namespace", KEY, nullable=False),
-        sa.Column("announced_until", TIME, nullable=False, comment="Changes before it are noted"),
-        sa.Column("fence", sa.BigInteger(), comment="The first transaction that must have seen the announcement"),
-        sa.Column("filled_to", KEY, nullable=False, server_default="", comment="While it is first made: up to which session"),
-        sa.Column("rolled_until", TIME, comment="Sums of sessions have all before it; NULL while they are first made"),
-        sa.Column("days_until", DAY, comment="Sums of days are there before it; NULL for none"),
+        sa.Column("announced_until", TIME, nullable=False),
+        sa.Column("fence", sa.BigInteger()),
+        sa.Column("filled_to", KEY, nullable=False, server_default=""),
+        sa.Column("rolled_until", TIME),
+        sa.Column("days_until", DAY),
         sa.PrimaryKeyConstraint("namespace", name=op.f("pk_usage_rollup_state")),
-        comment="Up to when usage_rollup goes, a row for each namespace",
     )
     if on_postgresql():
         schema = prefix()
@@ -123,6 +121,11 @@ def upgrade() -> None:
                   AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
             LOOP {grant} END LOOP;
             END $statestore$""")  # fmt: skip
+    execute(unsummed_lines())
+    if on_postgresql():
+        execute(comments())
+    for view in DAILY:
+        replace_view(view, daily(view))
     # Last, since on PostgreSQL nobody writes to the tables from here until the transaction ends.
     for statement in triggers_postgresql() if on_postgresql() else triggers_sqlite():
         execute(statement)
@@ -140,6 +143,9 @@ def downgrade() -> None:
     else:
         for trigger in triggers_sqlite():
             execute(f"DROP TRIGGER {trigger.split()[2]}")
+    for view, (file, _, _) in DAILY.items():
+        replace_view(view, statement(file, view))
+    execute(f"DROP VIEW {prefix()}usage_unsummed_lines")
     for table in ("usage_rollup_state", "usage_rollup_changes", "usage_rollup"):
         op.drop_table(table, schema=schema)
 
@@ -172,6 +178,7 @@ def daily(view: str) -> str:
 
 # Notes of changes. A transaction that notes a session or a day has a row of its own for it, and so waits for nobody.
 
+SECURITY = "WITH (security_invoker = true) "
 TRANSACTION = "CAST(CAST(pg_current_xact_id() AS text) AS bigint)"
 LATE = "created_at < clock_timestamp() - interval '5 minutes'"
 
@@ -264,45 +271,47 @@ def triggers_sqlite() -> Iterator[str]:
 
 
 def unsummed_lines() -> str:
-    """The lines of days that are not summed, or have changed since: `usage_lines`, less what the sums have.
+    """`usage_lines` less what the sums of days have.
 
-    A namespace of which nothing is summed has all of its lines here. The bound over all of them is looked up first,
-    so that the lines are found by the index on their time.
+    Of each namespace it is what follows its sums, or all of it; and the days that have changed. Each such time is
+    looked up by the index on the times.
     """
     s = prefix()
     if on_postgresql():
-        midnight = "(CAST({0} AS timestamp) AT TIME ZONE 'UTC')"
-        never, last, security = "TIMESTAMPTZ '-infinity'", "TIMESTAMPTZ 'infinity'", "WITH (security_invoker = true) "
-        marked = "to_char(l.day, 'YYYY-MM-DD')"
-        text_day = "CAST({0} AS date)"
+        day, midnight, following = "CAST({0} AS date)", "(CAST({0} AS timestamp) AT TIME ZONE 'UTC')", "{0} + 1"
+        never, last = "TIMESTAMPTZ '-infinity'", "TIMESTAMPTZ 'infinity'"
     else:
-        midnight, never, last, security = "({0} || 'T00:00:00.000000Z')", "''", "'a'", ""
-        marked, text_day = "l.day", "{0}"
-    after = " UNION ALL ".join(
-        f"SELECT min(x.namespace) AS name FROM {s}{table} AS x{{0}}" for table in ("sessions", "usage_ledger", "usage_records")
-    )
-    next_ = after.format(" WHERE x.namespace > n.name")
-    return f"""CREATE VIEW {s}usage_unsummed_lines {security}AS
-    WITH RECURSIVE namespaces (name) AS (
-        SELECT (SELECT min(f.name) FROM ({after.format("")}) AS f)
+        day, midnight, following = "{0}", "({0} || 'T00:00:00.000000Z')", "date({0}, '+1 day')"
+        never, last = "''", "'a'"
+    tables = ("sessions", "usage_ledger", "usage_records")
+    found = " UNION ALL ".join(f"SELECT min(x.namespace) AS name FROM {s}{table} AS x{{0}}" for table in tables)
+    times = f"""WITH RECURSIVE namespaces (name) AS (
+        SELECT min(f.name) FROM ({found.format("")}) AS f
          UNION ALL
-        SELECT (SELECT min(f.name) FROM ({next_}) AS f) FROM namespaces AS n WHERE n.name IS NOT NULL
-    ), bounds AS (
-        SELECT min(coalesce({midnight.format("t.days_until")}, {never})) AS since
+        SELECT (SELECT min(f.name) FROM ({found.format(" WHERE x.namespace > n.name")}) AS f)
+          FROM namespaces AS n WHERE n.name IS NOT NULL
+    ), times (namespace, since, until) AS (
+        SELECT n.name, coalesce({midnight.format("t.days_until")}, {never}), {last}
           FROM namespaces AS n LEFT JOIN {s}usage_rollup_state AS t ON t.namespace = n.name WHERE n.name IS NOT NULL
-    ), marked AS (
-        SELECT c.namespace, c.part FROM {s}usage_rollup_changes AS c WHERE c.kind = 'day' GROUP BY c.namespace, c.part
-    )
-    SELECT l.*
-      FROM {s}usage_lines AS l
-     WHERE l.at >= (SELECT b.since FROM bounds AS b) AND l.at < (SELECT {last})
-       AND l.at >= coalesce((SELECT {midnight.format("t.days_until")} FROM {s}usage_rollup_state AS t
-            WHERE t.namespace = l.namespace), {never})
-     UNION ALL
-    SELECT l.*
-      FROM {s}usage_lines AS l
-     WHERE l.at >= (SELECT {midnight.format(text_day.format("min(m.part)"))} FROM marked AS m)
-       AND l.at < (SELECT {midnight.format(text_day.format("max(m.part)"))[:-1]} ) FROM marked AS m)"""
+         UNION ALL
+        SELECT DISTINCT c.namespace, {midnight.format(day.format("c.part"))},
+               {midnight.format(following.format(day.format("c.part")))}
+          FROM {s}usage_rollup_changes AS c JOIN {s}usage_rollup_state AS t ON t.namespace = c.namespace
+         WHERE c.kind = 'day' AND {day.format("c.part")} < t.days_until
+    )"""
+    if on_postgresql():
+        columns = ", ".join(f"l.{name}" for name in LINE)
+        return f"""CREATE VIEW {s}usage_unsummed_lines {SECURITY}AS
+    {times}
+    SELECT CAST(o.namespace AS varchar(512)) AS namespace, {columns}
+      FROM times AS o CROSS JOIN LATERAL (
+            SELECT * FROM {s}usage_lines AS l
+             WHERE l.namespace = o.namespace AND l.at >= o.since AND l.at < o.until OFFSET 0) AS l"""
+    _, _, lines = statement("0005_views", "usage_lines").partition(" AS\n")
+    for alias, (table, at) in zip("hrl", SOURCES.items(), strict=True):
+        of_time = f"{alias}.namespace = o.namespace AND {alias}.{at} >= o.since AND {alias}.{at} < o.until"
+        lines = lines.replace(f"FROM {table} AS {alias}", f"FROM times AS o CROSS JOIN {table} AS {alias} ON {of_time}")
+    return f"CREATE VIEW usage_unsummed_lines AS\n    {times}\n{lines}"
 
 
 def replace_view(view: str, made: str) -> None:
@@ -311,7 +320,7 @@ def replace_view(view: str, made: str) -> None:
         execute(f"DROP VIEW {prefix()}{view}")
     else:
         start = f"CREATE VIEW {prefix()}{view} "
-        made = made.replace(start, start.replace("VIEW", "OR REPLACE VIEW") + "WITH (security_invoker = true) ", 1)
+        made = made.replace(start, start.replace("VIEW", "OR REPLACE VIEW") + SECURITY, 1)
     execute(made)
 
 
@@ -324,6 +333,22 @@ def statement(file: str, view: str) -> str:
 
 def each(template: str, names: tuple[str, ...]) -> str:
     return ", ".join(template.format(name) for name in names)
+
+
+def comments() -> str:
+    """All comments in one statement."""
+    folder = Path(__file__).parent
+    everywhere = tomllib.loads((folder / "0005_comments.toml").read_text())["everywhere"]
+    lines = []
+    for name, said in tomllib.loads((folder / "0006_comments.toml").read_text()).items():
+        kind = "VIEW" if name == "usage_unsummed_lines" else "TABLE"
+        lines.append(f"COMMENT ON {kind} {prefix()}{name} IS '{literal(said.pop('comment'))}';")
+        texts = {column: everywhere[column] for column in said.pop("columns").split()} | said
+        if (of_latencies := texts.pop("latency_", None)) is not None:
+            texts |= dict.fromkeys(LATENCIES, of_latencies)
+        for column, text in texts.items():
+            lines.append(f"COMMENT ON COLUMN {prefix()}{name}.{column} IS '{literal(text)}';")
+    return "DO $statestore$ BEGIN\n{}\nEND $statestore$".format("\n".join(lines))
 
 
 def literal(text: str) -> str:
@@ -342,8 +367,8 @@ def prefix() -> str:
     return '"' + schema.replace('"', '""') + '".'
 
 
-def create_table(name: str, *parts: Any, comment: str) -> None:
-    op.create_table(name, *parts, schema=op.get_context().version_table_schema, comment=comment)
+def create_table(name: str, *parts: Any) -> None:
+    op.create_table(name, *parts, schema=op.get_context().version_table_schema)
 
 
 def create_index(table: str, *columns: str) -> None:

@@ -18,7 +18,14 @@ from statestore.schema.tables import (
     state_entries,
     summaries,
 )
-from statestore.schema.usage_tables import LATENCY_COLUMNS, PRICE_COLUMNS, TOKEN_COLUMNS, USAGE_COUNTS, usage_ledger, usage_records
+from statestore.schema.usage_tables import (
+    LATENCY_COLUMNS,
+    PRICE_COLUMNS,
+    TOKEN_COLUMNS,
+    USAGE_COUNTS,
+    usage_ledger,
+    usage_records,
+)
 
 __all__ = [
     "CACHE_COUNTERS",

@@ -2,23 +2,31 @@
 
 import os
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
+from hypothesis import settings
+from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 from sqlalchemy import Engine
 
-from statestore import NewEntry, StateStore, Usage
+from statestore import StateStore
 from tests.reports.test_conservation import PROFILES, Ledger
 from tests.support.content import Content
 
 BEFORE, AFTER = date(1971, 1, 1), date(9000, 1, 1)
 # Days of this zone are those of UTC, but sums are not kept for it.
 ETC_UTC = ZoneInfo("Etc/UTC")
+VIEWS = {
+    "usage_by_day": (),
+    "usage_by_user": ("user_id",),
+    "usage_by_agent": ("agent_name",),
+    "usage_by_model": ("provider_name", "model"),
+    "usage_by_tool": ("tool_name",),
+}
+NUMBERS = ("sessions", "entries", "input_tokens", "content_bytes", "timed_entries")
 NOT_SUMMED = ("latency_p50", "latency_p95")
 
 
@@ -47,8 +55,6 @@ def agree(store: StateStore, **filters: Any) -> None:
 class Rolling(Ledger):
     """Everything that a store can do with what was used; time goes on by hours, and sweeps come at any time."""
 
-    other: Content
-
     @initialize()
     def begin(self) -> None:
         super().begin()
@@ -62,11 +68,45 @@ class Rolling(Ledger):
     def roll(self) -> None:
         self.store.sweep()
 
-    @invariant()
-    def sums_are_those_of_the_entries(self) -> None:
+    @rule()
+    def compare(self) -> None:
+        super().nothing_is_lost_or_counted_twice()
         agree(self.store)
         agree(self.store, user_id="ada")
         agree(self.store, session_id="a", tool_name="search")
+        self.views_agree()
+
+    def views_agree(self) -> None:
+        """The views of days, against the same sums of `usage_lines`."""
+        for view, keys in VIEWS.items():
+            listed = ", ".join(("day", *keys))
+            shown = self.content.query(
+                f"SELECT {listed}, sessions, entries, input_tokens, content_bytes, timed_entries FROM {view}"
+                " WHERE namespace = :namespace",
+                namespace=self.namespace,
+            )
+            counted = self.content.query(
+                f"SELECT {listed}, count(DISTINCT session_id) AS sessions, sum(entries) AS entries,"
+                " sum(input_tokens) AS input_tokens, sum(content_bytes) AS content_bytes,"
+                " count(latency_ms) AS timed_entries"
+                f" FROM usage_lines WHERE namespace = :namespace GROUP BY {listed}",
+                namespace=self.namespace,
+            )
+            assert sorted(map(repr, map(dict, shown))) == sorted(
+                repr({name: int(value) if name in NUMBERS else value for name, value in row.items()}) for row in counted
+            )
+
+    # Too slow to be asked after each step.
+    def nothing_is_lost_or_counted_twice(self) -> None: ...
+
+    def teardown(self) -> None:
+        self.compare()
+
+
+PROFILES_HERE = {
+    "ci": settings(PROFILES["ci"], max_examples=8, stateful_step_count=40),
+    "long": settings(PROFILES["long"], max_examples=300),
+}
 
 
 @pytest.mark.timeout(3600)
@@ -77,5 +117,5 @@ def test_sums_are_those_of_the_entries_whatever_happens(database_url: str, conte
             engine: Engine = opened._database.engine
 
         Machine.content = content
-        profile = PROFILES[os.environ.get("STATESTORE_HYPOTHESIS_PROFILE", "ci")]
+        profile = PROFILES_HERE[os.environ.get("STATESTORE_HYPOTHESIS_PROFILE", "ci")]
         run_state_machine_as_test(Machine, settings=profile)

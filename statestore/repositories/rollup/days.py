@@ -11,6 +11,12 @@ _FORGET = [
     Statement(f"DELETE FROM $usage_rollup WHERE namespace = :namespace AND kind = '{kind}' AND part = :part")
     for kind in rolled.DAYS_BY
 ]
+_FORGET_ALL = [
+    Statement(
+        f"DELETE FROM $usage_rollup WHERE namespace = :namespace AND kind = '{kind}' AND part >= :first AND part < :last"
+    )
+    for kind in rolled.DAYS_BY
+]
 _MAKE = [
     Statement(**{dialect: rolled.insert_day(dialect, kind, keys) for dialect in ("postgresql", "sqlite")})
     for kind, keys in rolled.DAYS_BY.items()
@@ -30,6 +36,12 @@ def first(link: Link, since: date) -> date | None:
     (found,) = link.one(_FIRST, since=_midnight(since)) or (None,)
     moment: datetime | None = link.dialect.time(found)
     return None if moment is None else moment.date()
+
+
+def forget(link: Link, first_day: date | None, until: date) -> None:
+    """Delete what was once summed of all days from *first_day* on and before *until*."""
+    for statement in _FORGET_ALL:
+        link.run(statement, first=first_day.isoformat() if first_day else "", last=until.isoformat())
 
 
 def make(link: Link, day: date) -> None:

@@ -9,7 +9,7 @@ is before it, and not noted, is there to be seen.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from statestore.engine.calls import reported_as, writes
@@ -17,7 +17,7 @@ from statestore.engine.sql import Statement
 from statestore.repositories.base import Repository
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.rollup import days, sessions
-from statestore.repositories.usage import report_sql
+from statestore.repositories.usage import report_sql, rolled
 from statestore.repositories.usage.periods import EARLIEST, QUARTER, quarter
 
 # Behind the clock of the server by twice the time after which triggers look at what is inserted: so its clock may go
@@ -59,6 +59,16 @@ _TAKE_CHANGED_DAY = Statement("""
         SELECT min(c.part) FROM $usage_rollup_changes AS c WHERE c.namespace = :namespace AND c.kind = 'day')
     RETURNING part""")
 
+_DROP = Statement("DELETE FROM $usage_rollup_state WHERE namespace = :namespace")
+_TRIGGERS = Statement(
+    postgresql="""
+    SELECT count(*) FROM pg_trigger AS g
+    WHERE g.tgrelid = ANY (CAST(CAST(:tables AS text[]) AS regclass[])) AND g.tgenabled IN ('O', 'A')
+        AND g.tgname IN ('usage_rollup_insert', 'usage_rollup_update', 'usage_rollup_delete')"""
+)
+# Of entries, records and the ledger three each; of sessions one.
+_NOTED = 10
+
 _MORE = ("more",)
 
 
@@ -87,8 +97,12 @@ class RollupRepository(Repository, group="store"):
     def roll_up(self, batch_size: int, *, after: tuple[Any, ...] = ()) -> Batch:
         """Do the next thing that there is to do, if nobody else is at it.
 
-        How much is in one transaction does not follow from *batch_size*, which counts deletions.
+        How much is in one transaction does not follow from *batch_size*, which counts deletions. Where changes are not
+        noted, because somebody has removed the triggers, nothing is summed, and what was summed is read no more.
         """
+        if not after and not self._are_changes_noted():
+            self._link.run(_DROP)
+            return Batch()
         state = self._locked()
         if state is None:
             return self._begin()
@@ -107,6 +121,13 @@ class RollupRepository(Repository, group="store"):
         if state.rolled is None:
             return Batch()
         return Batch(after=_MORE if self._mend(state.rolled) or self._mend_day(state) or self._add_day(state) else None)
+
+    def _are_changes_noted(self) -> bool:
+        if self._link.dialect.name == "sqlite":
+            return True
+        prefix = self._link.dialect.schema_prefix.replace("%%", "%")
+        (found,) = self._link.one(_TRIGGERS, tables=[prefix + table for table in (*rolled.TIMES, "sessions")]) or (0,)
+        return bool(found == _NOTED)
 
     def _locked(self) -> _State | None:
         row = self._link.one(_LOCK)
@@ -136,11 +157,13 @@ class RollupRepository(Repository, group="store"):
 
     def _fill(self, state: _State) -> None:
         found = sessions.following(self._link, state.filled_to)
+        last = found[-1] if len(found) == sessions.SESSIONS_AT_ONCE else None
+        sessions.forget(self._link, state.filled_to, last)
         sessions.make(self._link, found if state.filled_to else ["", *found], state.announced)
-        if len(found) < sessions.SESSIONS_AT_ONCE:
+        if last is None:
             self._link.run(_ROLLED, until=state.announced)
         else:
-            self._link.run(_FILLED_TO, to=found[-1])
+            self._link.run(_FILLED_TO, to=last)
 
     def _add(self, state: _State) -> None:
         assert state.rolled is not None
@@ -173,6 +196,7 @@ class RollupRepository(Repository, group="store"):
         if state.days is not None and state.days >= over:
             return False
         day = days.first(self._link, state.days or EARLIEST.date())
+        days.forget(self._link, state.days, over)
         if day is not None and day < over:
             days.make(self._link, day)
             over = day + timedelta(days=1)

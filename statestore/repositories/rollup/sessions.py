@@ -20,6 +20,14 @@ _NEXT = Statement(f"SELECT session_id FROM ({_IDS}) AS ids ORDER BY session_id L
 
 _FORGET = [Statement(f"DELETE FROM $usage_rollup WHERE {rolled.OF_PARTS.format(kind)}") for kind in rolled.OF_SESSIONS]
 
+_FORGET_ALL = [
+    Statement(
+        f"DELETE FROM $usage_rollup WHERE namespace = :namespace AND kind = '{kind}' AND part > :after"
+        " AND (part <= :to OR CAST(:to AS varchar) IS NULL)"
+    )
+    for kind in rolled.OF_SESSIONS
+]
+
 
 def _make(which: str) -> Statement:
     return Statement(
@@ -75,6 +83,12 @@ def following(link: Link, after: str) -> list[str]:
     return [session_id for (session_id,) in link.all(_NEXT, after=after, limit=SESSIONS_AT_ONCE)]
 
 
+def forget(link: Link, after: str, to: str | None) -> None:
+    """Delete what was once summed of all sessions behind *after*, up to *to*: some may be gone."""
+    for statement in _FORGET_ALL:
+        link.run(statement, after=after, to=to)
+
+
 def make(link: Link, parts: Sequence[str], until: datetime) -> None:
     """Sum what sessions used before *until*, whatever was summed of them. An empty id stands for no session."""
     if not parts:
@@ -103,5 +117,3 @@ def add(link: Link, since: datetime, until: datetime) -> None:
             link.run(statement, parts=parts, **period)
         link.run(_FORGET[0], parts=parts)
         link.run(_SUM_UP, parts=parts)
-
-

@@ -5,6 +5,7 @@ The bounds are powers of the square root of two, from 1 ms to 2.3 hours. A perce
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from statestore import schema
 
@@ -17,7 +18,7 @@ COUNTED = ", ".join(
         schema.LATENCY_COLUMNS,
         (
             f"<= {BOUNDS[0]}",
-            *(f"> {low} AND latency_ms <= {high}" for low, high in zip(BOUNDS, BOUNDS[1:], strict=False)),
+            *(f"> {low} AND latency_ms <= {high}" for low, high in pairwise(BOUNDS)),
             f"> {BOUNDS[-1]}",
         ),
         strict=True,

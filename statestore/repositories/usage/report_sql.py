@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from statestore.engine.columns import Columns, fields_of
 from statestore import schema
+from statestore.engine.columns import Columns, fields_of
 from statestore.engine.sql import Statement
 from statestore.engine.sql_parts import each
 from statestore.repositories.usage import latencies, rolled
@@ -42,9 +42,12 @@ _SUMMED = {
         (
             "count(DISTINCT session_id) AS sessions",
             *(f"CAST(coalesce(sum({name}), 0) AS bigint) AS {name}" for name in COUNTS),
-            "coalesce(sum(duration_us), 0) AS duration_us, CAST(coalesce(sum(timed_entries), 0) AS bigint) AS timed_entries",
+            "coalesce(sum(duration_us), 0) AS duration_us",
+            "CAST(coalesce(sum(timed_entries), 0) AS bigint) AS timed_entries",
             "CAST(NULL AS double precision) AS latency_p50, CAST(NULL AS double precision) AS latency_p95",
-            "sum(cost_usd) AS cost, " + ("0" if dialect == "postgresql" else "sum(cost_fraction)") + " AS cost_fraction",
+            "sum(cost_usd) AS cost, "
+            + ("0" if dialect == "postgresql" else "sum(cost_fraction)")
+            + " AS cost_fraction",
             *(f"CAST(sum({name}) AS bigint) AS {name}" for name in schema.LATENCY_COLUMNS),
         )
     )
@@ -113,9 +116,7 @@ def columns(keys: tuple[str, ...], ends: bool, summed: str) -> Columns:
     """The columns of `measured`."""
     days = dict.fromkeys(("local_day", "first_day", "last_day"), Day)
     latencies = schema.LATENCY_COLUMNS if summed in rolled.OF_SESSIONS else ()
-    return Columns(
-        None, *keys, *(("first_day", "last_day") if ends else ()), *_MEASURES, *latencies, types=days
-    )
+    return Columns(None, *keys, *(("first_day", "last_day") if ends else ()), *_MEASURES, *latencies, types=days)
 
 
 @lru_cache(maxsize=256)

@@ -323,7 +323,7 @@ def _report_row(kind: type[T], found: dict[str, Any]) -> T:
     return kind(**found)
 
 
-def _summed(keys: tuple[str, ...], period: Period, filters: Iterable, ends: bool) -> str:
+def _summed(keys: tuple[str, ...], period: Period, filters: Iterable[str], ends: bool) -> str:
     """Of which sums a report may be made, for `report_sql.measured`."""
     if period.zone is not UTC and (ends or "local_day" in keys):
         return ""  # Sums know days of UTC.
