@@ -107,23 +107,10 @@ def upgrade() -> None:
         sa.Column("days_until", DAY),
         sa.PrimaryKeyConstraint("namespace", name=op.f("pk_usage_rollup_state")),
     )
-    if on_postgresql():
-        schema = prefix()
-        grant = "".join(
-            f"EXECUTE format('GRANT %s ON {literal(schema)}{table} TO %s', r.privilege_type, r.grantee); "
-            for table in ("usage_rollup", "usage_rollup_changes", "usage_rollup_state")
-        )
-        # Who may read or write the ledger may do so here, or the views would fail for those who could read them.
-        execute(f"""DO $statestore$ DECLARE r record; BEGIN
-            FOR r IN SELECT a.privilege_type, CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
-                FROM pg_class AS c, aclexplode(c.relacl) AS a
-                WHERE c.oid = '{literal(schema)}usage_ledger'::regclass AND a.grantee <> c.relowner
-                  AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
-            LOOP {grant} END LOOP;
-            END $statestore$""")  # fmt: skip
     execute(unsummed_lines())
     if on_postgresql():
         execute(comments())
+        execute(same_grants())
     for view in DAILY:
         replace_view(view, daily(view))
     # Last, since on PostgreSQL nobody writes to the tables from here until the transaction ends.
@@ -333,6 +320,24 @@ def statement(file: str, view: str) -> str:
 
 def each(template: str, names: tuple[str, ...]) -> str:
     return ", ".join(template.format(name) for name in names)
+
+
+def same_grants() -> str:
+    """Whoever may read or write the ledger may do so here, or the views would fail for those who could read them."""
+    ledger = literal(f"{prefix()}usage_ledger")
+    grants = "".join(
+        f"EXECUTE format('GRANT %s ON {literal(prefix())}{table} TO %s', granted.privilege_type, granted.name);\n"
+        for table in ("usage_rollup", "usage_rollup_changes", "usage_rollup_state", "usage_unsummed_lines")
+    )
+    return f"""DO $statestore$ DECLARE granted record; BEGIN
+    FOR granted IN
+        SELECT a.privilege_type,
+               CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS name
+          FROM pg_class AS c, aclexplode(c.relacl) AS a
+         WHERE c.oid = '{ledger}'::regclass AND a.grantee <> c.relowner
+           AND a.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
+    LOOP {grants} END LOOP;
+    END $statestore$"""
 
 
 def comments() -> str:

@@ -13,7 +13,8 @@ _FORGET = [
 ]
 _FORGET_ALL = [
     Statement(
-        f"DELETE FROM $usage_rollup WHERE namespace = :namespace AND kind = '{kind}' AND part >= :first AND part < :last"
+        f"DELETE FROM $usage_rollup WHERE namespace = :namespace AND kind = '{kind}'"
+        " AND part >= :first AND part < :last"
     )
     for kind in rolled.DAYS_BY
 ]

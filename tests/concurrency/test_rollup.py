@@ -1,0 +1,79 @@
+"""Transactions that are open while a sweep sums what was used: nothing of theirs is passed over."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from statestore import NewEntry, StateStore, Usage
+from tests.reports.test_rollup import agree
+from tests.support.content import Content
+
+OLD = datetime.now(UTC) - timedelta(days=2)
+
+
+def entry(at: datetime | None = OLD) -> NewEntry:
+    return NewEntry("text", usage=Usage(input_tokens=1, output_tokens=1), created_at=at)
+
+
+def watermark(content: Content) -> object:
+    rows = content.query("SELECT rolled_until FROM usage_rollup_state")
+    return rows[0]["rolled_until"] if rows else None
+
+
+@pytest.fixture
+def content(postgres_url: str) -> Content:
+    return Content(postgres_url)
+
+
+def test_the_watermark_waits_for_a_transaction_that_has_not_seen_the_announcement(
+    postgres_url: str, content: Content
+) -> None:
+    with content, StateStore.open(postgres_url) as store, StateStore.open(postgres_url) as other:
+        store.history.append("s", [entry()], create=True)
+        other.sessions.create("open")
+        with other.transaction() as transaction:
+            transaction.history.append("open", [entry()])
+            store.sweep()
+            assert watermark(content) is None
+            assert store.usage.totals().entries == 1
+        assert store.usage.totals().entries == 2
+        store.sweep()
+        assert watermark(content) is not None
+        agree(store)
+        assert store.usage.totals().entries == 2
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_what_an_open_transaction_changes_behind_the_watermark_counts_once_it_commits(
+    postgres_url: str, content: Content, late: bool
+) -> None:
+    with content, StateStore.open(postgres_url) as store, StateStore.open(postgres_url) as other:
+        store.history.append("s", [entry() for _ in range(3)], create=True)
+        store.sweep()
+        assert watermark(content) is not None
+        with other.transaction() as transaction:
+            if late:
+                transaction.history.append("s", [entry()])
+            else:
+                transaction.history.trim("s", keep_last=1)
+                transaction.usage.record(record_id="r", usage=Usage(input_tokens=5), at=OLD)
+            store.sweep()
+            agree(store)
+            assert store.usage.totals().entries == 3
+        assert store.usage.totals().input_tokens == (4 if late else 8)
+        agree(store)
+        store.sweep()
+        agree(store)
+        assert store.usage.totals().input_tokens == (4 if late else 8)
+
+
+def test_without_the_triggers_nothing_is_summed(postgres_url: str, content: Content) -> None:
+    with content, StateStore.open(postgres_url) as store:
+        store.history.append("s", [entry()], create=True)
+        store.sweep()
+        assert watermark(content) is not None
+        content.query("DROP TRIGGER usage_rollup_delete ON statestore.history_entries")
+        store.sweep()
+        assert watermark(content) is None
+        store.sessions.delete("s")
+        assert store.usage.totals().entries == 1
