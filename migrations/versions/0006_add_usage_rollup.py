@@ -326,7 +326,7 @@ def same_grants() -> str:
     """Whoever may read or write the ledger may do so here, or the views would fail for those who could read them."""
     ledger = literal(f"{prefix()}usage_ledger")
     grants = "".join(
-        f"EXECUTE format('GRANT %s ON {literal(prefix())}{table} TO %s', granted.privilege_type, granted.name);\n"
+        f"EXECUTE format('GRANT %s ON {literal(prefix()).replace('%', '%%')}{table} TO %s', granted.privilege_type, granted.name);\n"
         for table in ("usage_rollup", "usage_rollup_changes", "usage_rollup_state", "usage_unsummed_lines")
     )
     return f"""DO $statestore$ DECLARE granted record; BEGIN
