@@ -174,7 +174,7 @@ CREATE TABLE shared_state (
 	version BIGINT DEFAULT '1' NOT NULL, 
 	created_at VARCHAR(27) NOT NULL, 
 	updated_at VARCHAR(27) NOT NULL, 
-	expires_at VARCHAR(27), 
+	expires_at VARCHAR(27), user_id VARCHAR(512), 
 	CONSTRAINT pk_shared_state PRIMARY KEY (namespace, scope, owner_id, "key"), 
 	CONSTRAINT ck_shared_state_scope CHECK (scope IN ('user', 'app'))
 );
@@ -193,7 +193,7 @@ CREATE TABLE statestore_alembic_version (
 	version_num VARCHAR(32) NOT NULL, oldest_code VARCHAR(32), 
 	CONSTRAINT statestore_alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "statestore_alembic_version" VALUES('0006','0005');
+INSERT INTO "statestore_alembic_version" VALUES('0007','0005');
 CREATE TABLE store_settings (
 	namespace VARCHAR(512) NOT NULL, 
 	name VARCHAR(64) NOT NULL, 
@@ -586,6 +586,7 @@ CREATE VIEW session_state AS
      WHERE (s.expires_at IS NULL OR s.expires_at > strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'))
        AND (e.expires_at IS NULL OR e.expires_at > strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'));
 CREATE INDEX ix_sessions_belongs_to_namespace ON sessions (belongs_to, namespace) WHERE belongs_to IS NOT NULL;
+CREATE INDEX ix_shared_state_user_id_namespace ON shared_state (user_id, namespace) WHERE user_id IS NOT NULL;
 CREATE INDEX ix_usage_rollup_user_id_namespace_kind ON usage_rollup (user_id, namespace, kind);
 CREATE VIEW usage_unsummed_lines AS
     WITH RECURSIVE namespaces (name) AS (

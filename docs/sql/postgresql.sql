@@ -1912,18 +1912,23 @@ DELETE FROM "statestore".usage_records AS t USING those WHERE t.namespace = %(na
 
 -- expiry/namespaces.py: _DELETE['usage_rollup']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".usage_rollup WHERE ctid = ANY (array(SELECT t.ctid FROM "statestore".usage_rollup AS t
-    WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.kind, t.part, t.line FROM "statestore".usage_rollup AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s)
+DELETE FROM "statestore".usage_rollup AS t USING those WHERE t.namespace = %(namespace)s AND t.kind = those.kind
+    AND t.part = those.part AND t.line = those.line;
 
 -- expiry/namespaces.py: _DELETE['usage_rollup_changes']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".usage_rollup_changes WHERE ctid = ANY (array(SELECT t.ctid
-    FROM "statestore".usage_rollup_changes AS t WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT t.kind, t.part, t.change_id FROM "statestore".usage_rollup_changes AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s)
+DELETE FROM "statestore".usage_rollup_changes AS t USING those WHERE t.namespace = %(namespace)s AND t.kind = those.kind
+    AND t.part = those.part AND t.change_id = those.change_id;
 
 -- expiry/namespaces.py: _DELETE['usage_rollup_state']
 -- Serves NamespaceRepository.drop_rows.
-DELETE FROM "statestore".usage_rollup_state WHERE ctid = ANY (array(SELECT t.ctid
-    FROM "statestore".usage_rollup_state AS t WHERE t.namespace = %(namespace)s LIMIT %(limit)s));
+WITH those AS MATERIALIZED (SELECT FROM "statestore".usage_rollup_state AS t WHERE t.namespace = %(namespace)s
+    LIMIT %(limit)s)
+DELETE FROM "statestore".usage_rollup_state AS t USING those WHERE t.namespace = %(namespace)s AND;
 
 -- expiry/namespaces.py: _PRICES_ARE_GONE
 -- Serves NamespaceRepository.drop_rows.
@@ -3978,6 +3983,31 @@ DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind =
 -- Serves RollupRepository.roll_up.
 DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'tool' AND part = %(part)s;
 
+-- rollup/days.py: _FORGET_ALL[0]
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'day' AND part >= %(first)s
+    AND part < %(last)s;
+
+-- rollup/days.py: _FORGET_ALL[1]
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'user' AND part >= %(first)s
+    AND part < %(last)s;
+
+-- rollup/days.py: _FORGET_ALL[2]
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'agent' AND part >= %(first)s
+    AND part < %(last)s;
+
+-- rollup/days.py: _FORGET_ALL[3]
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'model' AND part >= %(first)s
+    AND part < %(last)s;
+
+-- rollup/days.py: _FORGET_ALL[4]
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'tool' AND part >= %(first)s
+    AND part < %(last)s;
+
 -- rollup/days.py: _MAKE[0]
 -- Serves RollupRepository.roll_up.
 INSERT INTO "statestore".usage_rollup (namespace, kind, part, line, first_day, last_day, sessions, entries, turns,
@@ -4199,6 +4229,16 @@ DELETE FROM "statestore".usage_rollup_changes WHERE namespace = %(namespace)s AN
     SELECT min(c.part) FROM "statestore".usage_rollup_changes AS c WHERE c.namespace = %(namespace)s AND c.kind = 'day')
 RETURNING part;
 
+-- rollup/repository.py: _DROP
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup_state WHERE namespace = %(namespace)s;
+
+-- rollup/repository.py: _TRIGGERS
+-- Serves RollupRepository.roll_up.
+SELECT count(*) FROM pg_trigger AS g
+WHERE g.tgrelid = ANY (CAST(CAST(%(tables)s AS text[]) AS regclass[])) AND g.tgenabled IN ('O', 'A')
+    AND g.tgname IN ('usage_rollup_insert', 'usage_rollup_update', 'usage_rollup_delete');
+
 -- rollup/sessions.py: _NEXT
 -- Serves RollupRepository.roll_up.
 SELECT session_id FROM (SELECT session_id FROM
@@ -4217,6 +4257,16 @@ DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind =
 -- rollup/sessions.py: _FORGET[1]
 -- Serves RollupRepository.roll_up.
 DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'use' AND part = ANY (%(parts)s);
+
+-- rollup/sessions.py: _FORGET_ALL[0]
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'session' AND part > %(after)s
+    AND (part <= %(to)s OR CAST(%(to)s AS varchar) IS NULL);
+
+-- rollup/sessions.py: _FORGET_ALL[1]
+-- Serves RollupRepository.roll_up.
+DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'use' AND part > %(after)s
+    AND (part <= %(to)s OR CAST(%(to)s AS varchar) IS NULL);
 
 -- rollup/sessions.py: _MAKE
 -- Serves RollupRepository.roll_up.

@@ -2377,6 +2377,26 @@ DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'model' AND par
 -- Serves RollupRepository.roll_up.
 DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'tool' AND part = :part;
 
+-- rollup/days.py: _FORGET_ALL[0]
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'day' AND part >= :first AND part < :last;
+
+-- rollup/days.py: _FORGET_ALL[1]
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'user' AND part >= :first AND part < :last;
+
+-- rollup/days.py: _FORGET_ALL[2]
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'agent' AND part >= :first AND part < :last;
+
+-- rollup/days.py: _FORGET_ALL[3]
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'model' AND part >= :first AND part < :last;
+
+-- rollup/days.py: _FORGET_ALL[4]
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'tool' AND part >= :first AND part < :last;
+
 -- rollup/days.py: _MAKE[0]
 -- Serves RollupRepository.roll_up.
 INSERT INTO usage_rollup (namespace, kind, part, line, first_day, last_day, sessions, entries, turns, model_calls,
@@ -2571,6 +2591,10 @@ DELETE FROM usage_rollup_changes WHERE namespace = :namespace AND kind = 'day' A
     SELECT min(c.part) FROM usage_rollup_changes AS c WHERE c.namespace = :namespace AND c.kind = 'day')
 RETURNING part;
 
+-- rollup/repository.py: _DROP
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup_state WHERE namespace = :namespace;
+
 -- rollup/sessions.py: _NEXT
 -- Serves RollupRepository.roll_up.
 SELECT session_id FROM (SELECT session_id FROM
@@ -2589,6 +2613,16 @@ DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'session' AND p
 -- rollup/sessions.py: _FORGET[1]
 -- Serves RollupRepository.roll_up.
 DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'use' AND part IN (SELECT value FROM json_each(:parts));
+
+-- rollup/sessions.py: _FORGET_ALL[0]
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'session' AND part > :after
+    AND (part <= :to OR CAST(:to AS varchar) IS NULL);
+
+-- rollup/sessions.py: _FORGET_ALL[1]
+-- Serves RollupRepository.roll_up.
+DELETE FROM usage_rollup WHERE namespace = :namespace AND kind = 'use' AND part > :after
+    AND (part <= :to OR CAST(:to AS varchar) IS NULL);
 
 -- rollup/sessions.py: _MAKE
 -- Serves RollupRepository.roll_up.

@@ -87,7 +87,7 @@ usage_records = Table(
 
 # What was used, summed up by the sweep so that reports need not read all entries: of whole sessions (`part` is the
 # session), in all (`session`) and by model and tool (`use`); and of whole days by what the views of days are by (`part`
-# is the day). What has changed since is in usage_rollup_changes, written by triggers of migration 0006, and is read
+# is the day). What has changed since is in usage_rollup_changes, written by triggers of migration 0007, and is read
 # from the entries.
 USAGE_COUNTS = (
     "entries",

@@ -13,8 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
-down_revision = "0005"
+revision = "0007"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
@@ -325,8 +325,9 @@ def each(template: str, names: tuple[str, ...]) -> str:
 def same_grants() -> str:
     """Whoever may read or write the ledger may do so here, or the views would fail for those who could read them."""
     ledger = literal(f"{prefix()}usage_ledger")
+    schema = literal(prefix()).replace("%", "%%")
     grants = "".join(
-        f"EXECUTE format('GRANT %s ON {literal(prefix()).replace('%', '%%')}{table} TO %s', granted.privilege_type, granted.name);\n"
+        f"EXECUTE format('GRANT %s ON {schema}{table} TO %s', granted.privilege_type, granted.name);\n"
         for table in ("usage_rollup", "usage_rollup_changes", "usage_rollup_state", "usage_unsummed_lines")
     )
     return f"""DO $statestore$ DECLARE granted record; BEGIN
@@ -345,7 +346,7 @@ def comments() -> str:
     folder = Path(__file__).parent
     everywhere = tomllib.loads((folder / "0005_comments.toml").read_text())["everywhere"]
     lines = []
-    for name, said in tomllib.loads((folder / "0006_comments.toml").read_text()).items():
+    for name, said in tomllib.loads((folder / "0007_comments.toml").read_text()).items():
         kind = "VIEW" if name == "usage_unsummed_lines" else "TABLE"
         lines.append(f"COMMENT ON {kind} {prefix()}{name} IS '{literal(said.pop('comment'))}';")
         texts = {column: everywhere[column] for column in said.pop("columns").split()} | said
