@@ -117,6 +117,12 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("repositories/usage/records.py", (f"{_C}usage_records.py", f"{_C}eras*.py")),
     ("repositories/usage/*price*.py", (f"{_C}prices.py", f"{_C}shared_prices.py")),
+    (
+        "repositories/rollup/*.py",
+        ("tests/reports/test_rollup.py", "tests/reports/test_rollup_kills.py", "tests/concurrency/test_rollup.py"),
+    ),
+    ("repositories/usage/rolled.py", ("tests/reports/test_rollup.py",)),
+    ("repositories/usage/latencies.py", ("tests/reports/test_rollup.py", "tests/reports/test_report.py")),
     ("repositories/usage/*.py", ("tests/reports/test_report.py", "tests/reports/test_views.py")),
     (
         "repositories/portable/portable_sessions.py",

@@ -1926,9 +1926,10 @@ DELETE FROM "statestore".usage_rollup_changes AS t USING those WHERE t.namespace
 
 -- expiry/namespaces.py: _DELETE['usage_rollup_state']
 -- Serves NamespaceRepository.drop_rows.
-WITH those AS MATERIALIZED (SELECT FROM "statestore".usage_rollup_state AS t WHERE t.namespace = %(namespace)s
-    LIMIT %(limit)s)
-DELETE FROM "statestore".usage_rollup_state AS t USING those WHERE t.namespace = %(namespace)s AND;
+WITH those AS MATERIALIZED (SELECT t.namespace FROM "statestore".usage_rollup_state AS t
+    WHERE t.namespace = %(namespace)s LIMIT %(limit)s)
+DELETE FROM "statestore".usage_rollup_state AS t USING those WHERE t.namespace = %(namespace)s
+    AND t.namespace = those.namespace;
 
 -- expiry/namespaces.py: _PRICES_ARE_GONE
 -- Serves NamespaceRepository.drop_rows.

@@ -96,7 +96,9 @@ _VERSION = ", CAST(t.xmin AS text) AS row_version", " AND CAST(t.xmin AS text) =
 
 def _delete(table: str) -> Statement:
     found = f"FROM ${table} AS t WHERE t.namespace = :namespace{_SPARED.get(table, '')}"
-    key = [column.name for column in schema.metadata.tables[table].primary_key if column.name != "namespace"]
+    key = [column.name for column in schema.metadata.tables[table].primary_key if column.name != "namespace"] or [
+        "namespace"
+    ]
     version, same_version = _VERSION if table in _SPARED else ("", "")
     same = " AND ".join(f"t.{name} = those.{name}" for name in key)
     return Statement(
