@@ -8,7 +8,7 @@ import pytest
 
 from statestore import ConflictError, InvalidValueError, NewEntry, StateStore, Sweeper, Usage
 from statestore.repositories.expiry.namespaces import TABLES
-from statestore.schema import metadata
+from statestore.schema import USAGE_COUNTS, metadata
 from tests.support.clock import MovableClock
 from tests.support.content import Content
 
@@ -45,6 +45,12 @@ def fill_behind_its_back(content: Content, namespace: str) -> None:
         f"INSERT INTO session_list_items (namespace, session_id, name, position, value, created_at)"
         f" VALUES (:namespace, 's0', 'l', 1, '1', {now})",
         f"INSERT INTO cache_claims (namespace, key, token, claimed_until) VALUES (:namespace, 'x', 'y', {now})",
+        f"INSERT INTO usage_rollup (namespace, kind, part, line, first_day, last_day, sessions,"
+        f" {', '.join(USAGE_COUNTS)}, duration_us, timed_entries) VALUES (:namespace, 'session', 's0', 1,"
+        f" '2026-01-31', '2026-01-31', 1, {', '.join('0' for _ in USAGE_COUNTS)}, 0, 0)",
+        "INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) VALUES (:namespace, 'session', 's0', 1)",
+        "INSERT INTO usage_rollup_state (namespace, announced_until)"
+        " VALUES (:namespace, '2000-01-01T00:00:00.000000Z')",
     ):
         content.query(statement, namespace=namespace)
 
