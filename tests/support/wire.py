@@ -235,9 +235,9 @@ def traced_sqlite(url: str) -> Iterator[Traffic]:
     begun = threading.local()
 
     def count(sql: str) -> None:
-        # What ON DELETE CASCADE does is reported under the name of the statement that set it off.
-        cascade = sql.startswith("DELETE") and traffic.statements[-1:] == [sql]
-        if cascade or sql.startswith(("--", "PRAGMA")):
+        # What triggers and ON DELETE CASCADE do is reported under the name of the statement that set it off.
+        triggered = sql.lstrip().startswith(("DELETE", "INSERT", "UPDATE")) and traffic.statements[-1:] == [sql]
+        if triggered or sql.startswith(("--", "PRAGMA")):
             return
         traffic.statements.append(sql)
         begun.inside = sql.startswith("BEGIN") or (
