@@ -102,7 +102,7 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (*_LIFE, f"{_C}eras*.py", f"{_C}parts.py", f"{_C}finding_sessions.py", "tests/concurrency/test_unshared.py"),
     ),
     ("repositories/expiry/ending.py", (f"{_C}finding_sessions.py", f"{_C}parts.py", f"{_C}sweep.py", f"{_C}expiry.py")),
-    ("repositories/expiry/namespaces.py", (f"{_C}namespace_operations.py",)),
+    ("repositories/expiry/namespaces.py", (f"{_C}namespace_operations.py", f"{_C}tenants.py")),
     ("repositories/expiry/vacuum.py", (f"{_C}sqlite_space.py",)),
     (
         "repositories/expiry/*.py",

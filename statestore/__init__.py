@@ -13,6 +13,7 @@ The stores, and what belongs to them, are imported at their first use, since the
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from statestore.checking.namespaces import spread
 from statestore.engine.deadlines import deadline
 from statestore.errors import (
     CommitUnknownError,
@@ -191,6 +192,7 @@ __all__ = [
     "Window",
     "deadline",
     "prices_of",
+    "spread",
 ]
 
 # Where each name is that is imported at its first use.

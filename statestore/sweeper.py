@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -66,6 +66,7 @@ class Sweeper:
         on_sweep: Callable[[SweepReport], object] | None = None,
         on_error: Callable[[StateStoreError], object] | None = None,
         all_namespaces: bool = False,
+        namespaces: str | Iterable[str] | None = None,
     ) -> None:
         """Create a sweeper; nothing happens before `start`.
 
@@ -80,6 +81,7 @@ class Sweeper:
                 With an `AsyncStateStore` it may be a coroutine function, and is awaited.
             on_error: Called in the same way with the error of a sweep that the database failed, which is also logged.
             all_namespaces: As for `StateStore.sweep`: sweep all namespaces of the database.
+            namespaces: As for `StateStore.sweep`: sweep these instead of the store's own, such as `acme/*`.
 
         Raises:
             InvalidValueError: An argument is invalid.
@@ -96,7 +98,7 @@ class Sweeper:
         self._jitter = (every / 10 if jitter is None else _not_negative(jitter)).total_seconds()
         self._batch_size = checks.count(batch_size, "batch_size", least=1)
         self._time_budget = checks.ttl(time_budget, "time_budget")
-        self._all_but = store.namespace if all_namespaces else None
+        self._namespaces = sweeping.looked_over(namespaces, all_namespaces)
         self._on_sweep = on_sweep
         self._on_error = on_error
         self._current: _Run | None = None
@@ -209,7 +211,8 @@ class Sweeper:
             progress=None,
             look_for_unseen=look,
             stopped=run.stopping.is_set,
-            all_but=self._all_but,
+            own=self._store.namespace,
+            namespaces=self._namespaces,
         )
 
     def _report(self, report: SweepReport) -> object:

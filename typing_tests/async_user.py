@@ -36,6 +36,7 @@ from statestore import (
     Window,
     deadline,
     prices_of,
+    spread,
 )
 
 HOUR = timedelta(hours=1)
@@ -167,6 +168,7 @@ async def reports(store: AsyncStateStore) -> None:
 
 async def prices(engine: AsyncEngine) -> None:
     assert_type(prices_of(engine), AsyncSharedPrices)
+    assert_type(spread("acme", "ada", shards=4), str)
 
 
 async def contexts(store: AsyncStateStore) -> None:

@@ -50,6 +50,7 @@ from statestore import (
     UserState,
     Window,
     prices_of,
+    spread,
 )
 
 HOUR = timedelta(hours=1)
@@ -255,6 +256,7 @@ def prices(store: StateStore, engine: Engine) -> None:
     assert_type(store.prices.all(), list[ModelPrice])
     assert_type(store.prices.find("small-1"), ModelPrice | None)
     assert_type(prices_of(engine), SharedPrices)
+    assert_type(spread("acme", "ada", shards=4), str)
 
 
 def contexts(store: StateStore) -> None:

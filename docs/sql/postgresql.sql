@@ -1765,19 +1765,6 @@ FROM (
     UNION ALL SELECT c.namespace, 0, 0, 0, NULL FROM "statestore".cache_ledger AS c) AS n
 GROUP BY n.name ORDER BY n.name;
 
--- expiry/namespaces.py: _FIRST_NAME
--- Serves NamespaceRepository.names.
-SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".sessions AS t UNION ALL
-    SELECT min(t.namespace) AS name FROM "statestore".shared_state AS t UNION ALL SELECT min(t.namespace) AS name
-    FROM "statestore".cache_entries AS t) AS firsts;
-
--- expiry/namespaces.py: _NEXT_NAME
--- Serves NamespaceRepository.names.
-SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".sessions AS t WHERE t.namespace > %(after)s
-    UNION ALL SELECT min(t.namespace) AS name FROM "statestore".shared_state AS t WHERE t.namespace > %(after)s
-    UNION ALL SELECT min(t.namespace) AS name FROM "statestore".cache_entries AS t
-    WHERE t.namespace > %(after)s) AS nexts;
-
 -- expiry/namespaces.py: _LEASED
 -- Serves NamespaceRepository.hide.
 SELECT count(*) FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
@@ -1796,6 +1783,96 @@ FROM (SELECT s.session_id FROM "statestore".sessions AS s WHERE s.namespace = %(
     ORDER BY s.session_id LIMIT %(limit)s) AS page
 WHERE s.namespace = %(namespace)s AND s.session_id = page.session_id
 RETURNING s.session_id;
+
+-- expiry/namespaces.py: _FIRST_NAME['drop']
+-- Serves NamespaceRepository.names.
+--
+-- From one to the next in the primary keys: namespaces are few, and their rows many.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".session_list_items AS t
+    WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".session_lists AS t WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL
+    SELECT min(t.namespace) AS name FROM "statestore".state_entries AS t WHERE t.namespace >= %(from)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".summaries AS t
+    WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".session_segments AS t WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL
+    SELECT min(t.namespace) AS name FROM "statestore".history_entries AS t WHERE t.namespace >= %(from)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".sessions AS t
+    WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".shared_state AS t WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL
+    SELECT min(t.namespace) AS name FROM "statestore".cache_tags AS t WHERE t.namespace >= %(from)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".cache_entries AS t
+    WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".cache_claims AS t WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL
+    SELECT min(t.namespace) AS name FROM "statestore".cache_ledger AS t WHERE t.namespace >= %(from)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".usage_records AS t
+    WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".usage_ledger AS t WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL
+    SELECT min(t.namespace) AS name FROM "statestore".model_prices AS t WHERE t.namespace >= %(from)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".store_settings AS t
+    WHERE t.namespace >= %(from)s AND t.namespace < %(to)s) AS nexts;
+
+-- expiry/namespaces.py: _FIRST_NAME['export']
+-- Serves NamespaceRepository.names.
+--
+-- From one to the next in the primary keys: namespaces are few, and their rows many.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".sessions AS t WHERE t.namespace >= %(from)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".usage_ledger AS t
+    WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".usage_records AS t WHERE t.namespace >= %(from)s AND t.namespace < %(to)s) AS nexts;
+
+-- expiry/namespaces.py: _FIRST_NAME['sweep']
+-- Serves NamespaceRepository.names.
+--
+-- From one to the next in the primary keys: namespaces are few, and their rows many.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".sessions AS t WHERE t.namespace >= %(from)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".shared_state AS t
+    WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".cache_entries AS t WHERE t.namespace >= %(from)s AND t.namespace < %(to)s) AS nexts;
+
+-- expiry/namespaces.py: _NEXT_NAME['drop']
+-- Serves NamespaceRepository.names.
+--
+-- From one to the next in the primary keys: namespaces are few, and their rows many.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".session_list_items AS t
+    WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".session_lists AS t WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL
+    SELECT min(t.namespace) AS name FROM "statestore".state_entries AS t WHERE t.namespace > %(after)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".summaries AS t
+    WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".session_segments AS t WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL
+    SELECT min(t.namespace) AS name FROM "statestore".history_entries AS t WHERE t.namespace > %(after)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".sessions AS t
+    WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".shared_state AS t WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL
+    SELECT min(t.namespace) AS name FROM "statestore".cache_tags AS t WHERE t.namespace > %(after)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".cache_entries AS t
+    WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".cache_claims AS t WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL
+    SELECT min(t.namespace) AS name FROM "statestore".cache_ledger AS t WHERE t.namespace > %(after)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".usage_records AS t
+    WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".usage_ledger AS t WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL
+    SELECT min(t.namespace) AS name FROM "statestore".model_prices AS t WHERE t.namespace > %(after)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".store_settings AS t
+    WHERE t.namespace > %(after)s AND t.namespace < %(to)s) AS nexts;
+
+-- expiry/namespaces.py: _NEXT_NAME['export']
+-- Serves NamespaceRepository.names.
+--
+-- From one to the next in the primary keys: namespaces are few, and their rows many.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".sessions AS t WHERE t.namespace > %(after)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".usage_ledger AS t
+    WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".usage_records AS t WHERE t.namespace > %(after)s AND t.namespace < %(to)s) AS nexts;
+
+-- expiry/namespaces.py: _NEXT_NAME['sweep']
+-- Serves NamespaceRepository.names.
+--
+-- From one to the next in the primary keys: namespaces are few, and their rows many.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".sessions AS t WHERE t.namespace > %(after)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".shared_state AS t
+    WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".cache_entries AS t WHERE t.namespace > %(after)s AND t.namespace < %(to)s) AS nexts;
 
 -- expiry/namespaces.py: _DELETE['cache_claims']
 -- Serves NamespaceRepository.drop_rows.

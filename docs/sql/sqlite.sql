@@ -907,17 +907,6 @@ FROM (
     UNION ALL SELECT c.namespace, 0, 0, 0, NULL FROM cache_ledger AS c) AS n
 GROUP BY n.name ORDER BY n.name;
 
--- expiry/namespaces.py: _FIRST_NAME
--- Serves NamespaceRepository.names.
-SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM sessions AS t UNION ALL SELECT min(t.namespace) AS name
-    FROM shared_state AS t UNION ALL SELECT min(t.namespace) AS name FROM cache_entries AS t) AS firsts;
-
--- expiry/namespaces.py: _NEXT_NAME
--- Serves NamespaceRepository.names.
-SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM sessions AS t WHERE t.namespace > :after UNION ALL
-    SELECT min(t.namespace) AS name FROM shared_state AS t WHERE t.namespace > :after UNION ALL
-    SELECT min(t.namespace) AS name FROM cache_entries AS t WHERE t.namespace > :after) AS nexts;
-
 -- expiry/namespaces.py: _LEASED
 -- Serves NamespaceRepository.hide.
 SELECT count(*) FROM sessions AS s WHERE s.namespace = :namespace
@@ -937,6 +926,86 @@ UPDATE sessions SET ttl = :deleted,
     SELECT s.session_id FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id > :after
     ORDER BY s.session_id LIMIT :limit)
 RETURNING session_id;
+
+-- expiry/namespaces.py: _FIRST_NAME['drop']
+-- Serves NamespaceRepository.names.
+--
+-- From one to the next in the primary keys: namespaces are few, and their rows many.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM session_list_items AS t WHERE t.namespace >= :from
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM session_lists AS t WHERE t.namespace >= :from
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM state_entries AS t WHERE t.namespace >= :from
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM summaries AS t WHERE t.namespace >= :from
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM session_segments AS t
+    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM history_entries AS t
+    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM sessions AS t
+    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM shared_state AS t
+    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_tags AS t
+    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_entries AS t
+    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_claims AS t
+    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_ledger AS t
+    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_records AS t
+    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_ledger AS t
+    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM model_prices AS t
+    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM store_settings AS t
+    WHERE t.namespace >= :from AND t.namespace < :to) AS nexts;
+
+-- expiry/namespaces.py: _FIRST_NAME['export']
+-- Serves NamespaceRepository.names.
+--
+-- From one to the next in the primary keys: namespaces are few, and their rows many.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM sessions AS t WHERE t.namespace >= :from
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_ledger AS t WHERE t.namespace >= :from
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_records AS t WHERE t.namespace >= :from
+    AND t.namespace < :to) AS nexts;
+
+-- expiry/namespaces.py: _FIRST_NAME['sweep']
+-- Serves NamespaceRepository.names.
+--
+-- From one to the next in the primary keys: namespaces are few, and their rows many.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM sessions AS t WHERE t.namespace >= :from
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM shared_state AS t WHERE t.namespace >= :from
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_entries AS t WHERE t.namespace >= :from
+    AND t.namespace < :to) AS nexts;
+
+-- expiry/namespaces.py: _NEXT_NAME['drop']
+-- Serves NamespaceRepository.names.
+--
+-- From one to the next in the primary keys: namespaces are few, and their rows many.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM session_list_items AS t WHERE t.namespace > :after
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM session_lists AS t WHERE t.namespace > :after
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM state_entries AS t WHERE t.namespace > :after
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM summaries AS t WHERE t.namespace > :after
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM session_segments AS t
+    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM history_entries AS t
+    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM sessions AS t
+    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM shared_state AS t
+    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_tags AS t
+    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_entries AS t
+    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_claims AS t
+    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_ledger AS t
+    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_records AS t
+    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_ledger AS t
+    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM model_prices AS t
+    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM store_settings AS t
+    WHERE t.namespace > :after AND t.namespace < :to) AS nexts;
+
+-- expiry/namespaces.py: _NEXT_NAME['export']
+-- Serves NamespaceRepository.names.
+--
+-- From one to the next in the primary keys: namespaces are few, and their rows many.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM sessions AS t WHERE t.namespace > :after
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_ledger AS t WHERE t.namespace > :after
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_records AS t WHERE t.namespace > :after
+    AND t.namespace < :to) AS nexts;
+
+-- expiry/namespaces.py: _NEXT_NAME['sweep']
+-- Serves NamespaceRepository.names.
+--
+-- From one to the next in the primary keys: namespaces are few, and their rows many.
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM sessions AS t WHERE t.namespace > :after
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM shared_state AS t WHERE t.namespace > :after
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_entries AS t WHERE t.namespace > :after
+    AND t.namespace < :to) AS nexts;
 
 -- expiry/namespaces.py: _DELETE['cache_claims']
 -- Serves NamespaceRepository.drop_rows.

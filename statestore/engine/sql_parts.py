@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from statestore.checking.checks import MAX_KEY_LENGTH
+from statestore.checking.namespaces import Chosen
 from statestore.engine.sql import Params
 
 _LAST = 0x10FFFF
@@ -61,3 +62,22 @@ def prefix_range(prefix: str) -> tuple[str, str]:
         return prefix, _BEYOND
     code_points[-1] = 0xE000 if code_points[-1] == 0xD7FF else code_points[-1] + 1  # No surrogates.
     return prefix, "".join(map(chr, code_points))
+
+
+def in_namespaces(chosen: Chosen | None, alias: str = "") -> tuple[str, Params]:
+    """The condition that a row is in the namespaces that were asked for, and its parameters; by default the store's.
+
+    A range for each prefix, so that all of it is looked up in an index that begins with the namespace.
+    """
+    column = f"{alias}.namespace" if alias else "namespace"
+    if chosen is None:
+        return f"{column} = :namespace", {}
+    found: list[str] = []
+    params: Params = {}
+    if chosen.names:
+        found.append(f"{column} $in(:namespaces)")
+        params["namespaces"] = list(chosen.names)
+    for number, prefix in enumerate(chosen.prefixes):
+        found.append(f"({column} >= :namespace_from_{number} AND {column} < :namespace_to_{number})")
+        params[f"namespace_from_{number}"], params[f"namespace_to_{number}"] = prefix_range(prefix)
+    return found[0] if len(found) == 1 else f"({' OR '.join(found)})", params

@@ -2,13 +2,15 @@
 
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from datetime import timedelta
 from typing import Any, Protocol, TypeAlias
 
 from statestore.checking import checks
+from statestore.checking.namespaces import EVERY, Chosen, chosen
 from statestore.engine.calls import Call, NamespaceCall
 from statestore.engine.flows import Do, Flow, empty_log
+from statestore.errors import InvalidValueError
 from statestore.operations.base import flow, operation
 from statestore.operations.namespaces import Namespaces
 from statestore.repositories.expiry.batch import Batch
@@ -33,26 +35,30 @@ def sweep(
     progress: Progress | None,
     look_for_unseen: bool = True,
     stopped: Callable[[], bool] = lambda: False,
-    all_but: str | None = None,
+    own: str = "",
+    namespaces: Chosen | None = None,
 ) -> Flow[SweepReport]:
-    """Delete everything that is due; with *all_but*, the store's own namespace, in all others too."""
+    """Delete everything that is due: in the store's *own* namespace, or in *namespaces* instead."""
     checks.count(batch_size, "batch_size", least=1)
     checks.ttl(time_budget, "time_budget")
     tally = _Tally(time_budget, dry_run, progress, stopped)
-    others = [] if all_but is None else [name for name in (yield Call(NamespaceRepository.names)) if name != all_but]
-    # In another order each time: a time budget would otherwise always leave the same ones for later.
-    for namespace in (None, *random.sample(others, len(others))):
-        own = namespace is None  # The limits are the store's: others may have others.
+    names: list[str | None] = [None]
+    if namespaces is not None:
+        others = [name for name in (yield Call(NamespaceRepository.names, (namespaces, "sweep"))) if name != own]
+        # In another order each time: a time budget would otherwise always leave the same ones for later.
+        names = [*([None] if namespaces.has(own) else []), *random.sample(others, len(others))]
+    for namespace in names:
+        limited = namespace is None  # The limits are the store's: others may have others.
         if dry_run:
-            tally.add((yield _call(namespace, DueRepository.due, limits=own)))
+            tally.add((yield _call(namespace, DueRepository.due, limits=limited)))
             continue
         steps: list[_Step] = [
             (DueRepository.end_idle, {}),
-            (DueRepository.end_others, {"excess": own}),
+            (DueRepository.end_others, {"excess": limited}),
             (DueRepository.sweep_sessions, {}),
             (DueRepository.sweep_state, {}),
             (DueRepository.sweep_cache, {}),
-            *([(DueRepository.sweep_overflow, {})] if own else []),
+            *([(DueRepository.sweep_overflow, {})] if limited else []),
             *([(DueRepository.sweep_unseen, {})] if look_for_unseen else []),
             (RollupRepository.roll_up, {}),
         ]
@@ -62,6 +68,13 @@ def sweep(
 
 def _call(namespace: str | None, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
     return Call(method, args, kwargs) if namespace is None else NamespaceCall(namespace, method, *args, **kwargs)
+
+
+def looked_over(namespaces: Any, all_namespaces: bool) -> Chosen | None:
+    """The namespaces to sweep, as a caller gives them; None for the store's own."""
+    if namespaces is not None and all_namespaces:
+        raise InvalidValueError("namespaces", "cannot be combined with all_namespaces, which sweeps all of them")
+    return EVERY if all_namespaces else chosen(namespaces)
 
 
 def inactive(max_inactivity: timedelta) -> Flow[SweepReport]:
@@ -158,6 +171,7 @@ class Sweeping(Namespaces):
         dry_run: bool = False,
         progress: Progress | None = None,
         all_namespaces: bool = False,
+        namespaces: str | Iterable[str] | None = None,
     ) -> Flow[SweepReport]:
         """Delete what is due, in short transactions.
 
@@ -175,17 +189,22 @@ class Sweeping(Namespaces):
             progress: Called after each batch with the report so far.
             all_namespaces: Sweep all namespaces of the database, each by its own retention. The limits of the cache are
                 this store's, and hold for its own namespace only.
+            namespaces: Likewise, but these instead of the store's own: a name, a prefix such as `acme/*`, or a list of
+                these; see `sessions.page`.
 
         Raises:
+            InvalidValueError: An argument is invalid. Nothing was deleted.
             DatabaseError: The database failed. What was deleted before stays deleted.
         """
+        over = looked_over(namespaces, all_namespaces)
         yield Do(self.cache.flush)  # Recent hits must count, so that those entries stay.
         report = yield from sweep(
             batch_size=batch_size,
             time_budget=time_budget,
             dry_run=dry_run,
             progress=progress,
-            all_but=self._namespace if all_namespaces else None,
+            own=self._namespace,
+            namespaces=over,
         )
         if not dry_run and any(swept.rows for swept in report.kinds.values()):
             yield from empty_log(self._runner)

@@ -1,10 +1,15 @@
 """The namespaces of a database, and deleting one whole."""
 
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
 from statestore import schema
+from statestore.checking.namespaces import Chosen
 from statestore.engine.calls import reads, reported_as, writes
 from statestore.engine.columns import Columns, fields_of
 from statestore.engine.sql import Statement
-from statestore.engine.sql_parts import each
+from statestore.engine.sql_parts import each, prefix_range
 from statestore.errors import ConflictError
 from statestore.repositories.base import Repository
 from statestore.repositories.expiry.batch import NamespaceBatch
@@ -29,15 +34,6 @@ _NAMESPACES = Statement(f"""
             WHERE p.namespace <> '' AND p.name <> 'prices'
         UNION ALL SELECT c.namespace, 0, 0, 0, NULL FROM $cache_ledger AS c) AS n
     GROUP BY n.name ORDER BY n.name""")  # fmt: skip
-
-# In which there may be something to sweep. From one to the next in the primary key: they are few, and their rows many.
-_SWEEPABLE = ("sessions", "shared_state", "cache_entries")
-_FIRST = " UNION ALL ".join(f"SELECT min(t.namespace) AS name FROM ${table} AS t" for table in _SWEEPABLE)
-_NEXT = " UNION ALL ".join(
-    f"SELECT min(t.namespace) AS name FROM ${table} AS t WHERE t.namespace > :after" for table in _SWEEPABLE
-)
-_FIRST_NAME = Statement(f"SELECT min(name) FROM ({_FIRST}) AS firsts")
-_NEXT_NAME = Statement(f"SELECT min(name) FROM ({_NEXT}) AS nexts")
 
 _LEASED = Statement(f"""
     SELECT count(*) FROM $sessions AS s WHERE s.namespace = :namespace AND NOT ({lease_checks.FREE}) AND $live""")
@@ -94,6 +90,27 @@ _SPARED = {
 _VERSION = ", CAST(t.xmin AS text) AS row_version", " AND CAST(t.xmin AS text) = those.row_version"
 
 
+_Purpose: TypeAlias = Literal["sweep", "drop", "export"]
+_LOOKED_AT: dict[_Purpose, tuple[str, ...]] = {
+    "sweep": ("sessions", "shared_state", "cache_entries"),
+    "drop": TABLES,
+    "export": ("sessions", "usage_ledger", "usage_records"),
+}
+
+
+def _next_name(tables: Sequence[str], place: str) -> Statement:
+    """From one to the next in the primary keys: namespaces are few, and their rows many."""
+    nexts = " UNION ALL ".join(
+        f"SELECT min(t.namespace) AS name FROM ${table} AS t WHERE t.namespace {place} AND t.namespace < :to"
+        for table in tables
+    )
+    return Statement(f"SELECT min(name) FROM ({nexts}) AS nexts")
+
+
+_FIRST_NAME = {purpose: _next_name(tables, ">= :from") for purpose, tables in _LOOKED_AT.items()}
+_NEXT_NAME = {purpose: _next_name(tables, "> :after") for purpose, tables in _LOOKED_AT.items()}
+
+
 def _delete(table: str) -> Statement:
     found = f"FROM ${table} AS t WHERE t.namespace = :namespace{_SPARED.get(table, '')}"
     key = [column.name for column in schema.metadata.tables[table].primary_key if column.name != "namespace"] or [
@@ -128,16 +145,18 @@ class NamespaceRepository(Repository, group="store"):
         """
         return [NamespaceInfo(**_INFO.named(self._link.dialect, row)) for row in self._link.all(_NAMESPACES)]
 
-    @reported_as("store.sweep")
+    @reported_as("store.namespaces")
     @reads
-    def names(self) -> list[str]:
-        """The namespaces in which there may be something to sweep."""
-        found: list[str] = []
-        row = self._link.one(_FIRST_NAME)
-        while row is not None and row[0] is not None:
-            found.append(row[0])
-            row = self._link.one(_NEXT_NAME, after=found[-1])
-        return found
+    def names(self, chosen: Chosen, purpose: _Purpose) -> list[str]:
+        """The namespaces that were asked for, sorted: those named, and of the others those with something to do."""
+        found = set(chosen.names)
+        for prefix in chosen.prefixes:
+            start, end = prefix_range(prefix)
+            row = self._link.one(_FIRST_NAME[purpose], **{"from": start, "to": end})
+            while row is not None and row[0] is not None:
+                found.add(row[0])
+                row = self._link.one(_NEXT_NAME[purpose], after=row[0], to=end)
+        return sorted(found)
 
     @reported_as("store.drop_namespace")
     @writes
