@@ -1766,7 +1766,7 @@ FROM (
 GROUP BY n.name ORDER BY n.name;
 
 -- expiry/namespaces.py: _LEASED
--- Serves NamespaceRepository.hide.
+-- Serves NamespaceRepository.check_leases, NamespaceRepository.hide.
 SELECT count(*) FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
     AND NOT ((s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
@@ -1809,7 +1809,7 @@ SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".session
     FROM "statestore".usage_ledger AS t WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL
     SELECT min(t.namespace) AS name FROM "statestore".model_prices AS t WHERE t.namespace >= %(from)s
     AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".store_settings AS t
-    WHERE t.namespace >= %(from)s AND t.namespace < %(to)s) AS nexts;
+    WHERE t.namespace >= %(from)s AND t.namespace < %(to)s AND t.name <> 'prices') AS nexts;
 
 -- expiry/namespaces.py: _FIRST_NAME['export']
 -- Serves NamespaceRepository.names.
@@ -1854,7 +1854,7 @@ SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".session
     FROM "statestore".usage_ledger AS t WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL
     SELECT min(t.namespace) AS name FROM "statestore".model_prices AS t WHERE t.namespace > %(after)s
     AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".store_settings AS t
-    WHERE t.namespace > %(after)s AND t.namespace < %(to)s) AS nexts;
+    WHERE t.namespace > %(after)s AND t.namespace < %(to)s AND t.name <> 'prices') AS nexts;
 
 -- expiry/namespaces.py: _NEXT_NAME['export']
 -- Serves NamespaceRepository.names.
@@ -5685,7 +5685,7 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY UPDATE OF s;
 
 -- sessions/session_rows.py: _NOW
--- Serves ConversationsRepository.save, ErasureRepository.hide_user, NamespaceRepository.hide.
+-- Serves ConversationsRepository.save, ErasureRepository.hide_user, NamespaceRepository.hide, NamespaceRepository.now.
 SELECT statement_timestamp();
 
 -- sessions/session_rows.py: _LEASE

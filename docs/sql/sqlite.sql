@@ -908,7 +908,7 @@ FROM (
 GROUP BY n.name ORDER BY n.name;
 
 -- expiry/namespaces.py: _LEASED
--- Serves NamespaceRepository.hide.
+-- Serves NamespaceRepository.check_leases, NamespaceRepository.hide.
 SELECT count(*) FROM sessions AS s WHERE s.namespace = :namespace
     AND NOT ((s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
@@ -947,7 +947,7 @@ SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM session_list_items A
     WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_ledger AS t
     WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM model_prices AS t
     WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM store_settings AS t
-    WHERE t.namespace >= :from AND t.namespace < :to) AS nexts;
+    WHERE t.namespace >= :from AND t.namespace < :to AND t.name <> 'prices') AS nexts;
 
 -- expiry/namespaces.py: _FIRST_NAME['export']
 -- Serves NamespaceRepository.names.
@@ -987,7 +987,7 @@ SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM session_list_items A
     WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_ledger AS t
     WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM model_prices AS t
     WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM store_settings AS t
-    WHERE t.namespace > :after AND t.namespace < :to) AS nexts;
+    WHERE t.namespace > :after AND t.namespace < :to AND t.name <> 'prices') AS nexts;
 
 -- expiry/namespaces.py: _NEXT_NAME['export']
 -- Serves NamespaceRepository.names.
@@ -3852,7 +3852,7 @@ SELECT session_id, user_id, agent_name, title, status, instructions, CAST(metada
 WHERE s.namespace = :namespace AND s.session_id = :session_id;
 
 -- sessions/session_rows.py: _NOW
--- Serves ConversationsRepository.save, ErasureRepository.hide_user, NamespaceRepository.hide.
+-- Serves ConversationsRepository.save, ErasureRepository.hide_user, NamespaceRepository.hide, NamespaceRepository.now.
 SELECT :now;
 
 -- sessions/session_rows.py: _LEASE

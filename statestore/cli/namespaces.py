@@ -1,5 +1,7 @@
 """`statestore namespaces`: list the namespaces of a database, and delete one whole."""
 
+from collections.abc import Sequence
+
 import click
 
 from statestore.cli import terminal
@@ -52,29 +54,56 @@ def _row(one: NamespaceInfo) -> tuple[str, ...]:
     return one.name, f"{one.sessions:,}", f"{one.entries:,}", size_text(one.bytes), used
 
 
-@namespaces.command(epilog=examples("statestore namespaces drop tenant-1", "statestore namespaces drop tenant-1 --yes"))
-@click.argument("name")
+@namespaces.command(
+    epilog=examples(
+        "statestore namespaces drop tenant-1",
+        "statestore namespaces drop tenant-1 --yes",
+        "statestore namespaces drop --namespaces 'acme/*'",
+    )
+)
+@click.argument("name", required=False)
+@click.option(
+    "--namespaces",
+    multiple=True,
+    metavar="NAMES",
+    help="Instead of NAME: another name, or a prefix such as 'acme/*'. May be repeated.",
+)
 @yes_option
 @store_options
 @json_option
-def drop(database: Database, name: str, yes: bool, as_json: bool) -> None:
-    """Delete everything in the namespace NAME, and print a receipt.
+def drop(database: Database, name: str | None, namespaces: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Delete everything in the namespace NAME, or in several, and print a receipt.
 
     Sessions, state, cache, usage, prices and settings are deleted. This cannot be undone. Stop the processes that use
     the namespace first. If it is interrupted, run it again.
     """
+    from statestore.checking.namespaces import Chosen, chosen
+
+    if (name is None) == (not namespaces):
+        raise click.UsageError("Give either NAME or --namespaces.")
+    several = chosen(namespaces) if name is None else Chosen((name,))
+    assert several is not None
     with database.open() as store:
         if not yes:
-            found = next((one for one in store.namespaces() if one.name == name), None)
-            what = "no sessions" if found is None else counted(found.sessions, "session")
-            click.confirm(
-                f"Delete namespace {visible(name)} with {what} and everything else in it?", abort=True, err=True
-            )
-        receipt = store.drop_namespace(name)
+            found = [one for one in store.namespaces() if several.has(one.name)]
+            sessions = sum(one.sessions for one in found)
+            what = counted(sessions, "session") if sessions else "no sessions"
+            which = f"namespace {visible(name)}" if name is not None else _listed([one.name for one in found])
+            click.confirm(f"Delete {which} with {what} and everything else in it?", abort=True, err=True)
+        receipt = store.drop_namespace(name, namespaces=namespaces or None)
     if as_json:
-        click.echo(json_text({"name": name, "dropped_at": receipt.dropped_at, "rows": dict(receipt.rows)}))
+        facts = {"name": receipt.name, "names": receipt.names, "dropped_at": receipt.dropped_at}
+        click.echo(json_text({**facts, "rows": dict(receipt.rows)}))
         return
-    click.echo(f"deleted all of namespace {visible(name)}")
+    which = f"namespace {visible(name)}" if name is not None else _listed(receipt.names)
+    click.echo(f"deleted all of {which}")
     for table, rows in receipt.rows.items():
         click.echo(f"  {table:<18} {rows:,}")
     click.echo(f"  at {time_text(receipt.dropped_at)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """How many namespaces, and the first of them."""
+    shown = ", ".join(visible(name) for name in names[:10])
+    more = ", …" if len(names) > 10 else ""
+    return f"{counted(len(names), 'namespace')}" + (f" ({shown}{more})" if names else "")

@@ -25,6 +25,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 
+namespaces_option = click.option(
+    "--namespaces",
+    multiple=True,
+    metavar="NAMES",
+    help="These namespaces instead of --namespace: a name, or a prefix such as 'acme/*'. May be repeated.",
+)
+
 _URL_HELP = "The database: postgresql://user@host/database or sqlite:///path.  [default: sqlite:///statestore.db]"
 _DATABASE = "statestore.database"
 

@@ -12,7 +12,7 @@ import click
 
 from statestore.cli.durations import Duration
 from statestore.cli.durations import text as duration_text
-from statestore.cli.options import Database, examples, json_option, store_options
+from statestore.cli.options import Database, examples, json_option, namespaces_option, store_options
 from statestore.cli.output import counted, json_text, size_text
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _NOUNS = {
         "statestore sweep --every 60s",
         "statestore sweep --namespace tenant-1 --time-budget 30s --json",
         "statestore sweep --all-namespaces --every 5m",
+        "statestore sweep --namespaces 'acme/*'",
     )
 )
 @click.option("--every", type=Duration(), metavar="DURATION", help="Repeat until stopped, with this pause: 60s, 5m.")
@@ -51,6 +52,7 @@ _NOUNS = {
     help="How many cache entries to leave.  [default: all that have not expired]",
 )
 @click.option("--all-namespaces", is_flag=True, help="Sweep all namespaces of the database.")
+@namespaces_option
 @store_options
 @json_option
 def sweep(
@@ -61,6 +63,7 @@ def sweep(
     time_budget: timedelta | None,
     cache_max_entries: int | None,
     all_namespaces: bool,
+    namespaces: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Delete what has expired, and sessions that were idle for longer than the namespace's retention allows.
@@ -73,9 +76,12 @@ def sweep(
     """
     if every is not None and dry_run:
         raise click.UsageError("--every and --dry-run cannot be combined.")
+    if all_namespaces and namespaces:
+        raise click.UsageError("--all-namespaces and --namespaces cannot be combined.")
+    which: dict[str, Any] = {"all_namespaces": all_namespaces, "namespaces": namespaces or None}
     with database.open(cache_max_entries=cache_max_entries) as store:
         if every is not None:
-            _sweep_until_stopped(store, every, batch_size, time_budget, as_json, all_namespaces)
+            _sweep_until_stopped(store, every, batch_size, time_budget, as_json, which)
             return
         with _Progress(dry_run) as progress:
             report = store.sweep(
@@ -83,7 +89,7 @@ def sweep(
                 time_budget=time_budget,
                 dry_run=dry_run,
                 progress=progress.show,
-                all_namespaces=all_namespaces,
+                **which,
             )
     _print(report, as_json)
 
@@ -94,7 +100,7 @@ def _sweep_until_stopped(
     batch_size: int,
     time_budget: timedelta | None,
     as_json: bool,
-    all_namespaces: bool,
+    which: dict[str, Any],
 ) -> None:
     from statestore.sweeper import Sweeper
 
@@ -117,7 +123,7 @@ def _sweep_until_stopped(
             jitter=timedelta(0),
             batch_size=batch_size,
             time_budget=time_budget,
-            all_namespaces=all_namespaces,
+            **which,
             on_sweep=show,
             on_error=lambda error: click.echo(f"error: {error}; the next sweep runs as planned", err=True),
         )

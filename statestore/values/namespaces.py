@@ -29,14 +29,16 @@ class NamespaceReceipt:
     """What `drop_namespace` has deleted.
 
     Attributes:
-        name: The namespace.
-        dropped_at: When its sessions disappeared for their users.
+        name: The namespace, or what was asked for where that may be several.
+        dropped_at: When the sessions disappeared for their users: the first of them.
         rows: How many rows were deleted, by table; without the tables that had none.
+        names: The namespaces that this was: those that were named, and those with a prefix that had something in them.
     """
 
     name: str
     dropped_at: datetime
     rows: Mapping[str, int]
+    names: tuple[str, ...] = ()
 
     @property
     def sessions(self) -> int:

@@ -39,3 +39,36 @@ def test_all_namespaces_are_swept(cli: CommandLine) -> None:
             store.sessions.create("s", ttl=timedelta(microseconds=1))
     assert "2 expired sessions" in cli("sweep", "--all-namespaces", "--dry-run").stdout
     assert "2 expired sessions" in cli("sweep", "--all-namespaces").stdout
+
+
+def test_several_namespaces_are_dropped_once_it_is_confirmed(cli: CommandLine) -> None:
+    fill(cli)
+    for number in range(12):
+        with cli.store(namespace=f"acme/{number:02}") as store:
+            store.history.append("s", [{"role": "user", "content": "x"}], create=True)
+    asked = cli("namespaces", "drop", "--namespaces", "acme/*", code=1, input="n\n").stderr
+    assert "Delete 12 namespaces (acme/00, acme/01," in asked
+    assert "acme/09, …) with 12 sessions" in asked
+    assert len(cli("namespaces").stdout.splitlines()) == 14
+    receipt = json.loads(cli("namespaces", "drop", "--namespaces", "acme/0*", "--yes", "--json").stdout)
+    assert (receipt["name"], len(receipt["names"]), receipt["rows"]["sessions"]) == ("acme/0*", 10, 10)
+    both = cli("namespaces", "drop", "--namespaces", "acme/*", "--namespaces", "two", "--yes").stdout
+    assert both.startswith("deleted all of 3 namespaces (acme/10, acme/11, two)\n")
+    assert [line.split("  ")[0] for line in cli("namespaces").stdout.splitlines()] == ["one"]
+
+
+def test_what_to_drop_is_said_in_one_way(cli: CommandLine) -> None:
+    assert "Give either NAME or --namespaces." in cli("namespaces", "drop", code=2).stderr
+    assert "Give either" in cli("namespaces", "drop", "one", "--namespaces", "two", code=2).stderr
+    assert "all of the database" in cli("namespaces", "drop", "--namespaces", "*", "--yes", code=1).stderr
+
+
+def test_some_namespaces_are_swept(cli: CommandLine) -> None:
+    from datetime import timedelta
+
+    for namespace in ("acme/1", "acme/2", "other"):
+        with cli.store(namespace=namespace) as store:
+            store.sessions.create("s", ttl=timedelta(microseconds=1))
+    assert "2 expired sessions" in cli("sweep", "--namespaces", "acme/*", "--dry-run").stdout
+    assert "2 expired sessions" in cli("sweep", "--namespaces", "acme/1", "--namespaces", "acme/2").stdout
+    assert "cannot be combined" in cli("sweep", "--namespaces", "acme/*", "--all-namespaces", code=2).stderr

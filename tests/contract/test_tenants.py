@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from statestore import InvalidValueError, StateStore, Sweeper, SweepReport, spread
+from statestore import ConflictError, InvalidValueError, StateStore, Sweeper, SweepReport, spread
 from tests.support.clock import MovableClock
 from tests.support.content import Content
 
@@ -28,6 +28,94 @@ def stores(open_store: Callable[..., Store], clock: MovableClock) -> dict[str, S
     """A store of each namespace. `acme/_` is acme's, too."""
     assert {at_home(user_id) for user_id in USERS} == set(SHARDS)
     return {name: open_store(namespace=name, clock=clock) for name in (*SHARDS, *OTHERS)}
+
+
+@pytest.fixture
+def filled(stores: dict[str, Store], clock: MovableClock) -> dict[str, Store]:
+    """Each user has two sessions at home, with ids that are the same for all; each other namespace has one."""
+    for number in range(2):
+        for user_id in USERS:
+            clock.advance(minutes=17)
+            stores[at_home(user_id)].sessions.create(f"{number}-{user_id}", user_id=user_id, title="Größe")
+    for name in (*SHARDS, *OTHERS):
+        stores[name].sessions.create("same", user_id="stranger")
+    return stores
+
+
+def walk(store: Store, **arguments: Any) -> list[tuple[str, str]]:
+    """All pages, as namespaces and ids."""
+    found, cursor = [], None
+    while True:
+        page = store.sessions.page(cursor=cursor, **arguments)
+        found += [(session.namespace, session.session_id) for session in page.sessions]
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
+
+
+@pytest.mark.parametrize("order_by", ["last_activity_at", "created_at"])
+@pytest.mark.parametrize("descending", [True, False])
+@pytest.mark.parametrize("limit", [1, 3, 100])
+def test_a_page_is_in_one_order_over_all_namespaces(
+    filled: dict[str, Store], order_by: str, descending: bool, limit: int
+) -> None:
+    found = walk(filled["default"], namespaces="acme/*", order_by=order_by, descending=descending, limit=limit)
+    in_order = [(at_home(user_id), f"{number}-{user_id}") for number in range(2) for user_id in USERS]
+    in_order += [(name, "same") for name in (*SHARDS, "acme/_")]
+    assert found == (in_order[::-1] if descending else in_order)
+
+
+def test_namespaces_are_those_that_are_named(filled: dict[str, Store]) -> None:
+    store = filled["acme/1"]
+    names = {namespace for namespace, _ in walk(store)}
+    assert names == {"acme/1"}
+    for asked, expected in (
+        (["acme/0", "acme/3"], {"acme/0", "acme/3"}),
+        (list(SHARDS), set(SHARDS)),
+        ("acme*", {*SHARDS, "acme", "acme-eu/1", "acme0", "acme/_"}),
+        (["acme-eu/*", "ac%*", "acme/_"], {"acme-eu/1", "ac%e/1", "acme/_"}),
+        ("*", {*SHARDS, *OTHERS}),
+        ("acme\\*", set()),
+        ("nowhere", set()),
+    ):
+        assert {namespace for namespace, _ in walk(store, namespaces=asked, limit=7)} == expected
+
+
+def test_filters_and_counts_hold_for_all_namespaces(filled: dict[str, Store], clock: MovableClock) -> None:
+    store = filled["default"]
+    assert store.sessions.count() == 1
+    assert store.sessions.count(namespaces="acme/*") == 21
+    assert store.sessions.count(namespaces=["acme/_", "default"]) == 2
+    assert store.sessions.count(namespaces="acme/*", user_id="user-3", title_contains="größe") == 2
+    assert walk(store, namespaces="acme/*", id_prefix="0-", user_id="user-5") == [(at_home("user-5"), "0-user-5")]
+    page = store.sessions.page(namespaces="acme/*", user_id="user-3", with_total=True, limit=1)
+    assert (page.total, [session.namespace for session in page.sessions]) == (2, [at_home("user-3")])
+    assert store.sessions.page(namespaces="nowhere", with_total=True).total == 0
+    with store.transaction() as tx:
+        assert tx.sessions.count(namespaces="acme/*") == 21
+    whole = filled["acme/2"].sessions.page(limit=1).sessions[0].session_id
+    filled["acme/2"].sessions.create("part", belongs_to=whole)
+    assert store.sessions.count(namespaces="acme/*") == 21
+    assert walk(store, namespaces="acme/*", belongs_to=whole) == [("acme/2", "part")]
+    filled["acme/2"].sessions.create("short", ttl=timedelta(minutes=1))
+    clock.advance(minutes=1)
+    assert store.sessions.count(namespaces="acme/*") == 21
+
+
+def test_a_cursor_of_one_namespace_is_not_one_of_several(filled: dict[str, Store]) -> None:
+    store = filled["acme/1"]
+    of_one = store.sessions.page(limit=1).next_cursor
+    of_several = store.sessions.page(limit=1, namespaces="acme/*").next_cursor
+    for arguments in ({"cursor": of_one, "namespaces": "acme/*"}, {"cursor": of_several}):
+        with pytest.raises(InvalidValueError, match="start without a cursor"):
+            store.sessions.page(**arguments)
+
+
+@pytest.mark.parametrize("asked", [[], "", ["acme/*", 3], 7])
+def test_what_names_no_namespaces_is_refused(store: Store, asked: Any) -> None:
+    for look in (store.sessions.page, store.sessions.count, store.sweep):
+        with pytest.raises(InvalidValueError, match=r"^namespaces"):
+            look(namespaces=asked)
 
 
 def test_a_sweep_is_of_the_namespaces_that_are_asked_for(stores: dict[str, Store], clock: MovableClock) -> None:
@@ -55,11 +143,9 @@ def test_the_limits_of_a_store_hold_for_its_own_namespace_only(
     assert [stores[name].cache.stats().entries for name in SHARDS] == [5, 5, 5, 2]
 
 
-def test_what_cannot_be_swept_is_refused(stores: dict[str, Store]) -> None:
+def test_all_namespaces_are_not_asked_for_together_with_some(store: Store) -> None:
     with pytest.raises(InvalidValueError, match="all_namespaces"):
-        stores["acme"].sweep(namespaces="acme/*", all_namespaces=True)
-    with pytest.raises(InvalidValueError, match="at least one"):
-        stores["acme"].sweep(namespaces=[])
+        store.sweep(namespaces="acme/*", all_namespaces=True)
 
 
 def test_a_sweeper_sweeps_the_namespaces_that_are_asked_for(database_url: str, content: Content) -> None:
@@ -72,3 +158,70 @@ def test_a_sweeper_sweeps_the_namespaces_that_are_asked_for(database_url: str, c
         with Sweeper(operator, every=every, jitter=timedelta(0), on_sweep=found.put, namespaces="acme/*"):
             assert found.get(timeout=20)["expired_sessions"].rows == 5
     assert {row["namespace"] for row in content.rows("sessions")} == {*OTHERS} - {"acme/_"}
+
+
+def test_a_tenant_is_dropped_with_all_of_its_namespaces(filled: dict[str, Store], content: Content) -> None:
+    operator = filled["default"]
+    for name in ("acme/0", "acme0"):
+        filled[name].history.append("same", [{"role": "user", "content": "Hi"}])
+        filled[name].set_retention(timedelta(days=1))
+    filled["acme/1"].prices.set("gpt-4o", input_price=1, output_price=1)
+    filled["acme"].cache.set("k", 1)
+    seen: list[Any] = []
+    receipt = operator.drop_namespace(namespaces="acme/*", progress=seen.append)
+    assert (receipt.name, receipt.names) == ("acme/*", ("acme/0", "acme/1", "acme/2", "acme/3", "acme/_"))
+    assert (receipt.sessions, receipt.entries, receipt.rows["store_settings"]) == (21, 1, 1)
+    assert seen[-1].rows == receipt.rows
+    left = {
+        row["namespace"] for table in ("sessions", "history_entries", "cache_entries") for row in content.rows(table)
+    }
+    assert left == {*OTHERS} - {"acme/_"}
+    again = operator.drop_namespace(namespaces="acme/*")
+    assert (again.rows, again.names, again.dropped_at.tzinfo is None) == ({}, (), False)
+    some = operator.drop_namespace(namespaces=["acme", "nowhere", "ac%*"])
+    assert (some.name, some.names, some.sessions) == ("acme, nowhere, ac%*", ("ac%e/1", "acme", "nowhere"), 2)
+    assert operator.drop_namespace("acme0").names == ("acme0",)
+
+
+def test_a_star_in_the_name_of_a_namespace_is_dropped_as_it_is(open_store: Callable[..., Store]) -> None:
+    for name in ("a*", "ab"):
+        open_store(namespace=name).sessions.create("s")
+    operator = open_store()
+    assert operator.drop_namespace("a*").sessions == 1
+    open_store(namespace="a*").sessions.create("s")
+    assert operator.drop_namespace(namespaces="a\\*").names == ("a*",)
+    assert [one.name for one in operator.namespaces()] == ["ab"]
+
+
+def test_nothing_is_dropped_while_somebody_works_in_one_of_the_namespaces(
+    filled: dict[str, Store], content: Content
+) -> None:
+    lease = filled["acme/3"].sessions.acquire("same", owner="worker", ttl=timedelta(minutes=5))
+    before = content.snapshot()
+    with pytest.raises(ConflictError, match="1 sessions of namespace 'acme/3' are under a lease"):
+        filled["default"].drop_namespace(namespaces="acme/*")
+    assert content.snapshot() == before
+    filled["acme/3"].sessions.release(lease)
+    assert filled["default"].drop_namespace(namespaces="acme/*").sessions == 21
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argument"),
+    [
+        ({}, "name"),
+        ({"name": "acme", "namespaces": "acme/*"}, "namespaces"),
+        ({"namespaces": "*"}, "namespaces"),
+        ({"namespaces": ["acme", "*"]}, "namespaces"),
+        ({"namespaces": []}, "namespaces"),
+        ({"namespaces": ["acme", ""]}, "namespaces[1]"),
+    ],
+)
+def test_nothing_is_dropped_by_mistake(
+    store: Store, content: Content, arguments: dict[str, Any], argument: str
+) -> None:
+    store.sessions.create("s")
+    before = content.snapshot()
+    with pytest.raises(InvalidValueError) as caught:
+        store.drop_namespace(**arguments)
+    assert caught.value.argument == argument
+    assert content.snapshot() == before

@@ -75,6 +75,7 @@ SHAPES: dict[Any, tuple[str, dict[str, Any]]] = {
             "descending": True,
             "continues": True,
             "with_total": True,
+            "several": False,
         },
     ),
     portable_rows._insert: ("state keys", {"kind": "state", "columns": ("session_id", "key", "value", "updated_at")}),

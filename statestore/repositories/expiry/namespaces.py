@@ -2,6 +2,7 @@
 
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Literal, TypeAlias
 
 from statestore import schema
@@ -102,6 +103,7 @@ def _next_name(tables: Sequence[str], place: str) -> Statement:
     """From one to the next in the primary keys: namespaces are few, and their rows many."""
     nexts = " UNION ALL ".join(
         f"SELECT min(t.namespace) AS name FROM ${table} AS t WHERE t.namespace {place} AND t.namespace < :to"
+        f"{_SPARED[table] if table == 'store_settings' else ''}"
         for table in tables
     )
     return Statement(f"SELECT min(name) FROM ({nexts}) AS nexts")
@@ -159,6 +161,24 @@ class NamespaceRepository(Repository, group="store"):
         return sorted(found)
 
     @reported_as("store.drop_namespace")
+    @reads
+    def now(self) -> datetime:
+        """The time."""
+        return session_rows.now(self._link)
+
+    @reported_as("store.drop_namespace")
+    @reads
+    def check_leases(self) -> None:
+        """Raise a ConflictError if somebody works with a session, under a lease."""
+        self._check_leases()
+
+    def _check_leases(self) -> None:
+        (leased,) = self._link.one(_LEASED, latest_lease=lease_checks.LATEST) or (0,)
+        if leased:
+            problem = f"{leased} sessions of namespace {self._link.settings.namespace!r} are under a lease"
+            raise ConflictError(f"{problem}; stop who works with them, or wait until the leases end")
+
+    @reported_as("store.drop_namespace")
     @writes
     def hide(self, limit: int, after: str = "") -> NamespaceBatch:
         """Hide up to *limit* sessions of the namespace behind *after*.
@@ -167,11 +187,7 @@ class NamespaceRepository(Repository, group="store"):
             ConflictError: At the first batch: somebody works with a session, under a lease. Nothing was written.
         """
         if not after:
-            (leased,) = self._link.one(_LEASED, latest_lease=lease_checks.LATEST) or (0,)
-            if leased:
-                namespace = self._link.settings.namespace
-                problem = f"{leased} sessions of namespace {namespace!r} are under a lease"
-                raise ConflictError(f"{problem}; stop who works with them, or wait until the leases end")
+            self._check_leases()
         segments.lock_all(self._link)
         marks = {"deleted": endings.DELETED, "back": endings.BACK}
         found = [session_id for (session_id,) in self._link.all(_HIDE, limit=limit, after=after, **marks)]

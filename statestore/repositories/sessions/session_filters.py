@@ -7,8 +7,9 @@ from typing import Any
 import orjson
 
 from statestore.checking import checks, exactjson
+from statestore.checking.namespaces import Chosen
 from statestore.engine.sql import Link, Params, Statement
-from statestore.engine.sql_parts import prefix_range
+from statestore.engine.sql_parts import in_namespaces, prefix_range
 from statestore.errors import InvalidValueError
 from statestore.values.sessions import STATUSES
 
@@ -25,7 +26,6 @@ for _old, _new in _ESCAPES:
 _TIMES = {"created": "created_at", "active": "last_activity_at"}
 
 
-_NAMESPACE = "s.namespace = :namespace"
 # How conditions begin by which an index finds the few sessions that meet them.
 _INDEXED = ("s.user_id =", "s.belongs_to =", "s.session_id >=")
 
@@ -46,6 +46,7 @@ def conditions(
     active_until: datetime | None,
     belongs_to: str | None,
     include_parts: bool,
+    namespaces: Chosen | None,
 ) -> tuple[tuple[str, ...], Params]:
     """The conditions for living sessions, and their parameters. See `Sessions.page` for the arguments."""
     max_bytes = link.settings.max_value_bytes
@@ -57,7 +58,9 @@ def conditions(
         "belongs_to": checks.optional_key(belongs_to, "belongs_to"),
     }
     params = {name: value for name, value in equal.items() if value is not None}
-    where = [_NAMESPACE, "$live", *(f"s.{name} = :{name}" for name in params)]
+    within, names = in_namespaces(namespaces, "s")
+    where = [within, "$live", *(f"s.{name} = :{name}" for name in params)]
+    params |= names
     if belongs_to is None and not include_parts:
         where.append("s.belongs_to IS NULL")
     prefix = checks.optional_key(id_prefix, "id_prefix")
@@ -102,7 +105,7 @@ def statement(where: tuple[str, ...], select: Callable[[str], str], *, ordered: 
     postgresql, sqlite = (" AND ".join(map(write, where)) for write in (_postgresql, _sqlite))
     if ordered and not any(condition.startswith(_INDEXED) for condition in where):
         # SQLite, which has no statistics, would read all of the namespace by its key and sort it; + keeps it from that.
-        sqlite = sqlite.replace(_NAMESPACE, f"+{_NAMESPACE}", 1)
+        sqlite = sqlite.replace(where[0], where[0].replace("s.namespace", "+s.namespace"), 1)
     return Statement(postgresql=select(postgresql), sqlite=select(sqlite))
 
 

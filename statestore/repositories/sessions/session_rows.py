@@ -183,11 +183,11 @@ class LockedSession:
         self.expired = expired
 
 
-def from_row(link: Link, row: Row, *, resumed: bool = False) -> Session:
-    """A session from a row that begins with `COLUMNS`."""
+def from_row(link: Link, row: Row, *, resumed: bool = False, namespace: str | None = None) -> Session:
+    """A session from a row that begins with `COLUMNS`; by default of the store's namespace."""
     try:
         # In the order of the fields of Session.
-        return _session(link.settings.namespace, *_ROW.values(link.dialect, row), resumed)
+        return _session(namespace or link.settings.namespace, *_ROW.values(link.dialect, row), resumed)
     except orjson.JSONDecodeError:
         pass  # Not raised from here: the error would hold this one, and this one holds the metadata.
     session_id, *_ = row
