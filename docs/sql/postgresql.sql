@@ -1788,7 +1788,11 @@ RETURNING s.session_id;
 -- Serves NamespaceRepository.names.
 --
 -- From one to the next in the primary keys: namespaces are few, and their rows many.
-SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".session_list_items AS t
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".usage_rollup_state AS t
+    WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".usage_rollup AS t WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL
+    SELECT min(t.namespace) AS name FROM "statestore".usage_rollup_changes AS t WHERE t.namespace >= %(from)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".session_list_items AS t
     WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
     FROM "statestore".session_lists AS t WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL
     SELECT min(t.namespace) AS name FROM "statestore".state_entries AS t WHERE t.namespace >= %(from)s
@@ -1833,7 +1837,11 @@ SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".session
 -- Serves NamespaceRepository.names.
 --
 -- From one to the next in the primary keys: namespaces are few, and their rows many.
-SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".session_list_items AS t
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".usage_rollup_state AS t
+    WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
+    FROM "statestore".usage_rollup AS t WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL
+    SELECT min(t.namespace) AS name FROM "statestore".usage_rollup_changes AS t WHERE t.namespace > %(after)s
+    AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".session_list_items AS t
     WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
     FROM "statestore".session_lists AS t WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL
     SELECT min(t.namespace) AS name FROM "statestore".state_entries AS t WHERE t.namespace > %(after)s
@@ -8496,10 +8504,14 @@ UPDATE "statestore".usage_records AS r SET session_id = n.random_id,
 WHERE r.namespace = %(namespace)s AND r.session_id = n.session_id AND r.record_id = those.record_id
     AND (r.user_id = CAST(%(user_id)s AS text) OR CAST(%(user_id)s AS text) IS NULL);
 
--- usage/report_sql.py: SPAN
+-- usage/report_sql.py: span
 -- Serves RollupRepository.roll_up, UsageRepository.by_agent, UsageRepository.by_day, UsageRepository.by_hour,
 -- UsageRepository.by_model, UsageRepository.by_session, UsageRepository.by_tool, UsageRepository.by_user,
 -- UsageRepository.totals.
+--
+-- The first and the last time of each source.
+--
+-- Built for: of the store's namespace.
 SELECT (SELECT min(created_at) FROM "statestore".history_entries WHERE namespace = %(namespace)s),
     (SELECT min(bucket_at) FROM "statestore".usage_ledger WHERE namespace = %(namespace)s),
     (SELECT min(created_at) FROM "statestore".usage_records WHERE namespace = %(namespace)s),
@@ -8507,14 +8519,22 @@ SELECT (SELECT min(created_at) FROM "statestore".history_entries WHERE namespace
     (SELECT max(bucket_at) FROM "statestore".usage_ledger WHERE namespace = %(namespace)s),
     (SELECT max(created_at) FROM "statestore".usage_records WHERE namespace = %(namespace)s);
 
--- usage/report_sql.py: CACHE_BY_DAY
+-- usage/report_sql.py: cache_by_day
 -- Serves UsageRepository.cache_by_day.
+--
+-- What happened in the caches of namespaces, together.
+--
+-- Built for: of the store's namespace.
 SELECT day, agent_name, hits, misses, sets, evictions, expirations, invalidations, hit_rate
 FROM "statestore".cache_usage_by_day WHERE namespace = %(namespace)s AND day >= %(since)s AND day < %(until)s
 ORDER BY day, agent_name IS NOT NULL, agent_name;
 
--- usage/report_sql.py: STORAGE
+-- usage/report_sql.py: storage
 -- Serves UsageRepository.storage.
+--
+-- What is stored in namespaces, together.
+--
+-- Built for: of the store's namespace.
 SELECT table_name, user_id, row_count, bytes FROM "statestore".storage_usage
 WHERE namespace = %(namespace)s
 ORDER BY table_name, user_id IS NOT NULL, user_id;
@@ -8568,11 +8588,12 @@ ORDER BY s.created_at, s.session_id;
 --
 -- *summed* says of which sums, if there are any: those of sessions, for all times and by no part of the time, which
 -- are `session` or `use`; or those of days by a key of `rolled.DAYS_BY`, for whole days of UTC and without filters.
+-- *within* says of which namespaces: only those of one are summed.
 --
 -- Built for: by model and day, in a time zone whose distance from UTC changes once in the period.
 WITH lines AS (SELECT *, CAST(((at + CASE WHEN at < CAST(%(change_0)s AS timestamptz) THEN CAST(%(offset_0)s AS
     interval) ELSE CAST(%(offset_1)s AS interval) END) AT TIME ZONE 'UTC') AS date) AS local_day
-    FROM "statestore".usage_lines WHERE namespace = %(namespace)s AND at >= %(since)s AND at < %(until)s
+    FROM "statestore".usage_lines AS l WHERE namespace = %(namespace)s AND at >= %(since)s AND at < %(until)s
     AND user_id = %(user_id)s),
 measured AS (SELECT local_day, provider_name, model, count(DISTINCT session_id) AS sessions,
     CAST(coalesce(sum(entries), 0) AS bigint) AS entries, CAST(coalesce(sum(turns), 0) AS bigint) AS turns,

@@ -931,23 +931,27 @@ RETURNING session_id;
 -- Serves NamespaceRepository.names.
 --
 -- From one to the next in the primary keys: namespaces are few, and their rows many.
-SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM session_list_items AS t WHERE t.namespace >= :from
-    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM session_lists AS t WHERE t.namespace >= :from
-    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM state_entries AS t WHERE t.namespace >= :from
-    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM summaries AS t WHERE t.namespace >= :from
-    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM session_segments AS t
-    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM history_entries AS t
-    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM sessions AS t
-    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM shared_state AS t
-    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_tags AS t
-    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_entries AS t
-    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_claims AS t
-    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_ledger AS t
-    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_records AS t
-    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_ledger AS t
-    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM model_prices AS t
-    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM store_settings AS t
-    WHERE t.namespace >= :from AND t.namespace < :to AND t.name <> 'prices') AS nexts;
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM usage_rollup_state AS t WHERE t.namespace >= :from
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_rollup AS t WHERE t.namespace >= :from
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_rollup_changes AS t
+    WHERE t.namespace >= :from AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name
+    FROM session_list_items AS t WHERE t.namespace >= :from AND t.namespace < :to UNION ALL
+    SELECT min(t.namespace) AS name FROM session_lists AS t WHERE t.namespace >= :from AND t.namespace < :to UNION ALL
+    SELECT min(t.namespace) AS name FROM state_entries AS t WHERE t.namespace >= :from AND t.namespace < :to UNION ALL
+    SELECT min(t.namespace) AS name FROM summaries AS t WHERE t.namespace >= :from AND t.namespace < :to UNION ALL
+    SELECT min(t.namespace) AS name FROM session_segments AS t WHERE t.namespace >= :from AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM history_entries AS t WHERE t.namespace >= :from AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM sessions AS t WHERE t.namespace >= :from AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM shared_state AS t WHERE t.namespace >= :from AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM cache_tags AS t WHERE t.namespace >= :from AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM cache_entries AS t WHERE t.namespace >= :from AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM cache_claims AS t WHERE t.namespace >= :from AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM cache_ledger AS t WHERE t.namespace >= :from AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM usage_records AS t WHERE t.namespace >= :from AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM usage_ledger AS t WHERE t.namespace >= :from AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM model_prices AS t WHERE t.namespace >= :from AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM store_settings AS t WHERE t.namespace >= :from AND t.namespace < :to
+    AND t.name <> 'prices') AS nexts;
 
 -- expiry/namespaces.py: _FIRST_NAME['export']
 -- Serves NamespaceRepository.names.
@@ -971,23 +975,27 @@ SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM sessions AS t WHERE 
 -- Serves NamespaceRepository.names.
 --
 -- From one to the next in the primary keys: namespaces are few, and their rows many.
-SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM session_list_items AS t WHERE t.namespace > :after
-    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM session_lists AS t WHERE t.namespace > :after
-    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM state_entries AS t WHERE t.namespace > :after
-    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM summaries AS t WHERE t.namespace > :after
-    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM session_segments AS t
-    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM history_entries AS t
-    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM sessions AS t
-    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM shared_state AS t
-    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_tags AS t
-    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_entries AS t
-    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_claims AS t
-    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_ledger AS t
-    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_records AS t
-    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_ledger AS t
-    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM model_prices AS t
-    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM store_settings AS t
-    WHERE t.namespace > :after AND t.namespace < :to AND t.name <> 'prices') AS nexts;
+SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM usage_rollup_state AS t WHERE t.namespace > :after
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_rollup AS t WHERE t.namespace > :after
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_rollup_changes AS t
+    WHERE t.namespace > :after AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name
+    FROM session_list_items AS t WHERE t.namespace > :after AND t.namespace < :to UNION ALL
+    SELECT min(t.namespace) AS name FROM session_lists AS t WHERE t.namespace > :after AND t.namespace < :to UNION ALL
+    SELECT min(t.namespace) AS name FROM state_entries AS t WHERE t.namespace > :after AND t.namespace < :to UNION ALL
+    SELECT min(t.namespace) AS name FROM summaries AS t WHERE t.namespace > :after AND t.namespace < :to UNION ALL
+    SELECT min(t.namespace) AS name FROM session_segments AS t WHERE t.namespace > :after AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM history_entries AS t WHERE t.namespace > :after AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM sessions AS t WHERE t.namespace > :after AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM shared_state AS t WHERE t.namespace > :after AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM cache_tags AS t WHERE t.namespace > :after AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM cache_entries AS t WHERE t.namespace > :after AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM cache_claims AS t WHERE t.namespace > :after AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM cache_ledger AS t WHERE t.namespace > :after AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM usage_records AS t WHERE t.namespace > :after AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM usage_ledger AS t WHERE t.namespace > :after AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM model_prices AS t WHERE t.namespace > :after AND t.namespace < :to
+    UNION ALL SELECT min(t.namespace) AS name FROM store_settings AS t WHERE t.namespace > :after AND t.namespace < :to
+    AND t.name <> 'prices') AS nexts;
 
 -- expiry/namespaces.py: _NEXT_NAME['export']
 -- Serves NamespaceRepository.names.
@@ -5630,10 +5638,14 @@ UPDATE usage_records AS r SET session_id = :random_id, user_id = nullif(r.user_i
         OR r.user_id = :user_id THEN 'erased-' || lower(hex(randomblob(16))) ELSE r.record_id END
 WHERE r.namespace = :namespace AND r.session_id = :session_id AND (r.user_id = :user_id OR :user_id IS NULL);
 
--- usage/report_sql.py: SPAN
+-- usage/report_sql.py: span
 -- Serves RollupRepository.roll_up, UsageRepository.by_agent, UsageRepository.by_day, UsageRepository.by_hour,
 -- UsageRepository.by_model, UsageRepository.by_session, UsageRepository.by_tool, UsageRepository.by_user,
 -- UsageRepository.totals.
+--
+-- The first and the last time of each source.
+--
+-- Built for: of the store's namespace.
 SELECT (SELECT min(created_at) FROM history_entries WHERE namespace = :namespace),
     (SELECT min(bucket_at) FROM usage_ledger WHERE namespace = :namespace),
     (SELECT min(created_at) FROM usage_records WHERE namespace = :namespace),
@@ -5641,14 +5653,22 @@ SELECT (SELECT min(created_at) FROM history_entries WHERE namespace = :namespace
     (SELECT max(bucket_at) FROM usage_ledger WHERE namespace = :namespace),
     (SELECT max(created_at) FROM usage_records WHERE namespace = :namespace);
 
--- usage/report_sql.py: CACHE_BY_DAY
+-- usage/report_sql.py: cache_by_day
 -- Serves UsageRepository.cache_by_day.
+--
+-- What happened in the caches of namespaces, together.
+--
+-- Built for: of the store's namespace.
 SELECT day, agent_name, hits, misses, sets, evictions, expirations, invalidations, hit_rate
 FROM cache_usage_by_day WHERE namespace = :namespace AND day >= :since AND day < :until
 ORDER BY day, agent_name IS NOT NULL, agent_name;
 
--- usage/report_sql.py: STORAGE
+-- usage/report_sql.py: storage
 -- Serves UsageRepository.storage.
+--
+-- What is stored in namespaces, together.
+--
+-- Built for: of the store's namespace.
 SELECT table_name, user_id, row_count, bytes FROM storage_usage
 WHERE namespace = :namespace
 ORDER BY table_name, user_id IS NOT NULL, user_id;
@@ -5699,10 +5719,11 @@ ORDER BY s.created_at, s.session_id;
 --
 -- *summed* says of which sums, if there are any: those of sessions, for all times and by no part of the time, which
 -- are `session` or `use`; or those of days by a key of `rolled.DAYS_BY`, for whole days of UTC and without filters.
+-- *within* says of which namespaces: only those of one are summed.
 --
 -- Built for: by model and day, in a time zone whose distance from UTC changes once in the period.
 WITH lines AS (SELECT *, date(substr(at, 1, 19),
-    CASE WHEN at < :change_0 THEN :offset_0 ELSE :offset_1 END) AS local_day FROM usage_lines
+    CASE WHEN at < :change_0 THEN :offset_0 ELSE :offset_1 END) AS local_day FROM usage_lines AS l
     WHERE namespace = :namespace AND at >= :since AND at < :until AND user_id = :user_id),
 placed AS (SELECT *, count(latency_ms) OVER (PARTITION BY local_day, provider_name, model) AS timed,
     row_number() OVER (PARTITION BY local_day, provider_name, model ORDER BY latency_ms IS NULL, latency_ms) AS place

@@ -65,6 +65,7 @@ class SessionUsage(UsageTotals):
     user_id: str | None
     first_day: date
     last_day: date
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
 from queue import Queue
 from typing import Any
 
 import pytest
 
-from statestore import ConflictError, InvalidValueError, StateStore, Sweeper, SweepReport, spread
+from statestore import ConflictError, InvalidValueError, NewEntry, StateStore, Sweeper, SweepReport, Usage, spread
 from tests.support.clock import MovableClock
 from tests.support.content import Content
 
@@ -225,3 +226,56 @@ def test_nothing_is_dropped_by_mistake(
         store.drop_namespace(**arguments)
     assert caught.value.argument == argument
     assert content.snapshot() == before
+
+
+def test_reports_are_of_all_namespaces_together(filled: dict[str, Store]) -> None:
+    store = filled["default"]
+    for number, user_id in enumerate(USERS):
+        shard = filled[at_home(user_id)]
+        usage = Usage(input_tokens=100 + number, output_tokens=number)
+        entry = NewEntry("x", agent_name="coder", response_model="m", usage=usage, cost_usd=Decimal("0.1"))
+        shard.history.append(f"0-{user_id}", [entry, NewEntry("y", role="tool", tool_name="t")])
+        shard.history.append("same", [entry])
+        if number % 2:  # What it used is in the ledger then.
+            shard.sessions.delete("same")
+            shard.sessions.create("same", user_id="stranger")
+    filled["acme0"].history.append("same", [NewEntry("z", usage=Usage(input_tokens=9999))])
+    everything = store.usage.totals(namespaces="acme/*")
+    assert (everything.input_tokens, everything.entries) == (2 * sum(100 + n for n in range(8)), 24)
+    assert everything.cost_usd == Decimal("1.6")
+    shards = {at_home(user_id) for user_id in USERS}
+    assert everything.sessions == len(USERS) + len(shards)
+    assert store.usage.totals().entries == 0
+    users = {row.user_id: row.input_tokens for row in store.usage.by_user(namespaces=list(SHARDS))}
+    assert users == {user_id: 100 + n for n, user_id in enumerate(USERS)} | {"stranger": sum(100 + n for n in range(8))}
+    rows = store.usage.by_session(namespaces="acme/*", tz="Europe/Berlin")
+    assert {(row.namespace, row.session_id) for row in rows} == {
+        *((at_home(user_id), f"0-{user_id}") for user_id in USERS),
+        *((name, "same") for name in shards),
+    }
+    assert [row.namespace for row in filled["acme0"].usage.by_session()] == ["acme0"]
+    for report in ("by_day", "by_agent", "by_model", "by_tool", "by_hour"):
+        found = getattr(store.usage, report)(namespaces="acme/*")
+        assert sum(row.entries for row in found) == 24, report
+    assert len(store.usage.by_user(namespaces="acme/*", user_id="user-3", daily=True)) == 1
+    for number in range(3):
+        filled[f"acme/{number}"].cache.set("k", 1)
+        filled[f"acme/{number}"].cache.get("k")
+        filled[f"acme/{number}"].cache.get("nothing")
+        filled[f"acme/{number}"].cache.flush()
+    [day] = store.usage.cache_by_day(namespaces="acme/*")
+    assert (day.sets, day.hits, day.misses, day.hit_rate) == (3, 3, 3, 0.5)
+    stored = {(row.table_name, row.user_id): row.row_count for row in store.usage.storage(namespaces="acme/*")}
+    assert (stored["sessions", "user-3"], stored["sessions", "stranger"], stored["cache_entries", None]) == (2, 5, 3)
+    assert store.usage.storage() == filled["default"].usage.storage(namespaces="default")
+
+
+def test_reports_with_parts_know_their_namespace(filled: dict[str, Store]) -> None:
+    for name in ("acme/0", "acme/1"):
+        filled[name].sessions.create("part", belongs_to="same" if name == "acme/0" else None)
+        filled[name].history.append("part", [NewEntry("x", usage=Usage(input_tokens=5))])
+        filled[name].history.append("same", [NewEntry("x", usage=Usage(input_tokens=1))])
+    store = filled["default"]
+    totals = store.usage.totals(namespaces="acme/*", session_id="same", include_parts=True)
+    assert totals.input_tokens == 7
+    assert filled["acme/0"].usage.totals(session_id="same", include_parts=True).input_tokens == 6

@@ -90,6 +90,9 @@ SHAPES: dict[Any, tuple[str, dict[str, Any]]] = {
             "limited": True,
         },
     ),
+    report_sql.span: ("of the store's namespace", {"within": report_sql.OWN}),
+    report_sql.cache_by_day: ("of the store's namespace", {"within": report_sql.OWN}),
+    report_sql.storage: ("of the store's namespace", {"within": report_sql.OWN}),
     session_rows.update_statement: ("the title, of a known revision", {"columns": ("title",), "checked": True}),
     state.set_many: ("two keys of a session", {"scope": scopes.SESSION, "count": 2, "alone": False}),
 }

@@ -1,6 +1,5 @@
 """The namespaces of a database, and deleting one whole."""
 
-
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, TypeAlias

@@ -149,7 +149,11 @@ class RollupRepository(Repository, group="store"):
         if self._link.one(_EXISTS) is not None:
             return Batch()  # Somebody else is at it.
         until = self._limit()
-        firsts = [self._link.dialect.time(value) for value in (self._link.one(report_sql.SPAN) or ())[:3] if value]
+        firsts = [
+            self._link.dialect.time(value)
+            for value in (self._link.one(report_sql.span(report_sql.OWN)) or ())[:3]
+            if value
+        ]
         if not firsts or min(firsts) >= until:
             return Batch()
         self._link.run(_INIT, until=until)

@@ -57,26 +57,57 @@ HEAVIEST = "cost IS NULL, round(cost + cost_fraction / 1e10, 10) DESC, input_tok
 
 # Both ends are found in an index. A minute may lie before the first entry, never after the last.
 _TIMES = {"$history_entries": "created_at", "$usage_ledger": "bucket_at", "$usage_records": "created_at"}
-SPAN = Statement(
-    "SELECT "
-    + ", ".join(
-        f"(SELECT {end}({time}) FROM {table} WHERE namespace = :namespace)"
+
+
+OWN = "namespace = :namespace"
+"""The condition that a line is of the store's own namespace."""
+
+
+@lru_cache(maxsize=16)
+def span(within: str) -> Statement:
+    """The first and the last time of each source."""
+    ends = (
+        f"(SELECT {end}({time}) FROM {table} WHERE {within})"
         for end in ("min", "max")
         for table, time in _TIMES.items()
     )
-)
+    return Statement(f"SELECT {', '.join(ends)}")
+
 
 CACHE_DAY = Columns(None, *fields_of(CacheDayUsage), types={"day": Day})
-CACHE_BY_DAY = Statement(f"""
-    SELECT {CACHE_DAY.select()}
-    FROM $cache_usage_by_day WHERE namespace = :namespace AND day >= :since AND day < :until
+_CACHE_COUNTS = ("hits", "misses", "sets", "evictions", "expirations", "invalidations")
+
+
+@lru_cache(maxsize=16)
+def cache_by_day(within: str) -> Statement:
+    """What happened in the caches of namespaces, together."""
+    if within == OWN:
+        selected, grouped = CACHE_DAY.select(), ""
+    else:
+        sums = {name: f"CAST(sum({name}) AS bigint)" for name in _CACHE_COUNTS}
+        rate = "CAST(sum(hits) AS double precision) / nullif(sum(hits) + sum(misses), 0)"
+        selected, grouped = CACHE_DAY.select(**sums, hit_rate=rate), "GROUP BY day, agent_name"
+    return Statement(f"""
+    SELECT {selected}
+    FROM $cache_usage_by_day WHERE {within} AND day >= :since AND day < :until {grouped}
     ORDER BY day, agent_name IS NOT NULL, agent_name""")
 
+
 STORED = Columns(None, *fields_of(StorageUsage))
-STORAGE = Statement(f"""
-    SELECT {STORED.select()} FROM $storage_usage
-    WHERE namespace = :namespace
+
+
+@lru_cache(maxsize=16)
+def storage(within: str) -> Statement:
+    """What is stored in namespaces, together."""
+    sums = {name: f"CAST(sum({name}) AS bigint)" for name in ("row_count", "bytes")}
+    selected, grouped = (
+        (STORED.select(), "") if within == OWN else (STORED.select(**sums), "GROUP BY table_name, user_id")
+    )
+    return Statement(f"""
+    SELECT {selected} FROM $storage_usage
+    WHERE {within} {grouped}
     ORDER BY table_name, user_id IS NOT NULL, user_id""")
+
 
 DESCENT = Columns(None, *fields_of(SessionDescent), types={"created_at": UtcTime})
 # The view `session_lineage` with the namespace in each of its steps: a distributed database walks on one server only.
@@ -109,6 +140,10 @@ WITH_PARTS = "session_id_with_parts"
 """The filter for a session and what belongs to it."""
 _WITH_PARTS = f"""(session_id = :{WITH_PARTS} OR session_id IN (SELECT p.session_id FROM $sessions AS p
             WHERE p.namespace = :namespace AND p.belongs_to = :{WITH_PARTS}))"""
+_WITH_PARTS_OF_SEVERAL = f"""(session_id = :{WITH_PARTS} OR EXISTS (SELECT 1 FROM $sessions AS p
+            WHERE p.namespace = l.namespace AND p.session_id = l.session_id AND p.belongs_to = :{WITH_PARTS}))"""
+# A session is one of its namespace; without one there is nothing to count.
+_SESSIONS, _SESSIONS_OF_SEVERAL = "DISTINCT session_id", "DISTINCT length(namespace) || ':' || namespace || session_id"
 
 
 @lru_cache(maxsize=64)
@@ -128,18 +163,22 @@ def measured(
     ends: bool,
     limited: bool,
     summed: str = "",
+    within: str = OWN,
 ) -> Statement:
     """The measures of `usage_lines` for each of *keys*, which are columns of it or parts of the local time.
 
     *summed* says of which sums, if there are any: those of sessions, for all times and by no part of the time, which
     are `session` or `use`; or those of days by a key of `rolled.DAYS_BY`, for whole days of UTC and without filters.
+    *within* says of which namespaces: only those of one are summed.
     """
-    found = [_WITH_PARTS if name == WITH_PARTS else f"{name} = :{name}" for name in filters]
-    where = " AND ".join(["namespace = :namespace", "at >= :since", "at < :until", *found])
+    assert not summed or within == OWN
+    with_parts = _WITH_PARTS if within == OWN else _WITH_PARTS_OF_SEVERAL
+    found = [with_parts if name == WITH_PARTS else f"{name} = :{name}" for name in filters]
+    where = " AND ".join([within, "at >= :since", "at < :until", *found])
     if summed in rolled.OF_SESSIONS:
         where += f" AND NOT EXISTS ({rolled.STATE})"
     source = {
-        dialect: rolled.unsummed(dialect, where) if summed in rolled.DAYS_BY else f"$usage_lines WHERE {where}"
+        dialect: rolled.unsummed(dialect, where) if summed in rolled.DAYS_BY else f"$usage_lines AS l WHERE {where}"
         for dialect in ("postgresql", "sqlite")
     }
     computed = [*keys, "local_day"] if ends else keys
@@ -155,16 +194,17 @@ def measured(
     days_sqlite = _parts(computed, local_day=f"date({sqlite})",
         weekday=f"(strftime('%w', {sqlite}) + 6) % 7",
         hour=f"CAST(strftime('%H', {sqlite}) AS INTEGER)")  # fmt: skip
+    counted = (_SESSIONS, _SESSIONS if within == OWN else _SESSIONS_OF_SEVERAL)
     tail = f"SELECT * FROM measured{f' ORDER BY {order}' if order else ''}{' LIMIT :limit' if limited else ''}"
     ctes = {
         "postgresql": f"""
     WITH lines AS (SELECT *{days_postgresql} FROM {source["postgresql"]}),
-    measured AS (SELECT {selected}{_MEASURED_POSTGRESQL}""",
+    measured AS (SELECT {selected}{_MEASURED_POSTGRESQL.replace(*counted)}""",
         "sqlite": f"""
     WITH lines AS (SELECT *{days_sqlite} FROM {source["sqlite"]}),
     placed AS (SELECT *, count(latency_ms) OVER ({partition}) AS timed,
         row_number() OVER ({partition} ORDER BY latency_ms IS NULL, latency_ms) AS place FROM lines),
-    measured AS (SELECT {selected}{_MEASURED_SQLITE}""",
+    measured AS (SELECT {selected}{_MEASURED_SQLITE.replace(*counted)}""",
     }
     made = {}
     for dialect, begun in ctes.items():

@@ -3,12 +3,14 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from statestore import schema
 from statestore.checking import checks
+from statestore.checking.namespaces import chosen
 from statestore.engine.calls import reads
 from statestore.engine.sql import Params
+from statestore.engine.sql_parts import in_namespaces
 from statestore.errors import InvalidValueError
 from statestore.repositories.base import Repository
 from statestore.repositories.usage import latencies, report_sql, rolled
@@ -28,6 +30,7 @@ from statestore.values.usage import (
 )
 
 T = TypeVar("T", bound=UsageTotals)
+Namespaces: TypeAlias = str | Iterable[str] | None
 
 _FILTERS = ("user_id", "agent_name", "provider_name", "model", "tool_name", "session_id")
 
@@ -43,6 +46,8 @@ class UsageRepository(Repository):
         user_id, agent_name, provider_name, model, tool_name, session_id: Only the usage of these.
         include_parts: Also the usage of what belongs to the session `session_id`. Parts that were deleted by themselves
             are no longer known as such.
+        namespaces: That of these namespaces together instead of the store's own: a name, a prefix such as `acme/*`, or
+            a list of these; see `sessions.page`.
         limit: The largest number of rows, highest cost first.
         daily: One row per day instead of one for the whole period.
     """
@@ -62,11 +67,12 @@ class UsageRepository(Repository):
         model: str | None = None,
         tool_name: str | None = None,
         session_id: str | None = None,
+        namespaces: Namespaces = None,
         include_parts: bool = False,
     ) -> UsageTotals:
         """Everything together."""
         filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id, include_parts)
-        return self._report(UsageTotals, (), Period.of(since, until, tz), filters)[0]
+        return self._report(UsageTotals, (), Period.of(since, until, tz), filters, namespaces=namespaces)[0]
 
     @reads
     def by_day(
@@ -81,11 +87,12 @@ class UsageRepository(Repository):
         model: str | None = None,
         tool_name: str | None = None,
         session_id: str | None = None,
+        namespaces: Namespaces = None,
     ) -> list[DayUsage]:
         """A row for each day on which something was used, the earliest first."""
         filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
         period = Period.of(since, until, tz)
-        return self._report(DayUsage, ("local_day",), period, filters)
+        return self._report(DayUsage, ("local_day",), period, filters, namespaces=namespaces)
 
     @reads
     def by_session(
@@ -100,6 +107,7 @@ class UsageRepository(Repository):
         model: str | None = None,
         tool_name: str | None = None,
         session_id: str | None = None,
+        namespaces: Namespaces = None,
         include_parts: bool = False,
         limit: int | None = None,
     ) -> list[SessionUsage]:
@@ -109,7 +117,9 @@ class UsageRepository(Repository):
         """
         filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id, include_parts)
         period = Period.of(since, until, tz)
-        return self._report(SessionUsage, ("session_id", "user_id"), period, filters, limit=limit, ends=True)
+        return self._report(
+            SessionUsage, ("session_id", "user_id"), period, filters, limit=limit, ends=True, namespaces=namespaces
+        )
 
     @reads
     def by_user(
@@ -124,6 +134,7 @@ class UsageRepository(Repository):
         model: str | None = None,
         tool_name: str | None = None,
         session_id: str | None = None,
+        namespaces: Namespaces = None,
         daily: bool = False,
         limit: int | None = None,
     ) -> list[UserUsage]:
@@ -132,8 +143,8 @@ class UsageRepository(Repository):
         period = Period.of(since, until, tz)
         keys = ("user_id",)
         if daily:
-            return self._report(UserUsage, ("local_day", *keys), period, filters, limit=limit)
-        return self._report(UserUsage, keys, period, filters, limit=limit)
+            return self._report(UserUsage, ("local_day", *keys), period, filters, limit=limit, namespaces=namespaces)
+        return self._report(UserUsage, keys, period, filters, limit=limit, namespaces=namespaces)
 
     @reads
     def by_agent(
@@ -148,6 +159,7 @@ class UsageRepository(Repository):
         model: str | None = None,
         tool_name: str | None = None,
         session_id: str | None = None,
+        namespaces: Namespaces = None,
         daily: bool = False,
         limit: int | None = None,
     ) -> list[AgentUsage]:
@@ -156,8 +168,8 @@ class UsageRepository(Repository):
         period = Period.of(since, until, tz)
         keys = ("agent_name",)
         if daily:
-            return self._report(AgentUsage, ("local_day", *keys), period, filters, limit=limit)
-        return self._report(AgentUsage, keys, period, filters, limit=limit)
+            return self._report(AgentUsage, ("local_day", *keys), period, filters, limit=limit, namespaces=namespaces)
+        return self._report(AgentUsage, keys, period, filters, limit=limit, namespaces=namespaces)
 
     @reads
     def by_model(
@@ -172,6 +184,7 @@ class UsageRepository(Repository):
         model: str | None = None,
         tool_name: str | None = None,
         session_id: str | None = None,
+        namespaces: Namespaces = None,
         daily: bool = False,
         limit: int | None = None,
     ) -> list[ModelUsage]:
@@ -180,8 +193,8 @@ class UsageRepository(Repository):
         period = Period.of(since, until, tz)
         keys = ("provider_name", "model")
         if daily:
-            return self._report(ModelUsage, ("local_day", *keys), period, filters, limit=limit)
-        return self._report(ModelUsage, keys, period, filters, limit=limit)
+            return self._report(ModelUsage, ("local_day", *keys), period, filters, limit=limit, namespaces=namespaces)
+        return self._report(ModelUsage, keys, period, filters, limit=limit, namespaces=namespaces)
 
     @reads
     def by_tool(
@@ -196,6 +209,7 @@ class UsageRepository(Repository):
         model: str | None = None,
         tool_name: str | None = None,
         session_id: str | None = None,
+        namespaces: Namespaces = None,
         daily: bool = False,
         limit: int | None = None,
     ) -> list[ToolUsage]:
@@ -204,8 +218,8 @@ class UsageRepository(Repository):
         period = Period.of(since, until, tz)
         keys = ("tool_name",)
         if daily:
-            return self._report(ToolUsage, ("local_day", *keys), period, filters, limit=limit)
-        return self._report(ToolUsage, keys, period, filters, limit=limit)
+            return self._report(ToolUsage, ("local_day", *keys), period, filters, limit=limit, namespaces=namespaces)
+        return self._report(ToolUsage, keys, period, filters, limit=limit, namespaces=namespaces)
 
     @reads
     def by_hour(
@@ -220,29 +234,36 @@ class UsageRepository(Repository):
         model: str | None = None,
         tool_name: str | None = None,
         session_id: str | None = None,
+        namespaces: Namespaces = None,
     ) -> list[HourUsage]:
         """A row for each hour of the week in which something was used, in local time of the time zone."""
         filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
         period = Period.of(since, until, tz)
-        return self._report(HourUsage, ("weekday", "hour"), period, filters)
+        return self._report(HourUsage, ("weekday", "hour"), period, filters, namespaces=namespaces)
 
     @reads
     def cache_by_day(
-        self, *, since: Moment = None, until: Moment = None, agent_name: str | None = None
+        self,
+        *,
+        since: Moment = None,
+        until: Moment = None,
+        agent_name: str | None = None,
+        namespaces: Namespaces = None,
     ) -> list[CacheDayUsage]:
         """What happened in the result cache, by UTC day and agent. Times are truncated to their day."""
         period = Period.of(since, until, "UTC")
         checks.optional_key(agent_name, "agent_name")
-        rows = self._link.all(
-            report_sql.CACHE_BY_DAY, since=self._day(period.since), until=self._day(period.until, up=True)
-        )
+        within, named = in_namespaces(chosen(namespaces))
+        days_of = {"since": self._day(period.since), "until": self._day(period.until, up=True)}
+        rows = self._link.all(report_sql.cache_by_day(within), **days_of, **named)
         days = [CacheDayUsage(**report_sql.CACHE_DAY.named(self._link.dialect, row)) for row in rows]
         return [day for day in days if agent_name is None or day.agent_name == agent_name]
 
     @reads
-    def storage(self) -> list[StorageUsage]:
+    def storage(self, *, namespaces: Namespaces = None) -> list[StorageUsage]:
         """What is stored, by table and user."""
-        rows = self._link.all(report_sql.STORAGE)
+        within, named = in_namespaces(chosen(namespaces))
+        rows = self._link.all(report_sql.storage(within), **named)
         return [StorageUsage(**report_sql.STORED.named(self._link.dialect, row)) for row in rows]
 
     @reads
@@ -263,14 +284,19 @@ class UsageRepository(Repository):
         period: Period,
         filters: dict[str, str],
         *,
+        namespaces: Namespaces = None,
         limit: int | None = None,
         ends: bool = False,
     ) -> list[T]:
         checks.optional_count(limit, "limit")
+        several = chosen(namespaces)
+        within, named = in_namespaces(several)
+        if several is not None and ends:
+            keys = ("namespace", *keys)
         if period.zone is not UTC and ("local_day" in keys or "hour" in keys or ends):
-            period = period.within(*self._span())
+            period = period.within(*self._span(within, named))
         first, changes = period.offsets()
-        params: Params = {"since": period.since, "until": period.until, "limit": limit, **filters}
+        params: Params = {"since": period.since, "until": period.until, "limit": limit, **filters, **named}
         offsets = [first, *(offset for _, offset in changes)]
         if "local_day" in keys or "hour" in keys or ends:
             params |= {f"offset_{index}": self._offset(offset) for index, offset in enumerate(offsets)}
@@ -280,17 +306,21 @@ class UsageRepository(Repository):
         order = ", ".join(
             [*time_first, *([report_sql.HEAVIEST] if names else []), *(_nulls_first(name) for name in names)]
         )
-        summed = _summed(keys, period, filters, ends)
+        summed = _summed(keys, period, filters, ends) if several is None else ""
         if summed in rolled.DAYS_BY:
             params |= {"from_day": str(period.since.date()), "to_day": str(period.until.date())}
-        statement = report_sql.measured(keys, tuple(filters), len(changes), order, ends, limit is not None, summed)
+        limited = limit is not None
+        statement = report_sql.measured(keys, tuple(filters), len(changes), order, ends, limited, summed, within)
         rows = self._link.all(statement, **params)
         columns = report_sql.columns(keys, ends, summed)
-        return [_report_row(kind, columns.named(self._link.dialect, row)) for row in rows]
+        found = [columns.named(self._link.dialect, row) for row in rows]
+        if several is None and ends:
+            found = [row | {"namespace": self._link.settings.namespace} for row in found]
+        return [_report_row(kind, row) for row in found]
 
-    def _span(self) -> tuple[datetime | None, datetime | None]:
+    def _span(self, within: str, named: Params) -> tuple[datetime | None, datetime | None]:
         """The first and the last time of which there is something."""
-        times = [self._link.dialect.time(value) for value in self._link.one(report_sql.SPAN) or ()]
+        times = [self._link.dialect.time(value) for value in self._link.one(report_sql.span(within), **named) or ()]
         firsts, lasts = [t for t in times[:3] if t], [t for t in times[3:] if t]
         return (min(firsts), max(lasts)) if firsts else (None, None)
 
