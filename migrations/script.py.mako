@@ -18,6 +18,8 @@ The policy, for every migration; delete it here once you have followed it:
 
   The block commits what came before it, so it stands alone in its migration. A build that was broken off leaves an
   invalid index behind: drop it first, `if_exists=True`.
+- `history_entries` and `cache_entries` may be partitioned on PostgreSQL (relkind p in pg_class): there an index is made
+  with CREATE INDEX ON ONLY the table, CONCURRENTLY on each partition, and ALTER INDEX … ATTACH PARTITION.
 - A constraint is added with `postgresql_not_valid=True` and validated (ALTER TABLE … VALIDATE CONSTRAINT) in the next
   migration: in the same transaction the validation would keep everybody out until it ends.
 - SQLite alters tables by copying them: `with op.batch_alter_table(..., schema=schema)`. Foreign keys are off meanwhile

@@ -30,6 +30,7 @@ from statestore.checking import checks
 from statestore.engine.migration_targets import Target, checked_target, engine_for, our_errors, reading, shown
 from statestore.errors import InvalidValueError, SchemaMissingError, SchemaOutdatedError, UnavailableError
 from statestore.schema import DEFAULT_SCHEMA, comparison, distribution, metadata, revisions
+from statestore.schema import partitions as schema_partitions
 from statestore.schema.revisions import SchemaRevision
 
 if TYPE_CHECKING:
@@ -218,6 +219,14 @@ def distribute(
             if not joined:
                 connection.commit()
         return [str(step) for step in steps]
+
+
+def partitions(target: Target, *, schema: str = DEFAULT_SCHEMA) -> dict[str, int]:
+    """How many partitions the tables have that are partitioned, by table; see `statestore.partitioning`."""
+    checks.schema_name(schema)
+    with reading(target) as connection:
+        found = {} if connection is None else schema_partitions.read(connection, schema)
+        return {table: len(one.partitions) for table, one in found.items()}
 
 
 def include_object(item: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:

@@ -30,6 +30,9 @@ from tests.support.wire import Proxy, Traffic, traced_sqlite
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.postgresql)
 SQLITE = pytest.param("sqlite", marks=pytest.mark.sqlite)
 
+# With STATESTORE_TEST_PARTITIONED=1 all tests on PostgreSQL find the histories and the cache in so many partitions.
+PARTITIONS = 4
+
 server_name = pytest.StashKey[str]()
 
 # Of a server with a standby: what is acknowledged is on its way there, and stays there until it has been fetched.
@@ -46,12 +49,31 @@ def postgres(pytestconfig: pytest.Config) -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def template_database(postgres: PostgresServer) -> Iterator[str]:
     from statestore.migrate import upgrade
+    from statestore.partitioning import partition
 
     with postgres.database() as name:
         upgrade(postgres.url(name))
         if isinstance(postgres, CitusCluster):
             postgres.distribute(name)
+        if os.environ.get("STATESTORE_TEST_PARTITIONED"):
+            partition(postgres.url(name), partitions=PARTITIONS)
         yield name
+
+
+@pytest.fixture(scope="session")
+def partitioned_template(postgres: PostgresServer, template_database: str) -> Iterator[str]:
+    from statestore.partitioning import partition
+
+    with postgres.database(template=template_database) as name:
+        partition(postgres.url(name), partitions=PARTITIONS)
+        yield name
+
+
+@pytest.fixture
+def partitioned_url(postgres: PostgresServer, partitioned_template: str) -> Iterator[str]:
+    """A PostgreSQL database whose histories and cache are partitioned."""
+    with postgres.database(template=partitioned_template) as name:
+        yield postgres.url(name)
 
 
 @pytest.fixture

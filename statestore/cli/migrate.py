@@ -1,11 +1,18 @@
 """`statestore migrate`: the schema of the database."""
 
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from statestore.cli import terminal
+from statestore.cli.durations import Duration
 from statestore.cli.groups import Group, no_such
 from statestore.cli.options import Database, database_options, examples, json_option, yes_option
 from statestore.cli.output import Failure, json_text, visible
+
+if TYPE_CHECKING:
+    from statestore.partitioning import TablePartitions
 
 
 @click.group(
@@ -138,8 +145,9 @@ def check(database: Database, as_json: bool) -> None:
     migrate.check(url, schema=database.schema)
     revision = migrate.current(url, schema=database.schema)
     differences = migrate.differences(url, schema=database.schema)
+    divided = migrate.partitions(url, schema=database.schema)
     if as_json:
-        click.echo(json_text({"revision": revision, "differences": differences}))
+        click.echo(json_text({"revision": revision, "differences": differences, "partitions": divided}))
     for difference in [] if as_json else differences:
         click.echo(visible(difference))
     if differences:
@@ -150,6 +158,92 @@ def check(database: Database, as_json: bool) -> None:
     if not as_json:
         newer = "" if revision == HEAD_REVISION else f", which this version may use; it works with {HEAD_REVISION}"
         terminal.say(f"the tables match revision {revision}{newer}")
+        for table, count in divided.items():
+            terminal.say(f"{table} has {count} partitions")
+
+
+@migrate.command(
+    epilog=examples(
+        "statestore migrate partition --check",
+        "statestore migrate partition --by hash --partitions 32",
+        "statestore migrate partition --table history_entries --url postgresql://owner@db.example.com/app",
+    )
+)
+@click.option("--by", type=click.Choice(["hash"]), default="hash", show_default=True, help="How rows are divided.")
+@click.option(
+    "--partitions", type=click.IntRange(2, 1024), default=32, show_default=True, help="How many; fixed from then on."
+)
+@click.option(
+    "--table",
+    "tables",
+    multiple=True,
+    type=click.Choice(["history_entries", "cache_entries"]),
+    help="Only this table.  [default: both]",
+)
+@click.option(
+    "--lock-timeout",
+    type=Duration(),
+    default="5s",
+    show_default=True,
+    metavar="DURATION",
+    help="Give a lock up after this time, since everybody else waits behind it; then try again.",
+)
+@click.option("--check", "only_check", is_flag=True, help="Only say what would be done; exit with 1 if it cannot be.")
+@click.option("--cancel", is_flag=True, help="Give up what was interrupted before its swap: drop the copies.")
+@database_options
+@json_option
+def partition(
+    database: Database,
+    by: str,
+    partitions: int,
+    tables: tuple[str, ...],
+    lock_timeout: timedelta,
+    only_check: bool,
+    cancel: bool,
+    as_json: bool,
+) -> None:
+    """Divide the histories and the cache of a PostgreSQL database into partitions, while stores use them.
+
+    Rows are copied in batches; what is written meanwhile follows; then the copy takes the table's place in one short
+    transaction. It may be killed at any point: run it again, and it goes on. It needs as much free space as the tables
+    take now. There is no way back but an export and an import.
+    """
+    from statestore import partitioning
+    from statestore.schema import partitions as existing
+
+    if only_check and cancel:
+        raise click.UsageError("--check and --cancel cannot be combined.")
+    url, schema = database.existing_url(), database.schema
+    wanted = tables or tuple(existing.KEYS)
+    if cancel:
+        dropped = partitioning.cancel(url, tables=wanted, schema=schema, lock_timeout=lock_timeout)
+        click.echo(json_text({"cancelled": dropped}) if as_json else f"given up: {', '.join(dropped) or 'nothing'}")
+        return
+    options: dict[str, Any] = {"by": by, "partitions": partitions, "tables": wanted, "schema": schema}
+    if only_check:
+        found = partitioning.look(url, **options)
+    else:
+        found = partitioning.partition(
+            url, **options, lock_timeout=lock_timeout, progress=lambda text: click.echo(visible(text), err=True)
+        )
+    for one in found:
+        click.echo(json_text(one) if as_json else _described(one))
+    if any(one.problems for one in found):
+        raise Failure("not all of the tables can be partitioned")
+
+
+def _described(found: "TablePartitions") -> str:
+    """What is said of a table that can be partitioned."""
+    size = f"about {found.rows:,} rows, {found.bytes:,} bytes"
+    where = f"{found.partitions} partitions by hash of {found.by}"
+    said = {
+        "plain": f"would get {where}, and needs as much free space",
+        "copying": f"is on its way to {where}; run the command to go on, or --cancel",
+        "finishing": f"has {where}, whose foreign keys are not validated yet; run the command to finish",
+        "partitioned": f"has {where}",
+    }[found.state]
+    problems = "".join(f"\n  it cannot: {visible(problem)}" for problem in found.problems)
+    return f"{found.table} ({size}) {said}{problems}"
 
 
 @migrate.command(

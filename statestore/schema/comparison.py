@@ -12,7 +12,7 @@ from sqlalchemy.sql import quoted_name
 from sqlalchemy.types import TypeEngine
 
 from statestore.errors import InvalidValueError
-from statestore.schema import VERSION_TABLE, metadata
+from statestore.schema import VERSION_TABLE, metadata, partitions
 
 
 def differences(connection: Connection, schema: str) -> list[str]:
@@ -33,7 +33,9 @@ def differences(connection: Connection, schema: str) -> list[str]:
             for change in compare_metadata(context, options["target_metadata"])
             for line in _lines(change, connection.dialect)
         ]
-    return [*found, *_check_differences(connection, schema)]
+    beside_ours = {f"fk {name}: not expected" for name in partitions.keys_of_partitions(connection, schema)}
+    found = [line for line in found if line not in beside_ours]
+    return [*found, *_check_differences(connection, schema), *partitions.differences(connection, schema)]
 
 
 def is_ours(item: Any) -> bool:

@@ -35,6 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("repositories.portable",),
     ("operations",),
     ("migrate",),
+    ("partitioning", "partition_copies"),
     ("options",),
     (
         "store",
