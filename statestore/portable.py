@@ -136,6 +136,7 @@ class _Export:
     def by_crew(self, database: Database, session_ids: Sequence[str] | None, user_id: str | None, jobs: int) -> Totals:
         """As `flow`, where other processes write what is behind the sessions."""
         everything = session_ids is None and user_id is None
+        database = database.for_snapshots()
         with (
             tempfile.TemporaryDirectory(prefix="statestore-") as folder,
             closing(Exported(os.path.join(folder, "sessions"))) as exported,

@@ -189,7 +189,7 @@ class At(RawIOBase):
 @contextmanager
 def one_moment(database: Database, crew: Crew) -> Iterator[Any]:
     """A runner in a transaction that sees what all of the crew see."""
-    with database.snapshot() as runner:
+    with database.own_snapshot() as runner:
         with database.transaction() if database.dialect.name == "sqlite" else nullcontext():
             snapshot = run(runner, _once(Call(PortablePages.begin, (None,))))
             crew.everyone({"do": "begin", "snapshot": snapshot})

@@ -194,6 +194,14 @@ class Database:
             with translated(), runner.watched():
                 transaction.commit()
 
+    def for_snapshots(self) -> "Database":
+        """Where several connections are to see one moment, beginning with `own_snapshot`."""
+        return self
+
+    def own_snapshot(self) -> AbstractContextManager[BoundRunner]:
+        """A snapshot of this very database."""
+        return self.snapshot()
+
     @contextmanager
     def _begun(
         self, waiter: Waiter, *, snapshot: bool = False, read_only: bool = False

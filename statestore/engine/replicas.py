@@ -83,12 +83,13 @@ class Mark(NamedTuple):
     server: Server
 
 
-class Unusable(Exception):
-    """The replica is not to be used now. Never leaves the engine: the primary is asked instead."""
+class Unusable(UnavailableError):
+    """The replica is not to be used now: the primary is asked instead."""
 
     def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
-        self.kind = kind
+        super().__init__(reason, kind=kind)
+
+    kind: str
 
 
 class _Lost(Exception):
@@ -271,7 +272,7 @@ class ReplicatedDatabase(Database):
         if getattr(call.repository, "may_lag", False) and self._may_try():
             try:
                 result = self._replica.run_alone(call)
-            except (Unusable, UnavailableError) as exc:
+            except UnavailableError as exc:
                 self._leave_alone(exc)
                 call.attempt += 1
             else:
@@ -302,16 +303,33 @@ class ReplicatedDatabase(Database):
         with ExitStack() as stack:
             yield self._entered(stack, waiter, read_only)
 
+    def for_snapshots(self) -> Database:
+        """The replica, if it is recent enough, for what takes several connections to one server; else this one."""
+        if self.dialect.name == "postgresql" and self._may_try():
+            try:
+                with translated(), self._replica.connected() as connection:
+                    _ask(connection, _REPLAYED, time.monotonic() + ANSWER_WITHIN)  # It may have gone meanwhile.
+                    return self._replica
+            except UnavailableError as exc:
+                self._leave_alone(exc)
+        return self
+
     def _entered(self, stack: ExitStack, waiter: Waiter, read_only: bool) -> BoundRunner:
         if self._may_try():
             try:
                 runner = stack.enter_context(self._replica.snapshot(waiter, read_only=read_only))
-            except (Unusable, UnavailableError) as exc:
+            except UnavailableError as exc:
                 self._leave_alone(exc)
             else:
                 self._back()
                 return runner
         return stack.enter_context(super().snapshot(waiter, read_only=read_only))
+
+    @contextmanager
+    def own_snapshot(self) -> Iterator[BoundRunner]:
+        """As `Database.own_snapshot`."""
+        with super().snapshot() as runner:
+            yield runner
 
     def close(self) -> None:
         try:
@@ -322,7 +340,7 @@ class ReplicatedDatabase(Database):
     def _may_try(self) -> bool:
         return time.monotonic() >= self._left_alone_until
 
-    def _leave_alone(self, exc: Unusable | UnavailableError) -> None:
+    def _leave_alone(self, exc: UnavailableError) -> None:
         """Ask the primary for a while, and say so, unless that was said lately."""
         kind = exc.kind if isinstance(exc, Unusable) else "away"
         now = time.monotonic()

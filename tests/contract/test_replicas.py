@@ -174,6 +174,19 @@ def test_an_export_comes_from_the_standby(store: Store, other: Store, standing: 
     assert files[0].getvalue() == files[1].getvalue()
 
 
+@pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
+def test_an_export_by_several_processes_comes_from_one_server(
+    store: Store, other: Store, standing: Standing, connect: Callable[..., Store], up: bool
+) -> None:
+    direct = connect(standing.url, reporting_url=standing.standby.url(standing.name))
+    if not up:
+        standing.standby.kill()
+    files = [io.BytesIO(), io.BytesIO()]
+    export_sessions(direct, files[0], jobs=2)
+    export_sessions(other, files[1])
+    assert files[0].getvalue() == files[1].getvalue()
+
+
 def test_a_transaction_that_only_reads_is_on_the_standby(store: Store, standing: Standing) -> None:
     with store.transaction(read_only=True) as tx:
         assert tx.sessions.get("s").next_seq == 2
