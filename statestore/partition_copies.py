@@ -197,9 +197,9 @@ class Copy:
         while self._follow_notes(MOST_KEYS):
             pass
         indexes = [name for name, *_ in self._all(partition_sql.INDEXES)]
-        grants = [grant for (grant,) in self._all(partition_sql.GRANTS)]
+        afterwards = [made for which in (partition_sql.GRANTS, partition_sql.TRIGGERS) for (made,) in self._all(which)]
         names = [partition for (partition,) in self._all(partition_sql.PARTITIONS, table=self._sql.copy)]
-        self._run(self._sql.swap(views, indexes, grants, names))
+        self._run(self._sql.swap(views, indexes, afterwards, names))
 
     def _finish(self) -> None:
         """Validate the foreign keys that hold for new rows already, a partition at a time."""

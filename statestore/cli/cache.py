@@ -14,9 +14,10 @@ import click
 from statestore.cli import terminal
 from statestore.cli.durations import Duration
 from statestore.cli.exporting import written_file
+from statestore.cli.failures import Failure
 from statestore.cli.groups import Group
 from statestore.cli.options import Database, examples, json_option, store_options, yes_option
-from statestore.cli.output import Failure, counted, json_text, time_text, visible, visible_text
+from statestore.cli.output import counted, json_text, time_text, visible, visible_text
 from statestore.cli.state import parse_value
 from statestore.errors import InvalidValueError
 from statestore.values.cache import CacheEntry, CacheStats

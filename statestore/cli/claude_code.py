@@ -5,9 +5,10 @@ from pathlib import Path
 
 import click
 
+from statestore.cli.failures import Failure
 from statestore.cli.importing import Progress
 from statestore.cli.options import Database, examples, json_option, store_options
-from statestore.cli.output import Failure, counted, json_text
+from statestore.cli.output import counted, json_text
 
 _DEFAULT = "~/.claude/projects"
 

@@ -7,9 +7,10 @@ from typing import Final
 
 import click
 
+from statestore.cli.failures import Failure
 from statestore.cli.groups import Group
 from statestore.cli.options import examples, json_option
-from statestore.cli.output import Failure, json_text, visible
+from statestore.cli.output import json_text, visible
 
 SHELLS: Final = ("bash", "zsh", "fish")
 _MARK = "# statestore completion"

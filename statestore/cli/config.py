@@ -5,8 +5,9 @@ import os
 import click
 
 from statestore.cli import settings, terminal
+from statestore.cli.failures import Failure
 from statestore.cli.options import Database, examples, json_option, store_options
-from statestore.cli.output import Failure, json_text
+from statestore.cli.output import json_text
 from statestore.errors import StateStoreError
 
 

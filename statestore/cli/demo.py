@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from statestore.cli.failures import Failure
 from statestore.cli.options import examples
-from statestore.cli.output import Failure, visible
+from statestore.cli.output import visible
 
 
 @click.command(

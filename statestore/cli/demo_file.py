@@ -10,8 +10,9 @@ import click
 
 from statestore import migrate
 from statestore.checking import json_files
+from statestore.cli.failures import Failure
 from statestore.cli.narration import Narrator, milliseconds
-from statestore.cli.output import Failure, counted, visible
+from statestore.cli.output import counted, visible
 from statestore.importers import ConversationsReport, NotConversationsError, Problem, openai_jsonl
 from statestore.importers.json_lines import LineError
 from statestore.importers.openai_lines import Conversation, SessionId, parse

@@ -15,8 +15,9 @@ import click
 from statestore import migrate
 from statestore.cli import demo_worker, terminal
 from statestore.cli.demo_worker import CHAT, MESSAGES, RUN, STEPS
+from statestore.cli.failures import Failure
 from statestore.cli.narration import Narrator
-from statestore.cli.output import Failure, counted, json_text, visible
+from statestore.cli.output import counted, json_text, visible
 from statestore.store import StateStore
 from statestore.values.history import Entry, NewEntry, Usage
 

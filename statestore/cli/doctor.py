@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from statestore.cli.durations import Duration
+from statestore.cli.failures import Failure
 from statestore.cli.options import Database, database_options, examples, json_option
-from statestore.cli.output import Failure, counted, json_text, visible
+from statestore.cli.output import counted, json_text, visible
 
 if TYPE_CHECKING:
     from statestore.doctor import Examination, Finding

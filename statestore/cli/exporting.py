@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import click
 
 from statestore.cli import ids
+from statestore.cli.failures import Failure
 from statestore.cli.importing import Progress
 from statestore.cli.options import Database, examples, json_option, reporting_option, store_options
-from statestore.cli.output import Failure, counted, json_text, visible
+from statestore.cli.output import counted, json_text, visible
 
 if TYPE_CHECKING:
     from statestore.importers import Problem, SessionsReport

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from statestore.cli.failures import Failure
 from statestore.cli.options import Database, examples, json_option, store_options
-from statestore.cli.output import Failure, counted, json_text, visible
+from statestore.cli.output import counted, json_text, visible
 
 if TYPE_CHECKING:
     from statestore.importers.databases import DatabaseReport

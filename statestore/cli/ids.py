@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from statestore.cli import terminal
+from statestore.cli.failures import Failure
 from statestore.cli.options import Database
-from statestore.cli.output import Failure, counted, time_text, visible
+from statestore.cli.output import counted, time_text, visible
 from statestore.errors import SessionNotFoundError, StateStoreError
 
 if TYPE_CHECKING:

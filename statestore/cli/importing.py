@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from statestore.cli.failures import Failure
 from statestore.cli.groups import Group
 from statestore.cli.options import Database, examples, json_option, store_options
-from statestore.cli.output import Failure, counted, json_text, visible
+from statestore.cli.output import counted, json_text, visible
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar

@@ -7,9 +7,10 @@ import click
 
 from statestore.cli import terminal
 from statestore.cli.durations import Duration
+from statestore.cli.failures import Failure
 from statestore.cli.groups import Group, no_such
 from statestore.cli.options import Database, database_options, examples, json_option, yes_option
-from statestore.cli.output import Failure, json_text, visible
+from statestore.cli.output import json_text, visible
 
 if TYPE_CHECKING:
     from statestore.partitioning import TablePartitions

@@ -8,7 +8,8 @@ from typing import ParamSpec, TypeVar
 
 import click
 
-from statestore.cli.output import Failure, visible
+from statestore.cli.failures import Failure
+from statestore.cli.output import visible
 
 P = ParamSpec("P")
 R = TypeVar("R")

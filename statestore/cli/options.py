@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from statestore.cli import settings
-from statestore.cli.output import Failure
+from statestore.cli.failures import Failure
 
 if TYPE_CHECKING:
     from sqlalchemy import URL

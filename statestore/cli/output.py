@@ -1,39 +1,17 @@
 """What the commands print: text without terminal control sequences for people, JSON for programs."""
 
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import IO, Any
-
-import click
+from typing import Any
 
 from statestore.checking import exactjson
 from statestore.reports.text import UNSAFE, visible, visible_text
 from statestore.values.sessions import Session
 
-__all__ = ["Failure", "counted", "display_width", "json_text", "pad", "session_record", "size_text", "time_text"]
+__all__ = ["counted", "display_width", "json_text", "pad", "session_record", "size_text", "time_text"]
 __all__ += ["visible", "visible_text"]
-
-
-class Failure(click.ClickException):
-    """The command failed, and its message says why and what to do."""
-
-    exit_code = 1
-
-    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        self.details = details
-        """Lines that follow the message."""
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        from statestore.cli.terminal import message
-
-        text = f"error: {visible(self.message)}"
-        click.echo(message(text) if file is None else text, file=file, err=file is None)
-        for line in self.details:
-            click.echo(f"  {visible(line)}", file=file, err=file is None)
 
 
 def json_text(value: Any) -> str:

@@ -5,9 +5,10 @@ from typing import Any
 import click
 
 from statestore.cli import terminal
+from statestore.cli.failures import Failure
 from statestore.cli.groups import Group
 from statestore.cli.options import Database, examples, json_option, store_options
-from statestore.cli.output import Failure, counted, json_text, visible
+from statestore.cli.output import counted, json_text, visible
 
 _BATCH = 500
 _RATES = ("input_price", "output_price", "cache_read_price", "cache_write_price", "cache_write_1h_price")

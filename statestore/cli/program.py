@@ -14,13 +14,13 @@ from statestore.cli.delete import delete
 from statestore.cli.demo import demo
 from statestore.cli.doctor import doctor
 from statestore.cli.exporting import conexus, export, promptkit, statestore_file
+from statestore.cli.failures import Failure
 from statestore.cli.fork import fork
 from statestore.cli.groups import Group
 from statestore.cli.importing import import_
 from statestore.cli.migrate import migrate
 from statestore.cli.namespaces import namespaces
 from statestore.cli.options import Database, examples
-from statestore.cli.output import Failure
 from statestore.cli.prices import prices
 from statestore.cli.report import report
 from statestore.cli.sessions import sessions

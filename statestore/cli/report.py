@@ -13,10 +13,11 @@ import click
 from statestore.cli import ids, terminal
 from statestore.cli.durations import Moment, moment
 from statestore.cli.exporting import written_file
+from statestore.cli.failures import Failure
 from statestore.cli.groups import Name
 from statestore.cli.importing import Progress
 from statestore.cli.options import Database, examples, json_option, reporting_option, store_options
-from statestore.cli.output import Failure, counted, json_text, time_text, visible
+from statestore.cli.output import counted, json_text, time_text, visible
 from statestore.reports.catalog import REPORTS, Report, records
 
 _NAMES = "\n".join(f"  {report.name:<20}{report.summary}" for report in REPORTS.values())

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from statestore.cli.output import Failure
+from statestore.cli.failures import Failure
 
 FILE: Final = "statestore.toml"
 # What a file may say, there and in each profile, and the variable that says it in the environment.

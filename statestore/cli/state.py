@@ -9,9 +9,10 @@ import click
 from statestore.checking import exactjson
 from statestore.cli import ids, terminal
 from statestore.cli.durations import Duration
+from statestore.cli.failures import Failure
 from statestore.cli.groups import Group
 from statestore.cli.options import Database, examples, json_option, store_options
-from statestore.cli.output import Failure, counted, json_text, visible
+from statestore.cli.output import counted, json_text, visible
 from statestore.errors import InvalidValueError
 from statestore.values.state import StateEntry
 

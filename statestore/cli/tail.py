@@ -6,8 +6,9 @@ import click
 
 from statestore.cli import conversation, ids, terminal
 from statestore.cli.durations import Duration
+from statestore.cli.failures import Failure
 from statestore.cli.options import Database, examples, json_option, store_options
-from statestore.cli.output import Failure, json_text
+from statestore.cli.output import json_text
 from statestore.errors import SessionNotFoundError
 from statestore.values.history import Entry
 

@@ -4,9 +4,10 @@ from dataclasses import asdict
 
 import click
 
+from statestore.cli.failures import Failure
 from statestore.cli.importing import Progress
 from statestore.cli.options import Database, database_options, examples, json_option
-from statestore.cli.output import Failure, json_text
+from statestore.cli.output import json_text
 
 
 @click.command(epilog=examples("statestore vacuum", "statestore vacuum --full --url sqlite:///old.db"))

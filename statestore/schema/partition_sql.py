@@ -114,6 +114,12 @@ GRANTS = """
         WHERE c.oid = %(table)s::regclass) AS a
     WHERE a.grantee <> a.relowner"""
 
+# What else is called when rows change: the notes of the sums, and what an application has added. Those of the copy go.
+TRIGGERS = """
+    SELECT pg_get_triggerdef(g.oid) FROM pg_trigger AS g
+    WHERE g.tgrelid = %(table)s::regclass AND NOT g.tgisinternal AND g.tgname NOT LIKE 'statestore\\_note\\_%%'
+    ORDER BY g.tgname"""
+
 # The columns of the primary keys, with the types of arrays of them.
 _PRIMARY = {
     "history_entries": {"namespace": "text", "session_id": "text", "seq": "bigint"},
@@ -324,10 +330,10 @@ class Names:
         self,
         views: Sequence[tuple[str, str, str]],
         indexes: Sequence[str],
-        grants: Sequence[str],
+        afterwards: Sequence[str],
         partitions: Sequence[str],
     ) -> list[str]:
-        """The copy takes the place of the table, which is dropped."""
+        """The copy takes the place of the table, which is dropped; its grants and triggers come *afterwards*."""
         replaced = f"{self._name}_replaced"
         key = self._foreign_key
         begins = f"ADD CONSTRAINT {key.name} FOREIGN KEY ({key.columns})"
@@ -352,7 +358,7 @@ class Names:
                 for number, name in enumerate(indexes)
             ),
             *(f"ALTER TABLE {table} {begins} {refers} NOT VALID" for table in of),
-            *grants,
+            *afterwards,
         ]
 
     def validate(self, partitions: Sequence[str]) -> list[str]:
