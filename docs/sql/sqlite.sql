@@ -2672,6 +2672,10 @@ RETURNING part;
 -- Serves RollupRepository.roll_up.
 DELETE FROM usage_rollup_state WHERE namespace = :namespace;
 
+-- rollup/repository.py: _TRIGGERS
+-- Serves RollupRepository.roll_up.
+SELECT count(*) FROM sqlite_master AS g WHERE g.type = 'trigger' AND substr(g.name, 1, 13) = 'usage_rollup_';
+
 -- rollup/sessions.py: _NEXT
 -- Serves RollupRepository.roll_up.
 SELECT session_id FROM (SELECT session_id FROM

@@ -17,7 +17,9 @@ def comparable(found: dict[str, Any]) -> dict[str, Any]:
     """Without what only the migrations make: Alembic's table, views, and how the server is to store the rows."""
     if "columns" not in found:
         ours = {name: parts for name, parts in found.items() if name != VERSION_TABLE}
-        return {name: parts for name, parts in ours.items() if not parts[0].startswith("CREATE VIEW")}
+        return {
+            name: parts for name, parts in ours.items() if not parts[0].startswith(("CREATE VIEW", "CREATE TRIGGER"))
+        }
     found = {kind: [row for row in lines if VERSION_TABLE not in row[0]] for kind, lines in found.items()}
     columns = [row[:-1] for row in found["columns"]]
     return {**found, "columns": columns, "options": [], "views": []}

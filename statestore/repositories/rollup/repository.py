@@ -64,7 +64,9 @@ _TRIGGERS = Statement(
     postgresql="""
     SELECT count(*) FROM pg_trigger AS g
     WHERE g.tgrelid = ANY (CAST(CAST(:tables AS text[]) AS regclass[])) AND g.tgenabled IN ('O', 'A')
-        AND g.tgname IN ('usage_rollup_insert', 'usage_rollup_update', 'usage_rollup_delete')"""
+        AND g.tgname IN ('usage_rollup_insert', 'usage_rollup_update', 'usage_rollup_delete')""",
+    sqlite="""
+    SELECT count(*) FROM sqlite_master AS g WHERE g.type = 'trigger' AND substr(g.name, 1, 13) = 'usage_rollup_'""",
 )
 # Of entries, records and the ledger three each; of sessions one.
 _NOTED = 10
@@ -123,8 +125,6 @@ class RollupRepository(Repository, group="store"):
         return Batch(after=_MORE if self._mend(state.rolled) or self._mend_day(state) or self._add_day(state) else None)
 
     def _are_changes_noted(self) -> bool:
-        if self._link.dialect.name == "sqlite":
-            return True
         prefix = self._link.dialect.schema_prefix.replace("%%", "%")
         (found,) = self._link.one(_TRIGGERS, tables=[prefix + table for table in (*rolled.TIMES, "sessions")]) or (0,)
         return bool(found == _NOTED)
