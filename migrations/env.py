@@ -194,13 +194,35 @@ def write_sql(target: Engine | Connection) -> None:
 
 def run(connection: Connection, **options: Any) -> None:
     options |= comparison.alembic_options(connection.dialect, schema)
-    context.configure(connection=connection, transactional_ddl=True, on_version_apply=(mark, report), **options)
+    hooks = (mark, report, *([Triggers(connection).restore] if connection.dialect.name == "sqlite" else []))
+    context.configure(connection=connection, transactional_ddl=True, on_version_apply=hooks, **options)
     migration = context.get_context()
     before = migration.get_current_heads()
     with context.begin_transaction():
         context.run_migrations()
     if before and not migration.get_current_heads():
         remove_traces(connection)
+
+
+class Triggers:
+    """SQLite drops a table's triggers with it, also where a table is altered by replacing it with a copy."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._before = self._now()
+
+    def restore(self, ctx: Any, step: Any, heads: set[str], run_args: Any) -> None:
+        """Make those anew that a migration has lost so. What notes changes for the sums of usage is there from 0007."""
+        now = self._now()
+        for name, (of, made) in self._before.items():
+            is_lost = name not in now and (not name.startswith("usage_rollup_") or max(heads, default="") >= "0007")
+            if is_lost and inspect(self._connection).has_table(of):
+                self._connection.exec_driver_sql(made)
+        self._before = self._now()
+
+    def _now(self) -> dict[str, tuple[str, str]]:
+        found = self._connection.exec_driver_sql("SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger'")
+        return {name: (of, made) for name, of, made in found}
 
 
 def mark(ctx: Any, step: Any, heads: set[str], run_args: Any) -> None:

@@ -1,5 +1,8 @@
 """Let keys of an agent's state be a user's, with whom they are erased."""
 
+import tomllib
+from pathlib import Path
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -20,7 +23,7 @@ def upgrade() -> None:
     context = op.get_context()
     schema = context.version_table_schema
     on_postgresql = context.dialect.name == "postgresql"
-    comment = "The user for whom a key of an agent was written, with whom it is erased"
+    comment = tomllib.loads(Path(__file__).with_name("0006_comments.toml").read_text())["shared_state"]["user_id"]
     op.add_column(
         "shared_state",
         sa.Column("user_id", KEY, comment=comment if on_postgresql else None),

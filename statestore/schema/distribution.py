@@ -32,7 +32,7 @@ _FOUND = text(f"""
 _TRIGGERS = text("""
     SELECT c.relname, g.tgname FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.tgrelid
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE n.nspname = :schema AND NOT g.tgisinternal AND g.tgname LIKE 'usage\\_rollup\\_%'""")
+    WHERE n.nspname = :schema AND starts_with(g.tgname, 'usage_rollup_')""")
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,8 @@ PROBLEMS = """
     UNION ALL SELECT 'publication ' || p.pubname || ' names it; take it out, and put it back afterwards'
         FROM t JOIN pg_publication_rel AS r ON r.prrelid = t.oid JOIN pg_publication AS p ON p.oid = r.prpubid
     UNION ALL SELECT 'it has the trigger ' || g.tgname FROM t JOIN pg_trigger AS g ON g.tgrelid = t.oid
-        WHERE NOT g.tgisinternal AND NOT starts_with(g.tgname, 'statestore_')
+        WHERE NOT g.tgisinternal
+            AND NOT starts_with(g.tgname, 'statestore_') AND NOT starts_with(g.tgname, 'usage_rollup_')
     UNION ALL SELECT 'index ' || x.relname || ' is unique, but not on ' || %(key)s || ' as well'
         FROM t JOIN pg_index AS i ON i.indrelid = t.oid AND i.indisunique JOIN pg_class AS x ON x.oid = i.indexrelid
         WHERE NOT EXISTS (SELECT FROM pg_attribute AS a
@@ -58,7 +59,9 @@ PROBLEMS = """
         FROM dependent AS d JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
         JOIN pg_class AS v ON v.oid = r.ev_class AND v.relkind = 'v' WHERE NOT pg_has_role(v.relowner, 'USAGE')
     UNION ALL SELECT pg_describe_object(d.classid, d.objid, 0) || ' depends on it' FROM dependent AS d
-        WHERE d.classid NOT IN ('pg_rewrite'::regclass, 'pg_constraint'::regclass)"""
+        WHERE d.classid NOT IN ('pg_rewrite'::regclass, 'pg_constraint'::regclass) AND NOT EXISTS (
+            SELECT FROM pg_trigger AS g WHERE d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
+                AND starts_with(g.tgname, 'usage_rollup_'))"""
 
 # Relations that have the name of a partition or of what is needed on the way.
 TAKEN = """
@@ -114,11 +117,10 @@ GRANTS = """
         WHERE c.oid = %(table)s::regclass) AS a
     WHERE a.grantee <> a.relowner"""
 
-# What else is called when rows change: the notes of the sums, and what an application has added. Those of the copy go.
+# What notes changes for the sums of usage.
 TRIGGERS = """
     SELECT pg_get_triggerdef(g.oid) FROM pg_trigger AS g
-    WHERE g.tgrelid = %(table)s::regclass AND NOT g.tgisinternal AND g.tgname NOT LIKE 'statestore\\_note\\_%%'
-    ORDER BY g.tgname"""
+    WHERE g.tgrelid = %(table)s::regclass AND starts_with(g.tgname, 'usage_rollup_') ORDER BY g.tgname"""
 
 # The columns of the primary keys, with the types of arrays of them.
 _PRIMARY = {

@@ -17,7 +17,6 @@ from statestore.repositories.history import (
     entry_reads,
     entry_rows,
 )
-from statestore.repositories.portable import portable_rows
 from statestore.repositories.sessions import holding, lifecycle, listing, session_rows
 from statestore.repositories.state import scopes
 from statestore.repositories.state import statements as state
@@ -78,7 +77,6 @@ SHAPES: dict[Any, tuple[str, dict[str, Any]]] = {
             "several": False,
         },
     ),
-    portable_rows._insert: ("state keys", {"kind": "state", "columns": ("session_id", "key", "value", "updated_at")}),
     report_sql.measured: (
         "by model and day, in a time zone whose distance from UTC changes once in the period",
         {
