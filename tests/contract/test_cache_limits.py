@@ -1,5 +1,6 @@
 """The cache stays within its limits: what goes first, and what that costs."""
 
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -292,3 +293,20 @@ def test_a_limit_that_was_lowered_by_much_is_reached_in_steps(
     assert counts[:3] == [81, 62, 43]
     assert max(counts[5:]) <= 10
     assert store.cache.get("new5") == 5
+
+
+def test_sets_of_many_keep_the_limits(
+    open_store: Callable[..., Store], content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("statestore.repositories.cache.eviction.AT_ONCE", 20)
+    store = open_store(cache_max_entries=100)
+    for turn in range(4):
+        store.cache.set_many({f"{turn} {n:03}": n for n in range(60)}, ttl=NEVER)
+        assert rows(content) <= 100
+    store.cache.clear()
+    store = open_store(cache_max_entries=None, cache_max_bytes=100_000)
+    store.cache.set_many({f"k{n:03}": os.urandom(400) for n in range(200)}, ttl=NEVER)
+    for turn in range(4):
+        store.cache.set(f"large {turn}", os.urandom(60_000), ttl=NEVER)
+        [found] = content.query("SELECT sum(size_bytes) AS bytes FROM cache_entries")
+        assert found["bytes"] <= 100_000

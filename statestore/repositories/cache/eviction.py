@@ -169,7 +169,7 @@ _HOW_MANY = Statement(
 
 _DROP_CLAIMS = Statement("DELETE FROM $cache_claims WHERE namespace = :namespace AND claimed_until <= $now")
 
-# How many a set removes at most, of each sort, to make room.
+# How many a set removes at most, of each sort, to make room; more only if it adds more than that by itself.
 AT_ONCE = 10_000
 _ALL = 2**62
 # How many of those that go first may be held by others before it takes a second look.
@@ -232,12 +232,13 @@ class CacheRoom(CacheHolding):
         # With something to spare, so that the next sets find room without another look.
         spare_entries = options.spare_entries if too_many > 0 else 0
         spare_bytes = options.spare_bytes if too_large > 0 else 0
-        gone = self._remove(_EXPIRED, keys=kept, most=AT_ONCE)
+        own = max(0, entries - replaced[0]) + spare_entries, max(0, size - replaced[1]) + spare_bytes
+        gone = self._remove(_EXPIRED, keys=kept, most=max(AT_ONCE, own[0]))
         too_many, too_large = too_many - gone.entries, too_large - gone.size
         if max(too_many, too_large) > 0:
             # Where a limit was lowered there may be any number of them: the sets that follow go on with it, or a sweep.
             bytes_needed = too_large + spare_bytes if too_large > 0 else 0
-            self._evict(kept, held, too_many + spare_entries, bytes_needed, most=AT_ONCE)
+            self._evict(kept, held, too_many + spare_entries, bytes_needed, own=own)
 
     def _shrink(self) -> Removed:
         """In a transaction: delete all that has expired, and what is over the limits."""
@@ -254,11 +255,19 @@ class CacheRoom(CacheHolding):
             return gone
         return gone.plus(self._evict([], held, too_many, too_large))
 
-    def _evict(self, kept: object, held: int, entries: int, size: int, *, most: int = _ALL) -> Removed:
-        """Delete the least recently used of *held*, so many at least, and so many bytes at least; at *most* so many."""
+    def _evict(
+        self, kept: object, held: int, entries: int, size: int, *, own: tuple[int, int] | None = None
+    ) -> Removed:
+        """Delete the least recently used of *held*, so many at least, and so many bytes at least.
+
+        With *own*, the entries and bytes that a set adds, only so many at once, and what makes room for these.
+        """
         noted = self._state.noted().hits
+        most = _ALL if own is None else max(AT_ONCE, own[0])
         if size > 0:
-            ((needed,),) = self._link.all(_HOW_MANY, keys=kept, size=size, **self._noted(noted))
+            needed = self._how_many(kept, size)
+            if own is not None and needed > most:
+                most = max(most, self._how_many(kept, min(size, own[1])))
             entries = max(entries, needed)
         entries = min(entries, most)
         if entries <= 0:
@@ -273,6 +282,12 @@ class CacheRoom(CacheHolding):
             if gone.entries >= entries or not self._postgresql or among > held:
                 return gone
             among *= 10
+
+    def _how_many(self, kept: object, size: int) -> int:
+        """How many of the least recently used make up so many bytes."""
+        noted = self._noted(self._state.noted().hits)
+        ((needed,),) = self._link.all(_HOW_MANY, keys=kept, size=size, **noted)
+        return int(needed)
 
     def _alone(self) -> None:
         """Until the end of the transaction, which is one of ours and short, nobody else of ours decides what goes."""
