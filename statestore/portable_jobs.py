@@ -65,7 +65,8 @@ class Crew:
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._workers = [
             subprocess.Popen(
-                [sys.executable, "-c", _MAIN],
+                # -P: what is in the current directory takes the place of no module, unless it may here, too.
+                [sys.executable, "-P", "-c", _MAIN],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 pass_fds=list((files or {}).values()),

@@ -61,6 +61,16 @@ def test_several_processes_write_the_same_file(source: Store) -> None:
     assert exported(source, jobs=2, session_ids=["s0009"]) == exported(source, session_ids=["s0009"])
 
 
+def test_processes_import_nothing_from_the_current_directory(
+    source: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in "tempfile", "orjson", "statestore":
+        (tmp_path / f"{module}.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert exported(source, jobs=2, session_ids=["s0009"])
+
+
 def test_all_processes_export_one_moment(source: Store, database_url: str) -> None:
     before = exported(source)
     with StateStore.open(database_url, namespace="source") as other:
