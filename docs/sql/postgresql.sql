@@ -4274,7 +4274,8 @@ ON CONFLICT (namespace) DO NOTHING;
 -- rollup/repository.py: _LOCK
 -- Serves RollupRepository.roll_up.
 SELECT t.announced_until, t.fence, t.filled_to, t.rolled_until, t.days_until,
-    CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
+    CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint),
+    CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)
 FROM "statestore".usage_rollup_state AS t WHERE t.namespace = %(namespace)s FOR UPDATE SKIP LOCKED;
 
 -- rollup/repository.py: _EXISTS
@@ -4288,7 +4289,7 @@ UPDATE "statestore".usage_rollup_state SET announced_until = %(until)s, fence = 
 -- rollup/repository.py: _FENCE
 -- Serves RollupRepository.roll_up.
 UPDATE "statestore".usage_rollup_state SET fence = CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)
-WHERE namespace = %(namespace)s AND fence IS NULL;
+WHERE namespace = %(namespace)s;
 
 -- rollup/repository.py: _FILLED_TO
 -- Serves RollupRepository.roll_up.
@@ -4688,9 +4689,66 @@ WHERE namespace = %(namespace)s AND at >= %(since)s AND at < %(until)s;
 
 -- rollup/sessions.py: _ADD_POSTGRESQL
 -- Serves RollupRepository.roll_up.
-WITH replaced AS (
-    DELETE FROM "statestore".usage_rollup WHERE namespace = %(namespace)s AND kind = 'use' AND part = ANY (%(parts)s)
-        RETURNING part, user_id, agent_name, provider_name, model, tool_name, first_day, last_day, entries, turns,
+--
+-- A late line may be of a session that had none a moment ago. So this statement itself finds whose lines there are.
+WITH new AS MATERIALIZED (SELECT coalesce(session_id, '') AS part, user_id, agent_name, provider_name, model, tool_name,
+    day AS first_day, day AS last_day,
+    entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
+        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
+        CAST(NULL AS bigint) AS cost_fraction, CAST(round(duration_ms * 1000) AS bigint) AS duration_us,
+    CASE WHEN latency_ms IS NOT NULL THEN 1 ELSE 0 END AS timed_entries,
+        CASE WHEN latency_ms <= 1.0 THEN 1 END AS latency_00, CASE WHEN latency_ms > 1.0
+        AND latency_ms <= 1.414214 THEN 1 END AS latency_01, CASE WHEN latency_ms > 1.414214
+        AND latency_ms <= 2.0 THEN 1 END AS latency_02, CASE WHEN latency_ms > 2.0
+        AND latency_ms <= 2.828427 THEN 1 END AS latency_03, CASE WHEN latency_ms > 2.828427
+        AND latency_ms <= 4.0 THEN 1 END AS latency_04, CASE WHEN latency_ms > 4.0
+        AND latency_ms <= 5.656854 THEN 1 END AS latency_05, CASE WHEN latency_ms > 5.656854
+        AND latency_ms <= 8.0 THEN 1 END AS latency_06, CASE WHEN latency_ms > 8.0
+        AND latency_ms <= 11.313708 THEN 1 END AS latency_07, CASE WHEN latency_ms > 11.313708
+        AND latency_ms <= 16.0 THEN 1 END AS latency_08, CASE WHEN latency_ms > 16.0
+        AND latency_ms <= 22.627417 THEN 1 END AS latency_09, CASE WHEN latency_ms > 22.627417
+        AND latency_ms <= 32.0 THEN 1 END AS latency_10, CASE WHEN latency_ms > 32.0
+        AND latency_ms <= 45.254834 THEN 1 END AS latency_11, CASE WHEN latency_ms > 45.254834
+        AND latency_ms <= 64.0 THEN 1 END AS latency_12, CASE WHEN latency_ms > 64.0
+        AND latency_ms <= 90.509668 THEN 1 END AS latency_13, CASE WHEN latency_ms > 90.509668
+        AND latency_ms <= 128.0 THEN 1 END AS latency_14, CASE WHEN latency_ms > 128.0
+        AND latency_ms <= 181.019336 THEN 1 END AS latency_15, CASE WHEN latency_ms > 181.019336
+        AND latency_ms <= 256.0 THEN 1 END AS latency_16, CASE WHEN latency_ms > 256.0
+        AND latency_ms <= 362.038672 THEN 1 END AS latency_17, CASE WHEN latency_ms > 362.038672
+        AND latency_ms <= 512.0 THEN 1 END AS latency_18, CASE WHEN latency_ms > 512.0
+        AND latency_ms <= 724.077344 THEN 1 END AS latency_19, CASE WHEN latency_ms > 724.077344
+        AND latency_ms <= 1024.0 THEN 1 END AS latency_20, CASE WHEN latency_ms > 1024.0
+        AND latency_ms <= 1448.154688 THEN 1 END AS latency_21, CASE WHEN latency_ms > 1448.154688
+        AND latency_ms <= 2048.0 THEN 1 END AS latency_22, CASE WHEN latency_ms > 2048.0
+        AND latency_ms <= 2896.309376 THEN 1 END AS latency_23, CASE WHEN latency_ms > 2896.309376
+        AND latency_ms <= 4096.0 THEN 1 END AS latency_24, CASE WHEN latency_ms > 4096.0
+        AND latency_ms <= 5792.618751 THEN 1 END AS latency_25, CASE WHEN latency_ms > 5792.618751
+        AND latency_ms <= 8192.0 THEN 1 END AS latency_26, CASE WHEN latency_ms > 8192.0
+        AND latency_ms <= 11585.237503 THEN 1 END AS latency_27, CASE WHEN latency_ms > 11585.237503
+        AND latency_ms <= 16384.0 THEN 1 END AS latency_28, CASE WHEN latency_ms > 16384.0
+        AND latency_ms <= 23170.475006 THEN 1 END AS latency_29, CASE WHEN latency_ms > 23170.475006
+        AND latency_ms <= 32768.0 THEN 1 END AS latency_30, CASE WHEN latency_ms > 32768.0
+        AND latency_ms <= 46340.950012 THEN 1 END AS latency_31, CASE WHEN latency_ms > 46340.950012
+        AND latency_ms <= 65536.0 THEN 1 END AS latency_32, CASE WHEN latency_ms > 65536.0
+        AND latency_ms <= 92681.900024 THEN 1 END AS latency_33, CASE WHEN latency_ms > 92681.900024
+        AND latency_ms <= 131072.0 THEN 1 END AS latency_34, CASE WHEN latency_ms > 131072.0
+        AND latency_ms <= 185363.800047 THEN 1 END AS latency_35, CASE WHEN latency_ms > 185363.800047
+        AND latency_ms <= 262144.0 THEN 1 END AS latency_36, CASE WHEN latency_ms > 262144.0
+        AND latency_ms <= 370727.600095 THEN 1 END AS latency_37, CASE WHEN latency_ms > 370727.600095
+        AND latency_ms <= 524288.0 THEN 1 END AS latency_38, CASE WHEN latency_ms > 524288.0
+        AND latency_ms <= 741455.200189 THEN 1 END AS latency_39, CASE WHEN latency_ms > 741455.200189
+        AND latency_ms <= 1048576.0 THEN 1 END AS latency_40, CASE WHEN latency_ms > 1048576.0
+        AND latency_ms <= 1482910.400379 THEN 1 END AS latency_41, CASE WHEN latency_ms > 1482910.400379
+        AND latency_ms <= 2097152.0 THEN 1 END AS latency_42, CASE WHEN latency_ms > 2097152.0
+        AND latency_ms <= 2965820.800758 THEN 1 END AS latency_43, CASE WHEN latency_ms > 2965820.800758
+        AND latency_ms <= 4194304.0 THEN 1 END AS latency_44, CASE WHEN latency_ms > 4194304.0
+        AND latency_ms <= 5931641.601516 THEN 1 END AS latency_45, CASE WHEN latency_ms > 5931641.601516
+        AND latency_ms <= 8388608.0 THEN 1 END AS latency_46, CASE WHEN latency_ms > 8388608.0 THEN 1 END AS latency_47
+FROM "statestore".usage_lines WHERE namespace = %(namespace)s AND at >= %(since)s AND at < %(until)s),
+replaced AS (
+    DELETE FROM "statestore".usage_rollup
+    WHERE namespace = %(namespace)s AND kind = 'use' AND part = ANY (array(SELECT DISTINCT new.part FROM new))
+    RETURNING part, user_id, agent_name, provider_name, model, tool_name, first_day, last_day, entries, turns,
         model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
         reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction, duration_us, timed_entries,
         latency_00, latency_01, latency_02, latency_03, latency_04, latency_05, latency_06, latency_07, latency_08,
@@ -4760,70 +4818,24 @@ SELECT row_number() OVER (PARTITION BY part ORDER BY user_id, agent_name, provid
         CAST(sum(latency_43) AS bigint) AS latency_43, CAST(sum(latency_44) AS bigint) AS latency_44,
         CAST(sum(latency_45) AS bigint) AS latency_45, CAST(sum(latency_46) AS bigint) AS latency_46,
         CAST(sum(latency_47) AS bigint) AS latency_47
-    FROM (SELECT coalesce(session_id, '') AS part, user_id, agent_name, provider_name, model, tool_name,
-        day AS first_day, day AS last_day,
-    entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens,
-        cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd,
-        CAST(NULL AS bigint) AS cost_fraction, CAST(round(duration_ms * 1000) AS bigint) AS duration_us,
-    CASE WHEN latency_ms IS NOT NULL THEN 1 ELSE 0 END AS timed_entries,
-        CASE WHEN latency_ms <= 1.0 THEN 1 END AS latency_00, CASE WHEN latency_ms > 1.0
-        AND latency_ms <= 1.414214 THEN 1 END AS latency_01, CASE WHEN latency_ms > 1.414214
-        AND latency_ms <= 2.0 THEN 1 END AS latency_02, CASE WHEN latency_ms > 2.0
-        AND latency_ms <= 2.828427 THEN 1 END AS latency_03, CASE WHEN latency_ms > 2.828427
-        AND latency_ms <= 4.0 THEN 1 END AS latency_04, CASE WHEN latency_ms > 4.0
-        AND latency_ms <= 5.656854 THEN 1 END AS latency_05, CASE WHEN latency_ms > 5.656854
-        AND latency_ms <= 8.0 THEN 1 END AS latency_06, CASE WHEN latency_ms > 8.0
-        AND latency_ms <= 11.313708 THEN 1 END AS latency_07, CASE WHEN latency_ms > 11.313708
-        AND latency_ms <= 16.0 THEN 1 END AS latency_08, CASE WHEN latency_ms > 16.0
-        AND latency_ms <= 22.627417 THEN 1 END AS latency_09, CASE WHEN latency_ms > 22.627417
-        AND latency_ms <= 32.0 THEN 1 END AS latency_10, CASE WHEN latency_ms > 32.0
-        AND latency_ms <= 45.254834 THEN 1 END AS latency_11, CASE WHEN latency_ms > 45.254834
-        AND latency_ms <= 64.0 THEN 1 END AS latency_12, CASE WHEN latency_ms > 64.0
-        AND latency_ms <= 90.509668 THEN 1 END AS latency_13, CASE WHEN latency_ms > 90.509668
-        AND latency_ms <= 128.0 THEN 1 END AS latency_14, CASE WHEN latency_ms > 128.0
-        AND latency_ms <= 181.019336 THEN 1 END AS latency_15, CASE WHEN latency_ms > 181.019336
-        AND latency_ms <= 256.0 THEN 1 END AS latency_16, CASE WHEN latency_ms > 256.0
-        AND latency_ms <= 362.038672 THEN 1 END AS latency_17, CASE WHEN latency_ms > 362.038672
-        AND latency_ms <= 512.0 THEN 1 END AS latency_18, CASE WHEN latency_ms > 512.0
-        AND latency_ms <= 724.077344 THEN 1 END AS latency_19, CASE WHEN latency_ms > 724.077344
-        AND latency_ms <= 1024.0 THEN 1 END AS latency_20, CASE WHEN latency_ms > 1024.0
-        AND latency_ms <= 1448.154688 THEN 1 END AS latency_21, CASE WHEN latency_ms > 1448.154688
-        AND latency_ms <= 2048.0 THEN 1 END AS latency_22, CASE WHEN latency_ms > 2048.0
-        AND latency_ms <= 2896.309376 THEN 1 END AS latency_23, CASE WHEN latency_ms > 2896.309376
-        AND latency_ms <= 4096.0 THEN 1 END AS latency_24, CASE WHEN latency_ms > 4096.0
-        AND latency_ms <= 5792.618751 THEN 1 END AS latency_25, CASE WHEN latency_ms > 5792.618751
-        AND latency_ms <= 8192.0 THEN 1 END AS latency_26, CASE WHEN latency_ms > 8192.0
-        AND latency_ms <= 11585.237503 THEN 1 END AS latency_27, CASE WHEN latency_ms > 11585.237503
-        AND latency_ms <= 16384.0 THEN 1 END AS latency_28, CASE WHEN latency_ms > 16384.0
-        AND latency_ms <= 23170.475006 THEN 1 END AS latency_29, CASE WHEN latency_ms > 23170.475006
-        AND latency_ms <= 32768.0 THEN 1 END AS latency_30, CASE WHEN latency_ms > 32768.0
-        AND latency_ms <= 46340.950012 THEN 1 END AS latency_31, CASE WHEN latency_ms > 46340.950012
-        AND latency_ms <= 65536.0 THEN 1 END AS latency_32, CASE WHEN latency_ms > 65536.0
-        AND latency_ms <= 92681.900024 THEN 1 END AS latency_33, CASE WHEN latency_ms > 92681.900024
-        AND latency_ms <= 131072.0 THEN 1 END AS latency_34, CASE WHEN latency_ms > 131072.0
-        AND latency_ms <= 185363.800047 THEN 1 END AS latency_35, CASE WHEN latency_ms > 185363.800047
-        AND latency_ms <= 262144.0 THEN 1 END AS latency_36, CASE WHEN latency_ms > 262144.0
-        AND latency_ms <= 370727.600095 THEN 1 END AS latency_37, CASE WHEN latency_ms > 370727.600095
-        AND latency_ms <= 524288.0 THEN 1 END AS latency_38, CASE WHEN latency_ms > 524288.0
-        AND latency_ms <= 741455.200189 THEN 1 END AS latency_39, CASE WHEN latency_ms > 741455.200189
-        AND latency_ms <= 1048576.0 THEN 1 END AS latency_40, CASE WHEN latency_ms > 1048576.0
-        AND latency_ms <= 1482910.400379 THEN 1 END AS latency_41, CASE WHEN latency_ms > 1482910.400379
-        AND latency_ms <= 2097152.0 THEN 1 END AS latency_42, CASE WHEN latency_ms > 2097152.0
-        AND latency_ms <= 2965820.800758 THEN 1 END AS latency_43, CASE WHEN latency_ms > 2965820.800758
-        AND latency_ms <= 4194304.0 THEN 1 END AS latency_44, CASE WHEN latency_ms > 4194304.0
-        AND latency_ms <= 5931641.601516 THEN 1 END AS latency_45, CASE WHEN latency_ms > 5931641.601516
-        AND latency_ms <= 8388608.0 THEN 1 END AS latency_46, CASE WHEN latency_ms > 8388608.0 THEN 1 END AS latency_47
-FROM "statestore".usage_lines WHERE namespace = %(namespace)s AND at >= %(since)s AND at < %(until)s UNION ALL
-    SELECT part, user_id, agent_name, provider_name, model, tool_name, first_day, last_day, entries, turns, model_calls,
-    tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
-    reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction, duration_us, timed_entries,
-    latency_00, latency_01, latency_02, latency_03, latency_04, latency_05, latency_06, latency_07, latency_08,
-    latency_09, latency_10, latency_11, latency_12, latency_13, latency_14, latency_15, latency_16, latency_17,
-    latency_18, latency_19, latency_20, latency_21, latency_22, latency_23, latency_24, latency_25, latency_26,
-    latency_27, latency_28, latency_29, latency_30, latency_31, latency_32, latency_33, latency_34, latency_35,
-    latency_36, latency_37, latency_38, latency_39, latency_40, latency_41, latency_42, latency_43, latency_44,
-    latency_45, latency_46, latency_47 FROM replaced) AS l GROUP BY part, user_id, agent_name, provider_name, model,
-    tool_name) AS s) AS n;
+    FROM (SELECT part, user_id, agent_name, provider_name, model, tool_name, first_day, last_day, entries, turns,
+        model_calls, tool_calls, errors, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens,
+        reasoning_output_tokens, unpriced_calls, content_bytes, cost_usd, cost_fraction, duration_us, timed_entries,
+        latency_00, latency_01, latency_02, latency_03, latency_04, latency_05, latency_06, latency_07, latency_08,
+        latency_09, latency_10, latency_11, latency_12, latency_13, latency_14, latency_15, latency_16, latency_17,
+        latency_18, latency_19, latency_20, latency_21, latency_22, latency_23, latency_24, latency_25, latency_26,
+        latency_27, latency_28, latency_29, latency_30, latency_31, latency_32, latency_33, latency_34, latency_35,
+        latency_36, latency_37, latency_38, latency_39, latency_40, latency_41, latency_42, latency_43, latency_44,
+        latency_45, latency_46, latency_47 FROM new UNION ALL SELECT part, user_id, agent_name, provider_name, model,
+        tool_name, first_day, last_day, entries, turns, model_calls, tool_calls, errors, input_tokens, output_tokens,
+        cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, unpriced_calls, content_bytes,
+        cost_usd, cost_fraction, duration_us, timed_entries, latency_00, latency_01, latency_02, latency_03, latency_04,
+        latency_05, latency_06, latency_07, latency_08, latency_09, latency_10, latency_11, latency_12, latency_13,
+        latency_14, latency_15, latency_16, latency_17, latency_18, latency_19, latency_20, latency_21, latency_22,
+        latency_23, latency_24, latency_25, latency_26, latency_27, latency_28, latency_29, latency_30, latency_31,
+        latency_32, latency_33, latency_34, latency_35, latency_36, latency_37, latency_38, latency_39, latency_40,
+        latency_41, latency_42, latency_43, latency_44, latency_45, latency_46, latency_47 FROM replaced) AS l
+        GROUP BY part, user_id, agent_name, provider_name, model, tool_name) AS s) AS n;
 
 -- ===================================================== sessions ======================================================
 

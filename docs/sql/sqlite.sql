@@ -2632,7 +2632,7 @@ ON CONFLICT (namespace) DO NOTHING;
 
 -- rollup/repository.py: _LOCK
 -- Serves RollupRepository.roll_up.
-SELECT t.announced_until, 0, t.filled_to, t.rolled_until, t.days_until, 0
+SELECT t.announced_until, 0, t.filled_to, t.rolled_until, t.days_until, 0, 0
 FROM usage_rollup_state AS t WHERE t.namespace = :namespace;
 
 -- rollup/repository.py: _EXISTS

@@ -1,11 +1,15 @@
 """Transactions that are open while a sweep sums what was used: nothing of theirs is passed over."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from statestore import NewEntry, StateStore, Usage
+from statestore.engine.sql import Link
+from statestore.repositories.rollup import sessions
 from tests.reports.test_rollup import agree
+from tests.support.clock import MovableClock
 from tests.support.content import Content
 
 OLD = datetime.now(UTC) - timedelta(days=2)
@@ -77,3 +81,46 @@ def test_without_the_triggers_nothing_is_summed(postgres_url: str, content: Cont
         assert watermark(content) is None
         store.sessions.delete("s")
         assert store.usage.totals().entries == 1
+
+
+def test_an_entry_that_comes_late_between_two_statements_of_a_step_stops_no_sweep(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = MovableClock(OLD)
+    with StateStore.open(postgres_url, clock=clock) as store, StateStore.open(postgres_url) as other:
+        store.history.append("a", [entry(OLD - timedelta(days=1))], create=True)
+        store.sweep()
+        store.history.append("b", [entry(OLD + timedelta(hours=2))], create=True)
+        ask, late = Link.all, []
+
+        def interrupted(link: Link, statement: Any, /, **params: Any) -> Any:
+            rows = ask(link, statement, **params)
+            if statement is sessions._USED and not late:
+                late.extend(other.history.append("a", [entry(OLD + timedelta(hours=2))]))
+            return rows
+
+        monkeypatch.setattr(Link, "all", interrupted)
+        clock.advance(hours=5)
+        store.sweep()
+        assert late
+        agree(store)
+        store.sweep()
+        agree(store)
+        assert store.usage.totals().entries == 3
+
+
+def test_sums_go_on_in_a_database_restored_into_another_server(postgres_url: str, content: Content) -> None:
+    clock = MovableClock(OLD)
+    with content, StateStore.open(postgres_url, clock=clock) as store:
+        store.history.append("a", [entry(OLD - timedelta(days=1))], create=True)
+        store.sweep()
+        before = watermark(content)
+        # Dumped between two steps, where the numbers of transactions were higher.
+        content.query(
+            "UPDATE usage_rollup_state SET announced_until = announced_until + interval '1 hour', fence = 1e15"
+        )
+        store.history.append("a", [entry(OLD + timedelta(minutes=1))])
+        clock.advance(hours=5)
+        store.sweep()
+        assert str(watermark(content)) > str(before)
+        agree(store)

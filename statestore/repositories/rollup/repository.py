@@ -31,10 +31,11 @@ _INIT = Statement("""
 _LOCK = Statement(
     postgresql="""
     SELECT t.announced_until, t.fence, t.filled_to, t.rolled_until, t.days_until,
-        CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
+        CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint),
+        CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)
     FROM $usage_rollup_state AS t WHERE t.namespace = :namespace FOR UPDATE SKIP LOCKED""",
     sqlite="""
-    SELECT t.announced_until, 0, t.filled_to, t.rolled_until, t.days_until, 0
+    SELECT t.announced_until, 0, t.filled_to, t.rolled_until, t.days_until, 0, 0
     FROM $usage_rollup_state AS t WHERE t.namespace = :namespace""",
 )
 _EXISTS = Statement("SELECT t.announced_until FROM $usage_rollup_state AS t WHERE t.namespace = :namespace")
@@ -43,7 +44,7 @@ _ANNOUNCE = Statement("""
 _FENCE = Statement(
     postgresql="""
     UPDATE $usage_rollup_state SET fence = CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)
-    WHERE namespace = :namespace AND fence IS NULL"""
+    WHERE namespace = :namespace"""
 )
 _FILLED_TO = Statement("UPDATE $usage_rollup_state SET filled_to = :to WHERE namespace = :namespace")
 _ROLLED = Statement("UPDATE $usage_rollup_state SET rolled_until = :until WHERE namespace = :namespace")
@@ -84,6 +85,12 @@ class _State:
     rolled: datetime | None
     days: date | None
     oldest_transaction: int
+    next_transaction: int
+
+    @property
+    def has_fence(self) -> bool:
+        """Not one of the server that this database was dumped from, whose transactions have other numbers."""
+        return self.fence is not None and self.fence <= self.next_transaction
 
     @property
     def waits(self) -> bool:
@@ -114,7 +121,7 @@ class RollupRepository(Repository, group="store"):
             if not after and later > until:
                 self._link.run(_ANNOUNCE, until=later)
                 return Batch(after=_MORE)
-        elif state.fence is None:
+        elif not state.has_fence:
             self._link.run(_FENCE)
             return Batch(after=_MORE)
         elif not state.waits:
@@ -133,10 +140,10 @@ class RollupRepository(Repository, group="store"):
         row = self._link.one(_LOCK)
         if row is None:
             return None
-        announced, fence, filled_to, rolled, days, oldest = row
+        announced, fence, filled_to, rolled, days, oldest, following = row
         time = self._link.dialect.time
         day = date.fromisoformat(days) if isinstance(days, str) else days
-        return _State(time(announced), fence, filled_to, time(rolled), day, oldest)
+        return _State(time(announced), fence, filled_to, time(rolled), day, oldest, following)
 
     def _limit(self) -> datetime:
         """Up to when there may be sums by now."""

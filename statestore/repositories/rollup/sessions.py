@@ -58,11 +58,15 @@ _USED = Statement("""
 _WINDOW = "at >= :since AND at < :until"
 _OLD = f"SELECT {', '.join(rolled.COLUMNS)} FROM {{}}"
 _USES = rolled.OF_PARTS.format("use")
+# A late line may be of a session that had none a moment ago. So this statement itself finds whose lines there are.
 _ADD_POSTGRESQL = Statement(
     postgresql=f"""
-    WITH replaced AS (
-        DELETE FROM $usage_rollup WHERE {_USES} RETURNING {", ".join(rolled.COLUMNS)})
-    {rolled.insert_uses("postgresql", f"{rolled.lines('postgresql', _WINDOW)} UNION ALL {_OLD.format('replaced')}")}"""
+    WITH new AS MATERIALIZED ({rolled.lines("postgresql", _WINDOW)}),
+    replaced AS (
+        DELETE FROM $usage_rollup
+        WHERE namespace = :namespace AND kind = 'use' AND part = ANY (array(SELECT DISTINCT new.part FROM new))
+        RETURNING {", ".join(rolled.COLUMNS)})
+    {rolled.insert_uses("postgresql", f"{_OLD.format('new')} UNION ALL {_OLD.format('replaced')}")}"""
 )
 # The same in three steps: new lines under negative numbers, away with the old ones, and the sign turned.
 _ADD_SQLITE = (
