@@ -13,6 +13,7 @@ from statestore.doctor.checks import check, found, mendable, size
 from statestore.doctor.findings import Finding
 from statestore.doctor.patient import Patient, literal, quoted
 from statestore.engine.engines import OLDEST_SQLITE
+from statestore.schema import revisions
 
 OLDEST_POSTGRESQL = 15
 _SKEW = timedelta(seconds=2)
@@ -93,12 +94,12 @@ def writes(patient: Patient) -> Iterator[Finding]:
 
 
 def resetting(patient: Patient, name: str, good: str) -> list[str]:
-    """Statements that make a setting *good* in this database, whoever connects."""
+    """Statements that make a setting *good* in this database. What other roles were given for themselves stays."""
     rows = patient.rows(
         "SELECT r.rolname, d.datname FROM pg_db_role_setting AS s LEFT JOIN pg_roles AS r ON r.oid = s.setrole"
         " LEFT JOIN pg_database AS d ON d.oid = s.setdatabase, unnest(s.setconfig) AS line"
         " WHERE s.setrole <> 0 AND (d.datname IS NULL OR d.datname = current_database())"
-        " AND line LIKE :like AND line <> :good AND (r.rolname = current_user OR d.datname IS NOT NULL)",
+        " AND line LIKE :like AND line <> :good AND r.rolname = current_user",
         like=f"{name}=%", good=f"{name}={good}",
     )  # fmt: skip
     inside = [f" IN DATABASE {quoted(row.datname)}" if row.datname else "" for row in rows]
@@ -176,14 +177,23 @@ def connections(patient: Patient) -> Iterator[Finding]:
 def transactions(patient: Patient) -> Iterator[Finding]:
     """Those that keep rows locked, or VACUUM from removing what was deleted."""
     rows = patient.rows(
-        "SELECT pid, usename, CAST(extract(epoch FROM now() - coalesce(state_change, xact_start)) AS integer) AS idle"
-        " FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        "SELECT pid, usename, CAST(extract(epoch FROM now() - coalesce(state_change, xact_start)) AS integer) AS idle,"
+        " CAST(xact_start AS text) AS begun"
+        " FROM pg_stat_activity AS a WHERE datname = current_database() AND pid <> pg_backend_pid()"
         " AND state LIKE 'idle in transaction%' AND now() - state_change > make_interval(secs => :least)"
+        # A migration or a partitioning holds its lock so, for as long as it works.
+        " AND NOT EXISTS (SELECT FROM pg_locks AS l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.objsubid = 1"
+        " AND CAST(l.classid AS bigint) << 32 | CAST(l.objid AS bigint) = :migrating)"
         " ORDER BY state_change",
-        least=IDLE_IN_TRANSACTION.total_seconds(),
-    )
+        least=IDLE_IN_TRANSACTION.total_seconds(), migrating=revisions.lock_key(patient.schema),
+    )  # fmt: skip
     if rows:
-        sql = [f"SELECT pg_terminate_backend({row.pid})" for row in rows]
+        # Whoever has the number by then may be somebody else.
+        sql = [
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {row.pid} AND xact_start ="
+            f" {literal(row.begun)} AND starts_with(state, 'idle in transaction')"
+            for row in rows
+        ]
         longest = f"for {rows[0].idle:,} s, process {rows[0].pid} of {rows[0].usename}"
         what = f"{len(rows)} idle in a transaction, the longest {longest}: it keeps its locks, and deleted rows"
         yield mendable(patient, "transactions", "warn", f"{what}; --fix ends these connections", sql)

@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from statestore import StateStore, doctor
 from statestore.doctor import connection, structure
+from statestore.schema import revisions
 from tests.doctor.faults import POSTGRESQL, SQLITE, Fault, conversation, path_of
 from tests.support.command_line import invoke
 
@@ -129,6 +131,42 @@ def test_a_remedy_of_the_owner_names_the_owner(postgres_url: str, monkeypatch: p
         from tests.doctor.faults import on_postgresql
 
         on_postgresql(f"DROP OWNED BY {role}", f"DROP ROLE {role}")(postgres_url)
+
+
+def test_what_another_role_was_given_for_itself_is_not_reset(postgres_url: str) -> None:
+    from tests.doctor.faults import on_postgresql
+
+    role = f"reporter_{os.getpid()}"
+    on_postgresql(
+        f"CREATE ROLE {role}",
+        f"DO $$ BEGIN EXECUTE format('ALTER ROLE {role} IN DATABASE %I SET default_transaction_read_only = on',"
+        " current_database()); END $$",
+    )(postgres_url)
+    try:
+        POSTGRESQL["a read-only database"].plant(postgres_url)
+        mended = doctor.mend(postgres_url, "writes")
+        assert [finding.verdict for finding in mended.findings] == ["ok"]
+        assert role not in " ".join(mended.sql)
+    finally:
+        on_postgresql("SET default_transaction_read_only = off", f"DROP ROLE {role}")(postgres_url)
+
+
+def test_a_migration_at_work_is_no_transaction_left_open(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as migrator:
+        migrator.execute("SELECT pg_advisory_xact_lock(%s)", (revisions.lock_key("statestore"),))
+        assert [one.verdict for one in doctor.examine(postgres_url, only=["transactions"])] == ["ok"]
+        migrator.execute("SELECT 1")
+
+
+def test_only_the_transaction_that_was_found_is_ended(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as other, psycopg.connect(postgres_url, autocommit=True) as operator:
+        other.execute("SELECT 1")
+        [finding] = doctor.examine(postgres_url, only=["transactions"])
+        other.commit()
+        other.execute("SELECT 1")
+        for statement in finding.sql:
+            operator.execute(statement)
+        other.execute("SELECT 1")
 
 
 def test_gaps_are_found_though_no_command_brings_entries_back(database_url: str) -> None:
