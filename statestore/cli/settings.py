@@ -163,8 +163,9 @@ def _check_owner(file: Path) -> None:
     """Refuse a file that somebody else has put into a directory above, such as /tmp: it names where data goes."""
     if not hasattr(os, "geteuid"):
         return
-    owner = file.stat().st_uid
-    if owner not in (0, os.geteuid()) and str(owner) != os.environ.get("SUDO_UID"):
+    # Of a link, too: it may lead to a file of ours that is meant for another place.
+    owners = {file.stat().st_uid, file.lstat().st_uid}
+    if any(owner not in (0, os.geteuid()) and str(owner) != os.environ.get("SUDO_UID") for owner in owners):
         raise Failure(
             f"{_shown(file)} belongs to another user, and so is not used; if it is right, name it: "
             f"STATESTORE_CONFIG={_shown(file)}"

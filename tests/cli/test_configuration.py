@@ -219,6 +219,15 @@ def test_a_file_of_another_user_is_not_used_unless_it_is_named(
     assert taken(run, STATESTORE_CONFIG="statestore.toml")["namespace"] == "top"
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="makes a link that belongs to somebody else")
+def test_a_link_of_another_user_is_not_used(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(FILE)
+    (tmp_path / "statestore.toml").symlink_to("mine.toml")
+    assert taken(run)["namespace"] == "top"
+    os.lchown(tmp_path / "statestore.toml", 12345, -1)
+    assert "belongs to another user" in run("sessions", code=1).stderr
+
+
 def test_remedies_name_the_profile_in_place_of_the_url(run: Run, empty_postgres_url: str, tmp_path: Path) -> None:
     (tmp_path / "statestore.toml").write_text(f'[profiles.p]\nurl = "{empty_postgres_url}"\n')
     assert "statestore migrate up --profile p" in run("sessions", "--profile", "p", code=1).stderr
