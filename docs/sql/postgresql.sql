@@ -1831,7 +1831,9 @@ SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".session
 SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".sessions AS t WHERE t.namespace >= %(from)s
     AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".shared_state AS t
     WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
-    FROM "statestore".cache_entries AS t WHERE t.namespace >= %(from)s AND t.namespace < %(to)s) AS nexts;
+    FROM "statestore".cache_entries AS t WHERE t.namespace >= %(from)s AND t.namespace < %(to)s UNION ALL
+    SELECT min(t.namespace) AS name FROM "statestore".usage_rollup_changes AS t WHERE t.namespace >= %(from)s
+    AND t.namespace < %(to)s) AS nexts;
 
 -- expiry/namespaces.py: _NEXT_NAME['drop']
 -- Serves NamespaceRepository.names.
@@ -1880,7 +1882,9 @@ SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".session
 SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM "statestore".sessions AS t WHERE t.namespace > %(after)s
     AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name FROM "statestore".shared_state AS t
     WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL SELECT min(t.namespace) AS name
-    FROM "statestore".cache_entries AS t WHERE t.namespace > %(after)s AND t.namespace < %(to)s) AS nexts;
+    FROM "statestore".cache_entries AS t WHERE t.namespace > %(after)s AND t.namespace < %(to)s UNION ALL
+    SELECT min(t.namespace) AS name FROM "statestore".usage_rollup_changes AS t WHERE t.namespace > %(after)s
+    AND t.namespace < %(to)s) AS nexts;
 
 -- expiry/namespaces.py: _DELETE['cache_claims']
 -- Serves NamespaceRepository.drop_rows.

@@ -969,7 +969,8 @@ SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM sessions AS t WHERE 
 SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM sessions AS t WHERE t.namespace >= :from
     AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM shared_state AS t WHERE t.namespace >= :from
     AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_entries AS t WHERE t.namespace >= :from
-    AND t.namespace < :to) AS nexts;
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_rollup_changes AS t
+    WHERE t.namespace >= :from AND t.namespace < :to) AS nexts;
 
 -- expiry/namespaces.py: _NEXT_NAME['drop']
 -- Serves NamespaceRepository.names.
@@ -1013,7 +1014,8 @@ SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM sessions AS t WHERE 
 SELECT min(name) FROM (SELECT min(t.namespace) AS name FROM sessions AS t WHERE t.namespace > :after
     AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM shared_state AS t WHERE t.namespace > :after
     AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM cache_entries AS t WHERE t.namespace > :after
-    AND t.namespace < :to) AS nexts;
+    AND t.namespace < :to UNION ALL SELECT min(t.namespace) AS name FROM usage_rollup_changes AS t
+    WHERE t.namespace > :after AND t.namespace < :to) AS nexts;
 
 -- expiry/namespaces.py: _DELETE['cache_claims']
 -- Serves NamespaceRepository.drop_rows.

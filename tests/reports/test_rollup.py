@@ -12,8 +12,9 @@ from hypothesis import settings
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 from sqlalchemy import Engine
 
-from statestore import StateStore
+from statestore import NewEntry, StateStore
 from tests.reports.test_conservation import PROFILES, Ledger
+from tests.support.clock import MovableClock
 from tests.support.content import Content
 
 BEFORE, AFTER = date(1971, 1, 1), date(9000, 1, 1)
@@ -119,3 +120,20 @@ def test_sums_are_those_of_the_entries_whatever_happens(database_url: str, conte
         Machine.content = content
         profile = PROFILES_HERE[os.environ.get("STATESTORE_HYPOTHESIS_PROFILE", "ci")]
         run_state_machine_as_test(Machine, settings=profile)
+
+
+def test_sweeps_of_all_namespaces_sum_what_sessions_have_left_behind(database_url: str, content: Content) -> None:
+    clock = MovableClock(datetime(2026, 3, 7, 12, tzinfo=UTC))
+    with (
+        StateStore.open(database_url, clock=clock, namespace="tenant") as tenant,
+        StateStore.open(database_url, clock=clock, namespace="operator") as operator,
+    ):
+        tenant.history.append("s", [NewEntry("x", created_at=clock())], create=True)
+        clock.advance(days=2)
+        operator.sweep(all_namespaces=True)
+        tenant.sessions.delete("s")
+        assert content.query("SELECT * FROM usage_rollup_changes")
+        operator.sweep(all_namespaces=True)
+        assert content.query("SELECT * FROM usage_rollup_changes") == []
+        agree(tenant)
+        assert tenant.usage.totals().entries == 1
