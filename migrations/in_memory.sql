@@ -193,7 +193,7 @@ CREATE TABLE statestore_alembic_version (
 	version_num VARCHAR(32) NOT NULL, oldest_code VARCHAR(32), 
 	CONSTRAINT statestore_alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "statestore_alembic_version" VALUES('0007','0005');
+INSERT INTO "statestore_alembic_version" VALUES('0008','0005');
 CREATE TABLE store_settings (
 	namespace VARCHAR(512) NOT NULL, 
 	name VARCHAR(64) NOT NULL, 
@@ -356,8 +356,6 @@ CREATE TABLE usage_rollup_state (
 	CONSTRAINT pk_usage_rollup_state PRIMARY KEY (namespace)
 );
 CREATE INDEX ix_sessions_user_id_namespace_active_hour ON sessions (user_id, namespace, active_hour);
-CREATE INDEX ix_sessions_active_hour_namespace ON sessions (active_hour, namespace);
-CREATE INDEX ix_sessions_created_at_namespace ON sessions (created_at, namespace);
 CREATE INDEX ix_sessions_parent_session_id_namespace ON sessions (parent_session_id, namespace) WHERE parent_session_id IS NOT NULL;
 CREATE INDEX ix_sessions_namespace_expires_at ON sessions (namespace, expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX ix_session_segments_owner_session_id_namespace_from_seq ON session_segments (owner_session_id, namespace, from_seq);
@@ -881,4 +879,6 @@ CREATE TRIGGER usage_rollup_update_sessions AFTER UPDATE OF user_id, agent_name 
             INSERT INTO usage_rollup_changes (namespace, kind, part, change_id) SELECT DISTINCT h.namespace, 'day', substr(h.created_at, 1, 10), 0 FROM history_entries AS h
                 WHERE h.namespace = NEW.namespace AND h.session_id = NEW.session_id ON CONFLICT DO NOTHING;
         END;
+CREATE INDEX ix_sessions_namespace_active_hour ON sessions (namespace, active_hour);
+CREATE INDEX ix_sessions_namespace_created_at ON sessions (namespace, created_at);
 COMMIT;

@@ -29,7 +29,7 @@ DEFAULT_SCHEMA = "statestore"
 """Where the tables live on PostgreSQL. SQLite has no schemas; there they live in the file itself."""
 
 VERSION_TABLE = "statestore_alembic_version"
-HEAD_REVISION = "0007"
+HEAD_REVISION = "0008"
 """The revision that this version of the package works with; a test holds it against migrations/versions."""
 
 sessions = Table(
@@ -75,9 +75,9 @@ sessions = Table(
     # sessions.page(user_id=…): a user's newest sessions, and delete_user.
     Index(None, "user_id", "namespace", "active_hour"),
     # sessions.page() without a user, and the sessions idle for longer than the retention policy.
-    Index(None, "active_hour", "namespace"),
+    Index(None, "namespace", "active_hour"),
     # sessions.page(order_by="created_at").
-    Index(None, "created_at", "namespace"),
+    Index(None, "namespace", "created_at"),
     # sessions.lineage: the forks of a session.
     Index(
         None,

@@ -54,7 +54,7 @@ def _page_statement(
     SELECT {columns}, total FROM (SELECT count(*) AS total FROM $sessions AS s WHERE {where}) AS t
     LEFT JOIN (SELECT s.* {rows}) AS page ON true ORDER BY {order.format("page")}"""
 
-    return session_filters.statement(conditions, page, ordered=True)
+    return session_filters.statement(conditions, page, ordered=keys[0])
 
 
 @lru_cache(maxsize=256)

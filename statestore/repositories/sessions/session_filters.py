@@ -97,15 +97,16 @@ def conditions(
     return tuple(where), params
 
 
-def statement(where: tuple[str, ...], select: Callable[[str], str], *, ordered: bool = False) -> Statement:
+def statement(where: tuple[str, ...], select: Callable[[str], str], *, ordered: str | None = None) -> Statement:
     """A statement with the conditions: what *select* says of them.
 
-    *ordered*: it takes the first few in the order of an index by time, unless a condition has an index of its own.
+    *ordered*: the column of times by which the first few are taken, unless a condition has an index of its own.
     """
     postgresql, sqlite = (" AND ".join(map(write, where)) for write in (_postgresql, _sqlite))
-    if ordered and not any(condition.startswith(_INDEXED) for condition in where):
-        # SQLite, which has no statistics, would read all of the namespace by its key and sort it; + keeps it from that.
-        sqlite = sqlite.replace(where[0], where[0].replace("s.namespace", "+s.namespace"), 1)
+    if ordered is not None and not any(condition.startswith(_INDEXED) for condition in where):
+        # SQLite, which has no statistics, would read all of the namespace by its key and sort it. What is true of every
+        # time leads it to the index of the namespace's times.
+        sqlite += f" AND s.{ordered} > ''"
     return Statement(postgresql=select(postgresql), sqlite=select(sqlite))
 
 
