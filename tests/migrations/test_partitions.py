@@ -31,6 +31,7 @@ from statestore import (
 from statestore.partitioning import TablePartitions, cancel, look, partition
 from tests.migrations.databases import connected, driver_url, rows
 from tests.postgres import PostgresServer
+from tests.reports.test_rollup import agree
 from tests.support.content import Content
 
 TABLES = ("history_entries", "cache_entries")
@@ -285,6 +286,39 @@ def test_a_kill_loses_nothing(url: str, writers: list[Writer]) -> None:
         assert [entry.content for entry in store.history.read("between")] == [*KILLS, None]
     assert states(look(url)) == ["partitioned", "partitioned"]
     settle(url, writers)
+
+
+def test_sums_of_usage_are_kept_over_a_partitioning(url: str) -> None:
+    fill(url)
+    triggers = """
+        SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger
+        WHERE tgrelid = 'statestore.history_entries'::regclass AND NOT tgisinternal ORDER BY 1"""
+    state = "SELECT announced_until, rolled_until, days_until FROM statestore.usage_rollup_state"
+    with psycopg.connect(url, autocommit=True) as connection, StateStore.open(url) as store:
+        connection.execute("UPDATE statestore.history_entries SET created_at = created_at - interval '3 days'")
+        store.sweep()
+        before, summed = rows(url, triggers), rows(url, state)
+        assert [name for name, _ in before] == [f"usage_rollup_{event}" for event in ("delete", "insert", "update")]
+        assert summed[0][1] is not None
+        assert rows(url, "SELECT count(*) FROM statestore.usage_rollup") != [(0,)]
+        partition(url, partitions=3)
+        assert rows(url, triggers) == before
+        agree(store)
+        # Sums that are not current now: of rows that are changed, that move to the partition of a fork, and that go.
+        store.history.replace("s2", 1, NewEntry("edited", usage=Usage(input_tokens=1000)))
+        store.sessions.delete("s0")
+        store.history.pop_last("s3")
+        connection.execute("DELETE FROM statestore.history_entries WHERE session_id = 's5' AND seq = 3")
+        connection.execute(
+            "UPDATE statestore.history_entries SET created_at = created_at - interval '3 days' WHERE session_id = 's4'"
+        )
+        late = rows(url, "SELECT DISTINCT part FROM statestore.usage_rollup_changes WHERE kind = 'session' ORDER BY 1")
+        assert {name for (name,) in late} == {"fork", "s0", "s2", "s3", "s4", "s5"}
+        agree(store)
+        store.sweep()
+        agree(store)
+        assert rows(url, state)[0][0] >= summed[0][0]
+        assert rows(url, "SELECT count(*) FROM statestore.usage_rollup_changes") == [(0,)]
 
 
 def stop_at(text: str) -> Callable[[str], None]:
