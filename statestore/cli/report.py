@@ -16,7 +16,7 @@ from statestore.cli.exporting import written_file
 from statestore.cli.failures import Failure
 from statestore.cli.groups import Name
 from statestore.cli.importing import Progress
-from statestore.cli.options import Database, examples, json_option, reporting_option, store_options
+from statestore.cli.options import Database, examples, json_option, namespaces_option, reporting_option, store_options
 from statestore.cli.output import counted, json_text, time_text, visible
 from statestore.reports.catalog import REPORTS, Report, records
 
@@ -29,6 +29,7 @@ _NAMES = "\n".join(f"  {report.name:<20}{report.summary}" for report in REPORTS.
         "statestore report usage-by-day --since 7d",
         "statestore report usage-by-user --since 2026-01-01 --until 2026-02-01 --tz Europe/Berlin --csv",
         "statestore report usage-by-model --daily --json | jq '.[] | select(.cost_usd == null)'",
+        "statestore report usage-by-session --namespaces 'acme/*' --limit 20",
         "statestore report --html report.html --since 30d",
         "statestore report --html ./report --tz Europe/Berlin",
     ),
@@ -54,6 +55,7 @@ _NAMES = "\n".join(f"  {report.name:<20}{report.summary}" for report in REPORTS.
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, for spreadsheets.")
 @click.option("--replace", is_flag=True, help="With --html: overwrite what exists: a file, or a report.")
 @terminal.wide_option
+@namespaces_option
 @store_options
 @reporting_option
 @json_option
@@ -69,6 +71,7 @@ def report(
     limit: int | None,
     as_csv: bool,
     wide: bool,
+    namespaces: tuple[str, ...],
     as_json: bool,
     **narrow: str | None,
 ) -> None:
@@ -77,6 +80,8 @@ def report(
     NAME is a report, and the name of a view in the database. --csv and --json have all columns of the view under their
     own names; the table has the usual ones. On a terminal too narrow for these, columns are left out, the percentiles
     first and the calls last; stderr names them, and --wide shows all. Days and weeks ago begin at midnight.
+
+    With --namespaces a report is of all these namespaces together; that of sessions begins with their namespace.
 
     --html writes one page with all reports if PATH ends in .html, and else a folder: its index.html leads to lists of
     the sessions and to a page for each conversation. Open it in a browser; nothing is fetched, and no script runs. An
@@ -101,11 +106,11 @@ def report(
     period = {"since": moment(since, found), "until": moment(until, found), "tz": tz}
     if name is None:
         assert html is not None
-        others = {"limit": limit, "daily": daily or None, **narrow}
+        others = {"limit": limit, "daily": daily or None, "namespaces": namespaces or None, **narrow}
         _write_page(database, html, replace, period, others, as_csv or as_json)
         return
     chosen = REPORTS[name]
-    asked = {**period, **narrow, "daily": daily or None, "limit": limit}
+    asked = {**period, **narrow, "daily": daily or None, "limit": limit, "namespaces": namespaces or None}
     given = {key: value for key, value in asked.items() if value is not None}
     if tz == "UTC":
         del given["tz"]
@@ -115,9 +120,11 @@ def report(
     with database.open() as store:
         read = getattr(store.usage, chosen.method)
         rows = read(**given)
-        if not rows and "session_id" in given and not store.sessions.exists(given["session_id"]):
+        if not rows and "session_id" in given and not namespaces and not store.sessions.exists(given["session_id"]):
             # Only then: a deleted session is in the reports by its whole id, which may begin another one's.
             rows = read(**{**given, "session_id": ids.resolve(store, given["session_id"])})
+    if namespaces:
+        chosen = chosen.over_namespaces()
     found_records = records(chosen, rows, daily=daily)
     if as_json:
         click.echo(json_text(found_records))
@@ -126,7 +133,8 @@ def report(
     elif found_records:
         _print_table(chosen, found_records, wide)
     else:
-        click.echo(f"nothing to report in namespace {visible(database.namespace)!r}", err=True)
+        where = f"the namespaces {', '.join(namespaces)}" if namespaces else f"namespace {database.namespace!r}"
+        click.echo(f"nothing to report in {visible(where)}", err=True)
 
 
 def _option(argument: str) -> str:

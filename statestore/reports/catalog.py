@@ -1,13 +1,14 @@
 """Which reports there are, what they can be narrowed to, and their rows under the column names of their views."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 _MILLISECOND = timedelta(milliseconds=1)
 
 PERIOD = ("since", "until", "tz")
+NAMESPACES = ("namespaces",)
 NARROW = ("user_id", "agent_name", "provider_name", "model", "tool_name", "session_id")
 
 MEASURES = (
@@ -64,13 +65,18 @@ class Report:
     def name(self) -> str:
         return self.view.replace("_", "-")
 
+    def over_namespaces(self) -> Self:
+        """The same of several namespaces, in which there may be sessions of one id."""
+        return replace(self, keys=("namespace", *self.keys)) if self.view == "usage_by_session" else self
 
-_HEAVY = (*PERIOD, *NARROW, "limit")
+
+_ALL = (*PERIOD, *NARROW, *NAMESPACES)
+_HEAVY = (*_ALL, "limit")
 
 REPORTS = {
     report.name: report
     for report in (
-        Report("usage_by_day", "by_day", "what was used on each day", ("day",), (*PERIOD, *NARROW)),
+        Report("usage_by_day", "by_day", "what was used on each day", ("day",), _ALL),
         Report(
             "usage_by_session",
             "by_session",
@@ -89,7 +95,7 @@ REPORTS = {
             "cache_by_day",
             "what happened in the result cache",
             ("day", "agent_name"),
-            ("since", "until", "agent_name"),
+            ("since", "until", "agent_name", *NAMESPACES),
             ("hits", "misses", "sets", "evictions", "expirations", "invalidations", "hit_rate"),
             ("hits", "misses", "sets", "evictions", "expirations", "invalidations", "hit_rate"),
         ),
@@ -98,7 +104,7 @@ REPORTS = {
             "storage",
             "what is stored, by table and user",
             ("table_name", "user_id"),
-            (),
+            NAMESPACES,
             ("row_count", "bytes"),
             ("row_count", "bytes"),
         ),

@@ -1,5 +1,7 @@
 import json
+from typing import Any
 
+from statestore import NewEntry, Usage
 from tests.cli.conftest import CommandLine
 
 
@@ -72,3 +74,32 @@ def test_some_namespaces_are_swept(cli: CommandLine) -> None:
     assert "2 expired sessions" in cli("sweep", "--namespaces", "acme/*", "--dry-run").stdout
     assert "2 expired sessions" in cli("sweep", "--namespaces", "acme/1", "--namespaces", "acme/2").stdout
     assert "cannot be combined" in cli("sweep", "--namespaces", "acme/*", "--all-namespaces", code=2).stderr
+
+
+def test_a_report_is_of_several_namespaces(cli: CommandLine) -> None:
+    for namespace in ("acme/0", "acme/1", "acme0"):
+        with cli.store(namespace=namespace) as store:
+            store.history.append("s", [NewEntry("x", usage=Usage(input_tokens=7))], create=True)
+            store.cache.set("k", 1)
+
+    def records(name: str, *arguments: str) -> list[dict[str, Any]]:
+        return list(json.loads(cli("report", name, "--json", *arguments).stdout))
+
+    both = ("--namespaces", "acme/*")
+    assert [row["input_tokens"] for row in records("usage-by-day", *both)] == [14]
+    assert [row["input_tokens"] for row in records("usage-by-user", *both, "--namespaces", "acme0")] == [21]
+    found = records("usage-by-session", *both, "--session", "s")
+    assert sorted((row["namespace"], row["input_tokens"]) for row in found) == [("acme/0", 7), ("acme/1", 7)]
+    assert "namespace" not in records("usage-by-session", "--namespace", "acme/0")[0]
+    assert cli("report", "usage-by-session", *both).stdout.startswith("NAMESPACE  SESSION")
+    assert cli("report", "usage-by-session", *both, "--csv").stdout.startswith("namespace,session_id,")
+    assert sum(row["sets"] for row in records("cache-usage-by-day", *both)) == 2
+    stored = {row["table_name"]: row["row_count"] for row in records("storage-usage", *both)}
+    assert (stored["sessions"], stored["cache_entries"]) == (2, 2)
+    assert (
+        "nothing to report in the namespaces b/*, c"
+        in cli(*("report", "usage-by-day", "--namespaces", "b/*", "--namespaces", "c")).stderr
+    )
+    for name in ("session-lineage", "expiry-backlog"):
+        assert f"{name} does not take --namespaces" in cli("report", name, *both, code=2).stderr
+    assert "--html takes" in cli("report", "--html", "-", *both, code=2).stderr
