@@ -103,6 +103,11 @@ class Copy:
             goes_on = found is None and position is not None and self._fits(position, planned)
         if found is None:
             if position is not None and not goes_on:
+                self._tell(
+                    f"{self._table}: dropping the copy of {position['partitions']} partitions that was begun; "
+                    "the number is another one, or the table was altered",
+                    at_once=True,
+                )
                 self.drop()
                 position = None
             if position is None:

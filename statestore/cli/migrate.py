@@ -239,7 +239,7 @@ def _described(found: "TablePartitions") -> str:
     where = f"{found.partitions} partitions by hash of {found.by}"
     said = {
         "plain": f"would get {where}, and needs as much free space",
-        "copying": f"is on its way to {where}; run the command to go on, or --cancel",
+        "copying": f"is on its way to {where}; go on with --partitions {found.partitions}, or --cancel",
         "finishing": f"has {where}, whose foreign keys are not validated yet; run the command to finish",
         "partitioned": f"has {where}",
     }[found.state]

@@ -1,11 +1,14 @@
 import json
 from pathlib import Path
 
+import pytest
 from sqlalchemy import text
 
-from statestore.migrate import engine_for, history
+from statestore.migrate import engine_for, history, upgrade
+from statestore.partitioning import partition
 from statestore.schema import HEAD_REVISION
 from tests.cli.conftest import CommandLine
+from tests.postgres import PostgresServer
 
 
 def execute(url: str, statement: str) -> None:
@@ -97,3 +100,40 @@ def test_the_schema_option_names_where_the_tables_are(empty_postgres_url: str) -
     assert f"current  {HEAD_REVISION}" in cli("migrate", "status", "--schema", "agents").stdout
     cli("sessions", "--schema", "agents")
     assert "migrate up" in cli("sessions", code=1).stderr
+
+
+def test_tables_are_partitioned_and_what_was_begun_goes_on(postgres: PostgresServer, empty_postgres_url: str) -> None:
+    # Without partitions, whatever STATESTORE_TEST_PARTITIONED says.
+    upgrade(empty_postgres_url)
+    cli = CommandLine(empty_postgres_url)
+    with cli.store() as store:
+        store.history.append("s", [{"role": "user", "content": "x"}], create=True)
+
+    def stop(line: str) -> None:
+        if "comparing" in line:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        partition(empty_postgres_url, partitions=3, tables=["history_entries"], progress=stop)
+    history, cache = cli("migrate", "partition", "--check").stdout.splitlines()
+    assert history.endswith(
+        "is on its way to 3 partitions by hash of session_id; go on with --partitions 3, or --cancel"
+    )
+    assert cache.endswith("would get 32 partitions by hash of key, and needs as much free space")
+    # Another number begins anew, and says so.
+    other = cli("migrate", "partition", "--partitions", "2", "--table", "history_entries", "--json")
+    assert "history_entries: dropping the copy of 3 partitions that was begun" in other.stderr
+    found = json.loads(other.stdout)
+    assert (found["table"], found["partitions"], found["state"]) == ("history_entries", 2, "partitioned")
+    assert "given up: nothing" in cli("migrate", "partition", "--cancel").stdout
+    done = cli("migrate", "partition", "--partitions", "4").stdout.splitlines()
+    assert [line.rpartition(") ")[2] for line in done] == [
+        "has 2 partitions by hash of session_id",
+        "has 4 partitions by hash of key",
+    ]
+    assert "history_entries has 2 partitions" in cli("migrate", "check").output
+    assert "cannot be combined" in cli("migrate", "partition", "--check", "--cancel", code=2).stderr
+
+
+def test_only_postgresql_is_partitioned(sqlite_cli: CommandLine) -> None:
+    assert "SQLite has no partitions" in sqlite_cli("migrate", "partition", code=1).stderr
