@@ -49,7 +49,7 @@ API = {
         *("AgentUsage", "ModelUsage", "ToolUsage", "CacheDayUsage", "StorageUsage", "ExpiryBacklog", "SessionDescent"),
         *("Prices", "AsyncPrices", "SharedPrices", "AsyncSharedPrices", "ModelPrice", "prices_of"),
     ],
-    "Sweeps and namespaces": ["Sweeper", "SweepReport", "Swept", "NamespaceInfo", "NamespaceReceipt"],
+    "Sweeps and namespaces": ["Sweeper", "SweepReport", "Swept", "NamespaceInfo", "NamespaceReceipt", "spread"],
     "Hooks": ["Operation", "ModelCall"],
 }
 
@@ -111,9 +111,12 @@ def _schema() -> Iterator[str]:
         "",
     )
     comments: dict[str, dict[str, str]] = {}
+    measures = ""
+    everywhere: dict[str, str] = {}
     for path in sorted((Path(__file__).parent.parent / "migrations" / "versions").glob("*_comments.toml")):
         said = tomllib.loads(path.read_text())
-        measures, everywhere = said.pop("measures", ""), said.pop("everywhere", {})
+        # What an earlier revision says of columns everywhere holds for the later ones, too.
+        measures, everywhere = said.pop("measures", measures), everywhere | said.pop("everywhere", {})
         for name, of in said.items():
             columns = of.pop("columns", "").replace("+", measures).split()
             comments.setdefault(name, {}).update({column: everywhere[column] for column in columns} | of)
@@ -131,7 +134,8 @@ def _schema() -> Iterator[str]:
             )
             yield from ("| Column | What it is |", "|---|---|")
             for column in types or of:
-                yield f"| `{column}` | {of.get(column, '')} |"
+                # Numbered columns have one text together.
+                yield f"| `{column}` | {of.get(column) or of.get(column.rstrip('0123456789'), '')} |"
             yield ""
 
 
