@@ -11,7 +11,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,32 @@ def test_a_store_without_usage_reports_nothing_in_any_time_zone(database_url: st
         for method in ("by_day", "by_hour", "by_session"):
             assert getattr(store.usage, method)(tz="Europe/Berlin") == []
         assert store.usage.by_user(tz="America/New_York", daily=True) == []
+
+
+class Asked(tzinfo):
+    """A time zone that counts how often somebody asks how far it is from UTC."""
+
+    asked = 0
+
+    def utcoffset(self, at: datetime | None) -> timedelta:
+        self.asked += 1
+        return timedelta(hours=1)
+
+    def dst(self, at: datetime | None) -> timedelta:
+        return timedelta(0)
+
+    def tzname(self, at: datetime | None) -> str:
+        return "asked"
+
+
+def test_reports_that_do_not_cut_days_look_for_no_changes_of_the_clocks(sqlite_url: str) -> None:
+    zone = Asked()
+    with StateStore.open(sqlite_url) as store:
+        store.history.append("s", [NewEntry(0, usage=Usage(input_tokens=1))], create=True)
+        assert store.usage.totals(tz=zone).entries == 1
+        for method in ("by_user", "by_agent", "by_model", "by_tool"):
+            getattr(store.usage, method)(tz=zone)
+    assert zone.asked < 100
 
 
 def test_since_and_until_are_cut_to_a_quarter_so_that_deleting_changes_nothing(database_url: str) -> None:

@@ -293,12 +293,14 @@ class UsageRepository(Repository):
         within, named = in_namespaces(several)
         if several is not None and ends:
             keys = ("namespace", *keys)
-        if period.zone is not UTC and ("local_day" in keys or "hour" in keys or ends):
+        in_local_time = "local_day" in keys or "hour" in keys or ends
+        if period.zone is not UTC and in_local_time:
             period = period.within(*self._span(within, named))
-        first, changes = period.offsets()
         params: Params = {"since": period.since, "until": period.until, "limit": limit, **filters, **named}
-        offsets = [first, *(offset for _, offset in changes)]
-        if "local_day" in keys or "hour" in keys or ends:
+        # To look for changes of the clocks takes a while, and most reports have no use for them.
+        first, changes = period.offsets() if in_local_time else (timedelta(0), [])
+        if in_local_time:
+            offsets = [first, *(offset for _, offset in changes)]
             params |= {f"offset_{index}": self._offset(offset) for index, offset in enumerate(offsets)}
             params |= {f"change_{index}": moment for index, (moment, _) in enumerate(changes)}
         time_first = [key for key in keys if key in ("local_day", "weekday", "hour")]
