@@ -123,10 +123,10 @@ def downgrade() -> None:
     schema = op.get_context().version_table_schema
     if on_postgresql():
         for table in ("sessions", *SOURCES):
-            for event in ("insert", "update", "delete"):
+            for event in ("insert", "update", "delete", "truncate"):
                 execute(f"DROP TRIGGER IF EXISTS usage_rollup_{event} ON {prefix()}{table}")
-        for name in ("late", "sessions", *SOURCES):
-            execute(f"DROP FUNCTION {prefix()}usage_rollup_note_{name}()")
+        for name in ("late", "sessions", "truncated", *SOURCES):
+            execute(f"DROP FUNCTION IF EXISTS {prefix()}usage_rollup_note_{name}()")
     else:
         for trigger in triggers_sqlite():
             execute(f"DROP TRIGGER {trigger.split()[2]}")
@@ -189,7 +189,11 @@ def triggers_postgresql() -> Iterator[str]:
             FROM (VALUES {parts.format("NEW", "created_at")}) AS v (kind, part) ON CONFLICT DO NOTHING;
         END IF;"""
     yield function("late", late)
+    # Of all namespaces: what was in the table is not told. All is summed anew, and until then read from the entries.
+    yield function("truncated", f"\n        DELETE FROM {prefix()}usage_rollup_state;")
     for table, at in SOURCES.items():
+        yield f"""CREATE TRIGGER usage_rollup_truncate AFTER TRUNCATE ON {prefix()}{table}
+            FOR EACH STATEMENT EXECUTE FUNCTION {prefix()}usage_rollup_note_truncated()"""
         note = f"""{into}
             SELECT DISTINCT c.namespace, v.kind, v.part, {TRANSACTION}
             FROM {{0}} AS c CROSS JOIN LATERAL (VALUES {parts.format("c", at)}) AS v (kind, part)

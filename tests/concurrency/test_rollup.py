@@ -124,3 +124,14 @@ def test_sums_go_on_in_a_database_restored_into_another_server(postgres_url: str
         store.sweep()
         assert str(watermark(content)) > str(before)
         agree(store)
+
+
+def test_what_somebody_truncates_is_not_in_the_sums(postgres_url: str, content: Content) -> None:
+    with content, StateStore.open(postgres_url) as store:
+        store.history.append("s", [entry()], create=True)
+        store.sweep()
+        assert watermark(content) is not None
+        content.query("TRUNCATE statestore.history_entries")
+        assert store.usage.totals().entries == 0
+        store.sweep()
+        agree(store)
