@@ -11,12 +11,12 @@ from statestore.cli import terminal
 from statestore.cli.failures import Failure
 from statestore.cli.options import Database
 from statestore.cli.output import counted, time_text, visible
-from statestore.errors import SessionNotFoundError, StateStoreError
+from statestore.errors import StateStoreError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from statestore.store import StateStore
+    from statestore.store import StateStore, Transaction
 
 _CANDIDATES = 10
 _COMPLETIONS = 50
@@ -24,11 +24,11 @@ _PATIENCE = 1.5
 """How many seconds a shell waits for ids at most."""
 
 
-def resolve(store: "StateStore", given: str, *, whole: bool = False, say: bool = False) -> str:
+def resolve(store: "StateStore | Transaction", given: str, *, whole: bool = False, say: bool = False) -> str:
     """The id of the session that *given* is, or that alone begins so.
 
     Args:
-        store: The store.
+        store: The store, or a transaction.
         given: An id, or the beginning of one.
         whole: Take the beginning of an id for a mistake: there would be nobody to notice if it meant another session.
         say: Name the session on stderr if *given* is only the beginning of its id.
@@ -37,7 +37,7 @@ def resolve(store: "StateStore", given: str, *, whole: bool = False, say: bool =
         return given
     page = store.sessions.page(id_prefix=given, include_parts=True, limit=_CANDIDATES)
     if not page.sessions:
-        raise SessionNotFoundError(given, store.namespace)
+        return store.sessions.get(given).session_id  # It says that there is none.
     found = [session.session_id for session in page.sessions]
     if len(found) == 1 and not whole:
         if say:

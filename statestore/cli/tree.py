@@ -38,7 +38,7 @@ def tree(database: Database, session: str, as_json: bool) -> None:
     """
     # A read-only transaction is one moment, and extends no TTL.
     with database.open() as store, store.transaction(read_only=True) as tx:
-        session_id = ids.resolve(tx, session)  # type: ignore[arg-type]
+        session_id = ids.resolve(tx, session)
         root = tx.sessions.lineage(session_id).root_session_id
         family = tx.usage.lineage(root_session_id=root)
         known = [one.session_id for one in family]

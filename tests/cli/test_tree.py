@@ -80,3 +80,7 @@ def test_show_marks_where_forks_begin(family: CommandLine) -> None:
     assert first.endswith("    ├─ fork early, 2 entries of its own")
     assert third.endswith("    ├─ fork late, 0 entries of its own")
     assert "├─" not in family("show", "root", "--last", "0").stdout
+
+
+def test_a_session_that_does_not_exist_is_named(cli: CommandLine) -> None:
+    assert "session 'nobody' does not exist" in cli("tree", "nobody", code=1).stderr
