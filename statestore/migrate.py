@@ -139,9 +139,7 @@ def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> SchemaRevision:
     where = shown(target)
     head = revisions.head()
     facts = {"current": None if found is None else found.revision, "expected": head}
-    command = f"statestore migrate up --url {shlex.quote(where)}"
-    if schema != DEFAULT_SCHEMA:
-        command += f" --schema {shlex.quote(schema)}"
+    command = command_up(target, schema)
     if found is None:
         raise SchemaMissingError(f"{where} has no statestore tables; make them with: {command}", **facts)
     if any(known.revision == found.revision for known in history()):
@@ -151,6 +149,12 @@ def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> SchemaRevision:
             **facts,
         )
     raise revisions.ahead(where, found)
+
+
+def command_up(target: Target, schema: str) -> str:
+    """The command that makes the tables or brings them up to date, to be pasted into a shell."""
+    command = f"statestore migrate up --url {shlex.quote(shown(target))}"
+    return command if schema == DEFAULT_SCHEMA else f"{command} --schema {shlex.quote(schema)}"
 
 
 def differences(target: Target, *, schema: str = DEFAULT_SCHEMA) -> list[str]:

@@ -13,7 +13,7 @@ from sqlalchemy import URL, Connection, Engine
 
 from statestore import migrate
 from statestore.checking import checks, codec, exactjson
-from statestore.engine import engines, hosts, replicas, sqlite_files
+from statestore.engine import engines, hosts, migration_targets, replicas, sqlite_files
 from statestore.engine.connections import Connections
 from statestore.engine.database import Database
 from statestore.engine.deadlines import in_seconds
@@ -68,6 +68,7 @@ class OpenArguments(EngineArguments, total=False):
     prepared_statements: bool | None
     reporting_url: str | URL | os.PathLike[str] | None
     max_lag: float | timedelta
+    create: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,7 @@ class StoreOptions:
     slow_call: float | timedelta | None = None
     reporting_url: str | URL | os.PathLike[str] | None = field(default=None, repr=False)
     max_lag: float | timedelta = timedelta(seconds=10)
+    create: bool = False
 
     def __post_init__(self) -> None:
         checks.key(self.namespace, "namespace")
@@ -108,6 +110,8 @@ class StoreOptions:
         self.cache()
         checks.schema_name(self.schema)
         checks.one_of(self.durability, ("full", "normal"), "durability")
+        if not isinstance(self.create, bool):
+            raise InvalidValueError("create", "must be True or False")
         if not isinstance(self.prepared_statements, bool | None):
             raise InvalidValueError("prepared_statements", "must be True, False, or None to detect it")
         checks.count(self.pool_size, "pool_size", least=1)
@@ -162,6 +166,7 @@ class StoreOptions:
             lock_timeout=self.lock_timeout,
             statement_timeout=self.statement_timeout,
             prepared_statements=self.prepared_statements,
+            create=self.create,
             timeout=in_seconds(self.timeout, "timeout"),
             retry_for=in_seconds(self.retry_for, "retry_for"),
             slow_call=None if self.slow_call is None else in_seconds(self.slow_call, "slow_call"),
@@ -220,9 +225,18 @@ class Verify:
             if migrate.check(connection, schema=self._options.schema).distributed:
                 self._dialect.distribute()
                 engines.remember_distributed(connection.engine)
-        except SchemaMissingError:
+        except SchemaMissingError as error:
             if self._dialect.name != "sqlite" or not self._owned:
                 raise
+            if not self._options.create and engines.is_of_others(connection.exec_driver_sql):
+                where = connection.engine.url
+                raise SchemaMissingError(
+                    f"{migration_targets.shown(where)} has tables of something else, and none of statestore's; name "
+                    "another file, or, if this one is to hold both, make the tables with create=True, or with: "
+                    f"{migrate.command_up(where, self._options.schema)}",
+                    current=error.current,
+                    expected=error.expected,
+                ) from None
             if engines.is_private(connection.engine.url):
                 migrate.create_in_memory(connection)
             else:

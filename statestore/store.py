@@ -137,12 +137,14 @@ class StateStore(Transaction, Sweeping):
                 standby cannot be reached, or is too far behind, the database at *url* is asked, and the logger
                 `statestore` says so. On SQLite it has to be the same file.
             max_lag: How old what is read from the standby may be, in seconds or as a timedelta; 0 for not at all.
+            create: Make the tables in a SQLite file that has tables of something else, too. By default they are made
+                only in a file that is new or empty. On PostgreSQL `statestore migrate up` makes them.
 
         Raises:
             InvalidValueError: The URL or another argument cannot be used, or `reporting_url` is another database.
             UnavailableError: The database cannot be reached.
-            SchemaError: The tables are missing (on PostgreSQL), older than this version, or newer in a way that it
-                cannot use.
+            SchemaError: The tables are missing (on PostgreSQL, and in a SQLite file of something else), older than this
+                version, or newer in a way that it cannot use.
         """
         store = cls.__new__(cls)
         store._start(database_of(url, StoreOptions(**options)))

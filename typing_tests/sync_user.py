@@ -57,7 +57,9 @@ HOUR = timedelta(hours=1)
 
 
 def opening(engine: Engine) -> None:
-    with StateStore.open("sqlite:///agents.db", timeout=5, cache_default_ttl=NEVER, json="lenient") as store:
+    with StateStore.open(
+        "sqlite:///agents.db", create=True, timeout=5, cache_default_ttl=NEVER, json="lenient"
+    ) as store:
         assert_type(store, StateStore)
         assert_type(store.namespace, str)
     assert_type(StateStore(engine), StateStore)

@@ -46,6 +46,7 @@ class Options:
     timeout: float = 30.0
     retry_for: float = 15.0
     slow_call: float | None = None
+    create: bool = False
 
 
 def parse(url: hosts.Address | None, argument: str = "url") -> URL:
@@ -163,6 +164,17 @@ def check_sqlite_settings(query: Callable[[str], Row | None], durability: Durabi
         )
 
 
+def is_of_others(query: Callable[[str], Any]) -> bool:
+    """Whether a SQLite database has tables, or anything else, but none of statestore's."""
+    # One statement: another process may be making our tables.
+    found = query(
+        f"SELECT count(*), count(*) FILTER (WHERE name = '{schema.VERSION_TABLE}') FROM sqlite_schema "
+        r"WHERE name NOT LIKE 'sqlite\_%' ESCAPE '\'"
+    )
+    objects, ours = found.fetchone()
+    return bool(objects and not ours)
+
+
 def _arguments(url: URL, options: Options) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         # Each statement commits by itself; transactions are begun explicitly, and left clean, so nothing is to be
@@ -240,7 +252,9 @@ def _prepare_sqlite(engine: Engine, url: URL, options: Options) -> None:
                 # Space can be given back a little at a time then. On a file that was written to, this would wait for
                 # whoever writes to it, and change nothing.
                 cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            _keep_log(cursor, time.monotonic() + options.timeout)
+            # A file of something else stays as it is: the store will be refused.
+            if options.create or not is_of_others(cursor.execute):
+                _keep_log(cursor, time.monotonic() + options.timeout)
         # SQLite's own wait cannot be interrupted, so that it is short from now on: who waits for the writer asks again.
         cursor.execute(f"PRAGMA busy_timeout = {sqlite_files.WAIT}")
         cursor.close()

@@ -1,13 +1,27 @@
 """What a store can be opened with, what it says of what it cannot, and what it tells the network."""
 
 import asyncio
+import os
+import shlex
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from statestore import AsyncStateStore, DatabaseError, InvalidValueError, StateStore, StoreClosedError
+from statestore import (
+    AsyncStateStore,
+    DatabaseError,
+    InvalidValueError,
+    SchemaMissingError,
+    StateStore,
+    StoreClosedError,
+    migrate,
+)
 from tests.support.content import Content
 
 Store = Any
@@ -56,6 +70,65 @@ def test_a_file_that_is_no_database_is_named(connect: Callable[..., Store], tmp_
         connect(f"sqlite:///{path}")
     assert str(path) in str(caught.value)
     assert caught.value.code == "SQLITE_NOTADB"
+
+
+@pytest.fixture
+def file_of_others(tmp_path: Path) -> Path:
+    path = tmp_path / "somebody's app.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE customers (id INTEGER PRIMARY KEY AUTOINCREMENT)")
+    return path
+
+
+@OWN_ENGINE
+def test_a_file_of_something_else_is_left_as_it_is(connect: Callable[..., Store], file_of_others: Path) -> None:
+    before = file_of_others.read_bytes()
+    with pytest.raises(SchemaMissingError, match="tables of something else"):
+        connect(file_of_others)
+    assert file_of_others.read_bytes() == before
+    assert os.listdir(file_of_others.parent) == [file_of_others.name]
+
+
+@OWN_ENGINE
+def test_a_file_of_something_else_holds_the_tables_too_if_told_to(
+    connect: Callable[..., Store], file_of_others: Path
+) -> None:
+    connect(file_of_others, create=True).sessions.create("s")
+    assert connect(file_of_others).sessions.exists("s")
+    assert migrate.differences(f"sqlite:///{file_of_others}") == []
+
+
+def test_the_command_that_a_file_of_something_else_asks_for_makes_the_tables(file_of_others: Path) -> None:
+    with pytest.raises(SchemaMissingError) as caught:
+        StateStore.open(file_of_others)
+    _, *command = shlex.split(str(caught.value).partition(" with: ")[2])
+    subprocess.run([sys.executable, "-m", "statestore", *command], check=True, capture_output=True, timeout=60)
+    with StateStore.open(file_of_others) as store:
+        store.sessions.create("s")
+
+
+@OWN_ENGINE
+@pytest.mark.parametrize("left", ["nothing", "what SQLite keeps", "what a downgrade leaves"])
+def test_an_empty_file_is_nobodys(connect: Callable[..., Store], file_of_others: Path, left: str) -> None:
+    path = file_of_others
+    if left == "what a downgrade leaves":
+        path = path.with_name("own.db")
+        migrate.upgrade(f"sqlite:///{path}")
+        migrate.downgrade(f"sqlite:///{path}", "base")
+    else:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("DROP TABLE customers")  # sqlite_sequence remains.
+            connection.execute("ANALYZE")
+            if left == "nothing":
+                path.unlink()
+                path.touch()
+    connect(path).sessions.create("s")
+
+
+@pytest.mark.parametrize("value", [None, 1, "yes"])
+def test_whether_to_make_tables_is_true_or_false(value: Any) -> None:
+    with pytest.raises(InvalidValueError, match="create"):
+        StateStore.open("sqlite://", create=value)
 
 
 def parameters(store: Store) -> dict[str, str]:
