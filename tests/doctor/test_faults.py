@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from statestore import StateStore, doctor
+from statestore import StateStore, doctor, migrate
 from statestore.doctor import connection, structure
 from statestore.schema import revisions
 from tests.doctor.faults import POSTGRESQL, SQLITE, Fault, conversation, path_of
@@ -102,6 +102,18 @@ def test_what_was_adopted_can_be_read_again(database_url: str, world: str) -> No
         assert (session.status, session.entry_count) == ("dead", 10)
         assert len(store.history.read("s")) == 10
         assert store.state.get("s", "key") == 1
+
+
+@pytest.mark.parametrize("revision", ["0003", "0005"])
+@pytest.mark.parametrize("name", ["empty_sqlite_url", "empty_postgres_url"])
+def test_what_a_pending_migration_makes_is_no_fault_of_its_own(
+    name: str, revision: str, request: pytest.FixtureRequest
+) -> None:
+    """No index or constraint that is made beforehand, and is then in the migration's way."""
+    url = request.getfixturevalue(name)
+    migrate.upgrade(url, revision)
+    found = [one for one in doctor.examine(url) if one.check in ("schema", "tables", "indexes", "constraints")]
+    assert [one.check for one in found] == ["schema"]
 
 
 def test_there_are_at_least_fifteen_of_each() -> None:
