@@ -92,22 +92,32 @@ def test_the_examples_of_a_page_run(page: Path, folder: Path, request: pytest.Fi
     run(code, folder)
 
 
-def test_start_in_five_minutes_can_be_followed_twice(folder: Path) -> None:
-    commands = [line for block in blocks(START, "sh") for line in block.splitlines() if line.startswith("statestore ")]
+def follow_twice(page: Path, folder: Path, *, database: str) -> None:
+    """Each example by itself, as somebody does who pastes one after the other, and then the commands."""
+    commands = [line for block in blocks(page, "sh") for line in block.splitlines() if line.startswith("statestore ")]
     assert len(commands) >= 4
     for _ in range(2):
-        for block in blocks(START, "python"):
+        for block in blocks(page, "python"):
             run(block, folder)
         for command in commands:
             done = subprocess.run(
                 [SCRIPT, *shlex.split(command)[1:]],
                 cwd=folder,
-                env={**os.environ, "STATESTORE_URL": "sqlite:///start.db"},
+                env={**os.environ, "STATESTORE_URL": f"sqlite:///{database}"},
                 capture_output=True,
                 text=True,
                 check=False,
             )
-            assert (done.returncode, done.stderr) == (0, ""), command
+            assert done.returncode == 0, (command, done.stderr)
+            assert "error" not in done.stderr  # What was written is said there, too.
+
+
+def test_the_readme_can_be_followed_twice(folder: Path) -> None:
+    follow_twice(CHECKOUT / "README.md", folder, database="agents.db")
+
+
+def test_start_in_five_minutes_can_be_followed_twice(folder: Path) -> None:
+    follow_twice(START, folder, database="start.db")
     with StateStore.open(f"sqlite:///{folder}/start.db") as store:
         assert store.history.count("user-42") == 4
         assert store.usage.totals(session_id="openai-1").output_tokens == 8
