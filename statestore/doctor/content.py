@@ -99,7 +99,8 @@ def prices(patient: Patient) -> Iterator[Finding]:
     for namespace in dict.fromkeys(row.namespace for row in rows):
         calls = [row for row in rows if row.namespace == namespace]
         of_them = f" in namespace {namespace!r}" if namespace != "default" else ""
-        what = f"no cost{of_them}: {some([f'{row.model} ({row.calls:,} calls)' for row in calls])}"
+        models = [f"{row.model} ({row.calls:,} {'call' if row.calls == 1 else 'calls'})" for row in calls]
+        what = f"no cost{of_them}: {some(models)}"
         unknown = [row.model for row in calls if row.model not in known]
         if not unknown:
             remedy = patient.command(f"prices apply{_within(namespace)}")

@@ -218,7 +218,7 @@ POSTGRESQL = {
     "a role without rights": Fault(unable, "grants", "fail", "INSERT", FIX + "grants --role"),
     "expired rows": Fault(unswept, "sweep", "warn", "for 47 hours", "statestore sweep --all-namespaces"),
     "no retention": Fault(kept_for_years, "retention", "warn", "a year", "statestore retention --max-idle 365d"),
-    "a model without a price": Fault(unpriced, "prices", "warn", "gpt-4o (1 calls)", "statestore prices sync --apply"),
+    "a model without a price": Fault(unpriced, "prices", "warn", "gpt-4o (1 call)", "statestore prices sync --apply"),
     "a price that came late": Fault(
         priced_too_late, "prices", "warn", "ours", "statestore prices apply --namespace 'a b'"
     ),
