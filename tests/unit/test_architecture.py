@@ -198,6 +198,14 @@ def test_errors_and_values_bring_no_sqlalchemy() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_store_brings_nothing_that_it_may_not_need() -> None:
+    """Each would cost every start of a process. What SQLAlchemy imports, such as asyncio, cannot be helped."""
+    code = "import sys, statestore; statestore.StateStore; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    unwanted = {"sqlalchemy.orm", "sqlalchemy.ext.asyncio", "alembic", "psycopg", "tenacity", "statestore.async_store"}
+    assert not unwanted & set(done.stdout.split())
+
+
 def test_contributing_prints_the_floors() -> None:
     """From this list and from what each room says of itself; `STATESTORE_UPDATE_SNAPSHOT=1` writes it anew."""
     rows = ["| Floor | Room | What it knows |", "|---|---|---|"]
