@@ -13,7 +13,6 @@ The stores, and what belongs to them, are imported at their first use, since the
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from statestore.checking.namespaces import spread
 from statestore.engine.deadlines import deadline
 from statestore.errors import (
     CommitUnknownError,
@@ -75,6 +74,7 @@ from statestore.values.usage import (
 
 if TYPE_CHECKING:
     from statestore.async_store import AsyncStateStore, AsyncTransaction
+    from statestore.checking.namespaces import spread
     from statestore.context import AsyncSessionContext, SessionContext
     from statestore.lazy import LazyStore, StoreLike
     from statestore.operations.cache import AsyncCache, Cache
@@ -230,6 +230,7 @@ _LAZY = {
     "UsageReports": "operations.usage",
     "UserState": "operations.state",
     "prices_of": "shared_prices",
+    "spread": "checking.namespaces",
 }
 
 

@@ -42,7 +42,7 @@ LOOKING = [
 
 def test_the_commands_are_those_that_are_promised() -> None:
     assert {" ".join(path) for path in LEAVES} == {
-        "migrate up", "migrate down", "migrate status", "migrate check", "migrate distribute",
+        "migrate up", "migrate down", "migrate status", "migrate check", "migrate distribute", "migrate partition",
         "import openai-jsonl", "import statestore", "import promptkit", "import conexus", "import claude-code",
         "import openai-agents", "import adk", "import langgraph", "import langchain", "import agno",
         "export", "sessions", "show", "tail", "tree", "fork", "delete", "config",

@@ -249,7 +249,7 @@ case(
     history,
     lambda store, s: store.sessions.delete_user(f"user of {s}"),
     transaction(21),
-    (28, 1),
+    (23, 1),
 )
 
 
@@ -590,7 +590,7 @@ case("cache.touch", cached, lambda store, s: store.cache.touch(s, HOUR), ONE, (3
 case("cache.exists", cached, lambda store, s: store.cache.exists(s), ONE, (1, 1))
 case("cache.ttl", cached, lambda store, s: store.cache.ttl(s), ONE, (1, 1))
 case("cache.keys", cached, lambda store, s: store.cache.keys(prefix=s), ONE, (1, 1))
-case("cache.pop", cached, lambda store, s: store.cache.pop(s), ONE, (4, 1))
+case("cache.pop", cached, lambda store, s: store.cache.pop(s), ONE, (3, 1))
 case("cache.invalidate_many", cached, lambda store, s: store.cache.invalidate_many([s, "other"]), ONE, (4, 1))
 case("cache.invalidate_prefix", cached, lambda store, s: store.cache.invalidate_prefix(s), ONE, (4, 1))
 case("cache.restore", restored, lambda store, s: store.cache.restore(ENTRIES[s]), transaction(7), (7, 1))

@@ -128,7 +128,7 @@ def unseen_on_sqlite(url: str) -> None:
 
 def invalid_index(url: str) -> None:
     """As a CREATE INDEX CONCURRENTLY leaves it that found a duplicate."""
-    name = "ix_sessions_created_at_namespace"
+    name = "ix_sessions_namespace_created_at"
     on_postgresql(
         f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{name}'::regclass",
     )(url)
@@ -170,7 +170,7 @@ POSTGRESQL = {
     "no tables": Fault(nothing, "schema", "fail", "no tables", "statestore migrate up", empty=True),
     "an old schema": Fault(outdated, "schema", "fail", "0003", "statestore migrate up", empty=True),
     "a missing index": Fault(
-        on_postgresql("DROP INDEX ix_sessions_created_at_namespace"), "indexes", "fail", "created_at", FIX + "indexes"
+        on_postgresql("DROP INDEX ix_sessions_namespace_created_at"), "indexes", "fail", "created_at", FIX + "indexes"
     ),
     "a missing unique index": Fault(
         on_postgresql("DROP INDEX uq_history_entries_entry_id"), "indexes", "fail", "entry_id", FIX + "indexes"

@@ -236,7 +236,8 @@ def traced_sqlite(url: str) -> Iterator[Traffic]:
 
     def count(sql: str) -> None:
         # What triggers and ON DELETE CASCADE do is reported under the name of the statement that set it off.
-        triggered = sql.lstrip().startswith(("DELETE", "INSERT", "UPDATE")) and traffic.statements[-1:] == [sql]
+        writes = sql.lstrip().startswith(("DELETE", "INSERT", "UPDATE")) or "INSERT INTO" in sql
+        triggered = writes and traffic.statements[-1:] == [sql]
         if triggered or sql.startswith(("--", "PRAGMA")):
             return
         traffic.statements.append(sql)

@@ -101,7 +101,7 @@ class _State:
 class RollupRepository(Repository, group="store"):
     """What was used, summed up."""
 
-    @reported_as("store.sweep")
+    @reported_as("expiry.sum_usage")
     @writes
     def roll_up(self, batch_size: int, *, after: tuple[Any, ...] = ()) -> Batch:
         """Do the next thing that there is to do, if nobody else is at it.
