@@ -12,7 +12,7 @@ import pytest
 
 from statestore import InvalidValueError, NewEntry, SessionExistsError, StateStore, Usage
 from statestore.checking import json_files
-from statestore.portable_files import Survey
+from statestore.portable.files import Survey
 from tests.support.content import Content, unsound
 from tests.support.worlds import export_sessions, import_sessions
 
@@ -262,7 +262,7 @@ def fill(store: Any, sessions: int) -> None:
 def test_replacing_many_sessions_takes_several_transactions(
     store: Any, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("statestore.portable_files._LINES", 40)
+    monkeypatch.setattr("statestore.portable.files._LINES", 40)
     fill(store, 100)
     file = exported(store)
     survey = Survey(io.BytesIO(file), lambda size: None)
@@ -297,7 +297,7 @@ def test_replacing_many_sessions_takes_several_transactions(
 def test_an_import_that_replaces_and_is_cut_off_is_completed_by_the_same_again(
     store: Any, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("statestore.portable_files._LINES", 40)
+    monkeypatch.setattr("statestore.portable.files._LINES", 40)
     fill(store, 60)
     file = exported(store)
     for n in range(60):
@@ -328,7 +328,7 @@ def test_an_import_that_replaces_and_is_cut_off_is_completed_by_the_same_again(
 
 
 def test_without_replace_it_is_still_all_or_none(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("statestore.portable_files._LINES", 40)
+    monkeypatch.setattr("statestore.portable.files._LINES", 40)
     fill(store, 60)
     file = exported(store)
     for n in range(60):

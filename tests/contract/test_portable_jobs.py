@@ -51,7 +51,7 @@ def exported(store: Store, **which: Any) -> bytes:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("statestore.portable_files._LINES", 100)
+    monkeypatch.setattr("statestore.portable.files._LINES", 100)
 
 
 def test_several_processes_write_the_same_file(source: Store) -> None:
@@ -142,8 +142,8 @@ KILLED = """
     import os, signal, sys
     from statestore import StateStore
     from statestore.portable import import_sessions
-    import statestore.portable_files
-    statestore.portable_files._LINES = 100
+    import statestore.portable.files
+    statestore.portable.files._LINES = 100
     url, path, jobs, resume, at = sys.argv[1:]
     size = 0
     def progress(read):

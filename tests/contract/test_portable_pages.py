@@ -99,6 +99,6 @@ def test_pages_of_any_size_give_the_same_file(
         ord("g") % 6
     )
     monkeypatch.setattr(portable_pages, "PAGE", rows)
-    monkeypatch.setattr("statestore.portable_export.PAGE", rows)
+    monkeypatch.setattr("statestore.portable.exports.PAGE", rows)
     monkeypatch.setattr(portable_pages, "ROOM", room)
     assert [exported(store, **which) for which in whiches] == whole

@@ -26,9 +26,8 @@ from statestore import (
     UnavailableError,
     Usage,
     migrate,
-    partition_copies,
 )
-from statestore.partitioning import TablePartitions, cancel, look, partition
+from statestore.partitioning import TablePartitions, cancel, copies, look, partition
 from tests.migrations.databases import connected, driver_url, rows
 from tests.postgres import PostgresServer
 from tests.reports.test_rollup import agree
@@ -41,9 +40,9 @@ LONG = "x" * 900  # Some eight entries to a block.
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition_copies, "BLOCKS", 2)
-    monkeypatch.setattr(partition_copies, "KEYS", 20)
-    monkeypatch.setattr(partition_copies, "SECONDS", 0.0)
+    monkeypatch.setattr(copies, "BLOCKS", 2)
+    monkeypatch.setattr(copies, "KEYS", 20)
+    monkeypatch.setattr(copies, "SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -247,9 +246,9 @@ def test_an_interruption_at_any_statement_loses_nothing(
 
 KILLED = """
 import sys
-from statestore import partition_copies
+from statestore.partitioning import copies
 from statestore.partitioning import partition
-partition_copies.BLOCKS, partition_copies.KEYS, partition_copies.SECONDS = 2, 20, 0.0
+copies.BLOCKS, copies.KEYS, copies.SECONDS = 2, 20, 0.0
 partition(sys.argv[1], partitions=4, progress=lambda line: print(line, flush=True))
 """
 
@@ -298,7 +297,8 @@ def test_sums_of_usage_are_kept_over_a_partitioning(url: str) -> None:
         connection.execute("UPDATE statestore.history_entries SET created_at = created_at - interval '3 days'")
         store.sweep()
         before, summed = rows(url, triggers), rows(url, state)
-        assert [name for name, _ in before] == [f"usage_rollup_{event}" for event in ("delete", "insert", "update")]
+        events = ("delete", "insert", "truncate", "update")
+        assert [name for name, _ in before] == [f"usage_rollup_{event}" for event in events]
         assert summed[0][1] is not None
         assert rows(url, "SELECT count(*) FROM statestore.usage_rollup") != [(0,)]
         partition(url, partitions=3)

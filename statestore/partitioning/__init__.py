@@ -22,7 +22,7 @@ from statestore.checking import checks
 from statestore.engine.migration_targets import Target, checked_target, engine_for, our_errors
 from statestore.errors import InvalidValueError, SchemaError
 from statestore.migrate import LOCK_TIMEOUT, WAIT, Progress
-from statestore.partition_copies import Copy, Polling
+from statestore.partitioning.copies import Copy, Polling
 from statestore.schema import DEFAULT_SCHEMA, revisions
 from statestore.schema import partitions as existing
 

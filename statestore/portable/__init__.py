@@ -25,10 +25,10 @@ from statestore.engine.database import Database
 from statestore.engine.flows import Flow, run, run_async
 from statestore.engine.threaded_database import ThreadedDatabase
 from statestore.errors import SessionNotFoundError
-from statestore.portable_export import Exported, encoded, write_sessions
-from statestore.portable_files import FORMAT, VERSION, Part, Progress, Survey
-from statestore.portable_import import Totals, bring_part, forget, insert, insert_part, parts_left
-from statestore.portable_jobs import Crew, check_jobs, one_moment, write_by_crew
+from statestore.portable.exports import Exported, encoded, write_sessions
+from statestore.portable.files import FORMAT, VERSION, Part, Progress, Survey
+from statestore.portable.imports import Totals, bring_part, forget, insert, insert_part, parts_left
+from statestore.portable.jobs import Crew, check_jobs, one_moment, write_by_crew
 from statestore.repositories.portable import portable_sessions
 from statestore.repositories.portable.portable_checks import Histories
 from statestore.repositories.portable.portable_pages import Page, PortablePages

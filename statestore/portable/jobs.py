@@ -27,10 +27,10 @@ from statestore.engine.calls import Call
 from statestore.engine.database import Database
 from statestore.engine.flows import Flow, run
 from statestore.errors import ConflictError, DatabaseError, InvalidValueError, SessionExistsError, StateStoreError
-from statestore.portable_export import Exported, Kept, Lines, encoded, write_sessions
+from statestore.portable.exports import Exported, Kept, Lines, encoded, write_sessions
 from statestore.repositories.portable.portable_pages import PortablePages
 
-_MAIN = "from statestore.portable_jobs import main; main()"
+_MAIN = "from statestore.portable.jobs import main; main()"
 _SNAPSHOT = re.compile(r"[0-9A-F-]+")
 
 
@@ -257,8 +257,8 @@ class _Worker:
         return {"to": task["to"], "lines": lines}
 
     def bring(self, task: Mapping[str, Any]) -> dict[str, Any]:
-        from statestore.portable_files import Part
-        from statestore.portable_import import bring_part
+        from statestore.portable.files import Part
+        from statestore.portable.imports import bring_part
 
         part = Part.told(task["part"], BufferedReader(At(self._files["file"])))
         return {"totals": asdict(bring_part(self._store, part, **task["how"])), "size": part.size}

@@ -7,7 +7,7 @@ from typing import Any
 from statestore.engine.calls import Call
 from statestore.engine.flows import Flow, run
 from statestore.errors import ConflictError, DatabaseError, InvalidValueError, SessionExistsError
-from statestore.portable_files import Part, Progress, Survey
+from statestore.portable.files import Part, Progress, Survey
 from statestore.repositories.portable import portable_ledger
 from statestore.repositories.portable.portable_rows import PortableWork
 from statestore.repositories.portable.portable_values import TABLES, Record
