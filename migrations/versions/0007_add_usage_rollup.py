@@ -188,9 +188,9 @@ def triggers_postgresql() -> Iterator[str]:
             {into} SELECT NEW.namespace, v.kind, v.part, {TRANSACTION}
             FROM (VALUES {parts.format("NEW", "created_at")}) AS v (kind, part) ON CONFLICT DO NOTHING;
         END IF;"""
-    yield function("late", late)
+    yield from function("late", late)
     # Of all namespaces: what was in the table is not told. All is summed anew, and until then read from the entries.
-    yield function("truncated", f"\n        DELETE FROM {prefix()}usage_rollup_state;")
+    yield from function("truncated", f"\n        DELETE FROM {prefix()}usage_rollup_state;")
     for table, at in SOURCES.items():
         yield f"""CREATE TRIGGER usage_rollup_truncate AFTER TRUNCATE ON {prefix()}{table}
             FOR EACH STATEMENT EXECUTE FUNCTION {prefix()}usage_rollup_note_truncated()"""
@@ -199,7 +199,7 @@ def triggers_postgresql() -> Iterator[str]:
             FROM {{0}} AS c CROSS JOIN LATERAL (VALUES {parts.format("c", at)}) AS v (kind, part)
             WHERE {any_time} OR {announced.format("c", at)} ON CONFLICT DO NOTHING;"""
         names = f"SELECT namespace, session_id, {at} FROM changed"
-        yield function(
+        yield from function(
             table,
             f"""
         IF TG_OP = 'INSERT' THEN {note.format("changed_new")}
@@ -216,7 +216,7 @@ def triggers_postgresql() -> Iterator[str]:
         for event, tables in events.items():
             yield f"""CREATE TRIGGER usage_rollup_{event} AFTER {event.upper()} ON {prefix()}{table}
                 REFERENCING {tables} FOR EACH STATEMENT EXECUTE FUNCTION {prefix()}usage_rollup_note_{table}()"""
-    yield function(
+    yield from function(
         "sessions",
         f"""
         {into}
@@ -230,12 +230,14 @@ def triggers_postgresql() -> Iterator[str]:
         EXECUTE FUNCTION {prefix()}usage_rollup_note_sessions()"""
 
 
-def function(name: str, body: str) -> str:
-    return f"""CREATE OR REPLACE FUNCTION {prefix()}usage_rollup_note_{name}() RETURNS trigger
+def function(name: str, body: str) -> Iterator[str]:
+    yield f"""CREATE OR REPLACE FUNCTION {prefix()}usage_rollup_note_{name}() RETURNS trigger
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $statestore$
     BEGIN{body}
         RETURN NULL;
     END $statestore$"""
+    # Who writes to our tables needs no right to it, but anybody who has it could call it from a table of their own.
+    yield f"REVOKE EXECUTE ON FUNCTION {prefix()}usage_rollup_note_{name}() FROM PUBLIC"
 
 
 def triggers_sqlite() -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import pytest
 from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError
 
 from statestore import StateStore, migrate
 from statestore.schema import VIEWS
@@ -80,3 +81,18 @@ def test_what_stands_on_the_views_stays(empty_database_url: str) -> None:
         assert len(rows(url, "SELECT depth FROM depths")) == 2
         grants = "SELECT relacl::text LIKE '%=r/%' FROM pg_class WHERE relname = 'session_lineage'"
         assert rows(url, grants) == [(True,)]
+
+
+def test_only_our_tables_note_changes_for_the_sums(postgres_url: str, tenant: str) -> None:
+    """The functions of the triggers have their owner's rights: nobody may call them from a table of their own."""
+    name = make_url(tenant).username
+    with connected(postgres_url) as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA own_{name} AUTHORIZATION {name}")
+    with connected(tenant) as connection:
+        connection.exec_driver_sql(
+            f"CREATE TABLE own_{name}.t (namespace text, session_id text, created_at timestamptz)"
+        )
+    calling = f"CREATE TRIGGER t AFTER INSERT ON own_{name}.t FOR EACH ROW EXECUTE FUNCTION"
+    for function in ("late", "sessions", "truncated", "history_entries"):
+        with pytest.raises(DBAPIError, match="permission denied for function"), connected(tenant) as connection:
+            connection.exec_driver_sql(f"{calling} statestore.usage_rollup_note_{function}()")
