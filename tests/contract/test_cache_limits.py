@@ -276,7 +276,7 @@ def test_without_a_limit_nothing_is_counted(connect: Callable[..., Store], traff
     store = connect(traffic.url, cache_max_entries=None)
     for n in range(20):
         store.cache.set(f"k{n}", n)
-    assert not [sql for sql in traffic.statements if "SELECT count(*)" in sql]
+    assert not [sql for sql in traffic.statements if "SELECT count(*)" in sql and "cache_entries" in sql]
     assert store.cache.get("k0", MISSING) == 0
 
 

