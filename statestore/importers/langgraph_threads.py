@@ -4,6 +4,7 @@ They become what `statestore.adapters.langgraph` reads. Values stay the bytes th
 nothing is unpickled, and no object is made. Only the usage of models' messages is looked up in them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from itertools import islice
@@ -127,7 +128,7 @@ class _Threads:
         )
 
 
-class _Reader:
+class _Reader(ABC):
     """The keys of a thread in the store, one after the other, from the rows that a saver has written."""
 
     writes: str
@@ -168,9 +169,9 @@ class _Reader:
                     "at": time_of(at, "checkpoint"),
                 }
 
+    @abstractmethod
     def checkpoints(self, thread_id: str) -> Iterator[tuple[str, Any]]:
         """Checkpoints, each behind its values: without them a graph would go on as if it had none."""
-        raise NotImplementedError
 
     def _writes(self, thread_id: str) -> Iterator[RowMapping]:
         columns = ["channel", "type", self.value, *(["task_path"] if self._has_path else [])]

@@ -1,6 +1,7 @@
 """What stands in the file of an export behind its sessions: all that belongs to them, one session after the other."""
 
 import sqlite3
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -94,7 +95,7 @@ def write_sessions(sessions: Sequence[Kept], exported: Exported, write: Write, *
                 write(kind, rows)
 
 
-class _Reader:
+class _Reader(ABC):
     """Rows of a kind, in the order of the sessions: read a page at a time, and given out by session."""
 
     def __init__(self) -> None:
@@ -109,12 +110,12 @@ class _Reader:
             found.append(self._rows.popleft())
         return found
 
+    @abstractmethod
     def _next_session(self) -> str | None:
         """Whose rows are read next."""
-        raise NotImplementedError
 
-    def _next_page(self) -> Flow[Lines]:
-        raise NotImplementedError
+    @abstractmethod
+    def _next_page(self) -> Flow[Lines]: ...
 
 
 class _Rows(_Reader):

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from statestore import NewEntry, StateStore, StateStoreError
+from statestore import NewEntry, StateStore, StateStoreError, StorageFullError
 from statestore.engine.watchdog import Watchdog, watchdog
 
 
@@ -61,21 +61,41 @@ def test_nothing_is_written_after_sqlite_has_undone_a_transaction(sqlite_url: st
         transaction = store.transaction()
         tx = transaction.__enter__()
         tx.state.set("s", "before", 1)
-        # As SQLite does by itself where a disk is full, or a write was interrupted; not where triggers are at work.
         driver = tx._runner._connection.driver_connection  # type: ignore[attr-defined]
         [(pages,)] = driver.execute("PRAGMA page_count").fetchall()
         driver.execute(f"PRAGMA max_page_count = {pages + 10}").fetchall()
-        with pytest.raises(StateStoreError):
-            tx.history.append("s", [NewEntry("x" * 100_000) for _ in range(10)])
+        with pytest.raises(StorageFullError):
+            tx.state.set("s", "large", "x" * 1_000_000)
         driver.execute("PRAGMA max_page_count = 1000000").fetchall()
-        if driver.in_transaction:
-            driver.execute("ROLLBACK")
+        # As SQLite does by itself, unless it can undo the one statement.
+        driver.execute("ROLLBACK")
+        assert not driver.in_transaction
         with pytest.raises(StateStoreError):
             tx.state.set("s", "after", 1)
         with pytest.raises(StateStoreError):
             transaction.__exit__(None, None, None)
         assert store.state.get("s", "before", None) is None
         assert store.state.get("s", "after", None) is None
+
+
+def test_nothing_is_written_after_sqlite_has_undone_one_statement_of_several(sqlite_url: str) -> None:
+    """It undoes no more than that where it can, as in statements with triggers: the rest must not be committed."""
+    with StateStore.open(sqlite_url, pool_size=1) as store:
+        store.sessions.create("s")
+        transaction = store.transaction()
+        tx = transaction.__enter__()
+        tx.state.set("s", "before", 1)
+        driver = tx._runner._connection.driver_connection  # type: ignore[attr-defined]
+        [(pages,)] = driver.execute("PRAGMA page_count").fetchall()
+        driver.execute(f"PRAGMA max_page_count = {pages + 10}").fetchall()
+        with pytest.raises(StorageFullError):
+            tx.history.append("s", [NewEntry("x" * 100_000) for _ in range(10)])
+        driver.execute("PRAGMA max_page_count = 1000000").fetchall()
+        assert driver.in_transaction
+        with pytest.raises(StorageFullError):
+            transaction.__exit__(None, None, None)
+        assert store.state.get("s", "before", None) is None
+        assert (store.history.count("s"), store.sessions.get("s").entry_count) == (0, 0)
 
 
 def test_a_signal_handler_may_call_the_store(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -274,9 +274,12 @@ def test_keeping_the_limit_costs_the_same_at_any_size(connect: Callable[..., Sto
 
 def test_without_a_limit_nothing_is_counted(connect: Callable[..., Store], traffic: Traffic) -> None:
     store = connect(traffic.url, cache_max_entries=None)
+    store.sessions.count()  # Now the file has been checked, which counts its tables.
+    traffic.statements.clear()
     for n in range(20):
         store.cache.set(f"k{n}", n)
-    assert not [sql for sql in traffic.statements if "SELECT count(*)" in sql and "cache_entries" in sql]
+    assert len(traffic.statements) >= 20
+    assert not [sql for sql in traffic.statements if "SELECT count(*)" in sql]
     assert store.cache.get("k0", MISSING) == 0
 
 

@@ -24,10 +24,12 @@ def mentioned(command: str, text: str = TEXT, shell: str = SHELL) -> list[str]:
     return found + re.findall(rf"`({re.escape(command)} [^`]*)`", text)
 
 
-@pytest.mark.parametrize("line", sorted({*mentioned("statestore"), *mentioned("./run cli")}))
+# COMMAND stands for any.
+SHOWN = sorted(line for line in {*mentioned("statestore"), *mentioned("./run cli")} if " COMMAND " not in line)
+
+
+@pytest.mark.parametrize("line", SHOWN)
 def test_every_command_line_it_shows_exists(line: str) -> None:
-    if " COMMAND " in line:
-        return
     # In text, FILE and [NEW] stand for what the reader has.
     for part in line.split(" && "):
         words = shlex.split(part.split(" | ")[0], comments=True)

@@ -79,10 +79,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
+HERE = [page for page in PAGES if blocks(page, "python") and name_of(page) not in ELSEWHERE]
+
+
+@pytest.mark.parametrize("page", HERE, ids=name_of)
 def test_the_examples_of_a_page_run(page: Path, folder: Path, request: pytest.FixtureRequest) -> None:
-    if name_of(page) in ELSEWHERE:
-        return
     code = "\n".join([BEFORE, *blocks(page, "python")])
     if JOINED in code:
         url = request.getfixturevalue("postgres_url")
@@ -90,6 +91,23 @@ def test_the_examples_of_a_page_run(page: Path, folder: Path, request: pytest.Fi
             connection.execute(text("CREATE TABLE bookings (session_id text)"))
         code = code.replace(JOINED, url.replace("postgresql://", "postgresql+psycopg://"))
     run(code, folder)
+    if JOINED in "\n".join(blocks(page, "python")):
+        assert_booked(url)
+
+
+def assert_booked(url: str) -> None:
+    with engine_for(url).connect() as connection:
+        assert connection.execute(text("SELECT session_id FROM bookings")).scalars().all() == ["chat-7"]
+    with StateStore.open(url) as store:
+        assert store.history.messages("chat-7")[-1] == {"role": "tool", "content": "booked"}
+
+
+def test_the_example_of_join_in_the_guide_to_alembic_runs(postgres_url: str, folder: Path) -> None:
+    *_, joined = blocks(GUIDES / "alembic.md", "python")
+    with engine_for(postgres_url).begin() as connection:
+        connection.execute(text("CREATE TABLE bookings (session_id text)"))
+    run(joined.replace(JOINED, postgres_url.replace("postgresql://", "postgresql+psycopg://")), folder)
+    assert_booked(postgres_url)
 
 
 def follow_twice(page: Path, folder: Path, *, database: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from statestore import AsyncStateStore, InvalidValueError, StateStore, prometheus
+from statestore.measures import Measures
 from tests.observing.conftest import of
 from tests.support.clock import MovableClock
 from tests.support.crowd import at_once
@@ -183,10 +185,21 @@ def test_who_stops_is_counted_no_more(database_url: str, registry: CollectorRegi
         assert values(registry)["statestore_operations_total", "default", "store.ping", ""] == 1
 
 
-async def test_a_scrape_on_the_event_loop_does_not_block_it(sqlite_url: str, registry: CollectorRegistry) -> None:
+async def test_a_scrape_on_the_event_loop_does_not_block_it(
+    sqlite_url: str, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_answer, ask = threading.Event(), Measures._ask_in_thread
+
+    def asked(self: Measures, done: Any) -> None:
+        may_answer.wait(30)
+        ask(self, done)
+
+    monkeypatch.setattr(Measures, "_ask_in_thread", asked)
     async with AsyncStateStore.open(sqlite_url) as store:
         prometheus.instrument(store, registry=registry)
         await store.sessions.create("s")
+        assert ("statestore_sessions", "default", "ready") not in values(registry)
+        may_answer.set()
         for _ in range(200):
             await asyncio.sleep(0.01)
             found = values(registry)
