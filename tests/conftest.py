@@ -8,6 +8,7 @@ built once.
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -18,7 +19,7 @@ import pytest
 from sqlalchemy import make_url
 
 from tests.citus import CitusCluster
-from tests.postgres import LocalServer, PostgresServer, start_server
+from tests.postgres import LocalServer, PostgresServer, fast_folder, start_server
 from tests.support.clock import MovableClock
 from tests.support.content import Content
 from tests.support.pgbouncer import PgBouncer
@@ -98,15 +99,30 @@ def template_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def sqlite_folders() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="statestore-sqlite-", dir=fast_folder()))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
-def sqlite_url(template_sqlite: Path, tmp_path: Path) -> str:
-    path = shutil.copyfile(template_sqlite, tmp_path / "statestore.db")
+def sqlite_folder(sqlite_folders: Path) -> Iterator[Path]:
+    """In memory where there is room: on a disk a test waits twice as long for its commits as it runs."""
+    folder = Path(tempfile.mkdtemp(dir=sqlite_folders))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def sqlite_url(template_sqlite: Path, sqlite_folder: Path) -> str:
+    path = shutil.copyfile(template_sqlite, sqlite_folder / "statestore.db")
     return f"sqlite:///{path}"
 
 
 @pytest.fixture
-def empty_sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'statestore.db'}"
+def empty_sqlite_url(sqlite_folder: Path) -> str:
+    return f"sqlite:///{sqlite_folder / 'statestore.db'}"
 
 
 @pytest.fixture(params=[SQLITE, POSTGRESQL])

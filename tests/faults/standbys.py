@@ -39,7 +39,7 @@ class Standby:
 
     def __init__(self, binaries: Path, primary: postgres.LocalServer) -> None:
         source = make_url(primary.url())
-        self._home = postgres._make_folder(postgres._fast_folder())
+        self._home = postgres._make_folder(postgres.fast_folder())
         self._data = self._home / "data"
         self._pg_ctl = binaries / "pg_ctl"
         self._keeper = subprocess.Popen(

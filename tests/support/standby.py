@@ -18,7 +18,7 @@ class Standby:
     def __init__(self, primary: postgres.LocalServer) -> None:
         self._primary = primary
         source = make_url(primary.url())
-        self._home = postgres._make_folder(postgres._fast_folder())
+        self._home = postgres._make_folder(postgres.fast_folder())
         self._data = self._home / "data"
         self._pg_ctl = primary._pg_ctl
         self._keeper = subprocess.Popen(
