@@ -28,7 +28,7 @@ class JumpingClock:
         self.offset = FAR * random.uniform(-1, 1)
 
 
-@fault("clock jumps", short=15, long=300, control="lives shorter than the jumps", control_rounds=40)
+@fault("clock jumps", short=4, long=300, control="lives shorter than the jumps", control_rounds=40)
 def clock_jumps(bench: Bench) -> Tally:
     """Two stores, of which one's clock jumps. It sweeps, too, and both want the same lease.
 

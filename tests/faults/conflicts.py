@@ -54,7 +54,7 @@ def _add_without(store: Any, keys: list[str]) -> None:
         store.state.set("numbers", key, store.state.get("numbers", key, 0) + 1)
 
 
-@fault("deadlocks and conflicts", short=15, long=400, control="no transaction", control_rounds=15)
+@fault("deadlocks and conflicts", short=5, long=400, control="no transaction", control_rounds=15)
 def conflicts(bench: Bench) -> Tally:
     """Eight clients add to the same numbers, in any order, by `run_transaction` and by `transaction` in turn.
 

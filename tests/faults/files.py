@@ -32,7 +32,7 @@ connection.close()
 
 
 @fault(
-    "two stores on one file", databases=SQLITE, short=4, long=500, limit=900, control_rounds=1,
+    "two stores on one file", databases=SQLITE, short=2, long=500, limit=900, control_rounds=1,
     control="the file opened and closed beside SQLite",
 )  # fmt: skip
 def two_stores(bench: Bench) -> Tally:
@@ -185,7 +185,7 @@ def many_processes(bench: Bench) -> Tally:
     return _with_rounds(tally, bench.rounds)
 
 
-@fault("foreign and corrupt file", databases=SQLITE, short=30, long=1000, control="the driver alone", control_rounds=30)
+@fault("foreign and corrupt file", databases=SQLITE, short=10, long=1000, control="the driver alone", control_rounds=30)
 def foreign_and_corrupt(bench: Bench) -> Tally:
     """A page is overwritten, the end is missing, or it was never ours: our error or the truth."""
     url = bench.url()

@@ -27,7 +27,7 @@ TIMEOUT = timedelta(seconds=10)
 EACH = 12
 
 
-@fault("fork", short=3, long=600, control="a connection and a lock shared with the child", control_rounds=3, limit=900)
+@fault("fork", short=1, long=600, control="a connection and a lock shared with the child", control_rounds=3, limit=900)
 def fork(bench: Bench) -> Tally:
     """Bare `os.fork` and multiprocessing's, in turn. In an async world the child has the parent's async store."""
     if bench.unsafe:

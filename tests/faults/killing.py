@@ -16,7 +16,7 @@ LAZY = {"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB"}
 
 
 @fault(
-    "server killed", databases=("postgresql",), short=2, long=200, control="synchronous_commit = off",
+    "server killed", databases=("postgresql",), short=1, long=200, control="synchronous_commit = off",
     control_rounds=4, limit=900,
 )  # fmt: skip
 def server_killed(bench: Bench) -> Tally:
@@ -47,7 +47,7 @@ def server_killed(bench: Bench) -> Tally:
 
 
 @fault(
-    "one backend killed", databases=("postgresql",), short=20, long=400,
+    "one backend killed", databases=("postgresql",), short=8, long=400,
     control="errors taken for success", control_rounds=100,
 )  # fmt: skip
 def backend_killed(bench: Bench) -> Tally:
@@ -73,7 +73,7 @@ def backend_killed(bench: Bench) -> Tally:
 
 
 @fault(
-    "client killed", short=6, long={"sqlite": 500, "postgresql": 200},
+    "client killed", short=2, long={"sqlite": 500, "postgresql": 200},
     control="acknowledged before the commit", control_rounds=6,
 )  # fmt: skip
 def client_killed(bench: Bench) -> Tally:

@@ -14,7 +14,7 @@ from tests.faults.table import Tally, fault
 from tests.migrations.databases import connected, structure
 
 
-@fault("migration killed", worlds=("sync",), short=4, long=40, control="steps without a transaction", control_rounds=1)
+@fault("migration killed", worlds=("sync",), short=2, long=40, control="steps without a transaction", control_rounds=1)
 def migration_killed(bench: Bench) -> Tally:
     """A process makes the tables, or brings them up to date, and is killed; the next one finds its way from there."""
     forks = multiprocessing.get_context("forkserver")

@@ -31,7 +31,7 @@ def network_to(bench: Bench, url: str) -> Network:
 
 
 @fault(
-    "reply lost", databases=POSTGRESQL, short=15, long=300,
+    "reply lost", databases=POSTGRESQL, short=6, long=300,
     control="repeated after CommitUnknownError", control_rounds=10,
 )  # fmt: skip
 def reply_lost(bench: Bench) -> Tally:
@@ -40,7 +40,7 @@ def reply_lost(bench: Bench) -> Tally:
 
 
 @fault(
-    "reply lost, in groups", databases=POSTGRESQL, short=15, long=400,
+    "reply lost, in groups", databases=POSTGRESQL, short=6, long=400,
     control="repeated after CommitUnknownError", control_rounds=10,
 )  # fmt: skip
 def reply_lost_in_groups(bench: Bench) -> Tally:
@@ -48,7 +48,7 @@ def reply_lost_in_groups(bench: Bench) -> Tally:
 
 
 @fault(
-    "reply lost, then an outage", databases=POSTGRESQL, short=4, long=150,
+    "reply lost, then an outage", databases=POSTGRESQL, short=2, long=150,
     control="repeated after CommitUnknownError", control_rounds=6,
 )  # fmt: skip
 def reply_lost_before_an_outage(bench: Bench) -> Tally:
@@ -57,7 +57,7 @@ def reply_lost_before_an_outage(bench: Bench) -> Tally:
 
 
 @fault(
-    "reply lost in groups, then an outage", databases=POSTGRESQL, short=4, long=150,
+    "reply lost in groups, then an outage", databases=POSTGRESQL, short=2, long=150,
     control="repeated after CommitUnknownError", control_rounds=6,
 )  # fmt: skip
 def reply_lost_in_groups_before_an_outage(bench: Bench) -> Tally:
@@ -95,7 +95,7 @@ def _lose_replies(bench: Bench, *, clients: int, outage: bool) -> Tally:
 
 
 @fault(
-    "connections reset", databases=POSTGRESQL, short=20, long=400,
+    "connections reset", databases=POSTGRESQL, short=8, long=400,
     control="errors taken for success", control_rounds=60,
 )  # fmt: skip
 def connections_reset(bench: Bench) -> Tally:

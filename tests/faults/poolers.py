@@ -10,7 +10,7 @@ from tests.support.pgbouncer import PgBouncer, prepares, program
 
 
 @fault(
-    "PgBouncer", databases=("postgresql",), short=100, long=4000, control="prepared_statements=True", control_rounds=400
+    "PgBouncer", databases=("postgresql",), short=40, long=4000, control="prepared_statements=True", control_rounds=400
 )
 def behind_pgbouncer(bench: Bench) -> Tally:
     """Nothing is said about the pooler: the store finds out, and its timeouts work. A round is a call."""

@@ -31,7 +31,7 @@ WRITES = 40
 
 
 @fault(
-    "power cut", databases=("sqlite",), short=1000, long=100_000, limit=1500, control_rounds=1000,
+    "power cut", databases=("sqlite",), short=300, long=100_000, limit=1500, control_rounds=1000,
     control='durability="normal"',
 )  # fmt: skip
 def power_cut(bench: Bench) -> Tally:

@@ -107,7 +107,7 @@ def _works_again(store: Any, journal: Journal, tag: str) -> None:
             time.sleep(0.05)
 
 
-@fault("read-only", short=2, long=40, control="errors taken for success", control_rounds=1)
+@fault("read-only", short=1, long=40, control="errors taken for success", control_rounds=1)
 def read_only(bench: Bench) -> Tally:
     """Reads go on and are right, writes are refused by name; and when it takes writes again, it takes them."""
     url = bench.url()
@@ -172,7 +172,7 @@ async def _compute_async() -> str:
 
 
 @fault(
-    "out of connections", databases=("postgresql",), short=2, long=30, control="errors taken for success",
+    "out of connections", databases=("postgresql",), short=1, long=30, control="errors taken for success",
     control_rounds=2,
 )  # fmt: skip
 def out_of_connections(bench: Bench) -> Tally:

@@ -18,7 +18,7 @@ TIMEOUT = timedelta(seconds=20)
 
 
 @fault(
-    "cancelled anywhere", worlds=ASYNC, short=300, long=30_000, limit=900, control_rounds=600,
+    "cancelled anywhere", worlds=ASYNC, short=100, long=30_000, limit=900, control_rounds=600,
     control="a cancelled call taken as not done",
 )  # fmt: skip
 def cancelled_anywhere(bench: Bench) -> Tally:
@@ -122,7 +122,7 @@ def _work(
     return chance.choice([(append, [tag]), (batch, tags), (transaction, [tag]), (increment, [f"+{tag}"])])
 
 
-@fault("shutdown", worlds=ASYNC, short=20, long=2000, control_rounds=40, control="a cancelled call taken for done")
+@fault("shutdown", worlds=ASYNC, short=8, long=2000, control_rounds=40, control="a cancelled call taken for done")
 def shutdown(bench: Bench) -> Tally:
     """Every task of the loop is cancelled, the store's own ones, too. The store works as before."""
     url = bench.url()
