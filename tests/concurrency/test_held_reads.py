@@ -1,6 +1,5 @@
 """What a transaction has read nobody changes before it ends: reading, computing and writing loses nothing."""
 
-import multiprocessing
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from statestore import NewEntry, SessionNotFoundError, StateStore
-from tests.support.crowd import at_once
+from tests.support.crowd import apart, at_once
 from tests.support.wire import Traffic
 
 Store = Any
@@ -183,9 +182,7 @@ def test_a_plain_read_waits_for_nobody(store: Store, open_store: Callable[..., S
 def test_processes_lose_nothing(database_url: str) -> None:
     with StateStore.open(database_url) as store:
         store.sessions.create("s")
-    # Not forked: a child would inherit this process's threads' locks.
-    spawn: Any = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(WRITERS, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(WRITERS, mp_context=apart()) as pool:
         for result in [pool.submit(work_in_process, database_url) for _ in range(WRITERS)]:
             result.result()
     with StateStore.open(database_url) as store:

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,12 +15,12 @@ from contextlib import contextmanager
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from statestore import AsyncStateStore, ConflictError, StateStore
 from tests.support.content import Content
+from tests.support.crowd import apart
 
 LONG = os.environ.get("STATESTORE_HYPOTHESIS_PROFILE") == "long"
 PROCESSES, SECONDS = (32, 30) if LONG else (6, 2)
@@ -85,8 +84,7 @@ def contend_async(url: str, folder: str, number: int) -> int:
 def test_there_are_never_two_holders(database_url: str, tmp_path: Path, work: Callable[[str, str, int], int]) -> None:
     with StateStore.open(database_url) as store:
         store.sessions.create("s")
-        spawn: Any = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(PROCESSES, mp_context=spawn) as pool:
+        with ProcessPoolExecutor(PROCESSES, mp_context=apart()) as pool:
             workers = [pool.submit(work, database_url, str(tmp_path), number) for number in range(PROCESSES)]
             held = [worker.result() for worker in workers]
         tokens = [int(line) for line in (tmp_path / "tokens").read_text().split()]

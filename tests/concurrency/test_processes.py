@@ -1,11 +1,11 @@
 """Several processes on one database."""
 
-import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from statestore import NewEntry, StateStore
 from tests.support.content import Content, unsound
+from tests.support.crowd import apart
 
 PROCESSES, ROUNDS = 4, 25
 
@@ -24,9 +24,7 @@ def work(url: str, worker: int) -> None:
 def test_several_processes_lose_nothing(database_url: str, content: Content) -> None:
     with StateStore.open(database_url) as store:
         store.sessions.create("s")
-    # Not forked: a child would inherit this process's threads' locks.
-    spawn: Any = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(PROCESSES, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(PROCESSES, mp_context=apart()) as pool:
         for result in [pool.submit(work, database_url, worker) for worker in range(PROCESSES)]:
             result.result()
     with StateStore.open(database_url) as store:
@@ -42,8 +40,7 @@ def test_several_processes_lose_nothing(database_url: str, content: Content) -> 
 
 def test_processes_that_start_at_once_on_a_new_file_all_succeed(tmp_path: Any) -> None:
     url = f"sqlite:///{tmp_path / 'new.db'}"
-    spawn: Any = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(PROCESSES, mp_context=spawn) as pool:
+    with ProcessPoolExecutor(PROCESSES, mp_context=apart()) as pool:
         for result in [pool.submit(start, url, worker) for worker in range(PROCESSES)]:
             result.result()
     with StateStore.open(url) as store:

@@ -1,11 +1,21 @@
 """Many callers at once."""
 
+import multiprocessing
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+PRELOADED = ["dogpile.cache", "psycopg", "pytest", "sqlalchemy.dialects.postgresql.psycopg", "statestore.store"]
+
+
+def apart() -> Any:
+    """A `multiprocessing` whose processes inherit nothing of this one, and have imported the package already."""
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def at_once(*calls: Callable[[], T]) -> list[T]:

@@ -20,11 +20,10 @@ from dogpile.cache.api import NO_VALUE
 from statestore import InvalidValueError, LazyStore, StateStore
 from statestore.adapters.dogpile import Mutex, StatestoreBackend
 from tests.support.clock import MovableClock
-from tests.support.crowd import at_once
+from tests.support.crowd import apart, at_once
 from tests.support.wire import Traffic
 
 ROOT = Path(__file__).parents[3]
-spawn = multiprocessing.get_context("spawn")
 fork = multiprocessing.get_context("fork")
 
 
@@ -44,7 +43,7 @@ def test_one_of_many_processes_makes_a_value(database_url: str, tmp_path: Path) 
     # On SQLite with a file that is not there yet; on PostgreSQL somebody has migrated before.
     url = f"sqlite:///{tmp_path}/new.db" if database_url.startswith("sqlite") else database_url
     log = tmp_path / "made"
-    processes = [spawn.Process(target=make_value, args=(url, log)) for _ in range(8)]
+    processes = [apart().Process(target=make_value, args=(url, log)) for _ in range(8)]
     for process in processes:
         process.start()
     for process in processes:
@@ -83,8 +82,8 @@ def test_one_of_many_threads_makes_a_value_and_only_one_of_them_asks(lazy: LazyS
 
 def test_a_lock_of_a_process_that_was_killed_is_free_after_its_time(database_url: str) -> None:
     StateStore.open(database_url).close()
-    here, there = spawn.Pipe()
-    process = spawn.Process(target=hold_lock, args=(database_url, there))
+    here, there = multiprocessing.Pipe()
+    process = apart().Process(target=hold_lock, args=(database_url, there))
     process.start()
     assert here.recv() == "held"
     backend = StatestoreBackend({"url": database_url, "lock_timeout": 1})
