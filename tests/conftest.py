@@ -6,6 +6,7 @@ built once.
 """
 
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -193,14 +194,20 @@ WITHOUT_REPLICA = frozenset({"test_replicas.py", "test_failover.py"})
 POOLED = "pgbouncer-"
 
 
-@pytest.fixture(params=["sync", "async", "engine", f"{POOLED}sync", f"{POOLED}async"])
-def world(request: pytest.FixtureRequest) -> str:
+@pytest.fixture
+def any_world(request: pytest.FixtureRequest) -> str:
+    """What `pytest_generate_tests` gives a test that does not choose its world."""
+    return str(getattr(request, "param", ""))
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest, any_world: str) -> str:
     """Which store a test runs on: `StateStore`, `AsyncStateStore`, or the latter on an engine of the caller's.
 
     It calls all of them in the same, blocking way; see `tests.support.portal`. The first two also run with PgBouncer in
     between; they do not differ in anything else.
     """
-    return str(request.param).removeprefix(POOLED)
+    return str(getattr(request, "param", any_world)).removeprefix(POOLED)
 
 
 @pytest.fixture
@@ -326,7 +333,7 @@ def parameters(item: pytest.Item) -> dict[str, Any]:
 
 
 def is_pooled(item: pytest.Item) -> bool:
-    return str(parameters(item).get("world", "")).startswith(POOLED)
+    return str(parameters(item).get("any_world", "")).startswith(POOLED)
 
 
 # What these find at the server are the pooler's connections, not the store's.
@@ -342,18 +349,24 @@ def has_no_pooler(item: pytest.Item) -> bool:
     return not on_postgresql or looks_at_the_server or bool(fixtures & {"proxy", "traffic"})
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The worlds of a test that does not choose them itself, by its arguments or by a fixture of its own."""
+    chosen = (str(marker.args[0]) for marker in metafunc.definition.iter_markers("parametrize"))
+    if "any_world" not in metafunc.fixturenames or any("world" in re.split(r"\W+", names) for names in chosen):
+        return
+    path = metafunc.definition.path
     long = os.environ.get("STATESTORE_HYPOTHESIS_PROFILE") == "long"
-    whole_contract = long or config.getoption("--pgbouncer")
+    worlds = ["sync", "async"]
+    if long or path.name in ENGINE_FILES:
+        worlds.append("engine")
+    whole_contract = long or metafunc.config.getoption("--pgbouncer")
+    if path.parent.name == "contract" if whole_contract else path.name in POOLED_FILES:
+        worlds += [f"{POOLED}sync", f"{POOLED}async"]
+    metafunc.parametrize("any_world", worlds, indirect=True)
 
-    def is_left_out(item: pytest.Item) -> bool:
-        if is_pooled(item):
-            wanted = item.path.parent.name == "contract" if whole_contract else item.path.name in POOLED_FILES
-            return has_no_pooler(item) or not wanted
-        on_engine = parameters(item).get("world") == "engine"
-        return on_engine and not long and item.path.name not in ENGINE_FILES
 
-    left_out = [item for item in items if is_left_out(item)]
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if is_pooled(item) and has_no_pooler(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]

@@ -14,9 +14,9 @@ from tests.support.content import Content
 Task = asyncio.Future[Any]
 
 
-@pytest.fixture(params=["async", "engine"])
-def world(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture
+def world() -> str:
+    return "async"
 
 
 async def cancelled_once(task: Task) -> None:
