@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 
-from statestore.engine.sql import Link
+from statestore.engine.sql import Link, Settings
 from statestore.values.operations import ModelCall
-
-if TYPE_CHECKING:
-    from statestore.engine.batches import Batching
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -219,3 +217,35 @@ class NamespaceCall(Call):
     def __call__(self, link: Link) -> Any:
         with link.within(self.namespace):
             return super().__call__(link)
+
+
+class Item(Protocol):
+    """A call in a batch: what is asked on the way in, its result on the way out."""
+
+    size: int
+    """In bytes, as far as it counts for others."""
+    result: Any
+    """None where it was left out."""
+
+
+I = TypeVar("I", bound=Item)  # noqa: E741
+
+
+class Batching(ABC, Generic[I]):
+    """How calls of an operation travel together. Whatever is not simple goes by itself, and gets its own error."""
+
+    writes: ClassVar[bool]
+    room: ClassVar[int]
+    """Bytes that fit one batch: what does not goes by itself."""
+
+    @abstractmethod
+    def key(self, call: Call, settings: Settings) -> Hashable | None:
+        """What the call is about: those with one key keep their order. None where it has to be run by itself."""
+
+    @abstractmethod
+    def prepare(self, call: Call, settings: Settings) -> I | None:
+        """Check what is asked, before any SQL; None where the call has to be run by itself after all."""
+
+    @abstractmethod
+    def run(self, link: Link, items: Sequence[I]) -> None:
+        """Carry out all of *items*, in one statement on PostgreSQL, and give each its result."""

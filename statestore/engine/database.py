@@ -13,9 +13,8 @@ from typing import Any, Protocol
 from sqlalchemy import Engine
 
 from statestore.engine import forking, sqlite_files
-from statestore.engine.batches import Batching, carry_out
-from statestore.engine.batching import PATIENCE
-from statestore.engine.calls import Call, Mode
+from statestore.engine.batching import PATIENCE, ThreadBatches, carry_out
+from statestore.engine.calls import Batching, Call, Mode
 from statestore.engine.connections import Connections
 from statestore.engine.deadlines import ends_at, out_of_time
 from statestore.engine.execution import (
@@ -33,7 +32,6 @@ from statestore.engine.listening import Listener, ListenStatements
 from statestore.engine.slots import PoolState
 from statestore.engine.sql import Connected, Dialect, Link, Settings
 from statestore.engine.telemetry import BEGIN, Telemetry, tell_retry
-from statestore.engine.thread_batches import ThreadBatches
 from statestore.engine.transactions import Transaction, Waiter, local_timeouts
 from statestore.engine.waits import Waits, acquire, tries, writer_timeout
 from statestore.engine.watchdog import driver_of, watchdog

@@ -11,9 +11,8 @@ from typing import Any
 
 from statestore.engine import forking, hosts
 from statestore.engine.async_database import AsyncRunner, elsewhere, finished, forked, give_up, locked
-from statestore.engine.batches import Batching, carry_out
-from statestore.engine.batching import PATIENCE, too_late
-from statestore.engine.calls import Call, Mode
+from statestore.engine.batching import PATIENCE, carry_out, too_late
+from statestore.engine.calls import Batching, Call, Mode
 from statestore.engine.database import Database
 from statestore.engine.deadlines import ends_at, out_of_time
 from statestore.engine.execution import BoundRunner

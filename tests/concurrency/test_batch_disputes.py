@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from statestore import AsyncStateStore, ConflictError, NewEntry, StateStore, Usage
-from statestore.engine.batches import carry_out
+from statestore.engine.batching import carry_out
 from statestore.engine.calls import Call
 from statestore.engine.sql import Link
 from statestore.repositories.history import append_batches, pricing

@@ -15,9 +15,9 @@ import pytest
 from statestore import StateStoreError, UnavailableError
 from statestore.engine import batching
 from statestore.engine.async_database import locked
+from statestore.engine.batching import ThreadBatches
 from statestore.engine.calls import Mode
 from statestore.engine.task_batches import TaskBatches
-from statestore.engine.thread_batches import ThreadBatches
 from statestore.engine.workers import Workers
 
 

@@ -11,8 +11,7 @@ from itertools import islice
 from typing import Any
 
 from statestore.checking import checks
-from statestore.engine.batches import Batching
-from statestore.engine.calls import Call
+from statestore.engine.calls import Batching, Call
 from statestore.engine.sql import Link, Params, Row, Settings, Statement
 from statestore.engine.sql_parts import arrays, unnest
 from statestore.repositories.history import appending, entry_rows, notify, pricing, tool_names

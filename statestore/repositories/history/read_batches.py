@@ -11,8 +11,7 @@ from operator import itemgetter
 from typing import Any, TypeAlias
 
 from statestore.checking import checks
-from statestore.engine.batches import Batching
-from statestore.engine.calls import Call
+from statestore.engine.calls import Batching, Call
 from statestore.engine.sql import Link, Row, Settings, Statement
 from statestore.errors import StateStoreError
 from statestore.repositories.history import entry_reads, entry_rows
