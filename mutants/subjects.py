@@ -158,7 +158,7 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("engine/*batch*.py", _BATCHES),
     ("engine/listening.py", (f"{_C}follow.py", "tests/concurrency/test_listening.py")),
     ("engine/flows.py", (f"{_C}sweep.py", f"{_C}portable*.py")),
-    ("engine/fair_lock.py", ("tests/unit/test_fair_lock.py", *_BATCHES)),
+    ("engine/waits.py", ("tests/unit/test_fair_lock.py", f"{_C}deadlines.py", *_BATCHES)),
     ("engine/*.py", _ENGINE),
 )
 

@@ -13,7 +13,7 @@ The stores, and what belongs to them, are imported at their first use, since the
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from statestore.engine.deadlines import deadline
+from statestore.engine.waits import deadline
 from statestore.errors import (
     CommitUnknownError,
     ConflictError,

@@ -19,11 +19,10 @@ from statestore.checking import checks
 from statestore.engine import forking
 from statestore.engine.calls import Call
 from statestore.engine.database import Database
-from statestore.engine.deadlines import deadline
 from statestore.engine.engine_database import EngineDatabase
-from statestore.engine.slots import PoolState
 from statestore.engine.telemetry import Hook
 from statestore.engine.threaded_database import ThreadedDatabase
+from statestore.engine.waits import PoolState, deadline
 from statestore.errors import InvalidValueError, StateStoreError
 from statestore.repositories.expiry.backlog import FiguresRepository
 from statestore.store import StateStore

@@ -16,11 +16,10 @@ from statestore.checking import checks, codec, exactjson
 from statestore.engine import engines, hosts, migration_targets, replicas, sqlite_files
 from statestore.engine.connections import Connections
 from statestore.engine.database import Database
-from statestore.engine.deadlines import in_seconds
 from statestore.engine.engines import Durability, Options
 from statestore.engine.replicas import ReplicaConnections, ReplicatedDatabase
 from statestore.engine.sql import Clock, Dialect, Settings
-from statestore.engine.waits import Waits
+from statestore.engine.waits import Waits, in_seconds
 from statestore.errors import InvalidValueError, SchemaMissingError
 from statestore.repositories.cache.options import CacheOptions
 from statestore.repositories.history import notify

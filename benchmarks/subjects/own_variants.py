@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.subjects.own import AsyncStatestore, Statestore
 from statestore import AsyncStateStore
 from statestore.engine.calls import Call
-from statestore.engine.fair_lock import ANY_TIME
+from statestore.engine.waits import ANY_TIME
 from statestore.repositories.history.read_batches import READS
 from statestore.repositories.sessions.hints import ForkHints
 from tests.support.engines import async_engine

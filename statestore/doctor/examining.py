@@ -15,8 +15,8 @@ from statestore.doctor.checks import CHECKS
 from statestore.doctor.findings import Examination, Finding
 from statestore.doctor.patient import Patient, connected, writing
 from statestore.engine import engines, hosts
-from statestore.engine.deadlines import in_seconds
 from statestore.engine.migration_targets import our_errors
+from statestore.engine.waits import in_seconds
 from statestore.errors import DatabaseError, InvalidValueError
 
 __all__ = ["Mended", "examine", "mend", "names"]

@@ -13,10 +13,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 from statestore.engine.calls import Call
-from statestore.engine.deadlines import GRACE
 from statestore.engine.sql import Settings
 from statestore.engine.telemetry import Telemetry
-from statestore.engine.waits import Waits, writer_timeout
+from statestore.engine.waits import GRACE, Waits, writer_timeout
 from statestore.engine.watchdog import watchdog
 from statestore.engine.workers import until_done
 from statestore.errors import StoreClosedError

@@ -18,11 +18,10 @@ from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from statestore.engine.calls import Batching, Call, Item, Mode
-from statestore.engine.deadlines import out_of_time
-from statestore.engine.driver_errors import classify
-from statestore.engine.execution import Retryable
+from statestore.engine.driver_errors import Retryable, classify
 from statestore.engine.sql import Link, Settings
 from statestore.engine.telemetry import Telemetry, tell_batch
+from statestore.engine.waits import out_of_time
 from statestore.errors import CommitUnknownError, StateStoreError, UnavailableError
 
 _LARGEST_BATCH = 64

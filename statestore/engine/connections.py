@@ -14,17 +14,13 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, QueuePool, event
 
 from statestore.engine import cursor_events, forking, hosts, lost_places
-from statestore.engine.bounded import LeftBehind, run_until
-from statestore.engine.deadlines import ends_at
-from statestore.engine.driver_errors import classify, classify_or_raise, raise_alone
-from statestore.engine.execution import Retryable, no_retry, translated
+from statestore.engine.driver_errors import Retryable, classify, classify_or_raise, raise_alone
+from statestore.engine.execution import Borrowed, no_retry, translated
 from statestore.engine.pooler import MADE_AT
-from statestore.engine.slots import PoolState, Slots
 from statestore.engine.sql import Connected, Dialect
 from statestore.engine.sqlite_files import FILE, SqliteFile
 from statestore.engine.telemetry import LossLog
-from statestore.engine.transactions import Borrowed
-from statestore.engine.waits import Waits, no_connection
+from statestore.engine.waits import LeftBehind, PoolState, Slots, Waits, ends_at, no_connection, run_until
 from statestore.engine.watchdog import driver_of, watchdog
 from statestore.errors import StateStoreError, StoreClosedError
 

@@ -16,24 +16,23 @@ from statestore.engine import forking, sqlite_files
 from statestore.engine.batching import PATIENCE, ThreadBatches, carry_out
 from statestore.engine.calls import Batching, Call, Mode
 from statestore.engine.connections import Connections
-from statestore.engine.deadlines import ends_at, out_of_time
-from statestore.engine.execution import (
-    BoundRunner,
-    Retryable,
-    final_error,
-    no_retry,
-    perform,
-    raise_again,
-    raise_for,
-    translated,
-)
-from statestore.engine.fair_lock import ANY_TIME, FairLock, Ticket
+from statestore.engine.driver_errors import Retryable, final_error, raise_again, raise_for
+from statestore.engine.execution import BoundRunner, Transaction, Waiter, local_timeouts, no_retry, perform, translated
 from statestore.engine.listening import Listener, ListenStatements
-from statestore.engine.slots import PoolState
 from statestore.engine.sql import Connected, Dialect, Link, Settings
 from statestore.engine.telemetry import BEGIN, Telemetry, tell_retry
-from statestore.engine.transactions import Transaction, Waiter, local_timeouts
-from statestore.engine.waits import Waits, acquire, tries, writer_timeout
+from statestore.engine.waits import (
+    ANY_TIME,
+    FairLock,
+    PoolState,
+    Ticket,
+    Waits,
+    acquire,
+    ends_at,
+    out_of_time,
+    tries,
+    writer_timeout,
+)
 from statestore.engine.watchdog import driver_of, watchdog
 from statestore.errors import StateStoreError
 

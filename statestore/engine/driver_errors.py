@@ -1,4 +1,6 @@
-"""What a driver's error means to us. Recognised by code, SQLSTATE or SQLite's error name, never by message text.
+"""What a driver's error means: which error of ours it becomes, and whether to try again.
+
+Recognised by code, SQLSTATE or SQLite's error name, never by message text.
 
 A driver's message, and PostgreSQL's DETAIL even more so, can hold values of somebody's rows. So nothing of it is kept:
 our error carries the code, and is raised by `raise_alone`, without the driver's as its cause or its context. Only what
@@ -7,14 +9,18 @@ is said while a connection is made holds nothing of the kind; see `connection_er
 
 import sqlite3
 import sys
+import time
 from dataclasses import dataclass
 from typing import NoReturn
 
 from sqlalchemy import exc as sqlalchemy_errors
 
+from statestore.engine.calls import Call
 from statestore.engine.connection_errors import NotConnected, is_from_connecting, not_connected
 from statestore.engine.sql import StartOver
+from statestore.engine.waits import out_of_time
 from statestore.errors import (
+    CommitUnknownError,
     DatabaseError,
     InvalidValueError,
     ReadOnlyError,
@@ -195,3 +201,60 @@ def classify_or_raise(exc: Exception) -> Failure:
     if failure is None:
         raise exc
     return failure
+
+
+class Retryable(Exception):
+    """A failure that may pass: the call is tried again."""
+
+    def __init__(self, error: StateStoreError) -> None:
+        super().__init__(type(error).__name__)
+        self.error = error
+
+
+def raise_for(exc: Exception, call: Call, *, elsewhere: bool = False) -> NoReturn:
+    """Turn a driver's error into ours, or into `Retryable` where a second try is safe and may help.
+
+    *elsewhere*: a new connection may lead to another server.
+
+    What may have been done stays so until an attempt finds out: see `settled`.
+    """
+    failure = classify(exc)
+    if failure is None:
+        raise exc
+    if failure.lost and call.sent:
+        call.unsettled = True
+    if call.unsettled and not call.repeatable:
+        raise_alone(commit_unknown(failure.error))
+    if call.given_up or time.monotonic() >= call.ends_at:
+        raise_alone(out_of_time())
+    if failure.demoted and elsewhere:
+        raise_alone(Retryable(moved(failure.error)))
+    if failure.transient or failure.lost:
+        raise_alone(Retryable(failure.error))
+    raise_alone(failure.error)
+
+
+def raise_again(exc: Exception, until: float) -> NoReturn:
+    """As `raise_for`, for what cannot have done anything."""
+    if isinstance(exc, StateStoreError | Retryable):
+        raise exc
+    failure = classify_or_raise(exc)
+    if time.monotonic() >= until:
+        raise_alone(out_of_time())
+    raise_alone(Retryable(failure.error) if failure.lost else failure.error)
+
+
+def final_error(error: StateStoreError, call: Call) -> StateStoreError:
+    """The error that *call* ends with: one that says nothing was written only if that is certain."""
+    if not call.unsettled or isinstance(error, CommitUnknownError):
+        return error
+    return commit_unknown(error)
+
+
+def commit_unknown(error: StateStoreError) -> CommitUnknownError:
+    """That a write may have been done, where *error* is what came of finding out."""
+    return CommitUnknownError(
+        "the connection was lost while the write was under way, so it may or may not have been done "
+        f"({type(error).__name__} since); read before you repeat it",
+        code=getattr(error, "code", None),
+    )

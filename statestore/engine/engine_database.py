@@ -15,22 +15,19 @@ from statestore.engine import forking, hosts
 from statestore.engine.async_database import AsyncRunner, abandon, finished, forked, give_up, locked, unseen
 from statestore.engine.calls import Call, Mode
 from statestore.engine.connections import Verify
-from statestore.engine.deadlines import GRACE, ends_at, out_of_time
-from statestore.engine.driver_errors import classify, classify_or_raise, raise_alone
-from statestore.engine.execution import (
-    BoundRunner,
+from statestore.engine.driver_errors import (
     Retryable,
+    classify,
+    classify_or_raise,
     final_error,
-    no_retry,
-    perform,
     raise_again,
+    raise_alone,
     raise_for,
-    translated,
 )
+from statestore.engine.execution import Borrowed, BoundRunner, Transaction, no_retry, perform, translated
 from statestore.engine.sql import Dialect, Settings
 from statestore.engine.telemetry import BEGIN, LossLog, Telemetry, tell_retry
-from statestore.engine.transactions import Borrowed, Transaction
-from statestore.engine.waits import Waits, tries
+from statestore.engine.waits import GRACE, Waits, ends_at, out_of_time, tries
 from statestore.engine.watchdog import cut, driver_of, watchdog
 from statestore.engine.workers import until_done
 from statestore.errors import StateStoreError, StoreClosedError

@@ -1,26 +1,25 @@
-"""How a call is carried out on a connection: transactions, and what a failure means for a second try.
+"""How a call is carried out on a connection: alone, in a transaction of its own, or in one that spans several calls.
 
 All of it is blocking style: `database` calls it directly, `threaded_database` in a thread, `engine_database` through a
 greenlet.
 """
 
 import math
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from sqlalchemy import Connection
 
-from statestore.engine import forking
+from statestore.engine import cursor_events, forking, pooler, sqlite_files
 from statestore.engine.calls import Call, Mode
-from statestore.engine.deadlines import ends_at, out_of_time
-from statestore.engine.driver_errors import Failure, classify, classify_or_raise, moved, raise_alone
-from statestore.engine.fair_lock import ANY_TIME, Ticket
+from statestore.engine.driver_errors import Failure, Retryable, classify, classify_or_raise, moved, raise_alone
 from statestore.engine.sql import Connected, Dialect, Link, NeedsTransaction, Settings
 from statestore.engine.telemetry import tell_undone
-from statestore.engine.transactions import Borrowed, Transaction, local_timeouts
+from statestore.engine.waits import ANY_TIME, Ticket, ends_at, out_of_time
 from statestore.engine.watchdog import Watch, driver_of, watchdog
 from statestore.errors import (
     CommitUnknownError,
@@ -31,14 +30,6 @@ from statestore.errors import (
     StoreClosedError,
 )
 from statestore.schema import VERSION_TABLE
-
-
-class Retryable(Exception):
-    """A failure that may pass: the call is tried again."""
-
-    def __init__(self, error: StateStoreError) -> None:
-        super().__init__(type(error).__name__)
-        self.error = error
 
 
 def perform(
@@ -83,55 +74,6 @@ def perform(
         transaction.abandon(exc)
         raise
     return result
-
-
-def raise_for(exc: Exception, call: Call, *, elsewhere: bool = False) -> NoReturn:
-    """Turn a driver's error into ours, or into `Retryable` where a second try is safe and may help.
-
-    *elsewhere*: a new connection may lead to another server.
-
-    What may have been done stays so until an attempt finds out: see `settled`.
-    """
-    failure = classify(exc)
-    if failure is None:
-        raise exc
-    if failure.lost and call.sent:
-        call.unsettled = True
-    if call.unsettled and not call.repeatable:
-        raise_alone(commit_unknown(failure.error))
-    if call.given_up or time.monotonic() >= call.ends_at:
-        raise_alone(out_of_time())
-    if failure.demoted and elsewhere:
-        raise_alone(Retryable(moved(failure.error)))
-    if failure.transient or failure.lost:
-        raise_alone(Retryable(failure.error))
-    raise_alone(failure.error)
-
-
-def raise_again(exc: Exception, until: float) -> NoReturn:
-    """As `raise_for`, for what cannot have done anything."""
-    if isinstance(exc, StateStoreError | Retryable):
-        raise exc
-    failure = classify_or_raise(exc)
-    if time.monotonic() >= until:
-        raise_alone(out_of_time())
-    raise_alone(Retryable(failure.error) if failure.lost else failure.error)
-
-
-def final_error(error: StateStoreError, call: Call) -> StateStoreError:
-    """The error that *call* ends with: one that says nothing was written only if that is certain."""
-    if not call.unsettled or isinstance(error, CommitUnknownError):
-        return error
-    return commit_unknown(error)
-
-
-def commit_unknown(error: StateStoreError) -> CommitUnknownError:
-    """That a write may have been done, where *error* is what came of finding out."""
-    return CommitUnknownError(
-        "the connection was lost while the write was under way, so it may or may not have been done "
-        f"({type(error).__name__} since); read before you repeat it",
-        code=getattr(error, "code", None),
-    )
 
 
 class BoundRunner:
@@ -331,3 +273,128 @@ def translated(*, committing: BoundRunner | None = None) -> Iterator[None]:
                 )
             )
         raise_alone(failure.error)
+
+
+class Borrowed:
+    """A SQLAlchemy connection as a `Connected`. Engines of our own use the pool's connection, at half the cost."""
+
+    __slots__ = ("close", "connection", "cursor", "driver_connection", "invalidate")
+
+    def __init__(self, connection: Connection) -> None:
+        if connection.dialect.name == "postgresql":
+            pooler.protect(connection.connection)
+        self.connection = connection
+        self.cursor = cursor_events.cursors(connection)
+        self.driver_connection = connection.connection.driver_connection
+        self.invalidate = connection.invalidate
+        self.close = connection.close
+
+
+class Waiter:
+    """Who waits for a transaction to begin, *until* then on the monotonic clock, and may have left."""
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.given_up = False
+
+    def give_up(self) -> None:
+        self.given_up = True
+
+
+class Transaction:
+    """BEGIN, COMMIT and ROLLBACK on a connection whose driver commits each statement."""
+
+    def __init__(self, connection: Connected, dialect: Dialect) -> None:
+        self._connection = connection
+        self._dialect = dialect
+
+    def begin(
+        self,
+        *,
+        snapshot: bool = False,
+        read_only: bool = False,
+        until: float = math.inf,
+        call: Call | Waiter | None = None,
+    ) -> None:
+        """Begin; with *snapshot* all that is read is of one moment.
+
+        SQLite's writer is waited for *until* then, on the monotonic clock, or until *call* is given up.
+        """
+        if self._dialect.name == "sqlite":
+            if snapshot:
+                self._execute("BEGIN")
+            else:
+                file = getattr(self._connection, "info", {}).get(sqlite_files.FILE)
+                if file is not None:
+                    file.check()
+                self._begin_writing(until, call)
+        else:
+            level = " ISOLATION LEVEL REPEATABLE READ" if snapshot else ""
+            begin = f"BEGIN{level}{' READ ONLY' if read_only else ''}"
+            timeouts = local_timeouts(self._connection)
+            if timeouts:
+                self._execute(begin + timeouts, prepare=False)  # Several statements cannot be prepared as one.
+            else:
+                self._execute(begin)
+
+    def _begin_writing(self, until: float, call: Call | Waiter | None) -> None:
+        # A deferred transaction that reads, and then wants to write, may find that another has written since. SQLite's
+        # own wait cannot be interrupted, so it is a short one, again and again.
+        own = not isinstance(self._connection, Borrowed)
+        while True:
+            try:
+                # Our own connections have a short wait already; a caller's gets back the one that it had.
+                with nullcontext() if own else self._short_wait():
+                    self._execute("BEGIN IMMEDIATE")
+                    return
+            except sqlite3.OperationalError as exc:
+                if not (exc.sqlite_errorname or "").startswith("SQLITE_BUSY"):
+                    raise
+                if time.monotonic() >= until or (call is not None and call.given_up):
+                    failure = classify_or_raise(exc)
+                    break
+        raise failure.error
+
+    @contextmanager
+    def _short_wait(self) -> Iterator[None]:
+        cursor = self._connection.cursor()
+        cursor.execute("PRAGMA busy_timeout")
+        [(usual,)] = cursor.fetchall()
+        cursor.close()
+        self._execute(f"PRAGMA busy_timeout = {min(usual, sqlite_files.WAIT)}")
+        try:
+            yield
+        finally:
+            self._execute(f"PRAGMA busy_timeout = {usual}")
+
+    def commit(self) -> None:
+        self._execute("COMMIT")
+
+    def abandon(self, exc: BaseException) -> None:
+        """Undo, whatever state the connection is in."""
+        if isinstance(exc, Exception) or self._dialect.name == "sqlite":
+            try:
+                self._execute("ROLLBACK")
+                return
+            except Exception as failure:
+                # SQLite has rolled back by itself after some errors, and then has nothing left to undo.
+                if getattr(failure, "sqlite_errorname", None) == "SQLITE_ERROR":
+                    return
+        # Interrupted in the middle of an exchange with the server: what comes next on this connection is uncertain.
+        self._connection.invalidate()
+
+    def _execute(self, sql: str, **options: bool) -> None:
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute(sql, **options)
+        finally:
+            cursor.close()
+
+
+def local_timeouts(connection: Connected) -> str:
+    """What a transaction on *connection* is to begin with; empty unless timeouts were asked for behind a pooler.
+
+    A single statement has to have a transaction there.
+    """
+    found: str = getattr(connection, "info", {}).get(pooler.LOCAL_TIMEOUTS, "")
+    return found

@@ -18,13 +18,11 @@ from typing import Any, NamedTuple
 from statestore.engine.calls import Call, Mode
 from statestore.engine.connections import Connections
 from statestore.engine.database import Database
-from statestore.engine.deadlines import ends_at
-from statestore.engine.driver_errors import classify
-from statestore.engine.execution import BoundRunner, Retryable, no_retry, translated
+from statestore.engine.driver_errors import Retryable, classify
+from statestore.engine.execution import BoundRunner, Waiter, no_retry, translated
 from statestore.engine.listening import ListenStatements
 from statestore.engine.sql import Connected, Dialect, Link, Settings
-from statestore.engine.transactions import Waiter
-from statestore.engine.waits import Waits
+from statestore.engine.waits import Waits, ends_at
 from statestore.engine.watchdog import driver_of, watchdog
 from statestore.errors import InvalidValueError, StateStoreError, StoreClosedError, UnavailableError
 

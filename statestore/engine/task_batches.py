@@ -9,7 +9,7 @@ from typing import Any
 
 from statestore.engine.batching import PATIENCE, Run, Schedule, Together, keys_of, left_of, too_late, unknown
 from statestore.engine.calls import Call
-from statestore.engine.deadlines import GRACE
+from statestore.engine.waits import GRACE
 from statestore.engine.workers import Workers, until_done
 from statestore.errors import StateStoreError
 

@@ -14,13 +14,11 @@ from statestore.engine.async_database import AsyncRunner, elsewhere, finished, f
 from statestore.engine.batching import PATIENCE, carry_out, too_late
 from statestore.engine.calls import Batching, Call, Mode
 from statestore.engine.database import Database
-from statestore.engine.deadlines import ends_at, out_of_time
-from statestore.engine.execution import BoundRunner
+from statestore.engine.execution import BoundRunner, Waiter
 from statestore.engine.sql import Settings
 from statestore.engine.task_batches import TaskBatches
 from statestore.engine.telemetry import Telemetry
-from statestore.engine.transactions import Waiter
-from statestore.engine.waits import Waits
+from statestore.engine.waits import Waits, ends_at, out_of_time
 from statestore.engine.workers import Workers
 
 

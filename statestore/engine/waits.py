@@ -1,14 +1,74 @@
-"""How long a store waits, for what, and what is said when it waits no longer."""
+"""How long calls wait, and for what: deadlines, pauses between tries, places in the pool, turns of SQLite's threads.
+
+Blocking work that cannot be interrupted, such as connecting, is waited for until a deadline and then left to itself.
+"""
 
 import math
 import random
 import threading
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
-from statestore.engine.deadlines import ends_at
-from statestore.errors import UnavailableError
+from statestore.errors import CommitUnknownError, InvalidValueError, UnavailableError
+
+# How late a call may be: what it waits for has this long to end by itself before its connection is cut.
+GRACE = 0.25
+
+# The ends of the blocks around a call, each no later than those around it.
+_ends: ContextVar[tuple[float, ...]] = ContextVar("statestore.deadline", default=(math.inf,))
+
+
+class deadline:
+    """Bound every call of any store that is made inside the block: `with statestore.deadline(2.5):`.
+
+    For threads and tasks alike; each has its own. Blocks nest: the earliest end counts, and so does the store's own
+    `timeout`. A call that is out of time raises `UnavailableError`, if nothing was written, or `CommitUnknownError`, at
+    most half a second late. It bounds calls of stores alone: code of your own is not interrupted.
+    """
+
+    def __init__(self, seconds: float | timedelta) -> None:
+        self._seconds = in_seconds(seconds, "seconds")
+
+    def __enter__(self) -> Self:
+        ends = _ends.get()
+        _ends.set((*ends, min(ends[-1], time.monotonic() + self._seconds)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _ends.set(_ends.get()[:-1] or (math.inf,))
+
+
+def in_seconds(value: Any, argument: str) -> float:
+    """A duration in seconds, given as a number or a timedelta."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise InvalidValueError(argument, "must be a positive number of seconds, or a timedelta")
+    return float(seconds)
+
+
+def ends_at(timeout: float) -> float:
+    """When a call that begins now has to have ended, on the monotonic clock."""
+    return min(time.monotonic() + timeout, _ends.get()[-1])
+
+
+def out_of_time(unsettled: bool = False) -> UnavailableError | CommitUnknownError:
+    """The error of a call that did not end in time; *unsettled*, if it may have been done all the same."""
+    if unsettled:
+        return CommitUnknownError(
+            "the call was given up at its deadline while its write was under way, so it may or may not have been done; "
+            "read before you repeat it"
+        )
+    return UnavailableError(
+        "the call did not end within its time, and nothing was written; "
+        "raise the store's timeout= or the deadline around the call, or try again later"
+    )
 
 
 class Waits(NamedTuple):
@@ -61,3 +121,232 @@ def writer_timeout() -> UnavailableError:
         "another transaction of this store held SQLite's only writer for too long; end it first, "
         "and do not call the store from within it but through what transaction() gave you"
     )
+
+
+class PoolState(NamedTuple):
+    """How many connections there may be, how many are in use and idle, and how many callers wait for one."""
+
+    size: int
+    used: int
+    idle: int
+    waiting: int
+
+
+class Slots:
+    """A fair counter of free places. SQLAlchemy's pool waits, too, but no caller's deadline can end that."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._free = size
+        self._lock = threading.RLock()  # See `Watchdog`.
+        self._waiting: deque[threading.Lock] = deque()
+
+    @property
+    def taken(self) -> int:
+        return self.size - self._free
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def take(self, until: float, patience: float = math.inf) -> bool:
+        """Take a place; False if none became free *until* then, on the monotonic clock, or for *patience* seconds."""
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return True
+            come = threading.Lock()
+            come.acquire()
+            self._waiting.append(come)
+        try:
+            # A lock takes no longer timeout than about 292 years, nor a negative one.
+            if come.acquire(timeout=min(max(0.0, until - time.monotonic()), patience, 1e6)):
+                return True
+        except BaseException:  # Ctrl-C, most likely.
+            self._leave(come)
+            raise
+        return not self._leave(come, keep=True)
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._pass_on()
+
+    def _leave(self, come: threading.Lock, *, keep: bool = False) -> bool:
+        """Wait no longer. False, if a place had come meanwhile: it is passed on unless it is to be kept."""
+        with self._lock:
+            if come in self._waiting:
+                self._waiting.remove(come)
+                return True
+            if not keep:
+                self._pass_on()
+            return False
+
+    def _pass_on(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().release()
+        else:
+            self._free += 1
+
+
+# Seconds; see `FairLock`.
+_PATIENCE_INSIDE = 0.02
+
+
+class Ticket(Protocol):
+    """Shows that its holder is inside. Leaving twice does nothing."""
+
+    def leave(self) -> None: ...
+
+
+class _AnyTime:
+    """A lock that is always free."""
+
+    def enter(self) -> Ticket:
+        return self
+
+    def leave(self) -> None:
+        pass
+
+
+ANY_TIME = _AnyTime()
+
+
+class FairLock:
+    """Lets threads in one at a time, in the order in which they come; one that takes long is overtaken.
+
+    Threads that use SQLite at the same time compete for the interpreter's lock, which sqlite3 releases at every step:
+    32 of them get a third as much done as they do one at a time. This lock is for speed alone; nothing may depend on
+    being alone inside. A thread that has been inside for longer than *patience*, in seconds, no longer keeps
+    others out.
+    """
+
+    def __init__(self, patience: float = _PATIENCE_INSIDE) -> None:
+        self._patience = patience
+        self._lock = threading.RLock()  # See `Watchdog`.
+        self._waiting: deque[_Ticket] = deque()
+        self._inside: _Ticket | None = None
+        self._since = 0.0
+
+    def enter(self) -> Ticket:
+        """Wait until this thread may go on. The caller must leave with the ticket, whatever happens inside."""
+        ticket = _Ticket(self)
+        with self._lock:
+            if self._inside is None:
+                self._inside = ticket
+                self._since = time.monotonic()
+                return ticket
+            come = ticket.come = threading.Lock()
+            come.acquire()
+            self._waiting.append(ticket)
+        try:
+            while not come.acquire(timeout=self._patience):
+                with self._lock:
+                    if time.monotonic() - self._since >= self._patience:
+                        self._next()
+        except BaseException:  # Ctrl-C, most likely.
+            ticket.leave()
+            raise
+        return ticket
+
+    def leave(self, ticket: "_Ticket") -> None:
+        with self._lock:
+            if self._inside is ticket:
+                self._next()
+            elif ticket in self._waiting:
+                self._waiting.remove(ticket)
+
+    def _next(self) -> None:
+        self._inside = None
+        if self._waiting:
+            self._inside = ticket = self._waiting.popleft()
+            self._since = time.monotonic()
+            if ticket.come is not None:
+                ticket.come.release()
+
+
+class _Ticket:
+    __slots__ = ("_fair_lock", "_left", "come")
+
+    def __init__(self, lock: FairLock) -> None:
+        self._fair_lock = lock
+        self._left = False
+        self.come: threading.Lock | None = None
+        """Held until the ticket is called; only for those who have to wait."""
+
+    def leave(self) -> None:
+        if not self._left:
+            self._left = True
+            self._fair_lock.leave(self)
+
+
+R = TypeVar("R")
+
+
+class LeftBehind(BaseException):
+    """The caller no longer waits for work that goes on; *error* is for that caller."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+
+def run_until(work: Callable[[], R], until: float, late: Callable[[R | None], Any]) -> R:
+    """Run *work* in a thread of its own and wait for it *until* then, on the monotonic clock.
+
+    Raises:
+        LeftBehind: Its time was over, or the wait was interrupted. When *work* comes to its end after all, what it
+            returned is handed to *late*, in its thread; None, if it failed.
+    """
+    job = _Job(work, late)
+    threading.Thread(target=job.run, name="statestore-connecting", daemon=True).start()
+    try:
+        job.done.acquire(timeout=min(max(0.0, until - time.monotonic()), 1e6))
+    except BaseException as exc:  # Ctrl-C, most likely, or a signal's time limit.
+        interrupt = exc
+    else:
+        result: R = job.take()
+        return result
+    job.leave()
+    raise LeftBehind(interrupt)
+
+
+class _Job:
+    def __init__(self, work: Callable[[], Any], late: Callable[[Any], Any]) -> None:
+        self._work = work
+        self._late = late
+        self._lock = threading.Lock()
+        self._left = False
+        self._ended = False
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+
+    def run(self) -> None:
+        try:
+            self._result = self._work()
+        except BaseException as exc:
+            self._error = exc
+        with self._lock:
+            self._ended = True
+            left = self._left
+        self.done.release()
+        if left:
+            self._late(self._result)
+
+    def leave(self) -> None:
+        """Nobody waits any more: what came is put away, now or when it comes."""
+        with self._lock:
+            self._left = True
+            ended = self._ended
+        if ended:
+            self._late(self._result)
+
+    def take(self) -> Any:
+        with self._lock:
+            if not self._ended:
+                self._left = True
+                raise LeftBehind(out_of_time())
+        if self._error is not None:
+            raise self._error
+        return self._result

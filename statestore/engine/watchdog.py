@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from statestore.engine import forking
-from statestore.engine.deadlines import GRACE
+from statestore.engine.waits import GRACE
 
 
 class Watch:

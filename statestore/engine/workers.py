@@ -9,7 +9,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
-from statestore.engine.deadlines import GRACE, out_of_time
+from statestore.engine.waits import GRACE, out_of_time
 from statestore.errors import StoreClosedError
 
 # Seconds. What takes longer most likely waits for somebody, and does nothing that another thread would disturb.

@@ -18,11 +18,10 @@ from statestore.checking import codec
 from statestore.engine.async_database import AsyncRunner
 from statestore.engine.calls import Call
 from statestore.engine.database import Runner
-from statestore.engine.deadlines import deadline
 from statestore.engine.execution import BoundRunner
 from statestore.engine.flows import Do, Flow, Sleep, run, run_async
 from statestore.engine.sql import Settings
-from statestore.engine.waits import Waits, pauses
+from statestore.engine.waits import Waits, deadline, pauses
 from statestore.errors import DatabaseError, ReadOnlyError, StateStoreError, StorageFullError
 from statestore.repositories.cache.base import BRIEF, NOTES, STATE
 from statestore.repositories.cache.compute_claims import COMPUTED, Found

@@ -19,7 +19,7 @@ from statestore import (
     StateStoreError,
     UnavailableError,
 )
-from statestore.engine.fair_lock import FairLock
+from statestore.engine.waits import FairLock
 from tests.support.crowd import at_once
 
 Scene = Callable[[AsyncStateStore], Awaitable[None]]

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from statestore import AsyncStateStore, DatabaseError, NewEntry, SessionExistsError, StateStore
 from statestore.engine.cursor_events import HeardCursor
-from statestore.engine.transactions import Borrowed
+from statestore.engine.execution import Borrowed
 from tests.contract.test_transactions import Application
 from tests.support.engines import async_engine, sync_engine
 from tests.support.portal import BlockingStore, Portal

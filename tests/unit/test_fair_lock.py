@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from statestore.engine import fair_lock as module
-from statestore.engine.fair_lock import FairLock
+from statestore.engine import waits as module
+from statestore.engine.waits import FairLock
 
 LONG = 60.0
 

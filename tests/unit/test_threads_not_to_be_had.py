@@ -11,8 +11,8 @@ from unittest.mock import patch
 import pytest
 
 from statestore import deadline
-from statestore.engine.deadlines import ends_at
 from statestore.engine.listening import Ear, Listener
+from statestore.engine.waits import ends_at
 from statestore.engine.watchdog import Watchdog
 from statestore.engine.workers import Workers
 from statestore.repositories.history import notify
