@@ -22,7 +22,7 @@ from statestore.engine.sql import Clock, Dialect, Settings
 from statestore.engine.waits import Waits, in_seconds
 from statestore.errors import InvalidValueError, SchemaMissingError
 from statestore.repositories.cache.options import CacheOptions
-from statestore.repositories.history import notify
+from statestore.repositories.history import follows
 from statestore.repositories.sessions.options import SessionOptions
 from statestore.schema import DEFAULT_SCHEMA
 from statestore.values.markers import NeverType
@@ -265,7 +265,7 @@ def database_on(engine: Engine, options: StoreOptions) -> Database:
     """A database on a caller's engine."""
     dialect = options.dialect(engine)
     connections: Connections = connections_of(engine, dialect, options.for_engine(), owned=False)
-    return Database(connections, dialect, options.settings(), waits_of(options.for_engine()), notify.STATEMENTS)
+    return Database(connections, dialect, options.settings(), waits_of(options.for_engine()), follows.LISTENING)
 
 
 def database_of(url: hosts.Address | None, options: StoreOptions) -> Database:
@@ -275,11 +275,11 @@ def database_of(url: hosts.Address | None, options: StoreOptions) -> Database:
     dialect, settings, waits = options.dialect(engine), options.settings(), waits_of(for_engine)
     connections: Connections = connections_of(engine, dialect, for_engine, owned=True)
     if options.reporting_url is None:
-        return Database(connections, dialect, settings, waits, notify.STATEMENTS)
+        return Database(connections, dialect, settings, waits, follows.LISTENING)
     reporting = _reporting_engine(parsed, options.reporting_url, for_engine)
     replica = connections_of(reporting, dialect, for_engine, owned=True, kind=ReplicaConnections)
     return ReplicatedDatabase(
-        connections, dialect, settings, waits, notify.STATEMENTS, replica=replica, max_lag=options.lag()
+        connections, dialect, settings, waits, follows.LISTENING, replica=replica, max_lag=options.lag()
     )
 
 

@@ -2444,6 +2444,40 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     SELECT added.seq, added.turn, added.created_at, s.belongs_to IS NOT NULL AS whole_due FROM session AS s, woken,
         added;
 
+-- history/appending.py: _FIND_IN_ONE
+-- Serves ConversationsRepository.save, EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
+--
+-- Most appends are to one session. PostgreSQL plans a list of sessions anew at each call, which takes a third longer.
+SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS
+    (SELECT 1 FROM unnest(CAST(%(call_ids)s AS text[])) AS w (id)
+    WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0) THEN CAST(h.content AS text) END
+FROM "statestore".sessions AS s JOIN "statestore".history_entries AS h
+    ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq >= s.next_seq - %(searched)s
+WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+    AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
+    AND (h.tool_call_id = ANY (%(call_ids)s) OR EXISTS (SELECT 1 FROM unnest(CAST(%(call_ids)s AS text[])) AS w (id)
+    WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0))
+ORDER BY h.seq;
+
+-- history/appending.py: _FIND_IN_SEVERAL
+-- Serves ConversationsRepository.save, EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
+SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS
+    (SELECT 1 FROM unnest(CAST(%(call_ids)s AS text[])) AS w (id)
+    WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0) THEN CAST(h.content AS text) END
+FROM "statestore".sessions AS s JOIN "statestore".history_entries AS h
+    ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq >= s.next_seq - %(searched)s
+WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
+    AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
+    AND (h.tool_call_id = ANY (%(call_ids)s) OR EXISTS (SELECT 1 FROM unnest(CAST(%(call_ids)s AS text[])) AS w (id)
+    WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0))
+ORDER BY h.seq;
+
 -- history/entry_edits.py: _FIND['entry_id']
 -- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
 SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
@@ -2588,38 +2622,6 @@ WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq = %(seq)
     cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, provider_name, request_model,
     response_model, cost_usd, tool_name, tool_call_id, duration_ms, finish_reason, error_type, content_bytes, created_at;
 
--- history/entry_filters.py: _statement
--- Serves ReadingRepository.read.
---
--- For sessions that are not forks, whose rows are read in order until there are enough; with *forks* for any.
---
--- Built for: the newest of a role.
-    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
-THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
-    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
-        / 10) AT TIME ZONE 'UTC')
-        AND (current_setting('transaction_read_only') = 'off'
-        AND has_any_column_privilege('"statestore".sessions', 'update'))
-    WHEN s.belongs_to IS NULL THEN false
-    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
-        'UTC') FROM "statestore".sessions AS w
-        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
-            AND (current_setting('transaction_read_only') = 'off'
-            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, m.*
-            FROM "statestore".sessions AS s LEFT JOIN (
-        SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
-            h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-            h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-            h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM
-            (SELECT x.* FROM "statestore".history_entries AS x WHERE x.namespace = %(namespace)s
-            AND x.seq > CAST(%(after)s AS bigint) AND x.seq < CAST(%(before)s AS bigint)
-            AND x.session_id = %(session_id)s AND x.role = %(role)s) AS h
-        ORDER BY h.seq DESC LIMIT %(most)s) AS m ON true
-    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
-
 -- history/entry_lookups.py: _FIND
 -- Serves ReadingRepository.find.
 SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
@@ -2700,6 +2702,22 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
         AND h.session_id = piece.owner AND h.seq BETWEEN piece.from_seq AND piece.to_seq OFFSET 0) AS h
 ) AS h ON true
 WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
+
+-- history/entry_lookups.py: _LOOK
+-- Serves FollowWork.look, FollowWork.start, TurnWork.commit.
+--
+-- A popped position is used again, and a deleted session's id as well. Looking extends no TTL.
+SELECT s.next_seq - 1, s.created_at, coalesce(
+    (SELECT h.entry_id FROM "statestore".history_entries AS h
+    WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s AND h.seq = %(seq)s),
+    (SELECT h.entry_id FROM "statestore".session_segments AS g
+    JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+        AND h.seq = %(seq)s
+    WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s AND %(seq)s BETWEEN g.from_seq AND g.to_seq))
+FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
@@ -2952,6 +2970,24 @@ INSERT INTO "statestore".history_entries (namespace, session_id, seq, created_at
 VALUES (%(namespace)s, %(session_id)s, %(seq)s, %(created_at)s, %(entry_id)s, %(turn)s, %(role)s, %(content)s,
     %(content_bytes)s, %(provider_name)s, %(request_model)s, %(input_tokens)s, %(output_tokens)s, %(cost_usd)s);
 
+-- history/follows.py: LISTENING.listen_to
+--
+-- For `history.follow`.
+SELECT 'statestore_' || to_hex(hashtextextended(f.session_id, hashtextextended(f.namespace, 11))) FROM
+    (SELECT CAST(%(namespace)s AS text) AS namespace, CAST(%(session_id)s AS text) AS session_id) AS f;
+
+-- history/follows.py: LISTENING.try_lock
+--
+-- For `history.follow`.
+SELECT pg_try_advisory_lock_shared(hashtextextended(f.session_id, hashtextextended(f.namespace, 11))) FROM
+    (SELECT CAST(%(namespace)s AS text) AS namespace, CAST(%(session_id)s AS text) AS session_id) AS f;
+
+-- history/follows.py: LISTENING.unlock
+--
+-- For `history.follow`.
+SELECT pg_advisory_unlock_shared(hashtextextended(f.session_id, hashtextextended(f.namespace, 11))) FROM
+    (SELECT CAST(%(namespace)s AS text) AS namespace, CAST(%(session_id)s AS text) AS session_id) AS f;
+
 -- history/locating.py: _LOCATE
 -- Serves LocatingRepository.locate, LocatingRepository.locate_many.
 --
@@ -2966,24 +3002,6 @@ WHERE h.entry_id = ANY (%(entry_ids)s) AND h.namespace = %(namespace)s
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))))
 ORDER BY h.created_at, h.session_id;
-
--- history/notify.py: STATEMENTS.listen_to
---
--- For `history.follow`.
-SELECT 'statestore_' || to_hex(hashtextextended(f.session_id, hashtextextended(f.namespace, 11))) FROM
-    (SELECT CAST(%(namespace)s AS text) AS namespace, CAST(%(session_id)s AS text) AS session_id) AS f;
-
--- history/notify.py: STATEMENTS.try_lock
---
--- For `history.follow`.
-SELECT pg_try_advisory_lock_shared(hashtextextended(f.session_id, hashtextextended(f.namespace, 11))) FROM
-    (SELECT CAST(%(namespace)s AS text) AS namespace, CAST(%(session_id)s AS text) AS session_id) AS f;
-
--- history/notify.py: STATEMENTS.unlock
---
--- For `history.follow`.
-SELECT pg_advisory_unlock_shared(hashtextextended(f.session_id, hashtextextended(f.namespace, 11))) FROM
-    (SELECT CAST(%(namespace)s AS text) AS namespace, CAST(%(session_id)s AS text) AS session_id) AS f;
 
 -- history/ranges.py: _SET_RANGE
 -- Serves ConversationsRepository.save, HistoryRepository.pop_last, ShorteningRepository.clear,
@@ -3411,6 +3429,38 @@ LEFT JOIN LATERAL (
         AND least(s.next_seq, w.before, greatest(w.after + 1, s.first_seq) + w.most) - 1
     ORDER BY h.seq OFFSET 0) AS h ON true;
 
+-- history/reading.py: _filtered
+-- Serves ReadingRepository.read.
+--
+-- For sessions that are not forks, whose rows are read in order until there are enough; with *forks* for any.
+--
+-- Built for: the newest of a role.
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
+        / 10) AT TIME ZONE 'UTC')
+        AND (current_setting('transaction_read_only') = 'off'
+        AND has_any_column_privilege('"statestore".sessions', 'update'))
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + w.ttl * 9 / 10) AT TIME ZONE
+        'UTC') FROM "statestore".sessions AS w
+        WHERE w.namespace = %(namespace)s AND w.session_id = s.belongs_to), false)
+            AND (current_setting('transaction_read_only') = 'off'
+            AND has_any_column_privilege('"statestore".sessions', 'update')) END) THEN 2 ELSE 0 END END, m.*
+            FROM "statestore".sessions AS s LEFT JOIN (
+        SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+            h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+            h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+            h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM
+            (SELECT x.* FROM "statestore".history_entries AS x WHERE x.namespace = %(namespace)s
+            AND x.seq > CAST(%(after)s AS bigint) AND x.seq < CAST(%(before)s AS bigint)
+            AND x.session_id = %(session_id)s AND x.role = %(role)s) AS h
+        ORDER BY h.seq DESC LIMIT %(most)s) AS m ON true
+    WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
+
 -- history/reading.py: _COUNT
 -- Serves ReadingRepository.count.
 SELECT s.next_seq - s.first_seq FROM "statestore".sessions AS s
@@ -3478,56 +3528,6 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) ORDER BY m.start_seq;
-
--- history/tail.py: _LOOK
--- Serves FollowWork.look, FollowWork.start, TurnWork.commit.
---
--- A popped position is used again, and a deleted session's id as well. Looking extends no TTL.
-SELECT s.next_seq - 1, s.created_at, coalesce(
-    (SELECT h.entry_id FROM "statestore".history_entries AS h
-    WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s AND h.seq = %(seq)s),
-    (SELECT h.entry_id FROM "statestore".session_segments AS g
-    JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
-        AND h.seq = %(seq)s
-    WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s AND %(seq)s BETWEEN g.from_seq AND g.to_seq))
-FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
-
--- history/tool_names.py: _FIND_IN_ONE
--- Serves ConversationsRepository.save, EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
---
--- Most appends are to one session. PostgreSQL plans a list of sessions anew at each call, which takes a third longer.
-SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS
-    (SELECT 1 FROM unnest(CAST(%(call_ids)s AS text[])) AS w (id)
-    WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0) THEN CAST(h.content AS text) END
-FROM "statestore".sessions AS s JOIN "statestore".history_entries AS h
-    ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq >= s.next_seq - %(searched)s
-WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
-    AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
-    AND (h.tool_call_id = ANY (%(call_ids)s) OR EXISTS (SELECT 1 FROM unnest(CAST(%(call_ids)s AS text[])) AS w (id)
-    WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0))
-ORDER BY h.seq;
-
--- history/tool_names.py: _FIND_IN_SEVERAL
--- Serves ConversationsRepository.save, EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
-SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS
-    (SELECT 1 FROM unnest(CAST(%(call_ids)s AS text[])) AS w (id)
-    WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0) THEN CAST(h.content AS text) END
-FROM "statestore".sessions AS s JOIN "statestore".history_entries AS h
-    ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq >= s.next_seq - %(searched)s
-WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
-    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
-    AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
-    AND (h.tool_call_id = ANY (%(call_ids)s) OR EXISTS (SELECT 1 FROM unnest(CAST(%(call_ids)s AS text[])) AS w (id)
-    WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0))
-ORDER BY h.seq;
 
 -- ===================================================== portable ======================================================
 
@@ -4938,7 +4938,7 @@ ORDER BY s.created_at, s.session_id;
 --
 -- A session that does not exist has no row to be locked. Two transactions that find it missing, and then make it, queue
 -- here; the second one finds what the first has made. The innermost number is this kind of lock's own: those who follow
--- a session have 11 (see `notify`), families 7 (see `segments`), state 17, 19 and 23.
+-- a session have 11 (see `follows`), families 7 (see `segments`), state 17, 19 and 23.
 SELECT pg_advisory_xact_lock(
     hashtextextended(CAST(%(session_id)s AS text), hashtextextended(CAST(%(namespace)s AS text), 13)))
 FROM (SELECT count(*) FROM "statestore".sessions AS x WHERE x.namespace = %(namespace)s AND x.session_id = '') AS one;

@@ -1486,6 +1486,38 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND h.entry_id IN (SELECT value FROM json_each(:entry_ids))) AND s.lease_token = :lease_token
         AND s.lease_until > :now RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn, belongs_to;
 
+-- history/appending.py: _FIND_IN_ONE
+-- Serves ConversationsRepository.save, EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
+--
+-- Most appends are to one session. PostgreSQL plans a list of sessions anew at each call, which takes a third longer.
+SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
+    WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0) THEN CAST(h.content AS text) END
+FROM sessions AS s JOIN history_entries AS h
+    ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq >= s.next_seq - :searched
+WHERE s.namespace = :namespace AND s.session_id = :session_id
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
+    AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
+    AND (h.tool_call_id IN (SELECT value FROM json_each(:call_ids)) OR EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
+    WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0))
+ORDER BY h.seq;
+
+-- history/appending.py: _FIND_IN_SEVERAL
+-- Serves ConversationsRepository.save, EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
+SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
+    WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0) THEN CAST(h.content AS text) END
+FROM sessions AS s JOIN history_entries AS h
+    ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq >= s.next_seq - :searched
+WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
+    AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
+    AND (h.tool_call_id IN (SELECT value FROM json_each(:call_ids)) OR EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
+    WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0))
+ORDER BY h.seq;
+
 -- history/entry_edits.py: _FIND['entry_id']
 -- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
 SELECT NULL, h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
@@ -1577,34 +1609,6 @@ WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq RETURNI
     cache_write_input_tokens, reasoning_output_tokens, provider_name, request_model, response_model, cost_usd,
     tool_name, tool_call_id, duration_ms, finish_reason, error_type, content_bytes, created_at;
 
--- history/entry_filters.py: _statement
--- Serves ReadingRepository.read.
---
--- For sessions that are not forks, whose rows are read in order until there are enough; with *forks* for any.
---
--- Built for: the newest of a role.
-    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
-THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
-    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
-        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
-        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
-    WHEN s.belongs_to IS NULL THEN false
-    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
-        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
-        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END, m.*
-            FROM sessions AS s LEFT JOIN (
-        SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
-            h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
-            h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
-            h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM
-            (SELECT x.* FROM history_entries AS x WHERE x.namespace = :namespace AND x.seq > CAST(:after AS bigint)
-            AND x.seq < CAST(:before AS bigint) AND x.session_id = :session_id AND x.role = :role) AS h
-        ORDER BY h.seq DESC LIMIT :most) AS m ON true
-    WHERE s.namespace = :namespace AND s.session_id = :session_id
-        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
-
 -- history/entry_lookups.py: _FIND
 -- Serves ReadingRepository.find.
 SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
@@ -1695,6 +1699,21 @@ JOIN session_segments AS g ON g.namespace = s.namespace AND g.session_id = s.ses
 CROSS JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
     AND h.seq BETWEEN max(g.from_seq, s.next_seq - :n) AND g.to_seq
 WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/entry_lookups.py: _LOOK
+-- Serves FollowWork.look, FollowWork.start, TurnWork.commit.
+--
+-- A popped position is used again, and a deleted session's id as well. Looking extends no TTL.
+SELECT s.next_seq - 1, s.created_at, coalesce(
+    (SELECT h.entry_id FROM history_entries AS h
+    WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq = :seq),
+    (SELECT h.entry_id FROM session_segments AS g
+    JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id AND h.seq = :seq
+    WHERE g.namespace = :namespace AND g.session_id = :session_id AND :seq BETWEEN g.from_seq AND g.to_seq))
+FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
@@ -1966,6 +1985,34 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id;
 -- ShorteningRepository.trim.
 DELETE FROM summaries WHERE namespace = :namespace AND session_id = :session_id AND end_seq > :last_seq;
 
+-- history/reading.py: _filtered
+-- Serves ReadingRepository.read.
+--
+-- For sessions that are not forks, whose rows are read in order until there are enough; with *forks* for any.
+--
+-- Built for: the newest of a role.
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END, m.*
+            FROM sessions AS s LEFT JOIN (
+        SELECT h.seq, h.turn, h.entry_id, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
+            h.input_tokens, h.output_tokens, h.cache_read_input_tokens, h.cache_write_input_tokens,
+            h.reasoning_output_tokens, h.provider_name, h.request_model, h.response_model, h.cost_usd, h.tool_name,
+            h.tool_call_id, h.duration_ms, h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM
+            (SELECT x.* FROM history_entries AS x WHERE x.namespace = :namespace AND x.seq > CAST(:after AS bigint)
+            AND x.seq < CAST(:before AS bigint) AND x.session_id = :session_id AND x.role = :role) AS h
+        ORDER BY h.seq DESC LIMIT :most) AS m ON true
+    WHERE s.namespace = :namespace AND s.session_id = :session_id
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
+
 -- history/reading.py: _COUNT
 -- Serves ReadingRepository.count.
 SELECT s.next_seq - s.first_seq FROM sessions AS s
@@ -2030,53 +2077,6 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) ORDER BY m.start_seq;
-
--- history/tail.py: _LOOK
--- Serves FollowWork.look, FollowWork.start, TurnWork.commit.
---
--- A popped position is used again, and a deleted session's id as well. Looking extends no TTL.
-SELECT s.next_seq - 1, s.created_at, coalesce(
-    (SELECT h.entry_id FROM history_entries AS h
-    WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq = :seq),
-    (SELECT h.entry_id FROM session_segments AS g
-    JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id AND h.seq = :seq
-    WHERE g.namespace = :namespace AND g.session_id = :session_id AND :seq BETWEEN g.from_seq AND g.to_seq))
-FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
-    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
-
--- history/tool_names.py: _FIND_IN_ONE
--- Serves ConversationsRepository.save, EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
---
--- Most appends are to one session. PostgreSQL plans a list of sessions anew at each call, which takes a third longer.
-SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
-    WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0) THEN CAST(h.content AS text) END
-FROM sessions AS s JOIN history_entries AS h
-    ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq >= s.next_seq - :searched
-WHERE s.namespace = :namespace AND s.session_id = :session_id
-    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
-    AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
-    AND (h.tool_call_id IN (SELECT value FROM json_each(:call_ids)) OR EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
-    WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0))
-ORDER BY h.seq;
-
--- history/tool_names.py: _FIND_IN_SEVERAL
--- Serves ConversationsRepository.save, EditingRepository.replace, HistoryRepository.append, TurnWork.commit.
-SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
-    WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0) THEN CAST(h.content AS text) END
-FROM sessions AS s JOIN history_entries AS h
-    ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq >= s.next_seq - :searched
-WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
-    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
-    AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
-    AND (h.tool_call_id IN (SELECT value FROM json_each(:call_ids)) OR EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
-    WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0))
-ORDER BY h.seq;
 
 -- ===================================================== portable ======================================================
 

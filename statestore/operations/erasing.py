@@ -8,7 +8,7 @@ from statestore.engine.calls import Call
 from statestore.engine.flows import Flow
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.erasure import ErasureRepository
-from statestore.repositories.history.shortening import ShorteningRepository
+from statestore.repositories.history.ranges import ShorteningRepository
 from statestore.values.sessions import ErasureReceipt
 
 Progress: TypeAlias = Callable[[ErasureReceipt], object]

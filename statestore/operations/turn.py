@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from statestore.checking import checks, exactjson, sdk_objects
+from statestore.checking import checks, exactjson, messages
 from statestore.engine.calls import Call
 from statestore.engine.flows import Block, Enter
 from statestore.errors import ConflictError
@@ -101,8 +101,8 @@ class Turn:
         Raises:
             InvalidValueError: An entry can never be stored. Nothing was collected.
         """
-        listed: Any = [entries] if sdk_objects.is_one(entries) else entries
-        given = [sdk_objects.taken(entry, f"entries[{index}]") for index, entry in enumerate(listed)]
+        listed: Any = [entries] if messages.is_entry(entries) else entries
+        given = [messages.as_entry(entry, f"entries[{index}]") for index, entry in enumerate(listed)]
         prepared = entry_rows.prepare(given, max_bytes=self._limit)
         for entry, checked in zip(given, prepared, strict=True):
             if isinstance(entry, NewEntry):

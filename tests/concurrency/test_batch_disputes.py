@@ -13,7 +13,7 @@ from statestore import AsyncStateStore, ConflictError, NewEntry, StateStore, Usa
 from statestore.engine.batching import carry_out
 from statestore.engine.calls import Call
 from statestore.engine.sql import Link
-from statestore.repositories.history import append_batches, pricing
+from statestore.repositories.history import append_batches, entry_rows
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.history.repository import HistoryRepository
 from tests.support.crowd import at_once
@@ -70,7 +70,7 @@ def test_prices_that_change_within_a_group_are_those_of_all_behind_it(
         store.prices.set("m", input_price=1, output_price=1, valid_from=date(1970, 1, 1))
         append = partial(store.history.append, "elsewhere", [NewEntry("x", response_model="m", usage=usage)])
         append()
-        price = pricing.price
+        price = entry_rows.price
         priced: list[Sequence[PreparedEntry]] = []
 
         def disturbed(link: Link, batch: Sequence[PreparedEntry]) -> tuple[Sequence[PreparedEntry], int | None]:
@@ -81,7 +81,7 @@ def test_prices_that_change_within_a_group_are_those_of_all_behind_it(
             priced.append(batch)
             return price(link, batch)
 
-        monkeypatch.setattr(append_batches.pricing, "price", disturbed)
+        monkeypatch.setattr(append_batches.entry_rows, "price", disturbed)
         stored = carry_out(append_batches.APPENDS, store._database, calls, time.monotonic() + 30)
         monkeypatch.undo()
         for call, entries in zip(calls, stored, strict=True):

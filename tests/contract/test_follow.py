@@ -14,7 +14,7 @@ import pytest
 from statestore import InvalidValueError, SessionNotFoundError, StateStore, StateStoreError, UnavailableError, migrate
 from statestore.engine import flows
 from statestore.operations import follow
-from statestore.repositories.history import notify
+from statestore.repositories.history import follows
 from tests.conftest import POSTGRESQL, SQLITE
 from tests.postgres import LocalServer, start_server
 from tests.support.portal import BlockingStore, Portal
@@ -288,9 +288,9 @@ def test_sessions_of_other_namespaces_wake_nobody(
         psycopg.connect(postgres_url, autocommit=True) as ear,
     ):
         others.sessions.create(other[1])
-        channel = ear.execute(notify.STATEMENTS.listen_to, followed_name).fetchone()[0]  # type: ignore[index]
+        channel = ear.execute(follows.LISTENING.listen_to, followed_name).fetchone()[0]  # type: ignore[index]
         ear.execute(f'LISTEN "{channel}"')
-        assert ear.execute(notify.STATEMENTS.try_lock, followed_name).fetchone() == (True,)
+        assert ear.execute(follows.LISTENING.try_lock, followed_name).fetchone() == (True,)
         others.history.append(other[1], say("not for you"))
         assert list(ear.notifies(timeout=0.2)) == []
         with StateStore.open(postgres_url, namespace=followed_name[0]) as own:
@@ -305,7 +305,7 @@ def test_a_follower_does_not_hold_the_lock_of_a_cache(postgres_url: str) -> None
         StateStore.open(postgres_url, namespace="a/b", cache_max_entries=1, lock_timeout=timedelta(seconds=1)) as store,
     ):
         # Joined by a slash it is what the cache of namespace a/b locks.
-        assert follower.execute(notify.STATEMENTS.try_lock, ("statestore.cache:a", "b")).fetchone() == (True,)
+        assert follower.execute(follows.LISTENING.try_lock, ("statestore.cache:a", "b")).fetchone() == (True,)
         for key in ("k", "l"):
             store.cache.set(key, 1)
         assert store.cache.stats().entries == 1
@@ -385,6 +385,6 @@ def test_a_thousand_concurrent_appends_and_a_restart_come_once_and_in_order(
 
 def test_a_follower_does_not_keep_a_transaction_from_reading_that_its_session_is_gone(postgres_url: str) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as follower, StateStore.open(postgres_url, timeout=5) as store:
-        assert follower.execute(notify.STATEMENTS.try_lock, ("default", "gone")).fetchone() == (True,)
+        assert follower.execute(follows.LISTENING.try_lock, ("default", "gone")).fetchone() == (True,)
         with store.transaction() as tx:
             assert tx.sessions.find("gone") is None

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from statestore import repositories
 from statestore.engine.sql import Statement
-from statestore.repositories.history import notify
+from statestore.repositories.history import follows
 from tests.statements.shapes import SHAPES
 
 PREFIX = f"{repositories.__name__}."
@@ -63,9 +63,9 @@ def collect() -> list[Found]:
     found = [one for module in modules() for one in _of_module(module)]
     # Those who follow a history have a connection to themselves, which runs plain text.
     for name in ("listen_to", "try_lock", "unlock"):
-        text = getattr(notify.STATEMENTS, name).replace("%s", ":namespace", 1).replace("%s", ":session_id", 1)
-        place = notify.__name__.removeprefix(PREFIX)
-        found.append(Found(place, f"STATEMENTS.{name}", 0, Statement(postgresql=text), "For `history.follow`."))
+        text = getattr(follows.LISTENING, name).replace("%s", ":namespace", 1).replace("%s", ":session_id", 1)
+        place = follows.__name__.removeprefix(PREFIX)
+        found.append(Found(place, f"LISTENING.{name}", 0, Statement(postgresql=text), "For `history.follow`."))
     return sorted(found, key=lambda one: (one.module, one.line, one.name))
 
 

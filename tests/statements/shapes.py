@@ -9,14 +9,7 @@ from statestore.engine.sql import Statement
 from statestore.repositories.cache import counters as cache_counters
 from statestore.repositories.cache import listing as cache_listing
 from statestore.repositories.cache import statements as cache_statements
-from statestore.repositories.history import (
-    append_batches,
-    appending,
-    entry_edits,
-    entry_filters,
-    entry_reads,
-    entry_rows,
-)
+from statestore.repositories.history import append_batches, appending, entry_edits, entry_reads, entry_rows, reading
 from statestore.repositories.sessions import holding, lifecycle, listing, session_rows
 from statestore.repositories.state import scopes
 from statestore.repositories.state import statements as state
@@ -42,7 +35,7 @@ SHAPES: dict[Any, tuple[str, dict[str, Any]]] = {
         {"columns": ("content", "content_bytes"), "by": "seq", "conditions": (entry_edits.SAME_CONTENT,)},
     ),
     entry_edits._in_place: ("what is noted about it", {"columns": ("metadata",)}),
-    entry_filters._statement: ("the newest of a role", {"filters": ("role",), "newest": True, "forks": False}),
+    reading._filtered: ("the newest of a role", {"filters": ("role",), "newest": True, "forks": False}),
     cache_listing._page: (
         "the entries of an agent that have a tag, with their values, from the second page on",
         {"columns": "all", "filters": ("agent_name", "tag", "after"), "held": False},

@@ -15,7 +15,7 @@ from statestore.engine.listening import Ear, Listener
 from statestore.engine.waits import ends_at
 from statestore.engine.watchdog import Watchdog
 from statestore.engine.workers import Workers
-from statestore.repositories.history import notify
+from statestore.repositories.history import follows
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_worker_is_started_by_the_next(refused: list[str]) -> None:
 
 def test_a_listener_is_started_by_the_next(refused: list[str]) -> None:
     connections: Any = SimpleNamespace()  # Nothing is connected: whoever asks it for an engine fails.
-    listener = Listener(connections, "default", notify.STATEMENTS)
+    listener = Listener(connections, "default", follows.LISTENING)
     refused.append("statestore-listening")
     first, second = Ear(listener, "s", lambda: None), Ear(listener, "s", lambda: None)
     first.open()

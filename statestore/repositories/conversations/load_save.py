@@ -12,15 +12,7 @@ from statestore.engine.calls import reads_snapshot, writes_once
 from statestore.engine.sql import Statement
 from statestore.errors import ConflictError, InvalidValueError
 from statestore.repositories.base import Repository
-from statestore.repositories.history import (
-    appending,
-    entry_differences,
-    entry_reads,
-    entry_rows,
-    pricing,
-    ranges,
-    summaries,
-)
+from statestore.repositories.history import appending, entry_reads, entry_rows, ranges, summaries
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.sessions import lease_checks, segments, session_columns, session_life, session_rows
 from statestore.repositories.sessions.session_rows import LockedSession
@@ -195,7 +187,7 @@ class ConversationsRepository(Repository, group="sessions"):
         for from_seq, to_seq in plan.released():
             segments.release(link, session_id, from_seq, to_seq)
         if plan.rewritten:
-            priced, _ = pricing.price(link, [entry for _, _, entry in plan.rewritten])
+            priced, _ = entry_rows.price(link, [entry for _, _, entry in plan.rewritten])
             shape = entry_rows.shape(priced)
             now = link.now() or session_rows.now(link)
             rows = [
@@ -336,12 +328,12 @@ def _same(given: PreparedEntry, stored: Entry) -> bool:
     """Whether a given entry is the stored one, perhaps edited."""
     if given.own_id:
         return given.entry_id == stored.entry_id
-    return given.columns["role"] == stored.role and entry_differences.has_same_content(stored, given)
+    return given.columns["role"] == stored.role and appending.has_same_content(stored, given)
 
 
 def _equal(given: PreparedEntry, stored: Entry) -> bool:
     """Whether a given entry equals the stored one, unedited."""
-    return entry_differences.has_same_content(stored, given) and entry_differences.beside_content(stored, given) is None
+    return appending.has_same_content(stored, given) and appending.differs_beside_content(stored, given) is None
 
 
 def _reports_usage(entry: Entry) -> bool:

@@ -10,7 +10,7 @@ from statestore.engine.calls import reads, reported_as, writes_in_one_statement
 from statestore.engine.sql import Statement
 from statestore.errors import ConflictError, SessionNotFoundError
 from statestore.repositories.base import Repository
-from statestore.repositories.history import appending, entry_lookups, entry_reads, entry_rows, tail, windows
+from statestore.repositories.history import appending, entry_lookups, entry_reads, entry_rows, windows
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.history.windows import Limits
 from statestore.repositories.sessions import holding, lease_checks, session_columns, session_rows
@@ -174,7 +174,7 @@ class TurnWork(Repository, group="turn"):
             if start.row_version is None:
                 return None
         else:
-            found = tail.look(self._link, session_id, start.end)
+            found = entry_lookups.tail(self._link, session_id, start.end)
             if found is None or (found.created_at, found.entry_id) != (start.created_at, start.entry_id):
                 return None
         return appending.insert(
@@ -205,7 +205,7 @@ class TurnWork(Repository, group="turn"):
             raise _disturbed(
                 session.session_id, f"it ends at {end}, not at {start.end}", expected=start.end, actual=end
             )
-        found = tail.look(self._link, session.session_id, end) if start.entry_id is not None else None
+        found = entry_lookups.tail(self._link, session.session_id, end) if start.entry_id is not None else None
         # An entry that was trimmed meanwhile is gone.
         if found is not None and found.entry_id not in (None, start.entry_id):
             raise _disturbed(session.session_id, f"position {end} has another entry")

@@ -14,7 +14,7 @@ from statestore.checking import checks
 from statestore.engine.calls import Batching, Call
 from statestore.engine.sql import Link, Params, Row, Settings, Statement
 from statestore.engine.sql_parts import arrays, unnest
-from statestore.repositories.history import appending, entry_rows, notify, pricing, tool_names
+from statestore.repositories.history import appending, entry_rows, follows
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.sessions import session_rows
 from statestore.values.history import Entry, NewEntry
@@ -115,9 +115,9 @@ def _append(link: Link, appends: Sequence[BatchedAppend]) -> None:
             one.result = appending.insert(link, one.session_id, one.batch)
         return
     revisions: set[int] = set()
-    completed = tool_names.complete(link, [(one.session_id, one.batch) for one in appends])
+    completed = appending.complete_tools(link, [(one.session_id, one.batch) for one in appends])
     for one, batch in zip(appends, completed, strict=True):
-        one.batch, revision = pricing.price(link, batch)
+        one.batch, revision = entry_rows.price(link, batch)
         revisions |= set() if revision is None else {revision}
     entries: list[Params] = []
     counts: dict[str, int] = {}
@@ -178,7 +178,7 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
     names = [column for column in kinds if column != "created_at"]
     values = [f"CAST(v.{name} AS json)" if name in ("content", "metadata") else f"v.{name}" for name in names]
     created_at = "coalesce(v.created_at, $now)" if "created_at" in columns else "$now"
-    unchanged = pricing.UNCHANGED if priced else ""
+    unchanged = entry_rows.PRICES_UNCHANGED if priced else ""
     return Statement(
         postgresql=f"""
         WITH wanted AS (
@@ -195,7 +195,7 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
                 AND w.session_id = ANY (array(SELECT l.session_id FROM locked AS l))
             RETURNING s.session_id, s.next_seq - w.count AS first_seq, s.last_turn - w.turns AS base_turn,
                 s.namespace, s.belongs_to, s.ttl, s.expires_at),
-        woken AS MATERIALIZED (SELECT {notify.wake("s")} FROM updated AS s),
+        woken AS MATERIALIZED (SELECT {follows.wake("s")} FROM updated AS s),
         added AS (
             INSERT INTO $history_entries (namespace, session_id, seq, turn, created_at, {", ".join(names)})
             SELECT :namespace, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, {created_at},

@@ -1,15 +1,24 @@
-"""Adding entries at the end of a session: in one statement if nothing needs a decision."""
+"""Adding entries at the end of a session: in one statement if nothing needs a decision.
 
-from collections.abc import Mapping, Sequence
+A tool's result carries the id of the call that it answers, and seldom the name of the tool. It gets that name from the
+call, so that its error and its duration count for the tool. The call may come before it in the same append, or have
+been stored by an earlier one: then the newest entries of the session are searched, with one more statement for all that
+is appended together. For a fork these are its own entries, not those that it shares.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
-from statestore.engine.sql import Link, Row, Statement
-from statestore.repositories.history import entry_rows, notify, pricing, tool_names
+from statestore.checking import exactjson, messages
+from statestore.engine.sql import Link, Params, Row, Statement
+from statestore.repositories.history import entry_rows, follows
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.sessions import session_life, session_rows
 from statestore.repositories.sessions.hints import PartHints
+from statestore.schema import TOKEN_COLUMNS
 from statestore.values.history import Entry
 from statestore.values.sessions import Lease, Session
 
@@ -27,7 +36,7 @@ _RETURNING_POSTGRESQL = f"{_RETURNING}, s.namespace, s.session_id, s.belongs_to"
 _WHOLE = {True: session_rows.WHOLE_DUE, False: "s.belongs_to IS NOT NULL"}
 _AND_ENDS = {True: ", s.ttl, s.expires_at", False: ""}
 _THEN = f""",
-        woken AS MATERIALIZED (SELECT {notify.wake("s")} FROM session AS s)
+        woken AS MATERIALIZED (SELECT {follows.wake("s")} FROM session AS s)
         SELECT added.seq, added.turn, added.created_at, %s AS whole_due FROM session AS s, woken, added"""
 _AND_WHOLE_SQLITE = f", {session_rows.WHOLE_DUE_SQLITE}"
 
@@ -67,7 +76,7 @@ def _postgresql(
     count: int, columns: tuple[str, ...], *, at: bool, new: bool, same: bool, leased: bool, priced: bool, part: bool
 ) -> Statement:
     conditions = (_IF_AT, at), (_IF_NEW_POSTGRESQL, new), (_IF_SAME_ROW, same), (session_rows.HELD, leased)
-    wanted = "".join(sql for sql, wanted in (*conditions, (pricing.UNCHANGED, priced)) if wanted)
+    wanted = "".join(sql for sql, wanted in (*conditions, (entry_rows.PRICES_UNCHANGED, priced)) if wanted)
     update = _UPDATE + wanted + _RETURNING_POSTGRESQL + _AND_ENDS[part]
     return entry_rows.insert_after_update(count, columns, update, _THEN % _WHOLE[part])
 
@@ -95,8 +104,8 @@ def insert(
         lease_token: Only while the lease with this token is valid.
         row_version: Only if the session's row was not written since it had this `xmin`. PostgreSQL.
     """
-    [batch] = tool_names.complete(link, [(session_id, batch)])
-    batch, prices_revision = pricing.price(link, batch)
+    [batch] = complete_tools(link, [(session_id, batch)])
+    batch, prices_revision = entry_rows.price(link, batch)
     turns = batch[-1].columns["turn"]
     columns = entry_rows.shape(batch)
     params: dict[str, Any] = {
@@ -206,3 +215,150 @@ def _insert_each(
         session_id=session_id,
     )
     return rows
+
+
+# A call is answered right away, so it is among the newest entries. By the primary key, so the search costs little
+# however long the session is.
+_SEARCHED = 100
+
+# The column has the first id of an entry. The others are in its content, which is fetched only for them.
+_CALLS = """
+    SELECT h.session_id, h.tool_call_id, h.tool_name, CASE WHEN {another} THEN CAST(h.content AS text) END
+    FROM $sessions AS s JOIN $history_entries AS h
+        ON h.namespace = s.namespace AND h.session_id = s.session_id AND h.seq >= s.next_seq - :searched
+    WHERE s.namespace = :namespace AND s.session_id {sessions} AND $live
+        AND h.tool_call_id IS NOT NULL AND h.tool_name IS NOT NULL AND (h.role IS NULL OR h.role <> 'tool')
+        AND (h.tool_call_id $in(:call_ids) OR {another})
+    ORDER BY h.seq"""
+_ANOTHER = {
+    "postgresql": """EXISTS (SELECT 1 FROM unnest(CAST(:call_ids AS text[])) AS w (id)
+        WHERE w.id <> h.tool_call_id AND strpos(CAST(h.content AS text), w.id) > 0)""",
+    "sqlite": """EXISTS (SELECT 1 FROM json_each(:call_ids) AS w
+        WHERE w.value <> h.tool_call_id AND instr(h.content, w.value) > 0)""",
+}
+
+
+def _find(sessions: str) -> Statement:
+    texts = {name: _CALLS.format(another=another, sessions=sessions) for name, another in _ANOTHER.items()}
+    return Statement(postgresql=texts["postgresql"], sqlite=texts["sqlite"])
+
+
+# Most appends are to one session. PostgreSQL plans a list of sessions anew at each call, which takes a third longer.
+_FIND_IN_ONE = _find("= :session_id")
+_FIND_IN_SEVERAL = _find("$in(:session_ids)")
+
+_Calls = dict[tuple[str, str], str]
+"""The names of the tools, by the session and the call's id."""
+
+
+def complete_tools(link: Link, appends: Iterable[tuple[str, Sequence[PreparedEntry]]]) -> list[Sequence[PreparedEntry]]:
+    """Give the results among the entries of some sessions the names of the tools; in the order given."""
+    listed = list(appends)
+    missing = {(session_id, call_id) for session_id, batch in listed for call_id in _missing(batch)}
+    if not missing:
+        return [batch for _, batch in listed]
+    calls: _Calls = {}
+    for session_id, batch in listed:
+        calls |= {(session_id, call_id): name for call_id, name in _made(batch)}
+    if unknown := missing - calls.keys():
+        calls = _stored(link, unknown) | calls
+    return [[_named(entry, session_id, calls) for entry in batch] for session_id, batch in listed]
+
+
+def awaits_tool(entry: PreparedEntry) -> bool:
+    """Whether an entry is a result that does not say whose."""
+    columns = entry.columns
+    return columns["role"] == "tool" and "tool_call_id" in columns and "tool_name" not in columns
+
+
+def with_tool(entry: PreparedEntry, name: str | None) -> PreparedEntry:
+    """The entry as that of a tool, if *name* is known."""
+    return entry if name is None else replace(entry, columns={**entry.columns, "tool_name": name})
+
+
+def _missing(batch: Sequence[PreparedEntry]) -> list[str]:
+    return [entry.columns["tool_call_id"] for entry in batch if awaits_tool(entry)]
+
+
+def _made(batch: Sequence[PreparedEntry]) -> Iterable[tuple[str, str]]:
+    for entry in batch:
+        call_id, name = entry.columns.get("tool_call_id"), entry.columns.get("tool_name")
+        if name is None or call_id is None or entry.columns["role"] == "tool":
+            continue
+        yield from _calls_in(entry.content)
+        yield call_id, name
+
+
+def _calls_in(content: object) -> Iterable[tuple[str, str]]:
+    for call in messages.tools(content)[0] if isinstance(content, dict) else ():
+        if call.call_id is not None and call.name is not None:
+            yield call.call_id, call.name
+
+
+def _stored(link: Link, wanted: set[tuple[str, str]]) -> _Calls:
+    params: Params = {"call_ids": sorted({call_id for _, call_id in wanted}), "searched": _SEARCHED}
+    sessions = sorted({session_id for session_id, _ in wanted})
+    if len(sessions) == 1:
+        rows = link.all(_FIND_IN_ONE, session_id=sessions[0], **params)
+    else:
+        rows = link.all(_FIND_IN_SEVERAL, session_ids=sessions, **params)
+    found: _Calls = {}
+    for session_id, call_id, name, content in rows:
+        if content is not None:
+            made = _calls_in(exactjson.loads(content))
+            found |= {(session_id, another): tool for another, tool in made}
+        found[session_id, call_id] = name
+    return found
+
+
+def _named(entry: PreparedEntry, session_id: str, calls: _Calls) -> PreparedEntry:
+    return with_tool(entry, calls.get((session_id, entry.columns["tool_call_id"]))) if awaits_tool(entry) else entry
+
+
+_NAMES = (
+    "role",
+    "agent_name",
+    "provider_name",
+    "request_model",
+    "response_model",
+    "tool_name",
+    "tool_call_id",
+    "finish_reason",
+    "error_type",
+)
+
+
+def has_same_content(stored: Entry, given: PreparedEntry) -> bool:
+    same: bool = exactjson.text(stored.content) == given.columns["content"]
+    return same
+
+
+def differs_beside_content(stored: Entry, given: PreparedEntry) -> str | None:
+    """The first field beside the content in which both differ; None if there is none.
+
+    What the store fills in by itself is not a difference: a cost, a time or a turn that was not given, or what is read
+    from the content, which may be more than an older version read from it. A plain message is its content alone.
+    """
+    if given.given is None:
+        return None
+    columns = given.given
+    for name in _NAMES:
+        if name == "tool_name" and name not in columns and stored.role == "tool" and stored.tool_call_id is not None:
+            continue  # Taken from the call that it answers, if that was found.
+        if (name in columns or given.columns.get(name) is None) and columns.get(name) != getattr(stored, name):
+            return name
+    for name in TOKEN_COLUMNS:
+        if (name in columns or given.columns.get(name) is None) and columns.get(name) != getattr(stored.usage, name):
+            return f"usage.{name}"
+    if exactjson.canonical(given.metadata) != exactjson.canonical(stored.metadata):
+        return "metadata"
+    # SQLite keeps costs as floats.
+    cost = columns.get("cost_usd")
+    if cost is not None and (stored.cost_usd is None or float(cost) != float(stored.cost_usd)):
+        return "cost_usd"
+    milliseconds = columns.get("duration_ms")
+    if (None if milliseconds is None else timedelta(milliseconds=milliseconds)) != stored.duration:
+        return "duration"
+    if "created_at" in columns and columns["created_at"] != stored.created_at:
+        return "created_at"
+    return None

@@ -11,7 +11,7 @@ from statestore.engine.calls import writes_in_one_statement
 from statestore.engine.sql import Params
 from statestore.errors import ConflictError, EntryNotFoundError, InvalidValueError
 from statestore.repositories.base import Repository
-from statestore.repositories.history import entry_edits, entry_lookups, entry_rows, pricing, ranges, tool_names
+from statestore.repositories.history import appending, entry_edits, entry_lookups, entry_rows, ranges
 from statestore.repositories.history.entry_edits import Found
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.usage.records import usage_columns
@@ -66,17 +66,17 @@ class EditingRepository(Repository):
             expected = exactjson.dumps(expected_content, "expected_content", max_bytes=max_bytes)
 
         if not self._link.in_transaction:
-            [[given]] = tool_names.complete(self._link, [(session_id, [given])])
-            (priced,), revision = pricing.price(self._link, [given])
+            [[given]] = appending.complete_tools(self._link, [(session_id, [given])])
+            (priced,), revision = entry_rows.price(self._link, [given])
             conditions = {
                 entry_edits.UNCOUNTED: True,
                 entry_edits.SAME_TURN: True,
                 entry_edits.SAME_CONTENT: expected is not None,
                 entry_edits.SAME_ID: given.own_id,
-                pricing.UNCHANGED: revision is not None,
+                entry_rows.PRICES_UNCHANGED: revision is not None,
             }
             changed = None
-            if not tool_names.awaits_name(given):  # Or what stands there may have it.
+            if not appending.awaits_tool(given):  # Or what stands there may have it.
                 changed = entry_edits.change_at_once(
                     self._link,
                     session_id,
@@ -197,10 +197,10 @@ class EditingRepository(Repository):
         def priced(entry: Entry) -> tuple[Params, int | None]:
             if not reprices:
                 return columns, None
-            cost, revision = pricing.cost_of(self._link, entry_edits.figures(entry) | columns, entry.content)
+            cost, revision = entry_rows.cost_of(self._link, entry_edits.figures(entry) | columns, entry.content)
             return columns | ({"cost_usd": cost} if cost is not None or usage is not None else {}), revision
 
-        revision = pricing.known_revision(self._link)
+        revision = entry_rows.known_prices_revision(self._link)
         if not self._link.in_transaction:
             if reprices and revision:
                 changed = self._change_if_same(session_id, by, key, priced, entry_edits.UNCOUNTED)
@@ -210,7 +210,7 @@ class EditingRepository(Repository):
                     session_id,
                     by,
                     columns | ({"cost_usd": None} if reprices and usage is not None else {}),
-                    [entry_edits.UNCOUNTED, *([pricing.UNCHANGED] if reprices else [])],
+                    [entry_edits.UNCOUNTED, *([entry_rows.PRICES_UNCHANGED] if reprices else [])],
                     prices_revision=revision,
                     **{by: key},
                 )
@@ -236,7 +236,7 @@ class EditingRepository(Repository):
             session_id,
             by,
             columns,
-            [*conditions, entry_edits.SAME_ROW, *([] if revision is None else [pricing.UNCHANGED])],
+            [*conditions, entry_edits.SAME_ROW, *([] if revision is None else [entry_rows.PRICES_UNCHANGED])],
             row_version=version,
             prices_revision=revision,
             **{by: key},
@@ -256,10 +256,10 @@ class EditingRepository(Repository):
 
     def _put(self, session: Session, found: Found, given: PreparedEntry) -> Entry:
         """Put another entry in the place of one; the locks for a release are held."""
-        if tool_names.awaits_name(given) and given.columns["tool_call_id"] == found.entry.tool_call_id:
-            given = tool_names.named(given, found.entry.tool_name)
-        [[given]] = tool_names.complete(self._link, [(session.session_id, [given])])
-        (priced,), _ = pricing.price(self._link, [given])
+        if appending.awaits_tool(given) and given.columns["tool_call_id"] == found.entry.tool_call_id:
+            given = appending.with_tool(given, found.entry.tool_name)
+        [[given]] = appending.complete_tools(self._link, [(session.session_id, [given])])
+        (priced,), _ = entry_rows.price(self._link, [given])
         columns = _columns(priced)
         if given.own_id and given.entry_id != found.entry.entry_id:
             for other in entry_lookups.find_many(self._link, session.session_id, [given.entry_id]).values():

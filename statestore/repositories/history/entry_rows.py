@@ -1,25 +1,28 @@
-"""Entries on their way into the table and out of it."""
+"""Entries on their way into the table, where they get their cost from the prices in the database, and out of it."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from statestore import schema
-from statestore.checking import checks, exactjson, messages, sdk_objects
+from statestore.checking import checks, exactjson, messages
 from statestore.engine.calls import Call, ModelCalls
 from statestore.engine.columns import Columns, kinds
 from statestore.engine.sql import Link, Params, Row, Statement
 from statestore.engine.sql_parts import each, numbered, value_rows
 from statestore.errors import InvalidValueError
+from statestore.repositories.usage import price_rows
 from statestore.repositories.usage.records import usage_columns
 from statestore.values import ids
 from statestore.values.fast_dataclass import builder, draft
 from statestore.values.history import Entry, EntryLike, NewEntry, Usage
 from statestore.values.operations import ModelCall
+from statestore.values.prices import PriceBook, Prices
 
 KINDS = kinds(schema.history_entries)
 _REQUIRED = ("entry_id", "turn", "role", "content", "content_bytes")
@@ -69,7 +72,7 @@ class PreparedEntry:
 def prepare(entries: Sequence[EntryLike], *, max_bytes: int) -> list[PreparedEntry]:
     """Check all entries and turn them into rows, before anything is written."""
     given: Any = entries
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable) or sdk_objects.is_one(given):
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable) or messages.is_entry(given):
         raise InvalidValueError("entries", "must be a sequence of entries; put a single one into a list")
     prepared: list[PreparedEntry] = []
     turn = 0
@@ -87,7 +90,7 @@ def prepare(entries: Sequence[EntryLike], *, max_bytes: int) -> list[PreparedEnt
 def prepare_one(entry: EntryLike, name: str, *, max_bytes: int, turn: int = 0) -> PreparedEntry:
     """As `prepare`, for an entry that follows turn number *turn*. *name* is what errors call it."""
     given: Params | None = None
-    taken = sdk_objects.taken(entry, name)
+    taken = messages.as_entry(entry, name)
     if isinstance(taken, NewEntry):
         given, value = _given(taken, name, max_bytes), taken.content
     else:
@@ -310,3 +313,46 @@ def model_calls(_: Call, stored: Sequence[Entry]) -> ModelCalls:
         if entry.usage.input_tokens is not None or entry.usage.output_tokens is not None
     )
     return (stored[0].session_id, called) if called else (None, ())
+
+
+# Says, in the statement that appends, that the prices are still those that the costs were computed from.
+PRICES_UNCHANGED = price_rows.UNCHANGED
+
+
+def price(link: Link, batch: Sequence[PreparedEntry]) -> tuple[Sequence[PreparedEntry], int | None]:
+    """Give the entries of *batch* their cost, where they have used tokens and say nothing of a cost.
+
+    Returns:
+        The entries, and the revision of the prices if it still has to be compared: outside a transaction of
+        PostgreSQL the prices that are known here are taken, and asked for only if the append finds others.
+    """
+    if not any(price_rows.is_unpriced(entry.columns) for entry in batch):
+        return batch, None
+    book, revision = price_rows.current(link)
+    today = (link.now() or datetime.now(UTC)).date()
+    return [_priced(entry, book, today) for entry in batch], revision
+
+
+def known_prices_revision(link: Link) -> int:
+    """The revision of the prices that are known here; 0 if there are none."""
+    return link.settings.of(Prices).revision
+
+
+def cost_of(link: Link, columns: Mapping[str, Any], content: Any) -> tuple[Decimal | None, int | None]:
+    """What an entry that is stored costs with these columns, by the prices of now.
+
+    Returns:
+        With it, the revision of the prices if it still has to be compared, as by `price`.
+    """
+    if not price_rows.is_unpriced({**columns, "cost_usd": None}):
+        return None, None
+    book, revision = price_rows.current(link)
+    today = (link.now() or datetime.now(UTC)).date()
+    return price_rows.cost_of(columns, content, book, today), revision
+
+
+def _priced(entry: PreparedEntry, book: PriceBook, today: date) -> PreparedEntry:
+    if not price_rows.is_unpriced(entry.columns):
+        return entry
+    found = price_rows.cost_of(entry.columns, entry.content, book, today)
+    return entry if found is None else replace(entry, columns={**entry.columns, "cost_usd": found})

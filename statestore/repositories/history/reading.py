@@ -2,17 +2,78 @@
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from statestore.checking import checks
 from statestore.engine.calls import in_batches, reads
-from statestore.engine.sql import Statement
+from statestore.engine.sql import Link, Statement
 from statestore.errors import EntryNotFoundError, InvalidValueError
 from statestore.repositories.base import Repository
-from statestore.repositories.history import entry_filters, entry_lookups, entry_reads
+from statestore.repositories.history import entry_lookups, entry_reads, entry_rows
 from statestore.repositories.history.read_batches import MESSAGES, READS
 from statestore.repositories.sessions import holding, session_rows
 from statestore.values.history import Entry
+
+_CONDITIONS = {
+    "since": "x.created_at >= $time(:since)",
+    "until": "x.created_at < $time(:until)",
+    "role": "x.role = :role",
+    "turn": "x.turn = :turn",
+}
+_FILTERED_RANGE = "x.namespace = :namespace AND x.seq > CAST(:after AS bigint) AND x.seq < CAST(:before AS bigint)"
+
+
+@lru_cache(maxsize=64)
+def _filtered(filters: tuple[str, ...], newest: bool, forks: bool) -> Statement:
+    """For sessions that are not forks, whose rows are read in order until there are enough; with *forks* for any."""
+    matches = "".join(f" AND {_CONDITIONS[name]}" for name in filters)
+    own = f"SELECT x.* FROM $history_entries AS x WHERE {_FILTERED_RANGE} AND x.session_id = :session_id{matches}"
+    shared = f"""SELECT x.* FROM $session_segments AS g JOIN $history_entries AS x ON x.session_id = g.owner_session_id
+            AND x.seq BETWEEN g.from_seq AND g.to_seq AND {_FILTERED_RANGE}{matches}
+        WHERE g.namespace = :namespace AND g.session_id = :session_id"""
+
+    source = f"{own} UNION ALL {shared}" if forks else own
+    return Statement(f"""
+        SELECT {entry_reads.ALSO}, m.* FROM $sessions AS s LEFT JOIN (
+            SELECT {entry_rows.COLUMNS} FROM ({source}) AS h
+            ORDER BY h.seq{" DESC" if newest else ""} LIMIT :most) AS m ON true
+        WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
+
+
+def read_filtered(
+    link: Link,
+    session_id: str,
+    *,
+    last: int | None,
+    after: int | None,
+    before: int | None,
+    limit: int | None,
+    since: datetime | None,
+    until: datetime | None,
+    role: str | None,
+    turn: int | None,
+) -> list[Entry]:
+    """As `history.read`, with at least one of the last four."""
+    given: dict[str, Any] = {"since": since, "until": until, "role": role, "turn": turn}
+    filters = tuple(name for name, value in given.items() if value is not None)
+    newest = last is not None
+    window = entry_reads.window_of(last, after, before, limit)
+    rows, _ = entry_reads.rows_of(
+        link,
+        session_id,
+        _filtered(filters, newest, False),
+        _filtered(filters, newest, True),
+        after=window["after"],
+        before=window["before"],
+        most=window["last" if newest else "limit"],
+        **{name: given[name] for name in filters},
+    )
+    # A session without a match is a row all the same.
+    entries = entry_rows.from_rows(link, session_id, [row for row in rows if row[entry_rows.SEQ] is not None])
+    entries.sort(key=lambda entry: entry.seq)
+    return entries
+
 
 _COUNT = Statement("""
     SELECT s.next_seq - s.first_seq FROM $sessions AS s
@@ -65,7 +126,7 @@ class ReadingRepository(Repository):
         checks.optional_count(turn, "turn")
         if (since, until, role, turn) == (None, None, None, None):
             return entry_reads.read(self._link, session_id, last=last, after=after, before=before, limit=limit)
-        return entry_filters.read(
+        return read_filtered(
             self._link,
             session_id,
             last=last,

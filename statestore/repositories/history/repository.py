@@ -6,14 +6,7 @@ from typing import Literal, TypeAlias
 from statestore.checking import checks
 from statestore.engine.calls import in_batches, reported_as, writes_in_one_statement, writes_once_in_one_statement
 from statestore.errors import ConflictError, SessionNotFoundError
-from statestore.repositories.history import (
-    appending,
-    entry_differences,
-    entry_lookups,
-    entry_reads,
-    entry_rows,
-    ranges,
-)
+from statestore.repositories.history import appending, entry_lookups, entry_reads, entry_rows, ranges
 from statestore.repositories.history.append_batches import APPENDS
 from statestore.repositories.history.editing import EditingRepository
 from statestore.repositories.history.entry_rows import PreparedEntry
@@ -214,8 +207,8 @@ def _gap(session_id: str, after_seq: int, end: int) -> ConflictError:
 
 def _difference(stored: Entry, given: PreparedEntry) -> str | None:
     """The first field that differs."""
-    same = entry_differences.has_same_content(stored, given)
-    return entry_differences.beside_content(stored, given) if same else "content"
+    same = appending.has_same_content(stored, given)
+    return appending.differs_beside_content(stored, given) if same else "content"
 
 
 def _another(session_id: str, index: int, stored: Entry, same_id: bool, field: str) -> ConflictError:

@@ -14,7 +14,7 @@ from statestore.repositories.base import one_row
 
 # A session that does not exist has no row to be locked. Two transactions that find it missing, and then make it, queue
 # here; the second one finds what the first has made. The innermost number is this kind of lock's own: those who follow
-# a session have 11 (see `notify`), families 7 (see `segments`), state 17, 19 and 23.
+# a session have 11 (see `follows`), families 7 (see `segments`), state 17, 19 and 23.
 _LOCK_ABSENCE = Statement(
     postgresql=f"""
     SELECT pg_advisory_xact_lock(
