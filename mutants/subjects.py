@@ -55,17 +55,19 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("repositories/history/read_batches.py", ("tests/concurrency/test_read_batches.py", f"{_C}history.py")),
     ("repositories/history/repository.py", (*_HISTORY, f"{_C}values.py")),
     ("repositories/history/entry_edits.py", (f"{_C}editing.py", "tests/concurrency/test_edits.py")),
-    ("repositories/history/entry_lookups.py", (f"{_C}reading.py", f"{_C}idempotency.py", f"{_C}parts.py", f"{_C}follow.py")),
+    (
+        "repositories/history/entry_lookups.py",
+        (f"{_C}reading.py", f"{_C}idempotency.py", f"{_C}parts.py", f"{_C}follow.py"),
+    ),
     ("repositories/history/entry_rows.py", (*_HISTORY, f"{_C}values.py", f"{_C}prices.py", f"{_C}statistics.py")),
     ("repositories/history/entry_*.py", (*_HISTORY, f"{_C}values.py", f"{_C}statistics.py")),
-    ("repositories/history/reading.py", (f"{_C}history.py", f"{_C}reading.py", *_HISTORY)),
+    ("repositories/history/reading.py", (f"{_C}history.py", f"{_C}reading.py", f"{_C}locate.py", *_HISTORY)),
     (
         "repositories/history/editing.py",
         (f"{_C}editing.py", f"{_C}tool_names.py", f"{_C}idempotency.py", "tests/concurrency/test_edits.py"),
     ),
     ("repositories/history/windows.py", (f"{_C}windows.py",)),
     ("repositories/history/summaries.py", (f"{_C}windows.py", f"{_C}conversations.py", f"{_C}values.py")),
-    ("repositories/history/locating.py", (f"{_C}locate.py",)),
     ("repositories/history/follows.py", (f"{_C}follow.py",)),
     (
         "repositories/history/ranges.py",
@@ -85,7 +87,6 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "repositories/sessions/session_*.py",
         (f"{_C}parts.py", f"{_C}new_sessions.py", f"{_C}finding_sessions.py", *_LIFE),
     ),
-    ("repositories/sessions/options.py", (f"{_C}finding_sessions.py",)),
     ("repositories/sessions/parts.py", (f"{_C}parts.py", f"{_C}portable_parts.py")),
     (
         "repositories/sessions/unshared.py",

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from statestore.engine import engines, execution
 from statestore.engine.async_database import AsyncDatabase, AsyncRunner
 from statestore.engine.engine_database import EngineDatabase, EngineRunner
-from statestore.engine.entering import entering
+from statestore.engine.flows import entering
 from statestore.engine.telemetry import Hook
 from statestore.engine.threaded_database import ThreadedDatabase
 from statestore.engine.waits import pauses

@@ -23,7 +23,7 @@ from statestore.engine.waits import Waits, in_seconds
 from statestore.errors import InvalidValueError, SchemaMissingError
 from statestore.repositories.cache.options import CacheOptions
 from statestore.repositories.history import follows
-from statestore.repositories.sessions.options import SessionOptions
+from statestore.repositories.sessions.session_columns import SessionOptions
 from statestore.schema import DEFAULT_SCHEMA
 from statestore.values.markers import NeverType
 

@@ -8,7 +8,7 @@ from statestore import AsyncStateStore
 from statestore.engine.calls import Call
 from statestore.engine.waits import ANY_TIME
 from statestore.repositories.history.read_batches import READS
-from statestore.repositories.sessions.hints import ForkHints
+from statestore.repositories.sessions.session_rows import ForkHints
 from tests.support.engines import async_engine
 
 

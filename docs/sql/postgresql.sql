@@ -2988,21 +2988,6 @@ SELECT pg_try_advisory_lock_shared(hashtextextended(f.session_id, hashtextextend
 SELECT pg_advisory_unlock_shared(hashtextextended(f.session_id, hashtextextended(f.namespace, 11))) FROM
     (SELECT CAST(%(namespace)s AS text) AS namespace, CAST(%(session_id)s AS text) AS session_id) AS f;
 
--- history/locating.py: _LOCATE
--- Serves LocatingRepository.locate, LocatingRepository.locate_many.
---
--- The unique index on entries begins with their ids. SQLite, which has no statistics, would take any index that begins
--- with the namespace, and read all of it; + keeps it from that.
-SELECT h.entry_id, h.session_id, h.seq FROM "statestore".history_entries AS h
-JOIN "statestore".sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
-WHERE h.entry_id = ANY (%(entry_ids)s) AND h.namespace = %(namespace)s
-    AND (%(any_agent)s OR s.agent_name = ANY (%(agent_names)s))
-        AND (%(expired_too)s OR ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
-        AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))))
-ORDER BY h.created_at, h.session_id;
-
 -- history/ranges.py: _SET_RANGE
 -- Serves ConversationsRepository.save, HistoryRepository.pop_last, ShorteningRepository.clear,
 -- ShorteningRepository.trim.
@@ -3468,6 +3453,21 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
+
+-- history/reading.py: _LOCATE
+-- Serves LocatingRepository.locate, LocatingRepository.locate_many.
+--
+-- The unique index on entries begins with their ids. SQLite, which has no statistics, would take any index that begins
+-- with the namespace, and read all of it; + keeps it from that.
+SELECT h.entry_id, h.session_id, h.seq FROM "statestore".history_entries AS h
+JOIN "statestore".sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+WHERE h.entry_id = ANY (%(entry_ids)s) AND h.namespace = %(namespace)s
+    AND (%(any_agent)s OR s.agent_name = ANY (%(agent_names)s))
+        AND (%(expired_too)s OR ((s.expires_at IS NULL OR s.expires_at > statement_timestamp())
+        AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))))
+ORDER BY h.created_at, h.session_id;
 
 -- history/summaries.py: _ADD
 -- Serves SummariesRepository.add_summary.

@@ -1956,20 +1956,6 @@ INSERT INTO history_entries (namespace, session_id, seq, created_at, entry_id, t
 VALUES (:namespace, :session_id, :seq, :created_at, :entry_id, :turn, :role, :content, :content_bytes, :provider_name,
     :request_model, :input_tokens, :output_tokens, :cost_usd);
 
--- history/locating.py: _LOCATE
--- Serves LocatingRepository.locate, LocatingRepository.locate_many.
---
--- The unique index on entries begins with their ids. SQLite, which has no statistics, would take any index that begins
--- with the namespace, and read all of it; + keeps it from that.
-SELECT h.entry_id, h.session_id, h.seq FROM history_entries AS h
-JOIN sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
-WHERE h.entry_id IN (SELECT value FROM json_each(:entry_ids)) AND +h.namespace = :namespace
-    AND (:any_agent OR s.agent_name IN (SELECT value FROM json_each(:agent_names)))
-        AND (:expired_too OR ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))))
-ORDER BY h.created_at, h.session_id;
-
 -- history/ranges.py: _SET_RANGE
 -- Serves ConversationsRepository.save, HistoryRepository.pop_last, ShorteningRepository.clear,
 -- ShorteningRepository.trim.
@@ -2020,6 +2006,20 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/reading.py: _LOCATE
+-- Serves LocatingRepository.locate, LocatingRepository.locate_many.
+--
+-- The unique index on entries begins with their ids. SQLite, which has no statistics, would take any index that begins
+-- with the namespace, and read all of it; + keeps it from that.
+SELECT h.entry_id, h.session_id, h.seq FROM history_entries AS h
+JOIN sessions AS s ON s.namespace = h.namespace AND s.session_id = h.session_id
+WHERE h.entry_id IN (SELECT value FROM json_each(:entry_ids)) AND +h.namespace = :namespace
+    AND (:any_agent OR s.agent_name IN (SELECT value FROM json_each(:agent_names)))
+        AND (:expired_too OR ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))))
+ORDER BY h.created_at, h.session_id;
 
 -- history/summaries.py: _ADD
 -- Serves SummariesRepository.add_summary.

@@ -7,11 +7,13 @@ yielded. `run` carries a flow out in the calling thread, `run_async` in the even
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import wraps
 from inspect import isawaitable
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from statestore.engine.async_database import AsyncRunner, finished
 from statestore.engine.calls import Call
@@ -329,3 +331,49 @@ async def _undone(runner: AsyncRunner, calling: "asyncio.Future[Any]", undo: Cal
         call = undo(await calling)
         if call is not None:
             await runner.run(call)
+
+
+P = ParamSpec("P")
+M = TypeVar("M", bound=AbstractAsyncContextManager[Any, Any])
+
+
+class Entering(Coroutine[Any, Any, M], Generic[M]):
+    """An async context manager that is on its way: await it to have it, or enter it at once."""
+
+    __slots__ = ("_coming", "_entered")
+
+    def __init__(self, coming: Coroutine[Any, Any, M]) -> None:
+        self._coming = coming
+
+    def __await__(self) -> Generator[Any, Any, M]:
+        return self._coming.__await__()
+
+    # A coroutine, and no mere awaitable, since asyncio.create_task takes nothing else.
+    def send(self, value: Any) -> Any:
+        return self._coming.send(value)
+
+    def throw(self, *exc: Any) -> Any:
+        return self._coming.throw(*exc)
+
+    def close(self) -> None:
+        self._coming.close()
+
+    async def __aenter__(self) -> M:
+        self._entered = await self._coming
+        await self._entered.__aenter__()
+        return self._entered
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._entered.__aexit__(kind, exc, traceback)
+
+
+def entering(method: Callable[P, Coroutine[Any, Any, M]]) -> Callable[P, Entering[M]]:
+    """Let what a coroutine function returns be entered without being awaited before."""
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Entering[M]:
+        return Entering(method(*args, **kwargs))
+
+    return call

@@ -5,8 +5,7 @@ from datetime import timedelta
 
 from statestore.checking import checks
 from statestore.engine.calls import Call
-from statestore.engine.entering import entering
-from statestore.engine.flows import Flow, empty_log, run, run_async
+from statestore.engine.flows import Flow, empty_log, entering, run, run_async
 from statestore.errors import InvalidValueError
 from statestore.operations import erasing, leases
 from statestore.operations.base import AsyncGroup, Group, Operations, documented, flow, operation

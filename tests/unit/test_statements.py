@@ -75,7 +75,7 @@ def test_each_builder_of_statements_is_shown_for_a_shape() -> None:
 
 def test_each_statement_serves_an_operation() -> None:
     operations = served()
-    found = [one for one in collect() if not one.name.startswith("STATEMENTS.")]
+    found = [one for one in collect() if not one.name.startswith("LISTENING.")]
     assert not [(one.module, one.name) for one in found if id(one.builder or one.statement) not in operations]
 
 

@@ -14,7 +14,7 @@ from statestore.repositories.base import one_row
 from statestore.repositories.expiry.batch import Batch
 from statestore.repositories.expiry.rows import ExpiredRows
 from statestore.repositories.sessions import endings, lease_checks, parts
-from statestore.repositories.sessions.options import SessionOptions
+from statestore.repositories.sessions.session_columns import SessionOptions
 
 _NOW_AND_MAX_IDLE = Statement("""
     SELECT $now, (SELECT value FROM $store_settings WHERE namespace = :namespace AND name = 'max_idle')""")

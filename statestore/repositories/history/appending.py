@@ -17,7 +17,7 @@ from statestore.engine.sql import Link, Params, Row, Statement
 from statestore.repositories.history import entry_rows, follows
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.sessions import session_life, session_rows
-from statestore.repositories.sessions.hints import PartHints
+from statestore.repositories.sessions.session_rows import PartHints
 from statestore.schema import TOKEN_COLUMNS
 from statestore.values.history import Entry
 from statestore.values.sessions import Lease, Session

@@ -1,4 +1,4 @@
-"""Reading entries by other keys than one session and a range: by their id, the newest of many sessions, and where a history ends."""
+"""Reading entries other than by one session and a range: by id, the newest of many sessions, the end of a history."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ from statestore.checking import exactjson
 from statestore.engine.sql import Link, Row, Statement
 from statestore.repositories.history import entry_rows
 from statestore.repositories.sessions import holding, session_rows
-from statestore.repositories.sessions.hints import ForkHints
+from statestore.repositories.sessions.session_rows import ForkHints
 from statestore.values.history import Entry
 
 # Beyond every position, and twice it still fits 64 bits.

@@ -15,7 +15,7 @@ from statestore.engine.calls import Batching, Call
 from statestore.engine.sql import Link, Row, Settings, Statement
 from statestore.errors import StateStoreError
 from statestore.repositories.history import entry_reads, entry_rows
-from statestore.repositories.sessions.hints import ForkHints
+from statestore.repositories.sessions.session_rows import ForkHints
 
 # Beyond this a read is large enough to travel alone: the others of its group would wait for it.
 _LARGEST = 100

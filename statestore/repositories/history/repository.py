@@ -10,8 +10,7 @@ from statestore.repositories.history import appending, entry_lookups, entry_read
 from statestore.repositories.history.append_batches import APPENDS
 from statestore.repositories.history.editing import EditingRepository
 from statestore.repositories.history.entry_rows import PreparedEntry
-from statestore.repositories.history.locating import LocatingRepository
-from statestore.repositories.history.reading import ReadingRepository
+from statestore.repositories.history.reading import LocatingRepository, ReadingRepository
 from statestore.repositories.history.summaries import SummariesRepository
 from statestore.repositories.history.windows import WindowsRepository
 from statestore.repositories.sessions import lease_checks, segments, session_columns

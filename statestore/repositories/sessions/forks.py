@@ -10,8 +10,8 @@ from statestore.engine.sql import Row, Statement
 from statestore.errors import ConflictError, InvalidValueError, SessionExistsError
 from statestore.repositories.base import Repository
 from statestore.repositories.sessions import segments, session_columns, session_life, session_rows
-from statestore.repositories.sessions.hints import ForkHints
 from statestore.repositories.sessions.segments import Segment
+from statestore.repositories.sessions.session_rows import ForkHints
 from statestore.values import ids
 from statestore.values.markers import MISSING, MissingType
 from statestore.values.sessions import Ancestor, Lineage, Session

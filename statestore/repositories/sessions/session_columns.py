@@ -1,16 +1,27 @@
-"""The attributes of a session on their way into its columns."""
+"""How a store's sessions behave, and the attributes of a session on their way into its columns."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
 
 from statestore.checking import checks
 from statestore.engine.sql import Link
 from statestore.errors import InvalidValueError
-from statestore.repositories.sessions.options import SessionOptions
 from statestore.values.markers import NEVER, NeverType
 from statestore.values.sessions import STATUSES, NewSession, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOptions:
+    """How a store's sessions behave; see `StateStore.open`."""
+
+    default_ttl: timedelta | None = None
+    max_sessions: int | None = None
+
+    def __post_init__(self) -> None:
+        checks.ttl(self.default_ttl, "default_ttl", hint="use None for no expiry")
+        checks.optional_count(self.max_sessions, "max_sessions", least=1)
 
 
 def new(link: Link, session_id: str, attributes: Mapping[str, Any], status: Status) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""The row of a session, as several repositories need it: to lock it, to extend it, to make it."""
+"""The row of a session, as several repositories need it: to lock it, to extend it, to make it.
+
+Forks and parts take other statements than most sessions do. Those are right for every session, but slower, so a store
+remembers which sessions need them.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -15,12 +19,42 @@ from statestore.engine.sql import Link, Row, Statement
 from statestore.engine.sql_parts import each
 from statestore.errors import ConflictError, ReadOnlyError, SessionNotFoundError, StaleLeaseError
 from statestore.repositories.sessions import holding
-from statestore.repositories.sessions.hints import PartHints
 from statestore.repositories.sessions.session_columns import default_ttl
 from statestore.values.fast_dataclass import builder
 from statestore.values.sessions import Lease, Session
 
 R = TypeVar("R")
+
+
+class Hints:
+    """Ids that were seen lately: bounded, safe between threads, and right to forget at any time."""
+
+    __slots__ = ("_ids", "_most")
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
+        self._ids: set[str] = set()
+
+    def add(self, session_id: str) -> None:
+        if len(self._ids) >= self._most:
+            self._ids = set()
+        self._ids.add(session_id)
+
+    def __contains__(self, session_id: object) -> bool:
+        return isinstance(session_id, str) and session_id in self._ids
+
+
+class ForkHints(Hints):
+    """Forks: their histories are read from several sessions."""
+
+    __slots__ = ()
+
+
+class PartHints(Hints):
+    """Parts of other sessions: an append to one looks whether the TTL of the whole has to be extended."""
+
+    __slots__ = ()
+
 
 _ROW = Columns(schema.sessions, *fields_of(Session, "namespace", "resumed"))
 COLUMNS = _ROW.select()
