@@ -80,12 +80,26 @@ if TYPE_CHECKING:
     from statestore.operations.cache import AsyncCache, Cache
     from statestore.operations.history import AsyncHistory, History
     from statestore.operations.leases import AsyncHeldLease, HeldLease
-    from statestore.operations.lists import AsyncLists, Lists
-    from statestore.operations.prices import AsyncPrices, AsyncSharedPrices, Prices, SharedPrices
     from statestore.operations.sessions import AsyncSessions, Sessions
-    from statestore.operations.state import AppState, AsyncAppState, AsyncState, AsyncUserState, State, UserState
+    from statestore.operations.state import (
+        AppState,
+        AsyncAppState,
+        AsyncLists,
+        AsyncState,
+        AsyncUserState,
+        Lists,
+        State,
+        UserState,
+    )
     from statestore.operations.turn import Turn
-    from statestore.operations.usage import AsyncUsageReports, UsageReports
+    from statestore.operations.usage import (
+        AsyncPrices,
+        AsyncSharedPrices,
+        AsyncUsageReports,
+        Prices,
+        SharedPrices,
+        UsageReports,
+    )
     from statestore.shared_prices import prices_of
     from statestore.store import StateStore, Transaction
     from statestore.sweeper import Sweeper

@@ -22,13 +22,11 @@ from statestore.operations.base import AsyncGroup
 from statestore.operations.cache import AsyncCache
 from statestore.operations.cache_runner import cache_transaction, joined_cache
 from statestore.operations.history import AsyncHistory
-from statestore.operations.lists import AsyncLists
-from statestore.operations.prices import AsyncPrices
 from statestore.operations.sessions import AsyncSessions
-from statestore.operations.state import AsyncAppState, AsyncState, AsyncUserState
+from statestore.operations.state import AsyncAppState, AsyncLists, AsyncState, AsyncUserState
 from statestore.operations.store import StoreOperations
 from statestore.operations.sweeping import Sweeping
-from statestore.operations.usage import AsyncUsageReports
+from statestore.operations.usage import AsyncPrices, AsyncUsageReports
 from statestore.options import (
     EngineArguments,
     JoinArguments,

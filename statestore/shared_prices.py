@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from statestore.async_store import AsyncStateStore
 from statestore.errors import InvalidValueError
-from statestore.operations.prices import AsyncSharedPrices, SharedPrices
+from statestore.operations.usage import AsyncSharedPrices, SharedPrices
 from statestore.schema import DEFAULT_SCHEMA
 from statestore.store import StateStore
 

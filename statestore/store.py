@@ -18,13 +18,11 @@ from statestore.operations.base import Group
 from statestore.operations.cache import Cache
 from statestore.operations.cache_runner import cache_transaction, joined_cache
 from statestore.operations.history import History
-from statestore.operations.lists import Lists
-from statestore.operations.prices import Prices
 from statestore.operations.sessions import Sessions
-from statestore.operations.state import AppState, State, UserState
+from statestore.operations.state import AppState, Lists, State, UserState
 from statestore.operations.store import StoreOperations
 from statestore.operations.sweeping import Sweeping
-from statestore.operations.usage import UsageReports
+from statestore.operations.usage import Prices, UsageReports
 from statestore.options import (
     EngineArguments,
     JoinArguments,

@@ -15,7 +15,7 @@ from statestore.cli.narration import Narrator, milliseconds
 from statestore.cli.output import counted, visible
 from statestore.importers import ConversationsReport, NotConversationsError, Problem, openai_jsonl
 from statestore.importers.json_lines import LineError
-from statestore.importers.openai_lines import Conversation, SessionId, parse
+from statestore.importers.openai_conversations import Conversation, SessionId, parse
 from statestore.store import StateStore
 from statestore.values.history import Entry
 from statestore.values.sessions import Session

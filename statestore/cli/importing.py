@@ -17,7 +17,7 @@ from statestore.cli.output import counted, json_text, visible
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
-    from statestore.importers.openai_lines import SessionId
+    from statestore.importers.openai_conversations import SessionId
 
 _REDRAW_SECONDS = 0.1
 
@@ -39,7 +39,7 @@ def import_() -> None:
 
 
 def _template(ctx: click.Context, param: click.Parameter, value: str | None) -> "SessionId":
-    from statestore.importers.openai_lines import SessionId
+    from statestore.importers.openai_conversations import SessionId
 
     try:
         return SessionId(value, option="--session-id")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from statestore.importers.cache_files import CacheReport, cache_entries
 from statestore.importers.claude_transcripts import ClaudeCodeReport, claude_code
 from statestore.importers.conexus_files import conexus
-from statestore.importers.each_session import SessionsReport
 from statestore.importers.genai_prices import PricesReport, PricesUnavailableError, model_prices
+from statestore.importers.json_objects import SessionsReport
 from statestore.importers.openai_conversations import ConversationsReport, NotConversationsError, openai_jsonl
 from statestore.importers.problems import Problem
 from statestore.importers.promptkit_files import promptkit

@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from statestore.checking import checks, messages
 from statestore.errors import ConflictError, InvalidValueError, NotFoundError, SessionExistsError, SessionNotFoundError
-from statestore.importers.claude_lines import Line, Transcript, age, files, read
-from statestore.importers.claude_usage import AGENT, SUB_AGENT, CountedResponses
+from statestore.importers.claude_lines import AGENT, SUB_AGENT, CountedResponses, Line, Transcript, age, files, read
 from statestore.importers.json_lines import unreadable
 from statestore.importers.problems import OnProblem, Problems, check_store
 from statestore.values.history import Entry, NewEntry, Usage

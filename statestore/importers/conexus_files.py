@@ -9,8 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from statestore.importers.each_session import SessionsReport, import_each
-from statestore.importers.json_objects import FieldError, JsonObject, modified_at, object_in
+from statestore.importers.json_objects import (
+    FieldError,
+    JsonObject,
+    SessionsReport,
+    import_each,
+    modified_at,
+    object_in,
+)
 from statestore.importers.problems import OnProblem
 from statestore.values.history import NewEntry
 from statestore.values.saved_sessions import SavedEntry, SavedSession, SavedState

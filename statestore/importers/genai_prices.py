@@ -17,7 +17,7 @@ from statestore.values.price_patterns import PatternError, compile_clause
 from statestore.values.prices import ModelPrice
 
 if TYPE_CHECKING:
-    from statestore.operations.prices import SharedPrices
+    from statestore.operations.usage import SharedPrices
 
 _RATES = {
     "input_mtok": "input_price",
@@ -70,7 +70,7 @@ def model_prices(prices: "SharedPrices") -> PricesReport:
         InvalidValueError: *prices* is not what `prices_of` returns for an `Engine`. Nothing was written.
         DatabaseError: The database failed. Nothing was written.
     """
-    from statestore.operations.prices import SharedPrices
+    from statestore.operations.usage import SharedPrices
 
     if not isinstance(prices, SharedPrices):
         raise InvalidValueError(

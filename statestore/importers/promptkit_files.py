@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING
 
 from statestore.checking import checks, exactjson, json_files
 from statestore.errors import InvalidValueError
-from statestore.importers.each_session import SessionsReport, import_each
-from statestore.importers.json_objects import FieldError, JsonObject, modified_at, naming, object_in, objects_in
+from statestore.importers.json_objects import (
+    FieldError,
+    JsonObject,
+    SessionsReport,
+    import_each,
+    modified_at,
+    naming,
+    object_in,
+    objects_in,
+)
 from statestore.importers.problems import OnProblem
 from statestore.values.history import NewEntry, Usage
 from statestore.values.saved_sessions import SavedEntry, SavedItem, SavedList, SavedSession, SavedState, SavedSummary

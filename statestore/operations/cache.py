@@ -18,7 +18,6 @@ from statestore.operations.cache_runner import AsyncCacheRunner, CacheRunner, no
 from statestore.operations.compute_claims import TaskRenewals, ThreadRenewals
 from statestore.operations.memoizing import AsyncMemoized, Memoized
 from statestore.operations.single_flight import Flight, Flights, value_of
-from statestore.repositories.cache import keys
 from statestore.repositories.cache.compute_claims import CacheClaims, Found
 from statestore.repositories.cache.limits import CacheState
 from statestore.repositories.cache.repository import CacheRepository
@@ -84,7 +83,7 @@ class CacheOperations(Operations):
         limit = exactjson.Limit(
             exactjson.MAX_BYTES, lenient=exactjson.is_lenient(self._cache_runner.state.max_value_bytes)
         )
-        return keys.make_key(agent_name, request, permissions, limit=limit)
+        return memoizing.make_key(agent_name, request, permissions, limit=limit)
 
     @flow
     def flush(self) -> Flow[None]:

@@ -2,11 +2,16 @@
 
 from datetime import timedelta
 
-from statestore.engine.flows import Flow, Stream
-from statestore.operations import erasing, follow, iterating
+from statestore.checking import checks
+from statestore.engine.calls import Call
+from statestore.engine.flows import Flow, Item, Stream
+from statestore.errors import InvalidValueError
+from statestore.operations import erasing, follow
 from statestore.operations.base import AsyncGroup, Group, Operations, flow, operation, stream
 from statestore.repositories.history.repository import HistoryRepository
 from statestore.values.history import Entry
+
+_LARGEST_BATCH = 10_000
 
 
 class HistoryOperations(Operations):
@@ -42,7 +47,10 @@ class HistoryOperations(Operations):
         Raises:
             SessionNotFoundError: No such session, or it was deleted or expired meanwhile.
         """
-        return iterating.iterate(session_id, batch)
+        checks.key(session_id, "session_id")
+        if checks.count(batch, "batch", least=1) > _LARGEST_BATCH:
+            raise InvalidValueError("batch", f"must be at most {_LARGEST_BATCH:,}")
+        return _batches(session_id, batch)
 
     @flow
     def trim(self, session_id: str, *, keep_last: int) -> Flow[int]:
@@ -106,3 +114,14 @@ class History(HistoryOperations, Group):
 
 class AsyncHistory(HistoryOperations, AsyncGroup):
     """As `History`, awaited; iterate with `async for`."""
+
+
+def _batches(session_id: str, batch: int) -> Stream[Entry]:
+    after = 0
+    while True:
+        entries: list[Entry] = yield Call(HistoryRepository.read, (session_id,), {"after": after, "limit": batch})
+        for entry in entries:
+            yield Item(entry)
+        if len(entries) < batch:
+            return
+        after = entries[-1].seq

@@ -1,13 +1,13 @@
-"""Functions whose results are kept in the cache: what the decorators of both worlds share."""
+"""Functions whose results are kept in the cache, and the keys: what the decorators of both worlds share."""
 
+import hashlib
 import inspect
 from collections.abc import Callable, Coroutine, Iterable
 from functools import update_wrapper
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from statestore.checking import checks
+from statestore.checking import checks, exactjson
 from statestore.errors import InvalidValueError
-from statestore.repositories.cache import keys
 from statestore.repositories.cache.base import tags as checked_tags
 
 P = ParamSpec("P")
@@ -70,7 +70,7 @@ def key_maker(function: Callable[..., Any], key: Callable[..., str] | str | None
         bound.apply_defaults()
         given = {name: list(value) if name in several else value for name, value in bound.arguments.items()}
         try:
-            return keys.make_key(name, given)
+            return make_key(name, given)
         except InvalidValueError as error:
             problem = str(error).partition(": ")[2]
         raise InvalidValueError(
@@ -95,3 +95,12 @@ def _name(function: Any) -> str:
         function = function.func
     named = function if hasattr(function, "__qualname__") else type(function)
     return checks.key(f"{named.__module__}.{named.__qualname__}", "function")
+
+
+def make_key(agent_name: str, request: Any, permissions: Any = None, *, limit: int = exactjson.MAX_BYTES) -> str:
+    """SHA-256 in hex over a canonical JSON array of the three; see `operations.cache.Cache.make_key`."""
+    checks.key(agent_name, "agent_name")
+    # Each is checked by itself, so that an error names the one that is wrong.
+    given = {"request": request, "permissions": permissions}
+    parts = [agent_name, *(exactjson.encode(value, name, max_bytes=limit)[1] for name, value in given.items())]
+    return hashlib.sha256(exactjson.canonical(parts)).hexdigest()

@@ -1,9 +1,10 @@
-"""Operations on the state of a session, of a user and of an agent."""
+"""Operations on the state of a session, of a user and of an agent, and on the lists of a session."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from statestore.operations.base import AsyncGroup, Group, Operations, operation, owned
+from statestore.repositories.state.lists import ListsRepository
 from statestore.repositories.state.repository import StateRepository
 from statestore.repositories.state.shared import AppStateRepository, UserStateRepository
 from statestore.values.sessions import NewSession
@@ -142,3 +143,19 @@ class AppState(AppStateOperations, Group):
 
 class AsyncAppState(AppStateOperations, AsyncGroup):
     """As `AppState`, awaited."""
+
+
+class ListOperations(Operations):
+    append = operation(ListsRepository.append)
+    read = operation(ListsRepository.read)
+    count = operation(ListsRepository.count)
+    names = operation(ListsRepository.names)
+    delete = operation(ListsRepository.delete)
+
+
+class Lists(ListOperations, Group):
+    """Named lists of a session, to which values are only added: `store.lists`."""
+
+
+class AsyncLists(ListOperations, AsyncGroup):
+    """As `Lists`, awaited."""

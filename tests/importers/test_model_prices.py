@@ -8,7 +8,7 @@ import pytest
 
 from statestore import AsyncStateStore, InvalidValueError, ModelPrice, StateStore, prices_of
 from statestore.importers import PricesReport, PricesUnavailableError, genai_prices, model_prices
-from statestore.operations.prices import SharedPrices
+from statestore.operations.usage import SharedPrices
 from tests.support.engines import async_engine, sync_engine
 
 

@@ -18,9 +18,8 @@ from statestore.engine.sql import Statement
 from statestore.errors import InvalidValueError
 from statestore.repositories.cache.base import LIVE
 from statestore.repositories.cache.holding import HELD
-from statestore.repositories.cache.lifetimes import ENDS_POSTGRESQL, ENDS_SQLITE, FROM_END, Lifetime
+from statestore.repositories.cache.lifetimes import ENDS_POSTGRESQL, ENDS_SQLITE, FROM_END, Lifetime, stamps
 from statestore.repositories.cache.limits import UNTAGGED, new_version
-from statestore.repositories.cache.stamps import stamps
 from statestore.repositories.cache.writes import Attributes, CacheWrites
 from statestore.values.cache import CacheTtl
 

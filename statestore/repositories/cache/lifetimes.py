@@ -1,10 +1,13 @@
-"""How long entries live: what callers give, checked, and what statements make of it."""
+"""How long entries live, as callers say it and as statements take it, and the numbers that order accesses to them."""
 
+import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from statestore.checking import checks
+from statestore.engine import forking
 from statestore.errors import InvalidValueError
 from statestore.values.markers import NEVER, NeverType
 
@@ -86,3 +89,25 @@ def seconds(value: Any, argument: str, *, hint: str, also: str = " or None") -> 
     elif value is not None and not isinstance(value, timedelta):
         raise InvalidValueError(argument, f"must be a timedelta, a number of seconds{also}, not {type(value).__name__}")
     return checks.ttl(value, argument, hint=hint)
+
+
+class _Stamps:
+    """Numbers that grow with each access, on all hosts whose clocks agree, and never repeat in a process."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self.renew_after_fork()
+        forking.renew_in_child(self)
+
+    def renew_after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+    def take(self, count: int = 1) -> int:
+        """The first of *count* numbers in a row."""
+        with self._lock:
+            first = max(self._last + 1, time.time_ns())
+            self._last = first + count - 1
+            return first
+
+
+stamps: Final = _Stamps()

@@ -23,8 +23,8 @@ from typing import Final
 
 from statestore.checking import exactjson
 from statestore.engine import forking
+from statestore.repositories.cache.lifetimes import stamps
 from statestore.repositories.cache.options import CacheOptions
-from statestore.repositories.cache.stamps import stamps
 
 MAX_PENDING: Final = 1000
 """How many different entries may have unwritten hits; in a small cache it is as many as that holds, at least 100."""

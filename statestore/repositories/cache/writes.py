@@ -13,10 +13,9 @@ from statestore.repositories.cache import lifetimes, statements
 from statestore.repositories.cache.base import json_or_none
 from statestore.repositories.cache.base import tags as checked_tags
 from statestore.repositories.cache.eviction import CacheRoom
-from statestore.repositories.cache.lifetimes import Lifetime
+from statestore.repositories.cache.lifetimes import Lifetime, stamps
 from statestore.repositories.cache.limits import Room, new_version
 from statestore.repositories.cache.options import CacheOptions
-from statestore.repositories.cache.stamps import stamps
 from statestore.values.cache import CacheItem, CacheTtl
 from statestore.values.markers import MISSING
 
