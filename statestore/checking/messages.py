@@ -55,7 +55,7 @@ class Tool(NamedTuple):
 def columns(message: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of an entry that the message fills, except its usage."""
     if len(message) == 2 and isinstance(message.get("content"), str) and "role" in message:
-        found = {"role": _name(message["role"])}  # Most messages say no more than this.
+        found = {"role": _name(message["role"])}  # Most messages say only this.
     else:
         calls, results = tools(message)
         ids = [tool.call_id for tool in (*results, *calls) if tool.call_id is not None]
@@ -257,7 +257,7 @@ def is_entry(given: Any) -> bool:
 
 
 def as_entry(given: Any, argument: str) -> NewEntry | dict[str, Any]:
-    """What is stored for something that is appended: an entry, or a message whose columns are read from it.
+    """What is stored for something that is appended: an entry, or a message that the columns are read from.
 
     Raises:
         InvalidValueError: It is not an entry, a mapping, nor an object that dumps a message.

@@ -101,7 +101,7 @@ async def finished(work: Any, *, hurry: Callable[[], None] | None = None) -> Any
     if cancelled is not None:
         if task.done():
             if not task.cancelled():
-                task.exception()  # It is nobody's any more.
+                task.exception()  # Nobody asks for it now.
         else:
             abandon(task)
         raise cancelled

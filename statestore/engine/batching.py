@@ -163,7 +163,7 @@ def left_of(batch: Sequence[W], results: Sequence[Any]) -> dict[Hashable, list[W
 
 
 def unknown(batch: "Sequence[Waiting]") -> list[Any]:
-    """The results where it is not known what was done: each finds out by itself, as at any second try."""
+    """The results if it is not known what was done: each call finds out by itself, as on any second try."""
     for waiting in batch:
         waiting.call.attempt += 1
         waiting.call.unsettled = waiting.call.mode is not Mode.READ
@@ -387,6 +387,6 @@ class _WaitingThread:
         self.is_left = False
         """Whether it is to be run by itself now."""
         self.behind: list[_WaitingThread] = []
-        """Those with the same key that go after it, where all were left."""
+        """Those with the same key that go after it, if all were left."""
         self.result: Any = None
         self.error: BaseException | None = None

@@ -27,7 +27,7 @@ class Mode(Enum):
     SNAPSHOT = "snapshot"
     """Reads, in a transaction in which all statements see the same moment. At most it extends a TTL."""
     WRITE = "write"
-    """In a transaction. Safe to repeat where it is not known whether the commit happened."""
+    """In a transaction. Safe to repeat if it is not known whether the commit happened."""
     WRITE_ONCE = "write once"
     """In a transaction. Repeating it could do the work twice, so an unknown commit is reported."""
     SINGLE = "single"
@@ -75,7 +75,7 @@ def writes_once(method: Method[S, P, R]) -> Method[S, P, R]:
 def writes_in_one_statement(method: Method[S, P, R]) -> Method[S, P, R]:
     """As `writes`, but on PostgreSQL tried first as one statement, without a transaction around it.
 
-    Where it finds that it takes more, it calls `_needs_transaction`, and is run again inside one.
+    If it finds that it takes more, it calls `_needs_transaction`, and is run again inside one.
     """
     return _declare(Mode.SINGLE)(method)
 
@@ -101,10 +101,10 @@ def reported_as(
     rows: Callable[[Any], int | None] | None = None,
     model_calls: Callable[[Call, Any], ModelCalls] | None = None,
 ) -> Callable[[Method[S, P, R]], Method[S, P, R]]:
-    """How hooks and logs hear of the operation, where that does not follow from its declaration.
+    """How hooks and logs hear of the operation, if that does not follow from its declaration.
 
     *name*: of the work that it is a step of, by default its own in its repository's group. *rows* counts what came back
-    or was written in its result, where the type of that does not say. *model_calls* finds the calls of models that it
+    or was written in its result, if the type of that does not say. *model_calls* finds the calls of models that it
     has stored, and their session, in the call and its result.
     """
 
@@ -170,7 +170,7 @@ class Call:
         self.batching: Batching[Any] | None = getattr(method, "batching", None)
         self.method = method
         self.mode = mode
-        # Whether it may be done again where it is not known if it was done. An operation may find out that it may not.
+        # Whether it may be done again if nobody knows whether it was done. An operation may find out that it may not.
         self.repeatable = mode.repeatable
         self.args = args
         self.kwargs = kwargs or {}
@@ -225,7 +225,7 @@ class Item(Protocol):
     size: int
     """In bytes, as far as it counts for others."""
     result: Any
-    """None where it was left out."""
+    """None if it was left out."""
 
 
 I = TypeVar("I", bound=Item)  # noqa: E741
@@ -240,11 +240,11 @@ class Batching(ABC, Generic[I]):
 
     @abstractmethod
     def key(self, call: Call, settings: Settings) -> Hashable | None:
-        """What the call is about: those with one key keep their order. None where it has to be run by itself."""
+        """What the call is about: those with one key keep their order. None if it has to be run by itself."""
 
     @abstractmethod
     def prepare(self, call: Call, settings: Settings) -> I | None:
-        """Check what is asked, before any SQL; None where the call has to be run by itself after all."""
+        """Check what is asked, before any SQL; None if the call has to be run by itself after all."""
 
     @abstractmethod
     def run(self, link: Link, items: Sequence[I]) -> None:

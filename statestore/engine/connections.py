@@ -75,7 +75,7 @@ class Connections:
         forking.renew_in_child(self)
 
     def verify(self) -> None:
-        """Connect, and check the tables: once. Nothing is tried again: an address where nobody answers is said at once.
+        """Connect, and check the tables: once. Nothing is tried again, so a wrong address is reported at once.
 
         Raises:
             UnavailableError: The database cannot be reached, or not in time.
@@ -170,7 +170,7 @@ class Connections:
         return made
 
     def _put_away(self, slots: Slots | None, connection: PoolProxiedConnection | None) -> None:
-        """Take in what came when nobody waited for it any more. The pool has counted it all the time, and so did we."""
+        """Take in what came after its caller had stopped waiting. The pool has counted it all along, and so have we."""
         if connection is not None:
             self.give_back(connection, slots)
         elif slots is not None:
@@ -184,7 +184,7 @@ class Connections:
         self.engine.pool.dispose()
 
     def _connect(self, connect: Callable[[], C], until: float) -> C:
-        """What *connect* takes out of a caller's pool. Where it may have to connect, it is waited for *until* then."""
+        """What *connect* takes out of a caller's pool. If it may have to connect, it is waited for *until* then."""
         if self._dialect.name == "sqlite":
             return connect()
         idle: Callable[[], int] = getattr(self.engine.pool, "checkedin", int)
@@ -250,7 +250,7 @@ class Connections:
             self._loss_log.note(error)
 
     def _suspect(self, connection: PoolProxiedConnection, now: float) -> bool:
-        """Whether to ask a connection if it still stands.
+        """Whether to check that a connection is still alive.
 
         Only after a pause, or when another one was lost since its last use, in a restart most likely: asking gives up
         the interpreter's lock, which other threads then hold.
@@ -295,7 +295,7 @@ class Connections:
                 self.leave_server()
 
     def leave_server(self) -> None:
-        """The server takes no writes any more: what is connected to it is not used again, if another one may."""
+        """The server no longer takes writes: what is connected to it is not used again, if another one may."""
         if self.elsewhere:
             self._left_at = time.monotonic()
 
@@ -364,7 +364,7 @@ def _close(connection: Connected | None) -> None:
 
 
 def _note_opened(owner: "weakref.ref[Connections]", driver: Any, record: Any) -> None:
-    # The engine is not to keep a store alive that nobody has any more.
+    # The engine must not keep alive a store that nobody holds.
     connections = owner()
     if connections is not None:
         connections._opened.add(driver)

@@ -56,7 +56,7 @@ def plain(connection: Any) -> Any:
 
 
 class HeardConnection:
-    """A connection of a pool, all of whose cursors tell who listens."""
+    """A connection of a pool, whose cursors all tell the listeners."""
 
     def __init__(self, pooled: PoolProxiedConnection, engine: Engine) -> None:
         self._pooled = pooled

@@ -44,7 +44,7 @@ class Runner(Protocol):
 
 
 class Database:
-    """Runs operations on an engine, each in a transaction of its own, and again where that may help."""
+    """Runs operations on an engine, each in a transaction of its own, and again if that may help."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class Database:
             return outcome.result
         call.ends_at = ends_at(self.waits.timeout)
         batching = call.batching
-        # Reads are no trouble to SQLite.
+        # SQLite takes any number of readers at once.
         if batching is not None and (self._writer is None or batching.writes):
             key = batching.key(call, self.settings)
             if key is not None:

@@ -40,9 +40,9 @@ class Failure:
         error: What the caller gets if nothing helps.
         transient: The database has undone the work, and a second try may succeed.
         lost: The connection is gone. What was sent last may have been done.
-        duplicate: A unique key stands already.
-        demoted: The server takes no writes, and has not done this one. Where a new connection may lead to another
-            server, this one and those like it are of no more use.
+        duplicate: A row with this unique key exists already.
+        demoted: The server takes no writes, and has not done this one. If a new connection may lead to another
+            server, this one and those like it are useless.
     """
 
     error: StateStoreError
@@ -53,7 +53,7 @@ class Failure:
 
 
 def classify(exc: BaseException) -> Failure | None:
-    """What *exc* means; None where it is no driver's error but a bug, which must look like one."""
+    """What *exc* means; None if it is not a driver's error but a bug, which must look like one."""
     if isinstance(exc, sqlalchemy_errors.DBAPIError) and exc.orig is not None:
         exc = exc.orig
     if isinstance(exc, NotConnected):
@@ -75,10 +75,10 @@ def classify(exc: BaseException) -> Failure | None:
 
 
 def moved(error: StateStoreError) -> UnavailableError:
-    """That the server takes no writes any more, where another one may, which a new connection finds."""
+    """That the server no longer takes writes; another one may, which a new connection finds."""
     code: str | None = getattr(error, "code", None)
     return UnavailableError(
-        f"the PostgreSQL server takes no writes any more ({code}), and nothing was written; try again when one of the "
+        f"the PostgreSQL server no longer takes writes ({code}), and nothing was written; try again when one of the "
         "hosts in the URL does",
         code=code,
     )
@@ -212,7 +212,7 @@ class Retryable(Exception):
 
 
 def raise_for(exc: Exception, call: Call, *, elsewhere: bool = False) -> NoReturn:
-    """Turn a driver's error into ours, or into `Retryable` where a second try is safe and may help.
+    """Turn a driver's error into ours, or into `Retryable` if a second try is safe and may help.
 
     *elsewhere*: a new connection may lead to another server.
 

@@ -116,7 +116,7 @@ class EngineDatabase:
     async def snapshot(self, *, read_only: bool = False) -> AsyncIterator[AsyncRunner]:
         """As `Database.snapshot`."""
         until = ends_at(self._waits.timeout)
-        # Where all share one connection, nobody may begin a transaction within this one.
+        # If all share one connection, nobody may begin a transaction within this one.
         alone = self._writing(until) if isinstance(self.engine.pool, StaticPool) else nullcontext()
         async with alone, self._begun(until, snapshot=True, read_only=read_only) as (connection, transaction, bound):
             yield EngineRunner(connection, bound)

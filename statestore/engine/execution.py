@@ -40,7 +40,7 @@ def perform(
     ticket: Ticket = ANY_TIME,
     until: float = math.inf,
 ) -> Any:
-    """Run *call* on *connection*, in a transaction where it takes one.
+    """Run *call* on *connection*, in a transaction if it needs one.
 
     A *ticket* is given back before the commit: that waits for the disk, and others may go on meanwhile. *until* is how
     long SQLite's writer is waited for.
@@ -197,7 +197,7 @@ class BoundRunner:
     """Whether the connection is not to be used again after the transaction."""
 
     demoted = False
-    """Whether the server takes no writes any more, and another one may."""
+    """Whether the server no longer takes writes, and another one may."""
 
     def hurry(self) -> None:
         """Somebody waits no longer for what is under way."""
@@ -256,7 +256,7 @@ def no_retry() -> Iterator[None]:
 
 @contextmanager
 def translated(*, committing: BoundRunner | None = None) -> Iterator[None]:
-    """Turn a driver's error into ours. *committing*: whose commit it is, which may have been done."""
+    """Turn a driver's error into ours. *committing*: the runner that commits, whose commit may have been done."""
     try:
         yield
     except (StateStoreError, Retryable):

@@ -171,7 +171,7 @@ class Listener:
             answer.close()
 
     def _has_ended(self) -> bool:
-        """Whether nobody listens any more. Then the connection is closed: who comes next gets another thread."""
+        """Whether nobody listens now. Then the connection is closed: who comes next gets another thread."""
         with self._lock:
             if self._ears and not (self._closed or self._useless):
                 return False

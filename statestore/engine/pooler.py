@@ -14,7 +14,7 @@ PREPARE_THRESHOLD = 5
 """How often psycopg runs a statement before it prepares it, unless told otherwise."""
 
 LOCAL_TIMEOUTS = "statestore_local_timeouts"
-"""In the `info` of a pooled connection: SQL that a transaction begins with, where its session keeps no settings."""
+"""In the `info` of a pooled connection: SQL that a transaction begins with if its session keeps no settings."""
 
 MADE_AT = "statestore_made_at"
 """In the `info` of a pooled connection: when it was made, on the monotonic clock."""
@@ -25,7 +25,7 @@ Timeouts = Mapping[str, timedelta | None]
 
 
 def set_up(connection: Any, info: dict[str, Any], *, prepared: bool | None, timeouts: Timeouts) -> None:
-    """Prepare a new psycopg connection, in one round trip; in none where nothing depends on the answer.
+    """Prepare a new psycopg connection, in one round trip, or none if nothing depends on the answer.
 
     Args:
         connection: One that commits each statement.
@@ -58,7 +58,7 @@ def protect(pooled: Any) -> None:
 
 
 def _ask(cursor: Any, process: int, settings: Mapping[str, int]) -> bool:
-    """Whether there is a pooler in between. The settings are made where there is none, for the whole session.
+    """Whether there is a pooler in between. If there is none, the settings are made for the whole session.
 
     They are not sent when the connection is made: PgBouncer refuses `options`, and a URL may have some of its own.
     """

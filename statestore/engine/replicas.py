@@ -2,7 +2,7 @@
 
 How far a standby is behind is measured by positions in the write-ahead log. What the primary had written at a moment of
 this process's own clock is a *mark*; a standby that has replayed a mark has all that was committed before its moment.
-That holds on a primary where nothing happens, too, where the age of the latest commit would say nothing.
+That holds even on an idle primary, on which the age of the latest commit would say nothing.
 """
 
 import logging

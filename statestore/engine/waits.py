@@ -335,7 +335,7 @@ class _Job:
             self._late(self._result)
 
     def leave(self) -> None:
-        """Nobody waits any more: what came is put away, now or when it comes."""
+        """The caller has stopped waiting: the result is put away, now or when it comes."""
         with self._lock:
             self._left = True
             ended = self._ended

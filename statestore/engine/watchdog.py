@@ -54,7 +54,7 @@ class Watchdog:
         return watch
 
     def end(self, watch: Watch) -> bool:
-        """The use has come to its end: nothing happens to the connection any more. Returns whether it was given up."""
+        """The use has ended: the connection is left alone from now on. Returns whether it was given up."""
         with self._lock:
             self._watches.discard(watch)
         return watch.fired

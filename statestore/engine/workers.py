@@ -40,7 +40,7 @@ class _Job:
             result = self.function(*self.args)
         except BaseException as exc:
             error = exc
-        with suppress(RuntimeError):  # The loop was closed meanwhile: nobody waits any more.
+        with suppress(RuntimeError):  # The loop was closed meanwhile, so nobody waits.
             self.loop.call_soon_threadsafe(_settle, self.future, result, error)
 
 
@@ -139,7 +139,7 @@ class Workers:
         self._threads.append(thread)
 
     def _relieve(self, loop: asyncio.AbstractEventLoop, ended: int) -> None:
-        """Calls have waited for a moment: where no other has come to its end meanwhile, there is one more thread."""
+        """Calls have waited for a moment: if no other has ended meanwhile, one more thread is started."""
         self._relief = None
         with self._lock:
             if self._idle >= 0 or self._closed:
@@ -169,7 +169,7 @@ def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | N
 
 
 def _put_away(future: "asyncio.Future[Any]") -> None:
-    """The outcome is nobody's any more."""
+    """Nobody asks for the outcome now."""
     if not future.cancelled():
         future.exception()
 
@@ -191,7 +191,7 @@ async def until_done(future: "asyncio.Future[Any]", seconds: float) -> None:
             continue  # Already being passed on.
 
 
-# Seconds between two looks at who is out of time, where nobody goes past anybody.
+# Seconds between two looks at who is out of time, if nobody goes past anybody.
 _LOOK = 0.05
 
 
@@ -242,7 +242,7 @@ class TaskBatches:
             if waiting in self._schedule.waiting:
                 self._schedule.waiting.remove(waiting)
             elif self._to_the_end:
-                # Under way, with those of others. What has not begun when the wait is over does not begin any more.
+                # Under way, with those of others. What has not begun when the wait is over never begins.
                 await until_done(waiting.future, 2 * GRACE)
                 call.given_up = True
             waiting.leave()
@@ -252,7 +252,7 @@ class TaskBatches:
         """Send for the next batch, if one may go now; and see to it that nobody waits for long."""
         try:
             loop = asyncio.get_running_loop()
-        except RuntimeError:  # A call that its event loop left behind is collected: nobody waits any more.
+        except RuntimeError:  # A call that its event loop left behind is collected: nobody waits for it.
             return
         if self._schedule.batch_may_go():
             # It is chosen only when it goes: until then a call can be taken back, and others may still join.
@@ -332,7 +332,7 @@ class TaskBatches:
         run = self._schedule.renew(key, run)
         task = self._keep(asyncio.get_running_loop().create_task(self._run_left(chain, run)))
 
-        def over(_: asyncio.Task[None]) -> None:  # Also where it never took its first step.
+        def over(_: asyncio.Task[None]) -> None:  # Even if it never took its first step.
             for waiting in chain:
                 self._under_way.discard(waiting)
                 waiting.leave()
@@ -374,7 +374,7 @@ class _Waiting:
             self.future.set_exception(error)
 
     def leave(self) -> None:
-        """Nobody waits for it any more."""
+        """Its caller has stopped waiting."""
         if not self.future.done():
             self.future.cancel()
         elif not self.future.cancelled():

@@ -49,7 +49,7 @@ def adk(
         How many sessions and entries there are, how many were added, and which sessions differ from the source.
 
     Raises:
-        InvalidValueError: *store* is not a `StateStore`, or *url* leads to no database of ADK, or to one whose events
+        InvalidValueError: *store* is not a `StateStore`, or *url* is not a database of ADK, or to one whose events
             are pickled: nothing was written. Or a session cannot be stored, and there is no *on_problem*: those before
             it stay.
         DatabaseError: One of the databases failed. What was written before stays.

@@ -99,7 +99,7 @@ class Source:
         """Make sure that there is such a table.
 
         Raises:
-            InvalidValueError: There is none, so this is no database of *framework*.
+            InvalidValueError: There is none, so this is not a database of *framework*.
         """
         if name not in self.tables(schema=schema):
             raise InvalidValueError(
@@ -168,7 +168,7 @@ class Source:
     def snapshot(self) -> Iterator[None]:
         """Read all within as of one time on PostgreSQL, for rows of several tables that belong together.
 
-        On SQLite each read stays by itself: a snapshot would keep those from writing whose file has no write-ahead log.
+        On SQLite each read stays by itself: a snapshot would block writers if the file has no write-ahead log.
         """
         if self._connection.dialect.name == "sqlite":
             yield

@@ -214,7 +214,7 @@ class _Postgres(_Reader):
         columns = ("parent_checkpoint_id", "checkpoint", "metadata")
         rows = self._source.rows("checkpoints", *columns, key=_PLACE, where=of_thread, page=_PAGE)
         found = (self._record(row, stored) for row in rows)
-        first = list(islice(found, 1))  # It says whose session this is.
+        first = list(islice(found, 1))  # It says which session this is.
         for row in self._source.rows("checkpoint_blobs", "type", "blob", key=self._key, where=of_thread, page=_PAGE):
             if row["type"] != "empty":
                 key = records.blob_key(row["checkpoint_ns"], row["channel"], row["version"])

@@ -106,8 +106,8 @@ def owned(
     """A method that *repository* has inherited, as an operation on what belongs to another kind of owner.
 
     Args:
-        repository: Whose tables it is run on.
-        method: Its first argument says whose.
+        repository: The one whose tables it is run on.
+        method: Its first argument names the owner.
         owner: What callers call that argument. Type checkers know no way to say so, and take it by its place only.
         without: Arguments that make no sense for this owner.
     """

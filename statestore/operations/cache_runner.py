@@ -145,7 +145,7 @@ def _pauses(patience: float) -> Iterator[float | None]:
 
 
 def not_written(state: CacheState, error: StateStoreError) -> None:
-    """Note that counts could not be written, which is no reason to fail: writing them is retried later."""
+    """Note that counts could not be written. That is not a reason to fail: writing them is retried later."""
     state.put_off()
     if isinstance(error, ReadOnlyError | StorageFullError):
         _warn(state, error)

@@ -13,7 +13,7 @@ R = TypeVar("R")
 def one_row(table: str, column: str) -> str:
     """FROM of one row, on the server that has the rows of the namespace.
 
-    For an advisory lock that no row of a table comes with: where the tables are distributed, each server has locks of
+    For an advisory lock that no row of a table comes with: if the tables are distributed, each server has locks of
     its own, and all who take one have to ask the same server. It costs a look into an index, for a key that nobody has.
 
     Args:

@@ -85,7 +85,7 @@ class ConversationState:
 
 
 def _own(given: Any, kind: type) -> Any:
-    """A copy to edit; what is no collection of that kind is left as it is, for `save` to refuse."""
+    """A copy to edit; what is not a collection of that kind is left as it is, for `save` to refuse."""
     wanted = Mapping if kind is dict else Sequence
     return kind(given) if isinstance(given, wanted) and not isinstance(given, str | bytes) else given
 

@@ -44,7 +44,7 @@ class Session:
             the TTL has passed.
         created_at: When it was created, in UTC.
         last_activity_at: When it was last written to, in UTC: attributes, history or state. Reads do not count.
-        belongs_to: The session that it is a part of, such as a sub-agent's of its agent's; None if it is no part. A
+        belongs_to: The session that it is a part of, such as a sub-agent's of its agent's; None if it is not a part. A
             part is hidden from lists, and expires and goes with that session.
         resumed: Whether `sessions.open` found the session instead of creating it. False from all other operations.
     """

@@ -128,7 +128,7 @@ class CacheBase(Repository):
         self._postgresql = link.dialect.name == "postgresql"
 
     def _now(self) -> datetime:
-        """The time, for what is only noted: where the server's clock rules, ours will do."""
+        """The time, for what is only noted: even if the server's clock rules, ours will do."""
         return self._link.now() or datetime.now(UTC)
 
     def _decode(self, data: bytes, codec_name: str) -> Any:

@@ -1,7 +1,7 @@
 """Holding keys for as long as a transaction lasts, those included that have no entry.
 
 On PostgreSQL what a transaction has read could be changed by another before it ends. An entry is held by a lock on its
-row. Where there is none, a row is put there and taken away again: nobody ever sees it and it counts for no limit, but
+row. If there is none, a row is put there and taken away again: nobody ever sees it and it counts for no limit, but
 whoever wants to insert the key waits until the transaction ends, since it might have been undone. An advisory lock
 would have to be taken by every plain `set`, too. SQLite has one writer, so nothing is needed there.
 """

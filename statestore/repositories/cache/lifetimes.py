@@ -45,7 +45,7 @@ class Lifetime:
     until: datetime | None = None
 
     def params(self, now: datetime | None) -> dict[str, Any]:
-        """The parameters of the SQL above. *now* is None where the server's clock counts."""
+        """The parameters of the SQL above. *now* is None if the server's clock counts."""
         ttl, until = self.ttl, self.until
         if ttl is not None and until is not None and now is not None:
             ttl, until = ttl + (until - now), None

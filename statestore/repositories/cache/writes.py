@@ -121,7 +121,7 @@ class CacheWrites(CacheRoom):
         With *only_if* there is only one, and it is written only on that condition. Returns whether it was written.
         """
         if only_if not in (None, "missing") and self._link.holds_reads:
-            self._hold(list(values))  # Where nothing is written, it stays so until the transaction ends.
+            self._hold(list(values))  # If nothing is written, that holds until the transaction ends.
         size = sum(len(encoded.data) for encoded in values.values())
         self._check_fits(values, size)
         room = self._state.book(len(values), size, self._notes)
@@ -317,7 +317,7 @@ class CacheWrites(CacheRoom):
 
 
 def _is_met(only_if: Condition, old: Old) -> bool:
-    """Whether a write may be done, by what stands there."""
+    """Whether a write may be done, given what is stored."""
     versions = [version for _, version, live in old.values() if live]
     if isinstance(only_if, int):
         return versions == [only_if]

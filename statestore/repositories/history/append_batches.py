@@ -1,7 +1,7 @@
 """Appends of several callers, to any sessions, in one statement and one commit.
 
 Only what is undisputed travels in a group: entries with ids of our own, behind whatever comes last. An append that
-finds no session, or that needs a decision, is left out of it and run by itself, where it gets its own error.
+finds no session, or that needs a decision, is left out of it and run by itself, and so gets its own error.
 """
 
 from collections.abc import Sequence
@@ -134,7 +134,7 @@ def _append(link: Link, appends: Sequence[BatchedAppend]) -> None:
     wanted = [{"session_id": one, "count": counts[one], "turns": turns[one]} for one in counts]
     rows = link.all(
         _statement(columns, bool(revisions)),
-        # Prices that changed between two of the appends are no single revision: then all are run by themselves.
+        # Prices that changed between two of the appends are not a single revision: then all are run by themselves.
         prices_revision=min(revisions) if len(revisions) == 1 else -1,
         **arrays(wanted, _WANTED, "wanted_{}_array"),
         **arrays(entries, (*_PLACE, *_ALWAYS, *columns)),

@@ -98,9 +98,9 @@ def insert(
         session_id: The session.
         batch: One to `CHUNK` entries.
         after_seq: Only if this is the last position.
-        only_new: Only if the session has none of the ids, and is no fork. On PostgreSQL inside a transaction this needs
-            *after_seq*: the ids are looked for before the statement waits for the session's row, and what others have
-            added meanwhile shows in the position alone.
+        only_new: Only if the session has none of the ids, and is not a fork. On PostgreSQL inside a transaction this
+            needs *after_seq*: the ids are looked for before the statement waits for the session's row, and what others
+            have added meanwhile shows in the position alone.
         lease_token: Only while the lease with this token is valid.
         row_version: Only if the session's row was not written since it had this `xmin`. PostgreSQL.
     """
@@ -266,7 +266,7 @@ def complete_tools(link: Link, appends: Iterable[tuple[str, Sequence[PreparedEnt
 
 
 def awaits_tool(entry: PreparedEntry) -> bool:
-    """Whether an entry is a result that does not say whose."""
+    """Whether an entry is a result that does not name its tool."""
     columns = entry.columns
     return columns["role"] == "tool" and "tool_call_id" in columns and "tool_name" not in columns
 

@@ -76,7 +76,7 @@ class EditingRepository(Repository):
                 entry_rows.PRICES_UNCHANGED: revision is not None,
             }
             changed = None
-            if not appending.awaits_tool(given):  # Or what stands there may have it.
+            if not appending.awaits_tool(given):  # If it does, the stored entry may have it.
                 changed = entry_edits.change_at_once(
                     self._link,
                     session_id,

@@ -1,4 +1,4 @@
-"""Changing a row of a history where it stands, for the one session that is to see the change.
+"""Changing a row of a history in place, for the one session that is to see the change.
 
 A row that others see too, or that is another's, is replaced by a copy of the session's own first: then the others keep
 theirs. On PostgreSQL a row that nobody else sees is changed by a single statement, as in `unshared`.

@@ -45,7 +45,7 @@ ALSO = f"""CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belon
 
 def _statements(columns: str) -> tuple[Statement, Statement]:
     """How entries are read: of sessions that are no forks, and of any."""
-    # One round trip, for all sessions that are no forks: the rows of a session are all of its history. On PostgreSQL
+    # One round trip, for all sessions that are not forks: the rows of a session are all of its history. On PostgreSQL
     # they come from a subquery that is closed to the planner by OFFSET 0, so that the bounds always end up in the index
     # scan; in a plain join it may take them for a filter, and read the whole session. A subquery keeps its order here.
     plain = Statement(

@@ -54,7 +54,7 @@ class PreparedEntry:
     """An entry that has passed every check. `columns` are as stored, but `turn` counts from the batch's start.
 
     `given` are the columns that the caller named, beside those that were read from the content; None for a plain
-    message, which says nothing of what stands beside it.
+    message, which says nothing of the fields beside it.
     """
 
     columns: Params
@@ -178,7 +178,7 @@ def params(entries: Sequence[PreparedEntry], columns: Sequence[str]) -> Params:
 def insert_after_update(count: int, columns: tuple[str, ...], update: str, then: str) -> Statement:
     """Change the session's row and insert *count* entries behind its last one, in one statement of PostgreSQL.
 
-    *update* is a statement that returns `first_seq`, `base_turn` and what *then* needs; where it finds no session
+    *update* is a statement that returns `first_seq`, `base_turn` and what *then* needs; if it finds no session
     nothing is inserted. *then* is the rest of the statement, from a comma or a SELECT on: it may use `added`, the rows
     as they are stored, and `session`.
     To be kept by who asks for it: built for each call it would double the cost of the call.
@@ -320,7 +320,7 @@ PRICES_UNCHANGED = price_rows.UNCHANGED
 
 
 def price(link: Link, batch: Sequence[PreparedEntry]) -> tuple[Sequence[PreparedEntry], int | None]:
-    """Give the entries of *batch* their cost, where they have used tokens and say nothing of a cost.
+    """Give the entries of *batch* their cost if they have used tokens and do not say what they cost.
 
     Returns:
         The entries, and the revision of the prices if it still has to be compared: outside a transaction of

@@ -117,7 +117,7 @@ def set_range(link: Link, session_id: str, *, first_seq: int, next_seq: int, las
 class ShorteningRepository(Repository):
     """The steps of `history.trim` and `history.clear`; no operations of their own.
 
-    Each is a trim by itself, and leaves what a reader could have seen anyway. So it does no harm where the next one
+    Each is a trim by itself, and leaves what a reader could have seen anyway. So it does no harm if the next one
     does not come, and what others append or delete meanwhile is reckoned with.
     """
 

@@ -1,7 +1,7 @@
 """Reads of several callers, of any sessions, in one statement of PostgreSQL.
 
-Only what is small and simple travels in a group: a few entries of a session that is no fork. What turns out to be more
-is left out of it and read by itself, where it gets its own error.
+Only what is small and simple travels in a group: a few entries of a session that is not a fork. What turns out to be
+more is left out of it and read by itself, and so gets its own error.
 """
 
 from collections.abc import Callable, Sequence

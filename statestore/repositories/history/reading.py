@@ -189,7 +189,7 @@ class ReadingRepository(Repository):
 
     @reads
     def find(self, session_id: str, entry_id: str) -> Entry | None:
-        """The entry with this id in the session, wherever it stands; None if there is none. Extends the session's TTL.
+        """The entry with this id in the session, at any position; None if there is none. Extends the session's TTL.
 
         Raises:
             SessionNotFoundError: No such session, or it has expired.

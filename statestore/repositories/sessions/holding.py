@@ -42,7 +42,7 @@ def _holding(statement: Statement) -> Statement:
 
 
 def read(link: Link, statement: Statement, *, session_id: str, **params: Any) -> Sequence[Row]:
-    """The rows of a statement that reads a living session, held where the link asks for it.
+    """The rows of a statement that reads a living session, held if the link asks for it.
 
     Args:
         link: The connection.

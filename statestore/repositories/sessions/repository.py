@@ -55,7 +55,7 @@ class SessionsRepository(Repository):
                 it is hidden from `page` and `count`, and expires and goes with that session. A part of a part belongs
                 to the same session. To create, read or touch a part, to append to it, or to write its state or lists,
                 counts as a use of the whole.
-            created_at: When it was created, for imports; by default now, also where it is in the future.
+            created_at: When it was created, for imports; by default now; a time in the future counts as now.
 
         Raises:
             SessionExistsError: A living session has this id. Nothing was written.

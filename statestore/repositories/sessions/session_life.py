@@ -50,7 +50,7 @@ def create(link: Link, session_id: str, columns: Mapping[str, Any]) -> Session |
 
 
 def revive(link: Link, session_id: str, status: Status) -> Session | None:
-    """Let a dead session live again; None where it is not dead, or no more."""
+    """Let a dead session live again; None if it is not dead, or no longer."""
     status = status if status == "starting" else "ready"
     row = link.one(_REVIVE, session_id=session_id, status=status)
     return None if row is None else session_rows.from_row(link, row, resumed=True)
@@ -82,7 +82,7 @@ def erase(link: Link, session_id: str, *, locked: bool = False) -> int | None:
         locked: The lock for its release is held.
 
     Returns:
-        How many entries were deleted; None where there was no such session, living or expired.
+        How many entries were deleted; None if there was no such session, living or expired.
     """
     found = locked or segments.lock_for_release(link, session_id)
     row = link.one(_LAST_SEQ, session_id=session_id, erased=endings.ERASED) if found else None

@@ -242,7 +242,7 @@ def not_found(link: Link, session_id: str) -> SessionNotFoundError:
 
 
 def find(link: Link, session_id: str, *, resumed: bool = False) -> Session | None:
-    """The living session, extended where that is due, and held where the link asks for it.
+    """The living session, extended if that is due, and held if the link asks for it.
 
     Args:
         link: The connection.
@@ -378,7 +378,7 @@ def check_lease(link: Link, lease: Lease) -> None:
 
 
 def insert(link: Link, session_id: str, columns: Mapping[str, Any]) -> Session | None:
-    """Make the session's row; None where there is one, living or not, or nothing living that it is to belong to."""
+    """Make the session's row; None if there is one, living or not, or nothing living that it is to belong to."""
     ttl = None if columns.get("belongs_to") else default_ttl(link)
     given = {**_NEW, "root_session_id": session_id, "ttl": ttl} | dict(columns)
     if given["belongs_to"] is None:

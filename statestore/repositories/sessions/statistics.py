@@ -130,7 +130,7 @@ class StoreStatistics(Repository, group="store"):
         a second, whatever happens. For liveness, ask nothing: to restart a process does not bring a database back.
 
         Args:
-            writes: Also make sure that this server takes writes from this role: that it is no standby, and not
+            writes: Also make sure that this server takes writes from this role: that it is not a standby, and not
                 read-only. On SQLite this says nothing; there the first write finds out.
 
         Raises:

@@ -6,7 +6,7 @@ when it began. So who comes to see rows of a session, or to belong to it, writes
 the one that it has read: then nobody came in between, nothing was appended, and what it reads is what there is.
 
 It waits for the one row only, and never for the lock of a family, so it cannot end in a deadlock with those who take
-that lock first. Where it does nothing, `segments.release` does the work, in a transaction.
+that lock first. If it does nothing, `segments.release` does the work, in a transaction.
 
 On SQLite the one writer needs no such care, and a statement costs no round trip.
 """

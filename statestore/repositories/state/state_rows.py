@@ -49,7 +49,7 @@ def value(owner_id: str, key: str, text: str, scope: Scope = SESSION) -> Any:
 
 
 def read(link: Link, session_id: str) -> dict[str, tuple[str, int]]:
-    """The JSON text and the version of each key, held where the link asks for it."""
+    """The JSON text and the version of each key, held if the link asks for it."""
     SESSION.hold(link, session_id)
     return {key: (text, version) for key, text, version in link.all(_READ, owner_id=session_id)}
 
