@@ -204,7 +204,9 @@ def carry_out(batching: Batching[Any], database: BatchRunner, calls: Sequence[Ca
             # at any second try, what is stored already is found.
             refused = isinstance(exc, StateStoreError | Retryable)
             failure = classify(exc)
-            _tell(calls, exc.error if isinstance(exc, Retryable) else failure.error if failure else None)
+            error = exc.error if isinstance(exc, Retryable) else failure.error if failure else None
+            if error is not None:
+                tell_batch(calls[0].name, len(calls), error)
             for call, item in zip(calls, prepared, strict=True):
                 if item is not None:
                     item.result = None
@@ -212,11 +214,6 @@ def carry_out(batching: Batching[Any], database: BatchRunner, calls: Sequence[Ca
                     if batching.writes:
                         call.unsettled = not refused and (failure is None or failure.lost)
     return [None if item is None else item.result for item in prepared]
-
-
-def _tell(calls: Sequence[Call], error: StateStoreError | None) -> None:
-    if error is not None:
-        tell_batch(calls[0].name, len(calls), error)
 
 
 class ThreadBatches:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from statestore.engine import cursor_events, forking, pooler, sqlite_files
 from statestore.engine.calls import Call, Mode
-from statestore.engine.driver_errors import Failure, Retryable, classify, classify_or_raise, moved, raise_alone
+from statestore.engine.driver_errors import Retryable, classify, classify_or_raise, moved, raise_alone
 from statestore.engine.sql import Connected, Dialect, Link, NeedsTransaction, Settings
 from statestore.engine.telemetry import tell_undone
 from statestore.engine.waits import ANY_TIME, Ticket, ends_at, out_of_time
@@ -149,7 +149,8 @@ class BoundRunner:
             except Exception as exc:
                 failure = classify_or_raise(exc)
                 error = self._without_tables(failure.error) or failure.error
-                self._note_lost(failure)
+                if failure.lost:
+                    self.lost = failure.error
                 tell_undone(call.name, error)
                 if failure.demoted and self._elsewhere:
                     self.given_up = self.demoted = True
@@ -157,10 +158,6 @@ class BoundRunner:
                 late = call.given_up or time.monotonic() >= call.ends_at
                 self._failed = out_of_time() if late else error
                 raise_alone(self._failed)
-
-    def _note_lost(self, failure: Failure) -> None:
-        if failure.lost:
-            self.lost = failure.error
 
     def _is_undone(self) -> bool:
         """Whether SQLite has rolled back by itself, after which each statement would be committed at once."""

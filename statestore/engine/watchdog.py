@@ -116,7 +116,8 @@ class Watchdog:
 
     def _give_up(self, watch: Watch, now: float) -> None:
         if isinstance(watch.driver, sqlite3.Connection):
-            _interrupt_sqlite(watch.driver)
+            with contextlib.suppress(Exception):
+                watch.driver.interrupt()
             watch.due = now + GRACE
         elif watch.fired:
             cut(watch.driver)
@@ -150,11 +151,6 @@ def _freezes() -> bool:
     psycopg = sys.modules["psycopg"]
     capable: bool = psycopg.capabilities.has_cancel_safe()
     return not capable and psycopg.pq.__impl__ != "python"
-
-
-def _interrupt_sqlite(driver: sqlite3.Connection) -> None:
-    with contextlib.suppress(Exception):
-        driver.interrupt()
 
 
 watchdog = Watchdog()

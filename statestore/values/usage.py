@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,16 +170,6 @@ SweepKind: TypeAlias = Literal[
     "cache_overflow",
     "unseen_entries",
 ]
-SWEEP_KINDS: Final[tuple[SweepKind, ...]] = (
-    "expired_sessions",
-    "idle_sessions",
-    "session_overflow",
-    "history_entries",
-    "expired_state",
-    "expired_cache",
-    "cache_overflow",
-    "unseen_entries",
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,7 +278,9 @@ class _Plan:
         for old, (entry, original) in zip(kept, given, strict=False):
             turn += entry.columns["role"] == "user"
             same = _same(entry, old)
-            equal = original == old if isinstance(original, Entry) else same and _equal(entry, old)
+            equal = (
+                original == old if isinstance(original, Entry) else same and appending.difference(old, entry) is None
+            )
             if equal and turn == old.turn:
                 continue
             self.replaced += not equal
@@ -329,11 +331,6 @@ def _same(given: PreparedEntry, stored: Entry) -> bool:
     if given.own_id:
         return given.entry_id == stored.entry_id
     return given.columns["role"] == stored.role and appending.has_same_content(stored, given)
-
-
-def _equal(given: PreparedEntry, stored: Entry) -> bool:
-    """Whether a given entry equals the stored one, unedited."""
-    return appending.has_same_content(stored, given) and appending.differs_beside_content(stored, given) is None
 
 
 def _reports_usage(entry: Entry) -> bool:

@@ -315,34 +315,23 @@ def _named(entry: PreparedEntry, session_id: str, calls: _Calls) -> PreparedEntr
     return with_tool(entry, calls.get((session_id, entry.columns["tool_call_id"]))) if awaits_tool(entry) else entry
 
 
-_NAMES = (
-    "role",
-    "agent_name",
-    "provider_name",
-    "request_model",
-    "response_model",
-    "tool_name",
-    "tool_call_id",
-    "finish_reason",
-    "error_type",
-)
-
-
 def has_same_content(stored: Entry, given: PreparedEntry) -> bool:
     same: bool = exactjson.text(stored.content) == given.columns["content"]
     return same
 
 
-def differs_beside_content(stored: Entry, given: PreparedEntry) -> str | None:
-    """The first field beside the content in which both differ; None if there is none.
+def difference(stored: Entry, given: PreparedEntry) -> str | None:
+    """The first field in which both differ; None if there is none.
 
     What the store fills in by itself is not a difference: a cost, a time or a turn that was not given, or what is read
     from the content, which may be more than an older version read from it. A plain message is its content alone.
     """
+    if not has_same_content(stored, given):
+        return "content"
     if given.given is None:
         return None
     columns = given.given
-    for name in _NAMES:
+    for name in entry_rows.NAMES:
         if name == "tool_name" and name not in columns and stored.role == "tool" and stored.tool_call_id is not None:
             continue  # Taken from the call that it answers, if that was found.
         if (name in columns or given.columns.get(name) is None) and columns.get(name) != getattr(stored, name):

@@ -119,8 +119,7 @@ def prepare_one(entry: EntryLike, name: str, *, max_bytes: int, turn: int = 0) -
     return PreparedEntry(columns, copy, metadata, given, own_id=own_id)
 
 
-_NAMES = (
-    "entry_id",
+NAMES = (
     "role",
     "agent_name",
     "provider_name",
@@ -136,7 +135,7 @@ _NAMES = (
 def _given(entry: NewEntry, name: str, max_bytes: int) -> Params:
     """What the caller says of an entry, as columns. `usage` among them says that the message is not to be asked."""
     given: Params = {}
-    for field in _NAMES:
+    for field in ("entry_id", *NAMES):
         value = getattr(entry, field)
         if value is not None:
             given[field] = checks.key(value, f"{name}.{field}")

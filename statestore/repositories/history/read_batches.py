@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any
 
 from statestore.checking import checks
 from statestore.engine.calls import Batching, Call
@@ -19,7 +19,6 @@ from statestore.repositories.sessions.session_rows import ForkHints
 
 # Beyond this a read is large enough to travel alone: the others of its group would wait for it.
 _LARGEST = 100
-FromRows: TypeAlias = Callable[[Link, str, Sequence[Row]], list[Any]]
 _WINDOW = ("last", "after", "before", "limit")
 _ALLOWED = frozenset(_WINDOW)
 

@@ -111,7 +111,7 @@ class HistoryRepository(
         present = self._already_stored(session, batch, after_seq)
         turns_moved = False
         for index, stored_entry in present.items():
-            if stored_entry is not None and (differs := _difference(stored_entry, batch[index])) is not None:
+            if stored_entry is not None and (differs := appending.difference(stored_entry, batch[index])) is not None:
                 present[index] = settled = self._settle(
                     session, index, stored_entry, batch[index], differs, on_conflict
                 )
@@ -202,12 +202,6 @@ def _gap(session_id: str, after_seq: int, end: int) -> ConflictError:
         expected=after_seq,
         actual=end,
     )
-
-
-def _difference(stored: Entry, given: PreparedEntry) -> str | None:
-    """The first field that differs."""
-    same = appending.has_same_content(stored, given)
-    return appending.differs_beside_content(stored, given) if same else "content"
 
 
 def _another(session_id: str, index: int, stored: Entry, same_id: bool, field: str) -> ConflictError:
