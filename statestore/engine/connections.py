@@ -340,7 +340,7 @@ class Connections:
         self._resting = 0
 
     def renew_after_fork(self) -> None:
-        """In a forked child: connections, locks and groups of its own. The parent's are left alone."""
+        """In a forked child: connections, locks and batches of its own. The parent's are left alone."""
         for driver in list(self._opened):
             forking.let_go(driver)
         forking.keep(self.engine.pool, self.slots, self._idle)

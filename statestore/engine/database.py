@@ -66,7 +66,7 @@ class Database:
         forking.renew_in_child(self)
 
     def renew_after_fork(self) -> None:
-        """Make the locks and groups of this process. Whoever held the parent's does not exist in a child."""
+        """Make the locks and batches of this process. Whoever held the parent's does not exist in a child."""
         sqlite = self.dialect.name == "sqlite"
         # SQLite lets one writer in at a time. Waiting here wakes up at once; its own busy handler polls.
         self._writer = threading.Lock() if sqlite else None
@@ -140,7 +140,7 @@ class Database:
         return found
 
     def run_alone(self, call: Call) -> Any:
-        """Run a call that is in no group."""
+        """Run a call that is not in a batch."""
         try:
             return self._run_alone(call)
         except StateStoreError as error:

@@ -12,8 +12,8 @@ _MANY = 20
 class LostPlaces:
     """What a caller's engine has lost.
 
-    A pool keeps the place of a lost connection, and makes another when it comes to that one: it hands them out in turn,
-    so that all have been there after as many as it has.
+    A pool keeps the place of a lost connection, and makes another when it comes to that one. It hands its connections
+    out one after another, so each has been used once when it has handed out as many as it has.
     """
 
     to_be_replaced = 0

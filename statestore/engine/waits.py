@@ -1,4 +1,4 @@
-"""How long calls wait, and for what: deadlines, pauses between tries, places in the pool, turns of SQLite's threads.
+"""How long calls wait, and for what: deadlines, pauses between tries, places in the pool, SQLite while others use it.
 
 Blocking work that cannot be interrupted, such as connecting, is waited for until a deadline and then left to itself.
 """

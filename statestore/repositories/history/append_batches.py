@@ -1,6 +1,6 @@
 """Appends of several callers, to any sessions, in one statement and one commit.
 
-Only what is undisputed travels in a group: entries with ids of our own, behind whatever comes last. An append that
+Only what is undisputed travels in a batch: entries with ids of our own, behind whatever comes last. An append that
 finds no session, or that needs a decision, is left out of it and run by itself, and so gets its own error.
 """
 
@@ -21,7 +21,7 @@ from statestore.values.history import Entry, NewEntry
 
 # Beyond this an append is large enough to travel alone.
 _LARGEST = 50
-# In bytes of JSON, likewise: the others of its group would wait for it to be written, sent and stored.
+# In bytes of JSON, likewise: the others of its batch would wait for it to be written, sent and stored.
 _LARGEST_BYTES = 64 * 1024
 # The limit for a whole batch: what does not fit is run by itself.
 _ROOM = 1024 * 1024
@@ -195,7 +195,7 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
                 AND w.session_id = ANY (array(SELECT l.session_id FROM locked AS l))
             RETURNING s.session_id, s.next_seq - w.count AS first_seq, s.last_turn - w.turns AS base_turn,
                 s.namespace, s.belongs_to, s.ttl, s.expires_at),
-        woken AS MATERIALIZED (SELECT {follows.wake("s")} FROM updated AS s),
+        woken AS MATERIALIZED (SELECT {follows.notify("s")} FROM updated AS s),
         added AS (
             INSERT INTO $history_entries (namespace, session_id, seq, turn, created_at, {", ".join(names)})
             SELECT :namespace, u.session_id, u.first_seq + v.position, u.base_turn + v.turn, {created_at},

@@ -36,7 +36,7 @@ _RETURNING_POSTGRESQL = f"{_RETURNING}, s.namespace, s.session_id, s.belongs_to"
 _WHOLE = {True: session_rows.WHOLE_DUE, False: "s.belongs_to IS NOT NULL"}
 _AND_ENDS = {True: ", s.ttl, s.expires_at", False: ""}
 _THEN = f""",
-        woken AS MATERIALIZED (SELECT {follows.wake("s")} FROM session AS s)
+        woken AS MATERIALIZED (SELECT {follows.notify("s")} FROM session AS s)
         SELECT added.seq, added.turn, added.created_at, %s AS whole_due FROM session AS s, woken, added"""
 _AND_WHOLE_SQLITE = f", {session_rows.WHOLE_DUE_SQLITE}"
 

@@ -28,7 +28,7 @@ _KEY = "hashtextextended({0}.session_id, hashtextextended({0}.namespace, 11))"
 _CHANNEL = "'statestore_' || to_hex({key})"
 
 
-def wake(alias: str) -> str:
+def notify(alias: str) -> str:
     """For a SELECT from rows *alias* of sessions that the statement has changed; it is evaluated for each row.
 
     In a materialized CTE that nothing but such rows are in: a distributed database runs that where the statement came

@@ -1,6 +1,6 @@
 """Reads of several callers, of any sessions, in one statement of PostgreSQL.
 
-Only what is small and simple travels in a group: a few entries of a session that is not a fork. What turns out to be
+Only what is small and simple travels in a batch: a few entries of a session that is not a fork. What turns out to be
 more is left out of it and read by itself, and so gets its own error.
 """
 
@@ -17,7 +17,7 @@ from statestore.errors import StateStoreError
 from statestore.repositories.history import entry_reads, entry_rows
 from statestore.repositories.sessions.session_rows import ForkHints
 
-# Beyond this a read is large enough to travel alone: the others of its group would wait for it.
+# Beyond this a read is large enough to travel alone: the others of its batch would wait for it.
 _LARGEST = 100
 _WINDOW = ("last", "after", "before", "limit")
 _ALLOWED = frozenset(_WINDOW)
