@@ -44,32 +44,29 @@ class Mode(Enum):
         return self in (Mode.SINGLE, Mode.SINGLE_ONCE)
 
 
-def _declare(mode: Mode) -> Callable[[Method[S, P, R]], Method[S, P, R]]:
-    def mark(method: Method[S, P, R]) -> Method[S, P, R]:
-        method.mode = mode  # type: ignore[attr-defined]
-        return method
-
-    return mark
+def _declared(method: Method[S, P, R], mode: Mode) -> Method[S, P, R]:
+    method.mode = mode  # type: ignore[attr-defined]
+    return method
 
 
 def reads(method: Method[S, P, R]) -> Method[S, P, R]:
     """The operation only reads; at most it extends a TTL. Each statement sees its own snapshot."""
-    return _declare(Mode.READ)(method)
+    return _declared(method, Mode.READ)
 
 
 def reads_snapshot(method: Method[S, P, R]) -> Method[S, P, R]:
     """The operation only reads, and all that it reads is of one moment; not so inside a caller's transaction."""
-    return _declare(Mode.SNAPSHOT)(method)
+    return _declared(method, Mode.SNAPSHOT)
 
 
 def writes(method: Method[S, P, R]) -> Method[S, P, R]:
     """The operation writes, in a transaction, and may be repeated without harm."""
-    return _declare(Mode.WRITE)(method)
+    return _declared(method, Mode.WRITE)
 
 
 def writes_once(method: Method[S, P, R]) -> Method[S, P, R]:
     """The operation writes, in a transaction, and a repetition could do its work twice."""
-    return _declare(Mode.WRITE_ONCE)(method)
+    return _declared(method, Mode.WRITE_ONCE)
 
 
 def writes_in_one_statement(method: Method[S, P, R]) -> Method[S, P, R]:
@@ -77,12 +74,12 @@ def writes_in_one_statement(method: Method[S, P, R]) -> Method[S, P, R]:
 
     If it finds that it takes more, it calls `_needs_transaction`, and is run again inside one.
     """
-    return _declare(Mode.SINGLE)(method)
+    return _declared(method, Mode.SINGLE)
 
 
 def writes_once_in_one_statement(method: Method[S, P, R]) -> Method[S, P, R]:
     """As `writes_in_one_statement`, for what must not be repeated."""
-    return _declare(Mode.SINGLE_ONCE)(method)
+    return _declared(method, Mode.SINGLE_ONCE)
 
 
 def in_batches(batching: Batching[Any]) -> Callable[[Method[S, P, R]], Method[S, P, R]]:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, QueuePool, event
 
 from statestore.engine import cursor_events, forking, hosts, lost_places
+from statestore.engine.cursor_events import HeardConnection
 from statestore.engine.driver_errors import Retryable, classify, classify_or_raise, raise_alone
 from statestore.engine.execution import Borrowed, no_retry, translated
 from statestore.engine.pooler import MADE_AT
@@ -133,8 +134,9 @@ class Connections:
                     self.forget(connection)
                     connection = self._idle_or_new(until)
                 connection.info["used_at"] = now
-            if self._echoes or cursor_events.is_heard(self.engine):
-                return cursor_events.HeardConnection(connection, self.engine)
+            # Its flag alone stays set once anybody ever listened.
+            if self._echoes or (self.engine._has_events and cursor_events.are_heard(self.engine.dispatch)):
+                return HeardConnection(connection, self.engine)
             return connection
         except LeftBehind as left:  # Its thread gives the place back, see `_put_away`.
             error = left.error
@@ -263,7 +265,7 @@ class Connections:
             connection.close()
         elif connection.is_valid:  # Otherwise it has been forgotten.
             if self._is_at_rest(connection):
-                self._idle.append(cursor_events.plain(connection))
+                self._idle.append(connection.pooled if isinstance(connection, HeardConnection) else connection)
             else:
                 self.forget(connection)
         if slots is not None:

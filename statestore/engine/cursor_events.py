@@ -33,15 +33,11 @@ def _is_heard(connection: Connection) -> bool:
     # The flags that SQLAlchemy itself goes by. They are true for any event, so the second look is at ours.
     if connection._echo:
         return True
-    return (connection._has_events or connection.engine._has_events) and _are_heard(connection.dispatch)
+    return (connection._has_events or connection.engine._has_events) and are_heard(connection.dispatch)
 
 
-def is_heard(engine: Engine) -> bool:
-    """Whether somebody listens to the statements of *engine*. Its flag alone stays set once anybody ever did."""
-    return engine._has_events and _are_heard(engine.dispatch)
-
-
-def _are_heard(events: Any) -> bool:
+def are_heard(events: Any) -> bool:
+    """Whether somebody listens to statements, of those that an engine or a connection tells."""
     return bool(events.before_cursor_execute) or bool(events.after_cursor_execute)
 
 
@@ -50,23 +46,18 @@ def echoes(engine: Engine) -> bool:
     return bool(engine.logger.isEnabledFor(logging.INFO))
 
 
-def plain(connection: Any) -> Any:
-    """The connection of the pool itself."""
-    return connection._pooled if isinstance(connection, HeardConnection) else connection
-
-
 class HeardConnection:
     """A connection of a pool, whose cursors all tell the listeners."""
 
     def __init__(self, pooled: PoolProxiedConnection, engine: Engine) -> None:
-        self._pooled = pooled
+        self.pooled = pooled
         self._connection = Connection(engine, pooled)
 
     def cursor(self) -> Any:
-        return HeardCursor(self._connection, self._pooled.cursor())
+        return HeardCursor(self._connection, self.pooled.cursor())
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._pooled, name)
+        return getattr(self.pooled, name)
 
 
 class HeardCursor:

@@ -78,7 +78,59 @@ class AppendBatching(Batching[BatchedAppend]):
         return BatchedAppend(session_id, batch, size) if size <= _LARGEST_BYTES else None
 
     def run(self, link: Link, items: Sequence[BatchedAppend]) -> None:
-        _append(link, items)
+        """Store the appends whose session lives. Those to one session are stored in the order given.
+
+        PostgreSQL: one statement. SQLite: inside a transaction.
+        """
+        if link.dialect.name == "sqlite":
+            for one in items:
+                one.result = appending.insert(link, one.session_id, one.batch)
+            return
+        revisions: set[int] = set()
+        completed = appending.complete_tools(link, [(one.session_id, one.batch) for one in items])
+        for one, batch in zip(items, completed, strict=True):
+            one.batch, revision = entry_rows.price(link, batch)
+            revisions |= set() if revision is None else {revision}
+        entries: list[Params] = []
+        counts: dict[str, int] = {}
+        turns: dict[str, int] = {}
+        for one in items:
+            position, turn = counts.get(one.session_id, 0), turns.get(one.session_id, 0)
+            for offset, entry in enumerate(one.batch):
+                place = {
+                    "session_id": one.session_id,
+                    "position": position + offset,
+                    "turn": turn + entry.columns["turn"],
+                }
+                entries.append(entry.columns | place)
+            counts[one.session_id] = position + len(one.batch)
+            turns[one.session_id] = turn + one.batch[-1].columns["turn"]
+
+        columns = entry_rows.shape([entry for one in items for entry in one.batch])
+        wanted = [{"session_id": one, "count": counts[one], "turns": turns[one]} for one in counts]
+        rows = link.all(
+            _statement(columns, bool(revisions)),
+            # Prices that changed between two of the appends are not a single revision: then all are run by themselves.
+            prices_revision=min(revisions) if len(revisions) == 1 else -1,
+            **arrays(wanted, _WANTED, "wanted_{}_array"),
+            **arrays(entries, (*_PLACE, *_ALWAYS, *columns)),
+        )
+        by_session: dict[str, list[Row]] = {}
+        for session_id, *row, _ in sorted(rows):
+            by_session.setdefault(session_id, []).append(tuple(row))
+        if rows and rows[0][-1]:
+            session_rows.extend_many(link, list(by_session))
+        taken = dict.fromkeys(by_session, 0)
+        for one in items:
+            if one.session_id not in by_session:
+                continue
+            start = taken[one.session_id]
+            taken[one.session_id] = start + len(one.batch)
+            stored = by_session[one.session_id][start : start + len(one.batch)]
+            one.result = [
+                entry_rows.stored(link, one.session_id, entry, *row)
+                for entry, row in zip(one.batch, stored, strict=True)
+            ]
 
 
 APPENDS = AppendBatching()
@@ -103,57 +155,6 @@ def _is_large(entries: Sequence[Any]) -> bool:
             left -= len(value)
             todo.extend(value[:20])
     return left < 0
-
-
-def _append(link: Link, appends: Sequence[BatchedAppend]) -> None:
-    """Store all appends whose session lives; each gets its entries as its result. In the order given, within a session.
-
-    PostgreSQL: one statement. SQLite: inside a transaction.
-    """
-    if link.dialect.name == "sqlite":
-        for one in appends:
-            one.result = appending.insert(link, one.session_id, one.batch)
-        return
-    revisions: set[int] = set()
-    completed = appending.complete_tools(link, [(one.session_id, one.batch) for one in appends])
-    for one, batch in zip(appends, completed, strict=True):
-        one.batch, revision = entry_rows.price(link, batch)
-        revisions |= set() if revision is None else {revision}
-    entries: list[Params] = []
-    counts: dict[str, int] = {}
-    turns: dict[str, int] = {}
-    for one in appends:
-        position, turn = counts.get(one.session_id, 0), turns.get(one.session_id, 0)
-        for offset, entry in enumerate(one.batch):
-            place = {"session_id": one.session_id, "position": position + offset, "turn": turn + entry.columns["turn"]}
-            entries.append(entry.columns | place)
-        counts[one.session_id] = position + len(one.batch)
-        turns[one.session_id] = turn + one.batch[-1].columns["turn"]
-
-    columns = entry_rows.shape([entry for one in appends for entry in one.batch])
-    wanted = [{"session_id": one, "count": counts[one], "turns": turns[one]} for one in counts]
-    rows = link.all(
-        _statement(columns, bool(revisions)),
-        # Prices that changed between two of the appends are not a single revision: then all are run by themselves.
-        prices_revision=min(revisions) if len(revisions) == 1 else -1,
-        **arrays(wanted, _WANTED, "wanted_{}_array"),
-        **arrays(entries, (*_PLACE, *_ALWAYS, *columns)),
-    )
-    by_session: dict[str, list[Row]] = {}
-    for session_id, *row, _ in sorted(rows):
-        by_session.setdefault(session_id, []).append(tuple(row))
-    if rows and rows[0][-1]:
-        session_rows.extend_many(link, list(by_session))
-    taken = dict.fromkeys(by_session, 0)
-    for one in appends:
-        if one.session_id not in by_session:
-            continue
-        start = taken[one.session_id]
-        taken[one.session_id] = start + len(one.batch)
-        stored = by_session[one.session_id][start : start + len(one.batch)]
-        one.result = [
-            entry_rows.stored(link, one.session_id, entry, *row) for entry, row in zip(one.batch, stored, strict=True)
-        ]
 
 
 # The columns of the two tables that come as arrays: the sessions, and the entries with their places in them.
