@@ -76,7 +76,6 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("repositories/conversations/load_save.py", (f"{_C}conversations.py",)),
     ("repositories/conversations/turns.py", (f"{_C}turns.py", f"{_C}windows.py")),
     ("repositories/state/lists.py", (f"{_C}lists.py",)),
-    ("repositories/state/shared.py", (f"{_C}shared_state.py",)),
     ("repositories/state/state_rows.py", (f"{_C}conversations.py", f"{_C}turns.py", *_STATE)),
     ("repositories/state/*.py", _STATE),
     ("repositories/sessions/leases.py", (f"{_C}leases.py", "tests/concurrency/test_lease_processes.py")),

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from statestore.operations.base import AsyncGroup, Group, Operations, operation, owned
 from statestore.repositories.state.lists import ListsRepository
-from statestore.repositories.state.repository import StateRepository
-from statestore.repositories.state.shared import AppStateRepository, UserStateRepository
+from statestore.repositories.state.repository import AppStateRepository, StateRepository, UserStateRepository
 from statestore.values.sessions import NewSession
 from statestore.values.state import StateEntry
 
