@@ -23,7 +23,7 @@ from tests.support.content import Content
 from tests.support.crowd import apart
 
 LONG = os.environ.get("STATESTORE_HYPOTHESIS_PROFILE") == "long"
-PROCESSES, SECONDS = (32, 30) if LONG else (6, 2)
+PROCESSES, SECONDS = (32, 30) if LONG else (4, 1)
 STOPS = 1000 if LONG else 10
 
 
