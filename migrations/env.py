@@ -3,7 +3,7 @@
 Both ways to migrate come through here. `statestore.migrate` passes a target; the `alembic` command of a checkout names
 it:
 
-    alembic [-x url=postgresql://…] [-x schema=statestore] upgrade head [--sql]
+    alembic [-x url=postgresql://…] [-x schema=statestore] [-x table_prefix=app_] upgrade head [--sql]
 
 Without a url it is that of STATESTORE_URL, or else sqlite:///statestore.db, as everywhere.
 """
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TextIO
 
 from alembic import context
 from sqlalchemy import (
@@ -39,11 +39,12 @@ from statestore import migrate
 from statestore.checking import checks
 from statestore.engine import engines, migration_targets, sqlite_files
 from statestore.errors import InvalidValueError, SchemaError, UnavailableError
-from statestore.schema import DEFAULT_SCHEMA, VERSION_TABLE, comparison, metadata, revisions
+from statestore.schema import DEFAULT_SCHEMA, VERSION_TABLE, comparison, metadata, prefixes, revisions
 
 config = context.config
 arguments = context.get_x_argument(as_dictionary=True)
 schema = checks.schema_name(config.attributes.get("schema") or arguments.get("schema") or DEFAULT_SCHEMA)
+table_prefix: str = prefixes.check(config.attributes.get("table_prefix") or arguments.get("table_prefix") or "")
 lock_timeout: timedelta = config.attributes.get("lock_timeout", migrate.LOCK_TIMEOUT)
 wait: timedelta = config.attributes.get("wait", migrate.WAIT)
 progress: migrate.Progress | None = config.attributes.get("progress")
@@ -159,8 +160,10 @@ def migrate_sqlite(connection: Connection) -> None:
 def write_sql(target: Engine | Connection) -> None:
     """The SQL of `--sql`, for a database administrator to review and run."""
     on_postgresql = target.dialect.name == "postgresql"
+    prefixes.check_for(target.dialect.name, table_prefix)
     context.configure(
         url=target.engine.url,
+        output_buffer=Prefixing(config.output_buffer),
         literal_binds=True,
         dialect_opts={"paramstyle": "named"},
         transactional_ddl=True,
@@ -192,7 +195,23 @@ def write_sql(target: Engine | Connection) -> None:
         context.execute("PRAGMA foreign_keys = ON")
 
 
+class Prefixing:
+    """Writes SQL as it is for tables with the prefix."""
+
+    def __init__(self, buffer: TextIO) -> None:
+        self.flush = buffer.flush
+        self._write = buffer.write
+
+    def write(self, sql: str) -> int:
+        return self._write(prefixes.prefixed(sql, table_prefix))
+
+
 def run(connection: Connection, **options: Any) -> None:
+    with prefixes.naming(connection, prefixes.check_for(connection.dialect.name, table_prefix)):
+        _run(connection, **options)
+
+
+def _run(connection: Connection, **options: Any) -> None:
     options |= comparison.alembic_options(connection.dialect, schema)
     hooks = (mark, report, *([Triggers(connection).restore] if connection.dialect.name == "sqlite" else []))
     context.configure(connection=connection, transactional_ddl=True, on_version_apply=hooks, **options)
@@ -215,9 +234,11 @@ class Triggers:
         """Make those anew that a migration has lost so. What notes changes for the sums of usage is there from 0007."""
         now = self._now()
         for name, (of, made) in self._before.items():
-            is_lost = name not in now and (not name.startswith("usage_rollup_") or max(heads, default="") >= "0007")
+            is_lost = name not in now and (
+                not name.startswith(f"{table_prefix}usage_rollup_") or max(heads, default="") >= "0007"
+            )
             if is_lost and inspect(self._connection).has_table(of):
-                self._connection.exec_driver_sql(made)
+                driver_execute(self._connection, made)  # It has its names already.
         self._before = self._now()
 
     def _now(self) -> dict[str, tuple[str, str]]:
@@ -425,7 +446,7 @@ def try_write_ahead_log(connection: Connection) -> bool:
 
 
 def check_foreign_keys(connection: Connection) -> None:
-    for name in metadata.tables.keys() & inspect(connection).get_table_names():
+    for name in {table_prefix + name for name in metadata.tables} & set(inspect(connection).get_table_names()):
         if driver_execute(connection, f"PRAGMA foreign_key_check({name})"):
             raise SchemaError(f"the migration would leave rows in {name} without a parent; nothing was changed")
 

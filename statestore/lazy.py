@@ -12,6 +12,7 @@ from statestore.engine import forking, hosts
 from statestore.engine.engines import is_memory, parse
 from statestore.errors import InvalidValueError
 from statestore.options import OpenArguments, StoreOptions, takes
+from statestore.schema import prefixes
 from statestore.store import StateStore
 
 
@@ -54,8 +55,9 @@ class LazyStore:
     @takes(OpenArguments)
     def __init__(self, url: URL | os.PathLike[str] | str | None = None, **options: Unpack[OpenArguments]) -> None:
         """Take what `StateStore.open` takes. Nothing is connected before the first use; arguments are checked now."""
-        StoreOptions(**options)
+        checked = StoreOptions(**options)
         self._url = parse(url)
+        prefixes.check_for(self._url.get_backend_name(), checked.table_prefix)
         self._options = options
         self._opened = _Opened()
 

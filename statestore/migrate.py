@@ -27,9 +27,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sqlalchemy import URL, Connection, text
 
 from statestore.checking import checks
-from statestore.engine.migration_targets import Target, checked_target, engine_for, our_errors, reading, shown
+from statestore.engine.migration_targets import (
+    Target,
+    checked_target,
+    engine_for,
+    our_errors,
+    parsed_url,
+    reading,
+    shown,
+)
 from statestore.errors import InvalidValueError, SchemaMissingError, SchemaOutdatedError, UnavailableError
-from statestore.schema import DEFAULT_SCHEMA, comparison, distribution, metadata, revisions
+from statestore.schema import DEFAULT_SCHEMA, comparison, distribution, metadata, prefixes, revisions
 from statestore.schema import partitions as schema_partitions
 from statestore.schema.revisions import SchemaRevision
 
@@ -56,6 +64,7 @@ def upgrade(
     revision: str = "head",
     *,
     schema: str = DEFAULT_SCHEMA,
+    table_prefix: str = "",
     lock_timeout: timedelta = LOCK_TIMEOUT,
     wait: timedelta = WAIT,
     progress: Progress | None = None,
@@ -72,6 +81,7 @@ def upgrade(
             that does not exist is created, readable by its owner alone.
         revision: Where to stop. A schema that is already there or further stays as it is.
         schema: The PostgreSQL schema for the tables; created if it does not exist. SQLite does not use it.
+        table_prefix: What the names of all tables begin with on SQLite, such as `statestore_`; PostgreSQL has schemas.
         lock_timeout: How long a statement on PostgreSQL may wait for a lock on a table. Everybody else queues behind it
             meanwhile, so it gives up after this time and leaves the work to a later call.
         wait: How long to wait for other migrators, and on SQLite for other writers.
@@ -83,8 +93,8 @@ def upgrade(
         InvalidValueError: There is no such revision, or the target cannot be used.
         UnavailableError: The database cannot be reached or stayed busy. Earlier migrations may have been applied.
     """
-    _run("upgrade", target, revision, schema, lock_timeout, wait, progress)
-    found = read(target, schema=schema)
+    _run("upgrade", target, revision, schema, table_prefix, lock_timeout, wait, progress)
+    found = read(target, schema=schema, table_prefix=table_prefix)
     if found is not None and found.distributed and found.revision == revisions.head():
         for step in distribute(target, schema=schema, lock_timeout=lock_timeout):
             if progress is not None:
@@ -96,6 +106,7 @@ def downgrade(
     revision: str,
     *,
     schema: str = DEFAULT_SCHEMA,
+    table_prefix: str = "",
     lock_timeout: timedelta = LOCK_TIMEOUT,
     wait: timedelta = WAIT,
     progress: Progress | None = None,
@@ -104,25 +115,25 @@ def downgrade(
 
     Arguments and errors are as for `upgrade`; a database without a schema raises `SchemaMissingError`.
     """
-    if current(target, schema=schema) is None:
+    if current(target, schema=schema, table_prefix=table_prefix) is None:
         raise SchemaMissingError(f"{shown(target)} has no statestore tables", current=None, expected=revision)
-    _run("downgrade", target, revision, schema, lock_timeout, wait, progress)
+    _run("downgrade", target, revision, schema, table_prefix, lock_timeout, wait, progress)
 
 
-def current(target: Target, *, schema: str = DEFAULT_SCHEMA) -> str | None:
+def current(target: Target, *, schema: str = DEFAULT_SCHEMA, table_prefix: str = "") -> str | None:
     """The revision of the schema in the database, or None if there is no schema."""
-    found = read(target, schema=schema)
+    found = read(target, schema=schema, table_prefix=table_prefix)
     return None if found is None else found.revision
 
 
-def read(target: Target, *, schema: str = DEFAULT_SCHEMA) -> SchemaRevision | None:
+def read(target: Target, *, schema: str = DEFAULT_SCHEMA, table_prefix: str = "") -> SchemaRevision | None:
     """The revision of the schema and the oldest code that may use it, or None if there is no schema."""
-    checks.schema_name(schema)
+    _check_names(target, schema, table_prefix)
     with reading(target) as connection:
-        return None if connection is None else revisions.read(connection, schema)
+        return None if connection is None else revisions.read(connection, schema, table_prefix)
 
 
-def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> SchemaRevision:
+def check(target: Target, *, schema: str = DEFAULT_SCHEMA, table_prefix: str = "") -> SchemaRevision:
     """Check that the database has a schema that this version of statestore works with.
 
     This is its own schema, or a newer one whose migrations have only added to it and record that. Returns what the
@@ -133,13 +144,13 @@ def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> SchemaRevision:
         SchemaOutdatedError: The schema is older.
         SchemaAheadError: The schema is newer, and this version may no longer use it.
     """
-    found = read(target, schema=schema)
+    found = read(target, schema=schema, table_prefix=table_prefix)
     if found is not None and found.is_usable:
         return found
     where = shown(target)
     head = revisions.head()
     facts = {"current": None if found is None else found.revision, "expected": head}
-    command = command_up(target, schema)
+    command = command_up(target, schema, table_prefix)
     if found is None:
         raise SchemaMissingError(f"{where} has no statestore tables; make them with: {command}", **facts)
     if any(known.revision == found.revision for known in history()):
@@ -151,24 +162,26 @@ def check(target: Target, *, schema: str = DEFAULT_SCHEMA) -> SchemaRevision:
     raise revisions.ahead(where, found)
 
 
-def command_up(target: Target, schema: str) -> str:
+def command_up(target: Target, schema: str, table_prefix: str = "") -> str:
     """The command that makes the tables or brings them up to date, to be pasted into a shell."""
     command = f"statestore migrate up --url {shlex.quote(shown(target))}"
+    if table_prefix:
+        return f"{command} --table-prefix {table_prefix}"
     return command if schema == DEFAULT_SCHEMA else f"{command} --schema {shlex.quote(schema)}"
 
 
-def differences(target: Target, *, schema: str = DEFAULT_SCHEMA) -> list[str]:
+def differences(target: Target, *, schema: str = DEFAULT_SCHEMA, table_prefix: str = "") -> list[str]:
     """How the tables in the database differ from the ones that the code works with, one line per difference.
 
     Compares tables, columns with types, nullability and defaults, indexes, foreign keys, and the names of checks.
     Ignores tables that are not statestore's, and additions of a newer schema that this version may use.
     """
-    checks.schema_name(schema)
+    _check_names(target, schema, table_prefix)
     with reading(target) as connection:
         if connection is None:
-            return [f"table {name}: missing" for name in metadata.tables]
-        found = revisions.read(connection, schema)
-        lines = comparison.differences(connection, schema)
+            return [f"table {table_prefix}{name}: missing" for name in metadata.tables]
+        found = revisions.read(connection, schema, table_prefix)
+        lines = comparison.differences(connection, schema, table_prefix)
         if found is not None and found.distributed:
             lines += [f"{step}: missing" for step in distribution.missing(connection, schema)]
         if found is not None and found.is_newer and found.is_usable:
@@ -240,8 +253,9 @@ def include_object(item: Any, name: str | None, kind: str, reflected: bool, comp
 
         context.configure(..., include_object=statestore.migrate.include_object)
 
-    False for tables that statestore's migrations made, in any schema, and true for everything else. A table of the
-    application with the same name as one of ours is recognised by its primary key. Alembic does not look at views.
+    False for tables that statestore's migrations made, in any schema and with any `table_prefix`, and true for
+    everything else. A table of the application with the same name as one of ours is recognised by its primary key, one
+    whose name ends so by its columns, too. Alembic does not look at views.
     If the application already has an `include_object`, both have to agree:
 
         include_object=lambda *found: mine(*found) and statestore.migrate.include_object(*found)
@@ -268,13 +282,25 @@ def script_location() -> Path:
     return package / "_migrations"
 
 
-def create_in_memory(connection: Connection) -> None:
+def create_in_memory(connection: Connection, table_prefix: str = "") -> None:
     """Make the schema in a new SQLite database that nobody else can see, from the SQL that the migrations come to.
 
     It takes a tenth of the time of the migrations, and less where Alembic is not imported yet.
     """
     driver: Any = connection.connection.driver_connection
-    driver.executescript((script_location() / "in_memory.sql").read_text(encoding="utf-8"))
+    made = (script_location() / "in_memory.sql").read_text(encoding="utf-8")
+    driver.executescript(prefixes.prefixed(made, table_prefix))
+
+
+def _check_names(target: Target, schema: str, table_prefix: str) -> None:
+    checks.schema_name(schema)
+    if prefixes.check(table_prefix):
+        backend = (
+            parsed_url(target).get_backend_name()
+            if isinstance(target, str | URL)
+            else checked_target(target).dialect.name
+        )
+        prefixes.check_for(backend, table_prefix)
 
 
 # Alembic keeps the current migration in module globals.
@@ -286,6 +312,7 @@ def _run(
     target: Target,
     revision: str,
     schema: str,
+    table_prefix: str,
     lock_timeout: timedelta,
     wait: timedelta,
     progress: Progress | None,
@@ -293,15 +320,17 @@ def _run(
     import alembic.command
     from alembic.util import CommandError
 
-    checks.schema_name(schema)
+    _check_names(target, schema, table_prefix)
     config = _config()
-    config.attributes.update(schema=schema, lock_timeout=lock_timeout, wait=wait, progress=progress)
+    config.attributes.update(
+        schema=schema, table_prefix=table_prefix, lock_timeout=lock_timeout, wait=wait, progress=progress
+    )
     config.attributes["target"] = engine_for(target) if isinstance(target, str | URL) else checked_target(target)
     with our_errors(target), _alone(target), _outer_alembic_kept():
         try:
             getattr(alembic.command, command)(config, revision)
         except CommandError as error:
-            found = read(target, schema=schema)
+            found = read(target, schema=schema, table_prefix=table_prefix)
             if found is not None and all(known.revision != found.revision for known in history()):
                 if command == "upgrade" and found.is_usable:
                     return  # A newer version has already upgraded it.

@@ -24,7 +24,7 @@ from statestore.errors import InvalidValueError, SchemaMissingError
 from statestore.repositories.cache.options import CacheOptions
 from statestore.repositories.history import follows
 from statestore.repositories.sessions.session_columns import SessionOptions
-from statestore.schema import DEFAULT_SCHEMA
+from statestore.schema import DEFAULT_SCHEMA, prefixes
 from statestore.values.markers import NeverType
 
 M = TypeVar("M", bound=Callable[..., Any])
@@ -37,6 +37,7 @@ class JoinArguments(TypedDict, total=False):
     namespace: str
     clock: Clock | None
     schema: str
+    table_prefix: str
     max_value_bytes: int
     json: Literal["exact", "lenient"]
     default_ttl: timedelta | None
@@ -78,6 +79,7 @@ class StoreOptions:
     clock: Clock | None = None
     durability: Durability = "full"
     schema: str = DEFAULT_SCHEMA
+    table_prefix: str = ""
     max_value_bytes: int = exactjson.MAX_BYTES
     json: Literal["exact", "lenient"] = "exact"
     default_ttl: timedelta | None = None
@@ -108,6 +110,7 @@ class StoreOptions:
         self.sessions()
         self.cache()
         checks.schema_name(self.schema)
+        prefixes.check(self.table_prefix)
         checks.one_of(self.durability, ("full", "normal"), "durability")
         if not isinstance(self.create, bool):
             raise InvalidValueError("create", "must be True or False")
@@ -159,6 +162,7 @@ class StoreOptions:
         """The options for connections."""
         return Options(
             schema=self.schema,
+            table_prefix=self.table_prefix,
             durability=self.durability,
             pool_size=self.pool_size,
             pool_timeout=self.pool_timeout,
@@ -172,7 +176,7 @@ class StoreOptions:
         )
 
     def dialect(self, engine: Engine) -> Dialect:
-        return engines.dialect_of(engine, self.schema, server_time=self.clock is None)
+        return engines.dialect_of(engine, self.schema, table_prefix=self.table_prefix, server_time=self.clock is None)
 
 
 def takes(arguments: type[Any]) -> Callable[[M], M]:
@@ -216,30 +220,31 @@ class Verify:
         self._owned = owned
 
     def __call__(self, connection: Connection) -> None:
+        prefix = self._options.table_prefix
         if self._dialect.name == "sqlite" and not self._owned:
             engines.check_sqlite_settings(
                 lambda pragma: connection.exec_driver_sql(pragma).one_or_none(), self._options.durability
             )
         try:
-            if migrate.check(connection, schema=self._options.schema).distributed:
+            if migrate.check(connection, schema=self._options.schema, table_prefix=prefix).distributed:
                 self._dialect.distribute()
                 engines.remember_distributed(connection.engine)
         except SchemaMissingError as error:
             if self._dialect.name != "sqlite" or not self._owned:
                 raise
-            if not self._options.create and engines.is_of_others(connection.exec_driver_sql):
+            if not self._options.create and engines.is_of_others(connection.exec_driver_sql, prefix):
                 where = connection.engine.url
                 raise SchemaMissingError(
                     f"{migration_targets.shown(where)} has tables of something else, and none of statestore's; name "
                     "another file, or, if this one is to hold both, make the tables with create=True, or with: "
-                    f"{migrate.command_up(where, self._options.schema)}",
+                    f"{migrate.command_up(where, self._options.schema, prefix)}",
                     current=error.current,
                     expected=error.expected,
                 ) from None
             if engines.is_private(connection.engine.url):
-                migrate.create_in_memory(connection)
+                migrate.create_in_memory(connection, prefix)
             else:
-                migrate.upgrade(connection)
+                migrate.upgrade(connection, table_prefix=prefix)
 
 
 def connections_of(
@@ -271,6 +276,7 @@ def database_on(engine: Engine, options: StoreOptions) -> Database:
 def database_of(url: hosts.Address | None, options: StoreOptions) -> Database:
     """The database of a URL, with its replica, if there is one. Nothing is connected yet."""
     parsed, for_engine = engines.parse(url), options.for_engine()
+    prefixes.check_for(parsed.get_backend_name(), options.table_prefix)
     engine = engines.make(parsed, for_engine)
     dialect, settings, waits = options.dialect(engine), options.settings(), waits_of(for_engine)
     connections: Connections = connections_of(engine, dialect, for_engine, owned=True)

@@ -100,6 +100,9 @@ class StateStore(Transaction, Sweeping):
             durability: `normal` is faster, but lets SQLite lose the latest commits if the power fails. PostgreSQL
                 follows its own settings.
             schema: The PostgreSQL schema of the tables.
+            table_prefix: What the names of all tables, views, indexes and triggers begin with on SQLite, such as
+                `statestore_`, so that they can stand in a file whose application has a table `sessions` of its own.
+                Small letters, digits and _. PostgreSQL has `schema` for that.
             max_value_bytes: The largest content, state value, cached value or metadata, as JSON in UTF-8.
             json: `exact` refuses values that JSON cannot hold, and names the place in them. `lenient` converts them,
                 and stores and returns the result: tuples and sets become lists; keys text; NaN and infinities null;

@@ -324,7 +324,17 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--pgbouncer", action="store_true", help="run the whole contract through PgBouncer, too")
     parser.addoption("--replica", action="store_true", help="let stores read from a standby all that they may")
+    parser.addoption(
+        "--table-prefix", default="", help="tests on SQLite only, and all tables have this prefix unless a test says so"
+    )
     parser.addoption("--need-postgresql", action="store_true", help="fail if no test ran on PostgreSQL")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if prefix := config.getoption("--table-prefix"):
+        from tests.support.prefix import take
+
+        take(prefix)
 
 
 def parameters(item: pytest.Item) -> dict[str, Any]:
@@ -365,8 +375,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("any_world", worlds, indirect=True)
 
 
+def is_left_out(item: pytest.Item) -> bool:
+    """Whether a test is of a database that the run is not about, or has nothing of what it is to run with."""
+    on_postgresql = item.get_closest_marker("postgresql") is not None
+    if item.config.getoption("--table-prefix") and on_postgresql:
+        return True
+    return is_pooled(item) and has_no_pooler(item)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = [item for item in items if is_pooled(item) and has_no_pooler(item)]
+    left_out = [item for item in items if is_left_out(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]

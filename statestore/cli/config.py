@@ -25,6 +25,7 @@ def config(context: click.Context, database: Database, as_json: bool) -> None:
     given = {
         "url": _given(context, "url"),
         "schema": _given(context, "schema"),
+        "table_prefix": _given(context, "table_prefix"),
         "namespace": _given(context, "namespace"),
     }
     found = {name: settings.resolve(name, given[name], database.profile, file) for name in settings.SETTINGS}

@@ -59,11 +59,11 @@ def doctor(
     for name in (*only, *([fix] if fix else [])):
         if name not in api.names():
             raise click.UsageError(f"There is no check {name!r}; there are: {', '.join(api.names())}.")
-    url, options = database.url(), {"schema": database.schema, "timeout": timeout, "thorough": thorough, "role": role}
+    url, options = database.url(), {**database.where, "timeout": timeout, "thorough": thorough, "role": role}
     if fix is not None:
         _mend(url, fix, options, as_json)
         return
-    examination = api.examine(url, only=only, **options)  # type: ignore[arg-type]
+    examination = api.examine(url, only=only, **options)
     if as_json:
         facts = {"url": examination.url, "verdict": examination.verdict}
         click.echo(json_text(facts | {"findings": [asdict(finding) for finding in examination]}))

@@ -73,7 +73,9 @@ def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
 def _look_up(ctx: click.Context, incomplete: str, found: list["CompletionItem"]) -> None:
     from click.shell_completion import CompletionItem
 
-    given: dict[str, Any] = {name: ctx.params.get(name) for name in ("url", "schema", "namespace", "profile")}
+    given: dict[str, Any] = {
+        name: ctx.params.get(name) for name in ("url", "schema", "table_prefix", "namespace", "profile")
+    }
     try:
         database = Database.chosen(**given, context=ctx)
         with database.open(timeout=_PATIENCE, retry_for=_PATIENCE) as store:

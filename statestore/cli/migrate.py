@@ -47,8 +47,8 @@ def up(database: Database, revision: str, as_json: bool) -> None:
     from statestore import migrate
 
     url = database.url()
-    migrate.upgrade(url, revision, schema=database.schema, progress=lambda text: terminal.say(text, err=as_json))
-    _tell_revision(migrate.current(url, schema=database.schema), as_json)
+    migrate.upgrade(url, revision, **database.where, progress=lambda text: terminal.say(text, err=as_json))
+    _tell_revision(migrate.current(url, **database.where), as_json)
 
 
 @migrate.command(
@@ -73,7 +73,7 @@ def down(database: Database, revision: str, yes: bool, as_json: bool) -> None:
     known = {"base": "", **{one.revision: one.message for one in migrate.history()}}
     if revision not in known:
         raise Failure(no_such("revision", revision, known))
-    current = migrate.current(url, schema=database.schema)
+    current = migrate.current(url, **database.where)
     where = repr(url.database) + (f" on {url.host}" if url.host else "")
     if current is None:
         raise SchemaMissingError(f"database {where} has no statestore tables", current=None, expected=revision)
@@ -88,8 +88,8 @@ def down(database: Database, revision: str, yes: bool, as_json: bool) -> None:
             terminal.say(f"takes back {one}: {known[one]}", err=True)
         question = f"Go back to {revision} in database {where}? Data in newer tables and columns is lost for good."
         click.confirm(visible(question), abort=True, err=True)
-    migrate.downgrade(url, revision, schema=database.schema, progress=lambda text: terminal.say(text, err=as_json))
-    _tell_revision(migrate.current(url, schema=database.schema), as_json)
+    migrate.downgrade(url, revision, **database.where, progress=lambda text: terminal.say(text, err=as_json))
+    _tell_revision(migrate.current(url, **database.where), as_json)
 
 
 @migrate.command(
@@ -105,7 +105,7 @@ def status(database: Database, as_json: bool) -> None:
     from statestore import migrate
     from statestore.schema import HEAD_REVISION
 
-    found = migrate.read(database.existing_url(), schema=database.schema)
+    found = migrate.read(database.existing_url(), **database.where)
     current = None if found is None else found.revision
     known = migrate.history()
     revisions = [revision.revision for revision in known]
@@ -143,9 +143,9 @@ def check(database: Database, as_json: bool) -> None:
     from statestore.schema import HEAD_REVISION
 
     url = database.existing_url()
-    migrate.check(url, schema=database.schema)
-    revision = migrate.current(url, schema=database.schema)
-    differences = migrate.differences(url, schema=database.schema)
+    migrate.check(url, **database.where)
+    revision = migrate.current(url, **database.where)
+    differences = migrate.differences(url, **database.where)
     divided = migrate.partitions(url, schema=database.schema)
     if as_json:
         click.echo(json_text({"revision": revision, "differences": differences, "partitions": divided}))

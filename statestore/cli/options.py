@@ -47,6 +47,7 @@ class Database:
 
     given_url: str | None
     schema: str
+    table_prefix: str = ""
     namespace: str = "default"
     reporting_url: str | URL | None = None
     standby: str | None = None
@@ -65,6 +66,7 @@ class Database:
         schema: str | None,
         namespace: str | None,
         profile: str | None,
+        table_prefix: str | None = None,
         context: click.Context | None = None,
     ) -> Database:
         """The database that options, environment and file lead to."""
@@ -76,6 +78,7 @@ class Database:
         database = cls(
             None if found is None else found.value,
             _certain("schema", schema, profile, file),
+            _certain("table_prefix", table_prefix, profile, file),
             _certain("namespace", namespace, profile, file),
             standby=None if found is None else found.reporting_url,
             directory=None if found is None else found.directory,
@@ -91,6 +94,11 @@ class Database:
         """The database that the command of *context* has used, if it has come so far."""
         found: Database | None = context.find_root().meta.get(_DATABASE)
         return found
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """Where its tables are, as `migrate` and `StateStore.open` take it."""
+        return {"schema": self.schema, "table_prefix": self.table_prefix}
 
     def url(self) -> URL:
         return self._with_password(self.url_without_password())
@@ -155,10 +163,10 @@ class Database:
         url = self.url() if create else self.existing_url()
         if not create and url.get_backend_name() == "sqlite":
             # The store would create its tables, perhaps in a file that belongs to another program.
-            migrate.check(url, schema=self.schema)
+            migrate.check(url, **self.where)
         # This works behind any pooler, and few commands send a statement twice.
         options = {"prepared_statements": False, "reporting_url": self.reporting_url, **options}
-        return StateStore.open(url, namespace=self.namespace, schema=self.schema, **options)
+        return StateStore.open(url, namespace=self.namespace, **self.where, **options)
 
 
 def _certain(name: str, given: str | None, profile: str | None, file: settings.Settings) -> str:
@@ -168,23 +176,31 @@ def _certain(name: str, given: str | None, profile: str | None, file: settings.S
 
 
 def database_options(function: F) -> F:
-    """Add --url, --schema and --profile; *function* gets a `Database`."""
+    """Add --url, --schema, --table-prefix and --profile; *function* gets a `Database`."""
 
     @wraps(function)
-    def command(*args: Any, url: str | None, schema: str | None, profile: str | None, **kwargs: Any) -> Any:
-        return function(Database.chosen(url, schema, None, profile), *args, **kwargs)
+    def command(
+        *args: Any, url: str | None, schema: str | None, table_prefix: str | None, profile: str | None, **kwargs: Any
+    ) -> Any:
+        return function(Database.chosen(url, schema, None, profile, table_prefix), *args, **kwargs)
 
     return _with_database(command)  # type: ignore[return-value]
 
 
 def store_options(function: F) -> F:
-    """Add --url, --schema, --namespace and --profile; *function* gets a `Database`."""
+    """Add --url, --schema, --table-prefix, --namespace and --profile; *function* gets a `Database`."""
 
     @wraps(function)
     def command(
-        *args: Any, url: str | None, schema: str | None, namespace: str | None, profile: str | None, **kwargs: Any
+        *args: Any,
+        url: str | None,
+        schema: str | None,
+        table_prefix: str | None,
+        namespace: str | None,
+        profile: str | None,
+        **kwargs: Any,
     ) -> Any:
-        return function(Database.chosen(url, schema, namespace, profile), *args, **kwargs)
+        return function(Database.chosen(url, schema, namespace, profile, table_prefix), *args, **kwargs)
 
     option = click.option("--namespace", metavar="NAME", help="Which namespace.  [default: default]")
     return _with_database(option(command))  # type: ignore[return-value]
@@ -208,7 +224,8 @@ def reporting_option(function: F) -> F:
 
 def _with_database(command: F) -> F:
     schema = click.option("--schema", metavar="NAME", help="PostgreSQL: where the tables are.  [default: statestore]")
+    prefix = click.option("--table-prefix", metavar="PREFIX", help="SQLite: what the tables' names begin with.")
     # Only for --help: the environment is looked at by `settings`, since a profile may come before it.
     url = click.option("--url", metavar="URL", help=f"{_URL_HELP}  [env var: STATESTORE_URL]")
     profile = click.option("--profile", metavar="NAME", help="A profile of statestore.toml.")
-    return url(schema(profile(command)))
+    return url(schema(prefix(profile(command))))

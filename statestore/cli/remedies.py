@@ -19,7 +19,13 @@ from statestore.errors import (
 
 # Arguments whose options are called otherwise.
 _OPTIONS = {"session_id": "SESSION", "new_session_id": "NEW", "at_seq": "--at-seq", "user_id": "--user"}
-_OPTIONS |= {"agent_name": "--agent", "namespace": "--namespace", "schema": "--schema", "url": "--url"}
+_OPTIONS |= {
+    "agent_name": "--agent",
+    "namespace": "--namespace",
+    "schema": "--schema",
+    "table_prefix": "--table-prefix",
+    "url": "--url",
+}
 _OPTIONS |= {"provider_name": "--provider", "session_ids": "--session", "id_prefix": "SESSION", "tz": "--tz"}
 _OPTIONS |= {name: f"--{name}" for name in ("cursor", "limit", "since", "until", "ttl", "model")}
 

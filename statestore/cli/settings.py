@@ -5,7 +5,7 @@ above it that has either. Each setting is looked up by itself, and the first pla
 
 1. the command's own option, such as --url
 2. the profile that --profile names
-3. the environment: STATESTORE_URL, STATESTORE_SCHEMA, STATESTORE_NAMESPACE
+3. the environment: STATESTORE_URL, STATESTORE_SCHEMA, STATESTORE_TABLE_PREFIX, STATESTORE_NAMESPACE
 4. the profile that STATESTORE_PROFILE names, or else the file's `profile`
 5. the file itself, outside its profiles
 6. the default
@@ -21,8 +21,8 @@ from statestore.cli.failures import Failure
 
 FILE: Final = "statestore.toml"
 # What a file may say, there and in each profile, and the variable that says it in the environment.
-SETTINGS: Final = {"url": "STATESTORE_URL", "schema": "STATESTORE_SCHEMA", "namespace": "STATESTORE_NAMESPACE"}
-DEFAULTS: Final = {"schema": "statestore", "namespace": "default"}
+SETTINGS: Final = {name: f"STATESTORE_{name.upper()}" for name in ("url", "schema", "table_prefix", "namespace")}
+DEFAULTS: Final = {"schema": "statestore", "table_prefix": "", "namespace": "default"}
 _BESIDE_URL: Final = ("password_env", "reporting_url")
 _KEYS: Final = (*SETTINGS, *_BESIDE_URL)
 
@@ -68,7 +68,7 @@ def resolve(name: str, given: str | None, profile: str | None, settings: Setting
 
 
 def _places(name: str, given: str | None, profile: str | None, settings: Settings) -> Iterator[Found | None]:
-    yield None if given is None else Found(given, f"--{name}")
+    yield None if given is None else Found(given, f"--{name.replace('_', '-')}")
     if profile is not None:
         yield _of_profile(name, profile, settings, "--profile")
     if value := os.environ.get(SETTINGS[name]):

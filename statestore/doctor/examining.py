@@ -18,6 +18,7 @@ from statestore.engine import engines, hosts
 from statestore.engine.migration_targets import our_errors
 from statestore.engine.waits import in_seconds
 from statestore.errors import DatabaseError, InvalidValueError
+from statestore.schema import prefixes
 
 __all__ = ["Mended", "examine", "mend", "names"]
 
@@ -50,6 +51,7 @@ def examine(
     url: hosts.Address | None = None,
     *,
     schema: str = schema.DEFAULT_SCHEMA,
+    table_prefix: str = "",
     only: Sequence[str] = (),
     timeout: float | timedelta = 5,
     thorough: bool = False,
@@ -66,6 +68,7 @@ def examine(
     Args:
         url: As for `StateStore.open`.
         schema: The PostgreSQL schema of the tables.
+        table_prefix: As for `StateStore.open`.
         only: Names of checks; by default all.
         timeout: For each statement, in seconds or as a timedelta.
         thorough: Read large tables, and large SQLite files, as a whole.
@@ -75,7 +78,7 @@ def examine(
     Raises:
         InvalidValueError: An argument cannot be used.
     """
-    patient = _patient(url, schema, only, timeout, thorough, role, now)
+    patient = _patient(url, schema, table_prefix, only, timeout, thorough, role, now)
     return Examination(hosts.shown(patient.url), tuple(_examined(patient, only)), patient.has_secret)
 
 
@@ -84,6 +87,7 @@ def mend(
     check: str,
     *,
     schema: str = schema.DEFAULT_SCHEMA,
+    table_prefix: str = "",
     timeout: float | timedelta = 5,
     thorough: bool = False,
     role: str | None = None,
@@ -97,7 +101,7 @@ def mend(
         InvalidValueError: An argument cannot be used.
         DatabaseError: A statement was refused, or the database cannot be reached. Those before it stay done.
     """
-    patient = _patient(url, schema, [check], timeout, thorough, role, now)
+    patient = _patient(url, schema, table_prefix, [check], timeout, thorough, role, now)
     before = _examined(patient, [check])
     sql = tuple(line for finding in before for line in finding.sql)
     if sql:
@@ -111,6 +115,7 @@ def mend(
 def _patient(
     url: hosts.Address | None,
     schema_name: str,
+    table_prefix: str,
     only: Sequence[str],
     timeout: float | timedelta,
     thorough: bool,
@@ -125,7 +130,8 @@ def _patient(
         raise InvalidValueError("url", "names a database in memory, of which there is nothing to examine")
     arguments.schema_name(schema_name)
     arguments.optional_key(role, "role")
-    return Patient(parsed, schema_name, in_seconds(timeout, "timeout"), thorough, role, now)
+    prefixes.check_for(parsed.get_backend_name(), table_prefix)
+    return Patient(parsed, schema_name, table_prefix, in_seconds(timeout, "timeout"), thorough, role, now)
 
 
 def _examined(patient: Patient, only: Sequence[str]) -> list[Finding]:
@@ -149,7 +155,7 @@ def _tables(patient: Patient) -> Iterator[str]:
             " WHERE n.nspname = :schema AND c.relkind IN ('r', 'p')"
         )
     else:
-        sql = "SELECT name FROM sqlite_master WHERE type = 'table'"
+        return iter(patient.names("table") & ours)
     return (name for (name,) in patient.rows(sql) if name in ours)
 
 

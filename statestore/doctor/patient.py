@@ -30,6 +30,7 @@ class Patient:
 
     url: URL
     schema: str
+    table_prefix: str
     timeout: float
     thorough: bool
     role: str | None
@@ -50,7 +51,7 @@ class Patient:
         return path
 
     def rows(self, sql: str, **params: Any) -> list[Any]:
-        """Run a SELECT. `{s}` in it is the schema with its dot, `:schema` its name; $now is a parameter."""
+        """Run a SELECT. `{s}` in it is the schema with its dot, or the prefix; `:schema` the name; $now a parameter."""
         sql = sql.replace("{s}", self.prefix)
         given = {"schema": self.schema, "now": self.time(self.now())} | params
         named = {name: given[name] for name in re.findall(r"(?<!:):([a-z_]+)", sql)}
@@ -62,7 +63,12 @@ class Patient:
 
     @property
     def prefix(self) -> str:
-        return f"{quoted(self.schema)}." if self.on_postgresql else ""
+        return f"{quoted(self.schema)}." if self.on_postgresql else self.table_prefix
+
+    def names(self, kind: str) -> set[str]:
+        """SQLite: of the tables, views or indexes, without the prefix, those that have it."""
+        found = self.rows("SELECT name FROM sqlite_master WHERE type = :kind", kind=kind)
+        return {name.removeprefix(self.table_prefix) for (name,) in found if name.startswith(self.table_prefix)}
 
     def time(self, at: datetime) -> Any:
         """A time as the tables have it."""
@@ -108,6 +114,8 @@ class Patient:
             parts.append(f"--url {shlex.quote(hosts.shown(other))}")
         elif not self.has_secret and (given is None or engines.parse(given) != self.url):
             parts.append(f"--url {shlex.quote(hosts.shown(self.url))}")
+        if self.table_prefix:
+            parts.append(f"--table-prefix {self.table_prefix}")
         if self.schema != schema.DEFAULT_SCHEMA and self.on_postgresql:
             parts.append(f"--schema {shlex.quote(self.schema)}")
         return " ".join(parts)

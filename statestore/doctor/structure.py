@@ -10,7 +10,7 @@ from statestore import schema
 from statestore.doctor.checks import check, found, mendable, size, some
 from statestore.doctor.findings import Finding
 from statestore.doctor.patient import Patient, quoted
-from statestore.schema import comparison, revisions
+from statestore.schema import comparison, prefixes, revisions
 
 _BUSY = 100
 """How often a table's indexes must have been used before one that never was counts as unused."""
@@ -19,7 +19,7 @@ _BUSY = 100
 @check("schema")
 def revision(patient: Patient) -> Iterator[Finding]:
     """Which revision it has, and whether this version may use it."""
-    found_revision = revisions.read(patient.connection, patient.schema)
+    found_revision = revisions.read(patient.connection, patient.schema, patient.table_prefix)
     head, up = revisions.head(), patient.command("migrate up")
     if found_revision is None:
         yield found("schema", "fail", "there are no tables of statestore", up)
@@ -43,11 +43,11 @@ def tables(patient: Patient) -> Iterator[Finding]:
     """Tables, columns and views against those of the code. Indexes and constraints have checks of their own."""
     if not _is_ours(patient):
         return  # What differs follows from that.
-    lines = comparison.differences(patient.connection, patient.schema)
+    lines = comparison.differences(patient.connection, patient.schema, patient.table_prefix)
     wrong = [line for line in lines if line.startswith(("table ", "column ")) and not line.endswith("not expected")]
     if not patient.on_postgresql:
         wrong += [line for line in lines if line.startswith(("check ", "fk ")) and line.endswith("missing")]
-    wrong += [f"view {name}: missing" for name in schema.VIEWS if name not in _views(patient)]
+    wrong += [f"view {patient.table_prefix}{name}: missing" for name in schema.VIEWS if name not in _views(patient)]
     if wrong:
         what = f"{some(wrong)}; undo what was changed by hand, or restore a backup"
         yield found("tables", "fail", what)
@@ -58,16 +58,14 @@ def tables(patient: Patient) -> Iterator[Finding]:
 
 def _is_ours(patient: Patient) -> bool:
     """Whether the schema is at a revision of this code. Before, what is missing is made by the migrations."""
-    at = revisions.read(patient.connection, patient.schema)
+    at = revisions.read(patient.connection, patient.schema, patient.table_prefix)
     return at is not None and at.is_usable
 
 
 def _views(patient: Patient) -> set[str]:
-    if patient.on_postgresql:
-        sql = "SELECT viewname FROM pg_views WHERE schemaname = :schema"
-    else:
-        sql = "SELECT name FROM sqlite_master WHERE type = 'view'"
-    return {name for (name,) in patient.rows(sql)}
+    if not patient.on_postgresql:
+        return patient.names("view")
+    return {name for (name,) in patient.rows("SELECT viewname FROM pg_views WHERE schemaname = :schema")}
 
 
 def _model(patient: Patient) -> dict[str, Table]:
@@ -86,7 +84,7 @@ def indexes(patient: Patient) -> Iterator[Finding]:
     if patient.on_postgresql:
         there = {row.name: row for row in _postgresql_indexes(patient)}
     else:
-        there = {name: None for (name,) in patient.rows("SELECT name FROM sqlite_master WHERE type = 'index'")}
+        there = dict.fromkeys(patient.names("index"))
     ours = _is_ours(patient)
     missing = [name for name in model if name not in there] if ours else []
     invalid = [name for name, row in there.items() if row is not None and not row.valid]
@@ -109,7 +107,7 @@ def _create(patient: Patient, index: Index, *, concurrently: bool) -> str:
     sql = str(CreateIndex(index).compile(dialect=dialect)).replace("\n", " ").strip()
     if patient.on_postgresql and concurrently:  # Nobody is kept from writing.
         sql = sql.replace(" INDEX ", " INDEX CONCURRENTLY ", 1)
-    return sql
+    return prefixes.prefixed(sql, patient.table_prefix)
 
 
 def _postgresql_indexes(patient: Patient) -> list[Any]:

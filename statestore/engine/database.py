@@ -93,8 +93,12 @@ class Database:
         return self.engine.url.render_as_string(hide_password=False)
 
     @property
-    def schema_name(self) -> str:
-        return self.dialect.schema_prefix[1:-2].replace('""', '"').replace("%%", "%")
+    def where(self) -> dict[str, str]:
+        """In which schema its tables are, or under which names: options with which another store has the same."""
+        if self.dialect.name == "sqlite":
+            return {"table_prefix": self.dialect.table_prefix}
+        schema = self.dialect.schema_prefix[1:-2].replace('""', '"').replace("%%", "%")
+        return {"schema": schema}
 
     def verify(self) -> None:
         """Connect, and check the tables: once."""

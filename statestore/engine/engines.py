@@ -22,6 +22,7 @@ from statestore.engine.connection_errors import not_connected
 from statestore.engine.driver_errors import classify, raise_alone
 from statestore.engine.sql import Dialect, DialectName, Row
 from statestore.errors import InvalidValueError
+from statestore.schema import prefixes
 
 Durability = Literal["full", "normal"]
 DEFAULT_URL = "sqlite:///statestore.db"
@@ -37,6 +38,7 @@ class Options:
     """How to reach the database; see `StateStore.open`."""
 
     schema: str = schema.DEFAULT_SCHEMA
+    table_prefix: str = ""
     durability: Durability = "full"
     pool_size: int = 10
     pool_timeout: timedelta = timedelta(seconds=30)
@@ -114,7 +116,7 @@ def _check_sqlite_options(url: URL) -> None:
         )
 
 
-def dialect_of(engine: Engine, schema_name: str, *, server_time: bool) -> Dialect:
+def dialect_of(engine: Engine, schema_name: str, *, table_prefix: str = "", server_time: bool) -> Dialect:
     """The dialect of an engine, which may come from the caller."""
     name, driver = engine.dialect.name, engine.dialect.driver
     names: dict[str, DialectName] = {"postgresql": "postgresql", "sqlite": "sqlite"}
@@ -125,7 +127,11 @@ def dialect_of(engine: Engine, schema_name: str, *, server_time: bool) -> Dialec
     if name == "sqlite":
         _check_sqlite_version(engine.dialect.dbapi)
     return Dialect(
-        names[name], schema_name=schema_name, server_time=server_time, distributed=engine.dialect in _DISTRIBUTED
+        names[name],
+        schema_name=schema_name,
+        server_time=server_time,
+        distributed=engine.dialect in _DISTRIBUTED,
+        table_prefix=prefixes.check_for(name, table_prefix),
     )
 
 
@@ -164,11 +170,11 @@ def check_sqlite_settings(query: Callable[[str], Row | None], durability: Durabi
         )
 
 
-def is_of_others(query: Callable[[str], Any]) -> bool:
-    """Whether a SQLite database has tables, or anything else, but none of statestore's."""
+def is_of_others(query: Callable[[str], Any], table_prefix: str) -> bool:
+    """Whether a SQLite database has tables, or anything else, but none of statestore's with this prefix."""
     # One statement: another process may be making our tables.
     found = query(
-        f"SELECT count(*), count(*) FILTER (WHERE name = '{schema.VERSION_TABLE}') FROM sqlite_schema "
+        f"SELECT count(*), count(*) FILTER (WHERE name = '{table_prefix}{schema.VERSION_TABLE}') FROM sqlite_schema "
         r"WHERE name NOT LIKE 'sqlite\_%' ESCAPE '\'"
     )
     objects, ours = found.fetchone()
@@ -253,7 +259,7 @@ def _prepare_sqlite(engine: Engine, url: URL, options: Options) -> None:
                 # whoever writes to it, and change nothing.
                 cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
             # A file of something else stays as it is: the store will be refused.
-            if options.create or not is_of_others(cursor.execute):
+            if options.create or not is_of_others(cursor.execute, options.table_prefix):
                 _keep_log(cursor, time.monotonic() + options.timeout)
         # SQLite's own wait cannot be interrupted, so that it is short from now on: who waits for the writer asks again.
         cursor.execute(f"PRAGMA busy_timeout = {sqlite_files.WAIT}")

@@ -120,7 +120,8 @@ class BoundRunner:
         """What SQLite says of any wrong statement, if it is because nobody has checked the host's database."""
         if self._host is None or getattr(error, "code", None) != "SQLITE_ERROR":
             return None
-        tables = f"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{VERSION_TABLE}'"
+        prefix = self._link.dialect.table_prefix
+        tables = f"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{prefix}{VERSION_TABLE}'"
         if self._host.exec_driver_sql(tables).first() is not None:
             return None
         return SchemaMissingError(

@@ -69,7 +69,7 @@ class Statement:
     def render(self, dialect: "Dialect") -> str:
         sql = _with_tokens(self._sql[dialect.name], dialect)
         if dialect.name == "sqlite":
-            return sql.replace(_SCHEMA, "")
+            return sql.replace(_SCHEMA, dialect.table_prefix)
         # Arrays travel in binary: as text they take twice as long.
         sql = _PARAMETER.sub(
             lambda match: f"%({match[1]}){'b' if match[1].endswith('_array') else 's'}", sql.replace("%", "%%")
@@ -116,8 +116,11 @@ class Dialect:
         schema_name: str = schema.DEFAULT_SCHEMA,
         server_time: bool = True,
         distributed: bool = False,
+        table_prefix: str = "",
     ) -> None:
         self.name = name
+        # Of the names of all tables on SQLite, which has no schemas.
+        self.table_prefix = table_prefix
         # PostgreSQL's clock serves all hosts alike; a clock handed in replaces it, and SQLite has only ours.
         self.server_time = server_time and name == "postgresql"
         self.distributed = distributed

@@ -56,7 +56,7 @@ class Crew:
         now = None if settings.clock is None else settings.clock()
         begin = {
             "url": database.shared_url,
-            "options": {"namespace": settings.namespace, "schema": database.schema_name},
+            "options": {"namespace": settings.namespace, **database.where},
             "now": None if now is None else now.isoformat(),
             "files": dict(files or {}),
         }

@@ -12,11 +12,19 @@ from sqlalchemy.sql import quoted_name
 from sqlalchemy.types import TypeEngine
 
 from statestore.errors import InvalidValueError
-from statestore.schema import VERSION_TABLE, metadata, partitions
+from statestore.schema import VERSION_TABLE, metadata, partitions, prefixes
 
 
-def differences(connection: Connection, schema: str) -> list[str]:
+def differences(connection: Connection, schema: str, table_prefix: str = "") -> list[str]:
     """In what the tables in the database differ from the model, a line each."""
+    if not table_prefix:
+        return _differences(connection, schema)
+    with prefixes.without_prefix(connection, table_prefix) as copy:
+        # A line is "table sessions: …", "index sessions.ix_…: …" and so on.
+        return [line.replace(" ", f" {table_prefix}", 1) for line in _differences(copy, schema)]
+
+
+def _differences(connection: Connection, schema: str) -> list[str]:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
@@ -44,8 +52,20 @@ def is_ours(item: Any) -> bool:
         return False
     model = metadata.tables.get(item.name)
     if model is None:
-        return item.name == VERSION_TABLE
-    return [column.name for column in item.primary_key] == [column.name for column in model.primary_key]
+        return item.name.endswith(VERSION_TABLE) or any(_is_prefixed(item, one) for one in metadata.tables.values())
+    return _key_of(item) == _key_of(model)
+
+
+def _is_prefixed(item: Table, model: Table) -> bool:
+    """Whether it is a table of ours under a name with a prefix, of this revision, an older or a newer one."""
+    found, expected = set(item.columns.keys()), set(model.columns.keys())
+    return (
+        item.name.endswith(model.name) and _key_of(item) == _key_of(model) and (found <= expected or expected <= found)
+    )
+
+
+def _key_of(table: Table) -> list[str]:
+    return [column.name for column in table.primary_key]
 
 
 def alembic_options(dialect: Dialect, schema: str) -> dict[str, Any]:

@@ -53,16 +53,16 @@ class SchemaRevision:
         return self.is_newer and oldest.isdecimal() and int(oldest) <= int(head())
 
 
-def read(connection: Connection, schema_name: str) -> SchemaRevision | None:
+def read(connection: Connection, schema_name: str, table_prefix: str = "") -> SchemaRevision | None:
     """What the database says; None where it has no schema."""
     where = schema_name if connection.dialect.name == "postgresql" else None
-    if not inspect(connection).has_table(VERSION_TABLE, schema=where):
+    if not inspect(connection).has_table(table_prefix + VERSION_TABLE, schema=where):
         return None
     # All columns, since older schemas have one less: no round trip more to find out which. As text, since each store
     # that is opened would have to compile it.
     of_schema = "" if where is None else f"{connection.dialect.identifier_preparer.quote_schema(where)}."
     also = "" if where is None else f", to_regclass('{CITUS}') IS NOT NULL AS has_citus"
-    rows = connection.exec_driver_sql(f"SELECT *{also} FROM {of_schema}{VERSION_TABLE}").mappings()
+    rows = connection.exec_driver_sql(f"SELECT *{also} FROM {of_schema}{table_prefix}{VERSION_TABLE}").mappings()
     found: list[dict[str, Any]] = [dict(row) for row in rows]
     if len(found) > 1:
         several = ", ".join(row["version_num"] for row in found)

@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 from sqlalchemy import make_url
 
 from statestore.schema import metadata
+from tests.support import prefix
 
 Rows = list[dict[str, Any]]
 
@@ -44,7 +45,7 @@ class Content:
         if not self.is_sqlite:
             for name in params:
                 sql = sql.replace(f":{name}", f"%({name})s")
-        cursor = self._connection.execute(sql, params)
+        cursor = self._connection.execute(prefix.named(sql) if self.is_sqlite else sql, params)
         return [dict(row) for row in cursor.fetchall()] if cursor.description else []
 
     def rows(self, table: str, **where: Any) -> Rows:

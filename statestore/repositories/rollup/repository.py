@@ -67,7 +67,8 @@ _TRIGGERS = Statement(
     WHERE g.tgrelid = ANY (CAST(CAST(:tables AS text[]) AS regclass[])) AND g.tgenabled IN ('O', 'A')
         AND g.tgname IN ('usage_rollup_insert', 'usage_rollup_update', 'usage_rollup_delete')""",
     sqlite="""
-    SELECT count(*) FROM sqlite_master AS g WHERE g.type = 'trigger' AND substr(g.name, 1, 13) = 'usage_rollup_'""",
+    SELECT count(*) FROM sqlite_master AS g
+    WHERE g.type = 'trigger' AND substr(g.name, 1, length('$usage_rollup') + 1) = '$usage_rollup' || '_'""",
 )
 # Of entries, records and the ledger three each; of sessions one.
 _NOTED = 10
