@@ -117,7 +117,7 @@ class AsyncStateStore(AsyncTransaction, Sweeping):
         if not isinstance(connection, AsyncConnection):
             raise InvalidValueError("connection", f"must be an AsyncConnection, not {type(connection).__name__}")
         checked = StoreOptions(**options)
-        settings, dialect = checked.settings(), checked.dialect(connection.engine.sync_engine)
+        settings, dialect = checked.settings(), checked.dialect(connection.engine.sync_engine, joins=True)
         bound = await connection.run_sync(execution.join, dialect, settings)
         state = await connection.run_sync(joined_cache, bound, settings)
         return AsyncTransaction(EngineRunner(connection, bound), settings.namespace, state)

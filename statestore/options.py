@@ -175,8 +175,11 @@ class StoreOptions:
             slow_call=None if self.slow_call is None else in_seconds(self.slow_call, "slow_call"),
         )
 
-    def dialect(self, engine: Engine) -> Dialect:
-        return engines.dialect_of(engine, self.schema, table_prefix=self.table_prefix, server_time=self.clock is None)
+    def dialect(self, engine: Engine, *, joins: bool = False) -> Dialect:
+        """*joins*: only a transaction of the caller's is used."""
+        return engines.dialect_of(
+            engine, self.schema, table_prefix=self.table_prefix, server_time=self.clock is None, joins=joins
+        )
 
 
 def takes(arguments: type[Any]) -> Callable[[M], M]:

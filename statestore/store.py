@@ -167,7 +167,7 @@ class StateStore(Transaction, Sweeping):
             raise InvalidValueError("connection", f"must be a Connection, not {type(connection).__name__}")
         checked = StoreOptions(**options)
         settings = checked.settings()
-        runner = execution.join(connection, checked.dialect(connection.engine), settings)
+        runner = execution.join(connection, checked.dialect(connection.engine, joins=True), settings)
         return Transaction(runner, settings.namespace, joined_cache(connection, runner, settings))
 
     @property

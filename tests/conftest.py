@@ -23,6 +23,7 @@ from tests.citus import CitusCluster
 from tests.postgres import LocalServer, PostgresServer, fast_folder, start_server
 from tests.support.clock import MovableClock
 from tests.support.content import Content
+from tests.support.joined import Joined
 from tests.support.pgbouncer import PgBouncer
 from tests.support.pgbouncer import program as pgbouncer_program
 from tests.support.portal import BlockingStore, Portal
@@ -226,9 +227,12 @@ def connect(
                 url = pooler.url(url)
             if world != "engine":
                 kwargs = {**reporting(url), **kwargs}
-            if world == "sync":
-                store: Any = StateStore.open(url, **kwargs)
-            elif world == "async":
+            is_sync = world in ("sync", "psycopg2")
+            if request.config.getoption("--joined"):
+                store: Any = Joined(url, None if is_sync else request.getfixturevalue("portal"), **kwargs)
+            elif is_sync:
+                store = StateStore.open(url, **kwargs)
+            elif world in ("async", "asyncpg"):
                 store = BlockingStore.open(request.getfixturevalue("portal"), url, **kwargs)
             else:
                 store = BlockingStore.on_engine(request.getfixturevalue("portal"), url, **kwargs)
@@ -327,6 +331,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--table-prefix", default="", help="tests on SQLite only, and all tables have this prefix unless a test says so"
     )
+    parser.addoption(
+        "--joined",
+        action="store_true",
+        help="tests on PostgreSQL only, and each operation joins a transaction of psycopg2's, or of asyncpg's",
+    )
     parser.addoption("--need-postgresql", action="store_true", help="fail if no test ran on PostgreSQL")
 
 
@@ -378,6 +387,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def is_left_out(item: pytest.Item) -> bool:
     """Whether a test is of a database that the run is not about, or has nothing of what it is to run with."""
     on_postgresql = item.get_closest_marker("postgresql") is not None
+    if item.config.getoption("--joined") or parameters(item).get("world") in ("psycopg2", "asyncpg"):
+        return not on_postgresql
     if item.config.getoption("--table-prefix") and on_postgresql:
         return True
     return is_pooled(item) and has_no_pooler(item)

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from sqlalchemy import exc as sqlalchemy_errors
 
+from statestore.engine import host_drivers
 from statestore.engine.calls import Call
 from statestore.engine.connection_errors import NotConnected, is_from_connecting, not_connected
 from statestore.engine.sql import StartOver
@@ -71,7 +72,8 @@ def classify(exc: BaseException) -> Failure | None:
         if exc.sqlstate is None and is_from_connecting(exc):
             return classify(not_connected(exc))
         return _postgresql(exc.sqlstate, lost=isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError))
-    return None
+    found = host_drivers.code_of(exc)
+    return None if found is None else _postgresql(found[0], lost=found[1])
 
 
 def moved(error: StateStoreError) -> UnavailableError:
@@ -84,7 +86,9 @@ def moved(error: StateStoreError) -> UnavailableError:
     )
 
 
-_DRIVERS = frozenset({"psycopg", "psycopg_binary", "psycopg_c", "sqlite3", "aiosqlite", "sqlalchemy"})
+_DRIVERS = frozenset(
+    {"psycopg", "psycopg_binary", "psycopg_c", "sqlite3", "aiosqlite", "sqlalchemy", *host_drivers.NAMES}
+)
 
 
 def raise_alone(error: Exception) -> NoReturn:

@@ -17,7 +17,7 @@ from sqlalchemy import URL, Engine, QueuePool, create_engine, event
 from sqlalchemy import exc as sqlalchemy_errors
 
 from statestore import schema
-from statestore.engine import hosts, pooler, sqlite_files
+from statestore.engine import host_drivers, hosts, pooler, sqlite_files
 from statestore.engine.connection_errors import not_connected
 from statestore.engine.driver_errors import classify, raise_alone
 from statestore.engine.sql import Dialect, DialectName, Row
@@ -116,11 +116,19 @@ def _check_sqlite_options(url: URL) -> None:
         )
 
 
-def dialect_of(engine: Engine, schema_name: str, *, table_prefix: str = "", server_time: bool) -> Dialect:
-    """The dialect of an engine, which may come from the caller."""
+def dialect_of(
+    engine: Engine, schema_name: str, *, table_prefix: str = "", server_time: bool, joins: bool = False
+) -> Dialect:
+    """The dialect of an engine, which may come from the caller; *joins*: only a transaction of the caller's is used."""
     name, driver = engine.dialect.name, engine.dialect.driver
     names: dict[str, DialectName] = {"postgresql": "postgresql", "sqlite": "sqlite"}
-    if (name, driver) not in (("postgresql", "psycopg"), ("sqlite", "pysqlite"), ("sqlite", "aiosqlite")):
+    if not joins:
+        host_drivers.refuse(driver, "engine")
+    if not (joins and name == "postgresql" and host_drivers.is_one(driver)) and (name, driver) not in (
+        ("postgresql", "psycopg"),
+        ("sqlite", "pysqlite"),
+        ("sqlite", "aiosqlite"),
+    ):
         raise InvalidValueError(
             "engine", f"{name}+{driver} is not supported; use postgresql+psycopg, sqlite or sqlite+aiosqlite"
         )

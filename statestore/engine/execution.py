@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from statestore.engine import cursor_events, forking, pooler, sqlite_files
+from statestore.engine import cursor_events, forking, host_drivers, pooler, sqlite_files
 from statestore.engine.calls import Call, Mode
 from statestore.engine.driver_errors import Retryable, classify, classify_or_raise, moved, raise_alone
 from statestore.engine.sql import Connected, Dialect, Link, NeedsTransaction, Settings
@@ -232,7 +232,8 @@ def join(connection: Connection, dialect: Dialect, settings: Settings) -> BoundR
     if dialect.name == "sqlite":
         commits_alone = not driver.in_transaction and driver.isolation_level is None
     else:
-        commits_alone = driver.autocommit
+        pooled: Any = connection.connection
+        commits_alone = pooled.dbapi_connection.autocommit
     if commits_alone:
         raise InvalidValueError(
             "connection", "commits each statement by itself; take one without isolation_level='AUTOCOMMIT'"
@@ -276,13 +277,15 @@ def translated(*, committing: BoundRunner | None = None) -> Iterator[None]:
 class Borrowed:
     """A SQLAlchemy connection as a `Connected`. Engines of our own use the pool's connection, at half the cost."""
 
-    __slots__ = ("close", "connection", "cursor", "driver_connection", "invalidate")
+    __slots__ = ("close", "connection", "cursor", "driver_connection", "invalidate", "is_read_only")
 
     def __init__(self, connection: Connection) -> None:
-        if connection.dialect.name == "postgresql":
+        # None: to be asked of the driver. On those that only join it is known in another way, and nothing to protect.
+        self.is_read_only = host_drivers.is_read_only(connection)
+        if connection.dialect.name == "postgresql" and self.is_read_only is None:
             pooler.protect(connection.connection)
         self.connection = connection
-        self.cursor = cursor_events.cursors(connection)
+        self.cursor = host_drivers.cursors(connection, cursor_events.cursors(connection))
         self.driver_connection = connection.connection.driver_connection
         self.invalidate = connection.invalidate
         self.close = connection.close

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy import exc as sqlalchemy_errors
 
-from statestore.engine import hosts, sqlite_files
+from statestore.engine import host_drivers, hosts, sqlite_files
 from statestore.engine.driver_errors import raise_alone
 from statestore.errors import (
     DatabaseError,
@@ -118,7 +118,8 @@ def our_errors(target: Target) -> Iterator[None]:
         message = f"no free connection to {shown(target)}: migrations need two of the engine's pool"
         raise UnavailableError(message) from None
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("sqlite3", "psycopg", "aiosqlite"):
+        kind = type(error).__module__.partition(".")[0]
+        if kind not in ("sqlite3", "psycopg", "aiosqlite") and host_drivers.code_of(error) is None:
             raise
         raise_alone(_translated(error, target))
 
@@ -134,6 +135,8 @@ _KINDS: tuple[tuple[type[DatabaseError], tuple[str, ...]], ...] = (
 
 def _translated(error: BaseException, target: Target) -> DatabaseError:
     code: str | None = getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None)
+    if (theirs := host_drivers.code_of(error)) is not None:
+        code = theirs[0]
     # Only the first line: what follows may quote a row.
     primary = getattr(getattr(error, "diag", None), "message_primary", None)
     lines = str(primary or error).strip().splitlines()

@@ -253,6 +253,9 @@ class Connected(Protocol):
 
 def _is_read_only(connection: Any) -> bool:
     """Whether PostgreSQL allows no writes on a connection, as far as it says so without being asked."""
+    known: bool | None = getattr(connection, "is_read_only", None)
+    if known is not None:
+        return known
     driver = connection.driver_connection
     status = driver.info.parameter_status
     if status("in_hot_standby") == "on":

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Any
 
-from statestore.engine import forking
+from statestore.engine import forking, host_drivers
 from statestore.engine.waits import GRACE
 
 
@@ -132,7 +132,9 @@ class Watchdog:
 
 
 def cut(driver: Any) -> None:
-    """Shut the socket of a psycopg connection down, whoever is waiting for it; the connection is lost."""
+    """Shut the socket of a connection to PostgreSQL down, whoever is waiting for it; the connection is lost."""
+    if host_drivers.cut(driver):
+        return
     with contextlib.suppress(Exception), socket.socket(fileno=os.dup(driver.pgconn.socket)) as line:
         line.shutdown(socket.SHUT_RDWR)
 

@@ -170,14 +170,16 @@ class Application:
 
     def __init__(self, url: str, world: str, portal: Portal) -> None:
         self.world, self.portal = world, portal
-        self.engine: Any = sync_engine(url) if world == "sync" else async_engine(url)
+        driver = world if world in ("psycopg2", "asyncpg") else "psycopg"
+        self.is_sync = world in ("sync", "psycopg2")
+        self.engine: Any = sync_engine(url, driver=driver) if self.is_sync else async_engine(url, driver=driver)
         with self.transaction() as connection:
             self.execute(connection, "CREATE TABLE orders (name varchar(20) PRIMARY KEY)")
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:
         """A connection whose transaction commits at the end of the block."""
-        if self.world == "sync":
+        if self.is_sync:
             with self.engine.begin() as connection:
                 yield connection
         else:
@@ -186,7 +188,7 @@ class Application:
 
     @contextmanager
     def connection(self, **options: Any) -> Iterator[Any]:
-        if self.world == "sync":
+        if self.is_sync:
             with self.engine.connect().execution_options(**options) as connection:
                 yield connection
         else:
@@ -197,16 +199,16 @@ class Application:
 
     def execute(self, connection: Any, sql: str, **params: Any) -> Any:
         result = connection.execute(text(sql), params)
-        return result if self.world == "sync" else self.portal.run(result)
+        return result if self.is_sync else self.portal.run(result)
 
     def join(self, connection: Any, **kwargs: Any) -> Any:
-        if self.world == "sync":
+        if self.is_sync:
             return StateStore.join(connection, **kwargs)
         return Blocking(self.portal, self.portal.run(AsyncStateStore.join(connection, **kwargs)))
 
     def finish(self, connection: Any, how: str) -> None:
         result = getattr(connection, how)()
-        if self.world != "sync":
+        if not self.is_sync:
             self.portal.run(result)
 
     def orders(self) -> list[str]:
@@ -227,10 +229,11 @@ def application(database_url: str, world: str, portal: Portal) -> Iterator[Appli
     application.close()
 
 
+JOINS = pytest.mark.parametrize("world", ["sync", "async", "psycopg2", "asyncpg"], indirect=True)
 WITHOUT_ENGINE = pytest.mark.parametrize("world", ["sync", "async"], indirect=True)
 
 
-@WITHOUT_ENGINE
+@JOINS
 def test_a_joined_database_without_tables_says_so(empty_database_url: str, world: str, portal: Portal) -> None:
     application = Application(empty_database_url, world, portal)
     try:
@@ -242,7 +245,7 @@ def test_a_joined_database_without_tables_says_so(empty_database_url: str, world
         application.close()
 
 
-@WITHOUT_ENGINE
+@JOINS
 def test_agent_state_commits_with_the_applications_own_rows(store: Store, application: Application) -> None:
     with application.transaction() as connection:
         application.execute(connection, "INSERT INTO orders VALUES ('book')")
@@ -255,7 +258,7 @@ def test_agent_state_commits_with_the_applications_own_rows(store: Store, applic
     assert (contents(store), store.state.get("s", "orders"), application.orders()) == (["ordered a book"], 1, ["book"])
 
 
-@WITHOUT_ENGINE
+@JOINS
 def test_agent_state_is_undone_with_the_applications_own_rows(application: Application, content: Content) -> None:
     def fail() -> None:
         with application.transaction() as connection:
@@ -271,7 +274,7 @@ def test_agent_state_is_undone_with_the_applications_own_rows(application: Appli
     assert application.orders() == []
 
 
-@WITHOUT_ENGINE
+@JOINS
 def test_a_connection_without_a_transaction_gets_one(store: Store, application: Application) -> None:
     with application.connection() as connection:
         application.join(connection).sessions.create("lost")
@@ -281,7 +284,7 @@ def test_a_connection_without_a_transaction_gets_one(store: Store, application: 
     assert (store.sessions.exists("lost"), store.sessions.exists("kept")) == (False, True)
 
 
-@WITHOUT_ENGINE
+@JOINS
 def test_a_connection_that_commits_each_statement_is_refused(application: Application, content: Content) -> None:
     with application.connection(isolation_level="AUTOCOMMIT") as connection:
         with pytest.raises(InvalidValueError) as caught:
@@ -290,14 +293,14 @@ def test_a_connection_that_commits_each_statement_is_refused(application: Applic
     assert not any(content.sizes().values())
 
 
-@WITHOUT_ENGINE
+@JOINS
 def test_something_else_than_a_connection_is_refused(application: Application) -> None:
     for thing in (application.engine, None, "sqlite://"):
         with pytest.raises(InvalidValueError):
             application.join(thing)
 
 
-@WITHOUT_ENGINE
+@JOINS
 def test_joined_operations_have_the_namespace_and_the_clock(
     application: Application, open_store: Callable[..., Store], clock: MovableClock
 ) -> None:
@@ -308,7 +311,7 @@ def test_joined_operations_have_the_namespace_and_the_clock(
     assert not open_store().sessions.exists("s")
 
 
-@WITHOUT_ENGINE
+@JOINS
 def test_what_is_joined_on_sqlite_loses_no_update(application: Application, store: Store) -> None:
     """SQLite's default begins a transaction at the first write only, and what was read before may be old by then."""
     store.sessions.create("s")
@@ -324,7 +327,7 @@ def test_what_is_joined_on_sqlite_loses_no_update(application: Application, stor
     assert store.state.get("s", "n") == 40
 
 
-@WITHOUT_ENGINE
+@JOINS
 def test_a_refusal_leaves_the_callers_transaction_alone(application: Application, store: Store) -> None:
     store.sessions.create("s")
     with application.transaction() as connection:
