@@ -2676,7 +2676,8 @@ DELETE FROM usage_rollup_state WHERE namespace = :namespace;
 
 -- rollup/repository.py: _TRIGGERS
 -- Serves RollupRepository.roll_up.
-SELECT count(*) FROM sqlite_master AS g WHERE g.type = 'trigger' AND substr(g.name, 1, 13) = 'usage_rollup_';
+SELECT count(*) FROM sqlite_master AS g
+WHERE g.type = 'trigger' AND substr(g.name, 1, length('usage_rollup') + 1) = 'usage_rollup' || '_';
 
 -- rollup/sessions.py: _NEXT
 -- Serves RollupRepository.roll_up.

@@ -37,7 +37,8 @@ def config(context: click.Context, database: Database, as_json: bool) -> None:
         path = None if file.path is None else str(file.path)
         click.echo(json_text({**record, "file": path, "profiles": sorted(file.profiles)}))
         return
-    rows = [(name, values[name], sources[name]) for name in found]
+    # What there is only for SQLite is shown if it is there.
+    rows = [(name, values[name], sources[name]) for name in found if values[name] or name != "table_prefix"]
     if (variable := database.password_env) is not None:
         rows.insert(1, ("password", "set" if os.environ.get(variable) else "not set", variable))
     terminal.print_table(("SETTING", "VALUE", "FROM"), rows, drop=(), texts=("VALUE", "FROM"))
