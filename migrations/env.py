@@ -37,7 +37,7 @@ from sqlalchemy.schema import CreateSchema, DropSchema, DropTable
 
 from statestore import migrate
 from statestore.checking import checks
-from statestore.engine import engines, migration_targets, sqlite_files
+from statestore.engine import engines, host_drivers, migration_targets, sqlite_files
 from statestore.errors import InvalidValueError, SchemaError, UnavailableError
 from statestore.schema import DEFAULT_SCHEMA, VERSION_TABLE, comparison, metadata, prefixes, revisions
 
@@ -207,7 +207,8 @@ class Prefixing:
 
 
 def run(connection: Connection, **options: Any) -> None:
-    with prefixes.naming(connection, prefixes.check_for(connection.dialect.name, table_prefix)):
+    prefixes.check_for(connection.dialect.name, table_prefix)
+    with prefixes.naming(connection, table_prefix), host_drivers.taking_comments(connection):
         _run(connection, **options)
 
 

@@ -158,6 +158,8 @@ class BoundRunner:
                     error = moved(error)
                 late = call.given_up or time.monotonic() >= call.ends_at
                 self._failed = out_of_time() if late else error
+                if (failure.lost or late) and self._host is not None:
+                    host_drivers.leave(self._host)
                 raise_alone(self._failed)
 
     def _is_undone(self) -> bool:

@@ -8,14 +8,14 @@ driver is imported, since a caller who has one of them has imported it.
 import os
 import re
 import socket
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Self
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from statestore.errors import InvalidValueError
 
@@ -191,6 +191,24 @@ def is_read_only(connection: Connection) -> bool | None:
     return readonly is None and status("default_transaction_read_only") == "on"
 
 
+@contextmanager
+def taking_comments(connection: Connection) -> Iterator[None]:
+    """Let psycopg2 execute what is only a comment, as the other drivers do: migration 0003 has one."""
+    if connection.dialect.driver != "psycopg2":
+        yield
+        return
+
+    def fill(_: Any, __: Any, statement: str, parameters: Any, *rest: Any) -> tuple[str, Any]:
+        lines = filter(None, map(str.strip, statement.splitlines()))
+        return (f"{statement}\nSELECT 1" if all(line.startswith("--") for line in lines) else statement), parameters
+
+    event.listen(connection, "before_cursor_execute", fill, retval=True)
+    try:
+        yield
+    finally:
+        event.remove(connection, "before_cursor_execute", fill)
+
+
 def cut(driver: Any) -> bool:
     """Shut the socket of a connection of these drivers down; whether it is one. What it has done is undone."""
     kind = type(driver).__module__.partition(".")[0]
@@ -201,6 +219,12 @@ def cut(driver: Any) -> bool:
         elif kind == "asyncpg":
             driver._loop.call_soon_threadsafe(driver.terminate)
     return is_one(kind)
+
+
+def leave(connection: Connection) -> None:
+    """A connection of these drivers is lost: SQLAlchemy, which would not notice, gives it to nobody else."""
+    if is_one(connection.dialect.driver) and not connection.invalidated:
+        connection.invalidate()
 
 
 def code_of(exc: BaseException) -> tuple[str | None, bool] | None:
