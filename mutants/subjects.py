@@ -133,6 +133,7 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "engine/driver_errors.py",
         (f"{_C}connection_errors.py", f"{_C}settled.py", f"{_C}outcomes.py", f"{_C}connections.py"),
     ),
+    ("engine/host_drivers.py", (f"{_C}host_drivers.py", f"{_C}transactions.py")),
     ("engine/hosts.py", (f"{_C}failover.py", f"{_C}connection_errors.py", f"{_C}invalid.py")),
     ("engine/migration_targets.py", ("tests/migrations/test_connections.py", "tests/migrations/test_errors.py")),
     ("engine/pooler.py", (f"{_C}poolers.py", f"{_C}connections.py")),

@@ -73,6 +73,8 @@ def _damaged(error: DatabaseError, database: Database | None) -> str:
 def _option(error: InvalidValueError) -> str:
     """The message with the option in place of the argument."""
     name, _, problem = str(error).partition(": ")
+    if name == "table_prefix":
+        problem = re.sub(r"schema='(\w+)'", r"--schema \1", problem)
     return f"{_OPTIONS.get(name, name)}: {problem}" if name == error.argument else str(error)
 
 

@@ -162,7 +162,7 @@ def _rows_of(patient: Patient, table: str) -> int:
             FROM parts JOIN pg_class AS c ON c.oid = parts.oid AND c.relkind = 'r'"""
         [rows] = patient.one(sql, name=f"{patient.prefix}{table}")
     else:
-        [rows] = patient.one(f"SELECT coalesce(max(rowid), 0) FROM {table}")
+        [rows] = patient.one(f"SELECT coalesce(max(rowid), 0) FROM {{s}}{table}")
     return int(rows)
 
 

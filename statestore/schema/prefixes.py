@@ -25,7 +25,7 @@ _PARTS = re.compile(r"(?:ix|uq)_\w+|usage_rollup_(?:insert|update|delete)_\w+")
 
 _WORD = re.compile(r"""'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/|"(?:[^"]|"")*"|\w+|\S""", re.DOTALL)
 # What comes before the name of a table or a view. A column may be called as a table is.
-_BEFORE = frozenset({"FROM", "JOIN", "INTO", "UPDATE", "REFERENCES", "ON", "TO"})
+_BEFORE = frozenset({"ANALYZE", "FROM", "JOIN", "INTO", "UPDATE", "REFERENCES", "ON", "TO"})
 _MADE = frozenset({"TABLE", "VIEW", "INDEX", "TRIGGER", "EXISTS"})
 # Of these beginnings SQLite, or `prefixed`, takes a name for another one.
 _TAKEN = ("sqlite_", "ix_", "uq_", "usage_rollup_", "_alembic_tmp_")

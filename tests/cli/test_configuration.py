@@ -160,7 +160,8 @@ def test_the_password_of_one_url_is_not_sent_to_another(run: Run, tmp_path: Path
         ('[profiles.prod]\nnamspace = "x"', "unknown key 'namspace' in profile prod; did you mean 'namespace'?"),
         (
             'colour = "x"',
-            "unknown key 'colour'; known are: url, schema, namespace, password_env, reporting_url, profile, profiles",
+            "unknown key 'colour'; known are: url, schema, table_prefix, namespace, password_env, reporting_url, profile, "
+            "profiles",
         ),
         ("url = 5", "url must be text in quotes"),
         ('url = ""', "url must be text in quotes, and not empty"),
@@ -248,3 +249,17 @@ def test_a_standby_belongs_to_the_url_beside_it(run: Run, tmp_path: Path, monkey
     assert (chosen.host, chosen.password) == ("two.example", "opensesame")
     assert Database.chosen(None, None, None, "b").standby_url() is None
     assert Database.chosen("sqlite:///c.db", None, None, None).standby_url() == "postgresql://elsewhere/x"
+
+
+def test_the_prefix_of_tables_is_an_option_a_variable_and_a_key(run: Run, tmp_path: Path) -> None:
+    def prefix(*arguments: str, **environment: str) -> tuple[str, str]:
+        found = json.loads(run("config", "--json", *arguments, **environment).stdout)["table_prefix"]
+        return found["value"], found["source"]
+
+    assert prefix() == ("", "default")
+    assert "table_prefix" not in run("config").stdout
+    (tmp_path / settings.FILE).write_text('table_prefix = "file_"')
+    assert prefix() == ("file_", settings.FILE)
+    assert prefix(STATESTORE_TABLE_PREFIX="variable_") == ("variable_", "STATESTORE_TABLE_PREFIX")
+    assert prefix("--table-prefix", "option_", STATESTORE_TABLE_PREFIX="x_") == ("option_", "--table-prefix")
+    assert "table_prefix  file_" in run("config").stdout

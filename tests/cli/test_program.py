@@ -76,7 +76,7 @@ WITHOUT_DATABASE = [("demo",), ("completion", "install"), ("completion", "show")
 @pytest.mark.parametrize("path", [path for path in LEAVES if path not in WITHOUT_DATABASE], ids=" ".join)
 def test_every_command_on_a_database_takes_url_and_json(path: tuple[str, ...]) -> None:
     names = {option for parameter in COMMANDS[path].params for option in parameter.opts}
-    assert {"--url", "--json", "--schema", "--profile"} <= names
+    assert {"--url", "--json", "--schema", "--table-prefix", "--profile"} <= names
     assert ("--namespace" in names) == (path[0] not in ("migrate", "vacuum", "doctor"))
 
 

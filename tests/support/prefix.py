@@ -1,6 +1,7 @@
 """With `--table-prefix`: all stores, migrations and looks at a SQLite file take that prefix by default."""
 
 from statestore import migrate
+from statestore.engine.sql import Dialect
 from statestore.options import StoreOptions
 from statestore.schema import prefixes
 
@@ -12,7 +13,7 @@ def take(prefix: str) -> None:
     global default
     default = prefixes.check(prefix)
     functions = (migrate.upgrade, migrate.downgrade, migrate.current, migrate.read, migrate.check, migrate.differences)
-    for function in (StoreOptions.__init__, *functions):
+    for function in (StoreOptions.__init__, Dialect.__init__, *functions):
         assert function.__kwdefaults__ is not None
         function.__kwdefaults__["table_prefix"] = prefix
 
