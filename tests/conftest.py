@@ -389,7 +389,8 @@ def is_left_out(item: pytest.Item) -> bool:
     on_postgresql = item.get_closest_marker("postgresql") is not None
     if item.config.getoption("--joined") or parameters(item).get("world") in ("psycopg2", "asyncpg"):
         return not on_postgresql
-    if item.config.getoption("--table-prefix") and on_postgresql:
+    # The portable files go from one kind of database to the other.
+    if item.config.getoption("--table-prefix") and (on_postgresql or item.path.name.startswith("test_portable")):
         return True
     return is_pooled(item) and has_no_pooler(item)
 

@@ -64,7 +64,7 @@ def opening(engine: Engine) -> None:
         assert_type(store.namespace, str)
     assert_type(StateStore(engine), StateStore)
     with engine.begin() as connection:
-        assert_type(StateStore.join(connection), Transaction)
+        assert_type(StateStore.join(connection, table_prefix="app_"), Transaction)
 
 
 def groups(store: StateStore) -> None:

@@ -23,7 +23,9 @@ NAMES = ("psycopg2", "asyncpg")
 
 _PARAMETER = re.compile(r"%\((\w+)\)[sb]|%%")
 # Of text that is cast to something else the driver would want something else: what it is cast to.
-_TEXT_CAST = re.compile(r"CAST\((%\(\w+\)s) AS (?!text|varchar|json)", re.IGNORECASE)
+_TEXT_CAST = re.compile(r"CAST\((%\(\w+\)[sb]) AS (?!text|varchar|json)", re.IGNORECASE)
+
+_TEXTS = ("text", "text[]")
 
 _BYTEA = 17
 _SMALL, _INTEGER, _BIG = 2**15, 2**31, 2**63
@@ -155,11 +157,11 @@ def _for_asyncpg(sql: str, kinds: tuple[tuple[str, str], ...]) -> tuple[str, tup
             names.append(name)
         place = f"${names.index(name) + 1}"
         kind = by_name.get(name, "")
-        return f"CAST({place} AS {kind})" if kind not in ("", "text") else place
+        return f"CAST({place} AS {kind})" if kind not in ("", *_TEXTS) else place
 
     def as_text(found: re.Match[str]) -> str:
-        is_text = by_name.get(found[1][2:-2]) == "text"
-        return f"CAST(CAST({found[1]} AS text) AS " if is_text else found[0]
+        kind = by_name.get(found[1][2:-2])
+        return f"CAST(CAST({found[1]} AS {kind}) AS " if kind in _TEXTS else found[0]
 
     return _PARAMETER.sub(number, _TEXT_CAST.sub(as_text, sql)), tuple(names)
 
@@ -168,6 +170,8 @@ def _kind(value: Any) -> str:
     """What a value is to be cast to; empty for what the statement says."""
     if isinstance(value, str):
         return "text"
+    if isinstance(value, list):
+        return "text[]" if isinstance(next((one for one in value if one is not None), None), str) else ""
     if type(value) is int:
         size = -value - 1 if value < 0 else value
         return "smallint" if size < _SMALL else "integer" if size < _INTEGER else "bigint" if size < _BIG else "numeric"

@@ -160,8 +160,8 @@ def test_the_password_of_one_url_is_not_sent_to_another(run: Run, tmp_path: Path
         ('[profiles.prod]\nnamspace = "x"', "unknown key 'namspace' in profile prod; did you mean 'namespace'?"),
         (
             'colour = "x"',
-            "unknown key 'colour'; known are: url, schema, table_prefix, namespace, password_env, reporting_url, profile, "
-            "profiles",
+            "unknown key 'colour'; known are: url, schema, table_prefix, namespace, password_env, reporting_url, "
+            "profile, profiles",
         ),
         ("url = 5", "url must be text in quotes"),
         ('url = ""', "url must be text in quotes, and not empty"),

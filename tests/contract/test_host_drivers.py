@@ -89,6 +89,17 @@ def test_times_durations_and_money_are_what_they_were(application: Application) 
         assert (day.day, day.cost_usd, day.duration) == (date(2026, 1, 31), Decimal("0.0000110001"), first.duration)
 
 
+def test_what_the_cache_counts_is_written_when_the_caller_commits(application: Application) -> None:
+    for _ in range(2):
+        with joined(application) as tx:
+            tx.cache.set("k", 1)
+            tx.cache.get("k")
+            tx.cache.get("missing")
+    with joined(application) as tx:
+        stats = tx.cache.stats()
+    assert (stats.sets, stats.hits, stats.misses) == (2, 2, 2)
+
+
 def test_a_savepoint_of_the_callers_undoes_what_was_done_since(application: Application) -> None:
     with application.transaction() as connection:
         tx = application.join(connection)

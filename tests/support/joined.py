@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from statestore import AsyncStateStore, StateStore
+from statestore.options import StoreOptions
 from tests.support.engines import async_engine, sync_engine
 from tests.support.portal import Blocking, Portal
 
@@ -15,6 +16,7 @@ class Joined:
     """As a store, called; each operation is committed by itself."""
 
     def __init__(self, url: str, portal: Portal | None, **options: Any) -> None:
+        StoreOptions(**options)
         self.portal, self.options = portal, options
         self.namespace = options.get("namespace", "default")
         self.engine: Any = (
