@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from anyio import CancelScope
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
@@ -23,7 +24,7 @@ async def model(messages: list[Any]) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    async with await AsyncStateStore.open("sqlite:///service.db") as store:
+    async with AsyncStateStore.open("sqlite:///service.db") as store:
         app.state.store = store
         yield
 
@@ -44,7 +45,9 @@ async def chat(session_id: str, message: dict[str, str]) -> StreamingResponse:
                 said += piece
                 yield piece
         finally:
-            await asyncio.shield(store.history.append(session_id, [{"role": "assistant", "content": said.strip()}]))
+            if said:
+                with CancelScope(shield=True):  # The server cancels this if the client goes away.
+                    await store.history.append(session_id, [{"role": "assistant", "content": said.strip()}])
 
     return StreamingResponse(answer(), media_type="text/plain")
 
