@@ -1,4 +1,4 @@
-"""A tool whose results are cached by its arguments, and given up by tag when what they come from has changed."""
+"""A tool whose results are cached by its arguments, and invalidated by tag when what they depend on changes."""
 
 from datetime import timedelta
 
@@ -25,10 +25,10 @@ def main() -> None:
                 key, lambda: look_up(article), ttl=timedelta(hours=1), tags=["prices", f"article:{article}"]
             )
 
-        print(price("tea"), price("tea"), price("coffee"), f"{calls} calls")
+        print(f"tea {price('tea')}, tea {price('tea')}, coffee {price('coffee')}: looked up {calls} times")
         PRICES["tea"] = 5
         store.cache.invalidate_tag("article:tea")
-        print(price("tea"), price("coffee"), f"{calls} calls")
+        print(f"tea {price('tea')}, coffee {price('coffee')}: looked up {calls} times")
         stats = store.cache.stats()
         print(f"{stats.hits} hits, {stats.misses} misses")
 

@@ -19,9 +19,11 @@ def model(messages: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
+    if sys.stdin.isatty():
+        print("Say something, and end with Ctrl-D.")
     with StateStore.open("sqlite:///chat.db") as store:
         for line in sys.stdin:
-            # All of a turn is stored, or nothing of it: a crash in the model leaves no half of a conversation.
+            # A turn is stored as a whole or not at all: if the model fails, no question is left without its answer.
             with store.turn("chat-with-ada", max_entries=20, create=True) as turn:
                 question = {"role": "user", "content": line.strip()}
                 answer = model([*(entry.content for entry in turn.window), question])

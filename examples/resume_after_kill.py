@@ -35,8 +35,9 @@ def main() -> None:
         if ended == 0:
             break
         print(f"run {runs} was killed")
+    print(f"run {runs} got to the end")
     with StateStore.open(URL) as store:
-        print(f"{runs} runs, {store.history.count('long-job')} steps, sum {store.state.get('long-job', 'sum')}")
+        print(f"{store.history.count('long-job')} steps, sum {store.state.get('long-job', 'sum')}")
 
 
 if __name__ == "__main__":

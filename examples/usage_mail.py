@@ -1,18 +1,23 @@
 """A mail each night about what yesterday cost: run it from cron. Here it is printed instead of sent."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from email.message import EmailMessage
+from zoneinfo import ZoneInfo
 
 from statestore import NewEntry, StateStore, Usage
 
+TZ = "Europe/Berlin"
 
-def mail(store: StateStore, *, tz: str = "Europe/Berlin") -> EmailMessage:
-    today = datetime.now(UTC).date()
-    period = {"since": today - timedelta(days=1), "until": today, "tz": tz}
+
+def mail(store: StateStore) -> EmailMessage:
+    today = datetime.now(ZoneInfo(TZ)).date()
+    period = {"since": today - timedelta(days=1), "until": today, "tz": TZ}
     total = store.usage.totals(**period)
-    lines = [f"{row.user_id or 'no user':<12} ${row.cost_usd or 0:>8.2f}" for row in store.usage.by_user(**period)]
+    lines = [
+        f"{row.user_id or 'no user':<12} {f'${row.cost_usd or 0:.2f}':>9}" for row in store.usage.by_user(**period)
+    ]
     if total.unpriced_calls:
-        lines.append(f"\n{total.unpriced_calls} calls have no price, and are not in this.")
+        lines.append(f"\nWithout a price, and not in these sums: {total.unpriced_calls} of {total.model_calls} calls.")
     message = EmailMessage()
     message["Subject"] = f"Agents: ${total.cost_usd or 0:.2f} for {total.model_calls} calls, {total.errors} errors"
     message["From"], message["To"] = "agents@example.com", "team@example.com"
@@ -22,7 +27,7 @@ def mail(store: StateStore, *, tz: str = "Europe/Berlin") -> EmailMessage:
 
 
 def main() -> None:
-    noon = datetime.now(UTC).replace(hour=12, minute=0) - timedelta(days=1)
+    noon = datetime.now(ZoneInfo(TZ)).replace(hour=12, minute=0) - timedelta(days=1)
     with StateStore.open("sqlite://") as store:
         for user, cost in (("ada", 1.25), ("grace", 0.5), ("ada", None)):
             store.sessions.create(f"{user}-{cost}", user_id=user)

@@ -14,16 +14,16 @@ EXAMPLES = sorted((CHECKOUT / "examples").glob("*.py"))
 
 # What they print the first time, and the next.
 PRINTED = {
-    "cached_tool": "5 4 3 calls\n2 hits, 3 misses\n",
+    "cached_tool": "tea 5, coffee 4: looked up 3 times\n2 hits, 3 misses\n",
     "chat_loop": "Before that, 'Hello'.\n",
-    "resume_after_kill": "run 2 was killed\n3 runs, 10 steps, sum 45\n",
+    "resume_after_kill": "run 2 was killed\nrun 3 got to the end\n10 steps, sum 45\n",
     "tree_search": "add 7: 25\n3 forks deep; 21 tries cost $0.021\n",
     "usage_mail": "Agents: $1.75 for 3 calls, 0 errors\n",
     "workers": "12 jobs, each done once: True\n",
 }
 AGAIN = {
     "chat_loop": "4 turns, ",
-    "resume_after_kill": "1 runs, 10 steps, sum 45\n",
+    "resume_after_kill": "run 1 got to the end\n10 steps, sum 45\n",
 }
 
 
