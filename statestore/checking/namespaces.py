@@ -1,7 +1,7 @@
 """Namespaces: those that an operation looks over (`namespaces=`), and those that a large tenant spreads over."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ class Chosen:
     def has(self, name: str) -> bool:
         """Whether a namespace is among them."""
         return name in self.names or name.startswith(self.prefixes)
+
+    def __str__(self) -> str:
+        return ", ".join([*self.names, *(f"{prefix}*" for prefix in self.prefixes)])
 
 
 EVERY = Chosen(prefixes=("",))
@@ -52,17 +55,64 @@ def chosen(value: Any, argument: str = "namespaces") -> Chosen | None:
     names: dict[str, None] = {}
     prefixes: dict[str, None] = {}
     for where, one in given:
-        checks.key(one, where)
-        if one.endswith("\\*"):
-            names[f"{one[:-2]}*"] = None
-        elif one.endswith("*"):
-            prefixes[one[:-1]] = None
-        else:
-            names[one] = None
+        text, is_prefix = _read(one, where)
+        (prefixes if is_prefix else names)[text] = None
     if len(names) > MAX_NAMES or len(prefixes) > MAX_PREFIXES:
         limits = f"at most {MAX_NAMES:,} names and {MAX_PREFIXES} prefixes"
         raise InvalidValueError(argument, f"must have {limits}; use fewer, shorter prefixes or several calls")
     return Chosen(tuple(names), tuple(prefixes))
+
+
+def _read(value: Any, where: str) -> tuple[str, bool]:
+    """What is asked for, and whether as a prefix."""
+    text = checks.key(value, where)
+    if text.endswith("\\*"):
+        return f"{text[:-2]}*", False
+    return (text[:-1], True) if text.endswith("*") else (text, False)
+
+
+@dataclass(frozen=True, slots=True)
+class Renaming:
+    """Which namespaces get which names: by their name, or by the longest of the prefixes."""
+
+    names: Mapping[str, str]
+    prefixes: tuple[tuple[str, str, bool], ...]
+    """Each with what takes its place, and whether what follows it is kept."""
+
+    def __bool__(self) -> bool:
+        return bool(self.names or self.prefixes)
+
+    def __call__(self, name: str, where: str) -> str:
+        """The name that *name* gets. *where* it stands is for the message."""
+        if name in self.names:
+            return self.names[name]
+        for prefix, new, kept in self.prefixes:
+            if name.startswith(prefix):
+                return checks.key(new + name[len(prefix) :], where) if kept else new
+        return name
+
+
+def renaming(value: Any, argument: str = "rename") -> Renaming:
+    """New names for namespaces, as a caller gives them, checked: `{"acme/*": "copy/*", "bob": "alice"}`.
+
+    Raises:
+        InvalidValueError: It is something else, or a name is to become a prefix.
+    """
+    if not isinstance(value, Mapping | None):
+        problem = "must map names or prefixes to others, as in {'acme/*': 'copy/*'}"
+        raise InvalidValueError(argument, f"{problem}, not {type(value).__name__}")
+    names: dict[str, str] = {}
+    prefixes: list[tuple[str, str, bool]] = []
+    for old, new in (value or {}).items():
+        old_text, of_prefix = _read(old, argument)
+        new_text, to_prefix = _read(new, f"{argument}[{old!r}]")
+        if of_prefix:
+            prefixes.append((old_text, new_text, to_prefix))
+        elif to_prefix:
+            raise InvalidValueError(f"{argument}[{old!r}]", "must be a name; only a prefix becomes a prefix")
+        else:
+            names[old_text] = new_text
+    return Renaming(names, tuple(sorted(prefixes, key=lambda one: -len(one[0]))))
 
 
 def spread(tenant: str, key: str, *, shards: int) -> str:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from statestore.engine.async_database import AsyncRunner, finished
-from statestore.engine.calls import Call
+from statestore.engine.calls import Call, NamespaceCall
 from statestore.engine.database import Database, Runner
 from statestore.engine.threaded_database import ThreadedDatabase
 from statestore.errors import StateStoreError
@@ -182,6 +182,19 @@ async def inside_async(runner: AsyncRunner, block: Block[T]) -> AsyncIterator[T]
         steps.failure = exc
     while (step := steps.next()) is not None:
         await _carry_out_async(runner, steps, step)
+
+
+def within(namespace: str, flow: Flow[R]) -> Flow[R]:
+    """*flow*, whose calls are for another namespace than the store's."""
+    steps = _Steps[R](flow)
+    while (step := steps.next()) is not None:
+        if isinstance(step, Call):
+            step = NamespaceCall(namespace, step.method, *step.args, **step.kwargs)
+        try:
+            steps.answer = yield step
+        except BaseException as exc:
+            steps.failure = exc
+    return steps.result
 
 
 def empty_log(runner: Any) -> Flow[None]:

@@ -53,7 +53,6 @@ class Namespaces(Operations):
         """
         several = _to_drop(name, namespaces)
         names = yield Call(NamespaceRepository.names, (several, "drop"))
-        shown = ", ".join([*several.names, *(f"{prefix}*" for prefix in several.prefixes)])
         if len(names) > 1:
             for one in names:
                 yield NamespaceCall(one, NamespaceRepository.check_leases)
@@ -63,7 +62,7 @@ class Namespaces(Operations):
         rows: dict[str, int] = {}
 
         def receipt() -> NamespaceReceipt:
-            return NamespaceReceipt(name=shown, dropped_at=dropped_at, rows=dict(rows), names=tuple(names))
+            return NamespaceReceipt(name=str(several), dropped_at=dropped_at, rows=dict(rows), names=tuple(names))
 
         gone = -1
         while gone != sum(rows.values()):  # Until there is nothing: somebody may have written meanwhile.

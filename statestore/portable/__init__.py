@@ -2,40 +2,42 @@
 
 The first line names the format and its version; the last one counts the lines in between, so that a truncated file is
 noticed. Between them are all sessions, then for each session its segments, entries, state, summaries and lists, and its
-lines of the usage ledger. A fork stays a fork: the file has the entries that it shares with another session of the file
-only once. Those that it shares with a session outside the file become its own, marked so that they are not billed
-again.
+lines of the usage ledger. Where they are of several namespaces, each line says its own. A fork stays a fork: the file
+has the entries that it shares with another session of the file only once. Those that it shares with a session outside
+the file become its own, marked so that they are not billed again.
 """
 
 import asyncio
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import orjson
 
 from statestore.async_store import AsyncStateStore, AsyncTransaction
+from statestore.checking.namespaces import chosen, renaming
 from statestore.engine.async_database import finished
-from statestore.engine.calls import Call
+from statestore.engine.calls import Call, NamespaceCall
 from statestore.engine.database import Database
 from statestore.engine.flows import Flow, run, run_async
 from statestore.engine.threaded_database import ThreadedDatabase
 from statestore.errors import SessionNotFoundError
 from statestore.portable.exports import Exported, encoded, write_sessions
-from statestore.portable.files import FORMAT, VERSION, Part, Progress, Survey
-from statestore.portable.imports import Totals, bring_part, forget, insert, insert_part, parts_left
+from statestore.portable.files import FORMAT, LABELLED, VERSION, Part, Progress, Survey
+from statestore.portable.imports import Mark, Totals, bring_part, forget, insert, insert_part, parts_left
 from statestore.portable.jobs import Crew, check_jobs, one_moment, write_by_crew
+from statestore.repositories.expiry.namespaces import NamespaceRepository
 from statestore.repositories.portable import portable_sessions
 from statestore.repositories.portable.portable_checks import Histories
 from statestore.repositories.portable.portable_pages import Page, PortablePages
 from statestore.store import StateStore
 from statestore.values.saved_sessions import SavedSession
 
-_HEADER = {"type": "header", "format": FORMAT, "version": VERSION}
+Namespaces: TypeAlias = str | Iterable[str] | None
 
 
 def export_sessions(
@@ -44,6 +46,7 @@ def export_sessions(
     *,
     session_ids: Sequence[str] | None = None,
     user_id: str | None = None,
+    namespaces: Namespaces = None,
     jobs: int = 1,
     expect: Progress = lambda lines: None,
     progress: Progress = lambda lines: None,
@@ -57,22 +60,25 @@ def export_sessions(
         file: Open for writing. It is written from start to end.
         session_ids: Only these, with what belongs to them; by default all of the store's namespace.
         user_id: Only those of this user, with what belongs to them.
+        namespaces: Those of these namespaces instead of the store's own: a name, a prefix such as `acme/*`, or a list
+            of these; see `sessions.page`. Each line of the file then says its namespace, and an import brings it back
+            there.
         jobs: How many processes read and write at once, each on a connection of its own. The file is the same. They
             keep parts of it in the folder for temporary files for a while.
         expect: Called once, before the first entry, with the approximate number of lines to come.
         progress: Called with the number of lines written since the last call.
 
     Raises:
-        SessionNotFoundError: One of the ids has no session.
-        InvalidValueError: *jobs* is not between 1 and 64, or other processes cannot open the store's database: it is in
-            memory, or an engine of the caller's.
+        SessionNotFoundError: One of the ids has no session, in any of the namespaces.
+        InvalidValueError: *namespaces* are none. Or *jobs* is not between 1 and 64, or other processes cannot open the
+            store's database: it is in memory, or an engine of the caller's. Nothing was written.
     """
     check_jobs(jobs, store._database)
-    export = _Export(store.namespace, file, expect, progress)
+    export = _Export(store.namespace, file, session_ids, user_id, namespaces, expect, progress)
     if jobs > 1:
-        return export.by_crew(store._database, session_ids, user_id, jobs)
+        return export.by_crew(store._database, jobs)
     with store._database.snapshot() as runner:
-        return run(store._database.telemetry.watched(runner), export.flow(session_ids, user_id))
+        return run(store._database.telemetry.watched(runner), export.flow())
 
 
 async def export_sessions_async(
@@ -81,6 +87,7 @@ async def export_sessions_async(
     *,
     session_ids: Sequence[str] | None = None,
     user_id: str | None = None,
+    namespaces: Namespaces = None,
     jobs: int = 1,
     expect: Progress = lambda lines: None,
     progress: Progress = lambda lines: None,
@@ -88,13 +95,11 @@ async def export_sessions_async(
     """As `export_sessions`, awaited. *file* is written, and *expect* and *progress* are called, in worker threads."""
     database = _in_threads(store)
     check_jobs(jobs, database)
-    export = _Export(store.namespace, file, expect, progress)
+    export = _Export(store.namespace, file, session_ids, user_id, namespaces, expect, progress)
     if jobs > 1 and database is not None:
-        work = partial(export.by_crew, database, session_ids, user_id, jobs)
-        return await _until_stopped(export.stop, work)
+        return await _until_stopped(export.stop, partial(export.by_crew, database, jobs))
     async with store._database.snapshot() as runner:
-        flow = export.flow(session_ids, user_id)
-        return await run_async(store._database.telemetry.watched_async(runner), flow, in_thread=True)
+        return await run_async(store._database.telemetry.watched_async(runner), export.flow(), in_thread=True)
 
 
 def _in_threads(store: AsyncStateStore) -> Database | None:
@@ -117,25 +122,39 @@ class _Stopped(Exception):
 
 
 class _Export:
-    def __init__(self, namespace: str, file: BinaryIO, expect: Progress, progress: Progress) -> None:
-        self._namespace = namespace
+    def __init__(
+        self,
+        namespace: str,
+        file: BinaryIO,
+        session_ids: Sequence[str] | None,
+        user_id: str | None,
+        namespaces: Namespaces,
+        expect: Progress,
+        progress: Progress,
+    ) -> None:
+        self._own = namespace
+        self._several = chosen(namespaces)
+        self._names = [namespace]
         self._file = file
+        self._session_ids = session_ids
+        self._user_id = user_id
+        # The lines of the ledger, those of sessions that are gone too, come in the end.
+        self._everything = session_ids is None and user_id is None
         self._expect = expect
         self._progress = progress
         self._totals = Totals()
         self.stop = threading.Event()
 
-    def flow(self, session_ids: Sequence[str] | None, user_id: str | None) -> Flow[Totals]:
-        everything = session_ids is None and user_id is None
+    def flow(self) -> Flow[Totals]:
         with closing(Exported()) as exported:
-            yield from self._sessions(exported, session_ids, user_id)
-            for sessions in exported.chunks():
-                yield from write_sessions(sessions, exported, self._write, usage=not everything)
-        return (yield from self._end(everything))
+            yield from self._sessions(exported)
+            for namespace, sessions in exported.chunks():
+                write = partial(self._write, namespace)
+                yield from write_sessions(namespace, sessions, exported, write, usage=not self._everything)
+        return (yield from self._end())
 
-    def by_crew(self, database: Database, session_ids: Sequence[str] | None, user_id: str | None, jobs: int) -> Totals:
+    def by_crew(self, database: Database, jobs: int) -> Totals:
         """As `flow`, where other processes write what is behind the sessions."""
-        everything = session_ids is None and user_id is None
         database = database.for_snapshots()
         with (
             tempfile.TemporaryDirectory(prefix="statestore-") as folder,
@@ -143,32 +162,39 @@ class _Export:
             Crew(database, jobs) as crew,
             one_moment(database, crew) as runner,
         ):
-            run(runner, self._sessions(exported, session_ids, user_id))
-            write_by_crew(crew, exported, folder, self._file, self._count, usage=not everything)
-            return run(runner, self._end(everything))
+            run(runner, self._sessions(exported))
+            how = {"usage": not self._everything, "labelled": self._several is not None}
+            write_by_crew(crew, exported, folder, self._file, self._count, how)
+            return run(runner, self._end())
 
-    def _sessions(self, exported: Exported, session_ids: Sequence[str] | None, user_id: str | None) -> Flow[None]:
-        self._line(_HEADER)
-        options: dict[str, Any] = {"session_ids": session_ids, "user_id": user_id, "after": None}
-        while page := (yield Call(PortablePages.sessions, (), dict(options))):
-            exported.add(page)
-            self._write("session", page)
-            options["after"] = page[-1]
-        wanted = set(session_ids or ())
-        for missing in sorted(wanted - exported.having(wanted)):
-            raise SessionNotFoundError(missing, self._namespace)
+    def _sessions(self, exported: Exported) -> Flow[None]:
+        if self._several is not None:
+            self._names = yield Call(NamespaceRepository.names, (self._several, "export"))
+        self._line({"type": "header", "format": FORMAT, "version": VERSION if self._several is None else LABELLED})
+        missing = set(self._session_ids or ())
+        for name in self._names:
+            options: dict[str, Any] = {"session_ids": self._session_ids, "user_id": self._user_id, "after": None}
+            while page := (yield NamespaceCall(name, PortablePages.sessions, **options)):
+                exported.add(name, page)
+                self._write(name, "session", page)
+                options["after"] = page[-1]
+            missing -= exported.having(name, missing)
+        if missing:
+            raise SessionNotFoundError(min(missing), str(self._several or self._own))
         self._expect(exported.sessions + exported.entries)
 
-    def _end(self, everything: bool) -> Flow[Totals]:
-        lines: Page | None = (yield Call(PortablePages.all_usage, (None,))) if everything else None
-        while lines is not None and lines.rows:
-            self._write("usage", lines.rows)
-            lines = (yield Call(PortablePages.all_usage, (lines.rows[-1],))) if lines.more else None
+    def _end(self) -> Flow[Totals]:
+        for name in self._names if self._everything else ():
+            lines: Page | None = yield NamespaceCall(name, PortablePages.all_usage, None)
+            while lines is not None and lines.rows:
+                self._write(name, "usage", lines.rows)
+                after = lines.rows[-1] if lines.more else None
+                lines = (yield NamespaceCall(name, PortablePages.all_usage, after)) if after else None
         self._line({"type": "end", "lines": self._totals.lines})
         return self._totals
 
-    def _write(self, kind: str, rows: list[dict[str, Any]]) -> None:
-        self._file.write(encoded(kind, rows))
+    def _write(self, namespace: str, kind: str, rows: list[dict[str, Any]]) -> None:
+        self._file.write(encoded(kind, rows, None if self._several is None else namespace))
         self._count({kind: len(rows)})
 
     def _count(self, lines: Mapping[str, int]) -> None:
@@ -189,9 +215,13 @@ def import_sessions(
     replace: bool = False,
     resume: bool = False,
     jobs: int = 1,
+    rename: Mapping[str, str] | None = None,
     progress: Progress = lambda size: None,
 ) -> Totals:
-    """Import the sessions of an exported *file* into the store's namespace.
+    r"""Import the sessions of an exported *file*.
+
+    They come into the store's namespace; those of a file of several namespaces each into the one that it was in,
+    whatever the store's is.
 
     All or none, in one transaction. With *replace*, *resume* or more *jobs* than one, in several short transactions,
     each of which imports some sessions, so that nobody waits long. One that is cut off has imported some of them: the
@@ -205,30 +235,34 @@ def import_sessions(
         replace: Overwrite sessions that exist already, with what belongs to them. Their forks keep what they see, and
             recorded usage that is not in the file stays recorded.
         resume: Leave alone what an import of the same file, with any of these three, has imported before it was cut
-            off. The totals do not count it.
+            off. The totals do not count it. Where all of it is there already, nothing is written.
         jobs: How many processes import at once, each on a connection of its own.
+        rename: Of a file of several namespaces, which of them come into others: names or prefixes, and what takes
+            their place, such as `{"acme/*": "copy/*", "bob": "alice"}`, or `{"*": "one"}` for all into one. A name
+            comes before a prefix, a longer prefix before a shorter one. `\*` at the end is the character.
         progress: Called with the number of bytes read since the last call.
 
     Raises:
         SessionExistsError: A session exists already, and *replace* is false. Nothing was written, unless it was made
             while an import in several transactions was under way.
         InvalidValueError: The file was not written by `export_sessions`, is damaged, or ends too early. Nothing was
-            written, unless the sessions conflict with others that exist already. Or *jobs* is not between 1 and 64, or
-            other processes cannot open the store's database. Nothing was written.
+            written, unless the sessions conflict with others that exist already. Or *rename* is something else, brings
+            two sessions of one id into one namespace, or is given for a file of one namespace; or *jobs* is not between
+            1 and 64, or other processes cannot open the store's database. Nothing was written.
     """
     check_jobs(jobs, store._database)
     totals = Totals()
-    with closing(Survey(file, progress, shared=jobs > 1)) as survey:
+    with closing(Survey(file, progress, store.namespace, renaming(rename), shared=jobs > 1)) as survey:
         if jobs > 1:
             return _by_crew(store._database, survey, progress, threading.Event(), jobs, replace, resume)
         if replace or resume:
-            for number, part in run(store._database, parts_left(store.namespace, survey, progress, replace, resume)):
-                totals.include(bring_part(store, part, replace=replace, mark=(survey.digest, number)))
+            for part, mark in run(store._database, parts_left(survey, progress, replace, resume)):
+                totals.include(bring_part(store, part, replace=replace, mark=mark))
             run(store._database, forget(survey))
             return totals
         with store.transaction() as tx:
             for part in survey.parts():
-                totals.include(run(tx._runner, insert(store.namespace, part.records(), replace=False)))
+                totals.include(run(tx._runner, insert_part(part, replace=False)))
     return totals
 
 
@@ -239,33 +273,32 @@ async def import_sessions_async(
     replace: bool = False,
     resume: bool = False,
     jobs: int = 1,
+    rename: Mapping[str, str] | None = None,
     progress: Progress = lambda size: None,
 ) -> Totals:
     """As `import_sessions`, awaited. *file* is read, and *progress* is called, in worker threads."""
     database = _in_threads(store)
     check_jobs(jobs, database)
     totals = Totals()
-    surveying = asyncio.to_thread(partial(Survey, file, progress, shared=jobs > 1))
-    with closing(await finished(surveying)) as survey:
+    looking = partial(Survey, file, progress, store.namespace, renaming(rename), shared=jobs > 1)
+    with closing(await finished(asyncio.to_thread(looking))) as survey:
         if jobs > 1 and database is not None:
             stop = threading.Event()
             work = partial(_by_crew, database, survey, progress, stop, jobs, replace, resume)
             return await _until_stopped(stop, work)
         if replace or resume:
-            left = parts_left(store.namespace, survey, progress, replace, resume)
-            for number, part in await run_async(store._database, left, in_thread=True):
+            left = parts_left(survey, progress, replace, resume)
+            for part, mark in await run_async(store._database, left, in_thread=True):
 
-                async def bring(tx: AsyncTransaction, part: Part = part, number: int = number) -> Totals:
-                    flow = insert_part(store.namespace, part, replace, (survey.digest, number))
-                    return await run_async(tx._runner, flow, in_thread=True)
+                async def bring(tx: AsyncTransaction, part: Part = part, mark: Mark = mark) -> Totals:
+                    return await run_async(tx._runner, insert_part(part, replace=replace, mark=mark), in_thread=True)
 
                 totals.include(await store.run_transaction(bring))
             await run_async(store._database, forget(survey))
             return totals
         async with store.transaction() as tx:
             for part in survey.parts():
-                flow = insert(store.namespace, part.records(), replace=False)
-                totals.include(await run_async(tx._runner, flow, in_thread=True))
+                totals.include(await run_async(tx._runner, insert_part(part, replace=False), in_thread=True))
     return totals
 
 
@@ -280,17 +313,17 @@ def _by_crew(
 ) -> Totals:
     """Import a file by several processes, a part at a time each."""
     totals = Totals()
-    left = run(database, parts_left(database.settings.namespace, survey, progress, replace, resume))
+    left = run(database, parts_left(survey, progress, replace, resume))
     tasks = (
-        {"do": "bring", "part": part.tell(), "how": {"replace": replace, "mark": (survey.digest, number)}}
-        for number, part in left
+        {"do": "bring", "part": part.tell(), "how": {"replace": replace, "mark": tuple(mark)}} for part, mark in left
     )
-    with Crew(database, min(jobs, max(len(left), 1)), files={"file": survey.descriptor}) as crew:
-        for done in crew.results(tasks):
-            totals.include(Totals(**done["totals"]))
-            progress(done["size"])
-            if stop.is_set():
-                raise _Stopped
+    if left:
+        with Crew(database, min(jobs, len(left)), files={"file": survey.descriptor}) as crew:
+            for done in crew.results(tasks):
+                totals.include(Totals(**done["totals"]))
+                progress(done["size"])
+                if stop.is_set():
+                    raise _Stopped
     run(database, forget(survey))
     return totals
 

@@ -4,12 +4,13 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
 from statestore.engine.calls import Call
-from statestore.engine.flows import Flow
+from statestore.engine.flows import Flow, within
 from statestore.repositories.portable.portable_pages import PAGE, Overview, Page, Piece, PortablePages
 from statestore.repositories.sessions import segments
 from statestore.repositories.sessions.segments import Segment
@@ -19,7 +20,7 @@ Write: TypeAlias = Callable[[str, Lines], None]
 
 
 class Exported:
-    """The sessions of an export, in the order of their ids: on disk if they are many."""
+    """The sessions of an export, by namespace in the order of their ids: on disk if they are many."""
 
     def __init__(self, path: str = "", *, reading: bool = False) -> None:
         """*path*: of a file that other processes read. Without one it is a temporary one, mostly in memory."""
@@ -30,31 +31,35 @@ class Exported:
             return
         self._kept.execute("PRAGMA journal_mode = OFF")
         self._kept.execute("PRAGMA synchronous = OFF")
-        self._kept.execute("CREATE TABLE kept (session_id TEXT PRIMARY KEY, first_seq, next_seq) WITHOUT ROWID")
+        self._kept.execute(
+            "CREATE TABLE kept (namespace TEXT, session_id TEXT, first_seq, next_seq,"
+            " PRIMARY KEY (namespace, session_id)) WITHOUT ROWID"
+        )
 
     def close(self) -> None:
         self._kept.close()
 
-    def add(self, page: Lines) -> None:
-        rows = [(one["session_id"], one["first_seq"], one["next_seq"]) for one in page]
+    def add(self, namespace: str, page: Lines) -> None:
+        rows = [(namespace, one["session_id"], one["first_seq"], one["next_seq"]) for one in page]
         self._kept.execute("BEGIN")
-        self._kept.executemany("INSERT INTO kept VALUES (?, ?, ?)", rows)
+        self._kept.executemany("INSERT INTO kept VALUES (?, ?, ?, ?)", rows)
         self._kept.execute("COMMIT")
         self.sessions += len(rows)
-        self.entries += sum(next_seq - first_seq for _, first_seq, next_seq in rows)
+        self.entries += sum(next_seq - first_seq for _, _, first_seq, next_seq in rows)
 
-    def having(self, session_ids: Iterable[str]) -> set[str]:
+    def having(self, namespace: str, session_ids: Iterable[str]) -> set[str]:
         """Those of some sessions that are exported."""
-        found = "SELECT 1 FROM kept WHERE session_id = ?"
-        return {one for one in session_ids if self._kept.execute(found, (one,)).fetchone()}
+        found = "SELECT 1 FROM kept WHERE namespace = ? AND session_id = ?"
+        return {one for one in session_ids if self._kept.execute(found, (namespace, one)).fetchone()}
 
-    def chunks(self) -> Iterator[list["Kept"]]:
-        """The sessions, as many at a time as are read together."""
-        after = ""
-        page = "SELECT * FROM kept WHERE session_id > ? ORDER BY session_id LIMIT ?"
-        while rows := self._kept.execute(page, (after, PAGE)).fetchall():
-            after = rows[-1][0]
-            yield [Kept(*row) for row in rows]
+    def chunks(self) -> Iterator[tuple[str, list["Kept"]]]:
+        """The sessions with their namespace, as many at a time as are read together."""
+        after = ("", "")
+        page = "SELECT * FROM kept WHERE (namespace, session_id) > (?, ?) ORDER BY namespace, session_id LIMIT ?"
+        while rows := self._kept.execute(page, (*after, PAGE)).fetchall():
+            after = rows[-1][:2]
+            for namespace, some in groupby(rows, key=lambda row: row[0]):
+                yield namespace, [Kept(*row[1:]) for row in some]
 
 
 class Kept(NamedTuple):
@@ -65,15 +70,24 @@ class Kept(NamedTuple):
     next_seq: int
 
 
-def encoded(kind: str, rows: Lines) -> bytes:
-    """The lines of the file for rows of a kind."""
-    return b"".join([orjson.dumps({"type": kind, **row}, option=orjson.OPT_APPEND_NEWLINE) for row in rows])
+def encoded(kind: str, rows: Lines, namespace: str | None) -> bytes:
+    """The lines of the file for rows of a kind, which say their *namespace* if it is given."""
+    place = {"type": kind} if namespace is None else {"type": kind, "namespace": namespace}
+    return b"".join([orjson.dumps({**place, **row}, option=orjson.OPT_APPEND_NEWLINE) for row in rows])
 
 
-def write_sessions(sessions: Sequence[Kept], exported: Exported, write: Write, *, usage: bool) -> Flow[None]:
-    """Write what belongs to some of the sessions, the lines of the ledger only with *usage*."""
+def write_sessions(
+    namespace: str, sessions: Sequence[Kept], exported: Exported, write: Write, *, usage: bool
+) -> Flow[None]:
+    """Write what belongs to some sessions of a namespace, the lines of the ledger only with *usage*."""
+    return within(namespace, _write_sessions(namespace, sessions, exported, write, usage))
+
+
+def _write_sessions(
+    namespace: str, sessions: Sequence[Kept], exported: Exported, write: Write, usage: bool
+) -> Flow[None]:
     overview: Overview = yield Call(PortablePages.overview, ([one.session_id for one in sessions],))
-    owners = exported.having({segment.owner for found in overview.segments.values() for segment in found})
+    owners = exported.having(namespace, {one.owner for found in overview.segments.values() for one in found})
     shared: dict[str, list[Segment]] = {}
     pieces: list[Piece] = []
     for session_id, first_seq, next_seq in sessions:

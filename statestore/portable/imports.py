@@ -1,11 +1,12 @@
 """The rows of a file, into the tables: some at a time, in one transaction for all or in one for each part."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
-from statestore.engine.calls import Call
-from statestore.engine.flows import Flow, run
+from statestore.engine.calls import Call, NamespaceCall
+from statestore.engine.flows import Flow, run, within
 from statestore.errors import ConflictError, DatabaseError, InvalidValueError, SessionExistsError
 from statestore.portable.files import Part, Progress, Survey
 from statestore.repositories.portable import portable_ledger
@@ -47,42 +48,65 @@ class Totals:
 _TOTALS = dict(zip(TABLES, (field.name for field in fields(Totals)), strict=True))
 
 
-def parts_left(
-    namespace: str, survey: Survey, progress: Progress, replace: bool, resume: bool
-) -> Flow[list[tuple[int, Part]]]:
-    """The parts that are to be imported, with their numbers."""
+class Mark(NamedTuple):
+    """Where it is noted that a part of a file is there."""
+
+    namespace: str
+    digest: str
+    part: int
+
+
+def parts_left(survey: Survey, progress: Progress, replace: bool, resume: bool) -> Flow[list[tuple[Part, Mark]]]:
+    """The parts that are to be imported, each with what is noted when it is."""
+    place = survey.namespace, survey.digest
     marked: set[int] = set()
-    if resume:
-        marked = yield _call(PortableWork.marked, survey.digest)
+    if not resume:
+        yield from forget(survey)
     else:
-        yield _call(PortableWork.forget_marks, survey.digest)
+        marked = yield NamespaceCall(survey.namespace, PortableWork.marked, survey.digest)
+        if not marked and not replace and (yield from _is_there(survey)):
+            marked = {number for number, _ in enumerate(survey.parts())}
     left = []
     for number, part in enumerate(survey.parts()):
         if number in marked:
             progress(part.size)
             continue
-        left.append((number, part))
-        if not replace and (living := (yield _call(PortableWork.living, part.session_ids))) is not None:
-            raise SessionExistsError(living, namespace)
+        left.append((part, Mark(*place, number)))
+        if not replace and (living := (yield NamespaceCall(part.namespace, PortableWork.living, part.session_ids))):
+            raise SessionExistsError(min(living), part.namespace)
     return left
 
 
+def _is_there(survey: Survey) -> Flow[bool]:
+    """Whether all sessions of a file are there, made at the same moments, but for some that may have expired."""
+    found = False
+    for part in survey.parts():
+        there: Mapping[str, datetime] = yield NamespaceCall(part.namespace, PortableWork.living, part.session_ids)
+        for session_id in part.session_ids:
+            made = survey.made[part.namespace, session_id]
+            if there.get(session_id, made.at if made.may_expire else None) != made.at:
+                return False
+        found |= bool(there)
+    return found
+
+
 def forget(survey: Survey) -> Flow[None]:
-    yield _call(PortableWork.forget_marks, survey.digest)
+    yield NamespaceCall(survey.namespace, PortableWork.forget_marks, survey.digest)
 
 
-def bring_part(store: StateStore, part: Part, *, replace: bool, mark: tuple[str, int]) -> Totals:
+def bring_part(store: StateStore, part: Part, *, replace: bool, mark: Mark) -> Totals:
     """Import a part of a file in a transaction of its own, which notes that it is there."""
 
     def bring(tx: Transaction) -> Totals:
-        return run(tx._runner, insert_part(store.namespace, part, replace, mark))
+        return run(tx._runner, insert_part(part, replace=replace, mark=mark))
 
     return store.run_transaction(bring)
 
 
-def insert_part(namespace: str, part: Part, replace: bool, mark: tuple[str, int]) -> Flow[Totals]:
-    totals = yield from insert(namespace, part.records(), replace=replace)
-    yield _call(PortableWork.mark, *mark)
+def insert_part(part: Part, *, replace: bool, mark: Mark | None = None) -> Flow[Totals]:
+    totals = yield from within(part.namespace, insert(part.namespace, part.records(), replace=replace))
+    if mark is not None:
+        yield NamespaceCall(mark.namespace, PortableWork.mark, mark.digest, mark.part)
     return totals
 
 

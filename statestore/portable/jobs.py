@@ -202,18 +202,27 @@ def _once(call: Call) -> Flow[Any]:
 
 
 def write_by_crew(
-    crew: Crew, exported: Exported, folder: str, file: BinaryIO, count: Callable[[Mapping[str, int]], None], usage: bool
+    crew: Crew,
+    exported: Exported,
+    folder: str,
+    file: BinaryIO,
+    count: Callable[[Mapping[str, int]], None],
+    how: Mapping[str, bool],
 ) -> None:
-    """Write what belongs to the sessions to *file*, in their order; *count* is told how many lines of which kinds."""
+    """Write what belongs to the sessions to *file*, in their order; *count* is told how many lines of which kinds.
+
+    *how*: the lines of the ledger too, if `usage`, and if `labelled` each line with its namespace.
+    """
     tasks = (
         {
             "do": "export",
+            "namespace": namespace,
             "sessions": [tuple(one) for one in sessions],
             "kept": exported.path,
-            "usage": usage,
             "to": os.path.join(folder, str(number)),
+            **how,
         }
-        for number, sessions in enumerate(exported.chunks())
+        for number, (namespace, sessions) in enumerate(exported.chunks())
     )
     for task in crew.results(tasks):
         with open(task["to"], "rb") as part:
@@ -245,23 +254,24 @@ class _Worker:
     def export(self, task: Mapping[str, Any]) -> dict[str, Any]:
         if self._exported is None:
             self._exported = self._stack.enter_context(closing(Exported(task["kept"], reading=True)))
-        lines: dict[str, int] = {}
+        namespace, lines = task["namespace"], dict[str, int]()
         with open(task["to"], "wb") as file:
 
             def write(kind: str, rows: Lines) -> None:
-                file.write(encoded(kind, rows))
+                file.write(encoded(kind, rows, namespace if task["labelled"] else None))
                 lines[kind] = lines.get(kind, 0) + len(rows)
 
             sessions = [Kept(*one) for one in task["sessions"]]
-            run(self._runner, write_sessions(sessions, self._exported, write, usage=task["usage"]))
+            run(self._runner, write_sessions(namespace, sessions, self._exported, write, usage=task["usage"]))
         return {"to": task["to"], "lines": lines}
 
     def bring(self, task: Mapping[str, Any]) -> dict[str, Any]:
         from statestore.portable.files import Part
-        from statestore.portable.imports import bring_part
+        from statestore.portable.imports import Mark, bring_part
 
-        part = Part.told(task["part"], BufferedReader(At(self._files["file"])))
-        return {"totals": asdict(bring_part(self._store, part, **task["how"])), "size": part.size}
+        part, how = Part.told(task["part"], BufferedReader(At(self._files["file"]))), task["how"]
+        done = bring_part(self._store, part, replace=how["replace"], mark=Mark(*how["mark"]))
+        return {"totals": asdict(done), "size": part.size}
 
 
 def main() -> None:

@@ -113,7 +113,7 @@ REPORTS = {
             "expiry_backlog",
             "what is due to be deleted but was not swept yet",
             ("kind",),
-            (),
+            NAMESPACES,
             ("due", "oldest_due_at", "overdue_seconds"),
             ("due", "oldest_due_at", "overdue_seconds"),
         ),

@@ -380,6 +380,7 @@ cache_claims = Table(
 
 VIEWS = (
     "usage_lines",
+    "usage_unsummed_lines",
     "usage_by_day",
     "usage_by_session",
     "usage_by_user",

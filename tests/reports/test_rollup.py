@@ -75,6 +75,7 @@ class Rolling(Ledger):
         agree(self.store)
         agree(self.store, user_id="ada")
         agree(self.store, session_id="a", tool_name="search")
+        agree(self.store, namespaces=self.namespace)
         self.views_agree()
 
     def views_agree(self) -> None:

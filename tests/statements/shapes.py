@@ -9,8 +9,9 @@ from statestore.engine.sql import Statement
 from statestore.repositories.cache import counters as cache_counters
 from statestore.repositories.cache import listing as cache_listing
 from statestore.repositories.cache import statements as cache_statements
+from statestore.repositories.expiry import backlog
 from statestore.repositories.history import append_batches, appending, entry_edits, entry_reads, entry_rows, reading
-from statestore.repositories.sessions import holding, lifecycle, listing, session_rows
+from statestore.repositories.sessions import holding, lifecycle, listing, session_rows, statistics
 from statestore.repositories.state import scopes
 from statestore.repositories.state import statements as state
 from statestore.repositories.usage import report_sql
@@ -84,6 +85,9 @@ SHAPES: dict[Any, tuple[str, dict[str, Any]]] = {
     report_sql.span: ("of the store's namespace", {"within": report_sql.OWN}),
     report_sql.cache_by_day: ("of the store's namespace", {"within": report_sql.OWN}),
     report_sql.storage: ("of the store's namespace", {"within": report_sql.OWN}),
+    backlog._backlog: ("of the store's namespace, with a retention", {"within": backlog._OWN, "idle": (backlog._OWN,)}),
+    backlog._max_idle: ("of the store's namespace", {"within": backlog._OWN}),
+    statistics.store_stats: ("of the store's namespace", {"within": statistics.OWN}),
     session_rows.update_statement: ("the title, of a known revision", {"columns": ("title",), "checked": True}),
     state.set_many: ("two keys of a session", {"scope": scopes.SESSION, "count": 2, "alone": False}),
 }

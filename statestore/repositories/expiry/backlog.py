@@ -1,32 +1,61 @@
 """What is due for deletion and is still there."""
 
-from datetime import timedelta
+import re
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from functools import lru_cache
 
-from statestore.checking import checks
+from statestore.checking.namespaces import chosen
 from statestore.engine.calls import reads
 from statestore.engine.sql import Statement
+from statestore.engine.sql_parts import in_namespaces
 from statestore.repositories.base import Repository
-from statestore.repositories.sessions import endings
-from statestore.repositories.usage.periods import EARLIEST
+from statestore.repositories.sessions import endings, lease_checks
 from statestore.values.operations import Figures
 from statestore.values.sessions import STATUSES
 from statestore.values.usage import ExpiryBacklog
 
-# The view does the same by the database's clock; here the store's decides.
-_BACKLOG = Statement(f"""
+
+@lru_cache(maxsize=16)
+def _backlog(within: str, idle: tuple[str, ...]) -> Statement:
+    """What is due in namespaces, together. The view does the same by the database's clock; here the store's decides.
+
+    *within* says of row `r` in which it is; *idle* the same, for each time after which sessions are idle.
+    """
+    since = [within.replace("r.", f"{row}.") for row in "sec"]
+    return Statement(
+        f"""
     SELECT 'expired_sessions', count(*), min(s.expires_at), $now FROM $sessions AS s
-    WHERE s.namespace = :namespace AND s.expires_at <= $now
-    UNION ALL
-    SELECT 'idle_sessions', count(*), min(s.last_activity_at), $now FROM $sessions AS s
-    WHERE s.namespace = :namespace AND {endings.IS_IDLE}
+    WHERE {since[0]} AND s.expires_at <= $now
     UNION ALL
     SELECT 'expired_state', count(*), min(e.expires_at), $now FROM (
-        SELECT e.expires_at FROM $state_entries AS e WHERE e.namespace = :namespace AND e.expires_at <= $now
-        UNION ALL SELECT e.expires_at FROM $shared_state AS e
-        WHERE e.namespace = :namespace AND e.expires_at <= $now) AS e
+        SELECT e.expires_at FROM $state_entries AS e WHERE {since[1]} AND e.expires_at <= $now
+        UNION ALL SELECT e.expires_at FROM $shared_state AS e WHERE {since[1]} AND e.expires_at <= $now) AS e
     UNION ALL
     SELECT 'expired_cache', count(*), min(c.keep_until), $now FROM $cache_entries AS c
-    WHERE c.namespace = :namespace AND c.keep_until <= $now""")
+    WHERE {since[2]} AND c.keep_until <= $now"""
+        + "".join(
+            f"""
+    UNION ALL
+    SELECT 'idle_{number}', count(*), min(s.last_activity_at), $now FROM $sessions AS s
+    WHERE {which.replace("r.", "s.")} AND {_IS_IDLE.replace("#", str(number))}"""
+            for number, which in enumerate(idle)
+        )
+    )
+
+
+_OWN = "r.namespace = :namespace"
+# After one of several times, in a row's own namespace.
+_IS_IDLE = re.sub(":(idle_since|max_idle)", r":\1_#", endings.IS_IDLE).replace(
+    "p.namespace = :namespace", "p.namespace = s.namespace"
+)
+
+
+@lru_cache(maxsize=16)
+def _max_idle(within: str) -> Statement:
+    """After how long sessions are idle, by namespace, and the time."""
+    return Statement(f"""
+    SELECT $now, r.namespace, r.value FROM $store_settings AS r WHERE r.name = 'max_idle' AND {within}""")
 
 
 def _due(kind: str, table: str, column: str) -> str:
@@ -44,9 +73,6 @@ _FIGURES = Statement(f"""{_due("expired_sessions", "sessions", "expires_at")}
     SELECT s.status, count(*), NULL, $now FROM (
         SELECT s.status FROM $sessions AS s WHERE s.namespace = :namespace LIMIT :most) AS s GROUP BY s.status""")
 
-_MAX_IDLE = Statement("""
-    SELECT $now, (SELECT value FROM $store_settings WHERE namespace = :namespace AND name = 'max_idle')""")
-
 
 class BacklogRepository(Repository, group="usage"):
     """How far the sweep is behind."""
@@ -54,19 +80,39 @@ class BacklogRepository(Repository, group="usage"):
     may_lag = True
 
     @reads
-    def expiry_backlog(self) -> list[ExpiryBacklog]:
-        """What is due for deletion but not swept yet; empty if everything was swept."""
-        ((now, setting),) = self._link.all(_MAX_IDLE)
-        now = self._link.dialect.time(now)
-        max_idle = None if setting is None else timedelta(microseconds=setting)
-        idle = endings.idle_params(*((EARLIEST, checks.MAX_TTL) if max_idle is None else (now, max_idle)))
-        backlog = []
-        for kind, due, oldest, at in self._link.all(_BACKLOG, **idle):
+    def expiry_backlog(self, *, namespaces: str | Iterable[str] | None = None) -> list[ExpiryBacklog]:
+        """What is due for deletion but not swept yet; empty if everything was swept.
+
+        Args:
+            namespaces: In these namespaces together instead of the store's own: a name, a prefix such as `acme/*`, or a
+                list of these; see `sessions.page`. What is idle goes by the retention of each.
+        """
+        several = chosen(namespaces)
+        within, params = in_namespaces(several, "r")
+        time = self._link.dialect.time
+        idle: dict[timedelta, list[str]] = {}
+        for at, name, value in self._link.all(_max_idle(within), **params):
+            now, max_idle = time(at), timedelta(microseconds=value)
+            idle.setdefault(max_idle, []).append(name)
+        for number, (max_idle, names) in enumerate(idle.items()):
+            params |= {f"{name}_{number}": value for name, value in endings.idle_params(now, max_idle).items()}
+            params |= {f"names_{number}": names} if several else {}
+        longest = list(idle)
+        which = tuple(f"r.namespace $in(:names_{number})" if several else within for number in range(len(idle)))
+        found: dict[str, tuple[int, datetime, datetime]] = {}
+        for kind, due, oldest, at in self._link.all(
+            _backlog(within, which), latest_lease=lease_checks.LATEST, **params
+        ):
             if due:
-                since = self._link.dialect.time(oldest) + (max_idle or timedelta(0)) * (kind == "idle_sessions")
-                overdue = self._link.dialect.time(at) - since
-                backlog.append(ExpiryBacklog(kind=kind, due=due, oldest_due_at=since, overdue=overdue))
-        return backlog
+                since = time(oldest)
+                if kind.startswith("idle_"):
+                    kind, since = "idle_sessions", since + longest[int(kind.removeprefix("idle_"))]
+                before = found.get(kind, (0, since, time(at)))
+                found[kind] = (before[0] + due, min(before[1], since), before[2])
+        return [
+            ExpiryBacklog(kind=kind, due=due, oldest_due_at=since, overdue=at - since)
+            for kind, (due, since, at) in found.items()
+        ]
 
 
 class FiguresRepository(Repository, group="store"):

@@ -31,8 +31,8 @@ _FIND_USAGE = Statement("""
     SELECT session_id FROM $usage_ledger WHERE namespace = :namespace AND session_id $in(:session_ids) LIMIT 1""")
 
 _LIVING = Statement("""
-    SELECT s.session_id FROM $sessions AS s
-    WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND $live LIMIT 1""")
+    SELECT s.session_id, s.created_at FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND $live""")
 # In the order of their ids, as everywhere, so that two imports do not wait for each other in a circle.
 _LOCK_ANY = Statement("""
     SELECT s.session_id, $live FROM $sessions AS s
@@ -129,12 +129,10 @@ class PortableWork(Repository):
         self._link.run(_FORGET_MARKS, prefix=prefix, prefix_end=end)
 
     @reads
-    def living(self, session_ids: Sequence[str]) -> str | None:
-        """One of the sessions that is there, and has not expired."""
-        row = self._link.one(_LIVING, session_ids=list(session_ids))
-        (session_id,) = row or (None,)
-        found: str | None = session_id
-        return found
+    def living(self, session_ids: Sequence[str]) -> dict[str, datetime]:
+        """Those of the sessions that are there, and have not expired, with the times at which they were made."""
+        found = self._link.all(_LIVING, session_ids=list(session_ids))
+        return {session_id: self._link.dialect.time(made_at) for session_id, made_at in found}
 
     @writes
     def make_room(self, session_ids: Sequence[str], *, replace: bool) -> list[str]:

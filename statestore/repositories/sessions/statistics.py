@@ -1,13 +1,16 @@
 """Figures about a session, and about a namespace: one statement each."""
 
+from collections.abc import Iterable
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from statestore import schema
 from statestore.checking import checks, exactjson
+from statestore.checking.namespaces import chosen
 from statestore.engine.calls import reads
 from statestore.engine.sql import Statement
-from statestore.engine.sql_parts import each
+from statestore.engine.sql_parts import each, in_namespaces
 from statestore.errors import ReadOnlyError
 from statestore.repositories.base import Repository
 from statestore.repositories.sessions import session_rows
@@ -55,13 +58,19 @@ _SESSION = f"""
     FROM $sessions AS s CROSS JOIN totals AS t
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live"""
 
-_STORE = f"""
-    SELECT count(*), %s, coalesce(sum(s.next_seq - s.first_seq), 0),
-        (SELECT coalesce(sum(h.content_bytes), 0) FROM $history_entries AS h WHERE h.namespace = :namespace)
-        + {_OWN_BYTES % {row: f"{row}.namespace = :namespace" for row in "eim"}}
-    FROM $sessions AS s WHERE s.namespace = :namespace AND $live""" % ", ".join(
-    f"sum(CASE WHEN s.status = '{status}' THEN 1 ELSE 0 END)" for status in STATUSES
-)
+OWN = "r.namespace = :namespace"
+_BY_STATUS = ", ".join(f"sum(CASE WHEN s.status = '{status}' THEN 1 ELSE 0 END)" for status in STATUSES)
+
+
+@lru_cache(maxsize=16)
+def store_stats(within: str) -> Statement:
+    """What namespaces contain, together. *within* says of row `r` in which it is."""
+    rows = {row: within.replace("r.", f"{row}.") for row in "ehims"}
+    return Statement(f"""
+    SELECT count(*), {_BY_STATUS}, coalesce(sum(s.next_seq - s.first_seq), 0),
+        (SELECT coalesce(sum(h.content_bytes), 0) FROM $history_entries AS h WHERE {rows["h"]})
+        + {_OWN_BYTES % rows}
+    FROM $sessions AS s WHERE {rows["s"]} AND $live""")
 
 
 # By the primary key: as quick as it gets, and nothing is ever found.
@@ -69,7 +78,6 @@ _PING = Statement("""
     SELECT $writable, (SELECT s.status FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = '')""")
 
 _SESSION_STATS = Statement(postgresql=_SESSION % "json_object_agg", sqlite=_SESSION % "json_group_object")
-_STORE_STATS = Statement(_STORE)
 
 
 class StatisticsRepository(Repository):
@@ -142,17 +150,23 @@ class StoreStatistics(Repository, group="store"):
             raise ReadOnlyError("the database takes no writes here: it is a standby, read-only, or lacks grants")
 
     @reads
-    def stats(self) -> StoreStats:
+    def stats(self, *, namespaces: str | Iterable[str] | None = None) -> StoreStats:
         """What the namespace contains now: sessions by status, entries, bytes, without what has expired.
 
         It reads everything, so its cost grows with the history: call it for people to look at, not in loops.
+
+        Args:
+            namespaces: What these namespaces contain together, instead of the store's own: a name, a prefix such as
+                `acme/*`, or a list of these; see `sessions.page`. `StoreStats.namespace` then says what was asked for.
         """
-        row = self._link.one(_STORE_STATS)
+        several = chosen(namespaces)
+        within, params = in_namespaces(several, "r")
+        row = self._link.one(store_stats(within), **params)
         assert row is not None
         sessions, *counts, entries, stored = row
         by_status = {status: int(count or 0) for status, count in zip(STATUSES, counts, strict=True)}
         return StoreStats(
-            namespace=self._link.settings.namespace,
+            namespace=self._link.settings.namespace if several is None else str(several),
             sessions=by_status,
             active_sessions=sessions - by_status["dead"],
             entries=int(entries),

@@ -168,15 +168,16 @@ def measured(
     """The measures of `usage_lines` for each of *keys*, which are columns of it or parts of the local time.
 
     *summed* says of which sums, if there are any: those of sessions, for all times and by no part of the time, which
-    are `session` or `use`; or those of days by a key of `rolled.DAYS_BY`, for whole days of UTC and without filters.
-    *within* says of which namespaces: only those of one are summed.
+    are `session` or `use`; or those of days by a key of `rolled.DAYS_BY`, for whole days of UTC and without filters,
+    of one namespace only. *within* says of which namespaces.
     """
-    assert not summed or within == OWN
+    assert within == OWN or summed not in rolled.DAYS_BY
+    is_summed = f"EXISTS ({rolled.STATE})" if within == OWN else rolled.is_summed(within)
     with_parts = _WITH_PARTS if within == OWN else _WITH_PARTS_OF_SEVERAL
     found = [with_parts if name == WITH_PARTS else f"{name} = :{name}" for name in filters]
     where = " AND ".join([within, "at >= :since", "at < :until", *found])
     if summed in rolled.OF_SESSIONS:
-        where += f" AND NOT EXISTS ({rolled.STATE})"
+        where += f" AND NOT {is_summed}"
     source = {
         dialect: rolled.unsummed(dialect, where) if summed in rolled.DAYS_BY else f"$usage_lines AS l WHERE {where}"
         for dialect in ("postgresql", "sqlite")
@@ -211,12 +212,17 @@ def measured(
         lines = "lines" if dialect == "postgresql" else "placed"
         if summed in rolled.OF_SESSIONS:
             # Without keys there is a row even of nothing.
-            gates = ("", "") if keys else (f"HAVING NOT EXISTS ({rolled.STATE})", f"HAVING EXISTS ({rolled.STATE})")
+            gates = ("", "") if keys else (f"HAVING NOT {is_summed}", f"HAVING {is_summed}")
+            sums = (
+                rolled.sessions(dialect, found, summed)
+                if within == OWN
+                else rolled.sessions_of_several(dialect, found, summed, within)
+            )
             rest = f"""{_NO_LATENCIES}
         FROM {lines} {grouped} {gates[0]}
         UNION ALL
-        SELECT {_of_sums(selected)}{_SUMMED[dialect]}
-        FROM ({rolled.sessions(dialect, found, summed)}) AS sums {grouped} {gates[1]}"""
+        SELECT {_of_sums(selected)}{_SUMMED[dialect].replace(*counted)}
+        FROM ({sums}) AS sums {grouped} {gates[1]}"""
             made[dialect] = f"{begun}, {rest})\n    {tail}"
         else:
             rest = f"{rolled.days(dialect, summed)}" if summed else ""

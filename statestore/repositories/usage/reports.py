@@ -308,7 +308,10 @@ class UsageRepository(Repository):
         order = ", ".join(
             [*time_first, *([report_sql.HEAVIEST] if names else []), *(_nulls_first(name) for name in names)]
         )
-        summed = _summed(keys, period, filters, ends) if several is None else ""
+        summed = _summed(keys, period, filters, ends)
+        if several is not None and (summed in rolled.DAYS_BY or self._link.dialect.distributed):
+            # Percentiles of the days of several do not add up, and a distributed database keeps no sums.
+            summed = ""
         if summed in rolled.DAYS_BY:
             params |= {"from_day": str(period.since.date()), "to_day": str(period.until.date())}
         limited = limit is not None

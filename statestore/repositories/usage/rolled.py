@@ -38,10 +38,9 @@ _COST_SQLITE = (
     "CAST(cost_usd AS INTEGER) AS cost_usd,"
     " CAST(round((cost_usd - CAST(cost_usd AS INTEGER)) * 1e10) AS INTEGER) AS cost_fraction"
 )
-_LINE = f"""SELECT coalesce(session_id, '') AS part, {", ".join(KEYS)}, day AS first_day, day AS last_day,
+_LINE = f"""coalesce(session_id, '') AS part, {", ".join(KEYS)}, day AS first_day, day AS last_day,
         {", ".join(schema.USAGE_COUNTS)}, {{cost}}, {MICROSECONDS} AS duration_us,
-        CASE WHEN latency_ms IS NOT NULL THEN 1 ELSE 0 END AS timed_entries, {latencies.COUNTED}
-    FROM $usage_lines WHERE namespace = :namespace AND """
+        CASE WHEN latency_ms IS NOT NULL THEN 1 ELSE 0 END AS timed_entries, {latencies.COUNTED}"""
 
 # A sum never leaves 64 bits, whatever callers claim to have used.
 _LIMITED = f"CAST(least(sum({{0}}), {2**63 - 1}) AS bigint) AS {{0}}"
@@ -59,7 +58,11 @@ _OF_SESSION = ("user_id", "agent_name")
 
 def lines(dialect: str, which: str) -> str:
     """Lines with the columns of sums. *which* is the condition for them."""
-    return _LINE.format(cost=_COST_POSTGRESQL if dialect == "postgresql" else _COST_SQLITE) + which
+    return f"SELECT {_line(dialect)}\n    FROM $usage_lines WHERE namespace = :namespace AND {which}"
+
+
+def _line(dialect: str) -> str:
+    return _LINE.format(cost=_COST_POSTGRESQL if dialect == "postgresql" else _COST_SQLITE)
 
 
 def _summed(dialect: str, source: str, keys: Sequence[str]) -> str:
@@ -170,6 +173,58 @@ def sessions(dialect: str, filters: Sequence[str], kind: str) -> str:
         WHERE true{filtered}
         UNION ALL """ + " UNION ALL ".join(
         f"SELECT nullif(part, '') AS session_id, {', '.join(COLUMNS[1:])} FROM ({one}) AS found" for one in raw
+    )
+
+
+def is_summed(within: str) -> str:
+    """The condition that there are sums of one of several namespaces."""
+    return f"EXISTS (SELECT 1 FROM $usage_rollup_state WHERE {within} AND rolled_until IS NOT NULL)"
+
+
+_STATE_OF = "FROM $usage_rollup_state AS t WHERE t.namespace = {}.namespace AND t.rolled_until IS NOT NULL"
+_CHANGED_OF = "SELECT 1 FROM $usage_rollup_changes AS c WHERE c.namespace = {0}.namespace AND c.kind = 'session'"
+_UNTIL_OF_LINE = f"(SELECT t.rolled_until {_STATE_OF.format('l')})"
+# Each change is looked up by itself; a view of several tables takes nothing from a join.
+_CHANGED_POSTGRESQL = """(
+        SELECT DISTINCT t.namespace AS name, c.part AS changed, t.rolled_until AS ends
+        FROM (SELECT * FROM $usage_rollup_state WHERE {within} AND rolled_until IS NOT NULL) AS t
+        JOIN $usage_rollup_changes AS c ON c.namespace = t.namespace AND c.kind = 'session') AS o
+    CROSS JOIN LATERAL (
+        SELECT * FROM $usage_lines AS u
+        WHERE u.namespace = o.name AND u.session_id = o.changed AND u.at < o.ends AND o.changed <> ''
+        UNION ALL
+        SELECT * FROM $usage_lines AS u
+        WHERE u.namespace = o.name AND u.session_id IS NULL AND u.at < o.ends AND o.changed = '' OFFSET 0) AS l
+    WHERE true"""
+_CHANGED_SQLITE = (
+    f"""$usage_lines AS l WHERE {{within}} AND at < {_UNTIL_OF_LINE} AND (namespace, session_id) IN (
+        SELECT namespace, part FROM $usage_rollup_changes WHERE kind = 'session' AND {{within}})""",
+    f"""$usage_lines AS l WHERE {{within}} AND at < {_UNTIL_OF_LINE} AND session_id IS NULL
+        AND EXISTS ({_CHANGED_OF.format("l")} AND c.part = '')""",
+)
+
+
+def sessions_of_several(dialect: str, filters: Sequence[str], kind: str, within: str) -> str:
+    """As `sessions`, of the namespaces *within*, which is a condition; with the namespace of each row.
+
+    Where some are summed and others are not, the lines of those stand for themselves. *filters* may call a line `l`.
+    """
+    filtered = "".join(f" AND {condition}" for condition in filters)
+    # What follows the sums of days has all that follows those of sessions, which are never behind.
+    tail = f"$usage_unsummed_lines AS l WHERE {within} AND (at >= {_UNTIL_OF_LINE} OR {_UNTIL_OF_LINE} IS NULL)"
+    changed = (_CHANGED_POSTGRESQL,) if dialect == "postgresql" else _CHANGED_SQLITE
+    raw = [f"{source}{filtered}" for source in (tail, *(one.format(within=within) for one in changed))]
+    columns = ", ".join(COLUMNS[1:])
+    return f"""
+        SELECT namespace, nullif(session_id, '') AS session_id, {columns} FROM (
+            SELECT namespace, part AS session_id, {columns} FROM $usage_rollup AS r
+            WHERE {within} AND kind = '{kind}' AND EXISTS (SELECT 1 {_STATE_OF.format("r")})
+                AND NOT EXISTS ({_CHANGED_OF.format("r")} AND c.part = r.part)) AS l
+        WHERE true{filtered}
+        UNION ALL """ + " UNION ALL ".join(
+        f"SELECT namespace, nullif(part, '') AS session_id, {columns}"
+        f" FROM (SELECT l.namespace, {_line(dialect)} FROM {one}) AS found"
+        for one in raw
     )
 
 
