@@ -44,6 +44,10 @@ class Mode(Enum):
         return self in (Mode.SINGLE, Mode.SINGLE_ONCE)
 
 
+READING = (Mode.READ, Mode.SNAPSHOT)
+"""Of what needs no right but to read."""
+
+
 def _declared(method: Method[S, P, R], mode: Mode) -> Method[S, P, R]:
     method.mode = mode  # type: ignore[attr-defined]
     return method

@@ -7,6 +7,7 @@ our error carries the code, and is raised by `raise_alone`, without the driver's
 is said while a connection is made holds nothing of the kind; see `connection_errors`.
 """
 
+import re
 import sqlite3
 import sys
 import time
@@ -15,8 +16,9 @@ from typing import NoReturn
 
 from sqlalchemy import exc as sqlalchemy_errors
 
+from statestore import schema
 from statestore.engine import host_drivers
-from statestore.engine.calls import Call
+from statestore.engine.calls import READING, Call
 from statestore.engine.connection_errors import NotConnected, is_from_connecting, not_connected
 from statestore.engine.sql import StartOver
 from statestore.engine.waits import out_of_time
@@ -31,6 +33,7 @@ from statestore.errors import (
     StorageFullError,
     UnavailableError,
 )
+from statestore.schema import VERSION_TABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,11 @@ class Failure:
     demoted: bool = False
 
 
-def classify(exc: BaseException) -> Failure | None:
-    """What *exc* means; None if it is not a driver's error but a bug, which must look like one."""
+def classify(exc: BaseException, *, reading: bool = False) -> Failure | None:
+    """What *exc* means; None if it is not a driver's error but a bug, which must look like one.
+
+    *reading*: it came of what only reads.
+    """
     if isinstance(exc, sqlalchemy_errors.DBAPIError) and exc.orig is not None:
         exc = exc.orig
     if isinstance(exc, NotConnected):
@@ -71,6 +77,8 @@ def classify(exc: BaseException) -> Failure | None:
     if psycopg is not None and isinstance(exc, psycopg.Error):
         if exc.sqlstate is None and is_from_connecting(exc):
             return classify(not_connected(exc))
+        if exc.sqlstate == _NOT_ALLOWED:
+            return _not_allowed(exc.diag.message_primary or "", reading)
         return _postgresql(exc.sqlstate, lost=isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError))
     found = host_drivers.code_of(exc)
     return None if found is None else _postgresql(found[0], lost=found[1])
@@ -131,6 +139,7 @@ _ENDED = {
     "25P03": "its transaction was idle for longer than idle_in_transaction_session_timeout",
     "25P04": "its transaction took longer than transaction_timeout",
 }
+_NOT_ALLOWED = "42501"
 _TRANSIENT = frozenset({"40001", "40P01"})
 
 
@@ -161,7 +170,7 @@ def _postgresql(code: str | None, *, lost: bool) -> Failure:
         return Failure(InvalidValueError("ids", "are together too long for PostgreSQL's indexes, about 2,700 bytes"))
     if code.startswith("53"):
         return Failure(_with_code(StorageFullError(f"PostgreSQL is out of space or memory ({code})"), code))
-    if code in ("25006", "42501"):
+    if code in ("25006", _NOT_ALLOWED):
         error = ReadOnlyError(f"PostgreSQL does not allow this write ({code})")
         return Failure(_with_code(error, code), demoted=code == "25006")
     if code.startswith("28") or code == "3D000":
@@ -170,6 +179,18 @@ def _postgresql(code: str | None, *, lost: bool) -> Failure:
     return Failure(
         _with_code(DatabaseError(f"PostgreSQL refused the statement ({code})"), code), duplicate=code == "23505"
     )
+
+
+def _not_allowed(message: str, reading: bool) -> Failure:
+    """That the role lacks a right, and on which table: its name is nobody's value, and the same in each language."""
+    names = {VERSION_TABLE, *schema.metadata.tables, *schema.VIEWS}
+    where = max(names.intersection(re.findall(r"\w+", message)), key=len, default="the schema, or on what is in it")
+    remedy = "'statestore doctor --check grants' says what to grant"
+    if reading:
+        problem = f"the role that connects lacks the right to SELECT on {where} ({_NOT_ALLOWED}); {remedy}"
+        return Failure(_with_code(DatabaseError(problem), _NOT_ALLOWED))
+    problem = f"PostgreSQL does not allow this write ({_NOT_ALLOWED}): the role that connects lacks a right on {where}"
+    return Failure(_with_code(ReadOnlyError(f"{problem}; {remedy}"), _NOT_ALLOWED))
 
 
 def _sqlite(exc: sqlite3.Error) -> Failure:
@@ -199,9 +220,9 @@ def _with_code(error: DatabaseError, code: str | None) -> DatabaseError:
     return error
 
 
-def classify_or_raise(exc: Exception) -> Failure:
-    """What a driver's error means; anything else is a bug, and raised again."""
-    failure = classify(exc)
+def classify_or_raise(exc: Exception, *, reading: bool = False) -> Failure:
+    """As `classify`; a bug is raised again."""
+    failure = classify(exc, reading=reading)
     if failure is None:
         raise exc
     return failure
@@ -222,7 +243,7 @@ def raise_for(exc: Exception, call: Call, *, elsewhere: bool = False) -> NoRetur
 
     What may have been done stays so until an attempt finds out: see `settled`.
     """
-    failure = classify(exc)
+    failure = classify(exc, reading=call.mode in READING)
     if failure is None:
         raise exc
     if failure.lost and call.sent:

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from statestore.engine import cursor_events, forking, host_drivers, pooler, sqlite_files
-from statestore.engine.calls import Call, Mode
+from statestore.engine.calls import READING, Call, Mode
 from statestore.engine.driver_errors import Retryable, classify, classify_or_raise, moved, raise_alone
 from statestore.engine.sql import Connected, Dialect, Link, NeedsTransaction, Settings
 from statestore.engine.telemetry import tell_undone
@@ -67,7 +67,7 @@ def perform(
     transaction.begin(snapshot=call.mode is Mode.SNAPSHOT, until=until, call=call)
     try:
         result = call(Link(connection, dialect, settings, in_transaction=True))
-        call.sent = call.mode not in (Mode.READ, Mode.SNAPSHOT)
+        call.sent = call.mode not in READING
         ticket.leave()
         transaction.commit()
     except BaseException as exc:
@@ -148,7 +148,9 @@ class BoundRunner:
             except StateStoreError:
                 raise
             except Exception as exc:
-                failure = classify_or_raise(exc)
+                # What holds the rows that it reads locks them, and that needs another right.
+                reading = call.mode in READING and not self._link.holds_reads
+                failure = classify_or_raise(exc, reading=reading)
                 error = self._without_tables(failure.error) or failure.error
                 if failure.lost:
                     self.lost = failure.error

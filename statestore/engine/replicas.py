@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from statestore.engine.calls import Call, Mode
+from statestore.engine.calls import READING, Call
 from statestore.engine.connections import Connections
 from statestore.engine.database import Database
 from statestore.engine.driver_errors import Retryable, classify
@@ -46,7 +46,6 @@ _COMPLETE = "statestore_complete"
 """In the `info` of a pooled connection: before which moment the server at its end is known to have everything. By
 connection, since one address may lead to several standbys."""
 
-_READS = (Mode.READ, Mode.SNAPSHOT)
 
 # Which database it is: a standby has both numbers of its primary. Since when the server runs says which server it is.
 _IDENTITY = """
@@ -262,7 +261,7 @@ class ReplicatedDatabase(Database):
 
     def run_alone(self, call: Call) -> Any:
         """As `Database.run_alone`; on the replica, if the operation is a report."""
-        if call.mode not in _READS:
+        if call.mode not in READING:
             try:
                 return super().run_alone(call)
             finally:

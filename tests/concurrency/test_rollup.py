@@ -3,15 +3,19 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg import sql
+from sqlalchemy import make_url
 
-from statestore import NewEntry, StateStore, Usage
+from statestore import DatabaseError, NewEntry, ReadOnlyError, StateStore, Usage
 from statestore.engine.sql import Link
 from statestore.repositories.rollup import sessions
 from tests.reports.test_rollup import agree
 from tests.support.clock import MovableClock
 from tests.support.content import Content
 
+RENAMED = 'a "b" c%I'
 OLD = datetime.now(UTC) - timedelta(days=2)
 
 
@@ -45,6 +49,16 @@ def test_the_watermark_waits_for_a_transaction_that_has_not_seen_the_announcemen
         assert watermark(content) is not None
         agree(store)
         assert store.usage.totals().entries == 2
+
+
+def test_the_watermark_waits_for_no_transaction_of_another_database(postgres_url: str, content: Content) -> None:
+    elsewhere = make_url(postgres_url).set(database="postgres").render_as_string(hide_password=False)
+    with content, StateStore.open(postgres_url) as store, psycopg.connect(elsewhere) as other:
+        other.execute("SELECT pg_current_xact_id()")
+        store.history.append("s", [entry()], create=True)
+        store.sweep()
+        assert watermark(content) is not None
+        agree(store)
 
 
 @pytest.mark.parametrize("late", [True, False])
@@ -135,3 +149,43 @@ def test_what_somebody_truncates_is_not_in_the_sums(postgres_url: str, content: 
         assert store.usage.totals().entries == 0
         store.sweep()
         agree(store)
+
+
+def test_late_changes_are_noted_after_the_schema_was_renamed(postgres_url: str) -> None:
+    with StateStore.open(postgres_url) as store:
+        store.history.append("s", [entry()], create=True)
+        store.sweep()
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("ALTER SCHEMA statestore RENAME TO {}").format(sql.Identifier(RENAMED)))
+    with StateStore.open(postgres_url, schema=RENAMED) as store:
+        store.history.append("s", [entry()])
+        store.sessions.update("s", user_id="ada")
+        store.usage.record(record_id="r", usage=Usage(input_tokens=1), at=OLD)
+        store.history.trim("s", keep_last=1)
+        agree(store)
+        store.sweep()
+        agree(store)
+        assert (store.usage.totals().entries, store.usage.by_user(user_id="ada")[0].entries) == (2, 2)
+
+
+def test_who_may_not_read_the_sums_is_told_so(postgres_url: str) -> None:
+    role = "looking"
+    with StateStore.open(postgres_url) as store, psycopg.connect(postgres_url, autocommit=True) as connection:
+        store.history.append("s", [entry()], create=True)
+        connection.execute("CREATE ROLE looking LOGIN PASSWORD 'x'")
+        try:
+            connection.execute("GRANT USAGE ON SCHEMA statestore TO looking")
+            connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA statestore TO looking")
+            connection.execute("REVOKE ALL ON statestore.usage_rollup FROM looking")
+            url = make_url(postgres_url).set(username=role, password="x")
+            with StateStore.open(url) as other:
+                with pytest.raises(
+                    DatabaseError, match=r"lacks the right to SELECT on usage_rollup \(42501\); "
+                ) as caught:
+                    other.usage.totals()
+                assert not isinstance(caught.value, ReadOnlyError)
+                with pytest.raises(ReadOnlyError, match=r"this write \(42501\): .* lacks a right on sessions"):
+                    other.sessions.create("t")
+        finally:
+            connection.execute("DROP OWNED BY looking")
+            connection.execute("DROP ROLE looking")

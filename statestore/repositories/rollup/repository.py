@@ -28,10 +28,21 @@ _CLOCK = Statement(postgresql="SELECT least($now, clock_timestamp())", sqlite="S
 _INIT = Statement("""
     INSERT INTO $usage_rollup_state (namespace, announced_until) VALUES (:namespace, :until)
     ON CONFLICT (namespace) DO NOTHING""")
+# The oldest transaction that may write to this database: those of others on the server may take as long as they like.
+_OLDEST = """coalesce((
+            SELECT min(CAST(CAST(x.xid AS text) AS bigint)) FROM pg_snapshot_xip(pg_current_snapshot()) AS x (xid)
+            WHERE NOT EXISTS (
+                SELECT 1 FROM pg_stat_get_activity(NULL) AS a JOIN pg_database AS d ON d.oid = a.datid
+                WHERE a.backend_xid = CAST(x.xid AS xid) AND d.datname <> current_database())
+            AND NOT EXISTS (
+                SELECT 1 FROM pg_prepared_xacts AS p
+                WHERE p.transaction = CAST(x.xid AS xid) AND p.database <> current_database())),
+            CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint))"""
 _LOCK = Statement(
-    postgresql="""
+    postgresql=f"""
     SELECT t.announced_until, t.fence, t.filled_to, t.rolled_until, t.days_until,
-        CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint),
+        CASE WHEN t.fence <= CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
+            THEN t.fence ELSE {_OLDEST} END,
         CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)
     FROM $usage_rollup_state AS t WHERE t.namespace = :namespace FOR UPDATE SKIP LOCKED""",
     sqlite="""
