@@ -193,7 +193,7 @@ CREATE TABLE statestore_alembic_version (
 	version_num VARCHAR(32) NOT NULL, oldest_code VARCHAR(32), 
 	CONSTRAINT statestore_alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "statestore_alembic_version" VALUES('0008','0005');
+INSERT INTO "statestore_alembic_version" VALUES('0009','0005');
 CREATE TABLE store_settings (
 	namespace VARCHAR(512) NOT NULL, 
 	name VARCHAR(64) NOT NULL, 

@@ -3,7 +3,7 @@
 import inspect
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from functools import wraps
@@ -156,7 +156,16 @@ class StoreOptions:
             clock=self.clock,
             max_value_bytes=exactjson.Limit(self.max_value_bytes, lenient=self.json == "lenient"),
             families={SessionOptions: self.sessions(), CacheOptions: self.cache()},
+            passed_on={name: _seconds(getattr(self, name)) for name in _PASSED_ON},
         )
+
+    @staticmethod
+    def passed_on(options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of `Settings.passed_on`, as `open` takes them."""
+        return {
+            name: timedelta(seconds=value) if name in _TIMEDELTAS and value is not None else value
+            for name, value in options.items()
+        }
 
     def for_engine(self) -> Options:
         """The options for connections."""
@@ -180,6 +189,17 @@ class StoreOptions:
         return engines.dialect_of(
             engine, self.schema, table_prefix=self.table_prefix, server_time=self.clock is None, joins=joins
         )
+
+
+_TIMEDELTAS = ("pool_timeout", "lock_timeout", "statement_timeout")
+_PASSED_ON = (
+    *_TIMEDELTAS,
+    *("timeout", "retry_for", "slow_call", "durability", "max_value_bytes", "json", "prepared_statements"),
+)
+
+
+def _seconds(value: Any) -> Any:
+    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 def takes(arguments: type[Any]) -> Callable[[M], M]:

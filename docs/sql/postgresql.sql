@@ -1067,34 +1067,47 @@ FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_
 
 -- ====================================================== expiry =======================================================
 
--- expiry/backlog.py: _BACKLOG
+-- expiry/backlog.py: _backlog
 -- Serves BacklogRepository.expiry_backlog.
 --
--- The view does the same by the database's clock; here the store's decides.
+-- What is due in namespaces, together. The view does the same by the database's clock; here the store's decides.
+--
+-- *within* says of row `r` in which it is; *idle* the same, for each time after which sessions are idle.
+--
+-- Built for: of the store's namespace, with a retention.
 SELECT 'expired_sessions', count(*), min(s.expires_at), statement_timestamp() FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.expires_at <= statement_timestamp()
 UNION ALL
-SELECT 'idle_sessions', count(*), min(s.last_activity_at), statement_timestamp() FROM "statestore".sessions AS s
-WHERE s.namespace = %(namespace)s AND s.active_hour <= %(idle_since)s AND s.last_activity_at <= %(idle_since)s
+SELECT 'expired_state', count(*), min(e.expires_at), statement_timestamp() FROM (
+    SELECT e.expires_at FROM "statestore".state_entries AS e WHERE e.namespace = %(namespace)s
+        AND e.expires_at <= statement_timestamp()
+    UNION ALL SELECT e.expires_at FROM "statestore".shared_state AS e WHERE e.namespace = %(namespace)s
+        AND e.expires_at <= statement_timestamp()) AS e
+UNION ALL
+SELECT 'expired_cache', count(*), min(c.keep_until), statement_timestamp() FROM "statestore".cache_entries AS c
+WHERE c.namespace = %(namespace)s AND c.keep_until <= statement_timestamp()
+UNION ALL
+SELECT 'idle_0', count(*), min(s.last_activity_at), statement_timestamp() FROM "statestore".sessions AS s
+WHERE s.namespace = %(namespace)s AND s.active_hour <= %(idle_since_0)s AND s.last_activity_at <= %(idle_since_0)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
-    AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle)s AS
+    AND (s.ttl IS NULL OR s.expires_at <= ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl - CAST(%(max_idle_0)s AS
         interval)) AT TIME ZONE 'UTC'))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= statement_timestamp()
         OR s.lease_until > ((statement_timestamp() AT TIME ZONE 'UTC' + CAST(%(latest_lease)s AS interval)) AT TIME ZONE
             'UTC')) AND NOT EXISTS (
         SELECT 1 FROM "statestore".sessions AS p WHERE p.namespace = %(namespace)s AND p.belongs_to = s.session_id
-            AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since)s))
-UNION ALL
-SELECT 'expired_state', count(*), min(e.expires_at), statement_timestamp() FROM (
-    SELECT e.expires_at FROM "statestore".state_entries AS e WHERE e.namespace = %(namespace)s
-        AND e.expires_at <= statement_timestamp()
-    UNION ALL SELECT e.expires_at FROM "statestore".shared_state AS e
-    WHERE e.namespace = %(namespace)s AND e.expires_at <= statement_timestamp()) AS e
-UNION ALL
-SELECT 'expired_cache', count(*), min(c.keep_until), statement_timestamp() FROM "statestore".cache_entries AS c
-WHERE c.namespace = %(namespace)s AND c.keep_until <= statement_timestamp();
+            AND (p.status = 'busy' OR p.lease_until > statement_timestamp() OR p.last_activity_at > %(idle_since_0)s));
+
+-- expiry/backlog.py: _max_idle
+-- Serves BacklogRepository.expiry_backlog.
+--
+-- After how long sessions are idle, by namespace, and the time.
+--
+-- Built for: of the store's namespace.
+SELECT statement_timestamp(), r.namespace, r.value FROM "statestore".store_settings AS r WHERE r.name = 'max_idle'
+    AND r.namespace = %(namespace)s;
 
 -- expiry/backlog.py: _FIGURES
 -- Serves FiguresRepository.figures.
@@ -1118,11 +1131,6 @@ UNION ALL
 SELECT s.status, count(*), NULL, statement_timestamp() FROM (
     SELECT s.status FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s LIMIT %(most)s) AS s
         GROUP BY s.status;
-
--- expiry/backlog.py: _MAX_IDLE
--- Serves BacklogRepository.expiry_backlog.
-SELECT statement_timestamp(), (SELECT value FROM "statestore".store_settings WHERE namespace = %(namespace)s
-    AND name = 'max_idle');
 
 -- expiry/due.py: _SESSIONS
 -- Serves DueRepository.due.
@@ -3874,11 +3882,11 @@ SELECT session_id FROM "statestore".usage_ledger WHERE namespace = %(namespace)s
 
 -- portable/portable_rows.py: _LIVING
 -- Serves PortableWork.living.
-SELECT s.session_id FROM "statestore".sessions AS s
+SELECT s.session_id, s.created_at FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false))) LIMIT 1;
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- portable/portable_rows.py: _LOCK_ANY
 -- Serves PortableWork.make_room.
@@ -4278,7 +4286,16 @@ ON CONFLICT (namespace) DO NOTHING;
 -- rollup/repository.py: _LOCK
 -- Serves RollupRepository.roll_up.
 SELECT t.announced_until, t.fence, t.filled_to, t.rolled_until, t.days_until,
-    CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint),
+    CASE WHEN t.fence <= CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
+        THEN t.fence ELSE coalesce((
+        SELECT min(CAST(CAST(x.xid AS text) AS bigint)) FROM pg_snapshot_xip(pg_current_snapshot()) AS x (xid)
+        WHERE NOT EXISTS (
+            SELECT 1 FROM pg_stat_get_activity(NULL) AS a JOIN pg_database AS d ON d.oid = a.datid
+            WHERE a.backend_xid = CAST(x.xid AS xid) AND d.datname <> current_database())
+        AND NOT EXISTS (
+            SELECT 1 FROM pg_prepared_xacts AS p
+            WHERE p.transaction = CAST(x.xid AS xid) AND p.database <> current_database())),
+        CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)) END,
     CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)
 FROM "statestore".usage_rollup_state AS t WHERE t.namespace = %(namespace)s FOR UPDATE SKIP LOCKED;
 
@@ -5901,6 +5918,28 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
     last_activity_at, belongs_to;
 
+-- sessions/statistics.py: store_stats
+-- Serves StoreStatistics.stats.
+--
+-- What namespaces contain, together. *within* says of row `r` in which it is.
+--
+-- Built for: of the store's namespace.
+SELECT count(*), sum(CASE WHEN s.status = 'starting' THEN 1 ELSE 0 END),
+    sum(CASE WHEN s.status = 'ready' THEN 1 ELSE 0 END), sum(CASE WHEN s.status = 'busy' THEN 1 ELSE 0 END),
+    sum(CASE WHEN s.status = 'dead' THEN 1 ELSE 0 END), coalesce(sum(s.next_seq - s.first_seq), 0),
+    (SELECT coalesce(sum(h.content_bytes), 0) FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s)
+    +
+(SELECT coalesce(sum(coalesce(octet_length(CAST(e.value AS text)), 0)), 0) FROM "statestore".state_entries AS e
+    WHERE e.namespace = %(namespace)s)
++ (SELECT coalesce(sum(coalesce(octet_length(CAST(i.value AS text)), 0)), 0) FROM "statestore".session_list_items AS i
+    WHERE i.namespace = %(namespace)s)
++ (SELECT coalesce(sum(coalesce(octet_length(CAST(m.content AS text)), 0)), 0) FROM "statestore".summaries AS m
+    WHERE m.namespace = %(namespace)s)
+FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
+
 -- sessions/statistics.py: _PING
 -- Serves StoreStatistics.ping.
 --
@@ -5948,24 +5987,6 @@ SELECT s.status, s.created_at, s.last_activity_at, statement_timestamp(), t.entr
     WHERE m.namespace = %(namespace)s AND m.session_id = %(session_id)s)
 FROM "statestore".sessions AS s CROSS JOIN totals AS t
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
-
--- sessions/statistics.py: _STORE_STATS
--- Serves StoreStatistics.stats.
-SELECT count(*), sum(CASE WHEN s.status = 'starting' THEN 1 ELSE 0 END),
-    sum(CASE WHEN s.status = 'ready' THEN 1 ELSE 0 END), sum(CASE WHEN s.status = 'busy' THEN 1 ELSE 0 END),
-    sum(CASE WHEN s.status = 'dead' THEN 1 ELSE 0 END), coalesce(sum(s.next_seq - s.first_seq), 0),
-    (SELECT coalesce(sum(h.content_bytes), 0) FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s)
-    +
-(SELECT coalesce(sum(coalesce(octet_length(CAST(e.value AS text)), 0)), 0) FROM "statestore".state_entries AS e
-    WHERE e.namespace = %(namespace)s)
-+ (SELECT coalesce(sum(coalesce(octet_length(CAST(i.value AS text)), 0)), 0) FROM "statestore".session_list_items AS i
-    WHERE i.namespace = %(namespace)s)
-+ (SELECT coalesce(sum(coalesce(octet_length(CAST(m.content AS text)), 0)), 0) FROM "statestore".summaries AS m
-    WHERE m.namespace = %(namespace)s)
-FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
@@ -8603,8 +8624,8 @@ ORDER BY s.created_at, s.session_id;
 -- The measures of `usage_lines` for each of *keys*, which are columns of it or parts of the local time.
 --
 -- *summed* says of which sums, if there are any: those of sessions, for all times and by no part of the time, which
--- are `session` or `use`; or those of days by a key of `rolled.DAYS_BY`, for whole days of UTC and without filters.
--- *within* says of which namespaces: only those of one are summed.
+-- are `session` or `use`; or those of days by a key of `rolled.DAYS_BY`, for whole days of UTC and without filters,
+-- of one namespace only. *within* says of which namespaces.
 --
 -- Built for: by model and day, in a time zone whose distance from UTC changes once in the period.
 WITH lines AS (SELECT *, CAST(((at + CASE WHEN at < CAST(%(change_0)s AS timestamptz) THEN CAST(%(offset_0)s AS

@@ -426,34 +426,45 @@ FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
 
 -- ====================================================== expiry =======================================================
 
--- expiry/backlog.py: _BACKLOG
+-- expiry/backlog.py: _backlog
 -- Serves BacklogRepository.expiry_backlog.
 --
--- The view does the same by the database's clock; here the store's decides.
+-- What is due in namespaces, together. The view does the same by the database's clock; here the store's decides.
+--
+-- *within* says of row `r` in which it is; *idle* the same, for each time after which sessions are idle.
+--
+-- Built for: of the store's namespace, with a retention.
 SELECT 'expired_sessions', count(*), min(s.expires_at), :now FROM sessions AS s
 WHERE s.namespace = :namespace AND s.expires_at <= :now
 UNION ALL
-SELECT 'idle_sessions', count(*), min(s.last_activity_at), :now FROM sessions AS s
-WHERE s.namespace = :namespace AND s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since
+SELECT 'expired_state', count(*), min(e.expires_at), :now FROM (
+    SELECT e.expires_at FROM state_entries AS e WHERE e.namespace = :namespace AND e.expires_at <= :now
+    UNION ALL SELECT e.expires_at FROM shared_state AS e WHERE e.namespace = :namespace AND e.expires_at <= :now) AS e
+UNION ALL
+SELECT 'expired_cache', count(*), min(c.keep_until), :now FROM cache_entries AS c
+WHERE c.namespace = :namespace AND c.keep_until <= :now
+UNION ALL
+SELECT 'idle_0', count(*), min(s.last_activity_at), :now FROM sessions AS s
+WHERE s.namespace = :namespace AND s.active_hour <= :idle_since_0 AND s.last_activity_at <= :idle_since_0
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))
     AND (s.ttl IS NULL OR s.expires_at <= (strftime('%Y-%m-%dT%H:%M:%S',
-        (:now_us + (s.ttl - CAST(:max_idle AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
-        (:now_us + (s.ttl - CAST(:max_idle AS interval))) % 1000000)))
+        (:now_us + (s.ttl - CAST(:max_idle_0 AS interval))) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl - CAST(:max_idle_0 AS interval))) % 1000000)))
     AND s.belongs_to IS NULL AND s.status <> 'busy' AND (s.lease_until IS NULL OR s.lease_until <= :now
         OR s.lease_until > (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (CAST(:latest_lease AS interval))) / 1000000,
             'unixepoch') || printf('.%06dZ', (:now_us + (CAST(:latest_lease AS interval))) % 1000000))) AND NOT EXISTS (
         SELECT 1 FROM sessions AS p WHERE p.namespace = :namespace AND p.belongs_to = s.session_id
-            AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since))
-UNION ALL
-SELECT 'expired_state', count(*), min(e.expires_at), :now FROM (
-    SELECT e.expires_at FROM state_entries AS e WHERE e.namespace = :namespace AND e.expires_at <= :now
-    UNION ALL SELECT e.expires_at FROM shared_state AS e
-    WHERE e.namespace = :namespace AND e.expires_at <= :now) AS e
-UNION ALL
-SELECT 'expired_cache', count(*), min(c.keep_until), :now FROM cache_entries AS c
-WHERE c.namespace = :namespace AND c.keep_until <= :now;
+            AND (p.status = 'busy' OR p.lease_until > :now OR p.last_activity_at > :idle_since_0));
+
+-- expiry/backlog.py: _max_idle
+-- Serves BacklogRepository.expiry_backlog.
+--
+-- After how long sessions are idle, by namespace, and the time.
+--
+-- Built for: of the store's namespace.
+SELECT :now, r.namespace, r.value FROM store_settings AS r WHERE r.name = 'max_idle' AND r.namespace = :namespace;
 
 -- expiry/backlog.py: _FIGURES
 -- Serves FiguresRepository.figures.
@@ -473,10 +484,6 @@ SELECT 'expired_cache', (SELECT count(*) FROM (SELECT 1 AS one FROM cache_entrie
 UNION ALL
 SELECT s.status, count(*), NULL, :now FROM (
     SELECT s.status FROM sessions AS s WHERE s.namespace = :namespace LIMIT :most) AS s GROUP BY s.status;
-
--- expiry/backlog.py: _MAX_IDLE
--- Serves BacklogRepository.expiry_backlog.
-SELECT :now, (SELECT value FROM store_settings WHERE namespace = :namespace AND name = 'max_idle');
 
 -- expiry/due.py: _SESSIONS
 -- Serves DueRepository.due.
@@ -2322,11 +2329,11 @@ SELECT session_id FROM usage_ledger WHERE namespace = :namespace AND session_id 
 
 -- portable/portable_rows.py: _LIVING
 -- Serves PortableWork.living.
-SELECT s.session_id FROM sessions AS s
+SELECT s.session_id, s.created_at FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(:session_ids))
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) LIMIT 1;
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- portable/portable_rows.py: _LOCK_ANY
 -- Serves PortableWork.make_room.
@@ -4034,6 +4041,28 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
     parent_session_id, root_session_id, forked_at_seq, first_seq, next_seq, revision, ttl, expires_at, created_at,
     last_activity_at, belongs_to;
 
+-- sessions/statistics.py: store_stats
+-- Serves StoreStatistics.stats.
+--
+-- What namespaces contain, together. *within* says of row `r` in which it is.
+--
+-- Built for: of the store's namespace.
+SELECT count(*), sum(CASE WHEN s.status = 'starting' THEN 1 ELSE 0 END),
+    sum(CASE WHEN s.status = 'ready' THEN 1 ELSE 0 END), sum(CASE WHEN s.status = 'busy' THEN 1 ELSE 0 END),
+    sum(CASE WHEN s.status = 'dead' THEN 1 ELSE 0 END), coalesce(sum(s.next_seq - s.first_seq), 0),
+    (SELECT coalesce(sum(h.content_bytes), 0) FROM history_entries AS h WHERE h.namespace = :namespace)
+    +
+(SELECT coalesce(sum(coalesce(length(CAST(e.value AS blob)), 0)), 0) FROM state_entries AS e
+    WHERE e.namespace = :namespace)
++ (SELECT coalesce(sum(coalesce(length(CAST(i.value AS blob)), 0)), 0) FROM session_list_items AS i
+    WHERE i.namespace = :namespace)
++ (SELECT coalesce(sum(coalesce(length(CAST(m.content AS blob)), 0)), 0) FROM summaries AS m
+    WHERE m.namespace = :namespace)
+FROM sessions AS s WHERE s.namespace = :namespace
+    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
+
 -- sessions/statistics.py: _PING
 -- Serves StoreStatistics.ping.
 --
@@ -4077,24 +4106,6 @@ SELECT s.status, s.created_at, s.last_activity_at, :now, t.entries, t.turns, t.i
     WHERE m.namespace = :namespace AND m.session_id = :session_id)
 FROM sessions AS s CROSS JOIN totals AS t
 WHERE s.namespace = :namespace AND s.session_id = :session_id
-    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
-
--- sessions/statistics.py: _STORE_STATS
--- Serves StoreStatistics.stats.
-SELECT count(*), sum(CASE WHEN s.status = 'starting' THEN 1 ELSE 0 END),
-    sum(CASE WHEN s.status = 'ready' THEN 1 ELSE 0 END), sum(CASE WHEN s.status = 'busy' THEN 1 ELSE 0 END),
-    sum(CASE WHEN s.status = 'dead' THEN 1 ELSE 0 END), coalesce(sum(s.next_seq - s.first_seq), 0),
-    (SELECT coalesce(sum(h.content_bytes), 0) FROM history_entries AS h WHERE h.namespace = :namespace)
-    +
-(SELECT coalesce(sum(coalesce(length(CAST(e.value AS blob)), 0)), 0) FROM state_entries AS e
-    WHERE e.namespace = :namespace)
-+ (SELECT coalesce(sum(coalesce(length(CAST(i.value AS blob)), 0)), 0) FROM session_list_items AS i
-    WHERE i.namespace = :namespace)
-+ (SELECT coalesce(sum(coalesce(length(CAST(m.content AS blob)), 0)), 0) FROM summaries AS m
-    WHERE m.namespace = :namespace)
-FROM sessions AS s WHERE s.namespace = :namespace
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
@@ -5725,8 +5736,8 @@ ORDER BY s.created_at, s.session_id;
 -- The measures of `usage_lines` for each of *keys*, which are columns of it or parts of the local time.
 --
 -- *summed* says of which sums, if there are any: those of sessions, for all times and by no part of the time, which
--- are `session` or `use`; or those of days by a key of `rolled.DAYS_BY`, for whole days of UTC and without filters.
--- *within* says of which namespaces: only those of one are summed.
+-- are `session` or `use`; or those of days by a key of `rolled.DAYS_BY`, for whole days of UTC and without filters,
+-- of one namespace only. *within* says of which namespaces.
 --
 -- Built for: by model and day, in a time zone whose distance from UTC changes once in the period.
 WITH lines AS (SELECT *, date(substr(at, 1, 19),

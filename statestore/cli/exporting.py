@@ -15,7 +15,14 @@ import click
 from statestore.cli import ids
 from statestore.cli.failures import Failure
 from statestore.cli.importing import Progress
-from statestore.cli.options import Database, examples, json_option, reporting_option, store_options
+from statestore.cli.options import (
+    Database,
+    examples,
+    json_option,
+    namespaces_option,
+    reporting_option,
+    store_options,
+)
 from statestore.cli.output import counted, json_text, visible
 
 if TYPE_CHECKING:
@@ -37,6 +44,7 @@ replace_option = click.option("--replace", is_flag=True, help="Overwrite what al
         "statestore export ada.jsonl --user ada",
         "statestore export - --session user-42 | gzip > user-42.jsonl.gz",
         "statestore export backup.jsonl.zst --jobs 4",
+        "statestore export acme.jsonl.zst --namespaces 'acme/*'",
     ),
 )
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
@@ -50,6 +58,7 @@ replace_option = click.option("--replace", is_flag=True, help="Overwrite what al
     help="Only this session; may be repeated.",
 )
 @click.option("--user", metavar="USER", help="Only this user's sessions.")
+@namespaces_option
 @_jobs_option
 @replace_option
 @store_options
@@ -61,6 +70,7 @@ def export(
     which: str | None,
     session_ids: tuple[str, ...],
     user: str | None,
+    namespaces: tuple[str, ...],
     jobs: int,
     replace: bool,
     as_json: bool,
@@ -71,6 +81,8 @@ def export(
     `statestore import statestore FILE` brings them back, into either kind of database; another export then writes the
     same file. An existing FILE is not overwritten without --replace. FILE appears only when it is complete, but a pipe
     or a device is written to directly. It is compressed by zstd if its name ends with `.zst`.
+
+    With --namespaces one file has the sessions of all of them, and its import brings each back to its own.
     """
     if sum((bool(session_ids), user is not None, which is not None)) > 1:
         raise click.UsageError("name either --session or --user or all")
@@ -82,8 +94,8 @@ def export(
         _packed(target, file) as packed,
         Progress("exporting") as bar,
     ):
-        chosen = [ids.resolve(store, session_id) for session_id in session_ids]
-        which_ones: dict[str, Any] = {"session_ids": chosen or None, "user_id": user}
+        chosen = session_ids if namespaces else [ids.resolve(store, session_id) for session_id in session_ids]
+        which_ones: dict[str, Any] = {"session_ids": chosen or None, "user_id": user, "namespaces": namespaces or None}
         totals = export_sessions(store, packed, **which_ones, jobs=jobs, expect=bar.expect, progress=bar.advance)
     if as_json:
         click.echo(json_text({"file": file, **asdict(totals)}), err=file == "-")
@@ -102,6 +114,12 @@ def _packed(target: BinaryIO, name: str) -> Iterator[BinaryIO]:
 
     with zstd.ZstdFile(target, "wb", options={zstd.CompressionParameter.checksum_flag: 1}) as packed:
         yield cast(BinaryIO, packed)
+
+
+def _renaming(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
+    if wrong := [value for value in values if not all(value.partition("="))]:
+        raise click.BadParameter(f"{wrong[0]!r} is not OLD=NEW, as in 'acme/*=copy/*'")
+    return dict(value.split("=", 1) for value in values) or None
 
 
 @contextmanager
@@ -158,15 +176,32 @@ def _replaced(file: str, replace: bool, links: bool) -> Iterator[BinaryIO]:
     epilog=examples(
         "statestore import statestore backup.jsonl --url sqlite:///copy.db",
         "statestore import statestore backup.jsonl.zst --jobs 4 --resume",
+        "statestore import statestore acme.jsonl.zst --rename 'acme/*=copy/*'",
     ),
 )
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True))
 @_jobs_option
 @replace_option
 @click.option("--resume", is_flag=True, help="Go on with an import of the same file that was cut off.")
+@click.option(
+    "--rename",
+    "renamed",
+    multiple=True,
+    metavar="OLD=NEW",
+    callback=_renaming,
+    help="Of a file of several namespaces: another name, or prefix such as 'acme/*=copy/*'. May be repeated.",
+)
 @store_options
 @json_option
-def statestore_file(database: Database, file: str, jobs: int, replace: bool, resume: bool, as_json: bool) -> None:
+def statestore_file(
+    database: Database,
+    file: str,
+    jobs: int,
+    replace: bool,
+    resume: bool,
+    renamed: dict[str, str] | None,
+    as_json: bool,
+) -> None:
     """Import the sessions of a FILE that `statestore export` wrote; `-` is standard input.
 
     The whole file is checked before anything is written. Either all sessions are imported or none: the import fails if
@@ -175,6 +210,9 @@ def statestore_file(database: Database, file: str, jobs: int, replace: bool, res
 
     With --resume, and with --jobs, sessions are imported a few at a time as well, so one that is cut off has imported
     some of them: --resume goes on from there. FILE may be compressed by zstd, whatever its name is.
+
+    The sessions of a file that was made with --namespaces come into the namespaces that they were in, or where --rename
+    puts them; `--rename '*=NAME'` puts all into one. Those of any other file come into --namespace.
     """
     from statestore.errors import InvalidValueError
     from statestore.portable import import_sessions
@@ -187,8 +225,11 @@ def statestore_file(database: Database, file: str, jobs: int, replace: bool, res
         expected or Progress.reading(source, times=2) as bar,
     ):
         try:
-            totals = import_sessions(store, source, replace=replace, resume=resume, jobs=jobs, progress=bar.advance)
+            how: dict[str, Any] = {"replace": replace, "resume": resume, "jobs": jobs, "rename": renamed}
+            totals = import_sessions(store, source, **how, progress=bar.advance)
         except InvalidValueError as error:
+            if error.argument.startswith("rename"):
+                raise Failure(f"--{error}") from None
             raise Failure(f"{file}: {error}") from None
         except KeyboardInterrupt:
             if replace:
@@ -198,6 +239,8 @@ def statestore_file(database: Database, file: str, jobs: int, replace: bool, res
             raise
     if as_json:
         click.echo(json_text({"file": file, **asdict(totals)}))
+    elif resume and not totals.lines:
+        click.echo(f"nothing is left to import from {visible(file)}: all of it is there")
     else:
         sessions, entries = counted(totals.sessions, "session"), counted(totals.entries, "entry")
         click.echo(f"imported {sessions} with {entries} from {visible(file)}")

@@ -81,7 +81,10 @@ def classify(exc: BaseException, *, reading: bool = False) -> Failure | None:
             return _not_allowed(exc.diag.message_primary or "", reading)
         return _postgresql(exc.sqlstate, lost=isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError))
     found = host_drivers.code_of(exc)
-    return None if found is None else _postgresql(found[0], lost=found[1])
+    if found is None:
+        return None
+    code, lost = found
+    return _not_allowed(str(exc), reading) if code == _NOT_ALLOWED else _postgresql(code, lost=lost)
 
 
 def moved(error: StateStoreError) -> UnavailableError:

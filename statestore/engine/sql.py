@@ -7,7 +7,7 @@ its `Connection.execute` costs a one-statement operation as much again as the da
 """
 
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -220,6 +220,8 @@ class Settings:
     max_value_bytes: int = exactjson.MAX_BYTES
     families: dict[type, Any] = field(default_factory=dict, compare=False, repr=False)
     """What families of tables were set to, or remember of the database for all who use the store; see `of`."""
+    passed_on: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What another process opens the store with to wait and check as this one does; durations are in seconds."""
 
     def of(self, kind: type[F]) -> F:
         """The settings or the memory of a family: the one object of *kind*, made when it is first asked for."""

@@ -47,19 +47,24 @@ def check_jobs(jobs: int, database: Any) -> None:
         )
 
 
+def begin(database: Database, files: Mapping[str, int]) -> dict[str, Any]:
+    """The first task of each process: to open the same store."""
+    settings = database.settings
+    now = None if settings.clock is None else settings.clock()
+    return {
+        "url": database.shared_url,
+        "options": {"namespace": settings.namespace, **database.where},
+        "passed_on": settings.passed_on,
+        "now": None if now is None else now.isoformat(),
+        "files": dict(files),
+    }
+
+
 class Crew:
     """Processes that work for a store."""
 
     def __init__(self, database: Database, jobs: int, *, files: Mapping[str, int] | None = None) -> None:
         """*files*: descriptors that they inherit, by name."""
-        settings = database.settings
-        now = None if settings.clock is None else settings.clock()
-        begin = {
-            "url": database.shared_url,
-            "options": {"namespace": settings.namespace, **database.where},
-            "now": None if now is None else now.isoformat(),
-            "files": dict(files or {}),
-        }
         self._free: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(jobs, "statestore-jobs")
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
@@ -76,7 +81,7 @@ class Crew:
             for _ in range(jobs)
         ]
         try:
-            self._all(begin)
+            self._all(begin(database, files or {}))
         except BaseException:
             self.close()
             raise
@@ -235,12 +240,14 @@ class _Worker:
     """What one of the crew does, by the names of its tasks."""
 
     def __init__(self, begin: Mapping[str, Any]) -> None:
+        from statestore.options import StoreOptions
         from statestore.store import StateStore
 
+        options = {**begin["options"], **StoreOptions.passed_on(begin["passed_on"])}
         now = None if begin["now"] is None else datetime.fromisoformat(begin["now"])
         self._stack = ExitStack()
         self._store = self._stack.enter_context(
-            StateStore.open(begin["url"], clock=None if now is None else lambda: now, pool_size=2, **begin["options"])
+            StateStore.open(begin["url"], clock=None if now is None else lambda: now, pool_size=2, **options)
         )
         self._files = begin["files"]
         self._runner: Any = None
@@ -276,7 +283,7 @@ class _Worker:
 
 def main() -> None:
     """Work as one of a crew: a task a line on standard input, what came of it on standard output."""
-    tasks, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    tasks, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # What something prints is no answer.
     worker: _Worker | None = None
     for line in tasks:
@@ -289,5 +296,7 @@ def main() -> None:
                 answer = getattr(worker, task["do"])(task)
         except StateStoreError as error:
             answer = _told(error)
-        answers.write(orjson.dumps(answer) + b"\n")
-        answers.flush()
+        try:
+            answers.write(orjson.dumps(answer) + b"\n")
+        except BrokenPipeError:
+            return  # Whoever asked was killed.

@@ -51,6 +51,37 @@ def test_a_compressed_export_by_several_processes_comes_back(filled: CommandLine
     assert filled("export", "-", "--jobs", "0", code=2)
 
 
+def test_namespaces_go_into_one_file_and_come_back(filled: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "all.jsonl"
+    with filled.store(namespace="acme/1") as store:
+        store.sessions.create("a")
+    said = filled("export", str(file), "--namespaces", "acme/*", "--namespaces", "default", "--session", "a").output
+    assert said == f"exported 2 sessions with 1 entry to {file}\n"
+    said = filled("import", "statestore", str(file), code=1).output
+    assert "session 'a' already exists in namespace 'acme/1'" in said
+    renaming = ("--rename", "acme/*=copy/*", "--rename", "default=b=c")
+    assert "imported 2 sessions" in filled("import", "statestore", str(file), *renaming).output
+    with filled.store() as store:
+        found = store.sessions.page(namespaces=["copy/*", "b=c"]).sessions
+        assert {(one.namespace, one.session_id) for one in found} == {("copy/1", "a"), ("b=c", "a")}
+    assert "OLD=NEW" in filled("import", "statestore", str(file), "--rename", "acme", code=2).output
+    said = filled("import", "statestore", str(file), "--rename", "acme/1=copy/*", code=1).output
+    assert "--rename['acme/1']: must be a name" in said
+
+
+def test_an_import_that_has_ended_has_nothing_left_to_resume(filled: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "all.jsonl"
+    filled("export", str(file))
+    copy = CommandLine(f"sqlite:///{tmp_path / 'copy.db'}")
+    for said in ("imported 3 sessions with 2 entries from", "nothing is left to import from"):
+        assert copy("import", "statestore", str(file), "--resume").output.startswith(said)
+    assert "already exists" in copy("import", "statestore", str(file), code=1).output
+    assert "already exists" in filled("import", "statestore", str(file), code=1).output
+    with copy.store() as store:
+        store.sessions.delete("b")
+    assert "already exists" in copy("import", "statestore", str(file), "--resume", code=1).output
+
+
 def test_only_the_owner_may_read_the_file(filled: CommandLine, tmp_path: Path) -> None:
     file = tmp_path / "all.jsonl"
     filled("export", str(file))

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy import create_engine
 
 from statestore import InvalidValueError, NewEntry, SessionExistsError, StateStore, Usage
 from statestore.checking.codec import zstd
+from statestore.portable import jobs
 from tests.support.content import Content, unsound
 from tests.support.worlds import export_sessions, import_sessions
 
@@ -122,6 +124,37 @@ def test_what_a_process_finds_wrong_comes_out(source: Store, database_url: str, 
     target = connect(database_url, namespace="target")
     with pytest.raises(InvalidValueError, match=r"^line \d+ to line \d+: was refused by the database"):
         import_sessions(target, io.BytesIO(file), jobs=2)
+
+
+def test_processes_wait_and_check_as_their_store_does(tmp_path: Path) -> None:
+    url, shortly = f"sqlite:///{tmp_path / 'x.db'}", timedelta(seconds=0.25)
+    options: dict[str, Any] = {
+        **dict.fromkeys(("pool_timeout", "lock_timeout", "statement_timeout", "retry_for"), shortly),
+        **{"timeout": 7, "slow_call": timedelta(seconds=2), "durability": "normal"},
+        **{"max_value_bytes": 5000, "json": "lenient", "namespace": "x", "clock": lambda: datetime.now(UTC)},
+    }
+    with StateStore.open(url, **options) as store:
+        told = json.loads(json.dumps(jobs.begin(store._database, {})))
+        worker = jobs._Worker(told)
+        assert worker._store._database.waits == store._database.waits
+        ours, theirs = store._database.settings, worker._store._database.settings
+        assert (theirs.max_value_bytes, theirs.passed_on) == (ours.max_value_bytes, ours.passed_on)
+        assert theirs.max_value_bytes.lenient
+        worker._stack.close()
+
+
+def test_a_process_whose_first_one_was_killed_says_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-c", jobs._MAIN]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with (
+        StateStore.open(f"sqlite:///{tmp_path / 'x.db'}") as store,
+        subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, **pipes) as worker,
+    ):
+        worker.stdout.close()
+        worker.stdin.write(json.dumps(jobs.begin(store._database, {})).encode() + b"\n")
+        worker.stdin.close()
+        assert worker.stderr.read() == b""
+        assert worker.wait() == 0
 
 
 def test_where_no_other_process_can_come_jobs_are_refused(tmp_path: Path) -> None:

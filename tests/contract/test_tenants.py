@@ -279,3 +279,44 @@ def test_reports_with_parts_know_their_namespace(filled: dict[str, Store]) -> No
     totals = store.usage.totals(namespaces="acme/*", session_id="same", include_parts=True)
     assert totals.input_tokens == 7
     assert filled["acme/0"].usage.totals(session_id="same", include_parts=True).input_tokens == 6
+
+
+def test_the_backlog_of_several_goes_by_the_retention_of_each(filled: dict[str, Store], clock: MovableClock) -> None:
+    for name, hours in ("acme/0", 10), ("acme/1", 10), ("acme/2", 20), ("default", 1):
+        filled[name].set_retention(timedelta(hours=hours))
+    filled["acme/0"].sessions.create("short", ttl=timedelta(minutes=1))
+    filled["acme/3"].cache.set("k", 1, ttl=timedelta(minutes=2))
+    filled["acme/3"].app_state.set("agent", "k", 1, ttl=timedelta(minutes=2))
+    at_rest = {name: store.sessions.count() for name, store in filled.items()}
+    clock.advance(hours=24)
+    filled["acme/1"].sessions.create("part", belongs_to="same")
+    filled["acme/2"].sessions.update("same", title="at work")
+    of_each = {name: filled[name].usage.expiry_backlog() for name in SHARDS}
+    store = filled["default"]
+    assert [row.kind for row in store.usage.expiry_backlog()] == ["idle_sessions"]
+    found = {row.kind: row for row in store.usage.expiry_backlog(namespaces="acme/*")}
+    assert {kind: row.due for kind, row in found.items()} == {
+        "expired_sessions": 1,
+        "expired_state": 1,
+        "expired_cache": 1,
+        "idle_sessions": at_rest["acme/0"] - 1 + at_rest["acme/1"] - 1 + at_rest["acme/2"] - 1,
+    }
+    for kind, row in found.items():
+        oldest = [one.oldest_due_at for rows in of_each.values() for one in rows if one.kind == kind]
+        assert (row.oldest_due_at, row.overdue) == (min(oldest), clock() - min(oldest))
+    assert store.usage.expiry_backlog(namespaces="nowhere") == []
+    store.sweep(namespaces="acme/*")
+    assert store.usage.expiry_backlog(namespaces="acme/*") == []
+
+
+def test_what_several_contain(filled: dict[str, Store]) -> None:
+    filled["acme/0"].history.append("same", [NewEntry("x"), NewEntry("y")])
+    filled["acme/1"].sessions.set_status("same", "busy")
+    filled["acme/2"].state.set("same", "k", "value")
+    store = filled["default"]
+    stats = store.stats(namespaces="acme/*")
+    each = [filled[name].stats() for name in (*SHARDS, "acme/_")]
+    assert (stats.namespace, stats.entries, stats.sessions["busy"]) == ("acme/*", 2, 1)
+    assert stats.stored_bytes == sum(one.stored_bytes for one in each) > 0
+    assert stats.active_sessions == sum(one.active_sessions for one in each) == 21
+    assert store.stats(namespaces="nowhere").entries == 0

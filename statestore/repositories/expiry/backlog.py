@@ -15,6 +15,9 @@ from statestore.values.operations import Figures
 from statestore.values.sessions import STATUSES
 from statestore.values.usage import ExpiryBacklog
 
+_KINDS = ("expired_sessions", "idle_sessions", "expired_state", "expired_cache")
+_OWN = "r.namespace = :namespace"
+
 
 @lru_cache(maxsize=16)
 def _backlog(within: str, idle: tuple[str, ...]) -> Statement:
@@ -22,33 +25,32 @@ def _backlog(within: str, idle: tuple[str, ...]) -> Statement:
 
     *within* says of row `r` in which it is; *idle* the same, for each time after which sessions are idle.
     """
-    since = [within.replace("r.", f"{row}.") for row in "sec"]
+    idle_after = _IS_IDLE if within == _OWN else _IS_IDLE_AT_HOME
+    sessions, state, cache = [within.replace("r.", f"{row}.") for row in "sec"]
     return Statement(
         f"""
     SELECT 'expired_sessions', count(*), min(s.expires_at), $now FROM $sessions AS s
-    WHERE {since[0]} AND s.expires_at <= $now
+    WHERE {sessions} AND s.expires_at <= $now
     UNION ALL
     SELECT 'expired_state', count(*), min(e.expires_at), $now FROM (
-        SELECT e.expires_at FROM $state_entries AS e WHERE {since[1]} AND e.expires_at <= $now
-        UNION ALL SELECT e.expires_at FROM $shared_state AS e WHERE {since[1]} AND e.expires_at <= $now) AS e
+        SELECT e.expires_at FROM $state_entries AS e WHERE {state} AND e.expires_at <= $now
+        UNION ALL SELECT e.expires_at FROM $shared_state AS e WHERE {state} AND e.expires_at <= $now) AS e
     UNION ALL
     SELECT 'expired_cache', count(*), min(c.keep_until), $now FROM $cache_entries AS c
-    WHERE {since[2]} AND c.keep_until <= $now"""
+    WHERE {cache} AND c.keep_until <= $now"""
         + "".join(
             f"""
     UNION ALL
     SELECT 'idle_{number}', count(*), min(s.last_activity_at), $now FROM $sessions AS s
-    WHERE {which.replace("r.", "s.")} AND {_IS_IDLE.replace("#", str(number))}"""
+    WHERE {which.replace("r.", "s.")} AND {idle_after.replace("#", str(number))}"""
             for number, which in enumerate(idle)
         )
     )
 
 
-_OWN = "r.namespace = :namespace"
-# After one of several times, in a row's own namespace.
-_IS_IDLE = re.sub(":(idle_since|max_idle)", r":\1_#", endings.IS_IDLE).replace(
-    "p.namespace = :namespace", "p.namespace = s.namespace"
-)
+# After one of several times.
+_IS_IDLE = re.sub(":(idle_since|max_idle)", r":\1_#", endings.IS_IDLE)
+_IS_IDLE_AT_HOME = _IS_IDLE.replace("p.namespace = :namespace", "p.namespace = s.namespace")
 
 
 @lru_cache(maxsize=16)
@@ -111,7 +113,7 @@ class BacklogRepository(Repository, group="usage"):
                 found[kind] = (before[0] + due, min(before[1], since), before[2])
         return [
             ExpiryBacklog(kind=kind, due=due, oldest_due_at=since, overdue=at - since)
-            for kind, (due, since, at) in found.items()
+            for kind, (due, since, at) in sorted(found.items(), key=lambda one: _KINDS.index(one[0]))
         ]
 
 

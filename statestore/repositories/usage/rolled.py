@@ -207,11 +207,14 @@ _CHANGED_SQLITE = (
 def sessions_of_several(dialect: str, filters: Sequence[str], kind: str, within: str) -> str:
     """As `sessions`, of the namespaces *within*, which is a condition; with the namespace of each row.
 
+    Nothing, where nothing was summed of any of them.
+
     Where some are summed and others are not, the lines of those stand for themselves. *filters* may call a line `l`.
     """
     filtered = "".join(f" AND {condition}" for condition in filters)
     # What follows the sums of days has all that follows those of sessions, which are never behind.
-    tail = f"$usage_unsummed_lines AS l WHERE {within} AND (at >= {_UNTIL_OF_LINE} OR {_UNTIL_OF_LINE} IS NULL)"
+    after = f"(at >= {_UNTIL_OF_LINE} OR {_UNTIL_OF_LINE} IS NULL)"
+    tail = f"$usage_unsummed_lines AS l WHERE {within} AND {is_summed(within)} AND {after}"
     changed = (_CHANGED_POSTGRESQL,) if dialect == "postgresql" else _CHANGED_SQLITE
     raw = [f"{source}{filtered}" for source in (tail, *(one.format(within=within) for one in changed))]
     columns = ", ".join(COLUMNS[1:])
