@@ -176,12 +176,12 @@ def measured(
     with_parts = _WITH_PARTS if within == OWN else _WITH_PARTS_OF_SEVERAL
     found = [with_parts if name == WITH_PARTS else f"{name} = :{name}" for name in filters]
     where = " AND ".join([within, "at >= :since", "at < :until", *found])
-    if summed in rolled.OF_SESSIONS:
-        where += f" AND NOT {is_summed}"
-    source = {
-        dialect: rolled.unsummed(dialect, where) if summed in rolled.DAYS_BY else f"$usage_lines AS l WHERE {where}"
-        for dialect in ("postgresql", "sqlite")
-    }
+    source = dict.fromkeys(("postgresql", "sqlite"), f"$usage_lines AS l WHERE {where}")
+    for dialect, lines in source.items():
+        if summed in rolled.DAYS_BY:
+            source[dialect] = rolled.unsummed(dialect, where)
+        elif summed:
+            source[dialect] = rolled.unless_summed(dialect, lines, is_summed)
     computed = [*keys, "local_day"] if ends else keys
     selected = "".join(f"{key}, " for key in keys)
     if ends:

@@ -141,6 +141,21 @@ def insert_day(dialect: str, kind: str, keys: Sequence[str]) -> str:
         FROM ({lines}) AS l {f"GROUP BY {listed}" if keys else ""} HAVING count(*) > 0) AS s"""
 
 
+def _if(dialect: str, condition: str) -> str:
+    """At the end of a query of `usage_lines`: what keeps SQLite from going through all of them for nothing.
+
+    PostgreSQL looks at a condition that no row has a part in first.
+    """
+    return f" LIMIT CASE WHEN {condition} THEN -1 ELSE 0 END" if dialect == "sqlite" else ""
+
+
+def unless_summed(dialect: str, lines: str, is_summed: str) -> str:
+    """A source of lines that has none if there are sums."""
+    if dialect == "sqlite":
+        return f"(SELECT * FROM {lines}{_if(dialect, f'NOT {is_summed}')}) AS l"
+    return f"{lines} AND NOT {is_summed}"
+
+
 STATE = "SELECT 1 FROM $usage_rollup_state AS t WHERE t.namespace = :namespace AND t.rolled_until IS NOT NULL"
 _UNTIL = "(SELECT t.rolled_until FROM $usage_rollup_state AS t WHERE t.namespace = :namespace)"
 _CHANGED = "SELECT c.part FROM $usage_rollup_changes AS c WHERE c.namespace = :namespace AND c.kind = 'session'"
@@ -157,12 +172,13 @@ def sessions(dialect: str, filters: Sequence[str], kind: str) -> str:
     """
     filtered = "".join(f" AND {condition}" for condition in filters)
     tail = _TAIL_POSTGRESQL if dialect == "postgresql" else f"at >= {_UNTIL}"
+    if_changed = _if(dialect, f"EXISTS ({_CHANGED})")
     raw = [
-        lines(dialect, f"{which}{filtered}")
-        for which in (
-            tail,
-            f"at < {_UNTIL} AND session_id {_OF_CHANGED[dialect]}",
-            f"at < {_UNTIL} AND session_id IS NULL AND EXISTS ({_CHANGED} AND c.part = '')",
+        lines(dialect, f"{which}{filtered}{condition}")
+        for which, condition in (
+            (tail, ""),
+            (f"at < {_UNTIL} AND session_id {_OF_CHANGED[dialect]}", if_changed),
+            (f"at < {_UNTIL} AND session_id IS NULL AND EXISTS ({_CHANGED} AND c.part = '')", if_changed),
         )
     ]
     return f"""
@@ -216,7 +232,8 @@ def sessions_of_several(dialect: str, filters: Sequence[str], kind: str, within:
     after = f"(at >= {_UNTIL_OF_LINE} OR {_UNTIL_OF_LINE} IS NULL)"
     tail = f"$usage_unsummed_lines AS l WHERE {within} AND {is_summed(within)} AND {after}"
     changed = (_CHANGED_POSTGRESQL,) if dialect == "postgresql" else _CHANGED_SQLITE
-    raw = [f"{source}{filtered}" for source in (tail, *(one.format(within=within) for one in changed))]
+    if_changed = _if(dialect, f"EXISTS (SELECT 1 FROM $usage_rollup_changes WHERE kind = 'session' AND {within})")
+    raw = [f"{tail}{filtered}", *(f"{one.format(within=within)}{filtered}{if_changed}" for one in changed)]
     columns = ", ".join(COLUMNS[1:])
     return f"""
         SELECT namespace, nullif(session_id, '') AS session_id, {columns} FROM (
