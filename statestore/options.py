@@ -102,7 +102,7 @@ class StoreOptions:
     create: bool = False
 
     def __post_init__(self) -> None:
-        checks.key(self.namespace, "namespace")
+        checks.together("namespace", checks.key(self.namespace, "namespace"), most=checks.MAX_NAMESPACE_BYTES)
         if self.clock is not None and not callable(self.clock):
             raise InvalidValueError("clock", "must be callable and return an aware datetime")
         checks.count(self.max_value_bytes, "max_value_bytes", least=1)

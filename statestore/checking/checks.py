@@ -1,5 +1,6 @@
 """The checks of arguments that every operation makes before any SQL, in one place, so that both databases agree."""
 
+import zlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -10,6 +11,10 @@ from statestore.errors import InvalidValueError
 
 MAX_KEY_LENGTH = 512
 MAX_SCHEMA_BYTES = 63
+# What PostgreSQL's indexes take in a row is 2,704 bytes, of texts of which it has compressed the long ones. So many are
+# left for the names of an index, and so many of them for the namespace, for the indexes of it and one other name.
+MAX_NAMES_BYTES = 2_640
+MAX_NAMESPACE_BYTES = 600
 MAX_INTEGER = 2**63 - 1
 # Of one entry: more than any call uses, and small enough that sums over all entries of a table still fit 64 bits.
 MAX_TOKENS = 10**9
@@ -45,6 +50,27 @@ def keys(values: Any, argument: str) -> list[str]:
 
 def optional_key(value: Any, argument: str) -> str | None:
     return None if value is None else key(value, argument)
+
+
+def together(argument: str, *names: str, most: int = MAX_NAMES_BYTES) -> None:
+    """Names that one row of an index holds; the same verdict on SQLite, which would take any.
+
+    Args:
+        argument: What is named if they are too long.
+        names: Checked already, each by itself.
+        most: How many bytes there is room for.
+    """
+    if 4 * sum(map(len, names)) <= most:
+        return
+    size = sum(_indexed_bytes(name.encode()) for name in names)
+    if size > most:
+        what = f"takes {size:,} bytes in an index" if len(names) == 1 else f"and the ids beside it take {size:,} bytes"
+        raise InvalidValueError(argument, f"{what}, of {most:,} that PostgreSQL has room for; use a shorter one")
+
+
+def _indexed_bytes(name: bytes) -> int:
+    """About what a name takes: PostgreSQL compresses names of more than 500 bytes, though less than zlib does."""
+    return len(name) if len(name) <= 500 else min(len(name), 3 * len(zlib.compress(name, 1)))
 
 
 def schema_name(value: Any, argument: str = "schema") -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
-from statestore.checking import exactjson
+from statestore.checking import checks, exactjson
 from statestore.engine.calls import Call, belongs_to, mode_of
 from statestore.engine.sql import Link, NeedsTransaction
 
@@ -50,6 +50,11 @@ class Repository:
             memo[name] = make()
         found: R = memo[name]
         return found
+
+    def _fits(self, argument: str, session_id: str, *names: str) -> None:
+        """Check names that are unique within their session, or within another owner."""
+        for name in names:
+            checks.together(argument, self._link.settings.namespace, session_id, name)
 
     def _needs_transaction(self) -> None:
         """Make sure of a transaction: what follows takes several statements, or a lock."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from statestore import InvalidValueError, NewEntry, Usage
+from statestore import ConversationState, InvalidValueError, NewEntry, Usage
 from tests.support.clock import NOON
 from tests.support.content import Content
 
@@ -136,23 +136,47 @@ def test_every_id_is_kept_verbatim(store: Store, subtests: pytest.Subtests) -> N
             assert store.sessions.delete(key) is True
 
 
-def test_ids_of_four_bytes_a_character_are_kept_or_refused(store: Store, content: Content) -> None:
-    """PostgreSQL's indexes take rows of 2,700 bytes, which only such ids together exceed."""
-    wide = "".join(chr(0x20000 + 37 * n % 40_000) for n in range(512))
-    store.sessions.create(wide)
-    store.history.append(wide, [NewEntry(1)])
-    store.state.set(wide, "k", 1)
-    assert [entry.content for entry in store.history.read(wide)] == [1]
-    for call in (
-        lambda: store.state.set(wide, wide, 1),
-        lambda: store.history.append(wide, [NewEntry(2, entry_id=wide)]),
-    ):
-        before = content.snapshot()
-        try:
+def wide(seed: int, length: int = 512) -> str:
+    """Characters of four bytes each, which do not compress."""
+    return "".join(chr(0x10000 + (seed + 7919 * n * n) % 60_000) for n in range(length))
+
+
+def test_ids_that_are_together_too_long_are_refused_by_name(store: Store, content: Content) -> None:
+    """PostgreSQL's indexes take rows of 2,700 bytes, which only such ids together exceed; SQLite's take any."""
+    session_id = wide(1)
+    for length in (300, 512):
+        store.sessions.create(wide(length, length), user_id=wide(2), agent_name=wide(3))
+    store.state.set(wide(300, 300), wide(4, 300), 1)
+    store.history.append(wide(300, 300), [NewEntry(1, entry_id=wide(5, 300))])
+    store.history.append(session_id, [NewEntry(1)], create=True)
+    before = content.snapshot()
+    calls: dict[str, Callable[[], Any]] = {
+        "key": lambda: store.state.set(session_id, wide(2), 1),
+        "values": lambda: store.state.set_many(session_id, {"k": 1, wide(2): 1}),
+        "entry_id": lambda: store.history.append(session_id, [NewEntry(2), NewEntry(2, entry_id=wide(2))]),
+        "name": lambda: store.lists.append(session_id, wide(2), [1]),
+        "conversation.state": lambda: store.sessions.save(ConversationState(session_id, state={wide(2): 1})),
+        "conversation.entries": lambda: store.sessions.save(
+            ConversationState(session_id, entries=[NewEntry(2, entry_id=wide(2))])
+        ),
+    }
+    for argument, call in (*calls.items(), ("key", lambda: store.state.increment(session_id, wide(2)))):
+        with pytest.raises(InvalidValueError, match=r"and the ids beside it take [\d,]+ bytes") as caught:
             call()
-        except InvalidValueError:
-            assert content.snapshot() == before
-    assert store.history.count(wide) in (1, 2)
+        assert caught.value.argument == argument
+    assert content.snapshot() == before
+
+
+def test_a_namespace_leaves_room_for_the_ids_beside_it(connect: Callable[..., Store], database_url: str) -> None:
+    with pytest.raises(InvalidValueError, match=r"namespace.*takes 604 bytes") as caught:
+        connect(database_url, namespace=wide(1, 151))
+    assert caught.value.argument == "namespace"
+    for namespace in (wide(1, 150), "n" * 512, "🦜" * 512):
+        store = connect(database_url, namespace=namespace)
+        store.sessions.create(wide(2), user_id=wide(3), agent_name=wide(4))
+        store.history.append(wide(2), [NewEntry(1)])
+        store.cache.set(wide(5), 1, tags=[wide(6)], agent_name=wide(7), content_hash=wide(8))
+        assert store.history.count(wide(2)) == store.cache.get(wide(5)) == 1
 
 
 def test_texts_are_kept_verbatim(store: Store) -> None:

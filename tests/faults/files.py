@@ -81,6 +81,35 @@ def two_stores(bench: Bench) -> Tally:
     return _with_rounds(tally, bench.rounds)
 
 
+@fault(
+    "a minute on one file", databases=SQLITE, short=1, long=120, control_rounds=1,
+    control="the file opened and closed beside SQLite",
+)  # fmt: skip
+def a_minute(bench: Bench) -> Tally:
+    """Four processes of four writers each, without a pause, and the command line every 100 ms.
+
+    Once a second one of them is killed, at any moment, and another one takes its place; the others go on.
+    """
+    url = bench.url()
+    if bench.unsafe:
+        return _opened_beside(Path(str(make_url(url).database)))
+    journal = Journal()
+    with Writers(journal) as writers, Visitors(url, journal) as visitors:
+        running = [writers.start(url, bench.world, f"p{process}") for process in range(4)]
+        for writer in running:
+            writer.wait_until_writing()
+        for number in bench.each_round():
+            time.sleep(random.uniform(0.1, 1.9) if bench.long else 0.1)
+            running.pop(random.randrange(4)).kill()
+            running.append(writers.start(url, bench.world, f"p{number + 4}"))
+        for writer in running:
+            writer.wait_until_writing()
+            writer.kill()
+    tally = journal.settle(bench.open(url), url=url)
+    tally.note(f"the command line came {visitors.came} times")
+    return _with_rounds(tally, bench.rounds)
+
+
 def _with_rounds(tally: Tally, rounds: int) -> Tally:
     tally.rounds = rounds
     return tally

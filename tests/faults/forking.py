@@ -27,7 +27,10 @@ TIMEOUT = timedelta(seconds=10)
 EACH = 12
 
 
-@fault("fork", short=1, long=600, control="a connection and a lock shared with the child", control_rounds=3, limit=900)
+@fault(
+    "fork", short=1, long={"sqlite": 1_500, "postgresql": 600}, limit=1_800,
+    control="a connection and a lock shared with the child", control_rounds=3,
+)  # fmt: skip
 def fork(bench: Bench) -> Tally:
     """Bare `os.fork` and multiprocessing's, in turn. In an async world the child has the parent's async store."""
     if bench.unsafe:

@@ -157,6 +157,7 @@ class Visitors:
         self._journal = journal
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self.came = 0
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -177,6 +178,7 @@ class Visitors:
                 process.join()
             elif process.exitcode:
                 self._journal.is_wrong(f"the command line ended with {process.exitcode}")
+            self.came += 1
             process.close()
 
 

@@ -96,6 +96,8 @@ class ConversationsRepository(Repository, group="sessions"):
             checks.key(key, "conversation.state"): self._json(value, f"conversation.state[{key!r}]")
             for key, value in conversation.state.items()
         }
+        self._fits("conversation.state", session_id, *texts)
+        self._fits("conversation.entries", session_id, *entry_rows.own_ids(entry for entry, _ in given))
 
         locked, created = self._lock(session_id, columns, create)
         if lease is not None:

@@ -140,6 +140,8 @@ class TurnWork(Repository, group="turn"):
         max_bytes = self._link.settings.max_value_bytes
         batch = self._once("batch", lambda: entry_rows.prepare(entries, max_bytes=max_bytes))
         texts = self._once("state", lambda: {key: self._json(value, f"state[{key!r}]") for key, value in state.items()})
+        self._fits("entry_id", session_id, *entry_rows.own_ids(batch))
+        self._fits("state", session_id, *texts)
         changed = [*texts, *deleted]
         undisputed = 0 < len(batch) <= appending.CHUNK and not any(entry.own_id for entry in batch)
         if changed or not undisputed:

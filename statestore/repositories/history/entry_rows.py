@@ -163,6 +163,11 @@ def reports_usage(entry: PreparedEntry) -> bool:
     return any(entry.columns.get(name) is not None for name in (*schema.TOKEN_COLUMNS, "cost_usd"))
 
 
+def own_ids(entries: Iterable[PreparedEntry]) -> list[str]:
+    """The ids that the caller has given."""
+    return [entry.columns["entry_id"] for entry in entries if entry.own_id]
+
+
 def shape(entries: Sequence[PreparedEntry]) -> tuple[str, ...]:
     """The optional columns that at least one of the entries fills."""
     filled = {column for entry in entries for column in entry.columns}

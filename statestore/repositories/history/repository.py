@@ -82,7 +82,9 @@ class HistoryRepository(
         max_bytes = self._link.settings.max_value_bytes
         batch = self._once("batch", lambda: entry_rows.prepare(entries, max_bytes=max_bytes))
 
-        own_ids = any(entry.own_id for entry in batch) or self._call.attempt > 1
+        own = entry_rows.own_ids(batch)
+        self._fits("entry_id", session_id, *own)
+        own_ids = bool(own) or self._call.attempt > 1
         undisputed = after_seq is None and not own_ids
         # In a caller's transaction on PostgreSQL a duplicate that the statement cannot see would be the end of it. In a
         # transaction that the first try has shown to be needed, there is something to decide.

@@ -45,6 +45,8 @@ def token(lease: Lease | None, session_id: str, argument: str = "lease") -> int 
 
 def own_token(lease: Lease) -> int:
     """The token of a lease that is itself what is worked on."""
+    if isinstance(lease, Lease):
+        checks.key(lease.session_id, "lease.session_id")
     found = token(lease, getattr(lease, "session_id", ""))
     if found is None:
         raise InvalidValueError("lease", "must be a Lease, as sessions.acquire gives, not None")

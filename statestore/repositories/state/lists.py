@@ -95,8 +95,7 @@ class ListsRepository(OwnedRepository, group="lists"):
             CommitUnknownError: The connection was lost, and the items may have been added or not: `count` tells.
             InvalidValueError: An item is not exact JSON or is too large. Nothing was written.
         """
-        self._owner(session_id)
-        checks.key(name, "name")
+        self._fits("name", self._owner(session_id), checks.key(name, "name"))
         texts = self._once("items", lambda: self._texts(items))
         columns = self._columns(create)
         if not texts:

@@ -146,8 +146,7 @@ class StateRepository(StateReads):
             SessionNotFoundError: No such session, or it has expired, and *create* is false. Nothing was written.
             InvalidValueError: The key's value is not a number, or the sum does not fit. Nothing was written.
         """
-        self._owner(session_id)
-        checks.key(key, "key")
+        self._fits("key", self._owner(session_id), checks.key(key, "key"))
         ttl = checks.ttl(ttl)
         if isinstance(amount, bool) or not isinstance(amount, int | float):
             raise InvalidValueError("amount", f"must be a number, not {type(amount).__name__}")
@@ -180,8 +179,7 @@ class StateRepository(StateReads):
         user_id: str | None = None,
     ) -> StateEntry | None:
         checks.optional_count(expected_version, "expected_version")
-        self._owner(session_id)
-        checks.key(key, "key")
+        self._fits("key", self._owner(session_id), checks.key(key, "key"))
         checks.one_of(only_if, (None, "missing", "present"), "only_if")
         if only_if is not None and expected_version is not None:
             raise InvalidValueError("only_if", "cannot be combined with expected_version; 0 is that of a missing key")
@@ -222,6 +220,7 @@ class StateRepository(StateReads):
         texts = self._once(
             "values", lambda: {checks.key(k, "values"): self._json(v, "values") for k, v in values.items()}
         )
+        self._fits("values", session_id, *texts)
         columns = self._columns(create)
         written: dict[str, StateEntry] = {}
         keys = sorted(texts)
