@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from statestore.engine.waits import deadline
 from statestore.errors import (
+    ClockError,
     CommitUnknownError,
     ConflictError,
     DatabaseError,
@@ -131,6 +132,7 @@ __all__ = [
     "CacheEntry",
     "CacheItem",
     "CacheStats",
+    "ClockError",
     "CommitUnknownError",
     "ConflictError",
     "ConversationState",

@@ -14,6 +14,7 @@
     │   ├─ SchemaMissingError
     │   ├─ SchemaOutdatedError
     │   └─ SchemaAheadError
+    ├─ ClockError
     ├─ StoreClosedError
     └─ DatabaseError
         ├─ UnavailableError
@@ -25,6 +26,7 @@ An error carries its facts as attributes, and its message says what to do. A mes
 chose, but never content, state or metadata. Unless an error's docstring says otherwise, nothing was written.
 """
 
+from datetime import datetime
 from typing import Any, ClassVar
 
 
@@ -172,6 +174,24 @@ class SchemaAheadError(SchemaError):
     """
 
     oldest_code: str | None = None
+
+
+class ClockError(StateStoreError):
+    """By the clock, far too long has passed since the last write: either the clock is wrong, or nobody came.
+
+    `now` is the time by this clock, and `newest` the latest one in the database. Nothing was deleted.
+    """
+
+    def __init__(self, now: datetime, newest: datetime) -> None:
+        super().__init__(
+            f"the clock says {now:%Y-%m-%d %H:%M}Z, but the latest use in the database was at {newest:%Y-%m-%d %H:%M}Z;"
+            " set the clock, or, if nothing was used since, allow a larger max_clock_gap",
+            now=now,
+            newest=newest,
+        )
+
+    now: datetime
+    newest: datetime
 
 
 class StoreClosedError(StateStoreError):

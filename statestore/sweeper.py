@@ -67,6 +67,7 @@ class Sweeper:
         on_error: Callable[[StateStoreError], object] | None = None,
         all_namespaces: bool = False,
         namespaces: str | Iterable[str] | None = None,
+        max_clock_gap: timedelta | None = None,
     ) -> None:
         """Create a sweeper; nothing happens before `start`.
 
@@ -82,6 +83,7 @@ class Sweeper:
             on_error: Called in the same way with the error of a sweep that the database failed, which is also logged.
             all_namespaces: As for `StateStore.sweep`: sweep all namespaces of the database.
             namespaces: As for `StateStore.sweep`: sweep these instead of the store's own, such as `acme/*`.
+            max_clock_gap: As for `StateStore.sweep`; a sweep that is refused is one that failed.
 
         Raises:
             InvalidValueError: An argument is invalid.
@@ -99,6 +101,7 @@ class Sweeper:
         self._batch_size = checks.count(batch_size, "batch_size", least=1)
         self._time_budget = checks.ttl(time_budget, "time_budget")
         self._namespaces = sweeping.looked_over(namespaces, all_namespaces)
+        self._max_clock_gap = checks.ttl(max_clock_gap, "max_clock_gap", hint="use None for any")
         self._on_sweep = on_sweep
         self._on_error = on_error
         self._current: _Run | None = None
@@ -213,6 +216,7 @@ class Sweeper:
             stopped=run.stopping.is_set,
             own=self._store.namespace,
             namespaces=self._namespaces,
+            max_clock_gap=self._max_clock_gap,
         )
 
     def _report(self, report: SweepReport) -> object:

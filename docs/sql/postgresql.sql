@@ -1377,6 +1377,16 @@ SELECT count(*), sum(size) FROM (
     WHERE c.namespace = %(namespace)s AND (c.keep_until IS NULL OR c.keep_until > statement_timestamp())
     ORDER BY c.last_accessed_at, c.access_seq LIMIT %(excess)s) AS least_used;
 
+-- expiry/due.py: _NEWEST
+-- Serves DueRepository.newest.
+--
+-- By the indexes of what is used most: an append, a read that extends a TTL, a hit.
+SELECT statement_timestamp(), (SELECT max(s.last_activity_at) FROM "statestore".sessions AS s
+    WHERE s.namespace = %(namespace)s
+        AND s.active_hour = (SELECT max(t.active_hour) FROM "statestore".sessions AS t
+            WHERE t.namespace = %(namespace)s)),
+    (SELECT max(c.last_accessed_at) FROM "statestore".cache_entries AS c WHERE c.namespace = %(namespace)s);
+
 -- expiry/ending.py: _NOW_AND_MAX_IDLE
 -- Serves DueRepository.due, EndingRepository.end_idle, EndingRepository.retention.
 SELECT statement_timestamp(), (SELECT value FROM "statestore".store_settings WHERE namespace = %(namespace)s

@@ -733,6 +733,14 @@ SELECT count(*), sum(size) FROM (
     WHERE c.namespace = :namespace AND (c.keep_until IS NULL OR c.keep_until > :now)
     ORDER BY c.last_accessed_at, c.access_seq LIMIT :excess) AS least_used;
 
+-- expiry/due.py: _NEWEST
+-- Serves DueRepository.newest.
+--
+-- By the indexes of what is used most: an append, a read that extends a TTL, a hit.
+SELECT :now, (SELECT max(s.last_activity_at) FROM sessions AS s WHERE s.namespace = :namespace
+        AND s.active_hour = (SELECT max(t.active_hour) FROM sessions AS t WHERE t.namespace = :namespace)),
+    (SELECT max(c.last_accessed_at) FROM cache_entries AS c WHERE c.namespace = :namespace);
+
 -- expiry/ending.py: _NOW_AND_MAX_IDLE
 -- Serves DueRepository.due, EndingRepository.end_idle, EndingRepository.retention.
 SELECT :now, (SELECT value FROM store_settings WHERE namespace = :namespace AND name = 'max_idle');

@@ -51,6 +51,12 @@ _NOUNS = {
     metavar="N",
     help="How many cache entries to leave.  [default: all that have not expired]",
 )
+@click.option(
+    "--max-clock-gap",
+    type=Duration(),
+    metavar="DURATION",
+    help="Refuse if by the clock nothing was used for longer than this: then the clock may be wrong.",
+)
 @click.option("--all-namespaces", is_flag=True, help="Sweep all namespaces of the database.")
 @namespaces_option
 @store_options
@@ -62,6 +68,7 @@ def sweep(
     batch_size: int,
     time_budget: timedelta | None,
     cache_max_entries: int | None,
+    max_clock_gap: timedelta | None,
     all_namespaces: bool,
     namespaces: tuple[str, ...],
     as_json: bool,
@@ -78,7 +85,11 @@ def sweep(
         raise click.UsageError("--every and --dry-run cannot be combined.")
     if all_namespaces and namespaces:
         raise click.UsageError("--all-namespaces and --namespaces cannot be combined.")
-    which: dict[str, Any] = {"all_namespaces": all_namespaces, "namespaces": namespaces or None}
+    which: dict[str, Any] = {
+        "all_namespaces": all_namespaces,
+        "namespaces": namespaces or None,
+        "max_clock_gap": max_clock_gap,
+    }
     with database.open(cache_max_entries=cache_max_entries) as store:
         if every is not None:
             _sweep_until_stopped(store, every, batch_size, time_budget, as_json, which)

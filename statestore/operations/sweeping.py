@@ -3,14 +3,14 @@
 import random
 import time
 from collections.abc import Callable, Generator, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 
 from statestore.checking import checks
 from statestore.checking.namespaces import EVERY, Chosen, chosen
 from statestore.engine.calls import Call, NamespaceCall
 from statestore.engine.flows import Do, Flow, empty_log
-from statestore.errors import InvalidValueError
+from statestore.errors import ClockError, InvalidValueError
 from statestore.operations.base import flow, operation
 from statestore.operations.namespaces import Namespaces
 from statestore.repositories.expiry.batch import Batch
@@ -37,16 +37,23 @@ def sweep(
     stopped: Callable[[], bool] = lambda: False,
     own: str = "",
     namespaces: Chosen | None = None,
+    max_clock_gap: timedelta | None = None,
+    flush: Callable[[], Any] | None = None,
 ) -> Flow[SweepReport]:
     """Delete everything that is due: in the store's *own* namespace, or in *namespaces* instead."""
     checks.count(batch_size, "batch_size", least=1)
     checks.ttl(time_budget, "time_budget")
+    checks.ttl(max_clock_gap, "max_clock_gap", hint="use None for any")
     tally = _Tally(time_budget, dry_run, progress, stopped)
     names: list[str | None] = [None]
     if namespaces is not None:
         others = [name for name in (yield Call(NamespaceRepository.names, (namespaces, "sweep"))) if name != own]
         # In another order each time: a time budget would otherwise always leave the same ones for later.
         names = [*([None] if namespaces.has(own) else []), *random.sample(others, len(others))]
+    if max_clock_gap is not None:
+        yield from _check_clock(names, max_clock_gap)
+    if flush is not None:
+        yield Do(flush)  # Recent hits must count, so that those entries stay; not by a clock that is wrong.
     for namespace in names:
         limited = namespace is None  # The limits are the store's: others may have others.
         if dry_run:
@@ -64,6 +71,20 @@ def sweep(
         ]
         yield from _run(steps, batch_size, tally, namespace)
     return tally.report()
+
+
+def _check_clock(names: list[str | None], most: timedelta) -> Flow[None]:
+    """Raise `ClockError` if all namespaces were last used longer ago than *most*. One that was not is enough."""
+    latest: datetime | None = None
+    for namespace in names:
+        now, newest = yield _call(namespace, DueRepository.newest)
+        if newest is None:
+            continue
+        if newest >= now - most:
+            return
+        latest = newest if latest is None else max(latest, newest)
+    if latest is not None:
+        raise ClockError(now, latest)
 
 
 def _call(namespace: str | None, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
@@ -172,6 +193,7 @@ class Sweeping(Namespaces):
         progress: Progress | None = None,
         all_namespaces: bool = False,
         namespaces: str | Iterable[str] | None = None,
+        max_clock_gap: timedelta | None = None,
     ) -> Flow[SweepReport]:
         """Delete what is due, in short transactions.
 
@@ -191,13 +213,17 @@ class Sweeping(Namespaces):
                 this store's, and hold for its own namespace only.
             namespaces: Likewise, but these instead of the store's own: a name, a prefix such as `acme/*`, or a list of
                 these; see `sessions.page`.
+            max_clock_gap: Refuse if the clock says that nothing was used for longer than this: no session, and no cache
+                entry. Then either nobody came, or the clock is wrong and much of what seems to have expired is alive
+                for others. The clock is the server's on PostgreSQL, this process's on SQLite, or `clock=`. None, the
+                default, trusts it.
 
         Raises:
             InvalidValueError: An argument is invalid. Nothing was deleted.
+            ClockError: See *max_clock_gap*. Nothing was deleted.
             DatabaseError: The database failed. What was deleted before stays deleted.
         """
         over = looked_over(namespaces, all_namespaces)
-        yield Do(self.cache.flush)  # Recent hits must count, so that those entries stay.
         report = yield from sweep(
             batch_size=batch_size,
             time_budget=time_budget,
@@ -205,6 +231,8 @@ class Sweeping(Namespaces):
             progress=progress,
             own=self._namespace,
             namespaces=over,
+            max_clock_gap=max_clock_gap,
+            flush=self.cache.flush,
         )
         if not dry_run and any(swept.rows for swept in report.kinds.values()):
             yield from empty_log(self._runner)

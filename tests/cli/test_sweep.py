@@ -1,9 +1,19 @@
 import os
 import pty
 import subprocess
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from tests.cli.conftest import SCRIPT, CommandLine
+
+
+def test_a_clock_that_is_far_ahead_is_refused(sqlite_cli: CommandLine) -> None:
+    days_ago = datetime.now(UTC) - timedelta(days=3)
+    with sqlite_cli.store(clock=lambda: days_ago) as store:
+        store.sessions.create("s", ttl=timedelta(hours=1))
+    refused = sqlite_cli.process("sweep", "--max-clock-gap", "2d")
+    assert refused.returncode == 1
+    assert "allow a larger max_clock_gap" in refused.stderr
+    assert "deleted 1 expired session" in sqlite_cli.process("sweep", "--max-clock-gap", "4d").stdout
 
 
 def test_progress_is_drawn_on_a_terminal_only(sqlite_cli: CommandLine) -> None:

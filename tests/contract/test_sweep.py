@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from statestore import InvalidValueError, NewEntry, SessionNotFoundError, SweepReport, Swept, Usage
+from statestore import ClockError, InvalidValueError, NewEntry, SessionNotFoundError, SweepReport, Swept, Usage
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound
 from tests.support.crowd import at_once
@@ -17,6 +17,7 @@ from tests.support.crowd import at_once
 Store = Any
 
 HOUR = timedelta(hours=1)
+NOTHING = timedelta()
 MANY = 1_000_000 if os.environ.get("STATESTORE_HYPOTHESIS_PROFILE") == "long" else 3_000
 
 
@@ -52,6 +53,44 @@ def test_what_has_not_expired_stays_to_the_last_moment(store: Store, clock: Mova
     assert store.sweep().rows == 0
     clock.advance(microseconds=1)
     assert store.sweep()["expired_sessions"].rows == 1
+
+
+def test_a_sweep_refuses_a_clock_that_is_far_ahead(
+    open_store: Any, clock: MovableClock, content: Content, store: Store
+) -> None:
+    """It is about to delete what lives for everybody else: of whoever writes, nobody was there for a day."""
+    fast = open_store(clock=lambda: clock.now + timedelta(days=1))
+    store.sessions.create("s", ttl=HOUR)
+    store.cache.set("k", 1, ttl=HOUR)
+    fast.cache.get("k")  # A hit by that clock, noted and not yet written, is no evidence.
+    before = content.snapshot()
+    for dry_run in (True, False):
+        with pytest.raises(ClockError, match="max_clock_gap") as caught:
+            fast.sweep(max_clock_gap=timedelta(hours=23), dry_run=dry_run)
+        assert (caught.value.now - caught.value.newest, caught.value.retryable) == (timedelta(days=1), False)
+    assert content.snapshot() == before
+    assert store.sweep(max_clock_gap=timedelta(hours=23)).rows == 0
+    # Nobody was there indeed.
+    assert fast.sweep(max_clock_gap=timedelta(hours=25), dry_run=True).rows == 2
+    assert fast.sweep().rows == 2
+
+
+def test_one_namespace_in_use_shows_that_the_clock_is_right(open_store: Any, clock: MovableClock) -> None:
+    stores = {name: open_store(namespace=name, clock=clock) for name in ("a", "b", "empty")}
+    for name in "ab":
+        stores[name].sessions.create("s", ttl=HOUR)
+    clock.advance(days=2)
+    bound = {"max_clock_gap": timedelta(days=1)}
+    for which in ({}, {"all_namespaces": True}, {"namespaces": ["b", "empty"]}):
+        with pytest.raises(ClockError):
+            stores["a"].sweep(**which, **bound)
+    assert stores["empty"].sweep(**bound).rows == 0
+    stores["b"].cache.set("k", 1)
+    with pytest.raises(ClockError):
+        stores["a"].sweep(**bound)
+    assert stores["a"].sweep(all_namespaces=True, **bound)["expired_sessions"].rows == 2
+    with pytest.raises(InvalidValueError, match="max_clock_gap"):
+        stores["a"].sweep(max_clock_gap=NOTHING)
 
 
 def test_a_session_that_was_used_meanwhile_stays(store: Store, clock: MovableClock) -> None:

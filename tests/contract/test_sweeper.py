@@ -17,7 +17,17 @@ from typing import Any
 
 import pytest
 
-from statestore import AsyncStateStore, DatabaseError, InvalidValueError, NewEntry, StateStore, Sweeper, SweepReport
+from statestore import (
+    AsyncStateStore,
+    ClockError,
+    DatabaseError,
+    InvalidValueError,
+    NewEntry,
+    StateStore,
+    StateStoreError,
+    Sweeper,
+    SweepReport,
+)
 from tests.postgres import start_server
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound
@@ -161,6 +171,29 @@ def test_a_sweep_that_fails_is_logged_and_the_next_one_comes(caplog: pytest.LogC
             reports.wait("expired_sessions", 3)
             assert sweeper.running
     assert any("swept" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_sweeper_goes_on_when_the_clock_is_right_again(database_url: str, awaited: bool) -> None:
+    clock, reports, errors = expire(database_url, 1), Reports(), []
+    clock.advance(days=1)
+    options = {"every": SOON, "jitter": NOW, "on_sweep": reports, "max_clock_gap": timedelta(hours=23)}
+
+    def refused(error: StateStoreError) -> None:
+        errors.append(error)
+        clock.advance(hours=-2)
+
+    async def sweep() -> None:
+        async with await AsyncStateStore.open(database_url, clock=clock) as store:
+            async with Sweeper(store, **options, on_error=refused):
+                await asyncio.to_thread(reports.wait, "expired_sessions", 1)
+
+    if awaited:
+        asyncio.run(sweep())
+    else:
+        with StateStore.open(database_url, clock=clock) as store, Sweeper(store, **options, on_error=refused):
+            reports.wait("expired_sessions", 1)
+    assert [type(error) for error in errors] == [ClockError]
 
 
 def test_a_bug_ends_the_sweeper_and_is_raised_when_it_is_stopped(
