@@ -94,6 +94,7 @@ class _Held(Lease):
             )
 
     def _enter(self) -> Flow[None]:
+        self.check_process()
         try:
             yield self._call(LeaseWork.begin_work)
         except BaseException:

@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from statestore.checking import checks, exactjson, messages
+from statestore.engine import forking
 from statestore.engine.calls import Call
 from statestore.engine.flows import Block, Enter
-from statestore.errors import ConflictError
+from statestore.errors import ConflictError, StoreClosedError
 from statestore.repositories.conversations.turns import Begun, TurnWork
 from statestore.repositories.history import entry_rows
 from statestore.repositories.history.windows import Limits
@@ -84,6 +85,7 @@ class Turn:
         self._limit = begun.limit
         self._entries: list[NewEntry | Mapping[str, Any]] = []
         self._saved = False
+        self._generation = forking.generation()
 
     @property
     def messages(self) -> list[Any]:
@@ -120,6 +122,10 @@ class Turn:
 
     def _commit(self, *, create: bool | NewSession, lease: Lease | None) -> Call | None:
         """The call that writes everything collected; None if there is nothing to write and no lease to check."""
+        if self._generation != forking.generation():  # Or the child could come first, and the parent be refused.
+            raise StoreClosedError(
+                "the turn was begun before this process was forked, and belongs to the parent; begin another"
+            )
         unsaved = self.unsaved
         if not (unsaved.entries or unsaved.state_set or unsaved.state_deleted):
             return None if lease is None else Call(TurnWork.check_lease, (lease,))

@@ -236,6 +236,17 @@ def test_what_was_open_at_the_fork_raises_our_error_in_the_child(database_url: s
 
         lease = store.sessions.acquire("s", owner="me", ttl=timedelta(minutes=1))
         lease.__enter__()
+        # The child's turn raises even where it would come first, and the parent's be the one that is refused.
+        turn = store.turn("t", create=True)
+        turn.__enter__().append({"role": "user", "content": "said"})
+
+        def of_the_turn():
+            refused(lambda: turn.__exit__(None, None, None), StoreClosedError)
+            refused(lambda: lease.__enter__(), StaleLeaseError)
+            assert not store.sessions.exists("t")
+        wait_for(child(of_the_turn))
+        turn.__exit__(None, None, None)
+        assert store.history.count("t") == 1
         transaction = store.transaction()
         if url.startswith("postgresql"):
             tx = transaction.__enter__()
