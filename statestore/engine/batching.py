@@ -74,8 +74,8 @@ class Schedule:
     def may_go_alone(self, key: Hashable) -> bool:
         return self.current is None and not self.waiting and not self._is_busy(key)
 
-    def begin(self, keys: Sequence[Hashable]) -> Run:
-        run = self.current = Run(keys)
+    def begin(self, run: Run) -> Run:
+        self.current = run
         self.mark(run)
         return run
 
@@ -228,21 +228,34 @@ class ThreadBatches:
         self._lock = threading.RLock()  # See `Watchdog`.
 
     def run(self, call: Call, key: Hashable) -> Any:
-        run = None
         waiting = _WaitingThread(call, key)
+        # Ctrl-C may come at the beginning of any function: what is to be ended is known before it begins.
+        run, alone, queued = Run([key]), False, False
+        early: BaseException | None = None
         try:
             with self._lock:
-                if self._schedule.may_go_alone(key):
-                    run = self._schedule.begin([key])
+                alone = self._schedule.may_go_alone(key)
+                if alone:
+                    self._schedule.begin(run)
                 else:
+                    queued = True
                     self._schedule.waiting.append(waiting)
-            if run is not None:
+            if alone:
                 return self._alone(call)
+            self._start()
+        except BaseException as exc:
+            # Somebody may have taken it into a batch already, as the first perhaps.
+            if not queued or self._take_back(waiting):
+                raise
+            early = exc
         finally:
-            if run is not None:
-                self._end(run)
-        self._start()
-        interrupt = self._see_through(waiting)
+            if alone:
+                try:
+                    self._end(run)
+                except BaseException:
+                    self._end(run)
+                    raise
+        interrupt = self._see_through(waiting) or early
         if interrupt is not None:
             raise interrupt
         if waiting.error is not None:
@@ -347,13 +360,31 @@ class ThreadBatches:
 
     def _start(self) -> None:
         """Wake the first of the next batch, if one may go now."""
+        try:
+            self._start_next()
+        except BaseException:  # Others wait for it.
+            self._start_next()
+            raise
+
+    def _start_next(self) -> None:
         with self._lock:
-            if self._schedule.batch_may_go():
-                batch = self._schedule.take()
-                first = batch[0]
-                first.run = self._schedule.begin(keys_of(batch))
+            if not self._schedule.batch_may_go():
+                return
+            batch = self._schedule.take()
+            first = batch[0]
+            run = None
+            try:
+                run = first.run = Run(keys_of(batch))
+                self._schedule.begin(run)
                 first.batch = batch
                 first.settled.set()
+            except BaseException:
+                if run is not None:
+                    self._schedule.end(run)
+                first.batch = []
+                first.settled.clear()
+                self._schedule.waiting[:0] = batch
+                raise
 
     def _go_past(self) -> None:
         with self._lock:

@@ -261,15 +261,17 @@ class Connections:
         return used_at < self._lost_at or now - used_at > _PAUSE
 
     def give_back(self, connection: Any, slots: Slots | None) -> None:
-        if not self.owned:
-            connection.close()
-        elif connection.is_valid:  # Otherwise it has been forgotten.
-            if self._is_at_rest(connection):
-                self._idle.append(connection.pooled if isinstance(connection, HeardConnection) else connection)
-            else:
-                self.forget(connection)
-        if slots is not None:
-            slots.give_back()
+        try:
+            if not self.owned:
+                connection.close()
+            elif connection.is_valid:  # Otherwise it has been forgotten.
+                if self._is_at_rest(connection):
+                    self._idle.append(connection.pooled if isinstance(connection, HeardConnection) else connection)
+                else:
+                    self.forget(connection)
+        finally:  # Ctrl-C may come here, too: then the connection is lost, but not its place.
+            if slots is not None:
+                slots.give_back()
         if self._closed and self.owned:
             self._close_idle()
 

@@ -209,27 +209,34 @@ class Database:
     ) -> Iterator[tuple[Transaction, BoundRunner]]:
         """A transaction that has begun; undone on an exception."""
         generation, slots = forking.generation(), self._connections.slots
-        with no_retry():
-            connection, transaction, runner = self._begin(waiter, snapshot, read_only)
+        begun: tuple[Connected, Transaction, BoundRunner] | None = None
         try:
-            yield transaction, runner
+            with no_retry():
+                begun = self._begin(waiter, snapshot, read_only)
+            yield begun[1:]
         except BaseException as exc:
-            runner.end()
-            runner.check_process()
-            with runner.watched():
-                transaction.abandon(exc)
+            if begun is not None:
+                _, transaction, runner = begun
+                runner.end()
+                runner.check_process()
+                with runner.watched():
+                    transaction.abandon(exc)
             raise
         finally:
-            if generation != forking.generation():
-                forking.keep(connection)
-            else:
-                if runner.lost:
-                    self._connections.note_loss(connection, runner.lost)
-                if runner.demoted:
-                    self._connections.leave_server()
-                if runner.given_up:
-                    self._connections.forget(connection)
-                self._connections.give_back(connection, slots)
+            if begun is not None:
+                connection, _, runner = begun
+                if generation != forking.generation():
+                    forking.keep(connection)
+                else:
+                    try:
+                        if runner.lost:
+                            self._connections.note_loss(connection, runner.lost)
+                        if runner.demoted:
+                            self._connections.leave_server()
+                        if runner.given_up:
+                            self._connections.forget(connection)
+                    finally:
+                        self._connections.give_back(connection, slots)
 
     def _begin(self, waiter: Waiter, snapshot: bool, read_only: bool) -> tuple[Connected, Transaction, BoundRunner]:
         # Nothing can have been done before it began, so that may be tried again on another connection.
@@ -251,17 +258,17 @@ class Database:
     ) -> tuple[Connected, Transaction, BoundRunner]:
         until, slots = waiter.until, self._connections.slots
         connection = self._connections.take(until)
-        transaction = Transaction(connection, self.dialect)
-        runner = BoundRunner(
-            connection,
-            self.dialect,
-            self.settings,
-            timeout=self.waits.timeout,
-            holds_reads=not snapshot,
-            read_only=read_only,
-            elsewhere=self._connections.elsewhere,
-        )
-        try:
+        try:  # From here on: Ctrl-C may come at the beginning of any function.
+            transaction = Transaction(connection, self.dialect)
+            runner = BoundRunner(
+                connection,
+                self.dialect,
+                self.settings,
+                timeout=self.waits.timeout,
+                holds_reads=not snapshot,
+                read_only=read_only,
+                elsewhere=self._connections.elsewhere,
+            )
             with runner.watched():
                 transaction.begin(
                     snapshot=snapshot,
@@ -343,13 +350,17 @@ class Database:
                 self._connections.discard(connection, exc)
                 raise_for(exc, call, elsewhere=self._connections.elsewhere)
             finally:
-                if given_up:
-                    self._connections.forget(connection)
-                self._connections.give_back(connection, slots)
+                try:
+                    if given_up:
+                        self._connections.forget(connection)
+                finally:
+                    self._connections.give_back(connection, slots)
         finally:
-            ticket.leave()
-            if writer is not None:
-                writer.release()
+            try:
+                ticket.leave()
+            finally:  # Ctrl-C may come here, too.
+                if writer is not None:
+                    writer.release()
 
     @contextmanager
     def _watched(self, connection: Connected, until: float) -> Iterator[None]:

@@ -151,13 +151,20 @@ class Slots:
 
     def take(self, until: float, patience: float = math.inf) -> bool:
         """Take a place; False if none became free *until* then, on the monotonic clock, or for *patience* seconds."""
-        with self._lock:
-            if self._free:
-                self._free -= 1
-                return True
-            come = threading.Lock()
-            come.acquire()
-            self._waiting.append(come)
+        taken = False
+        try:
+            with self._lock:
+                if self._free:
+                    self._free -= 1
+                    taken = True
+                    return True
+                come = threading.Lock()
+                come.acquire()
+                self._waiting.append(come)
+        except BaseException:  # Ctrl-C, when the lock was let go.
+            if taken:
+                self.give_back()
+            raise
         try:
             # A lock takes no longer timeout than about 292 years, nor a negative one.
             if come.acquire(timeout=min(max(0.0, until - time.monotonic()), patience, 1e6)):
@@ -169,7 +176,10 @@ class Slots:
 
     def give_back(self) -> None:
         with self._lock:
-            self._pass_on()
+            if self._waiting:
+                self._pass_on()
+            else:  # Not in another function, at whose beginning Ctrl-C could come.
+                self._free += 1
 
     def _leave(self, come: threading.Lock, *, keep: bool = False) -> bool:
         """Wait no longer. False, if a place had come meanwhile: it is passed on unless it is to be kept."""

@@ -227,7 +227,7 @@ class TaskBatches:
     async def run(self, call: Call, key: Hashable) -> Any:
         # In a crowd nobody goes alone: callers whose answers came together come back in the same iteration of the loop.
         if not self._schedule.crowded and self._schedule.may_go_alone(key):
-            run = self._schedule.begin([key])
+            run = self._schedule.begin(Run([key]))
             try:
                 return await self._alone(call)
             finally:
@@ -256,7 +256,7 @@ class TaskBatches:
             return
         if self._schedule.batch_may_go():
             # It is chosen only when it goes: until then a call can be taken back, and others may still join.
-            run = self._schedule.begin(())
+            run = self._schedule.begin(Run(()))
             self._keep(loop.create_task(self._run_batch(run))).add_done_callback(lambda _: self._batch_is_over(run))
         if self._watch is None and (self._schedule.waiting or self._under_way):
             self._watch = loop.call_later(self._patience or _LOOK, self._look)

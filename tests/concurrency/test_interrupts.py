@@ -1,0 +1,74 @@
+"""Ctrl-C, or the time limit of a host, at the beginning of any function of the package: the store goes on working."""
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import statestore
+from statestore import NewEntry, StateStore
+
+FOLDER = statestore.__path__[0]
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt, which Python raises where a function begins."""
+
+
+def begin(store: StateStore) -> None:
+    with store.transaction() as tx:
+        tx.state.set("s", "k", 1)
+
+
+CALLS: dict[str, Callable[[StateStore], Any]] = {
+    "append": lambda store: store.history.append("s", [NewEntry("x")]),
+    "set": lambda store: store.state.set("s", "k", 1),
+    "read": lambda store: store.history.read("s", last=1),
+    "transaction": begin,
+}
+# What comes last of all: where these begin, one of the places for connections may be lost.
+LAST_STEPS = {"Connections.give_back", "Slots.give_back", "generation"}
+
+
+def interrupted_at(number: int, call: Callable[[], Any]) -> str | None:
+    """Interrupt a call where its so-manieth function begins. Its name; None if the call has fewer."""
+    left, where = number, None
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal left, where
+        if event == "call" and frame.f_code.co_filename.startswith(FOLDER):
+            left -= 1
+            if left == 0:
+                sys.setprofile(None)
+                where = frame.f_code.co_qualname
+                raise Interrupted
+
+    sys.setprofile(count)
+    try:
+        call()
+    except Interrupted:
+        pass
+    finally:
+        sys.setprofile(None)
+    return where
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_wherever_a_call_is_interrupted_the_next_one_works(database_url: str, name: str) -> None:
+    with StateStore.open(database_url, timeout=5, durability="normal") as store:
+        store.sessions.create("s")
+        CALLS[name](store)
+        number, left = 0, []
+        while (where := interrupted_at(number := number + 1, lambda: CALLS[name](store))) is not None:
+            # Takes the only writer of SQLite, and the place of an append.
+            store.history.append("s", [NewEntry("after")])
+            state = store._database.pool()
+            assert state is not None
+            if state.used and where not in LAST_STEPS:
+                left.append(where)
+            store._database._connections.slots._free = state.size  # type: ignore[union-attr]
+        assert number > 20
+        assert left == []
+        assert [entry.seq for entry in store.history.read("s")] == list(range(1, store.history.count("s") + 1))
