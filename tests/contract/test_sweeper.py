@@ -184,9 +184,11 @@ def test_a_sweeper_goes_on_when_the_clock_is_right_again(database_url: str, awai
         clock.advance(hours=-2)
 
     async def sweep() -> None:
-        async with await AsyncStateStore.open(database_url, clock=clock) as store:
-            async with Sweeper(store, **options, on_error=refused):
-                await asyncio.to_thread(reports.wait, "expired_sessions", 1)
+        async with (
+            await AsyncStateStore.open(database_url, clock=clock) as store,
+            Sweeper(store, **options, on_error=refused),
+        ):
+            await asyncio.to_thread(reports.wait, "expired_sessions", 1)
 
     if awaited:
         asyncio.run(sweep())

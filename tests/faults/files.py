@@ -32,7 +32,7 @@ connection.close()
 
 
 @fault(
-    "two stores on one file", databases=SQLITE, short=2, long=500, limit=900, control_rounds=1,
+    "two stores on one file", databases=SQLITE, short=2, long=500, limit=1_800, control_rounds=1,
     control="the file opened and closed beside SQLite",
 )  # fmt: skip
 def two_stores(bench: Bench) -> Tally:
