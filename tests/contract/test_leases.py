@@ -410,6 +410,14 @@ def test_a_fork_has_no_lease(store: Store, session: str) -> None:
     store.sessions.acquire("f", owner="b", ttl=TTL)
 
 
+@pytest.mark.parametrize("session_id", [5, None, "", "x" * 513])
+def test_a_lease_on_what_is_no_session_id_is_refused(store: Store, session: str, session_id: Any) -> None:
+    lease = replace(plain(store.sessions.acquire(session, owner="a", ttl=TTL)), session_id=session_id)
+    for call in (store.sessions.renew, store.sessions.release):
+        with pytest.raises(InvalidValueError, match=r"lease\.session_id"):
+            call(lease)
+
+
 @pytest.mark.parametrize("token", ["1", "x", None, 1.0, True, 2**63, -1])
 def test_a_lease_with_a_token_that_is_no_number_is_refused(store: Store, session: str, token: Any) -> None:
     lease = replace(plain(store.sessions.acquire(session, owner="a", ttl=TTL)), token=token)
