@@ -164,7 +164,7 @@ def check(target: Target, *, schema: str = DEFAULT_SCHEMA, table_prefix: str = "
 
 def command_up(target: Target, schema: str, table_prefix: str = "") -> str:
     """The command that makes the tables or brings them up to date, to be pasted into a shell."""
-    command = f"statestore migrate up --url {shlex.quote(shown(target))}"
+    command = f"statestore migrate up --url {shlex.quote(shown(target, to_paste=True))}"
     if table_prefix:
         return f"{command} --table-prefix {table_prefix}"
     return command if schema == DEFAULT_SCHEMA else f"{command} --schema {shlex.quote(schema)}"

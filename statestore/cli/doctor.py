@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from statestore.cli import terminal
 from statestore.cli.durations import Duration
 from statestore.cli.failures import Failure
 from statestore.cli.options import Database, database_options, examples, json_option
@@ -60,15 +61,18 @@ def doctor(
         if name not in api.names():
             raise click.UsageError(f"There is no check {name!r}; there are: {', '.join(api.names())}.")
     url, options = database.url(), {**database.where, "timeout": timeout, "thorough": thorough, "role": role}
+    options |= {"command": database.command, "namespace": database.namespace}
     if fix is not None:
         _mend(url, fix, options, as_json)
         return
     examination = api.examine(url, only=only, **options)
     if as_json:
-        facts = {"url": examination.url, "verdict": examination.verdict}
+        facts = {"url": examination.url, "verdict": examination.verdict, "url_left_out": database.hides_url}
         click.echo(json_text(facts | {"findings": [asdict(finding) for finding in examination]}))
     else:
         _print(examination, quiet)
+        if any(finding.remedy for finding in examination):
+            _say_what_is_left_out(database)
     sys.exit(_EXIT_CODES[examination.verdict])
 
 
@@ -96,8 +100,12 @@ def _print(examination: "Examination", quiet: bool) -> None:
             _print_finding(finding, width)
     numbers = {verdict: sum(finding.verdict == verdict for finding in examination) for verdict in _EXIT_CODES}
     click.echo(f"{numbers['ok']} ok, {counted(numbers['warn'], 'warning')}, {counted(numbers['fail'], 'failure')}")
-    if examination.from_environment and any(finding.remedy for finding in examination):
-        click.echo("The commands take the database from STATESTORE_URL, so that no password is in them.", err=True)
+
+
+def _say_what_is_left_out(database: Database) -> None:
+    if database.hides_url:
+        what = "The commands take the database from STATESTORE_URL, so that no password is in them: "
+        terminal.say(f"{what}set it to the URL of this one first, or name a --profile that has it.", err=True)
 
 
 def _print_finding(finding: "Finding", width: int) -> None:

@@ -58,6 +58,10 @@ class Database:
     """The environment variable that has the password."""
     profile: str | None = None
     """What --profile says."""
+    options: tuple[tuple[str, str], ...] = ()
+    """The options that name the database, as they were given."""
+    config: str | None = None
+    """What --config says."""
 
     @classmethod
     def chosen(
@@ -84,6 +88,12 @@ class Database:
             directory=None if found is None else found.directory,
             password_env=None if found is None else found.password_env,
             profile=profile,
+            options=tuple(
+                (name, value)
+                for name, value in (("profile", profile), ("url", url), ("schema", schema), ("namespace", namespace))
+                if value is not None
+            ),
+            config=top.get("config"),
         )
         if context is not None:
             context.find_root().meta[_DATABASE] = database
@@ -142,13 +152,34 @@ class Database:
             default = "" if self.given_url else ", the default since neither --url nor STATESTORE_URL is given"
             raise Failure(
                 f"there is no SQLite file {str(file)!r}{default}; check the path, or make the database with: "
-                f"statestore migrate up{self.arguments() or f' --url {shlex.quote(hosts.shown(url))}'}"
+                f"{self.command('migrate up' + ('' if self.options else f' --url {shlex.quote(hosts.shown(url))}'))}"
             )
         return url
 
-    def arguments(self) -> str:
-        """What to add to a command that a message names, so that it goes to the same profile."""
-        return "" if self.profile is None else f" --profile {shlex.quote(self.profile)}"
+    def command(self, words: str, *, namespace: bool = False) -> str:
+        """A command for a message, to be pasted: it goes to the same database, by the options as they were given.
+
+        A URL with a password is left out; see `hides_url`.
+
+        Args:
+            words: The command, such as `migrate up`.
+            namespace: Whether it takes a namespace.
+        """
+        shown = [
+            f"--{name} {shlex.quote(value)}"
+            for name, value in self.options
+            if (namespace or name != "namespace") and not (name == "url" and self.hides_url)
+        ]
+        config = [] if self.config is None else [f"--config {shlex.quote(self.config)}"]
+        return " ".join(["statestore", *config, words, *shown])
+
+    @property
+    def hides_url(self) -> bool:
+        """Whether --url has a password, which no message may have."""
+        from statestore.engine import engines, hosts
+
+        given = dict(self.options).get("url")
+        return given is not None and hosts.has_secret(engines.parse(given))
 
     def open(self, *, create: bool = False, **options: Any) -> StateStore:
         """Open the store.

@@ -32,23 +32,34 @@ _OPTIONS |= {name: f"--{name}" for name in ("cursor", "limit", "since", "until",
 
 def text(error: StateStoreError, database: Database | None) -> str:
     """What to print for *error*, of a command that used *database*."""
-    where = "" if database is None else _arguments(database)
+    said = _text(error, database)
+    if database is not None and ": statestore " in said and database.hides_url:
+        return said.replace(": statestore ", ", with that URL in STATESTORE_URL: statestore ", 1)
+    return said
+
+
+def _text(error: StateStoreError, database: Database | None) -> str:
+
+    def command(words: str) -> str:
+        return f"statestore {words}" if database is None else database.command(words, namespace=True)
+
     if isinstance(error, SessionNotFoundError):
         return (
             f"session {error.session_id!r} does not exist in namespace {error.namespace!r} or has expired; "
-            f"see: statestore sessions{where}"
+            f"see: {command('sessions')}"
         )
     if isinstance(error, SessionExistsError):
         return f"session {error.session_id!r} already exists in namespace {error.namespace!r}; choose another id"
     if isinstance(error, StateKeyNotFoundError):
         found = str(error).partition(";")[0]
-        return f"{found}; its keys are listed by: statestore state ls {_owner(error)}{where}"
+        return f"{found}; its keys are listed by: {command(f'state ls {_owner(error)}')}"
     if isinstance(error, EntryNotFoundError):
         found = str(error).partition(";")[0]
-        return f"{found}; see: statestore show {shlex.quote(error.session_id)}{where}"
-    if isinstance(error, SchemaError) and database is not None and database.profile is not None:
-        # The URL comes from the profile, and its password may, too.
-        return re.sub(r"(statestore migrate \w+) --url \S+", rf"\1{database.arguments()}", str(error))
+        return f"{found}; see: {command(f'show {shlex.quote(error.session_id)}')}"
+    if isinstance(error, SchemaError) and database is not None:
+        # As the reader named the database, who may have done so without any option.
+        again = re.compile(r"statestore (migrate \w+) --url \S+(?: --schema \S+)?")
+        return again.sub(lambda found: database.command(found[1]), str(error))
     if isinstance(error, DatabaseError) and error.code in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
         return _damaged(error, database)
     if isinstance(error, InvalidValueError):
@@ -84,8 +95,3 @@ def _owner(error: StateKeyNotFoundError) -> str:
     if error.agent_name is not None:
         return f"{shlex.quote(error.agent_name)} --of agent"
     return shlex.quote(error.session_id or "SESSION")
-
-
-def _arguments(database: Database) -> str:
-    namespace = "" if database.namespace == "default" else f" --namespace {shlex.quote(database.namespace)}"
-    return f"{database.arguments()}{namespace}"

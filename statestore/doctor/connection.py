@@ -2,8 +2,8 @@
 
 import platform
 import sqlite3
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy
@@ -12,7 +12,8 @@ from statestore import __version__
 from statestore.doctor.checks import check, found, mendable, size
 from statestore.doctor.findings import Finding
 from statestore.doctor.patient import Patient, literal, quoted
-from statestore.engine.engines import OLDEST_SQLITE
+from statestore.engine import sql_tokens
+from statestore.engine.engines import APPLICATION, OLDEST_SQLITE
 from statestore.schema import revisions
 
 OLDEST_POSTGRESQL = 15
@@ -120,16 +121,35 @@ def clock(patient: Patient) -> Iterator[Finding]:
         if abs(skew) > _SKEW + (after - before) / 2:
             ahead = "ahead of" if skew > timedelta(0) else "behind"
             what = f"the server's clock is {abs(skew).total_seconds():.1f} s {ahead} this machine's"
-            yield found("clock", "warn", f"{what}; the server's counts", "sudo timedatectl set-ntp true")
+            what = f"{what}; the server's counts: set the wrong one, on its machine"
+            yield found("clock", "warn", what, "sudo timedatectl set-ntp true")
             return
         now = at
     if "sessions" in patient.tables:
         [latest] = patient.one("SELECT max(active_hour) FROM {s}sessions")
         if latest is not None and patient.from_time(latest) > now + _FUTURE:
             what = f"sessions were last active at {patient.from_time(latest):%Y-%m-%d %H:%M}Z, which is yet to come"
-            yield found("clock", "warn", f"{what}; a clock was wrong, and they expire late")
+            what = f"{what}: a clock was wrong, and they expire late; if it is {now:%Y-%m-%d %H:%M}Z now, --fix"
+            yield mendable(patient, "clock", "warn", f"{what} makes them active now", [_active_now(patient, now)])
             return
     yield found("clock", "ok", "the clocks agree" if patient.on_postgresql else "no row comes from the future")
+
+
+def _active_now(patient: Patient, now: datetime) -> str:
+    """Sessions from the future, as if they had been used now."""
+    if patient.on_postgresql:
+        at, hour = "now()", "date_trunc('hour', now(), 'UTC')"
+        until, late = "now() + ttl", "now() + interval '1 hour'"
+    else:
+        at, hour = literal(patient.time(now)), literal(f"{patient.time(now)[:13]}:00:00.000000Z")
+        microseconds = (now - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        until = sql_tokens.later_sqlite("ttl").replace(":now_us", str(microseconds))
+        late = literal(patient.time(now + _FUTURE))
+    earlier = f"CASE WHEN created_at > {at} THEN {at} ELSE created_at END"
+    return (
+        f"UPDATE {patient.prefix}sessions SET last_activity_at = {at}, active_hour = {hour}, created_at = {earlier},"
+        f" expires_at = {until} WHERE active_hour > {late}"
+    )
 
 
 @check("durability", on="postgresql")
@@ -175,11 +195,15 @@ def connections(patient: Patient) -> Iterator[Finding]:
 
 @check("transactions", on="postgresql")
 def transactions(patient: Patient) -> Iterator[Finding]:
-    """Those that keep rows locked, or VACUUM from removing what was deleted."""
+    """Those that keep rows locked, or VACUUM from removing what was deleted. Only ours may be ended from here."""
     rows = patient.rows(
-        "SELECT pid, usename, CAST(extract(epoch FROM now() - coalesce(state_change, xact_start)) AS integer) AS idle,"
-        " CAST(xact_start AS text) AS begun"
+        "SELECT pid, usename, coalesce(application_name, '') AS name,"
+        " CAST(extract(epoch FROM now() - coalesce(state_change, xact_start)) AS integer) AS idle,"
+        " CAST(xact_start AS text) AS begun,"
+        # It has a snapshot and has written nothing: an export or a report, which reads as of one moment.
+        " backend_xid IS NULL AND backend_xmin IS NOT NULL AS reads"
         " FROM pg_stat_activity AS a WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND backend_type = 'client backend'"
         " AND state LIKE 'idle in transaction%' AND now() - state_change > make_interval(secs => :least)"
         # A migration or a partitioning holds its lock so, for as long as it works.
         " AND NOT EXISTS (SELECT FROM pg_locks AS l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.objsubid = 1"
@@ -187,26 +211,53 @@ def transactions(patient: Patient) -> Iterator[Finding]:
         " ORDER BY state_change",
         least=IDLE_IN_TRANSACTION.total_seconds(), migrating=revisions.lock_key(patient.schema),
     )  # fmt: skip
-    if rows:
+    backups = [row for row in rows if row.name in _BACKUPS]
+    ours = [row for row in rows if row.name == APPLICATION and not row.reads]
+    exports = [row for row in rows if row.name == APPLICATION and row.reads]
+    others = [row for row in rows if row.name != APPLICATION and row not in backups]
+    if ours:
         # Whoever has the number by then may be somebody else.
         sql = [
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = {row.pid} AND xact_start ="
             f" {literal(row.begun)} AND starts_with(state, 'idle in transaction')"
-            for row in rows
+            f" AND application_name = {literal(APPLICATION)}"
+            for row in ours
         ]
-        longest = f"for {rows[0].idle:,} s, process {rows[0].pid} of {rows[0].usename}"
-        what = f"{len(rows)} idle in a transaction, the longest {longest}: it keeps its locks, and deleted rows"
-        yield mendable(patient, "transactions", "warn", f"{what}; --fix ends these connections", sql)
+        what = f"{_idle(ours)}: it keeps its locks, and deleted rows"
+        yield mendable(patient, "transactions", "warn", f"{what}; --fix ends these connections of statestore", sql)
+    if exports:
+        what = f"{_idle(exports)}: an export or a report of statestore, which keeps deleted rows until it is complete"
+        yield found("transactions", "warn", f"{what}; let it end, or end it: {_ending(exports)}")
+    if others:
+        what = f"{_idle(others)}: it keeps its locks, and deleted rows; --fix ends only connections of statestore"
+        yield found("transactions", "warn", f"{what}; ask whose it is before you end it: {_ending(others)}")
     prepared = patient.rows("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()"
                             " AND now() - prepared > interval '1 hour' ORDER BY prepared")  # fmt: skip
     if prepared:
-        what = f"{len(prepared)} prepared for more than an hour; end each: ROLLBACK PREPARED {literal(prepared[0].gid)}"
-        yield found("transactions", "warn", what)
-    if not rows and not prepared:
-        yield found("transactions", "ok", "none is left open")
+        what = (
+            f"{len(prepared)} prepared for more than an hour, and keep their locks; ask who coordinates them, then end"
+        )
+        yield found("transactions", "warn", f"{what} each: ROLLBACK PREPARED {literal(prepared[0].gid)}, or COMMIT")
+    if len(backups) == len(rows) and not prepared:
+        what = f"none is left open; a backup is at work: {_who(backups[0])}" if backups else "none is left open"
+        yield found("transactions", "ok", what)
+
+
+def _idle(rows: Sequence[Any]) -> str:
+    return f"{len(rows)} idle in a transaction, the longest for {rows[0].idle:,} s: {_who(rows[0])}"
+
+
+def _who(row: Any) -> str:
+    return f"{row.name or 'an application without a name'}, process {row.pid} of {row.usename}"
+
+
+def _ending(rows: Sequence[Any]) -> str:
+    return f"SELECT pg_terminate_backend({rows[0].pid})"
 
 
 IDLE_IN_TRANSACTION = timedelta(minutes=5)
+_BACKUPS = ("pg_dump", "pg_dumpall", "pg_restore", "pg_basebackup")
+"""With several jobs the first connection of pg_dump waits for the others, idle in its transaction."""
 
 
 @check("followers", on="postgresql")

@@ -7,6 +7,7 @@ the finding says so.
 import shlex
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 from statestore.doctor.checks import check, found, mendable, some
 from statestore.doctor.findings import Finding
@@ -76,13 +77,9 @@ def retention(patient: Patient) -> Iterator[Finding]:
         what = (
             f"namespace {namespace!r} has sessions idle for more than a year and no retention; how long may they stay?"
         )
-        yield found("retention", "warn", what, patient.command(f"retention --max-idle 365d{_within(namespace)}"))
+        yield found("retention", "warn", what, patient.command(f"retention --max-idle 365d{patient.within(namespace)}"))
     if not rows:
         yield found("retention", "ok", "nothing is kept for years without a decision")
-
-
-def _within(namespace: str) -> str:
-    return "" if namespace == "default" else f" --namespace {shlex.quote(namespace)}"
 
 
 @check("prices", needs=("history_entries", "model_prices"))
@@ -98,17 +95,18 @@ def prices(patient: Patient) -> Iterator[Finding]:
     known = {model for (model,) in patient.rows("SELECT DISTINCT model FROM {s}model_prices")}
     for namespace in dict.fromkeys(row.namespace for row in rows):
         calls = [row for row in rows if row.namespace == namespace]
-        of_them = f" in namespace {namespace!r}" if namespace != "default" else ""
+        of_them = patient.of_namespace(namespace)
         models = [f"{row.model} ({row.calls:,} {'call' if row.calls == 1 else 'calls'})" for row in calls]
         what = f"no cost{of_them}: {some(models)}"
         unknown = [row.model for row in calls if row.model not in known]
         if not unknown:
-            remedy = patient.command(f"prices apply{_within(namespace)}")
+            remedy = patient.command(f"prices apply{patient.within(namespace)}")
         elif not known:
-            remedy = patient.command(f"prices sync --apply{_within(namespace)}")
+            remedy = patient.command(f"prices sync --apply{patient.within(namespace)}")
         else:
             remedy = None
-            what += f"; set a price: statestore prices set {unknown[0]} --input USD --output USD, then prices apply"
+            words = f"prices set {shlex.quote(unknown[0])} --input USD --output USD{patient.within(namespace)}"
+            what += f"; set a price, in USD for a million tokens: {patient.command(words)}, then: prices apply"
         yield found("prices", "warn", what, remedy)
     if not rows:
         yield found("prices", "ok", "every call of the last week has a cost")
@@ -186,12 +184,41 @@ def positions(patient: Patient) -> Iterator[Finding]:
     gaps = [row for row in rows if row.gone]
     beyond = [row for row in rows if row.beyond]
     if gaps:
-        what = f"{len(gaps)} of the {len(rows):,} newest sessions lack entries, first {gaps[0].session_id!r}"
-        yield found(
-            "positions", "fail", f"{what} ({gaps[0].gone}): somebody has deleted rows; restore them from a backup"
-        )
+        verb = "lacks" if len(gaps) == 1 else "lack"
+        what = f"{len(gaps)} of the {len(rows):,} newest sessions {verb} entries that somebody deleted by SQL"
+        yield found("positions", "fail", f"{what}: {_gap(patient, gaps[0])}")
     if beyond:
         what = f"{len(beyond)} of the {len(rows):,} newest sessions have entries behind their end, which nobody sees"
         yield found("positions", "warn", what, patient.command("sweep --all-namespaces"))
     if not gaps and not beyond:
         yield found("positions", "ok", f"no gap in the {len(rows):,} newest sessions")
+
+
+def _gap(patient: Patient, session: Any) -> str:
+    """Where the first gap of a session is, and what can be done about it."""
+    rows = patient.rows(
+        """
+        SELECT s.first_seq, before + 1 AS first, seq - 1 AS last FROM {s}sessions AS s, (
+            SELECT seq, lag(seq, 1, 0) OVER (ORDER BY seq) AS before FROM (
+                SELECT first_seq - 1 AS seq FROM {s}sessions WHERE namespace = :namespace AND session_id = :id
+                UNION SELECT next_seq FROM {s}sessions WHERE namespace = :namespace AND session_id = :id
+                UNION SELECT seq FROM {s}history_entries WHERE namespace = :namespace AND session_id = :id
+                UNION SELECT h.seq FROM {s}session_segments AS g JOIN {s}history_entries AS h
+                    ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+                    AND h.seq BETWEEN g.from_seq AND g.to_seq
+                    WHERE g.namespace = :namespace AND g.session_id = :id) AS there) AS found
+        WHERE s.namespace = :namespace AND s.session_id = :id
+            AND seq > before + 1 AND before + 1 >= s.first_seq AND seq <= s.next_seq
+        ORDER BY seq LIMIT 1""",
+        namespace=session.namespace, id=session.session_id,
+    )  # fmt: skip
+    name = f"session {session.session_id!r}{patient.of_namespace(session.namespace)}"
+    if not rows:  # Somebody has written meanwhile.
+        return f"{name} lacks {session.gone:,}"
+    [gap] = rows
+    where = f"position {gap.first}" if gap.first == gap.last else f"positions {gap.first} to {gap.last}"
+    what = f"{name} has no {where}. All else can be read. Restore it from a backup (see docs/doctor.md)"
+    if gap.first == gap.first_seq:
+        return what
+    words = f"fork {shlex.quote(session.session_id)} --at-seq {gap.first - 1}{patient.within(session.namespace)}"
+    return f"{what}, or go on from before the gap: {patient.command(words)}"

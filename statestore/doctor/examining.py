@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import URL
 
 from statestore import schema
-from statestore.checking import checks as arguments
+from statestore.checking import checks as checked
 from statestore.doctor import checks, connection, content, file, structure, upkeep
 from statestore.doctor.checks import CHECKS
 from statestore.doctor.findings import Examination, Finding
@@ -56,6 +56,8 @@ def examine(
     timeout: float | timedelta = 5,
     thorough: bool = False,
     role: str | None = None,
+    command: Callable[[str], str] | None = None,
+    namespace: str = "default",
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Examination:
     """Look at a database, and say for each check whether it is well, and the command that mends it.
@@ -73,13 +75,17 @@ def examine(
         timeout: For each statement, in seconds or as a timedelta.
         thorough: Read large tables, and large SQLite files, as a whole.
         role: PostgreSQL: whose grants to look at; by default those of the role that connects.
+        command: Makes the command of a remedy from its words, such as `migrate up`. By default it is `statestore`, the
+            words, and `--url` and `--schema`; a URL with a password is left out, see `Examination.from_environment`.
+        namespace: The namespace that those commands take by themselves.
         now: This machine's clock.
 
     Raises:
         InvalidValueError: An argument cannot be used.
     """
-    patient = _patient(url, schema, table_prefix, only, timeout, thorough, role, now)
-    return Examination(hosts.shown(patient.url), tuple(_examined(patient, only)), patient.has_secret)
+    patient = _patient(url, schema, table_prefix, only, timeout, thorough, role, now, command, namespace)
+    from_environment = patient.has_secret and command is None
+    return Examination(hosts.shown(patient.url), tuple(_examined(patient, only)), from_environment)
 
 
 def mend(
@@ -91,6 +97,8 @@ def mend(
     timeout: float | timedelta = 5,
     thorough: bool = False,
     role: str | None = None,
+    command: Callable[[str], str] | None = None,
+    namespace: str = "default",
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Mended:
     """Run the statements of a check's findings, and look again. See `Finding.sql`; without any, nothing is done.
@@ -101,7 +109,7 @@ def mend(
         InvalidValueError: An argument cannot be used.
         DatabaseError: A statement was refused, or the database cannot be reached. Those before it stay done.
     """
-    patient = _patient(url, schema, table_prefix, [check], timeout, thorough, role, now)
+    patient = _patient(url, schema, table_prefix, [check], timeout, thorough, role, now, command, namespace)
     before = _examined(patient, [check])
     sql = tuple(line for finding in before for line in finding.sql)
     if sql:
@@ -121,6 +129,8 @@ def _patient(
     thorough: bool,
     role: str | None,
     now: Callable[[], datetime],
+    command: Callable[[str], str] | None,
+    namespace: str,
 ) -> Patient:
     unknown = [name for name in only if name not in CHECKS]
     if unknown:
@@ -128,10 +138,12 @@ def _patient(
     parsed: URL = engines.parse(url)
     if engines.is_memory(parsed):
         raise InvalidValueError("url", "names a database in memory, of which there is nothing to examine")
-    arguments.schema_name(schema_name)
-    arguments.optional_key(role, "role")
+    checked.schema_name(schema_name)
+    checked.optional_key(role, "role")
+    checked.key(namespace, "namespace")
     prefixes.check_for(parsed.get_backend_name(), table_prefix)
-    return Patient(parsed, schema_name, table_prefix, in_seconds(timeout, "timeout"), thorough, role, now)
+    seconds = in_seconds(timeout, "timeout")
+    return Patient(parsed, schema_name, table_prefix, seconds, thorough, role, now, command, namespace)
 
 
 def _examined(patient: Patient, only: Sequence[str]) -> list[Finding]:
@@ -144,7 +156,10 @@ def _examined(patient: Patient, only: Sequence[str]) -> list[Finding]:
                 patient.tables = frozenset(_tables(patient))
             return [finding for name in _NAMES if not only or name in only for finding in checks.run(name, patient)]
     except DatabaseError as error:
-        return [checks.found("connection", "fail", str(error))]
+        # Why nobody can connect, as far as that can be seen without.
+        why = [] if patient.on_postgresql else [*file.file(patient), *file.disk(patient)]
+        why = [one for one in why if one.verdict != "ok" and (not only or one.check in only)]
+        return [checks.found("connection", "fail", str(error)), *why]
 
 
 def _tables(patient: Patient) -> Iterator[str]:

@@ -34,7 +34,8 @@ class Examination:
     Attributes:
         url: The database, without secrets.
         findings: What was found.
-        from_environment: Whether the remedies take the database from STATESTORE_URL, since its URL has a secret.
+        from_environment: Whether the remedies take the database from STATESTORE_URL, since its URL has a secret. Set it
+            before you run them.
     """
 
     url: str

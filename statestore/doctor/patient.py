@@ -35,6 +35,10 @@ class Patient:
     thorough: bool
     role: str | None
     now: Callable[[], datetime]
+    named: Callable[[str], str] | None = None
+    """Makes a command that goes to this database; None for one with --url."""
+    namespace: str = "default"
+    """Which a command takes by itself."""
     connection: Connection = field(init=False)
     tables: frozenset[str] = frozenset()
     """Which of our tables there are."""
@@ -102,18 +106,25 @@ class Patient:
 
     @property
     def has_secret(self) -> bool:
-        return hosts.shown(self.url) != self.url.render_as_string(hide_password=False)
+        return hosts.has_secret(self.url)
+
+    def within(self, namespace: str) -> str:
+        return "" if namespace == self.namespace else f" --namespace {shlex.quote(namespace)}"
+
+    def of_namespace(self, namespace: str) -> str:
+        return "" if namespace == self.namespace else f" in namespace {namespace!r}"
 
     def command(self, words: str, *, as_role: str | None = None) -> str:
         """A command of ours, for this database; a password is never in it."""
         parts = [f"statestore {words}"]
         given = os.environ.get("STATESTORE_URL")
         if as_role is not None and as_role != self.url.username:
-            url = self.url
-            other = URL.create(url.drivername, as_role, None, url.host, url.port, url.database, url.query)
-            parts.append(f"--url {shlex.quote(hosts.shown(other))}")
+            other = hosts.without_secrets(self.url).set(username=as_role)
+            parts.append(f"--url {shlex.quote(other.render_as_string())}")
+        elif self.named is not None:
+            return self.named(words)
         elif not self.has_secret and (given is None or engines.parse(given) != self.url):
-            parts.append(f"--url {shlex.quote(hosts.shown(self.url))}")
+            parts.append(f"--url {shlex.quote(self.url.render_as_string())}")
         if self.table_prefix:
             parts.append(f"--table-prefix {self.table_prefix}")
         if self.schema != schema.DEFAULT_SCHEMA and self.on_postgresql:

@@ -1,6 +1,7 @@
 """Checks of what PostgreSQL does by itself, as long as nobody keeps it from it; and of its disk."""
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 
@@ -105,8 +106,9 @@ def free_space(name: str, folder: str | os.PathLike[str], what: str) -> Finding:
     """How much a disk of this machine has left."""
     usage = shutil.disk_usage(folder)
     left = f"{what}, and {size(usage.free)} are free"
+    look = f"make room, or use a larger disk; what is there: du -xh {shlex.quote(os.fspath(folder))} | sort -h"
     if usage.free < LEAST_FREE:
-        return found(name, "fail", f"{left}: writes will soon be refused; make room, or use a larger disk")
+        return found(name, "fail", f"{left}: writes will soon be refused; {look}")
     if usage.free < FREE_DISK * usage.total:
-        return found(name, "warn", f"{left}, {usage.free / usage.total:.1%} of the disk")
+        return found(name, "warn", f"{left}, {usage.free / usage.total:.1%} of the disk; {look}")
     return found(name, "ok", left)

@@ -202,7 +202,7 @@ def _sqlite(exc: sqlite3.Error) -> Failure:
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         message = f"the SQLite file stayed locked by another writer ({name}); raise lock_timeout, or try again later"
         return Failure(_with_code(UnavailableError(message), code), transient=True)
-    if name == "SQLITE_FULL":
+    if name in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):  # The latter: no room for the log's index, beside the file.
         return Failure(_with_code(StorageFullError(f"the disk is full ({name}); nothing was written"), code))
     if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
         return Failure(_with_code(ReadOnlyError(f"the SQLite file cannot be written ({name}); check its rights"), code))

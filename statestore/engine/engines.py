@@ -26,6 +26,8 @@ from statestore.schema import prefixes
 
 Durability = Literal["full", "normal"]
 DEFAULT_URL = "sqlite:///statestore.db"
+APPLICATION = "statestore"
+"""How PostgreSQL's views name our connections, unless the URL says otherwise."""
 # The first with RETURNING.
 OLDEST_SQLITE = (3, 35)
 
@@ -211,7 +213,7 @@ def _arguments(url: URL, options: Options) -> dict[str, Any]:
     connect: dict[str, Any] = {"prepare_threshold": pooler.PREPARE_THRESHOLD if options.prepared_statements else None}
     connect |= {name: value for name, value in _NETWORK.items() if name not in url.query}
     if "application_name" not in url.query:
-        connect["application_name"] = "statestore"
+        connect["application_name"] = APPLICATION
     if "connect_timeout" not in url.query:
         connect["connect_timeout"] = max(2, min(10, math.floor(options.timeout)))
     return arguments | {"connect_args": connect}

@@ -66,8 +66,20 @@ def several(url: URL) -> bool:
 
 def shown(url: URL) -> str:
     """The URL without its secrets, which libpq takes from the query, too."""
-    hidden = {name: "***" for name in url.query if re.search("pass|secret|scram", name)}
-    return url.update_query_dict(hidden).render_as_string(hide_password=True)
+    return url.update_query_dict(dict.fromkeys(_secrets(url), "***")).render_as_string(hide_password=True)
+
+
+def _secrets(url: URL) -> list[str]:
+    return [name for name in url.query if re.search("pass(?!file)|secret|scram", name)]
+
+
+def has_secret(url: URL) -> bool:
+    return url.password is not None or bool(_secrets(url))
+
+
+def without_secrets(url: URL) -> URL:
+    """The URL for a command to be pasted: libpq takes the password from PGPASSWORD then, or from a password file."""
+    return URL.create(**(url._asdict() | {"password": None})).difference_update_query(_secrets(url))
 
 
 def check_options(url: URL) -> None:

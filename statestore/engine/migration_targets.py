@@ -97,12 +97,13 @@ def parsed_url(url: str | URL) -> URL:
     return parsed
 
 
-def shown(target: Target) -> str:
-    """The URL of a target without its secrets."""
+def shown(target: Target, *, to_paste: bool = False) -> str:
+    """The URL of a target without its secrets: with stars in their place, or, for a command *to_paste*, left out."""
     if isinstance(target, Connection):
         target = target.engine
     url = target.url if isinstance(target, Engine) else parsed_url(target)
-    return hosts.shown(url.set(drivername=url.get_backend_name()))
+    url = url.set(drivername=url.get_backend_name())
+    return hosts.without_secrets(url).render_as_string() if to_paste else hosts.shown(url)
 
 
 @contextmanager
@@ -129,7 +130,7 @@ _KINDS: tuple[tuple[type[DatabaseError], tuple[str, ...]], ...] = (
     # Connection, authentication, no such database, serialization, too many clients, lock timeout, cancelled, shutdown.
     (UnavailableError, ("08", "28", "3D", "40", "53300", "55P03", "57014", "57P")),
     (ReadOnlyError, ("SQLITE_READONLY", "SQLITE_PERM", "25006", "42501")),
-    (StorageFullError, ("SQLITE_FULL", "53100")),
+    (StorageFullError, ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE", "53100")),
 )
 
 

@@ -1,6 +1,7 @@
 """`statestore doctor` as a command: what it prints, its exit codes, and where it must work."""
 
 import json
+import shlex
 import shutil
 import sqlite3
 from contextlib import closing
@@ -10,8 +11,9 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from statestore import InvalidValueError, StateStore, doctor
+from statestore import InvalidValueError, SchemaMissingError, StateStore, doctor
 from statestore.doctor.checks import CHECKS
+from statestore.engine import hosts
 from statestore.schema import HEAD_REVISION
 from tests.cli.conftest import CommandLine
 from tests.support.command_line import invoke
@@ -237,3 +239,110 @@ def test_it_does_not_disturb_who_works_on_the_file(sqlite_cli: CommandLine) -> N
             ):
                 other.execute("BEGIN IMMEDIATE")
         assert store.history.count("s") == 1
+
+
+# Remedies go to the database that was examined, however it was named.
+
+
+def remedy_of(printed: str) -> str:
+    [line] = [line.strip() for line in printed.splitlines() if line.strip().startswith("$ ")]
+    return line.removeprefix("$ ")
+
+
+def lose_an_index(url: str) -> None:
+    execute(url, "DROP INDEX {s}ix_sessions_namespace_created_at")
+
+
+def run_remedy(printed: str, **environment: str | None) -> None:
+    words = shlex.split(remedy_of(printed))
+    assert words[0] == "statestore"
+    assert ":***@" not in printed
+    done = invoke(*words[1:], env=environment)
+    assert done.exit_code == 0, done.output
+
+
+def test_a_remedy_keeps_the_profile(cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = make_url(cli.url)
+    (tmp_path / "statestore.toml").write_text(
+        f'[profiles.prod]\nurl = "{hosts.without_secrets(url)}"\n'
+        + 'password_env = "PROD_PASSWORD"\n' * bool(url.password)
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROD_PASSWORD", url.password or "")
+    lose_an_index(cli.url)
+    for named in (("--profile", "prod", "doctor"), ("doctor", "--profile", "prod")):
+        done = invoke(*named, "--check", "indexes", env={"STATESTORE_URL": None})
+        assert remedy_of(done.stdout) == "statestore doctor --fix indexes --profile prod"
+        assert done.stderr == ""
+    run_remedy(done.stdout, STATESTORE_URL=None)
+    assert cli("doctor", "--check", "indexes").exit_code == 0
+
+
+def test_a_remedy_keeps_the_file_of_profiles(sqlite_cli: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "other file.toml").write_text(f'url = "{sqlite_cli.url}"\nnamespace = "acme"\n')
+    lose_an_index(sqlite_cli.url)
+    config = ("--config", str(tmp_path / "other file.toml"))
+    done = invoke(*config, "doctor", "--check", "indexes", env={"STATESTORE_URL": None})
+    assert remedy_of(done.stdout).startswith("statestore --config '")
+    run_remedy(done.stdout, STATESTORE_URL=None)
+
+
+def test_a_remedy_keeps_a_url_as_it_was_given(sqlite_cli: CommandLine) -> None:
+    lose_an_index(sqlite_cli.url)
+    done = invoke("doctor", "--check", "indexes", "--url", sqlite_cli.url, env={"STATESTORE_URL": "sqlite:///other.db"})
+    assert remedy_of(done.stdout) == f"statestore doctor --fix indexes --url {shlex.quote(sqlite_cli.url)}"
+    run_remedy(done.stdout, STATESTORE_URL="sqlite:///other.db")
+
+
+def test_a_remedy_for_a_url_with_a_password_says_to_set_the_variable(postgres_url: str) -> None:
+    lose_an_index(postgres_url)
+    password = str(make_url(postgres_url).password)
+    done = invoke("doctor", "--check", "indexes", "--url", postgres_url, env={"STATESTORE_URL": None})
+    assert remedy_of(done.stdout) == "statestore doctor --fix indexes"
+    assert password not in done.output
+    assert "STATESTORE_URL" in done.stderr
+    assert "--profile" in done.stderr
+    assert "set it to the URL of this one first" in done.stderr
+    found = invoke("doctor", "--json", "--check", "schema", "--url", postgres_url, env={"STATESTORE_URL": None})
+    assert json.loads(found.stdout)["url_left_out"] is True
+    run_remedy(done.stdout, STATESTORE_URL=postgres_url)
+    assert invoke("doctor", "--check", "indexes", env={"STATESTORE_URL": postgres_url}).exit_code == 0
+
+
+def test_a_remedy_names_the_namespace_that_it_is_about(sqlite_cli: CommandLine) -> None:
+    """Which is not always the one that a command takes by itself."""
+    with sqlite_cli.store() as store:
+        store.sessions.create("s")
+    execute(sqlite_cli.url, "UPDATE {s}sessions SET active_hour = {t}, last_activity_at = {t}")
+    plain = sqlite_cli("doctor", "--check", "retention", code=1).stdout
+    assert remedy_of(plain) == "statestore retention --max-idle 365d"
+    named = invoke(
+        "doctor", "--check", "retention", env={"STATESTORE_URL": sqlite_cli.url, "STATESTORE_NAMESPACE": "acme"}
+    )
+    assert remedy_of(named.stdout) == "statestore retention --max-idle 365d --namespace default"
+    environment = {"STATESTORE_URL": sqlite_cli.url, "STATESTORE_NAMESPACE": "acme"}
+    run_remedy(named.stdout, **environment)
+    assert sqlite_cli("doctor", "--check", "retention").exit_code == 0
+
+
+@pytest.mark.parametrize("command", [("show", "nobody"), ("state", "get", "s", "nothing")])
+def test_the_remedies_of_other_commands_keep_it_too(command: tuple[str, ...], sqlite_cli: CommandLine) -> None:
+    with sqlite_cli.store(namespace="a b") as store:
+        store.sessions.create("s")
+    named = ("--url", sqlite_cli.url, "--namespace", "a b")
+    said = invoke(*command, *named, env={"STATESTORE_URL": None}).stderr
+    _, _, remedy = said.partition(": statestore ")
+    assert shlex.split(remedy)[-4:] == list(named)
+    assert invoke(*shlex.split(remedy), env={"STATESTORE_URL": None}).exit_code == 0
+
+
+def test_the_way_to_make_the_tables_has_no_stars_in_it(empty_postgres_url: str) -> None:
+    with pytest.raises(SchemaMissingError) as raised:
+        StateStore.open(empty_postgres_url)
+    command = str(raised.value).partition("make them with: ")[2]
+    assert ":***@" not in command
+    assert f"--url {hosts.without_secrets(make_url(empty_postgres_url)).render_as_string()}" in command
+    said = invoke("sessions", env={"STATESTORE_URL": empty_postgres_url}).stderr
+    assert said.rstrip().endswith(": statestore migrate up")
+    said = invoke("sessions", "--url", empty_postgres_url, "--schema", "s").stderr
+    assert said.rstrip().endswith(", with that URL in STATESTORE_URL: statestore migrate up --schema s")

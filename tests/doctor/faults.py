@@ -135,13 +135,17 @@ def invalid_index(url: str) -> None:
 
 
 @contextmanager
-def idle_in_transaction(url: str) -> Iterator[None]:
-    with psycopg.connect(url) as connection:
+def idle_in_transaction(url: str, name: str = "statestore") -> Iterator[psycopg.Connection[Any]]:
+    """Of statestore, if nothing else is said; the connection may have been ended at the end."""
+    with closing(psycopg.connect(url, application_name=name)) as connection:
         connection.execute("SELECT 1")
-        try:
-            yield
-        finally:
-            connection.close()
+        yield connection
+
+
+def from_the_future(url: str) -> None:
+    with StateStore.open(url, clock=MovableClock(datetime.now(UTC) + timedelta(days=3))) as store:
+        store.sessions.create("late", ttl=timedelta(hours=6))
+        store.sessions.create("kept")
 
 
 ROWS = (
@@ -209,6 +213,7 @@ POSTGRESQL = {
     "a transaction left open": Fault(
         idle_in_transaction, "transactions", "warn", "idle in a transaction", FIX + "transactions"
     ),
+    "rows from the future": Fault(from_the_future, "clock", "warn", "yet to come", FIX + "clock"),
     "a read-only database": Fault(
         on_postgresql("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on',"
                       " current_database()); END $$"),
@@ -301,6 +306,7 @@ SQLITE = {
         on_sqlite("CREATE TABLE _alembic_tmp_sessions (a)"), "leftovers", "warn", "_alembic_tmp_sessions",
         FIX + "leftovers",
     ),
+    "rows from the future": POSTGRESQL["rows from the future"],
     "expired rows": POSTGRESQL["expired rows"],
     "no retention": POSTGRESQL["no retention"],
     "a model without a price": POSTGRESQL["a model without a price"],

@@ -1,20 +1,34 @@
 """What the doctor finds: planted faults, each mended by the command that it prints, run as it is printed."""
 
+import glob
 import os
+import re
 import shlex
 import subprocess
 import sysconfig
-from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from statestore import StateStore, doctor, migrate
-from statestore.doctor import connection, structure
+from statestore import DatabaseError, StateStore, StorageFullError, doctor, migrate
+from statestore.doctor import connection, structure, upkeep
 from statestore.schema import revisions
-from tests.doctor.faults import POSTGRESQL, SQLITE, Fault, conversation, path_of
+from tests.doctor.faults import (
+    POSTGRESQL,
+    SQLITE,
+    Fault,
+    conversation,
+    from_the_future,
+    idle_in_transaction,
+    on_postgresql,
+    on_sqlite,
+    path_of,
+)
 from tests.support.command_line import invoke
 
 SCRIPTS = sysconfig.get_path("scripts")
@@ -69,8 +83,6 @@ def test_a_fault_on_postgresql_is_found_and_mended(
         find_and_mend(fault, url, monkeypatch, role)
     finally:
         if role:
-            from tests.doctor.faults import on_postgresql
-
             on_postgresql(f"DROP OWNED BY {role}", f"DROP ROLE {role}")(url)
 
 
@@ -140,14 +152,10 @@ def test_a_remedy_of_the_owner_names_the_owner(postgres_url: str, monkeypatch: p
         assert ran.returncode == 0, ran.stderr
         assert [one.verdict for one in look(mine, fault)] == ["ok"]
     finally:
-        from tests.doctor.faults import on_postgresql
-
         on_postgresql(f"DROP OWNED BY {role}", f"DROP ROLE {role}")(postgres_url)
 
 
 def test_what_another_role_was_given_for_itself_is_not_reset(postgres_url: str) -> None:
-    from tests.doctor.faults import on_postgresql
-
     role = f"reporter_{os.getpid()}"
     on_postgresql(
         f"CREATE ROLE {role}",
@@ -171,8 +179,7 @@ def test_a_migration_at_work_is_no_transaction_left_open(postgres_url: str) -> N
 
 
 def test_only_the_transaction_that_was_found_is_ended(postgres_url: str) -> None:
-    with psycopg.connect(postgres_url) as other, psycopg.connect(postgres_url, autocommit=True) as operator:
-        other.execute("SELECT 1")
+    with idle_in_transaction(postgres_url) as other, psycopg.connect(postgres_url, autocommit=True) as operator:
         [finding] = doctor.examine(postgres_url, only=["transactions"])
         other.commit()
         other.execute("SELECT 1")
@@ -181,13 +188,211 @@ def test_only_the_transaction_that_was_found_is_ended(postgres_url: str) -> None
         other.execute("SELECT 1")
 
 
-def test_gaps_are_found_though_no_command_brings_entries_back(database_url: str) -> None:
-    from tests.doctor.faults import on_postgresql, on_sqlite
+def execute(url: str, *statements: str) -> None:
+    (on_postgresql if url.startswith("postgresql") else on_sqlite)(*statements)(url)
 
+
+def test_sessions_from_the_future_expire_on_time_once_they_are_set_back(database_url: str) -> None:
+    from_the_future(database_url)
+    doctor.mend(database_url, "clock")
+    with StateStore.open(database_url) as store:
+        now = datetime.now(UTC)
+        late, kept = store.sessions.get("late"), store.sessions.get("kept")
+        assert late.expires_at is not None
+        assert timedelta(hours=5) < late.expires_at - now < timedelta(hours=7)
+        assert kept.expires_at is None
+        for session in (late, kept):
+            assert session.created_at <= session.last_activity_at < now + timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(
+    ("deleted", "where", "way_on"),
+    [
+        ("4", "no position 4", " --at-seq 3"),
+        ("4, 5, 6", "no positions 4 to 6", " --at-seq 3"),
+        ("10", "no position 10", " --at-seq 9"),
+        ("1, 2", "no positions 1 to 2", ""),
+    ],
+)
+@pytest.mark.parametrize("world", ["sync"], indirect=True)
+def test_a_gap_is_told_with_a_way_to_go_on(
+    deleted: str, where: str, way_on: str, database_url: str, world: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     conversation(database_url)
-    execute = on_postgresql if database_url.startswith("postgresql") else on_sqlite
-    execute("DELETE FROM history_entries WHERE seq = 4")(database_url)
+    execute(database_url, f"DELETE FROM history_entries WHERE seq IN ({deleted})")
     [finding] = doctor.examine(database_url, only=["positions"])
+    assert (finding.verdict, finding.remedy) == ("fail", None), "no command brings back what nobody has"
+    assert f"session 's' has {where}." in finding.message
+    assert "Restore it from a backup" in finding.message
+    command = finding.message.partition("go on from before the gap: ")[2]
+    assert (way_on in command) if way_on else not command
+    if way_on:
+        run_as_printed(command.replace("fork s", "fork s whole"), database_url, monkeypatch)
+        with StateStore.open(database_url) as store:
+            seen = [entry.seq for entry in store.history.read("whole")]
+            assert seen == list(range(1, int(way_on.split()[1]) + 1))
+
+
+def test_a_gap_in_what_a_fork_sees_is_told(database_url: str) -> None:
+    conversation(database_url)
+    with StateStore.open(database_url, namespace="default") as store:
+        store.sessions.fork("s", "it's a fork", at_seq=6)
+        store.history.append("it's a fork", [{"role": "user", "content": "on"}])
+    execute(database_url, "DELETE FROM history_entries WHERE seq = 5")
+    [finding] = doctor.examine(database_url, only=["positions"], namespace="other")
+    assert "2 of the 2 newest sessions lack entries" in finding.message
+    assert "in namespace 'default' has no position 5." in finding.message
+    assert "--at-seq 4 --namespace default" in finding.message
+
+
+# Another's work
+
+
+def ended(connection: psycopg.Connection[Any]) -> bool:
+    try:
+        connection.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", ["", "psql", "billing", "Statestore", "statestore-copy", "pg_dump"])
+def test_transactions_of_others_are_told_and_never_ended(name: str, postgres_url: str) -> None:
+    with idle_in_transaction(postgres_url, name) as other, idle_in_transaction(postgres_url) as ours:
+        found = [one for one in doctor.examine(postgres_url) if one.check == "transactions"]
+        mended = doctor.mend(postgres_url, "transactions")
+        assert (ended(ours), ended(other)) == (True, False)
+        assert len(mended.sql) == 1
+        assert [bool(one.sql) for one in found] == ([True] if name == "pg_dump" else [True, False])
+        [left] = mended.findings
+        assert str(other.info.backend_pid) in left.message
+        if name == "pg_dump":
+            assert (left.verdict, left.remedy) == ("ok", None)
+            assert "a backup is at work: pg_dump" in left.message
+        else:
+            assert (left.verdict, left.remedy) == ("warn", None)
+            assert (name or "an application without a name") in left.message
+            # What the operator may choose, as it is printed.
+            execute(postgres_url, left.message.partition("before you end it: ")[2])
+            assert ended(other)
+
+
+def test_an_export_of_ours_is_never_ended(postgres_url: str) -> None:
+    """Which is a backup: it waits for whoever reads its pipe."""
+    conversation(postgres_url)
+    with StateStore.open(postgres_url) as store, store.transaction(read_only=True) as tx:
+        assert tx.history.count("s") == 10
+        mended = doctor.mend(postgres_url, "transactions")
+        assert mended.sql == ()
+        [finding] = mended.findings
+        assert finding.verdict == "warn"
+        assert "an export or a report of statestore" in finding.message
+        assert tx.history.count("s") == 10
+
+
+def test_a_transaction_of_ours_that_has_written_is_ended(postgres_url: str) -> None:
+    conversation(postgres_url)
+
+    def write_and_wait(store: StateStore) -> None:
+        with store.transaction() as tx:
+            tx.state.set("s", "key", 2)
+            assert len(doctor.mend(postgres_url, "transactions").sql) == 1
+            tx.state.set("s", "key", 3)
+
+    with StateStore.open(postgres_url) as store:
+        with pytest.raises(DatabaseError):
+            write_and_wait(store)
+        assert store.state.get("s", "key") == 1
+
+
+def test_a_physical_backup_is_not_seen_as_a_transaction(postgres_url: str) -> None:
+    with closing(psycopg.connect(postgres_url, replication="database", autocommit=True)) as walsender:
+        walsender.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        assert [one.verdict for one in doctor.examine(postgres_url, only=["transactions"])] == ["ok"]
+        assert not ended(walsender)
+
+
+# Clocks and disks
+
+
+def faketime() -> str | None:
+    found = sorted(glob.glob("/usr/lib/*/faketime/libfaketime.so.1"))
+    return found[0] if found else None
+
+
+@pytest.mark.skipif(faketime() is None, reason="needs libfaketime (apt-get install libfaketime)")
+@pytest.mark.parametrize(("shift", "word"), [("+90s", "behind"), ("-90s", "ahead of")])
+def test_a_machine_whose_clock_is_wrong_is_told(shift: str, word: str, postgres_url: str) -> None:
+    """As a process on such a machine: its clock is really another one."""
+    environment = {**os.environ, "LD_PRELOAD": str(faketime()), "FAKETIME": shift, "STATESTORE_URL": postgres_url}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "DONT_FAKE_MONOTONIC": "1"}
+    ran = subprocess.run([f"{SCRIPTS}/statestore", "doctor", "--check", "clock"], env=environment, capture_output=True,
+                         text=True, check=False)  # fmt: skip
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert re.search(rf"^warn  clock  the server's clock is (89|90|91)\.\d s {word} this machine's", ran.stdout)
+    assert "$ sudo timedatectl set-ntp true" in ran.stdout
+
+
+@pytest.mark.parametrize("shift", [timedelta(hours=-1), timedelta(days=400)])
+def test_a_skew_is_found_by_whichever_clock_is_given(shift: timedelta, postgres_url: str) -> None:
+    [finding] = doctor.examine(postgres_url, only=["clock"], now=lambda: datetime.now(UTC) + shift)
+    assert (finding.verdict, finding.remedy) == ("warn", "sudo timedatectl set-ntp true")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("only root may mount a disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def fill(folder: Path) -> None:
+    with (folder / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(65536))
+
+
+def test_a_full_disk_under_a_sqlite_file_is_told(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "LEAST_FREE", 4_000_000)
+    url = f"sqlite:///{small_disk}/agents.db"
+    conversation(url)
+    path_of(url).chmod(0o600)
+    assert [one.verdict for one in doctor.examine(url) if one.check == "disk"] == ["ok"]
+    fill(small_disk)
+    with pytest.raises(StorageFullError, match="the disk is full"):
+        StateStore.open(url)
+    connection, disk = doctor.examine(url)
+    assert (connection.check, connection.verdict, disk.check, disk.verdict) == ("connection", "fail", "disk", "fail")
+    assert "the disk is full" in connection.message
+    assert "0 bytes are free: writes will soon be refused; make room" in disk.message
+    assert f"du -xh {small_disk}" in disk.message
+    (small_disk / "filler").unlink()
+    assert [one.verdict for one in doctor.examine(url) if one.check == "disk"] == ["ok"]
+
+
+def test_a_disk_that_is_nearly_full_is_a_warning(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "LEAST_FREE", 1)
+    url = f"sqlite:///{small_disk}/agents.db"
+    StateStore.open(url).close()
+    fill(small_disk)
+    with (small_disk / "filler").open("r+b") as filler:
+        filler.truncate((small_disk / "filler").stat().st_size - 500_000)
+    [finding] = doctor.examine(url, only=["disk"])
+    assert finding.verdict == "warn"
+    assert "% of the disk" in finding.message
+
+
+def test_a_full_disk_of_the_server_is_told(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's own folder on this machine, with a limit that no disk meets."""
+    monkeypatch.setattr(upkeep, "LEAST_FREE", 1 << 60)
+    [finding] = doctor.examine(postgres_url, only=["disk"])
+    with psycopg.connect(postgres_url) as connection:
+        [folder] = connection.execute("SHOW data_directory").fetchone() or [None]
     assert finding.verdict == "fail"
-    assert "lack entries, first 's' (1)" in finding.message
-    assert finding.remedy is None
+    assert f"du -xh {folder}" in finding.message
