@@ -75,6 +75,7 @@ def stats(database: Database, wide: bool, as_json: bool) -> None:
         [*rows, _stats_row("total", found)],
         drop=("INVALIDATED", "EXPIRED", "EVICTED", "SETS", "BYTES", "MISSES", "HITS"),
         texts=("AGENT",),
+        numbers=head[1:],
         wide=wide,
     )
 
@@ -114,6 +115,7 @@ def list_entries(
             drop=("CREATED", "TAGS", "AGENT", "HITS", "EXPIRES", "BYTES"),
             ids=("KEY",),
             texts=("AGENT", "TAGS"),
+            numbers=("BYTES", "HITS"),
             wide=wide,
         )
     else:

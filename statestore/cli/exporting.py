@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import click
 
 from statestore.cli import ids
-from statestore.cli.failures import Failure
+from statestore.cli.failures import Failure, interrupted
 from statestore.cli.importing import Progress
 from statestore.cli.options import (
     Database,
@@ -233,10 +233,12 @@ def statestore_file(
             raise Failure(f"{file}: {error}") from None
         except KeyboardInterrupt:
             if replace:
-                bar.say("stopped; some sessions may already be replaced; run the same command again to finish")
+                what = "stopped; some sessions may already be replaced; run the same command again to finish"
             elif resume or jobs > 1:
-                bar.say("stopped; some sessions may be imported already; go on with --resume")
-            raise
+                what = "stopped; some sessions may be imported already; go on with --resume"
+            else:
+                what = "stopped; nothing was imported"
+            raise interrupted(what, bar.say) from None
     if as_json:
         click.echo(json_text({"file": file, **asdict(totals)}))
     elif resume and not totals.lines:

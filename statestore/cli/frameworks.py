@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from statestore.cli.failures import Failure
+from statestore.cli.failures import Failure, interrupted
 from statestore.cli.options import Database, examples, json_option, store_options
 from statestore.cli.output import counted, json_text, visible
 
@@ -51,8 +51,9 @@ def _command(name: str, function: str, what: str) -> click.Command:
             try:
                 report = getattr(importers, function)(store, source, progress=count.advance, on_problem=count.report)
             except KeyboardInterrupt:
-                count.say("stopped; what was imported stays; run the same command again to continue")
-                raise
+                raise interrupted(
+                    "stopped; what was imported stays; run the same command again to continue", count.say
+                ) from None
         _print(report, as_json)
 
     return command

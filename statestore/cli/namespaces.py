@@ -33,7 +33,10 @@ def namespaces(context: click.Context, database: Database, wide: bool, as_json: 
         for one in found:
             click.echo(json_text(one))
         return
-    if terminal.is_terminal() and found:
+    if not found:
+        click.echo("no namespaces yet: one is there once something is written to it", err=True)
+        return
+    if terminal.is_terminal():
         terminal.print_table(
             ("NAMESPACE", "SESSIONS", "ENTRIES", "SIZE", "LAST ACTIVITY"),
             [_row(one) for one in found],

@@ -101,11 +101,18 @@ def list_(database: Database, model: str, wide: bool, as_json: bool) -> None:
         ]
         for price in found
     ]
+    if not found:
+        of_it = f" of a model with {visible(model)!r} in its name" if model else ""
+        click.echo(
+            f"no prices{of_it}; fetch the usual ones: {database.command('prices sync', namespace=True)}", err=True
+        )
+        return
     terminal.print_table(
         head,
         rows,
         drop=("SOURCE", "CACHE 1H", "CACHE WRITE", "FROM", "ABOVE", "CACHE READ", "PROVIDER"),
         texts=("PROVIDER", "MODEL", "SOURCE"),
+        numbers=("ABOVE", *head[4:9]),
         wide=wide,
     )
 

@@ -1,5 +1,7 @@
 """The `statestore` command itself: its subcommands and its exit codes."""
 
+import os
+import sys
 from typing import Any
 
 import click
@@ -14,7 +16,7 @@ from statestore.cli.delete import delete
 from statestore.cli.demo import demo
 from statestore.cli.doctor import doctor
 from statestore.cli.exporting import conexus, export, promptkit, statestore_file
-from statestore.cli.failures import Failure
+from statestore.cli.failures import Failure, interrupted, unread
 from statestore.cli.fork import fork
 from statestore.cli.groups import Group
 from statestore.cli.importing import import_
@@ -32,19 +34,55 @@ from statestore.cli.tree import tree
 from statestore.cli.vacuum import vacuum
 from statestore.errors import StateStoreError
 
-_INTERRUPTED = 130  # What a shell reports for a command that Ctrl-C ended.
+# In words that are not click's.
+_WORDS = {"a valid integer range": "a whole number", "a valid integer": "a whole number", "a valid float": "a number"}
 
 
 class Program(Group):
     """Turns each failure into one line on stderr and an exit code; bugs keep their traceback."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def main(self, *args: Any, **options: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            return super().main(*args, **options)
+        except OSError as error:  # Of --help, which is printed before anything is invoked.
+            failure = unread(error)
+            if isinstance(failure, Failure):
+                failure.show()
+            sys.exit(getattr(failure, "exit_code", 1))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+            ctx.color = False
+        try:
+            done = super().invoke(ctx)
+            sys.stdout.flush()
+            return done
         except StateStoreError as error:
             raise Failure(remedies.text(error, Database.of(ctx))) from None
         except KeyboardInterrupt:
-            raise click.exceptions.Exit(_INTERRUPTED) from None
+            raise interrupted() from None
+        except click.Abort as error:
+            raise _unanswered(error) from None
+        except click.BadParameter as error:
+            for theirs, ours in _WORDS.items():
+                if (said := error.message).endswith(f"is not {theirs}."):
+                    said = said.replace(f"is not {theirs}.", f"is not {ours}")
+                    raise click.BadParameter(said, error.ctx, error.param, error.param_hint) from None
+            raise
+        except OSError as error:
+            raise unread(error) from None
+
+
+def _unanswered(error: click.Abort) -> BaseException:
+    """How a question ended that was not answered by y."""
+    cause = error.__context__
+    if isinstance(cause, KeyboardInterrupt | EOFError):
+        click.echo(err=True)  # The line of the question.
+    if isinstance(cause, KeyboardInterrupt):
+        return interrupted()
+    if isinstance(cause, EOFError):
+        return Failure("nobody answers the question; nothing was done. --yes does it without one")
+    return error
 
 
 @click.group(
@@ -72,7 +110,8 @@ def main(profile: str | None, config: str | None) -> None:
 
     Prefer the environment for a URL with a password: others on the machine can see command lines.
 
-    The exit code is 0 for success, 1 for a failure, which stderr explains, and 2 for a wrong command line.
+    The exit code is 0 for success, 1 for a failure, which stderr explains, 2 for a wrong command line, 130 for Ctrl-C,
+    and 141 if nobody reads the output to its end. `doctor` exits by what it finds.
     """
 
 

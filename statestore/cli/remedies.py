@@ -1,5 +1,6 @@
 """Errors of the store in the words of the command line: a remedy names a command or an option, not a call of Python."""
 
+import os
 import re
 import shlex
 
@@ -62,6 +63,20 @@ def _text(error: StateStoreError, database: Database | None) -> str:
         return again.sub(lambda found: database.command(found[1]), str(error))
     if isinstance(error, DatabaseError) and error.code in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
         return _damaged(error, database)
+    if isinstance(error, DatabaseError) and database is not None:
+        file = str(database.url().database)
+        if (error.code or "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return (
+                f"another process keeps the SQLite file {file!r} locked; nothing was written. Try again later, or see "
+                f"who it is: fuser {shlex.quote(file)}"
+            )
+        if (error.code or "").startswith("SQLITE_READONLY"):
+            return (
+                f"the SQLite file {file!r} cannot be written: it is read-only for you, or its folder is; nothing was "
+                f"written. See: ls -ld {shlex.quote(file)} {shlex.quote(os.path.dirname(file) or '.')}"
+            )
+        if error.code in ("25006", "42501"):
+            return f"{error}; see why: {database.command('doctor --check writes --check grants')}"
     if isinstance(error, InvalidValueError):
         return _option(error)
     if isinstance(error, CommitUnknownError):

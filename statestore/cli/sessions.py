@@ -71,6 +71,7 @@ def sessions(
             drop=("AGENT", "STATUS", "USER", "ENTRIES", "TITLE", "LAST ACTIVITY"),
             ids=("SESSION",),
             texts=("USER", "AGENT", "TITLE"),
+            numbers=("ENTRIES",),
             wide=wide,
         )
     else:

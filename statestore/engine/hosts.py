@@ -14,11 +14,13 @@ Address = str | URL | os.PathLike[str]
 _SEVERAL = re.compile(
     r"^(?P<scheme>[\w+]+://)(?P<user>(?:[^:/@]*(?::[^@]*)?@)?)(?P<hosts>[^/?@]*,[^/?@]*)(?P<rest>(?:[/?].*)?)$"
 )
+# What no URL looks like, and nothing but a file would be called.
+_PATH = re.compile(r"^(?!.*://)(?:(?:\.{1,2}|~)?/.*|[^:?]*\.(?:db|db3|sqlite|sqlite3))$")
 _HOST = re.compile(r"^(?:\[(?P<address>[^\]]*)\]|(?P<name>[^:]*))(?::(?P<port>\d*))?$")
 
 
 def parse(given: Address, argument: str) -> URL:
-    """The URL; the path of a SQLite file is one, too.
+    """The URL; the path of a SQLite file is one, too: as text it has a slash in front, or a name such as agents.db.
 
     Several hosts, `h1:5432,h2:5433`, become the options that SQLAlchemy and psycopg have for them.
 
@@ -31,12 +33,19 @@ def parse(given: Address, argument: str) -> URL:
         raise InvalidValueError(
             argument, f"must be a URL or a path, not {type(given).__name__}; a store on an engine: StateStore(engine)"
         )
+    if isinstance(given, str) and _PATH.match(given):
+        return URL.create("sqlite", database=os.path.expanduser(given))
+    if given == "":
+        raise InvalidValueError(argument, "is empty; is a variable not set?")
     try:
         if isinstance(given, str) and (several := _SEVERAL.match(given)):
             return _with_hosts(make_url(several["scheme"] + several["user"] + several["rest"]), several["hosts"])
         parsed = make_url(given)
         if parsed.host and "@" in parsed.host:
             raise InvalidValueError(argument, "has more than one @; one in a user's name or a password is written %40")
+        if parsed.host and parsed.get_backend_name() == "sqlite":
+            path = "/".join((parsed.host, *([parsed.database] if parsed.database else [])))
+            raise InvalidValueError(argument, f"needs a third slash in front of a path: sqlite:///{path}")
         if parsed.host and "," in parsed.host:
             return _with_hosts(parsed.set(host=None), parsed.host)
         return parsed

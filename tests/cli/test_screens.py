@@ -106,6 +106,15 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def screen(arguments: Sequence[str], columns: int, directory: Path, **environment: str) -> tuple[int, str]:
     """The exit code of a command, and what it draws on a terminal, without colours."""
+    code, drawn = painted(arguments, columns, directory, **environment)
+    return code, re.sub(r"\x1b\[[0-9;]*m", "", drawn)
+
+
+def drawn_with_colours(arguments: Sequence[str], cli: CommandLine, **environment: str) -> str:
+    return painted(arguments, 80, Path.cwd(), STATESTORE_URL=cli.url, **environment)[1]
+
+
+def painted(arguments: Sequence[str], columns: int, directory: Path, **environment: str) -> tuple[int, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -129,7 +138,7 @@ def screen(arguments: Sequence[str], columns: int, directory: Path, **environmen
             drawn += more
         os.close(ours)
         code = process.wait()
-    return code, re.sub(r"\x1b\[[0-9;]*m", "", drawn.decode()).replace("\r\n", "\n")
+    return code, drawn.decode().replace("\r\n", "\n")
 
 
 def too_wide(text: str, columns: int) -> list[str]:
