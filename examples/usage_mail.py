@@ -17,13 +17,19 @@ def mail(store: StateStore) -> EmailMessage:
         f"{row.user_id or 'no user':<12} {f'${row.cost_usd or 0:.2f}':>9}" for row in store.usage.by_user(**period)
     ]
     if total.unpriced_calls:
-        lines.append(f"\nWithout a price, and not in these sums: {total.unpriced_calls} of {total.model_calls} calls.")
+        of = f"{total.unpriced_calls} of {counted(total.model_calls, 'call')}"
+        lines.append(f"\nWithout a price, and not in these sums: {of}.")
     message = EmailMessage()
-    message["Subject"] = f"Agents: ${total.cost_usd or 0:.2f} for {total.model_calls} calls, {total.errors} errors"
+    used = f"{counted(total.model_calls, 'call')}, {counted(total.errors, 'error')}"
+    message["Subject"] = f"Agents: ${total.cost_usd or 0:.2f} for {used}"
     message["From"], message["To"] = "agents@example.com", "team@example.com"
     message.set_content("\n".join(lines))
     # `smtplib.SMTP(host).send_message(message)` sends it.
     return message
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from statestore.doctor import Examination, Finding
 
 _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
+_LEAST = 30
+"""So many columns a message needs to be broken between its words."""
 _EXIT_CODES = {"ok": 0, "warn": 1, "fail": 2}
 
 
@@ -110,6 +112,10 @@ def _say_what_is_left_out(database: Database) -> None:
 
 def _print_finding(finding: "Finding", width: int) -> None:
     verdict = click.style(f"{finding.verdict:4}", fg=_COLORS[finding.verdict])
-    click.echo(f"{verdict}  {finding.check:{width}}  {visible(finding.message)}")
+    before, columns = " " * (8 + width), terminal.width() - 8 - width
+    narrow = terminal.is_terminal() and columns >= _LEAST
+    message = visible(finding.message)
+    first, *rest = terminal.wrapped(message, columns) if narrow else (message,)
+    click.echo("\n".join((f"{verdict}  {finding.check:{width}}  {first}", *(before + line for line in rest))))
     if finding.remedy is not None:
         click.echo(f"      {'':{width}}  $ {visible(finding.remedy)}")

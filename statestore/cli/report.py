@@ -86,7 +86,7 @@ def report(
     --html writes one page with all reports if PATH ends in .html, and else a folder: its index.html leads to lists of
     the sessions and to a page for each conversation. Open it in a browser; nothing is fetched, and no script runs. An
     existing folder is refused, unless it is empty or, with --replace, such a report. The period is the one that has
-    usage, unless --since and --until say otherwise.
+    usage, unless --since and --until say otherwise; with --user the pages are of this user alone.
     """
     from statestore.checking import checks
     from statestore.repositories.usage.periods import zone
@@ -106,6 +106,7 @@ def report(
     period = {"since": moment(since, found), "until": moment(until, found), "tz": tz}
     if name is None:
         assert html is not None
+        period["user_id"] = narrow.pop("user_id")
         others = {"limit": limit, "daily": daily or None, "namespaces": namespaces or None, **narrow}
         _write_page(database, html, replace, period, others, as_csv or as_json)
         return
@@ -147,7 +148,7 @@ def _write_page(
     database: Database, file: str, replace: bool, period: dict[str, Any], others: dict[str, Any], formats: bool
 ) -> None:
     if formats or any(value is not None for value in others.values()):
-        raise click.UsageError("--html takes --since, --until and --tz only.")
+        raise click.UsageError("--html takes --since, --until, --tz and --user only.")
     if _is_page(file):
         _write_file(database, file, replace, period)
     else:

@@ -93,6 +93,7 @@ def list_keys(
             drop=("EXPIRES", "VERSION", "UPDATED", "VALUE"),
             ids=("KEY",),
             texts=("VALUE",),
+            numbers=("VERSION",),
             wide=wide,
         )
     else:

@@ -271,7 +271,7 @@ def followers(patient: Patient) -> Iterator[Finding]:
         what = f"the queue of notifications is {used:.0%} full: a listener is stuck in a transaction"
         yield found("followers", "fail", f"{what}, and appends to followed sessions soon fail")
     else:
-        yield found("followers", "ok", f"{listeners} connections listen; the queue of notifications is {used:.0%} full")
+        yield found("followers", "ok", f"listening: {listeners}; the queue of notifications is {used:.0%} full")
 
 
 @check("replication", on="postgresql")

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from statestore.checking import checks
 from statestore.reports import conversation_page, names, page, sessions_page, staging
 from statestore.reports.conversation_page import Conversation, Linked
 from statestore.reports.layout import Place
@@ -43,6 +44,7 @@ def write_folder(
     since: Moment = None,
     until: Moment = None,
     tz: str | tzinfo = "UTC",
+    user_id: str | None = None,
     replace: bool = False,
     expect: Progress = lambda sessions: None,
     progress: Progress = lambda sessions: None,
@@ -59,20 +61,23 @@ def write_folder(
         since: Only sessions that were used since then, and what was used since then; as for `store.usage`.
         until: Only sessions that were created before, and what was used before.
         tz: The time zone of days and times: a name such as `Europe/Berlin`, or a tzinfo.
+        user_id: Only this user's sessions, and what they used. What is stored and due in all, and the cache, are left
+            out.
         replace: Replace the report that *path* has.
         expect: Called once, with the number of sessions to come.
         progress: Called with the number of sessions written since the last call.
 
     Raises:
         InvalidValueError: *path* is in use for something else, or has a report and *replace* is false. Nothing was
-            written. Or another process is writing it.
+            written. Or another process is writing it. Or *user_id* is not the id of a user.
     """
     target = Path(path)
     found = zone(tz)
+    checks.optional_key(user_id, "user_id")
     with staging.written(target, replace=replace) as folder, store.transaction(read_only=True) as tx:
-        overview = collect_in(tx, store.namespace, since=since, until=until, tz=tz)
+        overview = collect_in(tx, store.namespace, since=since, until=until, tz=tz, user_id=user_id)
         queries = PageQueries.of(tx)
-        linked = Linked(_instant(since, found), _instant(until, found), ENTRIES_ON_A_PAGE)
+        linked = Linked(_instant(since, found), _instant(until, found), ENTRIES_ON_A_PAGE, user_id)
         addresses = {
             name: f"{names.CONVERSATIONS}/{address}"
             for name, label in overview.labels.items()
@@ -108,7 +113,7 @@ class _Folder:
         self._queries = queries
         self._namespace = namespace
         self._tz = tz
-        between = {"active_since": linked.since, "created_until": linked.until}
+        between = {"active_since": linked.since, "created_until": linked.until, "user_id": linked.user_id}
         self._between: dict[str, Any] = {name: at for name, at in between.items() if at is not None}
         self._expect = expect
         self._progress = progress
@@ -157,7 +162,7 @@ class _Folder:
         labels, billed = self._queries.labels(ids), self._queries.billed(ids)
         sessions = [session for session in sessions if session.session_id in labels]
         forks, parts = self._queries.forks(ids), self._queries.parts(ids)
-        summaries = self._queries.summaries(ids)
+        summaries, state = self._queries.summaries(ids), self._queries.state(ids)
         above = {one for session in sessions for one in (session.parent_session_id, session.belongs_to) if one}
         relatives = labels | self._queries.labels(sorted(above - labels.keys()))
         made = {
@@ -169,6 +174,7 @@ class _Folder:
                 forks=forks.get(session.session_id, _NONE),
                 parts=parts.get(session.session_id, _NONE),
                 summaries=summaries.get(session.session_id, ()),
+                state=state.get(session.session_id),
                 pages=max(1, -(-session.entry_count // ENTRIES_ON_A_PAGE)),
                 linked=self._linked,
             )

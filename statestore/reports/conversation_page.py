@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from itertools import groupby
 
+from statestore.checking import exactjson
 from statestore.reports import figures, messages, names
 from statestore.reports.layout import Html, Place, document, escape_text, figures_list, link, panel, shortened
 from statestore.reports.messages import Piece
-from statestore.reports.queries import Billed, Descendants, Label, ShownEntry, ShownSummary
+from statestore.reports.queries import Billed, Descendants, Label, ShownEntry, ShownState, ShownSummary
 from statestore.reports.text import escape
 from statestore.values.history import Entry
 from statestore.values.sessions import Session
@@ -16,6 +17,7 @@ from statestore.values.sessions import Session
 # So many characters of one piece are shown.
 _LONGEST = 20_000
 _ROLES = {"user": "User", "assistant": "Assistant", "tool": "Tool", "system": "System", "developer": "Developer"}
+_ANOTHERS = "not of this user"
 _NO_FORKS = Descendants(0, [])
 
 
@@ -31,6 +33,7 @@ class Conversation:
     forks: Descendants = _NO_FORKS
     parts: Descendants = _NO_FORKS
     summaries: Sequence[ShownSummary] = ()
+    state: ShownState | None = None
     pages: int = 1
     linked: "Linked"
 
@@ -42,17 +45,20 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Linked:
-    """Which sessions have pages in the folder: those that were used *since*, and created before *until*."""
+    """Which sessions have pages in the folder: those that were used *since*, and created before *until*, of a user."""
 
     since: datetime | None
     until: datetime | None
     entries_on_a_page: int
+    user_id: str | None = None
 
     def address(self, label: Label, *, at: int | None = None) -> str | None:
         """The page of a session, or where a position is on its pages; None if it has none here."""
         if self.since is not None and label.last_activity_at < self.since:
             return None
         if self.until is not None and label.created_at >= self.until:
+            return None
+        if self.user_id is not None and label.user_id != self.user_id:
             return None
         if at is None:
             return names.file_name(label.session_id)
@@ -192,6 +198,11 @@ class _Writer:
             yield _folded("Instructions", f'<div class="said">{_cut(session.instructions)}</div>')
         if session.metadata:
             yield _folded("Metadata", f'<pre tabindex="0">{_cut(messages.as_json(session.metadata))}</pre>')
+        if (state := self._found.state) is not None:
+            values = "".join(f"<h3>{escape(key)}</h3>{_value(value, whole)}" for key, value, whole in state.values)
+            more = state.total - len(state.values)
+            rest = f'<p class="note">and {figures.counted(more, "more key")}</p>' if more else ""
+            yield _folded(f"State, {figures.counted(state.total, 'key')}", values + rest)
         for summary in self._found.summaries:
             yield _folded(
                 f"Summary of {summary.start_seq:,} to {summary.end_seq:,}",
@@ -221,8 +232,16 @@ class _Writer:
 
     def _to(self, label: Label, *, at: int | None = None) -> Html:
         address = self._found.linked.address(label, at=at)
-        title = names.title_of(label)
-        return link(address, title) if address is not None else Html(f"{escape(title)}, outside this period")
+        if address is not None:
+            return link(address, self._name(label))
+        return Html(f"{escape(self._name(label))}, {'outside this period' if self._is_shown(label) else _ANOTHERS}")
+
+    def _name(self, label: Label) -> str:
+        """What a session is called; of another user it is not said here what it was about."""
+        return names.title_of(label) if self._is_shown(label) else label.session_id
+
+    def _is_shown(self, label: Label) -> bool:
+        return self._found.linked.user_id in (None, label.user_id)
 
     def _list(self, title: str, found: Descendants) -> str:
         if not found.total:
@@ -249,7 +268,7 @@ class _Writer:
             yield self._branch(fork)
         if shared:
             source = self._found.relatives.get(self._session.parent_session_id or "")
-            name = f" with “{escape(names.title_of(source))}”" if source is not None else ""
+            name = f" with “{escape(self._name(source))}”" if source is not None else ""
             count = figures.counted(len(shared), "entry")
             yield f'<details class="shared"{"" if own else " open"}><summary>{count} shared{name}</summary>'
             yield from self._turns(shared)
@@ -359,6 +378,12 @@ def _folded(name: str, inside: str) -> str:
 
 def _block(text: str) -> str:
     return f'<pre tabindex="0">{_cut(text)}</pre>' if text else '<p class="note">empty</p>'
+
+
+def _value(value: str, whole: bool) -> str:
+    if whole:
+        return f'<pre tabindex="0">{_cut(messages.as_json(exactjson.loads(value)))}</pre>'
+    return f'<pre tabindex="0">{_cut(value.strip())}…</pre><p class="note">Too large to be shown in full.</p>'
 
 
 def _cut(text: str) -> str:

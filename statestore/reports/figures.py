@@ -16,7 +16,7 @@ def whole(value: int) -> str:
 
 def counted(number: int, noun: str) -> str:
     """`1 session`, `1,200 sessions`, `3 entries`."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
 
 

@@ -44,9 +44,10 @@ def render(found: Collected, *, place: Place | None = None, addresses: Mapping[s
         addresses: The pages of sessions, by id.
     """
     span = span_text(found.first, found.last)
+    whose = "" if found.user_id is None else f", user {found.user_id}"
     body = "".join(
         (
-            f"<h1>Usage of {escape(found.namespace)}</h1>",
+            f"<h1>Usage of {escape(found.namespace + whose)}</h1>",
             f'<p class="when">{span}, days in {escape(found.tz)} · made {found.made_at:%Y-%m-%d %H:%M} · '
             "deleted conversations included</p>",
             _unpriced(found),
@@ -55,7 +56,7 @@ def render(found: Collected, *, place: Place | None = None, addresses: Mapping[s
         )
     )
     return document(
-        f"Usage of {found.namespace}, {span}",
+        f"Usage of {found.namespace}{whose}, {span}",
         body,
         namespace=found.namespace,
         place=place,
@@ -72,8 +73,9 @@ def _unpriced(found: Collected) -> str:
     models = [row.model for row in found.by_model if row.unpriced_calls and row.model]
     shown = ", ".join(escape(model) for model in dict.fromkeys(models[:5]))
     more = f" and {len(models) - 5} more" if len(models) > 5 else ""
+    calls_have = f"model calls {'has' if calls == 1 else 'have'}"
     return (
-        f'<p class="notice" role="note"><b>{calls:,} of {found.totals.model_calls:,} model calls have no price</b>, so '
+        f'<p class="notice" role="note"><b>{calls:,} of {found.totals.model_calls:,} {calls_have} no price</b>, so '
         f"the cost is higher than shown{f': {shown}{more}' if shown else ''}. "
         "<code>statestore prices --help</code> says how to set prices and to apply them to what is stored.</p>"
     )
@@ -139,6 +141,8 @@ def _panels(found: Collected, addresses: Mapping[str, str]) -> Iterable[str]:
     )
     yield panel("Users", panels.ranking([(r.user_id, r) for r in found.by_user], "user"), source="usage_by_user")
     yield panel("Agents", panels.ranking([(r.agent_name, r) for r in found.by_agent], "agent"), source="usage_by_agent")
+    if found.user_id is not None:  # The rest is not a user's.
+        return
     yield panel(
         "What is stored now", panels.storage(found) or '<p class="none">nothing is stored</p>', source="storage_usage"
     )

@@ -128,9 +128,23 @@ _SUMMARIES = Statement(f"""
     SELECT m.session_id, m.start_seq, m.end_seq, substr(m.content, 1, {_SUMMARY}) FROM $summaries AS m
     WHERE m.namespace = :namespace AND m.session_id $in(:session_ids) ORDER BY m.session_id, m.start_seq""")
 
+# So many keys of a session's state are shown, and so many characters of each value.
+MOST_KEYS = 50
+LONGEST_VALUE = 2_000
+_STATE = Statement(f"""
+    SELECT session_id, key, CASE WHEN $bytes(value) <= {LONGEST_VALUE} THEN CAST(value AS text)
+            ELSE substr(CAST(value AS text), 1, {LONGEST_VALUE}) END,
+        CASE WHEN $bytes(value) <= {LONGEST_VALUE} THEN 1 ELSE 0 END, total
+    FROM (SELECT t.session_id, t.key, t.value, count(*) OVER (PARTITION BY t.session_id) AS total,
+            row_number() OVER (PARTITION BY t.session_id ORDER BY t.key) AS place
+        FROM $state_entries AS t WHERE {_WHICH} AND (t.expires_at IS NULL OR t.expires_at > $now)) AS t
+    WHERE place <= {MOST_KEYS} ORDER BY session_id, place""")
+
 # Who took the time: a model's answer that calls a tool has its name, too.
 _KIND = """CASE WHEN model_calls > 0 OR model IS NOT NULL THEN 'model' WHEN tool_name IS NOT NULL THEN 'tool'
         ELSE 'other' END"""
+_OF_PERIOD = """namespace = :namespace AND at >= :since AND at < :until
+        AND (CAST(:user_id AS text) IS NULL OR user_id = :user_id)"""
 _TOOL = "CASE WHEN model_calls = 0 AND model IS NULL THEN latency_ms END"
 
 
@@ -145,14 +159,13 @@ def _sums(boundaries: int) -> Statement:
     """Tokens and cost by bar and model."""
     return Statement(f"""
     SELECT {_bar(0, boundaries)} AS bar, model, sum(input_tokens), sum(output_tokens), sum(cache_read_input_tokens),
-        sum(cost_usd) FROM $usage_lines WHERE namespace = :namespace AND at >= :since AND at < :until
-    GROUP BY 1, 2""")
+        sum(cost_usd) FROM $usage_lines WHERE {_OF_PERIOD} GROUP BY 1, 2""")
 
 
 def _percentiles(keys: tuple[str, ...], selected: str) -> Statement:
     """Keys, how many have a duration, and two percentiles of it."""
     by = ", ".join(keys)
-    lines = f"SELECT {selected} FROM $usage_lines WHERE namespace = :namespace AND at >= :since AND at < :until"
+    lines = f"SELECT {selected} FROM $usage_lines WHERE {_OF_PERIOD}"
     return Statement(
         postgresql=f"""
     SELECT {by}, count(latency_ms), percentile_disc(0.5) WITHIN GROUP (ORDER BY latency_ms),
@@ -232,6 +245,14 @@ class ShownSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class ShownState:
+    """The first keys of a session's state, each with its value as JSON and whether that is whole; and how many."""
+
+    total: int
+    values: list[tuple[str, str, bool]]
+
+
+@dataclass(frozen=True, slots=True)
 class Descendants:
     """Forks or parts of a session: the oldest of them, and how many there are."""
 
@@ -306,21 +327,33 @@ class PageRepository(Repository):
         return found
 
     @reads
+    def state(self, session_ids: Sequence[str]) -> dict[str, ShownState]:
+        found: dict[str, ShownState] = {}
+        for session_id, key, value, is_whole, total in self._link.all(_STATE, session_ids=list(session_ids)):
+            found.setdefault(session_id, ShownState(total, [])).values.append((key, value, bool(is_whole)))
+        return found
+
+    @reads
     def latencies(
-        self, since: datetime, until: datetime, boundaries: Sequence[datetime]
+        self, since: datetime, until: datetime, boundaries: Sequence[datetime], user_id: str | None
     ) -> dict[tuple[int, str], Latency]:
         """By bar and kind: of models, of tools, of others."""
-        rows = self._link.all(_latencies(len(boundaries)), since=since, until=until, **_times(boundaries))
+        statement = _latencies(len(boundaries))
+        rows = self._link.all(statement, since=since, until=until, user_id=user_id, **_times(boundaries))
         return {(bar, kind): Latency(*figures) for bar, kind, *figures in rows}
 
     @reads
-    def tool_latencies(self, since: datetime, until: datetime) -> dict[str | None, Latency]:
+    def tool_latencies(self, since: datetime, until: datetime, user_id: str | None) -> dict[str | None, Latency]:
         """By tool, without the time that models took to call it."""
-        return {name: Latency(*figures) for name, *figures in self._link.all(_TOOL_LATENCIES, since=since, until=until)}
+        rows = self._link.all(_TOOL_LATENCIES, since=since, until=until, user_id=user_id)
+        return {name: Latency(*figures) for name, *figures in rows}
 
     @reads
-    def sums(self, since: datetime, until: datetime, boundaries: Sequence[datetime]) -> list[Spent]:
-        rows = self._link.all(_sums(len(boundaries)), since=since, until=until, **_times(boundaries))
+    def sums(
+        self, since: datetime, until: datetime, boundaries: Sequence[datetime], user_id: str | None
+    ) -> list[Spent]:
+        statement = _sums(len(boundaries))
+        rows = self._link.all(statement, since=since, until=until, user_id=user_id, **_times(boundaries))
         return [
             Spent(bar, model, int(tokens_in), int(tokens_out), int(cached), _number(cost))
             for bar, model, tokens_in, tokens_out, cached, cost in rows
@@ -356,6 +389,7 @@ class PageQueries(Group):
     billed = operation(PageRepository.billed)
     entries = operation(PageRepository.entries)
     summaries = operation(PageRepository.summaries)
+    state = operation(PageRepository.state)
     latencies = operation(PageRepository.latencies)
     tool_latencies = operation(PageRepository.tool_latencies)
     sums = operation(PageRepository.sums)

@@ -38,6 +38,7 @@ class Collected:
     namespace: str
     made_at: datetime
     tz: str
+    user_id: str | None
     first: date
     last: date
     bins: Bins
@@ -62,21 +63,37 @@ class Collected:
     backlog: Sequence[ExpiryBacklog]
 
 
-def collect(store: StateStore, *, since: Moment = None, until: Moment = None, tz: Any = "UTC") -> Collected:
-    """Run all reports of a period, as of one moment; by default the period is the one that has usage."""
+def collect(
+    store: StateStore,
+    *,
+    since: Moment = None,
+    until: Moment = None,
+    tz: Any = "UTC",
+    user_id: str | None = None,
+) -> Collected:
+    """Run all reports of a period, as of one moment; by default the period is the one that has usage.
+
+    With *user_id* they are of this user alone, and what is nobody's own is left out.
+    """
     with store.transaction(read_only=True) as tx:
-        return collect_in(tx, store.namespace, since=since, until=until, tz=tz)
+        return collect_in(tx, store.namespace, since=since, until=until, tz=tz, user_id=user_id)
 
 
 def collect_in(
-    tx: Transaction, namespace: str, *, since: Moment = None, until: Moment = None, tz: Any = "UTC"
+    tx: Transaction,
+    namespace: str,
+    *,
+    since: Moment = None,
+    until: Moment = None,
+    tz: Any = "UTC",
+    user_id: str | None = None,
 ) -> Collected:
     """As `collect`, in a transaction that has begun."""
     found = zone(tz)
     now = time_now()
     usage = tx.usage
     queries = PageQueries.of(tx)
-    period: dict[str, Any] = {"since": since, "until": until, "tz": tz}
+    period: dict[str, Any] = {"since": since, "until": until, "tz": tz, "user_id": user_id}
     by_day = usage.by_day(**period)
     today = now.astimezone(found).date()
     first = _day(since, found) or (by_day[0].day if by_day else today)
@@ -92,18 +109,21 @@ def collect_in(
         namespace=namespace,
         made_at=now.astimezone(found),
         tz=str(tz),
+        user_id=user_id,
         first=first,
         last=last,
         bins=bins,
         totals=usage.totals(**period),
-        before=None if before is None else usage.totals(**before),
+        before=None if before is None else usage.totals(**before, user_id=user_id),
         users=_users(by_user),
-        users_before=None if before is None else _users(usage.by_user(**before)),
+        users_before=None if before is None else _users(usage.by_user(**before, user_id=user_id)),
         by_day=by_day,
         spent=_spent(usage, queries, exact, period, bins),
-        latencies=queries.latencies(exact.since, exact.until, bins.boundaries),
-        all_latencies={kind: latency for (_, kind), latency in queries.latencies(exact.since, exact.until, ()).items()},
-        tool_latencies=queries.tool_latencies(exact.since, exact.until),
+        latencies=queries.latencies(exact.since, exact.until, bins.boundaries, user_id),
+        all_latencies={
+            kind: latency for (_, kind), latency in queries.latencies(exact.since, exact.until, (), user_id).items()
+        },
+        tool_latencies=queries.tool_latencies(exact.since, exact.until, user_id),
         by_model=by_model,
         by_hour=usage.by_hour(**period),
         sessions=sessions,
@@ -111,9 +131,9 @@ def collect_in(
         by_user=by_user[:_TOP],
         by_agent=usage.by_agent(**period, limit=_TOP),
         by_tool=usage.by_tool(**period),
-        cache=usage.cache_by_day(since=since, until=until),
-        storage=usage.storage(),
-        backlog=usage.expiry_backlog(),
+        cache=usage.cache_by_day(since=since, until=until) if user_id is None else (),
+        storage=usage.storage() if user_id is None else (),
+        backlog=usage.expiry_backlog() if user_id is None else (),
     )
 
 
@@ -122,7 +142,7 @@ def _spent(
 ) -> Sequence[Spent]:
     """Tokens and cost by bar and model: of longer periods from the report by day, which is cheap at any length."""
     if bins.unit == "hour":
-        return queries.sums(exact.since, exact.until, bins.boundaries)
+        return queries.sums(exact.since, exact.until, bins.boundaries, period["user_id"])
     return [
         Spent(
             bar,

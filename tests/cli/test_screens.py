@@ -36,6 +36,7 @@ COMMANDS: list[tuple[str, ...]] = [
     ("prices", "ls"),
     ("namespaces",),
     ("migrate", "status"),
+    ("doctor", "--check", "schema", "--check", "driver", "--check", "pragmas"),
     ("config",),
     ("migrate", "up", "--url", "sqlite:///new.db"),
     ("--help",),

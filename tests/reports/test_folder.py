@@ -267,6 +267,74 @@ def test_a_period_leaves_out_sessions_and_links_to_them(database_url: str, folde
     assert "Now, outside this period" in found["conversations/source-of-long-ago.html"]
 
 
+def test_the_state_of_a_session_is_on_its_page_folded_and_bounded(database_url: str, folder: Path) -> None:
+    with StateStore.open(database_url) as store:
+        store.sessions.create("s")
+        store.sessions.create("without")
+        store.state.set("s", NASTY, {"said": NASTY})
+        store.state.set("s", "large", "x" * 100_000)
+        store.state.set("s", "big number", 2**70)
+        store.state.set("s", "long gone", "no longer here", ttl=timedelta(microseconds=1))
+        store.state.set_many("s", {f"key {number:03}": number for number in range(70)})
+        write_folder(store, folder)
+    found = pages(folder)
+    text = found[f"conversations/{names.file_name('s')}"]
+    assert Markup(text).problems == []
+    assert '<details class="tool"><summary><b>State, 73 keys</b></summary>' in text
+    assert "and 23 more keys" in text
+    assert len(text) < 60_000
+    assert "long gone" not in text
+    assert str(2**70) in text
+    if "large" in text:  # Which keys are the first is the database's order of texts.
+        assert text.count("x" * 1_900) == 1
+        assert "Too large to be shown in full." in text
+    assert "State" not in found[f"conversations/{names.file_name('without')}"].partition("<main")[2]
+    assert check_links(found) == set(found)
+
+
+def test_a_report_of_a_user_has_that_user_alone(database_url: str, folder: Path) -> None:
+    with StateStore.open(database_url) as store:
+        conversations.fill(store)
+        source = store.sessions.get(FIRST)
+        assert source.user_id == "ada"
+        store.sessions.create("of-grace", user_id="grace", title="The secret of Grace")
+        store.history.append("of-grace", [{"role": "user", "content": "mine alone"}])
+        store.sessions.fork("of-grace", "taken-over", at_seq=1)
+        store.sessions.update("taken-over", user_id="ada", title="Taken over")
+        ada = store.usage.totals(user_id="ada")
+        mine = {s.session_id for s in store.sessions.page(user_id="ada", include_parts=True, limit=100).sessions}
+        written = write_folder(store, folder, user_id="ada")
+    found = pages(folder)
+    assert written.sessions == len(mine)
+    assert {names.file_name(one) for one in mine} == {name.split("/")[1] for name in found if "/" in name}
+    assert check_links(found) == set(found)
+    overview = found["index.html"]
+    assert "<h1>Usage of default, user ada</h1>" in overview
+    assert f"<dt>model calls</dt><dd>{ada.model_calls}<" in overview
+    for panel in ("What is stored now", "What is due to be deleted", "Result cache"):
+        assert panel not in overview
+    assert "The secret of Grace" not in "".join(found.values())
+    assert "of-grace, not of this user" in found[f"conversations/{names.file_name('taken-over')}"]
+    for name in ("grace", "linus"):
+        assert f">{name}<" not in overview
+
+
+@pytest.mark.parametrize("html", ["folder", "page.html"])
+def test_the_command_writes_the_report_of_a_user(html: str, sqlite_url: str, tmp_path: Path) -> None:
+    with StateStore.open(sqlite_url) as store:
+        conversations.fill(store)
+    target = tmp_path / html
+    done = invoke("report", "--html", str(target), "--user", "ada", env={"STATESTORE_URL": sqlite_url})
+    assert done.exit_code == 0, done.output
+    page = target / "index.html" if html == "folder" else target
+    assert "<h1>Usage of default, user ada</h1>" in page.read_text()
+    done = invoke("report", "--html", str(target), "--user", "", "--replace", env={"STATESTORE_URL": sqlite_url})
+    assert done.exit_code == 1
+    assert "--user: " in done.stderr
+    done = invoke("report", "--html", str(target), "--agent", "coder", env={"STATESTORE_URL": sqlite_url})
+    assert "--html takes --since, --until, --tz and --user only." in done.stderr
+
+
 def test_an_empty_store_has_a_folder_too(database_url: str, folder: Path) -> None:
     with StateStore.open(database_url) as store:
         write_folder(store, folder, tz="Europe/Berlin")
@@ -307,7 +375,7 @@ def test_the_command_writes_a_folder_and_refuses_what_is_not_its_own(sqlite_url:
     link.symlink_to(empty)
     assert "is a link" in report(link, "--replace").stderr
     assert "is not a folder; make it first" in report(tmp_path / "no" / "such").stderr
-    assert "--since, --until and --tz only" in report(tmp_path / "x", "--user", "ada").stderr
+    assert "--since, --until, --tz and --user only" in report(tmp_path / "x", "--agent", "ada").stderr
     wrote = report(tmp_path / "new")
     assert wrote.stderr == f"wrote {tmp_path}/new/index.html: 4 sessions, 6 pages\n"
     assert wrote.stdout == ""

@@ -347,7 +347,7 @@ def test_usage_without_a_price_is_said_with_its_models(sqlite_url: str) -> None:
         usage = Usage(input_tokens=1, output_tokens=1)
         store.history.append("s", [NewEntry(0, usage=usage, response_model=NASTY)], create=True)
         page = render(collect(store))
-    assert "1 of 1 model calls have no price" in page
+    assert "1 of 1 model calls has no price" in page
     assert "&lt;script&gt;alert(1)" in page
 
 
