@@ -21,7 +21,7 @@ def test_state_is_set_read_listed_and_removed(owner: tuple[str, ...], filled: Co
     assert (entry["key"], entry["version"], entry["value"]) == ("place", 1, {"name": "Konstanz"})
     head, row = filled("state", "ls", name, *of).stdout.splitlines()
     assert head.split() == ["KEY", "VALUE", "VERSION", "UPDATED", "EXPIRES"]
-    assert row.startswith('place  {"name":"Konstanz"}  1        2')
+    assert row.startswith('place  {"name":"Konstanz"}        1  2')
     assert json.loads(filled("state", "rm", name, "place", "other", "--json", *of).stdout) == {"removed": 1}
     assert "no matching keys" in filled("state", "ls", name, *of).stderr
     with filled.store() as store:
