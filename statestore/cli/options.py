@@ -90,7 +90,13 @@ class Database:
             profile=profile,
             options=tuple(
                 (name, value)
-                for name, value in (("profile", profile), ("url", url), ("schema", schema), ("namespace", namespace))
+                for name, value in (
+                    ("profile", profile),
+                    ("url", url),
+                    ("schema", schema),
+                    ("table-prefix", table_prefix),
+                    ("namespace", namespace),
+                )
                 if value is not None
             ),
             config=top.get("config"),
