@@ -18,7 +18,7 @@ from statestore.schema.tables import VERSION_TABLE, VIEWS
 MAX_LENGTH = 64
 
 # Every table and view that some revision has: one that a migration drops stays in this list.
-RELATIONS = frozenset({*metadata.tables, *VIEWS, "usage_unsummed_lines", VERSION_TABLE})
+RELATIONS = frozenset({*metadata.tables, *VIEWS, VERSION_TABLE})
 
 # Names of indexes and triggers, which are one namespace in a SQLite file, too. Those of constraints are the table's.
 _PARTS = re.compile(r"(?:ix|uq)_\w+|usage_rollup_(?:insert|update|delete)_\w+")

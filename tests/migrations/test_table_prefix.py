@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import create_engine, make_url
 
 from statestore import InvalidValueError, SchemaMissingError, migrate
-from statestore.schema import VERSION_TABLE, metadata, prefixes
+from statestore.schema import HEAD_REVISION, VERSION_TABLE, metadata, prefixes
 from tests.migrations.databases import rows, structure
 from tests.migrations.test_host import Host
 
@@ -106,7 +106,7 @@ def test_differences_are_told_by_the_names_with_the_prefix(prefixed_host_url: st
 
 
 def test_the_schema_is_looked_for_under_its_prefix_alone(prefixed_host_url: str) -> None:
-    assert migrate.check(prefixed_host_url, table_prefix=PREFIX).revision == "0008"
+    assert migrate.check(prefixed_host_url, table_prefix=PREFIX).revision == HEAD_REVISION
     for other in ("", "app_"):
         with pytest.raises(SchemaMissingError) as raised:
             migrate.check(prefixed_host_url, table_prefix=other)
