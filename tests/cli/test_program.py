@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+from sqlalchemy import make_url
 
 import statestore
 from statestore.cli import main
@@ -166,9 +167,10 @@ def test_the_default_database_is_named_when_it_is_not_there(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("arguments", LOOKING[:5], ids=" ".join)
 def test_looking_into_a_database_without_tables_does_not_make_them(
-    arguments: tuple[str, ...], empty_cli: CommandLine, tmp_path: Path
+    arguments: tuple[str, ...], empty_cli: CommandLine
 ) -> None:
-    (tmp_path / "statestore.db").touch()
+    if empty_cli.url.startswith("sqlite"):
+        Path(str(make_url(empty_cli.url).database)).touch()
     result = empty_cli(*arguments, code=1)
     assert result.stderr.startswith("error: ")
     assert "statestore migrate up" in result.stderr
