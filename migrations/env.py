@@ -52,6 +52,9 @@ progress: migrate.Progress | None = config.attributes.get("progress")
 # Revisions whose version table does not have the column `oldest_code`.
 BEFORE_THE_MARK = {"0001", "0002", "0003"}
 
+# Without it Citus refuses to drop triggers of a distributed table, even those that it does not have. 0007 drops some.
+DROPPING = "citus.enable_unsafe_triggers"
+
 # This comment marks a schema that statestore made and may drop.
 SCHEMA_COMMENT = "Made by statestore, which drops it with its last table"
 
@@ -352,16 +355,25 @@ def try_lock(connection: Connection) -> bool:
 def timeouts(connection: Connection) -> dict[str, str]:
     # PostgreSQL has transaction_timeout since version 17.
     names = "'lock_timeout', 'statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout'"
-    rows = connection.execute(text(f"SELECT name, setting FROM pg_settings WHERE name IN ({names})"))
+    found = f"SELECT name, setting FROM pg_settings WHERE name IN ({names})"
+    if config.attributes.get("command") == "downgrade":
+        found += (
+            f" UNION ALL SELECT '{DROPPING}', current_setting('{DROPPING}') FROM pg_extension WHERE extname = 'citus'"
+        )
+    rows = connection.execute(text(found))
     return {row.name: row.setting for row in rows}
 
 
 def set_timeouts(connection: Connection, values: dict[str, str] | None = None) -> None:
-    """Set timeouts for the rest of the transaction; by default those of a migration, which limit only lock waits."""
+    """Set timeouts for the rest of the transaction; by default those of a migration, which limit only lock waits.
+
+    What has to be set to take back a migration of distributed tables is set with them.
+    """
     if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
         return  # a migration that has left the transaction
     if values is None:
-        values = dict.fromkeys(timeouts(connection), "0") | {"lock_timeout": str(milliseconds(lock_timeout))}
+        chosen = {"lock_timeout": str(milliseconds(lock_timeout)), DROPPING: "on"}
+        values = {name: chosen.get(name, "0") for name in timeouts(connection)}
     for name, value in values.items():
         connection.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})
 

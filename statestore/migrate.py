@@ -90,9 +90,12 @@ def upgrade(
     Raises:
         SchemaAheadError: A newer version of statestore made the schema, and this one may not use it. If it may, there
             is nothing to do.
+        SchemaError: The tables are distributed, and at a revision before 0007; the message has the remedy. Nothing was
+            changed.
         InvalidValueError: There is no such revision, or the target cannot be used.
         UnavailableError: The database cannot be reached or stayed busy. Earlier migrations may have been applied.
     """
+    distribution.check_upgrade(read(target, schema=schema, table_prefix=table_prefix), revision, schema)
     _run("upgrade", target, revision, schema, table_prefix, lock_timeout, wait, progress)
     found = read(target, schema=schema, table_prefix=table_prefix)
     if found is not None and found.distributed and found.revision == revisions.head():
@@ -322,9 +325,8 @@ def _run(
 
     _check_names(target, schema, table_prefix)
     config = _config()
-    config.attributes.update(
-        schema=schema, table_prefix=table_prefix, lock_timeout=lock_timeout, wait=wait, progress=progress
-    )
+    config.attributes.update(command=command, schema=schema, table_prefix=table_prefix)
+    config.attributes.update(lock_timeout=lock_timeout, wait=wait, progress=progress)
     config.attributes["target"] = engine_for(target) if isinstance(target, str | URL) else checked_target(target)
     with our_errors(target), _alone(target), _outer_alembic_kept():
         try:

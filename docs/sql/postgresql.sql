@@ -1754,10 +1754,12 @@ gone AS (
 , ended AS (
     DELETE FROM "statestore".sessions AS s USING own WHERE s.namespace = %(namespace)s AND s.session_id = own.session_id
     RETURNING s.session_id)
-SELECT s.session_id, ended.session_id IS NOT NULL, held.lives
-FROM "statestore".sessions AS s LEFT JOIN held ON held.session_id = s.session_id
-LEFT JOIN ended ON ended.session_id = s.session_id
-WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s);
+SELECT held.session_id, ended.session_id IS NOT NULL, held.lives
+FROM held LEFT JOIN ended ON ended.session_id = held.session_id
+UNION ALL
+SELECT s.session_id, false, NULL FROM "statestore".sessions AS s
+WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s)
+    AND NOT EXISTS (SELECT 1 FROM held WHERE held.session_id = s.session_id);
 
 -- expiry/erasure.py: _SIZES
 -- Serves ErasureRepository.remove_many.
@@ -5958,6 +5960,13 @@ SELECT (current_setting('transaction_read_only') = 'off'
     AND has_any_column_privilege('"statestore".sessions', 'update')), (SELECT s.status FROM "statestore".sessions AS s
     WHERE s.namespace = %(namespace)s AND s.session_id = '');
 
+-- sessions/statistics.py: _WRITABLE
+-- Serves StoreStatistics.ping.
+--
+-- What the server says with which a store is connected, if it is another one that has the namespace.
+SELECT (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'));
+
 -- sessions/statistics.py: _SESSION_STATS
 -- Serves StatisticsRepository.stats.
 WITH seen AS (
@@ -8423,6 +8432,8 @@ WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq = %(seq)
 
 -- usage/records.py: _INSERT
 -- Serves RecordsRepository.record.
+--
+-- What it returns says whether there is a new row: Citus counts the rows that are selected.
 INSERT INTO "statestore".usage_records (namespace, record_id, session_id, user_id, agent_name, provider_name, model,
     tool_name, input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens,
     cost_usd, duration_ms, error_type, created_at)
@@ -8443,7 +8454,7 @@ SELECT CAST(%(namespace)s AS varchar), CAST(%(record_id)s AS varchar), CAST(%(se
         CAST(%(reasoning_output_tokens)s AS bigint), CAST(%(cost_usd)s AS numeric),
         CAST(%(duration_ms)s AS double precision), CAST(%(error_type)s AS varchar),
         coalesce(CAST(%(created_at)s AS timestamptz), statement_timestamp()) WHERE true
-ON CONFLICT (namespace, record_id) DO NOTHING;
+ON CONFLICT (namespace, record_id) DO NOTHING RETURNING 1;
 
 -- usage/records.py: _FIND
 -- Serves RecordsRepository.record.

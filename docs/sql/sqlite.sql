@@ -4077,6 +4077,12 @@ FROM sessions AS s WHERE s.namespace = :namespace
 -- By the primary key: as quick as it gets, and nothing is ever found.
 SELECT true, (SELECT s.status FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = '');
 
+-- sessions/statistics.py: _WRITABLE
+-- Serves StoreStatistics.ping.
+--
+-- What the server says with which a store is connected, if it is another one that has the namespace.
+SELECT true;
+
 -- sessions/statistics.py: _SESSION_STATS
 -- Serves StatisticsRepository.stats.
 WITH seen AS (
@@ -5617,6 +5623,8 @@ WHERE namespace = :namespace AND session_id = :session_id AND seq = :seq AND usa
 
 -- usage/records.py: _INSERT
 -- Serves RecordsRepository.record.
+--
+-- What it returns says whether there is a new row: Citus counts the rows that are selected.
 INSERT INTO usage_records (namespace, record_id, session_id, user_id, agent_name, provider_name, model, tool_name,
     input_tokens, output_tokens, cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, cost_usd,
     duration_ms, error_type, created_at)
@@ -5633,7 +5641,7 @@ SELECT CAST(:namespace AS varchar), CAST(:record_id AS varchar), :session_id,
     WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))))), :provider_name, :model,
         :tool_name, :input_tokens, :output_tokens, :cache_read_input_tokens, :cache_write_input_tokens,
         :reasoning_output_tokens, :cost_usd, :duration_ms, :error_type, coalesce(:created_at, :now) WHERE true
-ON CONFLICT (namespace, record_id) DO NOTHING;
+ON CONFLICT (namespace, record_id) DO NOTHING RETURNING 1;
 
 -- usage/records.py: _FIND
 -- Serves RecordsRepository.record.

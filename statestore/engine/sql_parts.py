@@ -64,6 +64,12 @@ def prefix_range(prefix: str) -> tuple[str, str]:
     return prefix, "".join(map(chr, code_points))
 
 
+def namespace_range(prefix: str) -> tuple[str, str]:
+    """As `prefix_range`, but no longer than a namespace may be, whose type Citus makes of what it is compared with."""
+    start, end = prefix_range(prefix)
+    return start, end[:MAX_KEY_LENGTH]
+
+
 def in_namespaces(chosen: Chosen | None, alias: str = "") -> tuple[str, Params]:
     """The condition that a row is in the namespaces that were asked for, and its parameters; by default the store's.
 
@@ -79,5 +85,5 @@ def in_namespaces(chosen: Chosen | None, alias: str = "") -> tuple[str, Params]:
         params["namespaces"] = list(chosen.names)
     for number, prefix in enumerate(chosen.prefixes):
         found.append(f"({column} >= :namespace_from_{number} AND {column} < :namespace_to_{number})")
-        params[f"namespace_from_{number}"], params[f"namespace_to_{number}"] = prefix_range(prefix)
+        params[f"namespace_from_{number}"], params[f"namespace_to_{number}"] = namespace_range(prefix)
     return found[0] if len(found) == 1 else f"({' OR '.join(found)})", params

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from statestore.errors import ReadOnlyError, SchemaError
 from statestore.schema.naming import metadata
-from statestore.schema.revisions import CITUS
+from statestore.schema.revisions import CITUS, SchemaRevision
 from statestore.schema.tables import VERSION_TABLE
 
 KEY = "namespace"
@@ -20,6 +20,8 @@ COPIED = ("model_prices", "store_settings", VERSION_TABLE)
 """The tables of which every server has a copy."""
 FIRST = "sessions"
 """The table that the others are distributed with: the rows of a namespace stay together."""
+NOTING = "0007"
+"""The revision that adds triggers to the tables, which Citus does not allow on those that are distributed."""
 
 _HAS_CITUS = text("SELECT EXISTS (SELECT 1 FROM pg_extension WHERE extname = 'citus')")
 # For a table that is distributed by nothing, partmethod is n; every server has a copy of it if repmodel is t.
@@ -86,6 +88,18 @@ def missing(connection: Connection, schema: str) -> list[Step]:
             code="42501",
         )
     return steps
+
+
+def check_upgrade(found: SchemaRevision | None, target: str, schema: str) -> None:
+    """Raises `SchemaError` if the migrations up to revision *target* cannot be run on tables that are distributed."""
+    if found is None or not found.distributed or not found.revision < NOTING:
+        return
+    if target == "head" or target >= NOTING:
+        raise SchemaError(
+            f"the tables in schema {schema!r} are distributed, and were at revision {found.revision}; migration "
+            f"{NOTING} cannot be run on them; nothing was changed. First undistribute them with the statement in "
+            "docs/citus.md; then upgrade, and run statestore migrate distribute again"
+        )
 
 
 def _otherwise(schema: str, step: Step, how: str) -> SchemaError:

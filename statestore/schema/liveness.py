@@ -7,3 +7,5 @@ _NOT_EXPIRED = "({0}.expires_at IS NULL OR {0}.expires_at > $now)"
 LIVE_SESSION = f"""({_NOT_EXPIRED.format("s")} AND (s.belongs_to IS NULL OR coalesce((
         SELECT {_NOT_EXPIRED.format("whole")} FROM $sessions AS whole
         WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))"""
+LIVE_ANYWHERE = LIVE_SESSION.replace("whole.namespace = :namespace", "whole.namespace = s.namespace")
+"""The same of sessions of several namespaces."""

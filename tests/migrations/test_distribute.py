@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from statestore import StateStore
 from statestore.errors import InvalidValueError, SchemaError, SchemaMissingError, SchemaOutdatedError
-from statestore.migrate import check, differences, distribute, downgrade, engine_for, upgrade
+from statestore.migrate import check, current, differences, distribute, downgrade, engine_for, upgrade
 from statestore.schema import distribution
 from tests.citus import CitusCluster
 from tests.cli.conftest import CommandLine
@@ -116,8 +116,33 @@ def test_a_table_that_is_distributed_otherwise_is_named(cluster: CitusCluster, p
 
 
 def test_a_distributed_schema_goes_down_and_up(cluster: CitusCluster, postgres_url: str) -> None:
+    downgrade(postgres_url, "0007")
+    upgrade(postgres_url)
+    assert check(postgres_url).distributed
     downgrade(postgres_url, "base")
     upgrade(postgres_url)
     assert not check(postgres_url).distributed
     distribute(postgres_url)
     assert check(postgres_url).distributed
+
+
+def test_a_distributed_schema_before_the_triggers_is_undistributed_first(
+    cluster: CitusCluster, postgres_url: str
+) -> None:
+    with StateStore.open(postgres_url) as store:
+        store.sessions.create("kept")
+    downgrade(postgres_url, "0005")
+    upgrade(postgres_url, "0006")
+    for revision in ("head", "0007"):
+        with pytest.raises(SchemaError, match="First undistribute them"):
+            upgrade(postgres_url, revision)
+    assert current(postgres_url) == "0006"
+    [undistribute] = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
+    with engine_for(postgres_url).begin() as connection:
+        connection.exec_driver_sql(undistribute)
+    upgrade(postgres_url)
+    assert differences(postgres_url) == []
+    assert distribute(postgres_url)
+    assert differences(postgres_url) == []
+    with StateStore.open(postgres_url) as store:
+        assert store.sessions.get("kept")

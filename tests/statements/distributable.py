@@ -72,6 +72,10 @@ def refused(connection: psycopg.Connection[Any], catalog: Catalog, rendered: str
             found |= set(_of_query(query, catalog))
             if inserts:
                 found |= set(_of_steps(query))
+        if inserts:
+            found |= set(_of_order(tree, catalog))
+        if tree["commandType"] == INSERT and tree["onConflict"] and _selects(tree) and not tree["returningList"]:
+            found.add("INSERT … SELECT … ON CONFLICT counts what it selects, and not what it inserts")
     return found
 
 
@@ -122,6 +126,36 @@ def _of_steps(query: Node) -> Iterator[str]:
                 yield "a column of type void in a statement that inserts"
     if query["rowMarks"] and len(query["jointree"]["fromlist"] or []) > 1:
         yield "a row lock beside another source, in a statement that inserts"
+
+
+def _selects(insert: Node) -> bool:
+    return any(entry["rtekind"] == _SUBQUERY for entry in insert["rtable"] or [])
+
+
+def _of_order(query: Node, catalog: Catalog) -> Iterator[str]:
+    """PostgreSQL reads all tables as of a statement's beginning; a step reads what those before it have written."""
+    written: set[str] = set()
+    for step in [*(query["cteList"] or []), query]:
+        if written & set(_read(step, catalog)):
+            name = step["ctename"] or "the statement itself"
+            yield f"{name} reads a table that a step before it has written"
+        written |= {
+            one["rtable"][one.number("resultRelation") - 1]["relid"]
+            for one in walk(step)
+            if one.kind == "QUERY" and one["commandType"] in (UPDATE, INSERT, DELETE)
+        }
+
+
+def _read(step: Node, catalog: Catalog) -> Iterator[str]:
+    """The tables that a step reads, without those of its own CTEs, and without the one that it writes to."""
+    if step.kind == "QUERY":
+        target = step.number("resultRelation") if step["commandType"] in (UPDATE, INSERT, DELETE) else 0
+        for number, entry in enumerate(step["rtable"] or [], 1):
+            if entry["rtekind"] == _RELATION and entry["relid"] in catalog.distributed and number != target:
+                yield entry["relid"]
+    for below in children(step):
+        if below.kind != "COMMONTABLEEXPR":
+            yield from _read(below, catalog)
 
 
 def _of_place(query: Node, catalog: Catalog, recursive: str | None) -> Iterator[str]:

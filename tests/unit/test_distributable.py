@@ -23,6 +23,19 @@ Server: TypeAlias = tuple[psycopg.Connection[Any], Catalog]
 # Reads about all namespaces, which ask every server.
 EVERYWHERE = {"expiry.namespaces._NAMESPACES"}
 
+# Statements that read a table after a step that has written it, and what that changes.
+READ_AFTERWARDS = {
+    "append ('part',)": "the session that a part belongs to, which the step does not write",
+    "append ('at', 'new', 'same', 'leased', 'priced', 'part')": "likewise",
+    "history.append_batches._statement": "likewise; if it is in the batch, its end has moved by then",
+    "cache.base._WRITE_PENDING": "keys and versions, and the step writes counts",
+    "expiry.erasure._REMOVE_MANY": "sessions that the step has not locked, and so not deleted",
+    "history.ranges._TRIM": "used only if no step has written anything",
+    "usage.records._AT_ONCE": "what is stored, which is not looked at if the step has added it",
+    "usage.records._AT_ONCE_PRICED": "likewise",
+}
+_AFTERWARDS = {"the statement itself reads a table that a step before it has written"}
+
 _HERE = "namespace = :namespace AND session_id = :session_id"
 _SESSION = "UPDATE $sessions AS s SET %s WHERE s.namespace = :namespace AND s.session_id = :session_id{}"
 _INSERT = "INSERT INTO $store_settings AS o (namespace, name, value) VALUES (:namespace, 'a', {}) {}"
@@ -66,15 +79,24 @@ def variants() -> Iterator[tuple[str, Statement]]:
         yield "set status", lifecycle._set_status(to, leased, repeated)
 
 
+def looked_at(name: str, problems: set[str]) -> bool:
+    return name in READ_AFTERWARDS and problems == _AFTERWARDS
+
+
 def test_no_shape_of_a_statement_is_refused(server: Server) -> None:
     dialect = Dialect("postgresql", distributed=True)
-    assert not [(name, problem) for name, one in variants() if (problem := refused(*server, one.render(dialect)))]
+    problems = {name: problem for name, one in variants() if (problem := refused(*server, one.render(dialect)))}
+    assert {name: problem for name, problem in problems.items() if not looked_at(name, problem)} == {}
 
 
 def test_every_statement_can_be_distributed(server: Server) -> None:
     dialect = Dialect("postgresql", distributed=True)
     found = {f"{one.module}.{one.name}": one.statement.render(dialect) for one in collect()}
-    problems = {name: problem for name, sql in found.items() if sql and (problem := refused(*server, sql))}
+    problems = {
+        name: problem
+        for name, sql in found.items()
+        if sql and (problem := refused(*server, sql)) and not looked_at(name, problem)
+    }
     assert problems.keys() == EVERYWHERE, problems
     assert {each for name in EVERYWHERE for each in problems[name]} == {
         f"no namespace is given for {alias}" for alias in ("c", "s")
@@ -183,6 +205,34 @@ def test_every_statement_can_be_distributed(server: Server) -> None:
             "a column of type void in a statement that inserts",
             _DOUBLE.format("locked AS MATERIALIZED (SELECT pg_advisory_xact_lock(1))", "locked"),
             _DOUBLE.format("locked AS MATERIALIZED (SELECT CAST(pg_advisory_xact_lock(1) AS text))", "locked"),
+        ),
+        (
+            "INSERT … SELECT … ON CONFLICT counts what it selects, and not what it inserts",
+            _INSERT.format("1", "ON CONFLICT DO NOTHING").replace("VALUES (:namespace, 'a', 1)", "SELECT '', 'a', 1"),
+            _INSERT.format("1", "ON CONFLICT DO NOTHING RETURNING 1").replace(
+                "VALUES (:namespace, 'a', 1)", "SELECT '', 'a', 1"
+            ),
+        ),
+        (
+            "the statement itself reads a table that a step before it has written",
+            _DOUBLE.format(
+                f"gone AS (DELETE FROM $sessions WHERE {_HERE} RETURNING session_id)",
+                "$sessions AS s WHERE s.namespace = :namespace",
+            ),
+            _DOUBLE.format(f"gone AS (DELETE FROM $sessions WHERE {_HERE} RETURNING session_id)", "gone"),
+        ),
+        (
+            "again reads a table that a step before it has written",
+            _DOUBLE.format(
+                f"gone AS (DELETE FROM $sessions WHERE {_HERE} RETURNING session_id),"
+                f" again AS (SELECT session_id FROM $sessions WHERE {_HERE})",
+                "again",
+            ),
+            _DOUBLE.format(
+                f"again AS (SELECT session_id FROM $sessions WHERE {_HERE}),"
+                f" gone AS (DELETE FROM $sessions WHERE {_HERE} RETURNING session_id)",
+                "again",
+            ),
         ),
         (
             "a row lock beside another source, in a statement that inserts",

@@ -71,10 +71,12 @@ _REMOVE = unshared.release(
 # Of a session and a part of it the one that is named first goes first: then the other may be gone.
 _REMOVE_MANY = unshared.release_many(
     f"""{_ENDED}
-    SELECT s.session_id, ended.session_id IS NOT NULL, held.lives
-    FROM $sessions AS s LEFT JOIN held ON held.session_id = s.session_id
-    LEFT JOIN ended ON ended.session_id = s.session_id
-    WHERE s.namespace = :namespace AND s.session_id $in(:session_ids)""",
+    SELECT held.session_id, ended.session_id IS NOT NULL, held.lives
+    FROM held LEFT JOIN ended ON ended.session_id = held.session_id
+    UNION ALL
+    SELECT s.session_id, false, NULL FROM $sessions AS s
+    WHERE s.namespace = :namespace AND s.session_id $in(:session_ids)
+        AND NOT EXISTS (SELECT 1 FROM held WHERE held.session_id = s.session_id)""",
     where=f"{_SMALL} AND {_PLAIN} AND coalesce(NOT s.belongs_to $in(:session_ids), true)",
 )
 _SIZES = Statement("""

@@ -9,7 +9,7 @@ from statestore.checking.namespaces import Chosen
 from statestore.engine.calls import reads, reported_as, writes
 from statestore.engine.columns import Columns, fields_of
 from statestore.engine.sql import Statement
-from statestore.engine.sql_parts import each, prefix_range
+from statestore.engine.sql_parts import each, namespace_range
 from statestore.errors import ConflictError
 from statestore.repositories.base import Repository
 from statestore.repositories.expiry.batch import NamespaceBatch
@@ -153,7 +153,7 @@ class NamespaceRepository(Repository, group="store"):
         """The namespaces that were asked for, sorted: those named, and of the others those with something to do."""
         found = set(chosen.names)
         for prefix in chosen.prefixes:
-            start, end = prefix_range(prefix)
+            start, end = namespace_range(prefix)
             row = self._link.one(_FIRST_NAME[purpose], **{"from": start, "to": end})
             while row is not None and row[0] is not None:
                 found.add(row[0])

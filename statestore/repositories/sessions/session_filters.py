@@ -11,6 +11,7 @@ from statestore.checking.namespaces import Chosen
 from statestore.engine.sql import Link, Params, Statement
 from statestore.engine.sql_parts import in_namespaces, prefix_range
 from statestore.errors import InvalidValueError
+from statestore.schema.liveness import LIVE_ANYWHERE
 from statestore.values.sessions import STATUSES
 
 _MAX_KEYS = 20
@@ -59,7 +60,7 @@ def conditions(
     }
     params = {name: value for name, value in equal.items() if value is not None}
     within, names = in_namespaces(namespaces, "s")
-    where = [within, "$live", *(f"s.{name} = :{name}" for name in params)]
+    where = [within, "$live" if namespaces is None else LIVE_ANYWHERE, *(f"s.{name} = :{name}" for name in params)]
     params |= names
     if belongs_to is None and not include_parts:
         where.append("s.belongs_to IS NULL")

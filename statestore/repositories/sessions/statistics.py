@@ -76,6 +76,8 @@ def store_stats(within: str) -> Statement:
 # By the primary key: as quick as it gets, and nothing is ever found.
 _PING = Statement("""
     SELECT $writable, (SELECT s.status FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = '')""")
+# What the server says with which a store is connected, if it is another one that has the namespace.
+_WRITABLE = Statement("SELECT $writable")
 
 _SESSION_STATS = Statement(postgresql=_SESSION % "json_object_agg", sqlite=_SESSION % "json_group_object")
 
@@ -146,6 +148,8 @@ class StoreStatistics(Repository, group="store"):
             ReadOnlyError: *writes* is true, and the server takes none.
         """
         found = self._link.one(_PING)
+        if writes and found and found[0] and self._link.dialect.distributed:
+            found = self._link.one(_WRITABLE)
         if writes and not (found and found[0]):
             raise ReadOnlyError("the database takes no writes here: it is a standby, read-only, or lacks grants")
 

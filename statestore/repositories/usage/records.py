@@ -46,7 +46,8 @@ def _insert(parameter: str, also: str = "") -> str:
 
 _STORED = ", ".join(f"r.{name}" for name in _KINDS)
 _INSERT_POSTGRESQL = _insert("CAST(:{} AS {})")
-_INSERT = Statement(postgresql=_INSERT_POSTGRESQL, sqlite=_insert(":{}"))
+# What it returns says whether there is a new row: Citus counts the rows that are selected.
+_INSERT = Statement(postgresql=f"{_INSERT_POSTGRESQL} RETURNING 1", sqlite=f"{_insert(':{}')} RETURNING 1")
 _IS_IT = "r.namespace = CAST(:namespace AS varchar) AND r.record_id = CAST(:record_id AS varchar)"
 _FIND = Statement(f"SELECT {_STORED} FROM $usage_records AS r WHERE {_IS_IT}")
 
@@ -188,7 +189,7 @@ class RecordsRepository(Repository, group="usage"):
             book, revision = price_rows.current(link)
             row["cost_usd"] = price_rows.cost_of(call, None, book, (link.now() or datetime.now(UTC)).date())
         if link.dialect.name == "sqlite" or link.in_transaction:
-            return () if link.run(_INSERT, **row) else link.one(_FIND, record_id=record_id)
+            return () if link.one(_INSERT, **row) else link.one(_FIND, record_id=record_id)
         statement = _AT_ONCE if revision is None else _AT_ONCE_PRICED
         added, found, *stored = link.one(statement, **row, prices_revision=revision) or (0, None)
         if not added and found is None:
