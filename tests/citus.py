@@ -35,7 +35,15 @@ class CitusCluster(PostgresServer):
         super().create_database(name, template)
 
     def drop_database(self, name: str) -> None:
-        super().drop_database(name)
+        # Citus connects to it again by itself.
+        for left in range(4, -1, -1):
+            try:
+                super().drop_database(name)
+            except psycopg.errors.ObjectInUse:
+                if not left:
+                    raise
+            else:
+                break
         for server in self._workers:
             server.drop_database(name)
 

@@ -23,10 +23,12 @@ from tests.citus import CitusCluster
 from tests.postgres import LocalServer, PostgresServer, fast_folder, start_server
 from tests.support.clock import MovableClock
 from tests.support.content import Content
+from tests.support.impossible import SPREAD_FILES, impossible
 from tests.support.joined import Joined
 from tests.support.pgbouncer import PgBouncer
 from tests.support.pgbouncer import program as pgbouncer_program
 from tests.support.portal import BlockingStore, Portal
+from tests.support.spread import Spread
 from tests.support.standby import Standby
 from tests.support.wire import Proxy, Traffic, traced_sqlite
 
@@ -218,10 +220,14 @@ def connect(
     """`StateStore.open(url, …)` in the test's world. What it opened is closed after the test."""
     from statestore import StateStore
 
+    spread_out = request.config.getoption("--spread")
+    homes: dict[str, str] = {}
     pooler: PgBouncer | None = request.getfixturevalue("pgbouncer") if is_pooled(request.node) else None
     with ExitStack() as stack:
 
         def connect(url: str, **kwargs: Any) -> Any:
+            if spread_out and "namespace" not in kwargs:
+                return Spread(lambda namespace: connect(url, namespace=namespace, **kwargs), homes)
             if pooler is not None and str(url).startswith("postgresql"):
                 stack.callback(pooler.hang_up, url)
                 url = pooler.url(url)
@@ -336,6 +342,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="tests on PostgreSQL only, and each operation joins a transaction of psycopg2's, or of asyncpg's",
     )
+    parser.addoption("--spread", action="store_true", help="let a tenant of 4 namespaces stand for each store")
     parser.addoption("--need-postgresql", action="store_true", help="fail if no test ran on PostgreSQL")
 
 
@@ -389,6 +396,8 @@ def is_left_out(item: pytest.Item) -> bool:
     on_postgresql = item.get_closest_marker("postgresql") is not None
     if item.config.getoption("--joined") or parameters(item).get("world") in ("psycopg2", "asyncpg"):
         return not on_postgresql
+    if item.config.getoption("--spread") and item.path.name not in SPREAD_FILES:
+        return True
     # The portable files go from one kind of database to the other.
     if item.config.getoption("--table-prefix") and (on_postgresql or item.path.name.startswith("test_portable")):
         return True
@@ -396,6 +405,12 @@ def is_left_out(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    variables = {"citus": "STATESTORE_TEST_CITUS_URL", "partitioned": "STATESTORE_TEST_PARTITIONED"}
+    worlds = {name: bool(os.environ.get(variable)) for name, variable in variables.items()}
+    worlds["spread"] = bool(config.getoption("--spread"))
+    for item in items if any(worlds.values()) else ():
+        if (reason := impossible(item, **worlds)) is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
     left_out = [item for item in items if is_left_out(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

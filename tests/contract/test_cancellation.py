@@ -187,7 +187,7 @@ def test_a_lease_that_comes_long_after_the_cancellation_goes_back(postgres_url: 
         async with opened(postgres_url, world) as (store, checked_out):
             await store.sessions.create("s0")
             with psycopg.connect(postgres_url) as holder:
-                holder.execute("SELECT 1 FROM statestore.sessions FOR UPDATE")
+                holder.execute("SELECT 1 FROM statestore.sessions WHERE namespace = 'default' FOR UPDATE")
                 task = asyncio.ensure_future(acquire(store, 0))
                 await waiting(holder, 1)
                 task.cancel()
@@ -206,7 +206,7 @@ def test_one_that_waits_for_a_lock_can_be_cancelled(postgres_url: str, world: st
         async with opened(postgres_url, world) as (store, checked_out):
             await store.sessions.create("s")
             with psycopg.connect(postgres_url) as holder:
-                holder.execute("SELECT 1 FROM statestore.sessions FOR UPDATE")
+                holder.execute("SELECT 1 FROM statestore.sessions WHERE namespace = 'default' FOR UPDATE")
                 task = asyncio.ensure_future(work(store, 1))
                 await waiting(holder, 1)
                 task.cancel()
@@ -226,7 +226,7 @@ def test_a_timeout_ends_a_call_that_waits_for_a_lock(postgres_url: str, world: s
         async with opened(postgres_url, world) as (store, checked_out):
             await store.sessions.create("s")
             with psycopg.connect(postgres_url) as holder:
-                holder.execute("SELECT 1 FROM statestore.sessions FOR UPDATE")
+                holder.execute("SELECT 1 FROM statestore.sessions WHERE namespace = 'default' FOR UPDATE")
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.1):
                         await append(store, 1)

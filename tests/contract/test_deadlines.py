@@ -146,7 +146,7 @@ def test_who_waits_for_a_lock_is_told_that_nothing_was_written(
                 done.wait(AMPLE)
         else:
             with psycopg.connect(database_url) as holder:
-                holder.execute("SELECT 1 FROM statestore.sessions FOR UPDATE")
+                holder.execute("SELECT 1 FROM statestore.sessions WHERE namespace = 'default' FOR UPDATE")
                 begun.set()
                 done.wait(AMPLE)
 

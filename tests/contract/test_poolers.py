@@ -105,7 +105,7 @@ def test_timeouts_hold_behind_a_pooler(
     store = connect(pooled_url, prepared_statements=prepared, **{setting: SOON})
     store.sessions.create("s")
     with psycopg.connect(postgres_url) as holder:
-        holder.execute("SELECT 1 FROM statestore.sessions FOR UPDATE")
+        holder.execute("SELECT 1 FROM statestore.sessions WHERE namespace = 'default' FOR UPDATE")
         for call in WAITING.values():
             for _ in range(2):
                 with pytest.raises(UnavailableError) as caught:
@@ -138,7 +138,7 @@ def test_timeouts_hold_beside_the_options_of_a_url(
     store = connect(f"{postgres_url}?options={options.replace(' ', '%20')}", **arguments)
     store.sessions.create("s")
     with psycopg.connect(postgres_url) as holder:
-        holder.execute("SELECT 1 FROM statestore.sessions FOR UPDATE")
+        holder.execute("SELECT 1 FROM statestore.sessions WHERE namespace = 'default' FOR UPDATE")
         with pytest.raises(UnavailableError) as caught:
             store.state.set("s", "k", 1)
     assert caught.value.code == code

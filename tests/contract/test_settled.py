@@ -191,11 +191,12 @@ def test_a_store_that_is_closed_during_a_call_leaves_no_connection(
         except StateStoreError as error:
             outcome.append(error)
 
-    with psycopg.connect(postgres_url) as holder, psycopg.connect(postgres_url, autocommit=True) as monitor:
-        holder.execute("SELECT 1 FROM statestore.sessions FOR UPDATE")
+    with psycopg.connect(postgres_url) as holder, Content(postgres_url) as monitor:
+        holder.execute("SELECT 1 FROM statestore.sessions WHERE namespace = 'default' FOR UPDATE")
         caller = threading.Thread(target=append)
         caller.start()
-        wait_for(monitor, "wait_event_type = 'Lock'", 1)
+        while not monitor.somebody_waits():
+            time.sleep(0.005)
         closer = threading.Thread(target=store.close)
         closer.start()
         closer.join(1)

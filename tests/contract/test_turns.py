@@ -5,7 +5,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-import psycopg
 import pytest
 
 from statestore import (
@@ -250,9 +249,8 @@ def test_a_write_under_way_at_the_end_of_a_turn_is_not_missed(postgres_url: str,
     done = threading.Event()
 
     def release(holder: Any) -> None:
-        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        with psycopg.connect(postgres_url, autocommit=True) as admin:
-            while not admin.execute(waits).fetchone() and not done.is_set():
+        with Content(postgres_url) as admin:
+            while not admin.somebody_waits() and not done.is_set():
                 pass
         holder.__exit__(None, None, None)
 

@@ -61,6 +61,15 @@ class Content:
         """PostgreSQL's plan for a statement of the store, with its parameters as psycopg spells them."""
         return [dict(row) for row in self._connection.execute(f"EXPLAIN {sql}", params).fetchall()]
 
+    def somebody_waits(self) -> bool:
+        """Whether anybody who uses this database of PostgreSQL waits for a lock, on whichever server."""
+        whose = "datname = current_database() AND wait_event_type = 'Lock'"
+        waiting = f"SELECT count(*) AS n FROM pg_stat_activity WHERE {whose}"
+        everywhere = "run_command_on_all_nodes"
+        if self.query(f"SELECT 1 FROM pg_proc WHERE proname = '{everywhere}'"):
+            return bool(self.query(f"SELECT 1 FROM {everywhere}($$ {waiting} $$) WHERE result <> '0'"))
+        return bool(self.query(waiting)[0]["n"])
+
     def snapshot(self) -> dict[str, Rows]:
         """Every row of every table."""
         return {table: self.rows(table) for table in metadata.tables}
