@@ -5953,7 +5953,7 @@ FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/statistics.py: _PING
--- Serves StoreStatistics.ping.
+-- Serves Readiness.ping.
 --
 -- By the primary key: as quick as it gets, and nothing is ever found.
 SELECT (current_setting('transaction_read_only') = 'off'
@@ -5961,7 +5961,7 @@ SELECT (current_setting('transaction_read_only') = 'off'
     WHERE s.namespace = %(namespace)s AND s.session_id = '');
 
 -- sessions/statistics.py: _WRITABLE
--- Serves StoreStatistics.ping.
+-- Serves Readiness.ping.
 --
 -- What the server says with which a store is connected, if it is another one that has the namespace.
 SELECT (current_setting('transaction_read_only') = 'off'

@@ -4072,13 +4072,13 @@ FROM sessions AS s WHERE s.namespace = :namespace
     WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
 
 -- sessions/statistics.py: _PING
--- Serves StoreStatistics.ping.
+-- Serves Readiness.ping.
 --
 -- By the primary key: as quick as it gets, and nothing is ever found.
 SELECT true, (SELECT s.status FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = '');
 
 -- sessions/statistics.py: _WRITABLE
--- Serves StoreStatistics.ping.
+-- Serves Readiness.ping.
 --
 -- What the server says with which a store is connected, if it is another one that has the namespace.
 SELECT true;

@@ -5,7 +5,7 @@ from statestore.operations import turn
 from statestore.operations.base import Operations, block, operation
 from statestore.operations.turn import Turn
 from statestore.repositories.history.windows import Limits, Tokenizer
-from statestore.repositories.sessions.statistics import StoreStatistics
+from statestore.repositories.sessions.statistics import Readiness, StoreStatistics
 from statestore.values.sessions import Lease, NewSession
 
 
@@ -13,7 +13,7 @@ class StoreOperations(Operations):
     """Operations of a store as a whole."""
 
     stats = operation(StoreStatistics.stats)
-    ping = operation(StoreStatistics.ping)
+    ping = operation(Readiness.ping)
 
     @block
     def turn(

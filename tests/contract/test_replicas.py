@@ -199,6 +199,7 @@ def test_a_transaction_that_only_reads_is_on_the_standby(store: Store, standing:
 
 
 def test_all_other_reads_and_all_writes_are_on_the_primary(store: Store, standing: Standing) -> None:
+    store.ping(writes=True)
     store.sessions.get("s")
     store.history.read("s")
     at_once(*[lambda: store.history.read("s")] * 4)

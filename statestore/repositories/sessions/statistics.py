@@ -125,10 +125,8 @@ class StatisticsRepository(Repository):
         )
 
 
-class StoreStatistics(Repository, group="store"):
-    """Figures about a namespace."""
-
-    may_lag = True
+class Readiness(Repository, group="store"):
+    """Whether the database answers; always of the primary."""
 
     @reads
     def ping(self, *, writes: bool = False) -> None:
@@ -152,6 +150,12 @@ class StoreStatistics(Repository, group="store"):
             found = self._link.one(_WRITABLE)
         if writes and not (found and found[0]):
             raise ReadOnlyError("the database takes no writes here: it is a standby, read-only, or lacks grants")
+
+
+class StoreStatistics(Repository, group="store"):
+    """Figures about a namespace."""
+
+    may_lag = True
 
     @reads
     def stats(self, *, namespaces: str | Iterable[str] | None = None) -> StoreStats:
