@@ -12,6 +12,7 @@ import logging.config
 import os
 import random
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -166,7 +167,7 @@ def write_sql(target: Engine | Connection) -> None:
     prefixes.check_for(target.dialect.name, table_prefix)
     context.configure(
         url=target.engine.url,
-        output_buffer=Prefixing(config.output_buffer),
+        output_buffer=Prefixing(config.output_buffer or sys.stdout),
         literal_binds=True,
         dialect_opts={"paramstyle": "named"},
         transactional_ddl=True,

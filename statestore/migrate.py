@@ -95,9 +95,12 @@ def upgrade(
         InvalidValueError: There is no such revision, or the target cannot be used.
         UnavailableError: The database cannot be reached or stayed busy. Earlier migrations may have been applied.
     """
-    distribution.check_upgrade(read(target, schema=schema, table_prefix=table_prefix), revision, schema)
+    _check_names(target, schema, table_prefix)
+    on_postgresql = _backend(target) == "postgresql"
+    if on_postgresql:
+        distribution.check_upgrade(read(target, schema=schema), revision, schema)
     _run("upgrade", target, revision, schema, table_prefix, lock_timeout, wait, progress)
-    found = read(target, schema=schema, table_prefix=table_prefix)
+    found = read(target, schema=schema) if on_postgresql else None
     if found is not None and found.distributed and found.revision == revisions.head():
         for step in distribute(target, schema=schema, lock_timeout=lock_timeout):
             if progress is not None:
@@ -298,12 +301,13 @@ def create_in_memory(connection: Connection, table_prefix: str = "") -> None:
 def _check_names(target: Target, schema: str, table_prefix: str) -> None:
     checks.schema_name(schema)
     if prefixes.check(table_prefix):
-        backend = (
-            parsed_url(target).get_backend_name()
-            if isinstance(target, str | URL)
-            else checked_target(target).dialect.name
-        )
-        prefixes.check_for(backend, table_prefix)
+        prefixes.check_for(_backend(target), table_prefix)
+
+
+def _backend(target: Target) -> str:
+    return (
+        parsed_url(target).get_backend_name() if isinstance(target, str | URL) else checked_target(target).dialect.name
+    )
 
 
 # Alembic keeps the current migration in module globals.

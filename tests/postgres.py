@@ -173,6 +173,7 @@ class LocalServer(PostgresServer):
 
     def start(self) -> None:
         """Start again after the server was killed."""
+        super().stop()
         self._control("start")
 
     def stop(self) -> None:

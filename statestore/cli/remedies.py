@@ -35,7 +35,7 @@ def text(error: StateStoreError, database: Database | None) -> str:
     """What to print for *error*, of a command that used *database*."""
     said = _text(error, database)
     if database is not None and ": statestore " in said and database.hides_url:
-        return said.replace(": statestore ", ", with that URL in STATESTORE_URL: statestore ", 1)
+        return re.sub("(?: with)?: statestore ", ", with that URL in STATESTORE_URL: statestore ", said, count=1)
     return said
 
 

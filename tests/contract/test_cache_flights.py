@@ -208,14 +208,14 @@ def claim(content: Content, clock: MovableClock, *, seconds: int) -> None:
 def test_a_claim_is_kept_as_long_as_one_computes(
     open_store: Callable[..., Store], content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("statestore.operations.single_flight._SHORTEST_CLAIM", timedelta(seconds=0.3))
-    monkeypatch.setattr("statestore.operations.single_flight._LONGEST_CLAIM", timedelta(seconds=0.3))
+    monkeypatch.setattr("statestore.operations.single_flight._SHORTEST_CLAIM", timedelta(seconds=0.8))
+    monkeypatch.setattr("statestore.operations.single_flight._LONGEST_CLAIM", timedelta(seconds=0.8))
     one, two = open_store(), open_store()
     compute = Compute(one, opens=False)
 
     def later() -> None:
         compute.begun.wait(30)
-        time.sleep(1)
+        time.sleep(2)
         compute.gate.set()
 
     found = at_once(

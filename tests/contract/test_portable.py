@@ -202,7 +202,7 @@ def test_replace_overwrites_and_leaves_the_forks_of_others_alone(source: Any, da
         (lambda lines: lines[:-1], "ends too early"),
         (lambda lines: lines[:-3] + lines[-2:], "lines are missing"),
         (lambda lines: lines[1:], "not the header"),
-        (lambda lines: [lines[0].replace(b'"version":2', b'"version":3'), *lines[1:]], "version 3"),
+        (lambda lines: [lines[0].replace(b'"version":2', b'"version":4'), *lines[1:]], "version 4"),
         (lambda lines: [*lines[:2], b"{", *lines[2:]], "not JSON"),
         (lambda lines: [*lines[:2], b'{"type":"secret"}', *lines[2:]], "unknown type"),
         (lambda lines: [*lines[:2], b'{"type":"state","session_id":5}', *lines[2:]], "has an invalid value"),

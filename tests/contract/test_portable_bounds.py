@@ -12,6 +12,7 @@ import pytest
 
 from statestore import InvalidValueError, NewEntry, SessionExistsError, StateStore, Usage
 from statestore.checking import json_files
+from statestore.checking.namespaces import renaming
 from statestore.portable.files import Survey
 from tests.support.content import Content, unsound
 from tests.support.worlds import export_sessions, import_sessions
@@ -265,7 +266,7 @@ def test_replacing_many_sessions_takes_several_transactions(
     monkeypatch.setattr("statestore.portable.files._LINES", 40)
     fill(store, 100)
     file = exported(store)
-    survey = Survey(io.BytesIO(file), lambda size: None)
+    survey = Survey(io.BytesIO(file), lambda size: None, store.namespace, renaming(None))
     parts = [list(part.records()) for part in survey.parts()]
     # A part ends with the family that fills it.
     assert all(len(part) <= 45 for part in parts)

@@ -380,4 +380,4 @@ def test_the_command_ends_quietly_when_nobody_reads_what_it_says(sqlite_url: str
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(30) == 1
+        assert process.wait(30) == 141

@@ -164,7 +164,7 @@ def test_the_fastapi_example_answers(folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_alembic_examples_work_in_a_host(empty_database_url: str, folder: Path) -> None:
-    in_env, in_migration, _joined = blocks(GUIDES / "alembic.md", "python")
+    in_env, in_migration, *_ = blocks(GUIDES / "alembic.md", "python")
     (folder / "versions").mkdir()
     (folder / "env.py").write_text(f"""
 from alembic import context

@@ -225,7 +225,7 @@ def test_a_report_of_nothing_still_has_its_columns(database_url: str) -> None:
             for option in ("--user", "--agent", "--provider", "--model", "--tool", "--session")
         ),
         (["--html", "-", "--session", ""], "--session: must have"),
-        (["--html", "-", "--user", "ada"], "takes --since, --until and --tz only"),
+        (["--html", "-", "--agent", "ada"], "takes --since, --until, --tz and --user only"),
     ],
 )
 def test_what_makes_no_sense_is_refused(sqlite_url: str, arguments: list[str], problem: str) -> None:
