@@ -219,8 +219,7 @@ def test_an_import_whose_process_was_killed_goes_on(
         assert content.rows("store_settings") == []
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("through", ["file", "pipe"])
+@pytest.mark.parametrize(("through", "jobs"), [("file", 2), ("pipe", 1), ("pipe", 2)])
 def test_a_compressed_file_is_imported(
     source: Store, database_url: str, connect: Callable[..., Any], jobs: int, through: str
 ) -> None:
