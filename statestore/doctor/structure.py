@@ -191,6 +191,12 @@ def constraints(patient: Patient) -> Iterator[Finding]:
 
 
 _ALL: tuple[str, ...] = ("SELECT", "INSERT", "UPDATE", "DELETE")
+# What docs/guides/production.md takes from the role of the sweep. A role that lacks just that was made so on purpose.
+_NOT_THE_SWEEPS = {
+    ("INSERT", name) for name in (
+        "sessions", "history_entries", "state_entries", "shared_state", "cache_entries", "usage_records",
+    )
+}  # fmt: skip
 
 
 @check("grants", on="postgresql", needs=(schema.VERSION_TABLE,))
@@ -220,8 +226,12 @@ def grants(patient: Patient) -> Iterator[Finding]:
             lacking.setdefault(", ".join(missing), []).append(name)
             sql.append(f"GRANT {', '.join(missing)} ON {patient.prefix}{quoted(name)} TO {quoted(role)}")
     only_reads = usage and not any(getattr(held[name], one.lower()) for name in names for one in _ALL[1:])
+    lacked = {(right, name) for right, tables in lacking.items() for name in tables}
     if lacking and only_reads and all(held[name].select for name in names):
         yield found("grants", "ok", f"{role} may only read: enough for reports, not for a store")
+    elif lacked == _NOT_THE_SWEEPS:
+        what = "may add no sessions, entries, state or results: enough for the sweep, not for a store"
+        yield found("grants", "ok", f"{role} {what}")
     elif lacking:
         owner = _owner(patient)
         what = "; ".join(f"{rights} on {some(tables, 2)}" for rights, tables in lacking.items())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url, text
 
-from statestore import NewEntry, StateStore, Usage, migrate
+from statestore import NewEntry, StateStore, Usage, doctor, migrate
 from statestore.migrate import engine_for
 from tests.cli.conftest import SCRIPT, resolved
 from tests.docs.pages import CHECKOUT, PAGES, blocks, name_of
@@ -232,6 +232,9 @@ def test_the_roles_of_the_guide_suffice_and_are_not_too_many(empty_postgres_url:
         ):
             with pytest.raises(Exception, match="permission denied"), engine_for(role).begin() as connection:
                 connection.exec_driver_sql(refused)
+        for role in (app, sweeper, reporter):
+            [grants] = doctor.examine(role, only=["grants"]).findings
+            assert grants.verdict == "ok", grants.message
     finally:
         with admin.begin() as connection:
             for role in roles:
