@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from sqlalchemy.exc import DBAPIError
+
 from statestore import schema
 from statestore.doctor.checks import check, found, mendable, size, some
 from statestore.doctor.findings import Finding
@@ -96,7 +98,14 @@ def integrity(patient: Patient) -> Iterator[Finding]:
         hint = patient.command("doctor --check integrity --thorough")
         yield found("integrity", "ok", f"not looked at: the file is {size(total)}, and would be read as a whole", hint)
         return
-    lines = [line for (line,) in patient.rows("PRAGMA integrity_check(20)")]
+    try:
+        lines = [line for (line,) in patient.rows("PRAGMA integrity_check(20)")]
+    except DBAPIError as error:
+        if not getattr(error.orig, "sqlite_errorname", "").startswith("SQLITE_CORRUPT"):
+            raise
+        # The schema cannot be read, and without it .recover makes no tables.
+        yield found("integrity", "fail", f"the file is damaged: {error.orig}; restore a backup")
+        return
     if lines == ["ok"]:
         yield found("integrity", "ok", "the file is whole")
     elif all("index" in line for line in lines):

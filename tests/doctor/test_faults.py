@@ -4,6 +4,7 @@ import glob
 import os
 import re
 import shlex
+import sqlite3
 import subprocess
 import sysconfig
 from collections.abc import Iterator
@@ -396,3 +397,14 @@ def test_a_full_disk_of_the_server_is_told(postgres_url: str, monkeypatch: pytes
         [folder] = connection.execute("SHOW data_directory").fetchone() or [None]
     assert finding.verdict == "fail"
     assert f"du -xh {folder}" in finding.message
+
+
+def test_a_file_whose_schema_is_damaged_is_to_be_restored(sqlite_url: str) -> None:
+    with closing(sqlite3.connect(path_of(sqlite_url))) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path_of(sqlite_url).open("r+b") as file:  # The schema goes on there.
+        file.seek(8192)
+        file.write(b"\xa5" * 5000)
+    [finding] = doctor.examine(sqlite_url, only=["integrity"]).findings
+    assert (finding.verdict, finding.remedy) == ("fail", None)
+    assert finding.message == "the file is damaged: database disk image is malformed; restore a backup"
