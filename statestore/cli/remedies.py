@@ -6,6 +6,7 @@ import shlex
 
 from statestore.cli.options import Database
 from statestore.errors import (
+    ClockError,
     CommitUnknownError,
     DatabaseError,
     EntryNotFoundError,
@@ -79,6 +80,8 @@ def _text(error: StateStoreError, database: Database | None) -> str:
             return f"{error}; see why: {database.command('doctor --check writes --check grants')}"
     if isinstance(error, InvalidValueError):
         return _option(error)
+    if isinstance(error, ClockError):
+        return str(error).replace("max_clock_gap", "--max-clock-gap")
     if isinstance(error, CommitUnknownError):
         return f"{error}; look at what is there before you run this again"
     if isinstance(error, UnavailableError) and database is not None and database.profile is not None:
