@@ -3,7 +3,6 @@
 `threaded_database` wraps it for event loops.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -24,10 +23,10 @@ from statestore.engine.telemetry import BEGIN, Telemetry, tell_retry
 from statestore.engine.waits import (
     ANY_TIME,
     FairLock,
+    OnlyWriter,
     PoolState,
     Ticket,
     Waits,
-    acquire,
     ends_at,
     out_of_time,
     tries,
@@ -69,7 +68,7 @@ class Database:
         """Make the locks and batches of this process. Whoever held the parent's does not exist in a child."""
         sqlite = self.dialect.name == "sqlite"
         # SQLite lets one writer in at a time. Waiting here wakes up at once; its own busy handler polls.
-        self._writer = threading.Lock() if sqlite else None
+        self._writer = OnlyWriter() if sqlite else None
         self._fair_lock = FairLock() if sqlite else ANY_TIME
         self._batches: dict[Batching[Any], ThreadBatches] = {}
 
@@ -326,7 +325,8 @@ class Database:
         if time.monotonic() >= call.ends_at:
             raise out_of_time()
         writer = None if call.mode is Mode.READ else self._writer
-        if writer is not None and not acquire(writer, call.waits_until(self.waits.lock)):
+        place = None if writer is None else writer.enter(call.waits_until(self.waits.lock))
+        if writer is not None and place is None:
             raise writer_timeout()
         ticket: Ticket = ANY_TIME
         try:
@@ -359,8 +359,12 @@ class Database:
             try:
                 ticket.leave()
             finally:  # Ctrl-C may come here, too.
-                if writer is not None:
-                    writer.release()
+                if writer is not None and place is not None:
+                    try:
+                        writer.leave(place)
+                    except BaseException:
+                        writer.leave(place)
+                        raise
 
     @contextmanager
     def _watched(self, connection: Connected, until: float) -> Iterator[None]:
@@ -383,9 +387,14 @@ class Database:
         if writer is None:
             yield
             return
-        if not acquire(writer, min(until, time.monotonic() + self.waits.lock)):
+        place = writer.enter(min(until, time.monotonic() + self.waits.lock))
+        if place is None:
             raise writer_timeout()
         try:
             yield
         finally:
-            writer.release()
+            try:
+                writer.leave(place)
+            except BaseException:  # As in `_attempt`.
+                writer.leave(place)
+                raise

@@ -107,11 +107,6 @@ def pauses(waits: Waits) -> Iterator[float | None]:
     yield None
 
 
-def acquire(lock: threading.Lock, until: float) -> bool:
-    """Acquire *lock*; False if it did not become free *until* then, on the monotonic clock."""
-    return lock.acquire(blocking=False) or lock.acquire(timeout=min(max(0.0, until - time.monotonic()), 1e6))
-
-
 def no_connection() -> UnavailableError:
     return UnavailableError("no connection became free in time; use a larger pool_size, or hold transactions shorter")
 
@@ -196,6 +191,45 @@ class Slots:
             self._waiting.popleft().release()
         else:
             self._free += 1
+
+
+class OnlyWriter:
+    """SQLite's only writer, for the threads of a process: one at a time, in the order in which they come.
+
+    Not a plain lock: Ctrl-C may come when that was taken just now, and before anybody has been told.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # See `Watchdog`.
+        self._places: deque[threading.Lock] = deque()
+        """Of all who come, the first of whom is inside; those behind it wait for their lock."""
+
+    def enter(self, until: float) -> "threading.Lock | None":
+        """Come inside, *until* then on the monotonic clock. Returns what to leave with; None if it took too long."""
+        place = threading.Lock()
+        place.acquire()
+        try:
+            with self._lock:
+                self._places.append(place)
+                inside = self._places[0] is place
+            if inside or place.acquire(timeout=min(max(0.0, until - time.monotonic()), 1e6)):
+                return place
+            with self._lock:
+                if self._places[0] is place:
+                    return place
+                self._places.remove(place)
+                return None
+        except BaseException:  # Ctrl-C, most likely.
+            self.leave(place)
+            raise
+
+    def leave(self, place: threading.Lock) -> None:
+        """Let the next one in. Leaving twice does nothing, so who was interrupted may do it again."""
+        with self._lock:
+            if place in self._places:
+                self._places.remove(place)
+            if self._places and self._places[0].locked():
+                self._places[0].release()
 
 
 # Seconds; see `FairLock`.

@@ -1,6 +1,11 @@
-"""Ctrl-C, or the time limit of a host, at the beginning of any function of the package: the store goes on working."""
+"""Ctrl-C, or the time limit of a host, at any moment of a call: the store goes on working.
+
+Python raises it where a function begins, and where one of C has returned: then its result is lost.
+"""
 
 import sys
+import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -9,12 +14,13 @@ import pytest
 
 import statestore
 from statestore import NewEntry, StateStore
+from statestore.engine.waits import OnlyWriter
 
 FOLDER = statestore.__path__[0]
 
 
 class Interrupted(BaseException):
-    """As KeyboardInterrupt, which Python raises where a function begins."""
+    """As KeyboardInterrupt."""
 
 
 def begin(store: StateStore) -> None:
@@ -32,13 +38,13 @@ CALLS: dict[str, Callable[[StateStore], Any]] = {
 LAST_STEPS = {"Connections.give_back", "Slots.give_back", "generation"}
 
 
-def interrupted_at(number: int, call: Callable[[], Any]) -> str | None:
-    """Interrupt a call where its so-manieth function begins. Its name; None if the call has fewer."""
+def interrupted_at(number: int, call: Callable[[], Any], moment: str) -> str | None:
+    """Interrupt a call where its so-manieth function begins, or returns. Where that was; None if the call has fewer."""
     left, where = number, None
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal left, where
-        if event == "call" and frame.f_code.co_filename.startswith(FOLDER):
+        if event == moment and frame.f_code.co_filename.startswith(FOLDER):
             left -= 1
             if left == 0:
                 sys.setprofile(None)
@@ -55,13 +61,40 @@ def interrupted_at(number: int, call: Callable[[], Any]) -> str | None:
     return where
 
 
+def test_who_is_interrupted_while_it_waits_for_the_only_writer_keeps_nobody_out() -> None:
+    number, writer = 0, OnlyWriter()
+
+    def wait() -> None:
+        held = writer.enter(time.monotonic() + 5)
+        assert held is not None
+        threading.Timer(0.01, writer.leave, [held]).start()
+        place = writer.enter(time.monotonic() + 5)
+        try:
+            assert place is not None
+        finally:
+            try:
+                writer.leave(place)  # type: ignore[arg-type]
+            except Interrupted:
+                writer.leave(place)  # type: ignore[arg-type]
+                raise
+
+    for moment in ("call", "c_return"):
+        number = 0
+        while interrupted_at(number := number + 1, wait, moment) is not None:
+            after = writer.enter(time.monotonic() + 5)
+            assert after is not None, number
+            writer.leave(after)
+        assert number > 3
+
+
+@pytest.mark.parametrize("moment", ["call", "c_return"])
 @pytest.mark.parametrize("name", CALLS)
-def test_wherever_a_call_is_interrupted_the_next_one_works(database_url: str, name: str) -> None:
+def test_wherever_a_call_is_interrupted_the_next_one_works(database_url: str, name: str, moment: str) -> None:
     with StateStore.open(database_url, timeout=5, durability="normal") as store:
         store.sessions.create("s")
         CALLS[name](store)
         number, left = 0, []
-        while (where := interrupted_at(number := number + 1, lambda: CALLS[name](store))) is not None:
+        while (where := interrupted_at(number := number + 1, lambda: CALLS[name](store), moment)) is not None:
             # Takes the only writer of SQLite, and the place of an append.
             store.history.append("s", [NewEntry("after")])
             state = store._database.pool()
