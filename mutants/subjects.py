@@ -154,6 +154,7 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("engine/columns.py", ("tests/unit/test_columns.py", f"{_C}history.py", f"{_C}sessions.py", f"{_C}portable.py")),
     ("engine/sql*.py", ("tests/unit/test_statements.py", f"{_C}explained_statements.py", *_HISTORY, *_CACHE)),
     ("engine/*batch*.py", _BATCHES),
+    ("engine/schedule.py", _BATCHES),
     ("engine/listening.py", (f"{_C}follow.py", "tests/concurrency/test_listening.py")),
     ("engine/flows.py", (f"{_C}sweep.py", f"{_C}portable*.py")),
     ("engine/waits.py", ("tests/unit/test_fair_lock.py", f"{_C}deadlines.py", *_BATCHES)),

@@ -14,160 +14,19 @@ own deadline, wherever it waits.
 import math
 import threading
 import time
-from collections.abc import Callable, Container, Hashable, Iterable, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol, TypeAlias
 
-from statestore.engine.calls import Batching, Call, Item, Mode
+from statestore.engine.calls import Batching, Call, Item
 from statestore.engine.driver_errors import Retryable, classify
+from statestore.engine.schedule import PATIENCE, Run, Schedule, keys_of, left_of, too_late, unknown
 from statestore.engine.sql import Link, Settings
 from statestore.engine.telemetry import Telemetry, tell_batch
-from statestore.engine.waits import out_of_time
-from statestore.errors import CommitUnknownError, StateStoreError, UnavailableError
-
-_LARGEST_BATCH = 64
-# Seconds: far longer than a batch takes when nobody waits for a lock, and shorter than a caller would notice.
-PATIENCE = 0.02
-# Seconds. On a database that works, a call that takes longer is most likely waiting for a lock, as the calls behind it
-# would; so only a few calls with one key overtake each other, and the other connections stay free.
-_PATIENCE_WITHIN_KEY = 1.0
-_MOST_OF_ONE_KEY = 3
+from statestore.errors import StateStoreError
 
 Together: TypeAlias = Callable[[Sequence[Call], float], list[Any]]
 """Carries out the calls of a batch, until a moment on the monotonic clock. A result for each; None for one that has to
 be run by itself."""
-
-
-class Waiting(Protocol):
-    """A call that waits for its batch."""
-
-    call: Call
-    key: Hashable
-
-
-class Run:
-    """One call alone, or one batch, that is under way."""
-
-    __slots__ = ("ended", "keys", "since")
-
-    def __init__(self, keys: Sequence[Hashable]) -> None:
-        self.ended = False
-        self.keys = keys
-        self.since = time.monotonic()
-
-
-class Schedule:
-    """Which calls may go now: one at a time, a batch counting as one, except past what takes long.
-
-    Without *patience* nothing goes past anything.
-    """
-
-    __slots__ = ("_busy", "_patience", "crowded", "current", "waiting")
-
-    def __init__(self, patience: float | None) -> None:
-        self._patience = patience
-        self.current: Run | None = None
-        self.crowded = False
-        """Whether the latest batch was more than one: then others are about to come."""
-        self.waiting: list[Any] = []
-        self._busy: dict[Hashable, list[Run]] = {}
-
-    def may_go_alone(self, key: Hashable) -> bool:
-        return self.current is None and not self.waiting and not self._is_busy(key)
-
-    def begin(self, run: Run) -> Run:
-        self.current = run
-        self.mark(run)
-        return run
-
-    def mark(self, run: Run) -> None:
-        """The keys of *run* are under way; once each."""
-        for key in run.keys:
-            self._busy.setdefault(key, []).append(run)
-
-    def end(self, run: Run, left: Container[Hashable] = ()) -> None:
-        """*run* has come to its end, but for the keys of what it has *left*: see `free`."""
-        if self.current is run:
-            self.current = None
-        for key in run.keys:
-            if key not in left:
-                self.free(key, run)
-
-    def renew(self, key: Hashable, run: Run) -> Run:
-        """The next call of those that *run* left of a key begins: what that one takes counts, not those before it."""
-        self.free(key, run)
-        run = Run([key])
-        self.mark(run)
-        return run
-
-    def free(self, key: Hashable, run: Run) -> None:
-        """What *run* left of a key is done."""
-        runs = self._busy.get(key, [])
-        if run in runs:
-            runs.remove(run)
-        if not runs:
-            self._busy.pop(key, None)
-
-    def overtake(self) -> None:
-        """Wait no longer for what is under way, if that is for long enough."""
-        if (
-            self.current is not None
-            and self._patience is not None
-            and time.monotonic() - self.current.since >= self._patience
-        ):
-            self.current = None
-
-    def batch_may_go(self) -> bool:
-        return self.current is None and any(not self._is_busy(waiting.key) for waiting in self.waiting)
-
-    def take(self) -> list[Any]:
-        """Take as many as fit one batch out of those that wait, in the order in which they came."""
-        batch: list[Any] = []
-        rest: list[Any] = []
-        for waiting in self.waiting:
-            fits = len(batch) < _LARGEST_BATCH and not self._is_busy(waiting.key)
-            (batch if fits else rest).append(waiting)
-        self.waiting = rest
-        self.crowded = len(batch) > 1
-        return batch
-
-    def _is_busy(self, key: Hashable) -> bool:
-        runs = self._busy.get(key)
-        if not runs:
-            return False
-        if self._patience is None or len(runs) >= _MOST_OF_ONE_KEY:
-            return True
-        return time.monotonic() - runs[-1].since < _PATIENCE_WITHIN_KEY
-
-
-def too_late(call: Call, *, under_way: bool) -> UnavailableError | CommitUnknownError:
-    """The error of a call that leaves its batch at its deadline, while that is *under way* or before."""
-    call.given_up = True
-    return out_of_time(call.unsettled or (under_way and call.mode is not Mode.READ))
-
-
-W = TypeVar("W", bound=Waiting)
-
-
-def keys_of(batch: "Iterable[Waiting]") -> list[Hashable]:
-    """Each key of a batch once, in order."""
-    return list(dict.fromkeys(waiting.key for waiting in batch))
-
-
-def left_of(batch: Sequence[W], results: Sequence[Any]) -> dict[Hashable, list[W]]:
-    """What has to be run by itself, by key: those with the same one go in the order in which they came."""
-    left: dict[Hashable, list[W]] = {}
-    for waiting, result in zip(batch, results, strict=True):
-        if result is None:
-            left.setdefault(waiting.key, []).append(waiting)
-    return left
-
-
-def unknown(batch: "Sequence[Waiting]") -> list[Any]:
-    """The results if it is not known what was done: each call finds out by itself, as on any second try."""
-    for waiting in batch:
-        waiting.call.attempt += 1
-        waiting.call.unsettled = waiting.call.mode is not Mode.READ
-    return [None] * len(batch)
 
 
 class BatchRunner(Protocol):
@@ -255,25 +114,28 @@ class ThreadBatches:
                 except BaseException:
                     self._end(run)
                     raise
-        interrupt = self._see_through(waiting) or early
+        interrupt, interrupts = early, 0
+        while not waiting.is_done:
+            try:
+                if not waiting.has_begun:
+                    interrupt = self._wait(waiting) or interrupt
+                if waiting.batch:
+                    interrupt = self._lead(waiting) or interrupt
+                elif waiting.is_left:
+                    self._run_left(waiting)
+                else:
+                    waiting.is_done = True
+            except BaseException as exc:
+                # Each step goes on from where it was interrupted; what comes again and again is a bug.
+                interrupts += 1
+                if interrupts == 10 or waiting.is_gone or self._take_back(waiting):
+                    raise
+                interrupt = exc
         if interrupt is not None:
             raise interrupt
         if waiting.error is not None:
             raise waiting.error
         return waiting.result
-
-    def _see_through(self, waiting: "_WaitingThread") -> BaseException | None:
-        """Wait, and do for the batch what falls to this thread. Returns what has interrupted it meanwhile."""
-        interrupt: BaseException | None = None
-        while True:
-            interrupt = self._wait(waiting) or interrupt
-            if waiting.batch:
-                interrupt = self._lead(waiting) or interrupt
-            elif waiting.is_left and waiting.error is None:
-                self._run_left(waiting)
-                return interrupt
-            else:
-                return interrupt
 
     def _wait(self, waiting: "_WaitingThread") -> BaseException | None:
         """Until there is something to do, or nothing more. Returns what has interrupted the thread meanwhile."""
@@ -307,21 +169,23 @@ class ThreadBatches:
             return True
 
     def _lead(self, first: "_WaitingThread") -> BaseException | None:
+        """Carry a batch out. If it is interrupted, it is to be called again, and then does what is still to be done."""
         interrupt: BaseException | None = None
-        batch, first.batch = first.batch, []
-        first.settled.clear()
-        try:
-            results = self._together([waiting.call for waiting in batch], first.call.ends_at)
-        except BaseException as exc:
-            interrupt = None if isinstance(exc, Exception) else exc
-            results = unknown(batch)
-        left = left_of(batch, results)
-        run = first.run
+        batch, run = first.batch, first.run
         assert run is not None
+        if not first.has_begun:
+            first.has_begun = True
+            try:
+                first.settled.clear()
+                first.results = self._together([waiting.call for waiting in batch], first.call.ends_at)
+            except BaseException as exc:
+                interrupt = None if isinstance(exc, Exception) else exc
+        results = unknown(batch) if first.results is None else first.results
+        left = left_of(batch, results)
         with self._lock:
             self._schedule.end(run, left)
             for waiting, result in zip(batch, results, strict=True):
-                waiting.result = result
+                waiting.result = waiting.result if result is None else result
                 if result is not None:
                     waiting.settled.set()
             for key, chain in left.items():
@@ -329,29 +193,36 @@ class ThreadBatches:
                     waiting.in_chain = True
                 self._pass_on(chain, key, run)
         self._start()
+        first.batch, first.has_begun = [], False
         return interrupt
 
     def _pass_on(self, chain: "list[_WaitingThread]", key: Hashable, run: Run) -> None:
-        """Let the first of *chain* that is still there go by itself, with the others behind it."""
+        """Let the first of *chain* that is still there go by itself, with the others behind it; once."""
         for index, waiting in enumerate(chain):
-            if waiting.error is None:
-                waiting.is_left, waiting.behind = True, chain[index + 1 :]
-                waiting.run = self._schedule.renew(key, run)
+            if waiting.is_left or waiting.error is None:
+                if not waiting.is_left:
+                    waiting.own = waiting.own or Run([key])
+                    self._schedule.free(key, run)
+                    self._schedule.mark(waiting.own)
+                    waiting.is_left, waiting.behind = True, chain[index + 1 :]
+                self._schedule.free(key, run)
                 waiting.settled.set()
                 return
         self._schedule.free(key, run)
 
     def _run_left(self, waiting: "_WaitingThread") -> None:
-        run = waiting.run
-        assert run is not None
-        try:
-            waiting.result = self._alone(waiting.call)
-        except BaseException as exc:
-            waiting.error = exc
-        finally:
-            with self._lock:
-                self._pass_on(waiting.behind, waiting.key, run)
-            self._start()
+        """As `_lead`, of one call."""
+        assert waiting.own is not None
+        if not waiting.has_begun:
+            waiting.has_begun = True
+            try:
+                waiting.result = self._alone(waiting.call)
+            except BaseException as exc:
+                waiting.error = exc
+        with self._lock:
+            self._pass_on(waiting.behind, waiting.key, waiting.own)
+        self._start()
+        waiting.is_done = True
 
     def _end(self, run: Run) -> None:
         with self._lock:
@@ -396,20 +267,48 @@ class ThreadBatches:
             if waiting not in self._schedule.waiting:
                 return False
             self._schedule.waiting.remove(waiting)
+            waiting.is_gone = True
             return True
 
 
 class _WaitingThread:
     """A call that waits for its result; or for leading its batch, or for being run by its own thread after all."""
 
-    __slots__ = ("batch", "behind", "call", "error", "in_chain", "is_left", "key", "result", "run", "settled")
+    __slots__ = (
+        "batch",
+        "behind",
+        "call",
+        "error",
+        "has_begun",
+        "in_chain",
+        "is_done",
+        "is_gone",
+        "is_left",
+        "key",
+        "own",
+        "result",
+        "results",
+        "run",
+        "settled",
+    )
 
     def __init__(self, call: Call, key: Hashable) -> None:
         self.call = call
         self.key = key
         self.settled = threading.Event()
         self.batch: list[_WaitingThread] = []
+        """Those that it leads, itself among them."""
         self.run: Run | None = None
+        """That of the batch which it leads."""
+        self.results: list[Any] | None = None
+        """What came of that batch; None if nobody knows."""
+        self.own: Run | None = None
+        """If it is left: its own."""
+        self.has_begun = False
+        """Whether its batch, or its call, has been sent: not a second time."""
+        self.is_done = False
+        self.is_gone = False
+        """Whether it was taken back while it waited."""
         self.in_chain = False
         """Whether its batch has left it over, behind others with its key perhaps."""
         self.is_left = False

@@ -12,12 +12,13 @@ from typing import Any, Protocol
 from sqlalchemy import Engine
 
 from statestore.engine import forking, sqlite_files
-from statestore.engine.batching import PATIENCE, ThreadBatches, carry_out
+from statestore.engine.batching import ThreadBatches, carry_out
 from statestore.engine.calls import Batching, Call, Mode
 from statestore.engine.connections import Connections
 from statestore.engine.driver_errors import Retryable, final_error, raise_again, raise_for
 from statestore.engine.execution import BoundRunner, Transaction, Waiter, local_timeouts, no_retry, perform, translated
 from statestore.engine.listening import Listener, ListenStatements
+from statestore.engine.schedule import PATIENCE
 from statestore.engine.sql import Connected, Dialect, Link, Settings
 from statestore.engine.telemetry import BEGIN, Telemetry, tell_retry
 from statestore.engine.waits import (

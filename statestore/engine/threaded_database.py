@@ -11,10 +11,11 @@ from typing import Any
 
 from statestore.engine import forking, hosts
 from statestore.engine.async_database import AsyncRunner, elsewhere, finished, forked, give_up, locked
-from statestore.engine.batching import PATIENCE, carry_out, too_late
+from statestore.engine.batching import carry_out
 from statestore.engine.calls import Batching, Call, Mode
 from statestore.engine.database import Database
 from statestore.engine.execution import BoundRunner, Waiter
+from statestore.engine.schedule import PATIENCE, too_late
 from statestore.engine.sql import Settings
 from statestore.engine.telemetry import Telemetry
 from statestore.engine.waits import Waits, ends_at, out_of_time

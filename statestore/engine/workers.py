@@ -10,8 +10,9 @@ from contextlib import AbstractAsyncContextManager, suppress
 from queue import SimpleQueue
 from typing import Any
 
-from statestore.engine.batching import PATIENCE, Run, Schedule, Together, keys_of, left_of, too_late, unknown
+from statestore.engine.batching import Together
 from statestore.engine.calls import Call
+from statestore.engine.schedule import PATIENCE, Run, Schedule, keys_of, left_of, too_late, unknown
 from statestore.engine.waits import GRACE, out_of_time
 from statestore.errors import StateStoreError, StoreClosedError
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from statestore import StateStoreError, UnavailableError
-from statestore.engine import batching
+from statestore.engine import schedule
 from statestore.engine.async_database import locked
 from statestore.engine.batching import ThreadBatches
 from statestore.engine.calls import Mode
@@ -190,7 +190,7 @@ def test_what_a_group_leaves_goes_by_itself_and_in_order_within_its_key() -> Non
 
 @pytest.mark.parametrize("world", ["threads", "tasks"])
 def test_a_long_row_of_quick_calls_is_not_overtaken_within_its_key(world: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "_PATIENCE_WITHIN_KEY", 0.3)
+    monkeypatch.setattr(schedule, "_PATIENCE_WITHIN_KEY", 0.3)
     ran: list[Any] = []
 
     def alone(call: Any) -> Any:

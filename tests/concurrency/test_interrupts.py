@@ -7,13 +7,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 import statestore
 from statestore import NewEntry, StateStore
+from statestore.engine.batching import ThreadBatches
+from statestore.engine.calls import Mode
 from statestore.engine.waits import OnlyWriter
 
 FOLDER = statestore.__path__[0]
@@ -85,6 +87,65 @@ def test_who_is_interrupted_while_it_waits_for_the_only_writer_keeps_nobody_out(
             assert after is not None, number
             writer.leave(after)
         assert number > 3
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["done together", "left over"])
+@pytest.mark.parametrize("moment", ["call", "c_return"])
+def test_who_is_interrupted_in_a_batch_keeps_nobody_waiting(moment: str, left: bool) -> None:
+    number = 0
+    where: str | None = ""
+    while where is not None:
+        go, ended, done = threading.Event(), threading.Event(), list[str]()
+
+        def alone(call: Any, go: threading.Event = go, done: list[str] = done) -> str:
+            go.wait(5)
+            done.append(call.name)
+            return "alone"
+
+        def together(calls: Any, until: float, done: list[str] = done) -> list[Any]:
+            done.extend(call.name for call in calls if not left)
+            return [None if left else "together"] * len(calls)
+
+        batches = ThreadBatches(alone, together, patience=None)
+
+        def call(name: str, batches: ThreadBatches = batches) -> Any:
+            asked: Any = SimpleNamespace(
+                name=name, ends_at=time.monotonic() + 3, mode=Mode.READ, attempt=1, unsettled=False
+            )
+            return batches.run(asked, "key")
+
+        def follow(until_queued: int, name: str, ended: threading.Event = ended, batches: Any = batches) -> None:
+            while len(batches._schedule.waiting) < until_queued and not ended.is_set():
+                time.sleep(0.0005)
+            call(name)
+
+        def start_when_both_wait(
+            go: threading.Event = go, ended: threading.Event = ended, batches: Any = batches
+        ) -> None:
+            while len(batches._schedule.waiting) < 2 and not ended.wait(0.0005):
+                pass
+            go.set()
+
+        first = threading.Thread(target=call, args=("first",))
+        others = [threading.Thread(target=follow, args=(1, "behind")), threading.Thread(target=start_when_both_wait)]
+        first.start()
+        while batches._schedule.current is None:
+            time.sleep(0.0005)
+        for other in others:
+            other.start()
+        began = time.monotonic()
+        where = interrupted_at(number := number + 1, lambda: call("interrupted"), moment)
+        assert time.monotonic() - began < 2, where
+        ended.set()
+        for thread in (first, *others):
+            thread.join(2)
+            assert not thread.is_alive(), where
+        call("after")
+        schedule: Any = batches._schedule
+        assert (schedule.current, schedule.waiting, schedule._busy) == (None, [], {}), where
+        assert len(done) == len({*done}), where
+        assert {*done} >= {"first", "behind", "after"}, where
+    assert number > 15
 
 
 @pytest.mark.parametrize("moment", ["call", "c_return"])
