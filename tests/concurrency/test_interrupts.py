@@ -83,8 +83,10 @@ def test_who_is_interrupted_while_it_waits_for_the_only_writer_keeps_nobody_out(
     for moment in ("call", "c_return"):
         number = 0
         while interrupted_at(number := number + 1, wait, moment) is not None:
-            after = writer.enter(time.monotonic() + 5)
+            began = time.monotonic()
+            after = writer.enter(began + 5)
             assert after is not None, number
+            assert time.monotonic() - began < 2, "nobody was woken"
             writer.leave(after)
         assert number > 3
 
