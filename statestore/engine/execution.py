@@ -134,6 +134,9 @@ class BoundRunner:
             raise StoreClosedError("the transaction has ended; begin another")
         if self._host is not None and (self._host.closed or not self._host.in_transaction()):
             raise StoreClosedError("the transaction that was joined has ended; join another")
+        if self._host is not None and self._host.invalidated:
+            # Lost, by one of our calls or by a statement of the host's.
+            raise self._failed or StoreClosedError("the connection that was joined is lost; join another transaction")
         if self._read_only and call.mode not in (Mode.READ, Mode.SNAPSHOT):
             raise ReadOnlyError("the transaction was begun with read_only=True, and nothing was written; begin another")
         if self._failed is not None and self._is_undone():

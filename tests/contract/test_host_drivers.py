@@ -17,6 +17,7 @@ from statestore import (
     NewEntry,
     ReadOnlyError,
     StateStore,
+    StoreClosedError,
     UnavailableError,
     Usage,
     deadline,
@@ -133,10 +134,19 @@ def test_a_lost_connection_is_unavailable_and_nobody_gets_it_again(application: 
         [[process]] = application.execute(connection, "SELECT pg_backend_pid()").all()
         with psycopg.connect(postgres_url, autocommit=True) as other:
             other.execute("SELECT pg_terminate_backend(%s, 5000)", [process])
-        with pytest.raises(UnavailableError):
-            tx.sessions.find("s")
+        for _ in range(2):
+            with pytest.raises(UnavailableError):
+                tx.sessions.find("s")
     with joined(application) as tx:
         tx.sessions.create("s")
+
+
+def test_a_connection_that_the_caller_has_lost_is_lost_for_a_join(application: Application) -> None:
+    with application.connection() as connection:
+        tx = application.join(connection)
+        application.finish(connection, "invalidate")
+        with pytest.raises(StoreClosedError, match="is lost; join another transaction"):
+            tx.sessions.find("s")
 
 
 def test_a_call_ends_at_its_deadline_and_nothing_is_done(application: Application, postgres_url: str) -> None:
