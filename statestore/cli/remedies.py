@@ -60,7 +60,7 @@ def _text(error: StateStoreError, database: Database | None) -> str:
         return f"{found}; see: {command(f'show {shlex.quote(error.session_id)}')}"
     if isinstance(error, SchemaError) and database is not None:
         # As the reader named the database, who may have done so without any option.
-        again = re.compile(r"statestore (migrate \w+) --url \S+(?: --schema \S+)?")
+        again = re.compile(r"statestore (migrate \w+) --url \S+(?: --(?:schema|table-prefix) \S+)?")
         return again.sub(lambda found: database.command(found[1]), str(error))
     if isinstance(error, DatabaseError) and error.code in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
         return _damaged(error, database)

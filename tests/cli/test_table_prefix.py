@@ -34,7 +34,9 @@ def run(empty_sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_commands_are_about_the_tables_with_the_prefix(run: Run, empty_sqlite_url: str) -> None:
-    assert " --table-prefix app_" in run("sessions", code=1).stderr
+    assert run("sessions", code=1).stderr.endswith("make them with: statestore migrate up\n")
+    other = ("--table-prefix", "other_")
+    assert run("sessions", *other, code=1).stderr.endswith(": statestore migrate up --table-prefix other_\n")
     run("migrate", "up")
     run("migrate", "check")
     with StateStore.open(empty_sqlite_url, table_prefix="app_") as store:
