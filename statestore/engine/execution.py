@@ -124,8 +124,9 @@ class BoundRunner:
         tables = f"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{prefix}{VERSION_TABLE}'"
         if self._host.exec_driver_sql(tables).first() is not None:
             return None
+        upgrade = f"upgrade(connection{f', table_prefix={prefix!r}' if prefix else ''})"
         return SchemaMissingError(
-            "the connection's database has no statestore tables; make them with statestore.migrate.upgrade(connection)",
+            f"the connection's database has no statestore tables; make them with statestore.migrate.{upgrade}",
             current=None,
         )
 
@@ -164,7 +165,7 @@ class BoundRunner:
                 late = call.given_up or time.monotonic() >= call.ends_at
                 self._failed = out_of_time() if late else error
                 if (failure.lost or late) and self._host is not None:
-                    host_drivers.leave(self._host)
+                    host_drivers.leave(self._host, lost=failure.lost)
                 raise_alone(self._failed)
 
     def _is_undone(self) -> bool:

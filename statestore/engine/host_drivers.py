@@ -225,9 +225,14 @@ def cut(driver: Any) -> bool:
     return is_one(kind)
 
 
-def leave(connection: Connection) -> None:
-    """A connection of these drivers is lost: SQLAlchemy, which would not notice, gives it to nobody else."""
-    if is_one(connection.dialect.driver) and not connection.invalidated:
+def leave(connection: Connection, *, lost: bool) -> None:
+    """A host's connection is *lost*, or was cut, which only those of these drivers are: it is given to nobody else.
+
+    SQLAlchemy does not notice with asyncpg. With psycopg it does, at the ROLLBACK at the end of the host's block, whose
+    error would take the place of ours.
+    """
+    is_lost = lost and connection.dialect.name == "postgresql"
+    if (is_lost or is_one(connection.dialect.driver)) and not connection.invalidated:
         connection.invalidate()
 
 

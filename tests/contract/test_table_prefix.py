@@ -190,7 +190,7 @@ def test_a_transaction_of_the_application_s_is_joined(prefixed_url: str, world: 
             used_by = StateStore.join(connection, table_prefix="app_")
             used_by.sessions.create("s")
             assert connection.exec_driver_sql("SELECT count(*) FROM app_sessions").scalar() == 1
-            with pytest.raises(SchemaMissingError):
+            with pytest.raises(SchemaMissingError, match=r"upgrade\(connection, table_prefix='b_'\)"):
                 StateStore.join(connection, table_prefix="b_").sessions.find("s")
         engine.dispose()
         return

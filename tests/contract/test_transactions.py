@@ -23,6 +23,7 @@ from statestore import (
     StateStore,
     StateStoreError,
     StoreClosedError,
+    UnavailableError,
 )
 from tests.support.clock import MovableClock
 from tests.support.content import Content, unsound
@@ -282,6 +283,26 @@ def test_a_connection_without_a_transaction_gets_one(store: Store, application: 
         application.join(connection).sessions.create("kept")
         application.finish(connection, "commit")
     assert (store.sessions.exists("lost"), store.sessions.exists("kept")) == (False, True)
+
+
+@JOINS
+def test_a_lost_connection_is_what_the_caller_hears_of(postgres_url: str, world: str, portal: Portal) -> None:
+    """Not the error of a ROLLBACK that SQLAlchemy sends at the end of the block, on the dead connection."""
+    application = Application(postgres_url, world, portal)
+
+    def lose() -> None:
+        with application.transaction() as connection:
+            joined = application.join(connection)
+            [[process]] = application.execute(connection, "SELECT pg_backend_pid()").all()
+            with psycopg.connect(postgres_url, autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(%s, 5000)", [process])
+            joined.sessions.create("s")
+
+    try:
+        with pytest.raises(UnavailableError):
+            lose()
+    finally:
+        application.close()
 
 
 @JOINS
