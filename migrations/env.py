@@ -151,14 +151,33 @@ def migrate_sqlite(connection: Connection) -> None:
             problem = "foreign_keys is on and cannot be switched in a transaction; switch it off before you begin one"
             raise InvalidValueError("target", problem)
         with pragmas(connection, legacy_alter_table=1), transaction(connection):
+            refuse_names_of_others(connection)
             run(connection)
             check_foreign_keys(connection)
         return
     with pragmas(connection, busy_timeout=milliseconds(wait)):
         poll(connection, lambda: try_write_ahead_log(connection), "the file is in use by another process")
         with pragmas(connection, foreign_keys=0, legacy_alter_table=1), transaction(connection):
+            refuse_names_of_others(connection)
             run(connection)
             check_foreign_keys(connection)
+
+
+def refuse_names_of_others(connection: Connection) -> None:
+    """Refuse a file that has no schema of ours, and tables called as ours would be; SQLite takes `Sessions` for one."""
+    if config.attributes.get("command") == "downgrade":
+        return
+    if revisions.read(connection, schema, table_prefix) is not None:
+        return
+    tables = text("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND lower(name) <> :versions")
+    names = connection.scalars(tables, {"versions": table_prefix + VERSION_TABLE})
+    taken = sorted(name for name in names if prefixes.base_name(name.lower(), table_prefix) is not None)
+    if taken:
+        raise InvalidValueError(
+            "table_prefix",
+            f"the file has a table {taken[0]!r} of something else already; give the tables of statestore "
+            f"{'another' if table_prefix else 'a'} prefix, such as 'statestore_'",
+        )
 
 
 def write_sql(target: Engine | Connection) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, make_url
 
-from statestore import InvalidValueError, SchemaMissingError, migrate
+from statestore import InvalidValueError, SchemaMissingError, StateStore, migrate
 from statestore.schema import HEAD_REVISION, VERSION_TABLE, metadata, prefixes
 from tests.migrations.databases import rows, structure
 from tests.migrations.test_host import Host
@@ -103,6 +103,17 @@ def test_differences_are_told_by_the_names_with_the_prefix(prefixed_host_url: st
         "index host_sessions.ix_sessions_namespace_active_hour: missing",
         "table host_cache_claims: missing",
     ]
+
+
+def test_tables_of_the_application_s_that_are_called_as_ours_ask_for_a_prefix(empty_sqlite_url: str) -> None:
+    executed(empty_sqlite_url, 'CREATE TABLE "Sessions" (id INTEGER)')
+    ask = pytest.raises(InvalidValueError, match=r"a table 'Sessions' of something else.*such as 'statestore_'")
+    with ask:
+        migrate.upgrade(empty_sqlite_url)
+    with ask:
+        StateStore.open(empty_sqlite_url, create=True)
+    assert list(objects(empty_sqlite_url)) == ["Sessions"]
+    migrate.upgrade(empty_sqlite_url, table_prefix="statestore_")
 
 
 def test_the_schema_is_looked_for_under_its_prefix_alone(prefixed_host_url: str) -> None:
