@@ -1,6 +1,6 @@
 """Checks of the schema: its revision, its tables, indexes and constraints, and who may use them."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from sqlalchemy import CheckConstraint, Constraint, ForeignKeyConstraint, Index, MetaData, Table
@@ -79,7 +79,7 @@ def _model(patient: Patient) -> dict[str, Table]:
 
 @check("indexes", needs=(schema.VERSION_TABLE,))
 def indexes(patient: Patient) -> Iterator[Finding]:
-    """Those that are missing, and those that a CREATE INDEX CONCURRENTLY has left unfinished."""
+    """Those that are missing, are not what they should be, or were left unfinished by CREATE INDEX CONCURRENTLY."""
     model = {str(index.name): (table, index) for table in _model(patient).values() for index in table.indexes}
     if patient.on_postgresql:
         there = {row.name: row for row in _postgresql_indexes(patient)}
@@ -88,18 +88,34 @@ def indexes(patient: Patient) -> Iterator[Finding]:
     ours = _is_ours(patient)
     missing = [name for name in model if name not in there] if ours else []
     invalid = [name for name, row in there.items() if row is not None and not row.valid]
+    other = [name for name in _unlike(patient, model) if name in there and name not in invalid] if ours else []
     parted = {row.name for row in _partitioned(patient)} if patient.on_postgresql else set()
-    dropped = [f"DROP INDEX CONCURRENTLY {patient.prefix}{quoted(name)}" for name in invalid]
-    again = [*missing, *(name for name in invalid if name in model)]
-    created = [_create(patient, model[name][1], concurrently=model[name][0].name not in parted) for name in again]
-    if not missing and not invalid:
+    of_parts = {name for name, (table, _) in model.items() if table.name in parted}
+    dropped = [_drop(patient, name, concurrently=name not in of_parts) for name in (*invalid, *other)]
+    again = [*missing, *other, *(name for name in invalid if name in model)]
+    created = [_create(patient, model[name][1], concurrently=name not in of_parts) for name in again]
+    if not missing and not invalid and not other:
         if ours:
             yield found("indexes", "ok", f"all {len(model)} are there")
         return
-    what = [f"missing: {some(missing)}"] * bool(missing) + [f"left unfinished: {some(invalid)}"] * bool(invalid)
+    wrong = {"missing": missing, "not what it should be": other, "left unfinished": invalid}
+    what = [f"{how}: {some(names)}" for how, names in wrong.items() if names]
     what = [*what, "reads are slow, or what they keep unique is not"]
     owner = _owner(patient)
     yield mendable(patient, "indexes", "fail", "; ".join(what), [*dropped, *created], as_role=owner)
+
+
+def _unlike(patient: Patient, model: Collection[str]) -> list[str]:
+    """Of the indexes of the code, those that the database does not have as they are there."""
+    lines = comparison.differences(patient.connection, patient.schema, patient.table_prefix)
+    said = {line.rpartition(".")[2] for line in lines if line.startswith("index ") and line.endswith(": missing")}
+    return [name for name in model if f"{name}: missing" in said]
+
+
+def _drop(patient: Patient, name: str, *, concurrently: bool) -> str:
+    if not patient.on_postgresql:
+        return f"DROP INDEX {quoted(patient.prefix + name)}"
+    return f"DROP INDEX {'CONCURRENTLY ' * concurrently}{patient.prefix}{quoted(name)}"
 
 
 def _create(patient: Patient, index: Index, *, concurrently: bool) -> str:

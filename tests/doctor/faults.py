@@ -180,6 +180,11 @@ POSTGRESQL = {
         on_postgresql("DROP INDEX uq_history_entries_entry_id"), "indexes", "fail", "entry_id", FIX + "indexes"
     ),
     "an index left invalid": Fault(invalid_index, "indexes", "fail", "unfinished", FIX + "indexes"),
+    "an index of the name that is not unique": Fault(
+        on_postgresql("DROP INDEX uq_history_entries_entry_id",
+                      "CREATE INDEX uq_history_entries_entry_id ON history_entries (entry_id)"),
+        "indexes", "fail", "not what it should be: uq_history_entries_entry_id", FIX + "indexes",
+    ),
     "an index nobody reads": Fault(
         on_postgresql("CREATE INDEX mine ON sessions (title)", *["SELECT 1"]),
         "unused-indexes", "warn", "mine", FIX + "unused-indexes",
@@ -298,6 +303,11 @@ SQLITE = {
     ),
     "free pages": Fault(free_pages, "space", "warn", "free pages", "statestore vacuum"),
     "a long log": Fault(long_log, "log", "warn", "has grown to", "statestore vacuum"),
+    "an index of the name that is not unique": Fault(
+        on_sqlite("DROP INDEX uq_history_entries_entry_id",
+                  "CREATE INDEX uq_history_entries_entry_id ON history_entries (entry_id)"),
+        "indexes", "fail", "not what it should be: uq_history_entries_entry_id", FIX + "indexes",
+    ),
     "an index that lacks rows": Fault(torn_index, "integrity", "fail", "index", FIX + "integrity"),
     "a file that others read": Fault(rights(0o644), "file", "warn", "others can read", "chmod 600"),
     "a file that is read-only": Fault(rights(0o400), "file", "fail", "read-only (400)", "chmod u+w"),
