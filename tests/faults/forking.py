@@ -99,7 +99,7 @@ def _in_child(work: Callable[[int], None], journal: Journal, *, multiprocess: bo
             os.close(reader)
             work(writer)
         except BaseException:
-            os.write(writer, json.dumps(["wrong", traceback.format_exc()[-600:], []]).encode() + b"\n")
+            os.write(writer, json.dumps(["wrong", traceback.format_exc()[-3000:], []]).encode() + b"\n")
         finally:
             # Not the parent's exit handlers, of which the harness has some.
             os._exit(0)
