@@ -10,7 +10,7 @@ from typing import Self, TypeVar, Unpack
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from statestore.engine import engines, execution
+from statestore.engine import engines
 from statestore.engine.async_database import AsyncDatabase, AsyncRunner
 from statestore.engine.engine_database import EngineDatabase, EngineRunner
 from statestore.engine.flows import entering
@@ -117,8 +117,8 @@ class AsyncStateStore(AsyncTransaction, Sweeping):
         if not isinstance(connection, AsyncConnection):
             raise InvalidValueError("connection", f"must be an AsyncConnection, not {type(connection).__name__}")
         checked = StoreOptions(**options)
-        settings, dialect = checked.settings(), checked.dialect(connection.engine.sync_engine, joins=True)
-        bound = await connection.run_sync(execution.join, dialect, settings)
+        settings = checked.settings()
+        bound = await connection.run_sync(checked.joined, settings)
         state = await connection.run_sync(joined_cache, bound, settings)
         return AsyncTransaction(EngineRunner(connection, bound), settings.namespace, state)
 

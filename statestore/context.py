@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from statestore.async_store import AsyncStateStore
-from statestore.engine import flows, forking
+from statestore.engine import flows, process_fork
 from statestore.engine.flows import Do, Flow
 from statestore.errors import InvalidValueError
 from statestore.store import StateStore
@@ -48,7 +48,7 @@ class _Context:
         self._wanted_cwd = None if cwd is None else _text(cwd, "cwd")
         self._current = Current(ids.uuid7() if session_id is None else session_id, root, self._wanted_cwd or root)
         self.renew_after_fork()
-        forking.renew_in_child(self)
+        process_fork.renew_in_child(self)
         self._listeners: dict[object, Listener] = {}
         self._untold: deque[str] = deque()
         self._telling = False

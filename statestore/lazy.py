@@ -8,7 +8,7 @@ from typing import TypeAlias, Unpack
 from sqlalchemy import URL
 
 from statestore.async_store import AsyncStateStore
-from statestore.engine import forking, hosts
+from statestore.engine import hosts, process_fork
 from statestore.engine.engines import is_memory, parse
 from statestore.errors import InvalidValueError
 from statestore.options import OpenArguments, StoreOptions, takes
@@ -31,7 +31,7 @@ class _Opened:
         self.sync: StateStore | None = None
         self.by_loop: dict[asyncio.AbstractEventLoop, _Place] = {}
         self.lock = threading.Lock()
-        forking.renew_in_child(self)
+        process_fork.renew_in_child(self)
 
     def renew_after_fork(self) -> None:
         """Leave the parent's event loops, and what is theirs, to the parent. A synchronous store renews itself."""
@@ -68,6 +68,12 @@ class LazyStore:
             return _Lent(store)
         if isinstance(store, StateStore | AsyncStateStore):
             return _Given(store)
+        if not (store is None or isinstance(store, URL | os.PathLike | str)):
+            raise InvalidValueError(
+                "store",
+                f"must be a URL, a path, or a LazyStore, StateStore or AsyncStateStore, not {type(store).__name__}; "
+                "for an engine: StateStore(engine)",
+            )
         return cls(store)
 
     def sync(self) -> StateStore:
@@ -105,7 +111,7 @@ class LazyStore:
     def _check_memory(self, others: object) -> None:
         if others and is_memory(self._url):
             raise InvalidValueError(
-                "url", "sqlite:// is the memory of one store; for threads and event loops together name a file"
+                "url", "sqlite:// is private to one store; to share it between threads and event loops, use a file"
             )
 
     async def aclose(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from statestore.async_store import AsyncStateStore
 from statestore.checking import checks
-from statestore.engine import forking
+from statestore.engine import process_fork
 from statestore.engine.calls import Call
 from statestore.engine.database import Database
 from statestore.engine.engine_database import EngineDatabase
@@ -58,7 +58,7 @@ class Measures:
         self._up: bool | None = None
         self._asked_at: float | None = None
         self.renew_after_fork()
-        forking.renew_in_child(self)
+        process_fork.renew_in_child(self)
 
     def renew_after_fork(self) -> None:
         """In a forked child: whoever asked is the parent's."""
@@ -248,7 +248,7 @@ FAMILIES = (
 
 
 class Values(dict[tuple[str, tuple[str, ...]], float]):
-    """Values by the name of a family and its labels; 0 where there is none."""
+    """Values by the name of a family and its labels; 0 if there is none."""
 
     def __missing__(self, key: tuple[str, tuple[str, ...]]) -> float:
         return 0.0
@@ -262,7 +262,7 @@ class Gathering:
         self._stores: list[Measures] = []
         self._gone = Values()
         self.renew_after_fork()
-        forking.renew_in_child(self)
+        process_fork.renew_in_child(self)
 
     def renew_after_fork(self) -> None:
         self._lock = threading.Lock()

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sqlalchemy import URL, Connection, text
 
 from statestore.checking import checks
+from statestore.engine import process_fork
 from statestore.engine.migration_targets import (
     Target,
     checked_target,
@@ -314,6 +315,14 @@ def _backend(target: Target) -> str:
 _one_at_a_time = threading.Lock()
 
 
+def _in_child() -> None:
+    global _one_at_a_time
+    _one_at_a_time = threading.Lock()
+
+
+process_fork.register(in_child=_in_child)
+
+
 def _run(
     command: str,
     target: Target,
@@ -346,16 +355,17 @@ def _run(
 
 @contextmanager
 def _alone(target: Target) -> Iterator[None]:
+    lock = _one_at_a_time
     if isinstance(target, Connection) and target.dialect.is_async:
         # This runs on an event loop. To block here would keep the migration that holds the lock from finishing.
-        while not _one_at_a_time.acquire(blocking=False):
+        while not lock.acquire(blocking=False):
             pause(target, 0.01)
     else:
-        _one_at_a_time.acquire()
+        lock.acquire()
     try:
         yield
     finally:
-        _one_at_a_time.release()
+        lock.release()
 
 
 @contextmanager

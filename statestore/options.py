@@ -13,7 +13,7 @@ from sqlalchemy import URL, Connection, Engine
 
 from statestore import migrate
 from statestore.checking import checks, codec, exactjson
-from statestore.engine import engines, hosts, migration_targets, replicas, sqlite_files
+from statestore.engine import engines, execution, hosts, migration_targets, replicas, sqlite_files
 from statestore.engine.connections import Connections
 from statestore.engine.database import Database
 from statestore.engine.engines import Durability, Options
@@ -102,7 +102,7 @@ class StoreOptions:
     create: bool = False
 
     def __post_init__(self) -> None:
-        checks.together("namespace", checks.key(self.namespace, "namespace"), most=checks.MAX_NAMESPACE_BYTES)
+        checks.namespace(self.namespace, "namespace")
         if self.clock is not None and not callable(self.clock):
             raise InvalidValueError("clock", "must be callable and return an aware datetime")
         checks.count(self.max_value_bytes, "max_value_bytes", least=1)
@@ -116,7 +116,7 @@ class StoreOptions:
             raise InvalidValueError("create", "must be True or False")
         if not isinstance(self.prepared_statements, bool | None):
             raise InvalidValueError("prepared_statements", "must be True, False, or None to detect it")
-        checks.count(self.pool_size, "pool_size", least=1)
+        checks.count(self.pool_size, "pool_size", least=1, most=10_000)
         for name in ("pool_timeout", "lock_timeout", "statement_timeout"):
             checks.ttl(getattr(self, name), name)
         if self.pool_timeout is None:
@@ -131,7 +131,7 @@ class StoreOptions:
         seconds: Any = self.max_lag.total_seconds() if isinstance(self.max_lag, timedelta) else self.max_lag
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
             raise InvalidValueError(
-                "max_lag", "must be a number of seconds, or a timedelta; 0 for a replica that has to have everything"
+                "max_lag", "must be a number of seconds, or a timedelta; 0 if the replica must be fully up to date"
             )
         return float(seconds)
 
@@ -189,6 +189,14 @@ class StoreOptions:
         return engines.dialect_of(
             engine, self.schema, table_prefix=self.table_prefix, server_time=self.clock is None, joins=joins
         )
+
+    def joined(self, connection: Connection, settings: Settings) -> execution.BoundRunner:
+        """A runner inside the caller's own transaction on *connection*, which the caller commits."""
+        dialect = self.dialect(connection.engine, joins=True)
+        runner = execution.join(connection, dialect, settings)
+        with execution.translated():
+            engines.find_distributed(connection, dialect, self.schema)
+        return runner
 
 
 _TIMEDELTAS = ("pool_timeout", "lock_timeout", "statement_timeout")
@@ -249,9 +257,10 @@ class Verify:
                 lambda pragma: connection.exec_driver_sql(pragma).one_or_none(), self._options.durability
             )
         try:
-            if migrate.check(connection, schema=self._options.schema, table_prefix=prefix).distributed:
+            distributed = migrate.check(connection, schema=self._options.schema, table_prefix=prefix).distributed
+            engines.remember_distributed(connection.engine, distributed)
+            if distributed:
                 self._dialect.distribute()
-                engines.remember_distributed(connection.engine)
         except SchemaMissingError as error:
             if self._dialect.name != "sqlite" or not self._owned:
                 raise
@@ -316,7 +325,7 @@ def _reporting_engine(url: URL, given: hosts.Address, options: Options) -> Engin
     try:
         reporting = engines.parse(given, "reporting_url")
         if reporting.get_backend_name() != url.get_backend_name():
-            raise InvalidValueError("reporting_url", "is another kind of database than url; name a standby of that one")
+            raise InvalidValueError("reporting_url", "must be the same kind of database as url, and a standby of it")
         if url.get_backend_name() == "sqlite" and not sqlite_files.same(url, reporting):
             raise InvalidValueError("reporting_url", "must be the same file as url on SQLite, which has no replicas")
         # A replica that does not answer is not to hold reports up, nor one that applies what locks a table.

@@ -17,6 +17,7 @@ from typing import Any
 
 from statestore import __version__
 from statestore.async_store import AsyncStateStore
+from statestore.engine import process_fork
 from statestore.measures import FAMILIES, Bounded, Family, Gathering, Measures
 from statestore.store import StateStore
 from statestore.values.operations import ModelCall, Operation
@@ -138,6 +139,14 @@ class _Meters:
 _meters: "weakref.WeakKeyDictionary[MeterProvider, _Meters]" = weakref.WeakKeyDictionary()
 _global_meters: list[_Meters] = []
 _lock = threading.Lock()
+
+
+def _in_child() -> None:
+    global _lock
+    _lock = threading.Lock()  # A thread that is not there may hold it.
+
+
+process_fork.register(in_child=_in_child)
 
 
 def _meters_of(provider: MeterProvider | None) -> _Meters:

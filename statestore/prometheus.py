@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 from statestore.async_store import AsyncStateStore
+from statestore.engine import process_fork
 from statestore.measures import FAMILIES, Bounded, Gathering, Measures
 from statestore.store import StateStore
 from statestore.values.operations import Operation
@@ -125,6 +126,14 @@ class _Exposed(Collector):
 
 _exposed: "weakref.WeakKeyDictionary[CollectorRegistry, _Exposed]" = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
+
+
+def _in_child() -> None:
+    global _lock
+    _lock = threading.Lock()  # A thread that is not there may hold it.
+
+
+process_fork.register(in_child=_in_child)
 
 
 def _of(registry: CollectorRegistry) -> _Exposed:

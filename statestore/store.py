@@ -9,7 +9,7 @@ from typing import Self, TypeVar, Unpack
 
 from sqlalchemy import URL, Connection, Engine
 
-from statestore.engine import execution, hosts
+from statestore.engine import hosts
 from statestore.engine.database import Database, Runner
 from statestore.engine.telemetry import Hook
 from statestore.engine.waits import pauses
@@ -101,7 +101,7 @@ class StateStore(Transaction, Sweeping):
                 follows its own settings.
             schema: The PostgreSQL schema of the tables.
             table_prefix: What the names of all tables, views, indexes and triggers begin with on SQLite, such as
-                `statestore_`, so that they can stand in a file whose application has a table `sessions` of its own.
+                `statestore_`, so that they can be in a file whose application has a table `sessions` of its own.
                 Small letters, digits and _. PostgreSQL has `schema` for that.
             max_value_bytes: The largest content, state value, cached value or metadata, as JSON in UTF-8.
             json: `exact` refuses values that JSON cannot hold, and names the place in them. `lenient` converts them,
@@ -120,7 +120,7 @@ class StateStore(Transaction, Sweeping):
                 NEVER to keep it forever.
             cache_compress_above: The size in bytes from which cached values are compressed.
             content_hash_invalidation: False makes `cache.invalidate_content_hash` do nothing.
-            pool_size: The largest number of connections.
+            pool_size: The largest number of connections: 1 to 10,000.
             pool_timeout: How long to wait for a free connection.
             lock_timeout: How long to wait for a lock. The default on PostgreSQL is its own setting; on SQLite, as
                 long as the call may take.
@@ -167,7 +167,7 @@ class StateStore(Transaction, Sweeping):
             raise InvalidValueError("connection", f"must be a Connection, not {type(connection).__name__}")
         checked = StoreOptions(**options)
         settings = checked.settings()
-        runner = execution.join(connection, checked.dialect(connection.engine, joins=True), settings)
+        runner = checked.joined(connection, settings)
         return Transaction(runner, settings.namespace, joined_cache(connection, runner, settings))
 
     @property

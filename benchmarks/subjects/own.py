@@ -34,6 +34,9 @@ class Statestore(SeededSubject):
     def read(self, session_id: str, last: int | None = None) -> Any:
         return self.store.history.read(session_id, last=last)
 
+    def messages(self, session_id: str, last: int) -> Any:
+        return self.store.history.messages(session_id, last=last)
+
     def get(self, session_id: str, key: str) -> Any:
         return self.store.state.get(session_id, key)
 

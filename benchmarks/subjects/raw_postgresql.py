@@ -57,6 +57,10 @@ class RawPsycopg(SeededSubject):
             cursor = self.connection.execute(raw_sql.READ_LAST, (last, NAMESPACE, session_id), prepare=True)
         return raw_sql.decoded(cursor.fetchall())
 
+    def messages(self, session_id: str, last: int) -> Any:
+        cursor = self.connection.execute(raw_sql.CONTENTS, (NAMESPACE, session_id, last), prepare=True)
+        return raw_sql.contents(cursor.fetchall())
+
     def get(self, session_id: str, key: str) -> Any:
         cursor = self.connection.execute(raw_sql.GET, (key, NAMESPACE, session_id), prepare=True)
         return raw_sql.value_of(cursor.fetchone())
@@ -111,6 +115,10 @@ class RawAsyncPsycopg(SeededSubject):
         else:
             cursor = await self.connection.execute(raw_sql.READ_LAST, (last, NAMESPACE, session_id), prepare=True)
         return raw_sql.decoded(await cursor.fetchall())
+
+    async def messages(self, session_id: str, last: int) -> Any:
+        cursor = await self.connection.execute(raw_sql.CONTENTS, (NAMESPACE, session_id, last), prepare=True)
+        return raw_sql.contents(await cursor.fetchall())
 
     async def get(self, session_id: str, key: str) -> Any:
         cursor = await self.connection.execute(raw_sql.GET, (key, NAMESPACE, session_id), prepare=True)

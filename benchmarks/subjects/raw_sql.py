@@ -44,6 +44,11 @@ READ_ALL = f"""
         AND h.seq BETWEEN s.first_seq AND s.next_seq - 1
     WHERE {_THIS} ORDER BY h.seq"""
 
+# Nothing but the contents: it does not ask whether the session lives, nor from where on its entries are its own.
+CONTENTS = """
+    SELECT content::text FROM statestore.history_entries WHERE namespace = %s AND session_id = %s
+    ORDER BY seq DESC LIMIT %s"""
+
 GET = f"""
     SELECT e.value::text, e.version FROM statestore.sessions AS s
     LEFT JOIN statestore.state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id
@@ -114,6 +119,10 @@ def decoded(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return [(*row[:CONTENT], loads(row[CONTENT]), *row[CONTENT + 1 :]) for row in rows if row[1] is not None]
 
 
+def contents(newest_first: list[tuple[Any, ...]]) -> list[Any]:
+    return [orjson.loads(row[0]) for row in reversed(newest_first)]
+
+
 def value_of(row: tuple[Any, ...] | None) -> Any:
     if row is None:
         raise LookupError("no such session")
@@ -139,6 +148,8 @@ SQLITE_READ_LAST = f"""
     LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id
         AND h.seq BETWEEN max(s.first_seq, s.next_seq - ?) AND s.next_seq - 1
     WHERE s.namespace = ? AND s.session_id = ? AND {_LIVE_SQLITE} ORDER BY h.seq"""
+SQLITE_CONTENTS = """
+    SELECT content FROM history_entries WHERE namespace = ? AND session_id = ? ORDER BY seq DESC LIMIT ?"""
 SQLITE_READ_ALL = f"""
     SELECT {_COLUMNS_SQLITE} FROM sessions AS s
     LEFT JOIN history_entries AS h ON h.namespace = s.namespace AND h.session_id = s.session_id

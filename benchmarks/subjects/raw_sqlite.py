@@ -77,6 +77,10 @@ class RawSqlite(SeededSubject):
             cursor = self.connection.execute(raw_sql.SQLITE_READ_LAST, (last, NAMESPACE, session_id, now))
         return raw_sql.decoded(cursor.fetchall())
 
+    def messages(self, session_id: str, last: int) -> Any:
+        cursor = self.connection.execute(raw_sql.SQLITE_CONTENTS, (NAMESPACE, session_id, last))
+        return raw_sql.contents(cursor.fetchall())
+
     def get(self, session_id: str, key: str) -> Any:
         now = raw_sql.now_text()
         cursor = self.connection.execute(raw_sql.SQLITE_GET, (key, now, NAMESPACE, session_id, now))
@@ -162,6 +166,11 @@ class RawAiosqlite(SeededSubject):
         async with self.turn:
             rows = await self.connection.execute_fetchall(sql, parameters)
         return raw_sql.decoded(list(rows))
+
+    async def messages(self, session_id: str, last: int) -> Any:
+        async with self.turn:
+            rows = await self.connection.execute_fetchall(raw_sql.SQLITE_CONTENTS, (NAMESPACE, session_id, last))
+        return raw_sql.contents(list(rows))
 
     async def get(self, session_id: str, key: str) -> Any:
         now = raw_sql.now_text()

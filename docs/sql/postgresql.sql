@@ -406,7 +406,7 @@ DELETE FROM "statestore".cache_claims WHERE namespace = %(namespace)s AND claime
 -- CacheRepository.get_many, CacheRepository.restore, CacheRepository.set, CacheRepository.set_many.
 --
 -- In one order, those that there are and those that there are not, so that two who do so do not wait for each other in a
--- circle. A row that stands is locked even though the condition leaves it as it is.
+-- circle. A row that is there is locked even though the condition leaves it as it is.
 INSERT INTO "statestore".cache_entries AS e (namespace, key, value, codec, size_bytes, version, created_at,
     last_accessed_at,
     access_seq)
@@ -976,7 +976,7 @@ SELECT old.size_bytes, old.version, old.live FROM up LEFT JOIN old ON true;
 -- Serves CacheClaims.keep, CacheCounters.increment, CacheRepository.add, CacheRepository.restore, CacheRepository.set,
 -- CacheRepository.set_many.
 --
--- One entry where there is one already, which takes no room: what most sets in a full cache are.
+-- One entry if there is one already, which takes no room: what most sets in a full cache are.
 --
 -- Built for: a value with tags and a description.
 WITH old AS MATERIALIZED (SELECT e.key, e.size_bytes, e.version,
@@ -1072,7 +1072,8 @@ FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_
 --
 -- What is due in namespaces, together. The view does the same by the database's clock; here the store's decides.
 --
--- *within* says of row `r` in which it is; *idle* the same, for each time after which sessions are idle.
+-- *within* says of row `r` in which it is; *idle* the same, for each time after which sessions are idle. Only the
+-- *first* has what is due by itself.
 --
 -- Built for: of the store's namespace, with a retention.
 SELECT 'expired_sessions', count(*), min(s.expires_at), statement_timestamp() FROM "statestore".sessions AS s
@@ -1769,7 +1770,7 @@ WHERE s.namespace = %(namespace)s AND s.session_id = ANY (%(session_ids)s);
 -- expiry/namespaces.py: _NAMESPACES
 -- Serves NamespaceRepository.namespaces.
 --
--- Prices and settings may stand alone; of these, `prices` only counts changes.
+-- Prices and settings may be all there is; of these, `prices` only counts changes.
 SELECT name, CAST(sum(n.sessions) AS bigint), CAST(sum(n.entries) AS bigint), CAST(sum(n.bytes) AS bigint),
     max(n.last_activity_at)
 FROM (
@@ -2047,7 +2048,7 @@ UPDATE "statestore".store_settings SET value = value + 1 WHERE namespace = %(nam
 -- expiry/repository.py: _FIND_DUE
 -- Serves ExpiryRepository.sweep_sessions.
 --
--- Sessions that are due, and the locks of their families with them, where they share entries.
+-- Sessions that are due, and the locks of their families with them, if they share entries.
 --
 -- Only those locks that are free: to wait for one could end in a deadlock. The third column says whether they share
 -- entries, the last whether they may be taken; it is NULL where enough families are locked. `:alone` says that the
@@ -2079,7 +2080,7 @@ FROM counted AS s ORDER BY s.expires_at, s.session_id;
 -- expiry/repository.py: FIND_ERASED
 -- Serves ErasureRepository.erase_batch, ErasureRepository.hide_user.
 --
--- Sessions that are due, and the locks of their families with them, where they share entries.
+-- Sessions that are due, and the locks of their families with them, if they share entries.
 --
 -- Only those locks that are free: to wait for one could end in a deadlock. The third column says whether they share
 -- entries, the last whether they may be taken; it is NULL where enough families are locked. `:alone` says that the
@@ -2346,11 +2347,6 @@ WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s AND h.seq BE
     AND NOT EXISTS (SELECT 1 FROM "statestore".session_segments AS g WHERE g.namespace = %(namespace)s
         AND g.owner_session_id = h.session_id AND h.seq BETWEEN g.from_seq AND g.to_seq)
 ORDER BY h.seq LIMIT %(limit)s;
-
--- expiry/rows.py: _DELETE_RANGE
--- Serves ExpiredRows.sweep_unseen.
-DELETE FROM "statestore".history_entries
-WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq BETWEEN %(from_seq)s AND %(to_seq)s;
 
 -- ====================================================== history ======================================================
 
@@ -2747,7 +2743,7 @@ FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s AND s.session_
 -- HistoryRepository.append, HistoryRepository.pop_last, ReadingRepository.get, ReadingRepository.last_many,
 -- ReadingRepository.read, TurnWork.begin, WindowsRepository.window.
 --
--- How entries are read: of sessions that are no forks, and of any.
+-- How entries are read: of sessions that are not forks, and of any.
     SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
@@ -2782,7 +2778,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
 -- HistoryRepository.append, HistoryRepository.pop_last, ReadingRepository.get, ReadingRepository.last_many,
 -- ReadingRepository.read, TurnWork.begin, WindowsRepository.window.
 --
--- How entries are read: of sessions that are no forks, and of any.
+-- How entries are read: of sessions that are not forks, and of any.
     SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
@@ -2827,7 +2823,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
 -- history/entry_reads.py: _CONTENT
 -- Serves ReadingRepository.messages.
 --
--- One column, and for forks what its rows are put in order by.
+-- One column; for forks also what its rows are put in order by.
     SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
@@ -2856,7 +2852,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
 -- history/entry_reads.py: _CONTENT_FORK
 -- Serves ReadingRepository.messages.
 --
--- One column, and for forks what its rows are put in order by.
+-- One column; for forks also what its rows are put in order by.
     SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < ((statement_timestamp() AT TIME ZONE 'UTC' + s.ttl * 9
@@ -4901,6 +4897,24 @@ INSERT INTO "statestore".session_list_items (namespace, session_id, name, positi
 SELECT namespace, %(fork_id)s, name, position, value, created_at FROM "statestore".session_list_items
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s) SELECT 1;
 
+-- sessions/forks.py: _LONG_NAMES
+-- Serves ForksRepository.fork.
+--
+-- What would be beside the fork's id in an index, of more than so many bytes: rows that are copied, and entries that are
+-- handed to the fork when their owner goes. Asked for only where the id is so long that there may be any.
+SELECT e.key FROM "statestore".state_entries AS e WHERE e.namespace = %(namespace)s AND e.session_id = %(session_id)s
+    AND %(with_state)s = 1 AND (e.expires_at IS NULL OR e.expires_at > statement_timestamp())
+        AND coalesce(octet_length(CAST(e.key AS text)), 0) > %(room)s
+UNION ALL SELECT l.name FROM "statestore".session_lists AS l WHERE l.namespace = %(namespace)s
+    AND l.session_id = %(session_id)s
+    AND %(with_state)s = 1 AND coalesce(octet_length(CAST(l.name AS text)), 0) > %(room)s;
+
+-- sessions/forks.py: _LONG_IDS
+-- Serves ForksRepository.fork.
+SELECT h.entry_id FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s
+    AND h.session_id = %(session_id)s
+    AND h.seq BETWEEN %(from_seq)s AND %(to_seq)s AND coalesce(octet_length(CAST(h.entry_id AS text)), 0) > %(room)s;
+
 -- sessions/forks.py: _COPY_SUMMARIES_AND_SHOW
 -- Serves ForksRepository.fork.
 --
@@ -4927,7 +4941,7 @@ SELECT session_id, parent_session_id, forked_at_seq, created_at FROM up WHERE pa
 -- sessions/forks.py: _COMES_FROM
 -- Serves ForksRepository.fork.
 --
--- Whether a session that is made now would be taken for one that the source comes from: so it is where the clock stands
+-- Whether a session that is made now would be taken for one that the source comes from: that is so if the clock stands
 -- still, or goes back.
 WITH RECURSIVE up (session_id, parent_session_id, forked_at_seq, created_at) AS (
     SELECT session_id, parent_session_id, forked_at_seq, created_at FROM "statestore".sessions
@@ -5088,16 +5102,8 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))
         AND s.lease_token = %(lease_token)s AND s.lease_until > statement_timestamp();
 
--- sessions/leases.py: _STATUS
--- Serves LeaseWork.begin_work.
-SELECT s.status FROM "statestore".sessions AS s
-WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
-    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
-
--- sessions/lifecycle.py: _STATUS
--- Serves LifecycleRepository.set_status.
+-- sessions/lifecycle.py: STATUS
+-- Serves LeaseWork.begin_work, LifecycleRepository.set_status.
 SELECT s.status FROM "statestore".sessions AS s
 WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s
     AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
@@ -5416,15 +5422,15 @@ VALUES (%(namespace)s, %(session_id)s, %(from_seq)s, %(to_seq)s, %(owner)s);
 DELETE FROM "statestore".session_segments
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND from_seq = %(from_seq)s;
 
--- sessions/segments.py: _DELETE_ROWS
+-- sessions/segments.py: DELETE_ROWS
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ExpiredRows.sweep_unseen, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -5741,6 +5747,28 @@ WHERE s.namespace = %(namespace)s AND s.session_id = %(session_id)s FOR NO KEY U
 -- Serves ConversationsRepository.save, ErasureRepository.hide_user, NamespaceRepository.hide, NamespaceRepository.now.
 SELECT statement_timestamp();
 
+-- sessions/session_rows.py: WRITABLE
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
+-- ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage,
+-- FollowWork.look, FollowWork.start, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
+-- ListingRepository.load_many, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, Readiness.ping, ReadingRepository.find, ReadingRepository.get,
+-- ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read, SessionsRepository.create,
+-- SessionsRepository.find, SessionsRepository.get, SessionsRepository.open, SessionsRepository.touch,
+-- SessionsRepository.update, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get,
+-- StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateReads.scopes_many,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, SummariesRepository.summaries, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
+-- UserStateRepository.set_many, WindowsRepository.window.
+--
+-- What the server says with which a store is connected, if it is another one that has the namespace.
+SELECT (current_setting('transaction_read_only') = 'off'
+    AND has_any_column_privilege('"statestore".sessions', 'update'));
+
 -- sessions/session_rows.py: _LEASE
 -- Serves ConversationsRepository.save, HistoryRepository.append, LeaseWork.begin_work, LeaseWork.end_work,
 -- LeaseWork.take, LeasesRepository.renew, LifecycleRepository.set_status, TurnWork.begin, TurnWork.check_lease,
@@ -5935,22 +5963,26 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
 --
 -- What namespaces contain, together. *within* says of row `r` in which it is.
 --
+-- Each table by itself: what is beside aggregates in a SELECT, a distributed database reads for one namespace only.
+--
 -- Built for: of the store's namespace.
-SELECT count(*), sum(CASE WHEN s.status = 'starting' THEN 1 ELSE 0 END),
-    sum(CASE WHEN s.status = 'ready' THEN 1 ELSE 0 END), sum(CASE WHEN s.status = 'busy' THEN 1 ELSE 0 END),
-    sum(CASE WHEN s.status = 'dead' THEN 1 ELSE 0 END), coalesce(sum(s.next_seq - s.first_seq), 0),
-    (SELECT coalesce(sum(h.content_bytes), 0) FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s)
-    +
-(SELECT coalesce(sum(coalesce(octet_length(CAST(e.value AS text)), 0)), 0) FROM "statestore".state_entries AS e
-    WHERE e.namespace = %(namespace)s)
-+ (SELECT coalesce(sum(coalesce(octet_length(CAST(i.value AS text)), 0)), 0) FROM "statestore".session_list_items AS i
-    WHERE i.namespace = %(namespace)s)
-+ (SELECT coalesce(sum(coalesce(octet_length(CAST(m.content AS text)), 0)), 0) FROM "statestore".summaries AS m
-    WHERE m.namespace = %(namespace)s)
-FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
-    AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
+SELECT s.*, h.bytes + e.bytes + i.bytes + m.bytes
+FROM (SELECT count(*) AS sessions, sum(CASE WHEN s.status = 'starting' THEN 1 ELSE 0 END) AS starting,
+    sum(CASE WHEN s.status = 'ready' THEN 1 ELSE 0 END) AS ready,
+    sum(CASE WHEN s.status = 'busy' THEN 1 ELSE 0 END) AS busy,
+    sum(CASE WHEN s.status = 'dead' THEN 1 ELSE 0 END) AS dead, coalesce(sum(s.next_seq - s.first_seq), 0) AS entries
+    FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
+        AND ((s.expires_at IS NULL OR s.expires_at > statement_timestamp()) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > statement_timestamp()) FROM "statestore".sessions AS whole
-    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = %(namespace)s AND whole.session_id = s.belongs_to), false)))) AS s
+CROSS JOIN (SELECT coalesce(sum(h.content_bytes), 0) AS bytes FROM "statestore".history_entries AS h
+    WHERE h.namespace = %(namespace)s) AS h
+CROSS JOIN (SELECT coalesce(sum(coalesce(octet_length(CAST(e.value AS text)), 0)), 0) AS bytes
+    FROM "statestore".state_entries AS e WHERE e.namespace = %(namespace)s) AS e
+CROSS JOIN (SELECT coalesce(sum(coalesce(octet_length(CAST(i.value AS text)), 0)), 0) AS bytes
+    FROM "statestore".session_list_items AS i WHERE i.namespace = %(namespace)s) AS i
+CROSS JOIN (SELECT coalesce(sum(coalesce(octet_length(CAST(m.content AS text)), 0)), 0) AS bytes
+    FROM "statestore".summaries AS m WHERE m.namespace = %(namespace)s) AS m;
 
 -- sessions/statistics.py: _PING
 -- Serves Readiness.ping.
@@ -5959,13 +5991,6 @@ FROM "statestore".sessions AS s WHERE s.namespace = %(namespace)s
 SELECT (current_setting('transaction_read_only') = 'off'
     AND has_any_column_privilege('"statestore".sessions', 'update')), (SELECT s.status FROM "statestore".sessions AS s
     WHERE s.namespace = %(namespace)s AND s.session_id = '');
-
--- sessions/statistics.py: _WRITABLE
--- Serves Readiness.ping.
---
--- What the server says with which a store is connected, if it is another one that has the namespace.
-SELECT (current_setting('transaction_read_only') = 'off'
-    AND has_any_column_privilege('"statestore".sessions', 'update'));
 
 -- sessions/statistics.py: _SESSION_STATS
 -- Serves StatisticsRepository.stats.

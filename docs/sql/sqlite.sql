@@ -431,7 +431,8 @@ FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
 --
 -- What is due in namespaces, together. The view does the same by the database's clock; here the store's decides.
 --
--- *within* says of row `r` in which it is; *idle* the same, for each time after which sessions are idle.
+-- *within* says of row `r` in which it is; *idle* the same, for each time after which sessions are idle. Only the
+-- *first* has what is due by itself.
 --
 -- Built for: of the store's namespace, with a retention.
 SELECT 'expired_sessions', count(*), min(s.expires_at), :now FROM sessions AS s
@@ -906,7 +907,7 @@ WHERE s.namespace = :namespace AND s.session_id IN (SELECT value FROM json_each(
 -- expiry/namespaces.py: _NAMESPACES
 -- Serves NamespaceRepository.namespaces.
 --
--- Prices and settings may stand alone; of these, `prices` only counts changes.
+-- Prices and settings may be all there is; of these, `prices` only counts changes.
 SELECT name, CAST(sum(n.sessions) AS bigint), CAST(sum(n.entries) AS bigint), CAST(sum(n.bytes) AS bigint),
     max(n.last_activity_at)
 FROM (
@@ -1134,7 +1135,7 @@ UPDATE store_settings SET value = value + 1 WHERE namespace = :namespace AND nam
 -- expiry/repository.py: _FIND_DUE
 -- Serves ExpiryRepository.sweep_sessions.
 --
--- Sessions that are due, and the locks of their families with them, where they share entries.
+-- Sessions that are due, and the locks of their families with them, if they share entries.
 --
 -- Only those locks that are free: to wait for one could end in a deadlock. The third column says whether they share
 -- entries, the last whether they may be taken; it is NULL where enough families are locked. `:alone` says that the
@@ -1150,7 +1151,7 @@ ORDER BY s.expires_at, s.session_id LIMIT :limit;
 -- expiry/repository.py: FIND_ERASED
 -- Serves ErasureRepository.erase_batch, ErasureRepository.hide_user.
 --
--- Sessions that are due, and the locks of their families with them, where they share entries.
+-- Sessions that are due, and the locks of their families with them, if they share entries.
 --
 -- Only those locks that are free: to wait for one could end in a deadlock. The third column says whether they share
 -- entries, the last whether they may be taken; it is NULL where enough families are locked. `:alone` says that the
@@ -1364,11 +1365,6 @@ WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq BETWEEN 
     AND NOT EXISTS (SELECT 1 FROM session_segments AS g WHERE g.namespace = :namespace
         AND g.owner_session_id = h.session_id AND h.seq BETWEEN g.from_seq AND g.to_seq)
 ORDER BY h.seq LIMIT :limit;
-
--- expiry/rows.py: _DELETE_RANGE
--- Serves ExpiredRows.sweep_unseen.
-DELETE FROM history_entries
-WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq;
 
 -- expiry/vacuum.py: _FREE_ONE
 -- Serves VacuumWork.step.
@@ -1738,7 +1734,7 @@ FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
 -- HistoryRepository.append, HistoryRepository.pop_last, ReadingRepository.get, ReadingRepository.last_many,
 -- ReadingRepository.read, TurnWork.begin, WindowsRepository.window.
 --
--- How entries are read: of sessions that are no forks, and of any.
+-- How entries are read: of sessions that are not forks, and of any.
     SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
@@ -1767,7 +1763,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
 -- HistoryRepository.append, HistoryRepository.pop_last, ReadingRepository.get, ReadingRepository.last_many,
 -- ReadingRepository.read, TurnWork.begin, WindowsRepository.window.
 --
--- How entries are read: of sessions that are no forks, and of any.
+-- How entries are read: of sessions that are not forks, and of any.
     SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
@@ -1816,7 +1812,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
 -- history/entry_reads.py: _CONTENT
 -- Serves ReadingRepository.messages.
 --
--- One column, and for forks what its rows are put in order by.
+-- One column; for forks also what its rows are put in order by.
     SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
@@ -1839,7 +1835,7 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
 -- history/entry_reads.py: _CONTENT_FORK
 -- Serves ReadingRepository.messages.
 --
--- One column, and for forks what its rows are put in order by.
+-- One column; for forks also what its rows are put in order by.
     SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
 THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
     + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
@@ -1873,6 +1869,75 @@ THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
         AND h.seq BETWEEN max(g.from_seq, max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last))
             AND min(g.to_seq, min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1)
     WHERE s.namespace = :namespace AND s.session_id = :session_id
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/entry_reads.py: _JOINED
+-- Serves ReadingRepository.messages.
+--
+-- All contents as one list of JSON, for SQLite, where a row costs more to fetch than what it holds costs to read.
+--
+-- As bytes, which the reader of JSON takes as they are. Behind the contents is the number of entries: there are fewer
+-- contents if some are large, or not plain (see `exactjson`), and then they have to be read row by row.
+--
+-- Args:
+--     contents: A query of contents `c`, in order, null for one of those.
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END, (
+        SELECT CASE WHEN count(*) > 0 THEN
+            CAST('[' || coalesce(group_concat(o.c, ','), '') || ',' || count(*) || ']' AS blob) END
+        FROM (SELECT CASE WHEN h.content_bytes <= :largest AND h.content >= '!' THEN h.content END AS c, h.seq
+            FROM history_entries AS h
+        WHERE h.namespace = s.namespace AND h.session_id = s.session_id
+            AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
+                AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1 ORDER BY h.seq) AS o)
+    FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
+
+-- history/entry_reads.py: _JOINED_FORK
+-- Serves ReadingRepository.messages.
+--
+-- All contents as one list of JSON, for SQLite, where a row costs more to fetch than what it holds costs to read.
+--
+-- As bytes, which the reader of JSON takes as they are. Behind the contents is the number of entries: there are fewer
+-- contents if some are large, or not plain (see `exactjson`), and then they have to be read row by row.
+--
+-- Args:
+--     contents: A query of contents `c`, in order, null for one of those.
+    SELECT CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
+THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN 1 ELSE 0 END
+    + CASE WHEN (CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < (strftime('%Y-%m-%dT%H:%M:%S',
+        (:now_us + (s.ttl * 9 / 10)) / 1000000, 'unixepoch') || printf('.%06dZ',
+        (:now_us + (s.ttl * 9 / 10)) % 1000000)) AND true
+    WHEN s.belongs_to IS NULL THEN false
+    ELSE coalesce((SELECT w.expires_at < (strftime('%Y-%m-%dT%H:%M:%S', (:now_us + (w.ttl * 9 / 10)) / 1000000,
+        'unixepoch') || printf('.%06dZ', (:now_us + (w.ttl * 9 / 10)) % 1000000)) FROM sessions AS w
+        WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND true END) THEN 2 ELSE 0 END END, (
+        SELECT CASE WHEN count(*) > 0 THEN
+            CAST('[' || coalesce(group_concat(o.c, ','), '') || ',' || count(*) || ']' AS blob) END
+        FROM (SELECT CASE WHEN h.content_bytes <= :largest AND h.content >= '!' THEN h.content END AS c, h.seq
+            FROM history_entries AS h
+        WHERE h.namespace = s.namespace AND h.session_id = s.session_id
+            AND h.seq BETWEEN max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last)
+                AND min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1
+        UNION ALL
+        SELECT CASE WHEN h.content_bytes <= :largest AND h.content >= '!' THEN h.content END AS c, h.seq
+            FROM session_segments AS g CROSS JOIN history_entries AS h
+            ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+            AND h.seq BETWEEN max(g.from_seq, max(:after + 1, s.first_seq, min(s.next_seq, :before) - :last))
+                AND min(g.to_seq, min(s.next_seq, :before, max(:after + 1, s.first_seq) + :limit) - 1)
+        WHERE g.namespace = s.namespace AND g.session_id = s.session_id ORDER BY seq) AS o)
+    FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id
         AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
     WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
@@ -3168,6 +3233,22 @@ INSERT INTO session_list_items (namespace, session_id, name, position, value, cr
 SELECT namespace, :fork_id, name, position, value, created_at FROM session_list_items
 WHERE namespace = :namespace AND session_id = :session_id;
 
+-- sessions/forks.py: _LONG_NAMES
+-- Serves ForksRepository.fork.
+--
+-- What would be beside the fork's id in an index, of more than so many bytes: rows that are copied, and entries that are
+-- handed to the fork when their owner goes. Asked for only where the id is so long that there may be any.
+SELECT e.key FROM state_entries AS e WHERE e.namespace = :namespace AND e.session_id = :session_id
+    AND :with_state = 1 AND (e.expires_at IS NULL OR e.expires_at > :now)
+        AND coalesce(length(CAST(e.key AS blob)), 0) > :room
+UNION ALL SELECT l.name FROM session_lists AS l WHERE l.namespace = :namespace AND l.session_id = :session_id
+    AND :with_state = 1 AND coalesce(length(CAST(l.name AS blob)), 0) > :room;
+
+-- sessions/forks.py: _LONG_IDS
+-- Serves ForksRepository.fork.
+SELECT h.entry_id FROM history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
+    AND h.seq BETWEEN :from_seq AND :to_seq AND coalesce(length(CAST(h.entry_id AS blob)), 0) > :room;
+
 -- sessions/forks.py: _COPY_SUMMARIES_AND_SHOW
 -- Serves ForksRepository.fork.
 --
@@ -3191,7 +3272,7 @@ SELECT session_id, parent_session_id, forked_at_seq, created_at FROM up WHERE pa
 -- sessions/forks.py: _COMES_FROM
 -- Serves ForksRepository.fork.
 --
--- Whether a session that is made now would be taken for one that the source comes from: so it is where the clock stands
+-- Whether a session that is made now would be taken for one that the source comes from: that is so if the clock stands
 -- still, or goes back.
 WITH RECURSIVE up (session_id, parent_session_id, forked_at_seq, created_at) AS (
     SELECT session_id, parent_session_id, forked_at_seq, created_at FROM sessions
@@ -3283,16 +3364,8 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id
     WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false))) AND s.lease_token = :lease_token
         AND s.lease_until > :now;
 
--- sessions/leases.py: _STATUS
--- Serves LeaseWork.begin_work.
-SELECT s.status FROM sessions AS s
-WHERE s.namespace = :namespace AND s.session_id = :session_id
-    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
-    SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
-
--- sessions/lifecycle.py: _STATUS
--- Serves LifecycleRepository.set_status.
+-- sessions/lifecycle.py: STATUS
+-- Serves LeaseWork.begin_work, LifecycleRepository.set_status.
 SELECT s.status FROM sessions AS s
 WHERE s.namespace = :namespace AND s.session_id = :session_id
     AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
@@ -3561,15 +3634,15 @@ VALUES (:namespace, :session_id, :from_seq, :to_seq, :owner);
 DELETE FROM session_segments
 WHERE namespace = :namespace AND session_id = :session_id AND from_seq = :from_seq;
 
--- sessions/segments.py: _DELETE_ROWS
+-- sessions/segments.py: DELETE_ROWS
 -- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.save, EditingRepository.annotate,
 -- EditingRepository.replace, EditingRepository.set_usage, ErasureRepository.erase_batch, ErasureRepository.erase_next,
 -- ErasureRepository.hide_user, ErasureRepository.remove, ErasureRepository.remove_many, ErasureRepository.remove_slice,
--- ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
--- ListsRepository.append, ListsRepository.delete, PortableWork.make_room, SessionsRepository.create,
--- SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim, StateRepository.clear,
--- StateRepository.delete, StateRepository.delete_many, StateRepository.increment, StateRepository.set,
--- StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
+-- ExpiredRows.sweep_unseen, ExpiryRepository.sweep_sessions, ForksRepository.fork, HistoryRepository.append,
+-- HistoryRepository.pop_last, ListsRepository.append, ListsRepository.delete, PortableWork.make_room,
+-- SessionsRepository.create, SessionsRepository.open, ShorteningRepository.clear, ShorteningRepository.trim,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, TurnWork.commit, UserStateRepository.clear, UserStateRepository.count,
 -- UserStateRepository.delete, UserStateRepository.delete_many, UserStateRepository.entries, UserStateRepository.entry,
 -- UserStateRepository.exists, UserStateRepository.get, UserStateRepository.get_all, UserStateRepository.get_many,
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
@@ -3885,6 +3958,27 @@ WHERE s.namespace = :namespace AND s.session_id = :session_id;
 -- Serves ConversationsRepository.save, ErasureRepository.hide_user, NamespaceRepository.hide, NamespaceRepository.now.
 SELECT :now;
 
+-- sessions/session_rows.py: WRITABLE
+-- Serves AppStateRepository.set, AppStateRepository.set_many, ConversationsRepository.load,
+-- ConversationsRepository.save, EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage,
+-- FollowWork.look, FollowWork.start, ForksRepository.fork, HistoryRepository.append, HistoryRepository.pop_last,
+-- ListingRepository.load_many, ListsRepository.append, ListsRepository.count, ListsRepository.delete,
+-- ListsRepository.names, ListsRepository.read, Readiness.ping, ReadingRepository.find, ReadingRepository.get,
+-- ReadingRepository.last_many, ReadingRepository.messages, ReadingRepository.read, SessionsRepository.create,
+-- SessionsRepository.find, SessionsRepository.get, SessionsRepository.open, SessionsRepository.touch,
+-- SessionsRepository.update, StateReads.count, StateReads.entries, StateReads.entry, StateReads.exists, StateReads.get,
+-- StateReads.get_all, StateReads.get_all_many, StateReads.get_many, StateReads.keys, StateReads.scopes_many,
+-- StateRepository.clear, StateRepository.delete, StateRepository.delete_many, StateRepository.increment,
+-- StateRepository.set, StateRepository.set_many, SummariesRepository.summaries, TurnWork.begin, TurnWork.commit,
+-- UserStateRepository.clear, UserStateRepository.count, UserStateRepository.delete, UserStateRepository.delete_many,
+-- UserStateRepository.entries, UserStateRepository.entry, UserStateRepository.exists, UserStateRepository.get,
+-- UserStateRepository.get_all, UserStateRepository.get_all_many, UserStateRepository.get_many,
+-- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.scopes_many, UserStateRepository.set,
+-- UserStateRepository.set_many, WindowsRepository.window.
+--
+-- What the server says with which a store is connected, if it is another one that has the namespace.
+SELECT true;
+
 -- sessions/session_rows.py: _LEASE
 -- Serves ConversationsRepository.save, HistoryRepository.append, LeaseWork.begin_work, LeaseWork.end_work,
 -- LeaseWork.take, LeasesRepository.renew, LifecycleRepository.set_status, TurnWork.begin, TurnWork.check_lease,
@@ -4054,34 +4148,32 @@ RETURNING session_id, user_id, agent_name, title, status, instructions, CAST(met
 --
 -- What namespaces contain, together. *within* says of row `r` in which it is.
 --
+-- Each table by itself: what is beside aggregates in a SELECT, a distributed database reads for one namespace only.
+--
 -- Built for: of the store's namespace.
-SELECT count(*), sum(CASE WHEN s.status = 'starting' THEN 1 ELSE 0 END),
-    sum(CASE WHEN s.status = 'ready' THEN 1 ELSE 0 END), sum(CASE WHEN s.status = 'busy' THEN 1 ELSE 0 END),
-    sum(CASE WHEN s.status = 'dead' THEN 1 ELSE 0 END), coalesce(sum(s.next_seq - s.first_seq), 0),
-    (SELECT coalesce(sum(h.content_bytes), 0) FROM history_entries AS h WHERE h.namespace = :namespace)
-    +
-(SELECT coalesce(sum(coalesce(length(CAST(e.value AS blob)), 0)), 0) FROM state_entries AS e
-    WHERE e.namespace = :namespace)
-+ (SELECT coalesce(sum(coalesce(length(CAST(i.value AS blob)), 0)), 0) FROM session_list_items AS i
-    WHERE i.namespace = :namespace)
-+ (SELECT coalesce(sum(coalesce(length(CAST(m.content AS blob)), 0)), 0) FROM summaries AS m
-    WHERE m.namespace = :namespace)
-FROM sessions AS s WHERE s.namespace = :namespace
-    AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
+SELECT s.*, h.bytes + e.bytes + i.bytes + m.bytes
+FROM (SELECT count(*) AS sessions, sum(CASE WHEN s.status = 'starting' THEN 1 ELSE 0 END) AS starting,
+    sum(CASE WHEN s.status = 'ready' THEN 1 ELSE 0 END) AS ready,
+    sum(CASE WHEN s.status = 'busy' THEN 1 ELSE 0 END) AS busy,
+    sum(CASE WHEN s.status = 'dead' THEN 1 ELSE 0 END) AS dead, coalesce(sum(s.next_seq - s.first_seq), 0) AS entries
+    FROM sessions AS s WHERE s.namespace = :namespace
+        AND ((s.expires_at IS NULL OR s.expires_at > :now) AND (s.belongs_to IS NULL OR coalesce((
     SELECT (whole.expires_at IS NULL OR whole.expires_at > :now) FROM sessions AS whole
-    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)));
+    WHERE whole.namespace = :namespace AND whole.session_id = s.belongs_to), false)))) AS s
+CROSS JOIN (SELECT coalesce(sum(h.content_bytes), 0) AS bytes FROM history_entries AS h
+    WHERE h.namespace = :namespace) AS h
+CROSS JOIN (SELECT coalesce(sum(coalesce(length(CAST(e.value AS blob)), 0)), 0) AS bytes FROM state_entries AS e
+    WHERE e.namespace = :namespace) AS e
+CROSS JOIN (SELECT coalesce(sum(coalesce(length(CAST(i.value AS blob)), 0)), 0) AS bytes FROM session_list_items AS i
+    WHERE i.namespace = :namespace) AS i
+CROSS JOIN (SELECT coalesce(sum(coalesce(length(CAST(m.content AS blob)), 0)), 0) AS bytes FROM summaries AS m
+    WHERE m.namespace = :namespace) AS m;
 
 -- sessions/statistics.py: _PING
 -- Serves Readiness.ping.
 --
 -- By the primary key: as quick as it gets, and nothing is ever found.
 SELECT true, (SELECT s.status FROM sessions AS s WHERE s.namespace = :namespace AND s.session_id = '');
-
--- sessions/statistics.py: _WRITABLE
--- Serves Readiness.ping.
---
--- What the server says with which a store is connected, if it is another one that has the namespace.
-SELECT true;
 
 -- sessions/statistics.py: _SESSION_STATS
 -- Serves StatisticsRepository.stats.

@@ -62,14 +62,22 @@ def together(argument: str, *names: str, most: int = MAX_NAMES_BYTES) -> None:
     """
     if 4 * sum(map(len, names)) <= most:
         return
-    size = sum(_indexed_bytes(name.encode()) for name in names)
+    size = sum(map(indexed_bytes, names))
     if size > most:
         what = f"takes {size:,} bytes in an index" if len(names) == 1 else f"and the ids beside it take {size:,} bytes"
         raise InvalidValueError(argument, f"{what}, of {most:,} that PostgreSQL has room for; use a shorter one")
 
 
-def _indexed_bytes(name: bytes) -> int:
+def namespace(value: Any, argument: str) -> str:
+    """The name of a namespace that is written to: it leaves room for the ids beside it."""
+    together(argument, key(value, argument), most=MAX_NAMESPACE_BYTES)
+    name: str = value
+    return name
+
+
+def indexed_bytes(text: str) -> int:
     """About what a name takes: PostgreSQL compresses names of more than 500 bytes, though less than zlib does."""
+    name = text.encode()
     return len(name) if len(name) <= 500 else min(len(name), 3 * len(zlib.compress(name, 1)))
 
 

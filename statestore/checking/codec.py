@@ -53,7 +53,7 @@ def encode(value: Any, argument: str, *, max_bytes: int, compress_above: int = C
             codec, data = "json", exactjson.encode(value, argument, max_bytes=max_bytes)[0]
     elif isinstance(value, bytearray | memoryview):
         if not exactjson.is_lenient(max_bytes):
-            raise InvalidValueError(argument, f"is a {type(value).__name__}, which can change meanwhile; pass bytes")
+            raise InvalidValueError(argument, f"is a {type(value).__name__}, which can change later; pass bytes")
         codec, data = "bytes", bytes(value)
     else:
         codec, data = "json", exactjson.encode(value, argument, max_bytes=max_bytes)[0]

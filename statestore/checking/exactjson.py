@@ -67,7 +67,7 @@ def encode(value: Any, argument: str, *, max_bytes: int = MAX_BYTES) -> tuple[by
     A value that is not exact JSON is converted first if *max_bytes* is a lenient `Limit`: see `inexact.converted`.
 
     Raises:
-        InvalidValueError: *value* is not exact JSON, is nested deeper than 200, holds more than 500,000 lists and
+        InvalidValueError: *value* is not exact JSON, is nested deeper than 200, contains more than 500,000 lists and
             objects, or is longer than *max_bytes* in UTF-8.
     """
     try:
@@ -92,7 +92,7 @@ def _encode_slowly(value: Any, argument: str, max_bytes: int) -> tuple[bytes, An
     check_nesting(data, argument)
     copy = _loads_slowly(data)
     if copy != value:
-        raise InvalidValueError(argument, "does not come back from JSON as it went in")
+        raise InvalidValueError(argument, "would change in a JSON round trip")
     return data, copy
 
 
@@ -117,7 +117,7 @@ def text(value: Any) -> str:
 
 
 def spellings(value: Any) -> tuple[str, str]:
-    """What may stand for a value inside the text of another: it depends on what else that one holds."""
+    """What may represent a value inside the text of another: it depends on what else that one contains."""
     slow = _text(value)
     try:
         return orjson.dumps(value).decode(), slow
@@ -222,19 +222,19 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _integer(digits: str) -> int:
     # Before it is converted: Python refuses that, too.
     if len(digits.removeprefix("-")) > inexact.MAX_DIGITS:
-        raise _Inexact(f"holds an integer of {inexact.TOO_MANY_DIGITS}")
+        raise _Inexact(f"contains an integer of {inexact.TOO_MANY_DIGITS}")
     return int(digits)
 
 
 def _float(digits: str) -> float:
     value = float(digits)
     if value in (float("inf"), float("-inf")):
-        raise _Inexact("holds a number that is too large; use a string")
+        raise _Inexact("contains a number that is too large; use a string")
     return value
 
 
 def _constant(name: str) -> NoReturn:
-    raise _Inexact("holds NaN or an infinity; use null or a string")
+    raise _Inexact("contains NaN or an infinity; use null or a string")
 
 
 # A string with its quotes, or up to the end of JSON that was cut off. The pattern looks at each character only once.
@@ -255,7 +255,7 @@ def check_nesting(data: bytes, argument: str, *, max_depth: int = MAX_DEPTH) -> 
     steps = array("b", _STRING.sub(b"", data).translate(_STEPS, _NO_BRACKETS))
     if steps.count(1) > MAX_CONTAINERS:
         raise InvalidValueError(
-            argument, f"holds more than {MAX_CONTAINERS:,} lists and objects; store it as text, or keep it elsewhere"
+            argument, f"contains more than {MAX_CONTAINERS:,} lists and objects; store it as text, or keep it elsewhere"
         )
     if max(accumulate(steps), default=0) > max_depth:
         raise InvalidValueError(argument, f"is nested deeper than {MAX_DEPTH}; flatten it")

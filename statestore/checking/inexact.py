@@ -75,17 +75,17 @@ def _problem(item: Any) -> str | None:
                 return "has a key with a surrogate pair as two characters; join them"
     elif isinstance(item, str):
         if not item.isascii() and _PAIR.search(item):
-            return "holds a surrogate pair as two characters, which JSON reads as one; join them"
+            return "contains a surrogate pair as two characters, which JSON reads as one; join them"
     elif isinstance(item, float):
         if item != item or item in (float("inf"), float("-inf")):
-            return "holds NaN or an infinity; use None or a string"
+            return "contains NaN or an infinity; use None or a string"
         if type(item) is not float:
-            return f"holds a {type(item).__name__}; {_PLAIN}"
+            return f"contains a {type(item).__name__}; {_PLAIN}"
     elif isinstance(item, int):
         if not -_TOO_LARGE < item < _TOO_LARGE:
-            return f"holds an integer of {TOO_MANY_DIGITS}"
+            return f"contains an integer of {TOO_MANY_DIGITS}"
     elif item is not None and not isinstance(item, list):
-        return f"holds a {type(item).__name__}; {_PLAIN}"
+        return f"contains a {type(item).__name__}; {_PLAIN}"
     return None
 
 
@@ -130,7 +130,7 @@ def _converted(item: Any, argument: str, way: tuple[str, ...]) -> Any:
             return item
         if isinstance(item, int):
             if not -_TOO_LARGE < item < _TOO_LARGE:
-                raise InvalidValueError(argument, f"{_at(way)}holds an integer of {TOO_MANY_DIGITS}")
+                raise InvalidValueError(argument, f"{_at(way)}contains an integer of {TOO_MANY_DIGITS}")
             return int(item)
         if isinstance(item, float):
             return float(item) if float("-inf") < item < float("inf") else None
@@ -148,7 +148,7 @@ def _converted(item: Any, argument: str, way: tuple[str, ...]) -> Any:
         children = [_converted(child, argument, (*way, _step(place, None))) for place, child in enumerate(plain)]
         return sorted(children, key=lambda child: json.dumps(child, sort_keys=True)) if _is_set(item) else children
     if plain is item:
-        raise InvalidValueError(argument, f"{_at(way)}holds a {type(item).__name__}, which has no form in JSON")
+        raise InvalidValueError(argument, f"{_at(way)}contains a {type(item).__name__}, which has no form in JSON")
     return _converted(plain, argument, way)
 
 

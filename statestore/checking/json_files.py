@@ -49,7 +49,7 @@ def parse(data: bytes, where: str) -> Any:
         raise InvalidValueError(where, f"is longer than {MAX_BYTES:,} bytes")
     # An upper bound of the number of values. Marks inside strings are left out only if that could make a difference.
     if _marks(data) > MAX_VALUES and _marks(_STRINGS.sub(b'""', data)) > MAX_VALUES:
-        raise InvalidValueError(where, f"holds more than {MAX_VALUES:,} values")
+        raise InvalidValueError(where, f"contains more than {MAX_VALUES:,} values")
     data = data.removeprefix(_BYTE_ORDER_MARK)
     try:
         value = orjson.loads(data)

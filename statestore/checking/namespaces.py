@@ -83,7 +83,7 @@ class Renaming:
         return bool(self.names or self.prefixes)
 
     def __call__(self, name: str, where: str) -> str:
-        """The name that *name* gets. *where* it stands is for the message."""
+        """The name that *name* gets. *where* it is given is for the message."""
         if name in self.names:
             return self.names[name]
         for prefix, new, kept in self.prefixes:

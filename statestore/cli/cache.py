@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import fields
 from datetime import timedelta
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from statestore.cli import terminal
 from statestore.cli.durations import Duration
-from statestore.cli.exporting import written_file
+from statestore.cli.exporting import read_file, written_file
 from statestore.cli.failures import Failure
 from statestore.cli.groups import Group
 from statestore.cli.options import Database, examples, json_option, store_options, yes_option
@@ -302,7 +302,7 @@ def import_entries(
     from statestore.importers import cache_files
 
     try:
-        with _source(file) as source:
+        with read_file(file) as source:
             entries = cache_files.read(source, kind, ttl)
             first = list(islice(entries, 1))  # Read first, so that a wrong file does not leave an empty database.
             with _opened(database, create=True) as store:
@@ -320,13 +320,6 @@ def import_entries(
 def _opened(database: Database, *, create: bool = False) -> StateStore:
     """The store, without cache limits: the ones that the application has set are unknown here."""
     return database.open(create=create, cache_max_entries=None)
-
-
-def _source(file: str) -> BinaryIO:
-    try:
-        return open(0 if file == "-" else file, "rb", closefd=file != "-")
-    except OSError as error:
-        raise Failure(f"{file}: {error.strerror}") from None
 
 
 def _all(store: StateStore, agent: str | None) -> Iterator[CacheEntry]:

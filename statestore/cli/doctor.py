@@ -91,7 +91,7 @@ def _mend(url: Any, name: str, options: dict[str, Any], as_json: bool) -> None:
         for finding in mended.findings:
             _print_finding(finding, len(name))
     if left:
-        done = "" if mended.sql else "there is no SQL that mends it: "
+        done = "" if mended.sql else "no SQL can fix this: "
         raise Failure(f"{done}{name}: {left[0].message}")
 
 

@@ -85,7 +85,7 @@ def export(
     With --namespaces one file has the sessions of all of them, and its import brings each back to its own.
     """
     if sum((bool(session_ids), user is not None, which is not None)) > 1:
-        raise click.UsageError("name either --session or --user or all")
+        raise click.UsageError("give only one of --session, --user and all")
     from statestore.portable import export_sessions
 
     with (
@@ -220,7 +220,7 @@ def statestore_file(
     # The size of what is compressed says nothing of how much there is to read.
     expected = Progress("importing") if file.endswith(_COMPRESSED) else None
     with (
-        _source(file) as source,
+        read_file(file) as source,
         database.open(create=True) as store,
         expected or Progress.reading(source, times=2) as bar,
     ):
@@ -242,13 +242,13 @@ def statestore_file(
     if as_json:
         click.echo(json_text({"file": file, **asdict(totals)}))
     elif resume and not totals.lines:
-        click.echo(f"nothing is left to import from {visible(file)}: all of it is there")
+        click.echo(f"{visible(file)} has already been imported completely")
     else:
         sessions, entries = counted(totals.sessions, "session"), counted(totals.entries, "entry")
         click.echo(f"imported {sessions} with {entries} from {visible(file)}")
 
 
-def _source(file: str) -> BinaryIO:
+def read_file(file: str) -> BinaryIO:
     try:
         return open(0 if file == "-" else file, "rb", closefd=file != "-")
     except OSError as error:

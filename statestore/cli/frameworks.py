@@ -1,15 +1,14 @@
 """`statestore import openai-agents`, and those of other frameworks: sessions from the databases they wrote."""
 
-import sys
-import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from statestore.cli.failures import Failure, interrupted
+from statestore.cli.failures import STOPPED, Failure, interrupted
 from statestore.cli.options import Database, examples, json_option, store_options
 from statestore.cli.output import counted, json_text, visible
+from statestore.cli.terminal import StatusLine
 
 if TYPE_CHECKING:
     from statestore.importers.databases import DatabaseReport
@@ -23,8 +22,6 @@ FRAMEWORKS: Final[dict[str, tuple[str, str]]] = {
     "langgraph": ("langgraph", "threads of LangGraph, from the tables of its PostgresSaver or SqliteSaver"),
     "openai-agents": ("openai_agents", "sessions of the OpenAI Agents SDK, with their branches and usage"),
 }
-
-_REDRAW_SECONDS = 0.1
 
 
 def commands() -> list[click.Command]:
@@ -51,9 +48,7 @@ def _command(name: str, function: str, what: str) -> click.Command:
             try:
                 report = getattr(importers, function)(store, source, progress=count.advance, on_problem=count.report)
             except KeyboardInterrupt:
-                raise interrupted(
-                    "stopped; what was imported stays; run the same command again to continue", count.say
-                ) from None
+                raise interrupted(STOPPED, count.say) from None
         _print(report, as_json)
 
     return command
@@ -85,34 +80,14 @@ def _print(report: "DatabaseReport", as_json: bool) -> None:
         raise Failure(f"{' and '.join(filter(None, (failed, differing)))}; see above")
 
 
-class _Count:
-    """A line on a terminal that counts entries; nothing elsewhere."""
+class _Count(StatusLine):
+    """A line that counts entries."""
 
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-        self._entries = 0
-        self._drawn = 0.0
-
-    def __enter__(self) -> "_Count":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._clear()
+    _entries = 0
 
     def advance(self, entries: int) -> None:
         self._entries += entries
-        if self._shown and time.monotonic() - self._drawn >= _REDRAW_SECONDS:
-            self._drawn = time.monotonic()
-            click.echo(f"\r\x1b[Kimporting: {self._entries:,} entries", nl=False, err=True)
+        self.show(f"importing: {self._entries:,} entries")
 
     def report(self, problem: "Problem") -> None:
         self.say(f"{problem.source}: {problem.reason}")
-
-    def say(self, text: str) -> None:
-        """Write a line above the count."""
-        self._clear()
-        click.echo(visible(text), err=True)
-
-    def _clear(self) -> None:
-        if self._drawn:
-            click.echo("\r\x1b[K", nl=False, err=True)

@@ -53,7 +53,9 @@ def resolve(store: "StateStore | Transaction", given: str, *, whole: bool = Fals
     )
     lines = lines[1:]
     if len(found) == 1:
-        raise Failure(f"no session has the id {given!r}, and one begins so; with --yes, give the whole id:", lines)
+        raise Failure(
+            f"no session has exactly the id {given!r}, but one starts with it; --yes needs the full id:", lines
+        )
     number = f"more than {_CANDIDATES}" if page.next_cursor else str(len(found))
     raise Failure(f"the ids of {number} sessions begin with {given!r}; give more of the id:", lines)
 

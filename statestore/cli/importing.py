@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from statestore.cli.failures import Failure, interrupted
+from statestore.cli.failures import STOPPED, Failure, interrupted
 from statestore.cli.groups import Group
 from statestore.cli.options import Database, examples, json_option, store_options
 from statestore.cli.output import counted, json_text, visible
@@ -111,9 +111,7 @@ def openai_jsonl(
         except NotConversationsError:
             raise Failure(f"{file}: none of the first lines is a conversation; is it JSON Lines?") from None
         except KeyboardInterrupt:
-            raise interrupted(
-                "stopped; what was imported stays; run the same command again to continue", bar.say
-            ) from None
+            raise interrupted(STOPPED, bar.say) from None
     if as_json:
         click.echo(json_text({"file": file, **asdict(totals)}))
     else:

@@ -34,7 +34,7 @@ def namespaces(context: click.Context, database: Database, wide: bool, as_json: 
             click.echo(json_text(one))
         return
     if not found:
-        click.echo("no namespaces yet: one is there once something is written to it", err=True)
+        click.echo("no namespaces yet; a namespace appears with its first write", err=True)
         return
     if terminal.is_terminal():
         terminal.print_table(

@@ -51,7 +51,7 @@ class Database:
     namespace: str = "default"
     reporting_url: str | URL | None = None
     standby: str | None = None
-    """The reporting URL that stands beside the URL in a file."""
+    """The reporting URL that is next to the URL in a file."""
     directory: Path | None = None
     """A relative path of a SQLite file begins here; None for the current directory."""
     password_env: str | None = None
@@ -244,7 +244,7 @@ def store_options(function: F) -> F:
 
 
 def reporting_option(function: F) -> F:
-    """Add --reporting-url to a command with `store_options`, which stands above; the `Database` then reads there."""
+    """Add --reporting-url to a command with `store_options`, which comes first; the `Database` then reads there."""
 
     @wraps(function)
     def command(database: Database, *args: Any, reporting_url: str | None, **kwargs: Any) -> Any:

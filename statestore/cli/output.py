@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from statestore.checking import exactjson
+from statestore.reports.figures import counted
 from statestore.reports.text import UNSAFE, visible, visible_text
 from statestore.values.sessions import Session
 
@@ -36,12 +37,6 @@ def session_record(session: Session) -> dict[str, Any]:
 
 def time_text(value: datetime) -> str:
     return f"{value:%Y-%m-%d %H:%M:%S}Z"
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 session`, `1,200 sessions`."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeiou" else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def size_text(size: int) -> str:

@@ -81,7 +81,7 @@ def _unanswered(error: click.Abort) -> BaseException:
     if isinstance(cause, KeyboardInterrupt):
         return interrupted()
     if isinstance(cause, EOFError):
-        return Failure("nobody answers the question; nothing was done. --yes does it without one")
+        return Failure("there is no terminal to confirm on; nothing was done. Pass --yes to skip the question")
     return error
 
 

@@ -167,7 +167,7 @@ def _check_owner(file: Path) -> None:
     owners = {file.stat().st_uid, file.lstat().st_uid}
     if any(owner not in (0, os.geteuid()) and str(owner) != os.environ.get("SUDO_UID") for owner in owners):
         raise Failure(
-            f"{_shown(file)} belongs to another user, and so is not used; if it is right, name it: "
+            f"{_shown(file)} belongs to another user, and was ignored; if you trust it, name it: "
             f"STATESTORE_CONFIG={_shown(file)}"
         )
 

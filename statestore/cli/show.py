@@ -73,7 +73,7 @@ def _page(
             yield f"{'' if index else name:<15}{line}"
     before = None
     for entry in entries:
-        # A call and its result stand together.
+        # A call and its result are shown together.
         if not (fold and entry.role == "tool"):
             yield ""
         if before is None:

@@ -14,6 +14,7 @@ from statestore.cli.durations import Duration
 from statestore.cli.durations import text as duration_text
 from statestore.cli.options import Database, examples, json_option, namespaces_option, store_options
 from statestore.cli.output import counted, json_text, size_text
+from statestore.cli.terminal import StatusLine
 
 if TYPE_CHECKING:
     from statestore.store import StateStore
@@ -94,12 +95,12 @@ def sweep(
         if every is not None:
             _sweep_until_stopped(store, every, batch_size, time_budget, as_json, which)
             return
-        with _Progress(dry_run) as progress:
+        with _Progress(quiet=dry_run) as line:
             report = store.sweep(
                 batch_size=batch_size,
                 time_budget=time_budget,
                 dry_run=dry_run,
-                progress=progress.show,
+                progress=line.report,
                 **which,
             )
     _print(report, as_json)
@@ -167,29 +168,12 @@ def _record(report: "SweepReport") -> dict[str, Any]:
     }
 
 
-class _Progress:
-    """A line on a terminal that shows how far a sweep has come; nothing elsewhere."""
+class _Progress(StatusLine):
+    """A line that says how far a sweep has come."""
 
-    def __init__(self, quiet: bool) -> None:
-        self._shown = not quiet and sys.stderr.isatty()
-        self._drawn = 0.0
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._drawn:
-            click.echo("\r\x1b[K", nl=False, err=True)
-
-    def show(self, report: "SweepReport") -> None:
+    def report(self, report: "SweepReport") -> None:
         elapsed = report.elapsed.total_seconds()
-        if self._shown and elapsed - self._drawn >= 0.1:
-            self._drawn = elapsed
-            click.echo(
-                f"\r\x1b[Ksweeping: {report.rows:,} rows, {size_text(report.bytes)}, {elapsed:.0f} s",
-                nl=False,
-                err=True,
-            )
+        self.show(f"sweeping: {report.rows:,} rows, {size_text(report.bytes)}, {elapsed:.0f} s")
 
 
 @click.command(epilog=examples("statestore retention", "statestore retention --max-idle 90d"))

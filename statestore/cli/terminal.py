@@ -4,8 +4,10 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 import click
 
@@ -13,6 +15,7 @@ from statestore.cli.output import display_width, pad, time_text, visible
 
 wide_option = click.option("--wide", is_flag=True, help="On a terminal: all columns, whole, however wide they are.")
 
+_REDRAW_SECONDS = 0.1
 _LEAST = 12
 """How narrow a text may become before a column is left out for it."""
 _LEAST_ID = 36
@@ -226,3 +229,31 @@ def paged(lines: Iterable[str], *, pager: bool = True) -> None:
         return
     for line in lines:
         click.echo(line)
+
+
+class StatusLine:
+    """A line on a terminal that says how far the work is, drawn ten times a second at most; nothing elsewhere."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._shown = not quiet and sys.stderr.isatty()
+        self._drawn = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._clear()
+
+    def show(self, text: str) -> None:
+        if self._shown and time.monotonic() - self._drawn >= _REDRAW_SECONDS:
+            self._drawn = time.monotonic()
+            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+    def say(self, text: str) -> None:
+        """Write a line above it."""
+        self._clear()
+        click.echo(visible(text), err=True)
+
+    def _clear(self) -> None:
+        if self._drawn:
+            click.echo("\r\x1b[K", nl=False, err=True)

@@ -33,7 +33,7 @@ class _Line:
 def tree(database: Database, session: str, as_json: bool) -> None:
     """Draw the family of SESSION: what it was forked from, and all that was forked from there, each at its entry.
 
-    A `*` marks SESSION. Forks of a session that is deleted stand at the top, with its id if they name it. With --json
+    A `*` marks SESSION. Forks of a deleted session come first, with its id if they name it. With --json
     each session is a line. No TTL is extended.
     """
     # A read-only transaction is one moment, and extends no TTL.

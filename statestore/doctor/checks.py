@@ -79,12 +79,12 @@ def _failed(name: str, patient: Patient, error: DatabaseError) -> Finding:
     code = error.code or ""
     if code in _NOT_IN_TIME:
         longer = patient.command(f"doctor --check {name} --timeout {max(60, round(patient.timeout * 10))}s")
-        return found(name, "warn", f"not finished within {patient.timeout:g} s, so nothing is known", longer)
+        return found(name, "warn", f"not finished within {patient.timeout:g} s, so the result is unknown", longer)
     if code in _NOT_ALLOWED:
-        return found(name, "warn", f"not looked at: this role may not ({error})")
+        return found(name, "warn", f"skipped: this role may not ({error})")
     if code in _NOT_THERE:
-        return found(name, "warn", "not looked at: a table or a column is missing")
-    return found(name, "fail", f"could not be looked at: {error}")
+        return found(name, "warn", "skipped: a table or a column is missing")
+    return found(name, "fail", f"could not be checked: {error}")
 
 
 def some(names: list[str], most: int = 3) -> str:

@@ -11,10 +11,11 @@ import sqlalchemy
 from statestore import __version__
 from statestore.doctor.checks import check, found, mendable, size
 from statestore.doctor.findings import Finding
-from statestore.doctor.patient import Patient, literal, quoted
+from statestore.doctor.patient import Patient, literal
 from statestore.engine import sql_tokens
 from statestore.engine.engines import APPLICATION, OLDEST_SQLITE
 from statestore.schema import revisions
+from statestore.schema.naming import quoted
 
 OLDEST_POSTGRESQL = 15
 _SKEW = timedelta(seconds=2)
@@ -46,7 +47,7 @@ def driver(patient: Patient) -> Iterator[Finding]:
 
     ours = f"{ours}, psycopg {psycopg.__version__} ({pq.__impl__})"
     if pq.__impl__ == "python":
-        yield found("driver", "warn", f"{ours}: half again as slow as the other", "pip install 'psycopg[binary]'")
+        yield found("driver", "warn", f"{ours}: about 50 % slower than the C version", "pip install 'psycopg[binary]'")
     else:
         yield found("driver", "ok", ours)
 
@@ -76,9 +77,9 @@ def pooler(patient: Patient) -> Iterator[Finding]:
     """Whether there is one in between, by the process id, which it makes up."""
     driver: Any = patient.connection.connection.driver_connection
     if driver.info.backend_pid == patient.one("SELECT pg_backend_pid()")[0]:
-        yield found("pooler", "ok", "none in between")
+        yield found("pooler", "ok", "no pooler")
     else:
-        yield found("pooler", "ok", "there is one in between: nothing is prepared, and followers look every second")
+        yield found("pooler", "ok", "there is a pooler: statements are not prepared, and followers poll every second")
 
 
 @check("writes", on="postgresql")
@@ -132,7 +133,7 @@ def clock(patient: Patient) -> Iterator[Finding]:
             what = f"{what}: a clock was wrong, and they expire late; if it is {now:%Y-%m-%d %H:%M}Z now, --fix"
             yield mendable(patient, "clock", "warn", f"{what} makes them active now", [_active_now(patient, now)])
             return
-    yield found("clock", "ok", "the clocks agree" if patient.on_postgresql else "no row comes from the future")
+    yield found("clock", "ok", "the clocks agree" if patient.on_postgresql else "no row has a time in the future")
 
 
 def _active_now(patient: Patient, now: datetime) -> str:

@@ -56,7 +56,7 @@ def sweep(patient: Patient) -> Iterator[Finding]:
         what = f"what has expired waits for a sweep, {table} for {_shown(longest)}; run one now, and then always"
         yield found("sweep", "warn", what, patient.command("sweep --all-namespaces"))
     else:
-        yield found("sweep", "ok", "nothing waits for it")
+        yield found("sweep", "ok", "nothing is due")
 
 
 def _shown(duration: timedelta) -> str:
@@ -79,7 +79,7 @@ def retention(patient: Patient) -> Iterator[Finding]:
         )
         yield found("retention", "warn", what, patient.command(f"retention --max-idle 365d{patient.within(namespace)}"))
     if not rows:
-        yield found("retention", "ok", "nothing is kept for years without a decision")
+        yield found("retention", "ok", "no session is kept for years without a retention rule")
 
 
 @check("prices", needs=("history_entries", "model_prices"))
@@ -120,7 +120,7 @@ _NO_SESSION = """NOT EXISTS (SELECT 1 FROM {s}sessions AS s
 
 @check("orphans", needs=("sessions", "history_entries", *_OWNED))
 def orphans(patient: Patient) -> Iterator[Finding]:
-    """Rows of sessions that do not exist, which foreign keys prevent where nobody switches them off."""
+    """Rows of sessions that do not exist, which foreign keys prevent if nobody switches them off."""
     large = [table for table in ("history_entries", *_OWNED) if _rows_of(patient, table) > LARGE_TABLE]
     left_out = [] if patient.thorough else large
     without = [
@@ -128,11 +128,11 @@ def orphans(patient: Patient) -> Iterator[Finding]:
         if table not in left_out and patient.rows(f"SELECT 1 FROM {{s}}{table} AS t WHERE {_NO_SESSION} LIMIT 1")
     ]  # fmt: skip
     if without:
-        what = f"rows without their session in {some(without)}; --fix makes the sessions of entries anew, as dead ones"
+        what = f"rows without their session in {some(without)}; --fix recreates the missing sessions, with status dead"
         yield mendable(patient, "orphans", "fail", f"{what}, and deletes the rest", _adopting(patient))
     elif left_out:
         hint = patient.command("doctor --check orphans --thorough")
-        yield found("orphans", "ok", f"not looked for in {some(left_out)}, which would be read as a whole", hint)
+        yield found("orphans", "ok", f"skipped for {some(left_out)}, which would be read as a whole", hint)
     else:
         yield found("orphans", "ok", "every row has its session")
 

@@ -13,9 +13,10 @@ from sqlalchemy.exc import DBAPIError
 from statestore import schema
 from statestore.doctor.checks import check, found, mendable, size, some
 from statestore.doctor.findings import Finding
-from statestore.doctor.patient import Patient, quoted, writing
+from statestore.doctor.patient import Patient, writing
 from statestore.doctor.upkeep import free_space
 from statestore.engine.sqlite_files import LOG_LIMIT
+from statestore.schema.naming import quoted
 
 LARGE_FILE = 1_000_000_000
 """From which size on a file is read as a whole only if that is asked for."""
@@ -87,7 +88,7 @@ def writer(patient: Patient) -> Iterator[Finding]:
             "writer", "warn", "another process has held the write lock for five seconds; find it: lsof or fuser"
         )
         return
-    yield found("writer", "ok", "nobody keeps others from writing")
+    yield found("writer", "ok", "no process holds the write lock")
 
 
 @check("integrity", on="sqlite")
@@ -96,7 +97,7 @@ def integrity(patient: Patient) -> Iterator[Finding]:
     total = patient.path.stat().st_size
     if total > LARGE_FILE and not patient.thorough:
         hint = patient.command("doctor --check integrity --thorough")
-        yield found("integrity", "ok", f"not looked at: the file is {size(total)}, and would be read as a whole", hint)
+        yield found("integrity", "ok", f"skipped: the file is {size(total)}, and would be read as a whole", hint)
         return
     try:
         lines = [line for (line,) in patient.rows("PRAGMA integrity_check(20)")]

@@ -17,7 +17,7 @@ class Finding:
         verdict: `ok`; `warn` for what goes well for now; `fail` for what loses data, is refused, or soon will be.
         message: What was found, on one line, without content, keys or secrets. Ids of sessions may be in it.
         remedy: The command that mends it, as it can be pasted into a shell. None for what no command can mend.
-        sql: The statements that the remedy runs, where that is `statestore doctor --fix`.
+        sql: The statements that the remedy runs, if that is `statestore doctor --fix`.
     """
 
     check: str

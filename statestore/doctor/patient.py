@@ -19,6 +19,7 @@ from statestore import schema
 from statestore.engine import engines, hosts, sqlite_files
 from statestore.engine.engines import Options
 from statestore.engine.execution import translated
+from statestore.schema.naming import quoted
 
 _LOCK_TIMEOUT = 2_000
 _STEPS = 20_000  # Of SQLite's virtual machine, some milliseconds, between two looks at the clock.
@@ -194,10 +195,6 @@ def _open(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
 def writing(patient: Patient) -> sqlite3.Connection:
     """A connection to the SQLite file that may write, to mend something."""
     return _open(patient.path, "mode=rw", 5)
-
-
-def quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def literal(value: str) -> str:

@@ -9,8 +9,9 @@ from sqlalchemy.schema import AddConstraint, CreateIndex
 from statestore import schema
 from statestore.doctor.checks import check, found, mendable, size, some
 from statestore.doctor.findings import Finding
-from statestore.doctor.patient import Patient, quoted
+from statestore.doctor.patient import Patient
 from statestore.schema import comparison, prefixes, revisions
+from statestore.schema.naming import quoted
 
 _BUSY = 100
 """How often a table's indexes must have been used before one that never was counts as unused."""
@@ -163,7 +164,7 @@ def unused_indexes(patient: Patient) -> Iterator[Finding]:
         what = f"added by hand and never read: {some([f'{row.name} ({size(row.bytes)})' for row in unused])}"
         yield mendable(patient, "unused-indexes", "warn", f"{what}; --fix drops them", sql, as_role=_owner(patient))
     else:
-        yield found("unused-indexes", "ok", "none was added that nobody reads")
+        yield found("unused-indexes", "ok", "no unused indexes")
 
 
 @check("constraints", on="postgresql", needs=(schema.VERSION_TABLE,))

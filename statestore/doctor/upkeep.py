@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from statestore import schema
 from statestore.doctor.checks import check, found, mendable, size, some
 from statestore.doctor.findings import Finding
-from statestore.doctor.patient import Patient, quoted
+from statestore.doctor.patient import Patient
+from statestore.schema.naming import quoted
 
 DEAD_ROWS = 10_000
 """From how many on dead rows are bloat, if they are also two fifths of the living: twice what autovacuum waits for."""

@@ -22,6 +22,7 @@ from statestore.engine.driver_errors import Retryable, classify
 from statestore.engine.schedule import PATIENCE, Run, Schedule, keys_of, left_of, too_late, unknown
 from statestore.engine.sql import Link, Settings
 from statestore.engine.telemetry import Telemetry, tell_batch
+from statestore.engine.waits import Signal
 from statestore.errors import StateStoreError
 
 Together: TypeAlias = Callable[[Sequence[Call], float], list[Any]]
@@ -87,9 +88,9 @@ class ThreadBatches:
         self._lock = threading.RLock()  # See `Watchdog`.
 
     def run(self, call: Call, key: Hashable) -> Any:
-        waiting = _WaitingThread(call, key)
         # Ctrl-C may come at the beginning of any function: what is to be ended is known before it begins.
-        run, alone, queued = Run([key]), False, False
+        run, alone = Run([key]), False
+        waiting: _WaitingThread | None = None
         early: BaseException | None = None
         try:
             with self._lock:
@@ -97,14 +98,14 @@ class ThreadBatches:
                 if alone:
                     self._schedule.begin(run)
                 else:
-                    queued = True
+                    waiting = _WaitingThread(call, key)
                     self._schedule.waiting.append(waiting)
             if alone:
                 return self._alone(call)
             self._start()
         except BaseException as exc:
             # Somebody may have taken it into a batch already, as the first perhaps.
-            if not queued or self._take_back(waiting):
+            if waiting is None or self._take_back(waiting):
                 raise
             early = exc
         finally:
@@ -114,6 +115,7 @@ class ThreadBatches:
                 except BaseException:
                     self._end(run)
                     raise
+        assert waiting is not None
         interrupt, interrupts = early, 0
         while not waiting.is_done:
             try:
@@ -227,6 +229,8 @@ class ThreadBatches:
     def _end(self, run: Run) -> None:
         with self._lock:
             self._schedule.end(run)
+            if not self._schedule.waiting:
+                return
         self._start()
 
     def _start(self) -> None:
@@ -295,7 +299,7 @@ class _WaitingThread:
     def __init__(self, call: Call, key: Hashable) -> None:
         self.call = call
         self.key = key
-        self.settled = threading.Event()
+        self.settled = Signal()
         self.batch: list[_WaitingThread] = []
         """Those that it leads, itself among them."""
         self.run: Run | None = None

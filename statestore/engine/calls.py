@@ -50,6 +50,7 @@ READING = (Mode.READ, Mode.SNAPSHOT)
 
 def _declared(method: Method[S, P, R], mode: Mode) -> Method[S, P, R]:
     method.mode = mode  # type: ignore[attr-defined]
+    method.repeatable = mode.repeatable  # type: ignore[attr-defined]
     return method
 
 
@@ -165,14 +166,12 @@ class Call:
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> None:
-        mode = mode_of(method)
-        assert mode is not None, f"{method} is not declared as an operation"
+        self.mode: Mode = method.mode  # type: ignore[attr-defined]
         self.repository: Callable[[Link, Call], Any] = method.repository  # type: ignore[attr-defined]
         self.batching: Batching[Any] | None = getattr(method, "batching", None)
         self.method = method
-        self.mode = mode
         # Whether it may be done again if nobody knows whether it was done. An operation may find out that it may not.
-        self.repeatable = mode.repeatable
+        self.repeatable: bool = method.repeatable  # type: ignore[attr-defined]
         self.args = args
         self.kwargs = kwargs or {}
         self.memo: dict[str, Any] = {}

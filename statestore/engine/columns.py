@@ -7,7 +7,6 @@ same columns in the same order, and no reader counts places.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from operator import methodcaller
 from typing import Any
 
@@ -20,10 +19,6 @@ from statestore.schema.column_types import Day, Duration, ExactJson, Money, Mone
 Convert = Callable[[Any], Any]
 
 
-def _decimal(value: Any) -> Any:
-    return Decimal(repr(value)) if isinstance(value, float) else value
-
-
 # What a driver gives for a column of a type that is not its value yet; for all other types it is.
 _POSTGRESQL: dict[type, Convert] = {ExactJson: exactjson.loads, UtcTime: methodcaller("astimezone", UTC)}
 _SQLITE: dict[type, Convert] = {
@@ -31,8 +26,8 @@ _SQLITE: dict[type, Convert] = {
     UtcTime: datetime.fromisoformat,
     Day: date.fromisoformat,
     Duration: timedelta(microseconds=1).__mul__,
-    Money: _decimal,
-    MoneySum: _decimal,
+    Money: Dialect.money,
+    MoneySum: Dialect.money,
 }
 
 

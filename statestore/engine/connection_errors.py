@@ -99,7 +99,7 @@ def not_connected(exc: Any, url: URL | None = None) -> NotConnected:
     for secret in _secrets(exc, url):
         said = said.replace(secret, "***")
     reason = next((reason for reason in _REASONS if re.search(reason.words, said)), _NO_REASON)
-    # A host that refused may stand beside one that is away for a moment.
+    # A host that refused may be listed with one that is away for a moment.
     if "Connection refused" in said or "timeout expired" in said:
         reason = _NO_REASON if not reason.may_pass else reason
     facts = {} if reason.may_pass else {"retryable": False}

@@ -2,7 +2,6 @@
 
 import math
 import os
-import select
 import sqlite3
 import time
 import weakref
@@ -13,16 +12,17 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, QueuePool, event
 
-from statestore.engine import cursor_events, forking, hosts, lost_places
+from statestore.engine import cursor_events, hosts, lost_places, process_fork
 from statestore.engine.cursor_events import HeardConnection
 from statestore.engine.driver_errors import Retryable, classify, classify_or_raise, raise_alone
 from statestore.engine.execution import Borrowed, no_retry, translated
 from statestore.engine.pooler import MADE_AT
+from statestore.engine.slots import Place, Slots
 from statestore.engine.sql import Connected, Dialect
 from statestore.engine.sqlite_files import FILE, SqliteFile
 from statestore.engine.telemetry import LossLog
-from statestore.engine.waits import LeftBehind, PoolState, Slots, Waits, ends_at, no_connection, run_until
-from statestore.engine.watchdog import driver_of, watchdog
+from statestore.engine.waits import LeftBehind, PoolState, Waits, ends_at, no_connection, run_until
+from statestore.engine.watchdog import Watch, driver_of, watchdog
 from statestore.errors import StateStoreError, StoreClosedError
 
 Verify = Callable[[Connection], None]
@@ -63,7 +63,8 @@ class Connections:
         """Whether a new connection may lead to another server."""
         self._left_at = 0.0
         self._loss_log = LossLog()
-        self.slots = None if size is None else Slots(size)
+        self.slots = Slots(size)
+        self._resting: list[Place] = []
         # Connections of our own that nobody uses: the latest is used next. They stay checked out of SQLAlchemy's pool,
         # since taking one out of it costs as much as a small read of SQLite.
         self._idle: list[PoolProxiedConnection] = []
@@ -73,7 +74,7 @@ class Connections:
         if owned and dialect.name == "postgresql":
             event.listen(engine, "connect", partial(_note_opened, weakref.ref(self)))
         self._losses = lost_places.of(engine) if not owned and dialect.name == "postgresql" else None
-        forking.renew_in_child(self)
+        process_fork.renew_in_child(self)
 
     def verify(self) -> None:
         """Connect, and check the tables: once. Nothing is tried again, so a wrong address is reported at once.
@@ -96,53 +97,57 @@ class Connections:
     def pool(self) -> PoolState | None:
         """How many connections there are now, and who waits; None for a caller's pool that does not count."""
         slots, pool = self.slots, self.engine.pool
-        if slots is not None:
-            return PoolState(slots.size, slots.taken, len(self._idle), slots.waiting)
+        if slots.size is not None:
+            return PoolState(slots.size, slots.taken, len(self._idle), len(slots.queue))
         if not isinstance(pool, QueuePool):
             return None
         return PoolState(pool.size() + max(0, pool._max_overflow), pool.checkedout(), pool.checkedin(), 0)
 
     @contextmanager
     def connected(self, until: float) -> Iterator[Connected]:
-        generation, slots = forking.generation(), self.slots
-        connection = self.take(until)
+        generation, slots = process_fork.generation(), self.slots
+        place = self.take(until)
         try:
-            yield connection
+            yield place.connection
         finally:
-            if generation == forking.generation():
-                self.give_back(connection, slots)
-            else:
-                forking.keep(connection)
+            self.give_back(place, slots, generation)
 
-    def take(self, until: float) -> Connected:
-        """A connection, to be given back; there is one before *until*, or an error."""
+    def take(self, until: float) -> Place:
+        """A place with a connection, to be given back; there is one before *until*, or an error."""
         self._check_usable()
         if not self._verified:
             self._verify_until(until)
         if self._file is not None:
             self._file.glance()
         slots = self.slots
-        if slots is not None and not slots.take(until, self._waits.pool):
+        place = slots.take(until, self._waits.pool)
+        if place is None:
             raise no_connection()
         try:
             if not self.owned:
-                return self._connect(partial(self._borrow, until), until)
-            connection = self._idle_or_new(until)
+                place.connection = self._connect(partial(self._borrow, until), until)
+                return place
+            if place.connection is not None:  # Whoever was to put it away was interrupted.
+                self.put_away(place)
+            connection = self._idle_or_new(place, until)
             if self._dialect.name == "postgresql":
                 now = time.monotonic()
                 while self._is_left(connection) or self._is_dead(connection, now):
                     self.forget(connection)
-                    connection = self._idle_or_new(until)
+                    connection = self._idle_or_new(place, until)
                 connection.info["used_at"] = now
             # Its flag alone stays set once anybody ever listened.
             if self._echoes or (self.engine._has_events and cursor_events.are_heard(self.engine.dispatch)):
-                return HeardConnection(connection, self.engine)
-            return connection
-        except LeftBehind as left:  # Its thread gives the place back, see `_put_away`.
+                connection = HeardConnection(connection, self.engine)
+            place.connection = connection
+            return place
+        except LeftBehind as left:
             error = left.error
+            slots.interrupted |= not isinstance(error, Exception)
+            del place  # It is that thread's now. An error remembers what functions held.
         except BaseException as exc:
-            if slots is not None:
-                slots.give_back()
+            slots.free.append(place)
+            slots.wake()
             if isinstance(exc, StateStoreError) or not isinstance(exc, Exception):
                 raise
             failure = classify_or_raise(exc)
@@ -151,32 +156,36 @@ class Connections:
 
     def _borrow(self, until: float) -> Borrowed:
         connection = self.engine.connect()
-        watch = watchdog.watch(driver_of(connection.connection), until)
+        watch = Watch(driver_of(connection.connection), until)
         try:
+            watchdog.begin(watch)
             return Borrowed(connection)  # Which may ask, at its first use.
         except BaseException:
             connection.invalidate()
             connection.close()
             raise
         finally:
+            watchdog.watches.discard(watch)
             watchdog.end(watch)
 
-    def _idle_or_new(self, until: float) -> PoolProxiedConnection:
+    def _idle_or_new(self, place: Place, until: float) -> Any:
         try:
             return self._idle.pop()
         except IndexError:
             pass
         if self._dialect.name == "sqlite":
-            return self.engine.raw_connection()
-        made: PoolProxiedConnection = run_until(self.engine.raw_connection, until, partial(self._put_away, self.slots))
-        return made
+            connection = self.engine.raw_connection()
+        else:
+            connection = run_until(self.engine.raw_connection, until, partial(self._late, place))
+        if self._is_at_rest(connection):
+            return connection
+        self.forget(connection)  # An interrupted call has let go of it.
+        return self._idle_or_new(place, until)
 
-    def _put_away(self, slots: Slots | None, connection: PoolProxiedConnection | None) -> None:
-        """Take in what came after its caller had stopped waiting. The pool has counted it all along, and so have we."""
-        if connection is not None:
-            self.give_back(connection, slots)
-        elif slots is not None:
-            slots.give_back()
+    def _late(self, place: Place, connection: PoolProxiedConnection | None) -> None:
+        """Take in what came after its caller had stopped waiting. Its place was taken all along, and goes now."""
+        place.connection = connection
+        self.put_away(place)
 
     def _close_idle(self) -> None:
         with suppress(IndexError):  # Several may do so at once.
@@ -214,26 +223,24 @@ class Connections:
                 self._verify(connection)
 
         self._check_usable()
-        slots = self.slots
-        if slots is not None and not slots.take(until):
+        slots, error = self.slots, None
+        place = slots.take(until)
+        if place is None:
             raise no_connection()
         try:
             with no_retry(), translated():
                 if self._dialect.name == "sqlite":
                     connect()
                 else:
-                    run_until(connect, until, partial(self._put_away, slots))
-        except LeftBehind as left:
-            error = left.error
-        except BaseException:
-            if slots is not None:
-                slots.give_back()
-            raise
-        else:
-            if slots is not None:
-                slots.give_back()
+                    run_until(connect, until, partial(self._late, place))
             self._verified = True
             return
+        except LeftBehind as left:
+            error = left.error
+            del place
+        finally:
+            if error is None:
+                self.give_back(place, slots)
         raise error
 
     def _is_left(self, connection: PoolProxiedConnection) -> bool:
@@ -241,7 +248,7 @@ class Connections:
         return self._left_at > 0 and connection.info.get(MADE_AT, 0.0) <= self._left_at
 
     def _is_dead(self, connection: PoolProxiedConnection, now: float) -> bool:
-        if not (self._suspect(connection, now) and _has_ended(connection.driver_connection)):
+        if not (self._suspect(connection, now) and lost_places.has_ended(connection.driver_connection)):
             return False
         self.note_loss(connection)
         return True
@@ -260,19 +267,30 @@ class Connections:
         used_at: float = connection.info.get("used_at") or connection.info.get(MADE_AT, now)
         return used_at < self._lost_at or now - used_at > _PAUSE
 
-    def give_back(self, connection: Any, slots: Slots | None) -> None:
+    def give_back(self, place: Place, slots: Slots, generation: int | None = None) -> None:
         try:
-            if not self.owned:
-                connection.close()
-            elif connection.is_valid:  # Otherwise it has been forgotten.
-                if self._is_at_rest(connection):
-                    self._idle.append(connection.pooled if isinstance(connection, HeardConnection) else connection)
-                else:
-                    self.forget(connection)
-        finally:  # Ctrl-C may come here, too: then the connection is lost, but not its place.
-            if slots is not None:
-                slots.give_back()
-        if self._closed and self.owned:
+            if generation is None or generation == process_fork.generation():
+                self.put_away(place)
+            else:
+                process_fork.keep(place)
+        finally:
+            slots.free.append(place)
+            slots.wake()
+
+    def put_away(self, place: Place) -> None:
+        """Before *place* is given back: keep its connection, if it has a sound one."""
+        connection = place.connection
+        if connection is None:
+            return
+        if not self.owned:
+            connection.close()
+            return
+        if connection.is_valid and not self._is_at_rest(connection):  # Otherwise it may have been forgotten.
+            self.forget(connection)
+        place.connection = None  # Now: who is interrupted behind the next step has put it away.
+        if connection.is_valid:
+            self._idle.append(connection.pooled if isinstance(connection, HeardConnection) else connection)
+        if self._closed:
             self._close_idle()
 
     def _is_at_rest(self, connection: PoolProxiedConnection) -> bool:
@@ -313,16 +331,13 @@ class Connections:
         """Before a fork: let go of a SQLite file, since what is open at a fork can be used in neither process."""
         if self._dialect.name != "sqlite" or not self.lasts:
             return
-        slots = self.slots
-        self._rested = True
-        if slots is not None:
-            for _ in range(slots.size):
-                if not slots.take(until):
-                    break
-                self._resting += 1
-        if slots is not None:
+        slots, self._rested = self.slots, True
+        if slots.size is not None:
+            while len(self._resting) < slots.size and (place := slots.take(until)) is not None:
+                self._resting.append(place)
+                self.put_away(place)
             self._close_idle()
-            in_use = self._resting < slots.size
+            in_use = len(self._resting) < slots.size
         else:
             # SQLAlchemy's pools count what is checked out; those that do not are of one thread each. A pool that was
             # disposed of would count wrongly what is in use: the engine takes a new one.
@@ -331,35 +346,32 @@ class Connections:
         if in_use:
             self._unusable_in_child = str(self.engine.url.database)
 
-    _resting = 0
     _rested = False
     _unusable_in_child: str | None = None
 
     def after_fork_in_parent(self) -> None:
         """After a fork, in the parent."""
         self._rested, self._unusable_in_child = False, None
-        if self.slots is not None:
-            for _ in range(self._resting):
-                self.slots.give_back()
-        self._resting = 0
+        while self._resting:
+            self.give_back(self._resting.pop(), self.slots)
 
     def renew_after_fork(self) -> None:
         """In a forked child: connections, locks and batches of its own. The parent's are left alone."""
         for driver in list(self._opened):
-            forking.let_go(driver)
-        forking.keep(self.engine.pool, self.slots, self._idle)
+            process_fork.let_go(driver)
+        process_fork.keep(self.engine.pool, self.slots, self._idle, self._resting)
         # Whoever forks without Python, as some servers do, runs no hooks before it.
         if self._dialect.name == "sqlite" and (self._unusable_in_child is not None or not self._rested):
             self._unusable = str(self.engine.url.database)
             _unusable_files.add(os.path.realpath(self._unusable))
-        self._resting, self._rested, self._unusable_in_child = 0, False, None
+        self._resting, self._rested, self._unusable_in_child = [], False, None
         if not self.lasts:
             return
         self._idle = []
         self.engine.dispose(close=False)
         self._opened = weakref.WeakSet()
         self._lost_at = 0.0
-        self.slots = None if self._size is None else Slots(self._size)
+        self.slots = Slots(self._size)
 
 
 def _close(connection: Connected | None) -> None:
@@ -379,18 +391,6 @@ _IDLE = 0
 _PAUSE = 0.5
 
 
-def _has_ended(driver: Any) -> bool:
-    """Whether the server has said something on an idle connection, which can only be its end.
-
-    A write that is sent on a dead connection is a write of which nobody knows whether it was done.
-    """
-    if driver.closed:
-        return True
-    poll = select.poll()
-    poll.register(driver.pgconn.socket, select.POLLIN)
-    return bool(poll.poll(0))
-
-
 # SQLite keeps its locks by process and file, and believes in those that it had before the fork.
 _unusable_files: set[str] = set()
 
@@ -400,13 +400,13 @@ _REST = 2.0
 
 def _rest() -> None:
     until = time.monotonic() + _REST
-    for database in forking.living(Connections):
+    for database in process_fork.living(Connections):
         database.before_fork(until)
 
 
 def _go_on() -> None:
-    for database in forking.living(Connections):
+    for database in process_fork.living(Connections):
         database.after_fork_in_parent()
 
 
-forking.register(before=_rest, in_parent=_go_on)
+process_fork.register(before=_rest, in_parent=_go_on)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Engine
 
-from statestore.engine import forking, sqlite_files
+from statestore.engine import process_fork, sqlite_files
 from statestore.engine.batching import ThreadBatches, carry_out
 from statestore.engine.calls import Batching, Call, Mode
 from statestore.engine.connections import Connections
@@ -19,6 +19,7 @@ from statestore.engine.driver_errors import Retryable, final_error, raise_again,
 from statestore.engine.execution import BoundRunner, Transaction, Waiter, local_timeouts, no_retry, perform, translated
 from statestore.engine.listening import Listener, ListenStatements
 from statestore.engine.schedule import PATIENCE
+from statestore.engine.slots import Place
 from statestore.engine.sql import Connected, Dialect, Link, Settings
 from statestore.engine.telemetry import BEGIN, Telemetry, tell_retry
 from statestore.engine.waits import (
@@ -33,7 +34,7 @@ from statestore.engine.waits import (
     tries,
     writer_timeout,
 )
-from statestore.engine.watchdog import driver_of, watchdog
+from statestore.engine.watchdog import Watch, driver_of, watchdog
 from statestore.errors import StateStoreError
 
 
@@ -63,7 +64,7 @@ class Database:
         # For those who follow sessions; None if there is nothing to listen to.
         self.listener = Listener(connections, settings.namespace, listening) if dialect.name == "postgresql" else None
         self.renew_after_fork()
-        forking.renew_in_child(self)
+        process_fork.renew_in_child(self)
 
     def renew_after_fork(self) -> None:
         """Make the locks and batches of this process. Whoever held the parent's does not exist in a child."""
@@ -150,7 +151,7 @@ class Database:
         except StateStoreError as error:
             if not call.unsettled:
                 raise
-            unknown = final_error(error, call)
+            unknown = final_error(error)
         raise unknown
 
     def _run_alone(self, call: Call) -> Any:
@@ -208,8 +209,8 @@ class Database:
         self, waiter: Waiter, *, snapshot: bool = False, read_only: bool = False
     ) -> Iterator[tuple[Transaction, BoundRunner]]:
         """A transaction that has begun; undone on an exception."""
-        generation, slots = forking.generation(), self._connections.slots
-        begun: tuple[Connected, Transaction, BoundRunner] | None = None
+        generation, slots = process_fork.generation(), self._connections.slots
+        begun: tuple[Place, Transaction, BoundRunner] | None = None
         try:
             with no_retry():
                 begun = self._begin(waiter, snapshot, read_only)
@@ -224,21 +225,23 @@ class Database:
             raise
         finally:
             if begun is not None:
-                connection, _, runner = begun
-                if generation != forking.generation():
-                    forking.keep(connection)
-                else:
-                    try:
+                place, _, runner = begun
+                try:
+                    if generation != process_fork.generation():
+                        process_fork.keep(place)
+                    else:
                         if runner.lost:
-                            self._connections.note_loss(connection, runner.lost)
+                            self._connections.note_loss(place.connection, runner.lost)
                         if runner.demoted:
                             self._connections.leave_server()
                         if runner.given_up:
-                            self._connections.forget(connection)
-                    finally:
-                        self._connections.give_back(connection, slots)
+                            self._connections.forget(place.connection)
+                        self._connections.put_away(place)
+                finally:
+                    slots.free.append(place)  # As in `_attempt`.
+                    slots.wake()
 
-    def _begin(self, waiter: Waiter, snapshot: bool, read_only: bool) -> tuple[Connected, Transaction, BoundRunner]:
+    def _begin(self, waiter: Waiter, snapshot: bool, read_only: bool) -> tuple[Place, Transaction, BoundRunner]:
         # Nothing can have been done before it began, so that may be tried again on another connection.
         try:
             return self._begin_once(waiter, snapshot, read_only)
@@ -253,11 +256,10 @@ class Database:
                 failure = again
         raise failure
 
-    def _begin_once(
-        self, waiter: Waiter, snapshot: bool, read_only: bool
-    ) -> tuple[Connected, Transaction, BoundRunner]:
+    def _begin_once(self, waiter: Waiter, snapshot: bool, read_only: bool) -> tuple[Place, Transaction, BoundRunner]:
         until, slots = waiter.until, self._connections.slots
-        connection = self._connections.take(until)
+        place = self._connections.take(until)
+        connection = place.connection
         try:  # From here on: Ctrl-C may come at the beginning of any function.
             transaction = Transaction(connection, self.dialect)
             runner = BoundRunner(
@@ -279,11 +281,11 @@ class Database:
         except BaseException as exc:
             if isinstance(exc, Exception):
                 self._connections.discard(connection, exc)
-            self._connections.give_back(connection, slots)
+            self._connections.give_back(place, slots)
             if not isinstance(exc, Exception):
                 raise
             raise_again(exc, until)
-        return connection, transaction, runner
+        return place, transaction, runner
 
     def run_batch(self, work: Callable[[Link], None], until: float) -> None:
         """Run *work* for several callers at once: one statement on PostgreSQL, one transaction on SQLite.
@@ -333,16 +335,19 @@ class Database:
         try:
             ticket = self._fair_lock.enter()
             slots = self._connections.slots
-            connection = self._connections.take(call.ends_at)
+            taken = self._connections.take(call.ends_at)
+            connection = taken.connection
             given_up = False
             try:
-                watch = call.watch = watchdog.watch(driver_of(connection), call.ends_at)
+                watch = call.watch = Watch(driver_of(connection), call.ends_at)
                 try:
+                    watchdog.begin(watch)
                     if call.given_up:  # Its caller has left while it waited.
                         raise out_of_time()
                     until = call.ends_at if writer is None else call.waits_until(self.waits.lock)
                     return perform(connection, call, self.dialect, self.settings, ticket, until)
                 finally:
+                    watchdog.watches.discard(watch)  # First, as a step of C: a signal handler may raise behind it.
                     call.watch = None
                     given_up = watchdog.end(watch) and self._writer is None
             except StateStoreError:
@@ -354,8 +359,11 @@ class Database:
                 try:
                     if given_up:
                         self._connections.forget(connection)
+                    self._connections.put_away(taken)
                 finally:
-                    self._connections.give_back(connection, slots)
+                    slots.free.append(taken)  # One step of C, before which no signal handler can raise.
+                    if slots.queue:
+                        slots.wake()
         finally:
             try:
                 ticket.leave()
@@ -369,11 +377,13 @@ class Database:
 
     @contextmanager
     def _watched(self, connection: Connected, until: float) -> Iterator[None]:
-        watch = watchdog.watch(driver_of(connection), until)
+        watch, given_up = Watch(driver_of(connection), until), False
         try:
             try:
+                watchdog.begin(watch)
                 yield
             finally:
+                watchdog.watches.discard(watch)
                 given_up = watchdog.end(watch) and self._writer is None
         except Exception as exc:
             self._connections.discard(connection, exc)

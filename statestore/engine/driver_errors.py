@@ -21,7 +21,7 @@ from statestore.engine import host_drivers
 from statestore.engine.calls import READING, Call
 from statestore.engine.connection_errors import NotConnected, is_from_connecting, not_connected
 from statestore.engine.sql import StartOver
-from statestore.engine.waits import out_of_time
+from statestore.engine.waits import no_connection, out_of_time
 from statestore.errors import (
     CommitUnknownError,
     DatabaseError,
@@ -66,9 +66,9 @@ def classify(exc: BaseException, *, reading: bool = False) -> Failure | None:
     if isinstance(exc, NotConnected):
         return Failure(exc.error, lost=exc.may_pass)
     if isinstance(exc, sqlalchemy_errors.TimeoutError):
-        return Failure(
-            UnavailableError("no connection became free in time; use a larger pool_size, or hold transactions shorter")
-        )
+        return Failure(no_connection())
+    if _quotes_damage(exc):
+        return _unsound("SQLITE_CORRUPT")
     if isinstance(exc, sqlite3.Error):
         return _sqlite(exc)
     if isinstance(exc, StartOver):
@@ -128,7 +128,12 @@ def _is_internal(exc: BaseException) -> bool:
     """Whether an exception is a driver's, or one that is only passed about inside the package."""
     if _is_of_statestore(exc):
         return not isinstance(exc, StateStoreError)
-    return type(exc).__module__.partition(".")[0] in _DRIVERS
+    return type(exc).__module__.partition(".")[0] in _DRIVERS or _quotes_damage(exc)
+
+
+def _quotes_damage(exc: BaseException) -> bool:
+    """Whether it is what SQLite says of a damaged schema: it quotes that, which sqlite3 fails to decode."""
+    return isinstance(exc, UnicodeDecodeError) and exc.object.startswith(b"malformed database schema")
 
 
 _SCHEMA_REMEDY = "bring the schema up to date with 'statestore migrate up'"
@@ -170,7 +175,7 @@ def _postgresql(code: str | None, *, lost: bool) -> Failure:
     if code == "42703":
         return Failure(SchemaOutdatedError(f"the tables lack a column ({code}); {_SCHEMA_REMEDY}"))
     if code == "54000":
-        return Failure(InvalidValueError("ids", "are together too long for PostgreSQL's indexes, about 2,700 bytes"))
+        return Failure(InvalidValueError("ids", "are too long in total for PostgreSQL's indexes, about 2,700 bytes"))
     if code.startswith("53"):
         return Failure(_with_code(StorageFullError(f"PostgreSQL is out of space or memory ({code})"), code))
     if code in ("25006", _NOT_ALLOWED):
@@ -185,14 +190,16 @@ def _postgresql(code: str | None, *, lost: bool) -> Failure:
 
 
 def _not_allowed(message: str, reading: bool) -> Failure:
-    """That the role lacks a right, and on which table: its name is nobody's value, and the same in each language."""
+    """That the role lacks a privilege, and on which table: its name is nobody's value, the same in each language."""
     names = {VERSION_TABLE, *schema.metadata.tables, *schema.VIEWS}
     where = max(names.intersection(re.findall(r"\w+", message)), key=len, default="the schema, or on what is in it")
     remedy = "'statestore doctor --check grants' says what to grant"
     if reading:
         problem = f"the role that connects lacks the right to SELECT on {where} ({_NOT_ALLOWED}); {remedy}"
         return Failure(_with_code(DatabaseError(problem), _NOT_ALLOWED))
-    problem = f"PostgreSQL does not allow this write ({_NOT_ALLOWED}): the role that connects lacks a right on {where}"
+    problem = (
+        f"PostgreSQL does not allow this write ({_NOT_ALLOWED}): the role that connects lacks a privilege on {where}"
+    )
     return Failure(_with_code(ReadOnlyError(f"{problem}; {remedy}"), _NOT_ALLOWED))
 
 
@@ -205,17 +212,20 @@ def _sqlite(exc: sqlite3.Error) -> Failure:
     if name in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):  # The latter: no room for the log's index, beside the file.
         return Failure(_with_code(StorageFullError(f"the disk is full ({name}); nothing was written"), code))
     if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")):
-        return Failure(_with_code(ReadOnlyError(f"the SQLite file cannot be written ({name}); check its rights"), code))
+        return Failure(
+            _with_code(ReadOnlyError(f"the SQLite file cannot be written ({name}); check its permissions"), code)
+        )
     if name.startswith("SQLITE_CANTOPEN"):
         message = f"the SQLite file cannot be opened ({name}); check that its directory exists and is writable"
         return Failure(_with_code(UnavailableError(message), code))
     if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
-        return Failure(
-            _with_code(
-                DatabaseError(f"the file is not a sound SQLite database ({name}); restore it from a backup"), code
-            )
-        )
+        return _unsound(name)
     return Failure(_with_code(DatabaseError(f"SQLite refused the statement ({name})"), code))
+
+
+def _unsound(code: str) -> Failure:
+    message = f"the file is damaged, or not a SQLite database ({code}); restore it from a backup"
+    return Failure(_with_code(DatabaseError(message), code))
 
 
 def _with_code(error: DatabaseError, code: str | None) -> DatabaseError:
@@ -244,7 +254,7 @@ def raise_for(exc: Exception, call: Call, *, elsewhere: bool = False) -> NoRetur
 
     *elsewhere*: a new connection may lead to another server.
 
-    What may have been done stays so until an attempt finds out: see `settled`.
+    What may have been done stays so until an attempt finds out: see `final_error`.
     """
     failure = classify(exc, reading=call.mode in READING)
     if failure is None:
@@ -272,11 +282,9 @@ def raise_again(exc: Exception, until: float) -> NoReturn:
     raise_alone(Retryable(failure.error) if failure.lost else failure.error)
 
 
-def final_error(error: StateStoreError, call: Call) -> StateStoreError:
-    """The error that *call* ends with: one that says nothing was written only if that is certain."""
-    if not call.unsettled or isinstance(error, CommitUnknownError):
-        return error
-    return commit_unknown(error)
+def final_error(error: StateStoreError) -> CommitUnknownError:
+    """The error that a call ends with that may have been done: not one that says nothing was written."""
+    return error if isinstance(error, CommitUnknownError) else commit_unknown(error)
 
 
 def commit_unknown(error: StateStoreError) -> CommitUnknownError:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import StaticPool
 
-from statestore.engine import forking, hosts
+from statestore.engine import hosts, process_fork
 from statestore.engine.async_database import AsyncRunner, abandon, finished, forked, give_up, locked, unseen
 from statestore.engine.calls import Call, Mode
 from statestore.engine.connections import Verify
@@ -28,7 +28,7 @@ from statestore.engine.execution import Borrowed, BoundRunner, Transaction, no_r
 from statestore.engine.sql import Dialect, Settings
 from statestore.engine.telemetry import BEGIN, LossLog, Telemetry, tell_retry
 from statestore.engine.waits import GRACE, Waits, ends_at, out_of_time, tries
-from statestore.engine.watchdog import cut, driver_of, watchdog
+from statestore.engine.watchdog import Watch, cut, driver_of, watchdog
 from statestore.engine.workers import until_done
 from statestore.errors import StateStoreError, StoreClosedError
 
@@ -48,7 +48,7 @@ class EngineDatabase:
         self._verify = verify
         self._verified = False
         self._closed = False
-        self._generation = forking.generation()
+        self._generation = process_fork.generation()
         self._writer = asyncio.Lock() if dialect.name == "sqlite" else None
 
     @property
@@ -81,7 +81,7 @@ class EngineDatabase:
         except StateStoreError as error:
             if not call.unsettled:
                 raise
-            unknown = final_error(error, call)
+            unknown = final_error(error)
         raise unknown
 
     async def _run_tries(self, call: Call) -> Any:
@@ -212,17 +212,19 @@ class EngineDatabase:
         async with self._writing(call.waits_until(math.inf), call), self._connect(call.ends_at) as connection:
             assert connection.sync_connection is not None
             driver = driver_of(connection.sync_connection.connection)
-            watch = call.watch = watchdog.watch(driver, call.ends_at)
+            watch = call.watch = Watch(driver, call.ends_at)
             until = call.waits_until(self._waits.lock)
             given_up = False
             try:
                 try:
+                    watchdog.begin(watch)
                     work = connection.run_sync(
                         lambda sync: perform(Borrowed(sync), call, self.dialect, self._settings, until=until)
                     )
                     # Not cancelled in the middle: psycopg would wait for the server then, for as long as it takes.
                     return await finished(work, hurry=partial(give_up, call))
                 finally:
+                    watchdog.watches.discard(watch)
                     call.watch = None
                     given_up = watchdog.end(watch) and self.dialect.name == "postgresql"
             except StateStoreError:
@@ -240,7 +242,7 @@ class EngineDatabase:
 
     @asynccontextmanager
     async def _connect(self, until: float) -> AsyncIterator[AsyncConnection]:
-        if self._generation != forking.generation():
+        if self._generation != process_fork.generation():
             raise forked()
         if self._closed:
             raise StoreClosedError("the store is closed; open another")

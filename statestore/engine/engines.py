@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import URL, Engine, QueuePool, create_engine, event
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy import exc as sqlalchemy_errors
 
 from statestore import schema
@@ -22,7 +22,7 @@ from statestore.engine.connection_errors import not_connected
 from statestore.engine.driver_errors import classify, raise_alone
 from statestore.engine.sql import Dialect, DialectName, Row
 from statestore.errors import InvalidValueError
-from statestore.schema import prefixes
+from statestore.schema import prefixes, revisions
 
 Durability = Literal["full", "normal"]
 DEFAULT_URL = "sqlite:///statestore.db"
@@ -140,18 +140,26 @@ def dialect_of(
         names[name],
         schema_name=schema_name,
         server_time=server_time,
-        distributed=engine.dialect in _DISTRIBUTED,
+        distributed=_DISTRIBUTED.get(engine.dialect, False),
         table_prefix=prefixes.check_for(name, table_prefix),
     )
 
 
 # Kept by what an engine shares with its copies that have other options.
-_DISTRIBUTED: WeakSet[Any] = WeakSet()
+_DISTRIBUTED: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
-def remember_distributed(engine: Engine) -> None:
+def remember_distributed(engine: Engine, distributed: bool) -> None:
     """Stores that are made on the engine from now on need not ask whether its tables are distributed."""
-    _DISTRIBUTED.add(engine.dialect)
+    _DISTRIBUTED[engine.dialect] = distributed
+
+
+def find_distributed(connection: Connection, dialect: Dialect, schema_name: str) -> None:
+    """As a store does that is opened, for who only joins: once for each engine, in the caller's transaction."""
+    if dialect.name == "postgresql" and connection.dialect not in _DISTRIBUTED:
+        remember_distributed(connection.engine, revisions.is_distributed(connection, schema_name))
+        if _DISTRIBUTED[connection.dialect]:
+            dialect.distribute()
 
 
 def _check_sqlite_version(driver: Any) -> None:
@@ -199,7 +207,8 @@ def _arguments(url: URL, options: Options) -> dict[str, Any]:
         "pool_reset_on_return": None,
         "poolclass": QueuePool,
         "pool_size": options.pool_size,
-        "max_overflow": 0,
+        # `Slots` counts. The pool would count what interrupted calls have left, for as long as somebody remembers them.
+        "max_overflow": -1,
         "pool_timeout": options.pool_timeout.total_seconds(),
         "hide_parameters": True,
     }
@@ -207,7 +216,7 @@ def _arguments(url: URL, options: Options) -> dict[str, Any]:
         arguments["connect_args"] = {"check_same_thread": False}
         if is_memory(url):
             # It is never closed before the store.
-            arguments |= {"pool_size": size_of(url, options)}
+            arguments |= {"pool_size": size_of(url, options), "max_overflow": 0}
         return arguments
     # What is to be found out is found out before anything is prepared.
     connect: dict[str, Any] = {"prepare_threshold": pooler.PREPARE_THRESHOLD if options.prepared_statements else None}

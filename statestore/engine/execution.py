@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from statestore.engine import cursor_events, forking, host_drivers, pooler, sqlite_files
+from statestore.engine import cursor_events, host_drivers, pooler, process_fork, sqlite_files
 from statestore.engine.calls import READING, Call, Mode
 from statestore.engine.driver_errors import Retryable, classify, classify_or_raise, moved, raise_alone
 from statestore.engine.sql import Connected, Dialect, Link, NeedsTransaction, Settings
@@ -103,7 +103,7 @@ class BoundRunner:
         self._timeout = timeout
         self._read_only = read_only
         self._elsewhere = elsewhere
-        self._generation = forking.generation()
+        self._generation = process_fork.generation()
         self._host = host
         # Operations of several statements must not mix, whoever calls them at once.
         self._one_at_a_time = threading.RLock()
@@ -184,12 +184,14 @@ class BoundRunner:
         if due == math.inf and call is None:
             yield
             return
-        watch = self._watch = watchdog.watch(driver_of(self._connection), due)
+        watch = self._watch = Watch(driver_of(self._connection), due)
         if call is not None:
             call.watch = watch
         try:
+            watchdog.begin(watch)
             yield
         finally:
+            watchdog.watches.discard(watch)
             self._watch = None
             if call is not None:
                 call.watch = None
@@ -212,7 +214,7 @@ class BoundRunner:
             watchdog.hurry(watch)
 
     def check_process(self) -> None:
-        if self._generation != forking.generation():
+        if self._generation != process_fork.generation():
             raise StoreClosedError(
                 "the transaction was begun before this process was forked, and belongs to the parent; begin another"
             )

@@ -15,6 +15,7 @@ from inspect import isawaitable
 from types import TracebackType
 from typing import Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar
 
+from statestore.engine import waits
 from statestore.engine.async_database import AsyncRunner, finished
 from statestore.engine.calls import Call, NamespaceCall
 from statestore.engine.database import Database, Runner
@@ -48,8 +49,11 @@ class Undoable:
     undo: Callable[[Any], Call | None]
 
 
+@dataclass(frozen=True, slots=True)
 class NewSignal:
-    """Gives a `Signal` of the world at hand."""
+    """Gives a `Signal` of the world at hand: for one who waits, or a *shared* one for several."""
+
+    shared: bool = False
 
 
 class Signal(Protocol):
@@ -253,7 +257,7 @@ def _done(runner: Runner, step: Any) -> Any:
         case Sleep():
             return time.sleep(step.seconds)
         case NewSignal():
-            return threading.Event()
+            return threading.Event() if step.shared else waits.Signal()
         case Wait():
             return step.signal.wait(step.seconds)
         case Start():

@@ -8,6 +8,7 @@ driver is imported, since a caller who has one of them has imported it.
 import os
 import re
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, datetime, timedelta
@@ -30,7 +31,7 @@ _TEXTS = ("text", "text[]")
 _BYTEA = 17
 _SMALL, _INTEGER, _BIG = 2**15, 2**31, 2**63
 
-# What a value is for the server, where nothing in the statement says it. psycopg sends numbers so, too.
+# What a value is for the server, if nothing in the statement says it. psycopg sends numbers so, too.
 _KINDS: tuple[tuple[type, str], ...] = (
     (bool, "boolean"),
     (float, "double precision"),
@@ -71,7 +72,7 @@ def cursors(connection: Connection, make: Callable[[], Any]) -> Callable[[], Any
     return make
 
 
-class _Cursor:
+class _Cursor(ABC):
     """A cursor that takes statements and parameters as psycopg 3 does."""
 
     def __init__(self, cursor: Any) -> None:
@@ -80,8 +81,8 @@ class _Cursor:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cursor, name)
 
-    def execute(self, sql: str, parameters: Any = None) -> Self:
-        raise NotImplementedError
+    @abstractmethod
+    def execute(self, sql: str, parameters: Any = None) -> Self: ...
 
     def executemany(self, sql: str, rows: Iterable[Any]) -> Self:
         # One by one: a value that is missing in one row has another type than in the next.
@@ -178,6 +179,20 @@ def _kind(value: Any) -> str:
     return next((kind for type_, kind in _KINDS if isinstance(value, type_)), "")
 
 
+def refuses_writes(connection: Any) -> bool:
+    """Whether PostgreSQL allows no writes on a connection, as far as it says so without being asked: any driver's."""
+    known: bool | None = getattr(connection, "is_read_only", None)
+    if known is not None:
+        return known
+    driver = connection.driver_connection
+    status = driver.info.parameter_status
+    if status("in_hot_standby") == "on":
+        return True
+    if driver.read_only is not None:
+        return bool(driver.read_only)
+    return bool(status("default_transaction_read_only") == "on")
+
+
 def is_read_only(connection: Connection) -> bool | None:
     """Whether PostgreSQL allows no writes on a connection of these drivers; None for another driver."""
     pooled: Any = connection.connection
@@ -239,7 +254,7 @@ def leave(connection: Connection, *, lost: bool) -> None:
 def code_of(exc: BaseException) -> tuple[str | None, bool] | None:
     """The SQLSTATE of an error of these drivers, and whether it means that the connection is lost without a code.
 
-    None for what is no error of theirs.
+    None for what is not an error of theirs.
     """
     module, name = type(exc).__module__, type(exc).__name__
     if module.partition(".")[0] == "psycopg2":

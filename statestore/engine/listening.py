@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from statestore.engine import forking
+from statestore.engine import process_fork
 from statestore.engine.connections import Connections
 from statestore.engine.driver_errors import classify
-from statestore.engine.watchdog import cut, watchdog
+from statestore.engine.watchdog import Watch, cut, watchdog
 
 # As long as an append that looks whether somebody follows may have the lock.
 _LOCK_AGAIN = 0.01
@@ -72,7 +72,7 @@ class Listener:
         self._statements = statements
         self._namespace = namespace
         self._begin()
-        forking.renew_in_child(self)
+        process_fork.renew_in_child(self)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
@@ -87,8 +87,8 @@ class Listener:
     def renew_after_fork(self) -> None:
         """In a forked child: forget all that is the parent's. A follower that goes on here joins anew."""
         if self._driver is not None:
-            forking.let_go(self._driver)
-        forking.keep(self._lock, self._ears, self._thread, self._bell)
+            process_fork.let_go(self._driver)
+        process_fork.keep(self._lock, self._ears, self._thread, self._bell)
         self._begin()
 
     def hears(self, session_id: str) -> bool:
@@ -198,10 +198,12 @@ class Listener:
         driver = self._driver
         if driver is None:
             driver = self._driver = self._connect()
-        watch = watchdog.watch(driver, time.monotonic() + _PATIENCE)
+        watch = Watch(driver, time.monotonic() + _PATIENCE)
         try:
+            watchdog.begin(watch)
             complete = self._listen(driver)
         finally:
+            watchdog.watches.discard(watch)
             watchdog.end(watch)
         if _wait(answer, driver, None if complete else _LOCK_AGAIN):
             # Not the driver's own `notifies()`, which takes away from the handler what comes during a statement.

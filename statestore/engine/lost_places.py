@@ -1,5 +1,6 @@
-"""The places in a caller's pool whose connections were lost."""
+"""Connections that were lost: whether one was while nobody used it, and their places in a caller's pool."""
 
+import select
 import weakref
 from typing import Any
 
@@ -32,3 +33,15 @@ def of(engine: Engine) -> LostPlaces:
         found = _losses[engine] = LostPlaces()
         event.listen(engine, "invalidate", found.note)
     return found
+
+
+def has_ended(driver: Any) -> bool:
+    """Whether the server has said something on an idle connection, which can only be its end.
+
+    A write that is sent on a dead connection is a write of which nobody knows whether it was done.
+    """
+    if driver.closed:
+        return True
+    poll = select.poll()
+    poll.register(driver.pgconn.socket, select.POLLIN)
+    return bool(poll.poll(0))

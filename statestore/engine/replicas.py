@@ -21,9 +21,10 @@ from statestore.engine.database import Database
 from statestore.engine.driver_errors import Retryable, classify
 from statestore.engine.execution import BoundRunner, Waiter, no_retry, translated
 from statestore.engine.listening import ListenStatements
+from statestore.engine.slots import Place
 from statestore.engine.sql import Connected, Dialect, Link, Settings
 from statestore.engine.waits import Waits, ends_at
-from statestore.engine.watchdog import driver_of, watchdog
+from statestore.engine.watchdog import Watch, driver_of, watchdog
 from statestore.errors import InvalidValueError, StateStoreError, StoreClosedError, UnavailableError
 
 _log = logging.getLogger("statestore")
@@ -137,7 +138,7 @@ class ReplicaConnections(Connections):
 
     marks: Marks
 
-    def take(self, until: float) -> Connected:
+    def take(self, until: float) -> Place:
         """As `Connections.take`.
 
         Raises:
@@ -152,13 +153,13 @@ class ReplicaConnections(Connections):
         except _Lost as lost:
             raise Unusable("away", f"failed ({lost})") from None
 
-    def _recent(self, until: float) -> Connected:
+    def _recent(self, until: float) -> Place:
         written_at, since = self.marks.due()
-        connection = self._reached(until)
+        slots, place = self.slots, self._reached(until)
+        connection = place.connection
         # On SQLite it is the same file.
         if self._dialect.name == "sqlite" or _notes(connection).get(_COMPLETE, -math.inf) >= max(written_at, since):
-            return connection
-        slots = self.slots
+            return place
         try:
             self._catch_up(connection, written_at, since, until)
         except BaseException as exc:
@@ -167,13 +168,13 @@ class ReplicaConnections(Connections):
                 if failure is not None and failure.lost:
                     self.note_loss(connection, failure.error)
                 self.forget(connection)  # It may have been given up in the middle.
-            self.give_back(connection, slots)
+            self.give_back(place, slots)
             if failure is None:
                 raise
             raise _Lost(str(failure.error)) from None
-        return connection
+        return place
 
-    def _reached(self, until: float) -> Connected:
+    def _reached(self, until: float) -> Place:
         try:
             return super().take(until)
         except StoreClosedError:
@@ -349,19 +350,20 @@ class ReplicatedDatabase(Database):
             self._told[kind] = now
         reason = str(exc) if isinstance(exc, Unusable) else f"failed ({exc})"
         level = logging.INFO if kind == "own" else logging.WARNING
-        _log.log(level, "the primary is asked for reports for now: the replica %s", reason)
+        _log.log(level, "reports are read from the primary for now: the replica %s", reason)
 
     def _back(self) -> None:
         if self._kind is not None:
             with self._telling:
                 kind, self._kind = self._kind, None
             if kind not in (None, "own"):
-                _log.info("the replica is asked for reports again")
+                _log.info("reports are read from the replica again")
 
 
 def _ask(connection: Connected, statement: str, until: float) -> Any:
-    watch = watchdog.watch(driver_of(connection), until)
+    watch = Watch(driver_of(connection), until)
     try:
+        watchdog.begin(watch)
         cursor = connection.cursor()
         try:
             cursor.execute(statement)
@@ -369,6 +371,7 @@ def _ask(connection: Connected, statement: str, until: float) -> Any:
         finally:
             cursor.close()
     finally:
+        watchdog.watches.discard(watch)
         watchdog.end(watch)
 
 

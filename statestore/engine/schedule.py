@@ -108,8 +108,9 @@ class Schedule:
         for waiting in self.waiting:
             fits = len(batch) < _LARGEST_BATCH and not self._is_busy(waiting.key)
             (batch if fits else rest).append(waiting)
-        self.waiting = rest
-        self.crowded = len(batch) > 1
+        crowded = len(batch) > 1
+        # No call from here on: a signal handler that raises behind one would lose the batch.
+        self.waiting, self.crowded = rest, crowded
         return batch
 
     def _is_busy(self, key: Hashable) -> bool:

@@ -7,6 +7,7 @@ its `Connection.execute` costs a one-statement operation as much again as the da
 """
 
 import re
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from statestore import schema
 from statestore.checking import checks, exactjson
-from statestore.engine import sql_tokens, sqlite_values
+from statestore.engine import host_drivers, sql_tokens, sqlite_values
 from statestore.errors import InvalidValueError
 
 F = TypeVar("F")
@@ -207,7 +208,8 @@ class Dialect:
     def duration(self, value: Any) -> timedelta | None:
         return timedelta(microseconds=value) if isinstance(value, int) else value
 
-    def money(self, value: Any) -> Decimal | None:
+    @staticmethod
+    def money(value: Any) -> Decimal | None:
         return Decimal(repr(value)) if isinstance(value, float) else value
 
 
@@ -240,7 +242,7 @@ class NeedsTransaction(BaseException):
 class StartOver(Exception):
     """Raised by an operation that waited for something and found it changed too much to go on.
 
-    Its transaction is undone and run again, as the loser's of a deadlock; where it is a caller's own, that is up to
+    Its transaction is undone and run again, as the loser's of a deadlock; if it is a caller's own, that is up to
     the caller, who gets an UnavailableError.
     """
 
@@ -253,25 +255,20 @@ class Connected(Protocol):
     def close(self) -> None: ...
 
 
-def _is_read_only(connection: Any) -> bool:
-    """Whether PostgreSQL allows no writes on a connection, as far as it says so without being asked."""
-    known: bool | None = getattr(connection, "is_read_only", None)
-    if known is not None:
-        return known
-    driver = connection.driver_connection
-    status = driver.info.parameter_status
-    if status("in_hot_standby") == "on":
-        return True
-    if driver.read_only is not None:
-        return bool(driver.read_only)
-    return bool(status("default_transaction_read_only") == "on")
-
-
 class Link:
     """A connection, checked out for one operation or one transaction. Never commits."""
 
     __slots__ = (
-        *("_common", "_cursor", "_now", "dialect", "held", "holds_reads", "in_transaction", "read_only", "settings"),
+        "_common",
+        "_cursor",
+        "_now",
+        "_now_us",
+        "dialect",
+        "held",
+        "holds_reads",
+        "in_transaction",
+        "read_only",
+        "settings",
     )
 
     def __init__(
@@ -286,22 +283,24 @@ class Link:
     ) -> None:
         self._cursor = connection.cursor
         self._now: datetime | None = None
+        # SQLite has it as text and in microseconds; few operations want it as a time as well.
+        self._now_us: int | None = None
         self._common: Params | None = None
         # What repositories have locked until the transaction ends, and need not lock again.
         self.held: set[Any] = set()
         self.dialect = dialect
         self.settings = settings
         self.in_transaction = in_transaction
-        # The caller wants nothing to be written, so that the transaction stands in nobody's way.
+        # The caller wants nothing to be written, so that the transaction blocks nobody.
         self.read_only = read_only
         # In a transaction of the caller's on PostgreSQL: what is read must be locked, so that nobody changes it before
-        # the transaction ends. SQLite's single writer gives that by itself, and where nothing can be written, nothing
+        # the transaction ends. SQLite's single writer gives that by itself, and if nothing can be written, nothing
         # can be lost either.
-        self.holds_reads = holds_reads and dialect.name == "postgresql" and not _is_read_only(connection)
+        self.holds_reads = holds_reads and dialect.name == "postgresql" and not host_drivers.refuses_writes(connection)
 
     def begin_operation(self) -> None:
         """What follows is another operation, at another time."""
-        self._now = self._common = None
+        self._now = self._now_us = self._common = None
 
     @contextmanager
     def within(self, namespace: str) -> Iterator[None]:
@@ -318,7 +317,7 @@ class Link:
         if self.dialect.server_time:
             return None
         if self._now is None:
-            self._now = self._read_clock()
+            self._now = self._read_clock() if self._now_us is None else sqlite_values.instant(self._now_us)
         return self._now
 
     def _read_clock(self) -> datetime:
@@ -345,13 +344,20 @@ class Link:
 
     def _make_common(self) -> Params:
         """The parameters of every statement of the operation."""
-        namespace, now = self.settings.namespace, self.now()
-        if now is None:
-            return {"namespace": namespace}
+        namespace = self.settings.namespace
         if self.dialect.name == "sqlite":
-            now_us = sqlite_values.microseconds(now)
+            now_us = self._microseconds()
             return {"namespace": namespace, "now": sqlite_values.time_text(now_us), "now_us": now_us}
-        return {"namespace": namespace, "now": now}
+        now = self.now()
+        return {"namespace": namespace} if now is None else {"namespace": namespace, "now": now}
+
+    def _microseconds(self) -> int:
+        """The time of the operation since 1970. The system's clock tells it at a tenth of what a `datetime` costs."""
+        if self._now_us is None:
+            if self._now is None and self.settings.clock is not None:
+                self._now = self._read_clock()
+            self._now_us = time.time_ns() // 1000 if self._now is None else sqlite_values.microseconds(self._now)
+        return self._now_us
 
     def all(self, statement: Statement, /, **params: Any) -> Sequence[Row]:
         """Run *statement* and return its rows."""
@@ -359,9 +365,10 @@ class Link:
         try:
             cursor.execute(self.dialect.render(statement), self._params(params))
             rows: Sequence[Row] = cursor.fetchall()
-            return rows
-        finally:
-            cursor.close()
+        except BaseException:
+            cursor.close()  # An error remembers the cursor, and that a statement of SQLite's, which has not ended.
+            raise
+        return rows
 
     def pages(self, statement: Statement, size: int, /, **params: Any) -> Generator[Sequence[Row], None, None]:
         """Run *statement* and go through its rows, so many at a time: rows take more memory than what they hold.

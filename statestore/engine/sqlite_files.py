@@ -169,7 +169,7 @@ def _make(path: Path) -> None:
 def _cannot_be_made(path: Path, code: int | None) -> DatabaseError:
     what = f"the SQLite file {path} cannot be made"
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ReadOnlyError(f"{what}; check the rights on its directory")
+        return ReadOnlyError(f"{what}; check the permissions of its directory")
     if code in (errno.ENOSPC, errno.EDQUOT):
         return StorageFullError(f"{what}: the disk or the quota is full")
     return UnavailableError(f"{what}; check that its directory exists")

@@ -10,6 +10,8 @@ import orjson
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+# Three digits each: to format a number takes longer than all the rest of writing a time.
+_DIGITS = tuple(f"{number:03}" for number in range(1000))
 
 
 def microseconds(value: datetime) -> int:
@@ -17,10 +19,15 @@ def microseconds(value: datetime) -> int:
     return (value - _EPOCH) // _MICROSECOND
 
 
+def instant(since_epoch: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=since_epoch)
+
+
 def time_text(since_epoch: int) -> str:
     """A time in microseconds since 1970 as SQLite keeps it: fixed width, so that text order is time order."""
-    seconds, rest = divmod(since_epoch, 1_000_000)
-    return f"{_seconds_text(seconds)}.{rest:06d}Z"
+    milliseconds, rest = divmod(since_epoch, 1000)
+    seconds, thousandths = divmod(milliseconds, 1000)
+    return f"{_seconds_text(seconds)}.{_DIGITS[thousandths]}{_DIGITS[rest]}Z"
 
 
 @lru_cache(maxsize=64)

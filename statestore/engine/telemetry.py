@@ -157,7 +157,7 @@ class Telemetry:
             self._failed.add(token)
             # Without what it was raised during: the operation's own error, which may name a session.
             shown = "".join(traceback.format_exception(exc, chain=False))
-            _log.warning("a hook of on_operation failed, which is said once and changes nothing else\n%s", shown)
+            _log.warning("an on_operation hook failed; this is logged once, operations are not affected\n%s", shown)
 
 
 class _WatchedRunner:
@@ -198,7 +198,7 @@ class LossLog:
         self._latest = now
         if not known:
             reason = "it was closed while it was idle" if error is None else _reason(error)
-            _log.warning("a connection to the database was lost (%s); a new one is made for what comes next", reason)
+            _log.warning("a connection to the database was lost (%s); the next call opens a new one", reason)
 
 
 def tell_retry(name: str, error: StateStoreError, *, attempt: int, pause: float) -> None:
@@ -214,7 +214,7 @@ def tell_undone(name: str, error: StateStoreError) -> None:
 
 def tell_batch(name: str, size: int, error: StateStoreError) -> None:
     """Calls that travelled together failed, and each is tried by itself."""
-    _log.info("%d calls of %s failed together (%s); each is tried again by itself", size, name, _reason(error))
+    _log.info("a batch of %d calls of %s failed (%s); retrying each one separately", size, name, _reason(error))
 
 
 def _reason(error: StateStoreError) -> str:
@@ -226,7 +226,7 @@ def _reason(error: StateStoreError) -> str:
 def _tell_if_slow(slow_call: float, operation: Operation) -> None:
     if operation.duration >= slow_call:
         _log.warning(
-            "%s was slow: it took %.3f seconds and %d attempt(s), and slow_call is %g",
+            "%s was slow: %.3f seconds in %d attempt(s); slow_call is %g",
             operation.name,
             operation.duration,
             operation.attempts,

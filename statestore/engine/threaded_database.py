@@ -9,7 +9,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from statestore.engine import forking, hosts
+from statestore.engine import hosts, process_fork
 from statestore.engine.async_database import AsyncRunner, elsewhere, finished, forked, give_up, locked
 from statestore.engine.batching import carry_out
 from statestore.engine.calls import Batching, Call, Mode
@@ -28,10 +28,10 @@ class ThreadedDatabase:
     def __init__(self, database: Database, *, threads: int, one_connection: bool) -> None:
         self.database = database
         self._watchers = database.telemetry.watchers
-        self._generation = forking.generation()
+        self._generation = process_fork.generation()
         self._workers = Workers(threads, "statestore", spare=3 if database.dialect.name == "sqlite" else 0)
         # SQLite has one writer. Tasks queue here, so that none of them blocks a thread that another one needs;
-        # readers too, where the database is a single connection.
+        # readers too, if the database is a single connection.
         self._serial = asyncio.Lock() if database.dialect.name == "sqlite" else None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._moving = threading.Lock()
@@ -112,7 +112,7 @@ class ThreadedDatabase:
         return nullcontext() if self._serial is None else locked(self._serial, until)
 
     def _check_place(self) -> None:
-        if self._generation != forking.generation():
+        if self._generation != process_fork.generation():
             raise forked()
         loop = asyncio.get_running_loop()
         if loop is not self._loop:

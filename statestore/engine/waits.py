@@ -127,72 +127,6 @@ class PoolState(NamedTuple):
     waiting: int
 
 
-class Slots:
-    """A fair counter of free places. SQLAlchemy's pool waits, too, but no caller's deadline can end that."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._free = size
-        self._lock = threading.RLock()  # See `Watchdog`.
-        self._waiting: deque[threading.Lock] = deque()
-
-    @property
-    def taken(self) -> int:
-        return self.size - self._free
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
-    def take(self, until: float, patience: float = math.inf) -> bool:
-        """Take a place; False if none became free *until* then, on the monotonic clock, or for *patience* seconds."""
-        taken = False
-        try:
-            with self._lock:
-                if self._free:
-                    self._free -= 1
-                    taken = True
-                    return True
-                come = threading.Lock()
-                come.acquire()
-                self._waiting.append(come)
-        except BaseException:  # Ctrl-C, when the lock was let go.
-            if taken:
-                self.give_back()
-            raise
-        try:
-            # A lock takes no longer timeout than about 292 years, nor a negative one.
-            if come.acquire(timeout=min(max(0.0, until - time.monotonic()), patience, 1e6)):
-                return True
-        except BaseException:  # Ctrl-C, most likely.
-            self._leave(come)
-            raise
-        return not self._leave(come, keep=True)
-
-    def give_back(self) -> None:
-        with self._lock:
-            if self._waiting:
-                self._pass_on()
-            else:  # Not in another function, at whose beginning Ctrl-C could come.
-                self._free += 1
-
-    def _leave(self, come: threading.Lock, *, keep: bool = False) -> bool:
-        """Wait no longer. False, if a place had come meanwhile: it is passed on unless it is to be kept."""
-        with self._lock:
-            if come in self._waiting:
-                self._waiting.remove(come)
-                return True
-            if not keep:
-                self._pass_on()
-            return False
-
-    def _pass_on(self) -> None:
-        if self._waiting:
-            self._waiting.popleft().release()
-        else:
-            self._free += 1
-
-
 class OnlyWriter:
     """SQLite's only writer, for the threads of a process: one at a time, in the order in which they come.
 
@@ -230,6 +164,40 @@ class OnlyWriter:
                 self._places.remove(place)
             if self._places and self._places[0].locked():
                 self._places[0].release()
+
+
+class Signal:
+    """As `threading.Event`, for one thread that waits; any may set it.
+
+    That one keeps a lock of its own for good if a signal handler raises at the wrong moment: between two calls of C.
+    Here each step is one of them. `wait` may come back early, and says then that nothing was set.
+    """
+
+    __slots__ = ("_lock", "_set")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        try:  # Not `suppress`, which is functions of Python.
+            self._lock.release()
+        except RuntimeError:
+            return  # It was set before.
+
+    def clear(self) -> None:
+        self._set = False
+        self._lock.acquire(blocking=False)
+
+    def wait(self, timeout: float | None) -> bool:
+        if not self._set:
+            self._lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), 1e6))
+        return self._set
 
 
 # Seconds; see `FairLock`.
@@ -274,14 +242,17 @@ class FairLock:
     def enter(self) -> Ticket:
         """Wait until this thread may go on. The caller must leave with the ticket, whatever happens inside."""
         ticket = _Ticket(self)
+        if self._inside is None and not self._waiting:
+            # Without the lock, which takes longer than all this. Two who come at the very same moment are both in.
+            self._inside = ticket
+            self._since = time.monotonic()
+            return ticket
         with self._lock:
-            if self._inside is None:
-                self._inside = ticket
-                self._since = time.monotonic()
-                return ticket
             come = ticket.come = threading.Lock()
             come.acquire()
             self._waiting.append(ticket)
+            if self._inside is None:  # Who was inside may have looked whether anybody waits before this one did.
+                self._next()
         try:
             while not come.acquire(timeout=self._patience):
                 with self._lock:
@@ -293,11 +264,15 @@ class FairLock:
         return ticket
 
     def leave(self, ticket: "_Ticket") -> None:
+        if self._inside is ticket and not self._waiting:
+            self._inside = None
+            if not self._waiting:
+                return
         with self._lock:
-            if self._inside is ticket:
-                self._next()
-            elif ticket in self._waiting:
+            if ticket in self._waiting:
                 self._waiting.remove(ticket)
+            if self._inside is ticket or self._inside is None:
+                self._next()
 
     def _next(self) -> None:
         self._inside = None
@@ -342,6 +317,7 @@ def run_until(work: Callable[[], R], until: float, late: Callable[[R | None], An
             returned is handed to *late*, in its thread; None, if it failed.
     """
     job = _Job(work, late)
+    del work, late  # An error remembers what functions held: not this, which its thread is to let go of.
     threading.Thread(target=job.run, name="statestore-connecting", daemon=True).start()
     try:
         job.done.acquire(timeout=min(max(0.0, until - time.monotonic()), 1e6))
@@ -351,7 +327,10 @@ def run_until(work: Callable[[], R], until: float, late: Callable[[R | None], An
         result: R = job.take()
         return result
     job.leave()
-    raise LeftBehind(interrupt)
+    try:
+        raise LeftBehind(interrupt)
+    finally:
+        del interrupt, job  # Else the error would hold itself, until it is collected.
 
 
 class _Job:

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Any
 
-from statestore.engine import forking, host_drivers
+from statestore.engine import host_drivers, process_fork
 from statestore.engine.waits import GRACE
 
 
@@ -40,35 +40,40 @@ class Watchdog:
     def __init__(self) -> None:
         self._lock = threading.RLock()  # A signal handler may call a store in the middle of it.
         self._changed = threading.Condition(self._lock)
-        self._watches: set[Watch] = set()
+        self.watches: set[Watch] = set()
+        """The uses that have begun. To remove one is a step of C, which no signal handler can come in between."""
         self._wakes_at = math.inf
         self._thread: threading.Thread | None = None
 
-    def watch(self, driver: Any, due: float) -> Watch:
-        """From now on, until `end`, *driver* is in use, at the longest until *due* on the monotonic clock."""
-        watch = Watch(driver, due)
-        with self._lock:
-            if due < self._wakes_at:
-                self._wake_by(due)
-            self._watches.add(watch)
-        return watch
+    def begin(self, watch: Watch) -> None:
+        """From now on, until `end`, a driver's connection is in use.
+
+        To be called in a `try` that ends with `watches.discard`, and then with `end`: a use that is forgotten is given
+        up when it is due, whoever has the connection then.
+        """
+        # Without the lock, which every call would take. The thread says that it sleeps for ever before it looks for who
+        # is due: so it either finds this one, or is woken.
+        self.watches.add(watch)
+        if watch.due < self._wakes_at:
+            with self._lock:
+                self._wake_by(watch.due)
 
     def end(self, watch: Watch) -> bool:
         """The use has ended: the connection is left alone from now on. Returns whether it was given up."""
         with self._lock:
-            self._watches.discard(watch)
+            self.watches.discard(watch)
         return watch.fired
 
     def hurry(self, watch: Watch, within: float = 0.0) -> None:
         """Give a use up in *within* seconds, if it has not ended until then."""
-        with self._changed:
-            if watch in self._watches and not watch.fired:
+        with self._lock:
+            if watch in self.watches and not watch.fired:
                 watch.due = min(watch.due, time.monotonic() + within)
                 self._wake_by(watch.due)
 
     def pause(self) -> None:
         """Let the thread end: a process that has several threads is not forked lightly. `resume` starts it anew."""
-        with self._changed:
+        with self._lock:
             thread, self._thread = self._thread, None
             self._wakes_at = math.inf
             self._changed.notify()
@@ -76,9 +81,9 @@ class Watchdog:
             thread.join(1)
 
     def resume(self) -> None:
-        with self._changed:
-            if self._watches:
-                self._wake_by(min(watch.due for watch in self._watches))
+        with self._lock:
+            if self.watches:
+                self._wake_by(min([watch.due for watch in [*self.watches]]))
 
     def _wake_by(self, due: float) -> None:
         if due >= self._wakes_at:
@@ -99,11 +104,12 @@ class Watchdog:
             with self._changed:
                 while self._thread is threading.current_thread():
                     now = time.monotonic()
+                    self._wakes_at = math.inf
                     # Copies: whatever the garbage collector ends in this thread may end a watch, too.
-                    for watch in [watch for watch in [*self._watches] if watch.due <= now]:
+                    for watch in [watch for watch in [*self.watches] if watch.due <= now]:
                         self._give_up(watch, now)
                         del watch  # Its driver is not to live for as long as nothing happens here.
-                    self._wakes_at = min([watch.due for watch in [*self._watches]], default=math.inf)
+                    self._wakes_at = min([watch.due for watch in [*self.watches]], default=math.inf)
                     self._changed.wait(
                         None
                         if self._wakes_at == math.inf
@@ -162,7 +168,7 @@ def _in_child() -> None:
     watchdog.__init__()  # type: ignore[misc]  # In place: it is imported by name.
 
 
-forking.register(before=watchdog.pause, in_parent=watchdog.resume, in_child=_in_child)
+process_fork.register(before=watchdog.pause, in_parent=watchdog.resume, in_child=_in_child)
 
 
 def driver_of(connection: Any) -> Any:

@@ -121,7 +121,7 @@ class CacheOperations(Operations):
             return value_of((yield from self._keep(key, value, attributes)))
         deadline = time.monotonic() + timeout.total_seconds()
         while True:
-            flight, leads = self._flights.join(key, (yield NewSignal()))
+            flight, leads = self._flights.join(key, (yield NewSignal(shared=True)))
             if leads:
                 with self._flights.leading(key, flight):
                     result = yield from self._lead(key, compute, attributes, found, flight, timeout, deadline)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeAlias
 
-from statestore.engine import forking
+from statestore.engine import process_fork
 from statestore.engine.calls import Call
 from statestore.engine.database import Runner
 from statestore.engine.flows import Flow, Join, NewSignal, Signal, Start, Undoable, Wait
@@ -109,30 +109,33 @@ class _Renewer:
     def __init__(self, renew: Callable[[str, str, timedelta], bool]) -> None:
         self._renew = renew
         self.renew_after_fork()
-        forking.renew_in_child(self)
+        process_fork.renew_in_child(self)
 
     def renew_after_fork(self) -> None:
         """In a forked child, start empty: the claims belong to the parent."""
-        self._sooner = threading.Condition()
+        # Entered itself, in C: a signal handler that raises in the function of a condition leaves it locked for good.
+        self._lock = threading.RLock()
+        self._sooner = threading.Condition(self._lock)
         self._renewals: dict[str, _Renewal] = {}
         self._thread: threading.Thread | None = None
         self._wakes = 0.0
 
     def add(self, key: str, token: str, renewals: Renewals) -> None:
-        with self._sooner:
+        with self._lock:
             self._plan(key, token, renewals)
             planned = self._renewals.get(token)
             if planned is None:
                 return
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="statestore-claims", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="statestore-claims", daemon=True)
+                thread.start()
+                self._thread = thread
             elif planned.at < self._wakes:
                 self._sooner.notify()
 
     def remove(self, token: str) -> None:
         # The thread is not woken: it notices this the next time it wakes.
-        with self._sooner:
+        with self._lock:
             self._renewals.pop(token, None)
 
     def _plan(self, key: str, token: str, renewals: Renewals) -> None:
@@ -143,7 +146,7 @@ class _Renewer:
 
     def _work(self) -> None:
         while True:
-            with self._sooner:
+            with self._lock:
                 if not self._renewals:
                     self._thread = None
                     return
@@ -154,6 +157,6 @@ class _Renewer:
                     self._sooner.wait(pause)
                     continue
             renewed = self._renew(planned.key, token, planned.lasts())
-            with self._sooner:
+            with self._lock:
                 if token in self._renewals:
                     self._plan(planned.key, token, planned.later if renewed else iter(()))

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from statestore.checking import checks
-from statestore.engine import forking
+from statestore.engine import process_fork
 from statestore.engine.async_database import AsyncRunner, finished
 from statestore.engine.calls import Call
 from statestore.engine.database import Runner
@@ -35,7 +35,7 @@ class _Held(Lease):
         # Only the holder's own bookkeeping changes, and `until`, which each renewal moves.
         object.__setattr__(self, "_runner", runner)
         object.__setattr__(self, "_failure", None)
-        object.__setattr__(self, "_generation", forking.generation())
+        object.__setattr__(self, "_generation", process_fork.generation())
 
     _runner: Any
     _failure: StateStoreError | None
@@ -71,7 +71,7 @@ class _Held(Lease):
         Raises:
             StaleLeaseError: It belongs to the parent. Nothing was written.
         """
-        if self._generation != forking.generation():
+        if self._generation != process_fork.generation():
             raise self._of_the_parent()
 
     def _of_the_parent(self) -> StaleLeaseError:
@@ -107,7 +107,7 @@ class _Held(Lease):
         object.__setattr__(self, "_worker", worker)
 
     def _leave(self, *, failed: bool) -> Flow[None]:
-        if self._generation != forking.generation():
+        if self._generation != process_fork.generation():
             if not failed:
                 raise self._of_the_parent()
             return

@@ -75,7 +75,7 @@ def key_maker(function: Callable[..., Any], key: Callable[..., str] | str | None
             problem = str(error).partition(": ")[2]
         raise InvalidValueError(
             "arguments",
-            f"of {name} cannot make a key, since what they hold is not exact JSON ({problem}); "
+            f"of {name} cannot form a key: they are not exact JSON ({problem}); "
             "pass memoize(key=…) a function of the arguments that returns the key",
         )
 

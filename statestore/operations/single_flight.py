@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from statestore.checking import checks, codec
-from statestore.engine import forking
+from statestore.engine import process_fork
 from statestore.engine.flows import Signal
 from statestore.errors import InvalidValueError, UnavailableError
 from statestore.repositories.cache.base import tags as checked_tags
@@ -127,7 +127,7 @@ class Flights:
 
     def __init__(self) -> None:
         self.renew_after_fork()
-        forking.renew_in_child(self)
+        process_fork.renew_in_child(self)
 
     def renew_after_fork(self) -> None:
         """In a forked child, start empty: the parent's flights never land there."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from statestore.checking import checks, exactjson, messages
-from statestore.engine import forking
+from statestore.engine import process_fork
 from statestore.engine.calls import Call
 from statestore.engine.flows import Block, Enter
 from statestore.errors import ConflictError, StoreClosedError
@@ -85,7 +85,7 @@ class Turn:
         self._limit = begun.limit
         self._entries: list[NewEntry | Mapping[str, Any]] = []
         self._saved = False
-        self._generation = forking.generation()
+        self._generation = process_fork.generation()
 
     @property
     def messages(self) -> list[Any]:
@@ -122,7 +122,7 @@ class Turn:
 
     def _commit(self, *, create: bool | NewSession, lease: Lease | None) -> Call | None:
         """The call that writes everything collected; None if there is nothing to write and no lease to check."""
-        if self._generation != forking.generation():  # Or the child could come first, and the parent be refused.
+        if self._generation != process_fork.generation():  # Or the child could come first, and the parent be refused.
             raise StoreClosedError(
                 "the turn was begun before this process was forked, and belongs to the parent; begin another"
             )

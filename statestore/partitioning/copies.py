@@ -186,8 +186,8 @@ class Copy:
         if tuple(theirs[:2]) != tuple(ours[:2]):
             problem = f"{theirs[0]:,} rows, of which the copy has {ours[0]:,}, or with other values"
             raise SchemaError(
-                f"{self._table} has {problem}; the table stays in use. Were triggers disabled meanwhile? Give the "
-                "copy up with statestore migrate partition --cancel, and begin again"
+                f"{self._table} has {problem}; the table stays in use. Were triggers disabled meanwhile? Drop the "
+                "copy with statestore migrate partition --cancel, and begin again"
             )
 
     # The swap, and what comes after it

@@ -342,7 +342,7 @@ def insert_session(store: StateStore, session: SavedSession, *, replace: bool = 
             that the value came from. Nothing was written.
     """
     records = portable_sessions.records(session)
-    histories = Histories()
+    histories = Histories(store.namespace)
     for record in records:
         histories.add(record.kind, record.values, record.where)
     histories.check()

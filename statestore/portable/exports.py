@@ -1,4 +1,4 @@
-"""What stands in the file of an export behind its sessions: all that belongs to them, one session after the other."""
+"""What is in the file of an export after its sessions: all that belongs to them, one session after the other."""
 
 import sqlite3
 from abc import ABC, abstractmethod

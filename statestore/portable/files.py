@@ -115,12 +115,13 @@ class Survey:
         histories: dict[str | None, Histories] = {}
         sources: dict[Key, str] = {}
         for source, record, run in _records(file, self._progress, self._copy, self._digest):
+            target = self.namespace if source is None else self._renaming(source, record.where)
             if source not in histories:
-                histories[source] = Histories()
                 if source is None and self._renaming:
                     raise InvalidValueError("rename", "needs a file of several namespaces; this one is of a single one")
+                checks.namespace(target, record.where)
+                histories[source] = Histories(target)
             histories[source].add(record.kind, record.values, record.where)
-            target = self.namespace if source is None else self._renaming(source, record.where)
             if source is not None and not self._runs:
                 self.namespace = target
             key = target, record.values["session_id"]
@@ -275,7 +276,7 @@ def _records(
         elif kind == "end":
             ended = True
             if values.get("lines") != count:
-                raise InvalidValueError(where, f"should count {count} lines, but does not; lines are missing")
+                raise InvalidValueError(where, f"does not match: the file has {count} lines; some are missing")
         else:
             count += 1
             namespace = _namespace(values, where) if labelled else None

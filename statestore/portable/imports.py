@@ -1,6 +1,6 @@
 """The rows of a file, into the tables: some at a time, in one transaction for all or in one for each part."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -91,6 +91,7 @@ def _is_there(survey: Survey) -> Flow[bool]:
 
 
 def forget(survey: Survey) -> Flow[None]:
+    """Forget which parts of a file were imported."""
     yield NamespaceCall(survey.namespace, PortableWork.forget_marks, survey.digest)
 
 
@@ -104,6 +105,7 @@ def bring_part(store: StateStore, part: Part, *, replace: bool, mark: Mark) -> T
 
 
 def insert_part(part: Part, *, replace: bool, mark: Mark | None = None) -> Flow[Totals]:
+    """Insert a part of a file, and note with *mark* that it is there."""
     totals = yield from within(part.namespace, insert(part.namespace, part.records(), replace=replace))
     if mark is not None:
         yield NamespaceCall(mark.namespace, PortableWork.mark, mark.digest, mark.part)
@@ -126,34 +128,44 @@ def insert(namespace: str, records: Iterable[Record], *, replace: bool) -> Flow[
             sessions |= {record.values["session_id"]: record.where for record in batch}
             parts |= {r.values["session_id"]: r.values["belongs_to"] for r in batch if r.values.get("belongs_to")}
             forks += [r.values["session_id"] for r in batch if r.values.get("parent_session_id") is not None]
-        if replace and kind in ("session", "usage"):
-            taken |= yield _call(PortableWork.take_usage, [one for one in ids if one not in looked_up])
-            looked_up.update(ids)
-        elif kind == "usage":
-            recorded = yield _call(PortableWork.find_usage, [one for one in ids if one not in looked_up])
-            if recorded is not None:
-                raise ConflictError(
-                    f"the usage ledger already has lines of session {recorded!r}; replace them, or import into an "
-                    "empty namespace",
-                    session_id=recorded,
-                )
-            looked_up.update(ids)
-        try:
-            yield _call(PortableWork.insert, kind, batch)
-        except DatabaseError as error:
-            if type(error) is not DatabaseError:
-                raise
-            where = batch[0].where if len(batch) == 1 else f"{batch[0].where} to {batch[-1].where}"
-            problem = f"was refused by the database ({error.code}): it does not fit the rest; the file is damaged"
-            raise InvalidValueError(where, problem) from error
+        if kind == "usage" or (replace and kind == "session"):
+            new = [session_id for session_id in ids if session_id not in looked_up]
+            looked_up.update(new)
+            if replace:
+                taken |= yield _call(PortableWork.take_usage, new)
+            else:
+                yield from _refuse_recorded(new)
+        yield from _insert_batch(kind, batch)
         totals.add(kind, len(batch))
     if strangers := [session_id for session_id, whole in parts.items() if whole not in sessions]:
         yield _call(PortableWork.settle_parts, strangers)
     for session_id, lines in taken.items():
         yield _call(PortableWork.keep_usage, session_id, lines, entries=session_id in sessions)
     if forks and (found := (yield _call(PortableWork.own_ancestor, forks))) is not None:
-        raise InvalidValueError(sessions[found], "is a session that is forked from itself, through existing sessions")
+        raise InvalidValueError(sessions[found], "would be its own ancestor, by way of existing sessions")
     return totals
+
+
+def _refuse_recorded(session_ids: Sequence[str]) -> Flow[None]:
+    """Raise if the usage ledger has lines of one of these sessions."""
+    recorded = yield _call(PortableWork.find_usage, session_ids)
+    if recorded is not None:
+        raise ConflictError(
+            f"the usage ledger already has lines of session {recorded!r}; replace them, or import into an empty "
+            "namespace",
+            session_id=recorded,
+        )
+
+
+def _insert_batch(kind: str, batch: Sequence[Record]) -> Flow[None]:
+    try:
+        yield _call(PortableWork.insert, kind, batch)
+    except DatabaseError as error:
+        if type(error) is not DatabaseError:
+            raise
+        where = batch[0].where if len(batch) == 1 else f"{batch[0].where} to {batch[-1].where}"
+        problem = f"was refused by the database ({error.code}): it does not fit the rest; the file is damaged"
+        raise InvalidValueError(where, problem) from error
 
 
 def _call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:

@@ -6,7 +6,6 @@ that, it keeps writers out for the moment in which the others begin to read.
 
 import os
 import queue
-import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +30,6 @@ from statestore.portable.exports import Exported, Kept, Lines, encoded, write_se
 from statestore.repositories.portable.portable_pages import PortablePages
 
 _MAIN = "from statestore.portable.jobs import main; main()"
-_SNAPSHOT = re.compile(r"[0-9A-F-]+")
 
 
 def check_jobs(jobs: int, database: Any) -> None:
@@ -42,9 +40,7 @@ def check_jobs(jobs: int, database: Any) -> None:
     """
     checks.count(jobs, "jobs", least=1, most=64)
     if jobs > 1 and (not isinstance(database, Database) or database.shared_url is None):
-        raise InvalidValueError(
-            "jobs", "takes a store that was opened with a URL which other processes can open, too; leave it at 1 here"
-        )
+        raise InvalidValueError("jobs", "needs a store opened with a URL that other processes can open; use jobs=1")
 
 
 def begin(database: Database, files: Mapping[str, int]) -> dict[str, Any]:
@@ -81,7 +77,7 @@ class Crew:
             for _ in range(jobs)
         ]
         try:
-            self._all(begin(database, files or {}))
+            self.everyone(begin(database, files or {}))
         except BaseException:
             self.close()
             raise
@@ -107,9 +103,6 @@ class Crew:
 
     def everyone(self, task: Mapping[str, Any]) -> None:
         """Let all of them do something, while none is at work."""
-        self._all(task)
-
-    def _all(self, task: Mapping[str, Any]) -> None:
         for future in [self._threads.submit(_ask, worker, task) for worker in self._workers]:
             future.result()
 
@@ -284,7 +277,7 @@ class _Worker:
 def main() -> None:
     """Work as one of a crew: a task a line on standard input, what came of it on standard output."""
     tasks, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # What something prints is no answer.
+    os.dup2(2, 1)  # What something prints is not an answer.
     worker: _Worker | None = None
     for line in tasks:
         task = orjson.loads(line)

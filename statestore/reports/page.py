@@ -16,7 +16,7 @@ from statestore.reports.layout import (
     legend,
     panel,
 )
-from statestore.reports.queries import Spent
+from statestore.reports.queries import Spent, number
 from statestore.reports.report_data import Collected, collect
 from statestore.reports.text import escape
 from statestore.values.usage import UsageTotals
@@ -106,7 +106,7 @@ def _key_figures(found: Collected) -> str:
     failed = f"in {now.tool_calls:,} tool and {now.model_calls:,} model calls"
     return figures_list(
         [
-            figure("cost", _cost, figures.money, unpriced),
+            figure("cost", lambda totals: number(totals.cost_usd), figures.money, unpriced),
             figure("input tokens", lambda totals: totals.input_tokens, figures.short, fresh),
             figure("cached input", panels.cached, figures.percent, f"{figures.short(cached)} tokens", figures.points),
             figure("output tokens", lambda totals: totals.output_tokens, figures.short),
@@ -248,10 +248,6 @@ def _activity(found: Collected) -> str:
         + data_table("hour", [f"{days[n // 24]} {n % 24:02d}:00" for n in range(168)], by_day,
                      lambda value: f"{value:,.0f}", name=title)
     )  # fmt: skip
-
-
-def _cost(row: UsageTotals) -> float | None:
-    return None if row.cost_usd is None else float(row.cost_usd)
 
 
 def _seconds_text(value: float) -> str:

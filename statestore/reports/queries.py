@@ -302,7 +302,7 @@ class PageRepository(Repository):
     def billed(self, session_ids: Sequence[str]) -> dict[str, Billed]:
         found = {}
         for name, *sums, cost in self._link.all(_BILLED, session_ids=list(session_ids)):
-            counts: list[Any] = [*map(int, sums), _number(cost)]
+            counts: list[Any] = [*map(int, sums), number(cost)]
             found[name] = Billed(*counts)
         return found
 
@@ -355,7 +355,7 @@ class PageRepository(Repository):
         statement = _sums(len(boundaries))
         rows = self._link.all(statement, since=since, until=until, user_id=user_id, **_times(boundaries))
         return [
-            Spent(bar, model, int(tokens_in), int(tokens_out), int(cached), _number(cost))
+            Spent(bar, model, int(tokens_in), int(tokens_out), int(cached), number(cost))
             for bar, model, tokens_in, tokens_out, cached, cost in rows
         ]
 
@@ -370,7 +370,7 @@ class PageRepository(Repository):
         return found
 
 
-def _number(cost: Any) -> float | None:
+def number(cost: Any) -> float | None:
     return None if cost is None else float(cost)
 
 

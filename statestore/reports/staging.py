@@ -109,7 +109,7 @@ def _take_place(part: Path, path: Path, aside: Path) -> None:
 def _remove(folder: Path) -> None:
     """Remove a folder of ours, if there is one."""
     if folder.is_symlink() or (folder.exists() and any(folder.iterdir()) and not (folder / MARK).is_file()):
-        raise InvalidValueError("path", f"{folder} is in the way, and is not ours to remove; move it away")
+        raise InvalidValueError("path", f"{folder} already exists and was not made by statestore; move it away")
     shutil.rmtree(folder, ignore_errors=True)
 
 

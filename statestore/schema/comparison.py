@@ -88,7 +88,7 @@ def alembic_options(dialect: Dialect, schema: str) -> dict[str, Any]:
     return {
         "target_metadata": tables,
         "version_table": VERSION_TABLE,
-        # What is no `quoted_name` Alembic takes apart at its dots.
+        # Alembic splits at its dots what is not a `quoted_name`.
         "version_table_schema": quoted_name(schema, None) if on_postgresql else None,
         "include_schemas": on_postgresql,
         "include_name": is_looked_at,

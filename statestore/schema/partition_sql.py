@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from statestore.schema.naming import quoted
 from statestore.schema.partitions import KEYS, PROGRESS_TABLE
 
 SET_TIMEOUTS = """
@@ -160,15 +161,11 @@ class Facts:
     indexes: Sequence[tuple[str, bool, str, str | None]]
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 class Names:
     """The statements for a table of a schema."""
 
     def __init__(self, schema: str, table: str) -> None:
-        self._schema = _quoted(schema)
+        self._schema = quoted(schema)
         self._name = table
         self._columns = _PRIMARY[table]
         self._foreign_key = _FOREIGN_KEYS[table]
@@ -180,7 +177,7 @@ class Names:
         self.pattern = rf"^{table}_(copy|notes|replaced|p[0-9]+)$"
 
     def _in_schema(self, name: str) -> str:
-        return f"{self._schema}.{_quoted(name)}"
+        return f"{self._schema}.{quoted(name)}"
 
     def _index(self, number: int) -> str:
         return f"{self._name}_copy_index_{number}"
@@ -209,7 +206,7 @@ class Names:
         if facts.comment is not None:
             statements.append(f"COMMENT ON TABLE {self.copy} IS {facts.comment}")
         for number, (_, unique, definition, constraint) in enumerate(facts.indexes):
-            name = _quoted(self._index(number))
+            name = quoted(self._index(number))
             if constraint is not None:
                 statements.append(f"ALTER TABLE {self.copy} ADD CONSTRAINT {name} {constraint}")
             else:
@@ -356,7 +353,7 @@ class Names:
             f"DROP FUNCTION {self._note}()",
             f"DROP TABLE {self._notes}",
             *(
-                f"ALTER INDEX {self._in_schema(self._index(number))} RENAME TO {_quoted(name)}"
+                f"ALTER INDEX {self._in_schema(self._index(number))} RENAME TO {quoted(name)}"
                 for number, name in enumerate(indexes)
             ),
             *(f"ALTER TABLE {table} {begins} {refers} NOT VALID" for table in of),
@@ -376,7 +373,7 @@ class Names:
                 REFERENCES {self._in_schema(key.refers_to)} ({key.columns}){key.then};
         END IF;
     END $statestore$"""
-        names = [f"{self._schema}.{_quoted(name)}" for name in partitions]
+        names = [f"{self._schema}.{quoted(name)}" for name in partitions]
         return [*(f"ALTER TABLE {name} VALIDATE CONSTRAINT {key.name}" for name in names), whole]
 
     def finish(self) -> list[str]:

@@ -48,8 +48,8 @@ def check(value: Any, argument: str = "table_prefix") -> str:
     if not re.fullmatch(r"[a-z_][a-z0-9_]*", value) or len(value) > MAX_LENGTH:
         raise InvalidValueError(
             argument,
-            f"has small letters a to z, digits and _, begins with no digit, and has at most {MAX_LENGTH} characters; "
-            "for example 'statestore_'",
+            f"must have at most {MAX_LENGTH} characters, of a to z, 0 to 9 and _, and must not begin with a "
+            "digit; for example 'statestore_'",
         )
     if value.startswith(_TAKEN) or value.endswith(_ENDINGS):
         raise InvalidValueError(argument, f"{value!r} would make names that mean something else; choose another")

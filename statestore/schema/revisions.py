@@ -27,7 +27,7 @@ def head() -> str:
 
 @dataclass(frozen=True, slots=True)
 class SchemaRevision:
-    """The revision of a schema, and of the oldest code that may use it; None where it does not say.
+    """The revision of a schema, and of the oldest code that may use it; None if it does not say.
 
     Attributes:
         revision: The revision.
@@ -54,7 +54,7 @@ class SchemaRevision:
 
 
 def read(connection: Connection, schema_name: str, table_prefix: str = "") -> SchemaRevision | None:
-    """What the database says; None where it has no schema."""
+    """What the database says; None if it has no schema."""
     where = schema_name if connection.dialect.name == "postgresql" else None
     if not inspect(connection).has_table(table_prefix + VERSION_TABLE, schema=where):
         return None
@@ -69,11 +69,17 @@ def read(connection: Connection, schema_name: str, table_prefix: str = "") -> Sc
         raise SchemaError(f"{VERSION_TABLE} has several revisions, {several}; delete all but the right one")
     if not found:
         return None
-    distributed = bool(found[0].get("has_citus")) and _is_distributed(connection, schema_name)
+    distributed = bool(found[0].get("has_citus")) and _has_distributed(connection, schema_name)
     return SchemaRevision(found[0]["version_num"], found[0].get("oldest_code"), distributed)
 
 
-def _is_distributed(connection: Connection, schema_name: str) -> bool:
+def is_distributed(connection: Connection, schema_name: str) -> bool:
+    """Whether the tables of a schema are distributed, on PostgreSQL."""
+    has_citus = connection.exec_driver_sql(f"SELECT to_regclass('{CITUS}') IS NOT NULL").scalar()
+    return bool(has_citus) and _has_distributed(connection, schema_name)
+
+
+def _has_distributed(connection: Connection, schema_name: str) -> bool:
     sessions = (
         "SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
         " WHERE n.nspname = :schema AND c.relname = 'sessions'"

@@ -1,6 +1,6 @@
 """The tables as the code sees them. Migrations make them; a test holds both against each other.
 
-Every table's key begins with (namespace, session_id): an analyst reads the tables as they are, no lookup stands
+Every table's key begins with (namespace, session_id): an analyst reads the tables as they are, no lookup comes
 before a write, and the tables can be partitioned or distributed by session. Other indexes begin with another column
 where they can: while a table is small and not analyzed yet, PostgreSQL may take any index that begins with the same
 columns for the primary key's, and keep that plan while the table grows.
@@ -293,7 +293,7 @@ cache_entries = Table(
     Column("version", BigInteger, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("expires_at", UtcTime),
-    # When the row may go. Later than expires_at where an expired value may still be served while it is computed anew.
+    # When the row may go. Later than expires_at if an expired value may still be served while it is computed again.
     Column("keep_until", UtcTime),
     Column("last_accessed_at", UtcTime, nullable=False),
     # Orders accesses at the same time: several in one statement, or a clock that stands still.

@@ -46,7 +46,7 @@ usage_ledger = Table(
     Index(None, "namespace", "user_id"),
 )
 
-# Calls of models and tools that are no entries of a history: what a run used as a whole, an embedding, a moderation.
+# Calls of models and tools that are not entries of a history: what a run used as a whole, an embedding, a moderation.
 usage_records = Table(
     "usage_records",
     metadata,

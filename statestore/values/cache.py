@@ -30,8 +30,8 @@ class CacheEntry:
     `value` is MISSING in a list that was requested without values. `size_bytes` is the size of the value in the
     database, where it may be compressed. `access_count` counts the hits since it was set. `stale_ttl` is how long after
     `expires_at` it is kept for `get_or_compute(…, stale_ttl=…)`. `version` is a number that no other write has, for
-    `set(…, expected_version=…)`; it is 0 in an entry that was read from a file. It does not grow, and is no part of a
-    comparison.
+    `set(…, expected_version=…)`; it is 0 in an entry that was read from a file. It does not grow, and is not a part
+    of a comparison.
     """
 
     key: str

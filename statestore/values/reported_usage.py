@@ -1,7 +1,7 @@
 """Tokens as SDKs report them: the shapes that `Usage.of` understands.
 
 What a usage is called, and what it counts, differs. In some, tokens of the provider's prompt cache are part of the
-input, as OpenTelemetry wants it; in others they stand beside it and are added here.
+input, as OpenTelemetry wants it; others report them separately, and they are added here.
 """
 
 from collections.abc import Mapping

@@ -11,16 +11,20 @@ from typing import Literal, TypeAlias
 class UsageTotals:
     """What was used: existing entries, the ledger of deleted ones and recorded calls together.
 
-    Recorded calls (`usage.record`) count as calls, with their tokens, cost and duration, but as no entries.
+    Recorded calls (`usage.record`) count as calls, with their tokens, cost and duration, but not as entries.
 
     Args:
         sessions: How many sessions the entries and calls belong to.
+        entries: How many history entries there are or were.
         turns: Entries of role `user`.
         model_calls: Entries and calls with tokens.
         tool_calls: Entries and calls that name a tool, without the results that answer another entry's call.
         errors: Entries and calls with an `error_type`.
         input_tokens: Including cached ones.
         output_tokens: Including reasoning.
+        cache_read_input_tokens: Input tokens that were read from the provider's cache.
+        cache_write_input_tokens: Input tokens that were written to it.
+        reasoning_output_tokens: Output tokens of reasoning.
         cost_usd: The known costs; None if none is known.
         unpriced_calls: Model calls whose cost is not known, and so is not in `cost_usd`.
         duration: The sum of all durations.

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from statestore import StateStore
+from tests.support.warm import programs
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ def log(tmp_path: Path) -> Path:
 
 @contextmanager
 def process(**orders: Any) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "tests.concurrency.cache_caller", json.dumps(orders)]
+    command = [programs() / "python", "-m", "tests.concurrency.cache_caller", json.dumps(orders)]
     with subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
         try:
             assert running.stdout is not None
@@ -124,7 +124,7 @@ def test_a_process_that_is_killed_loses_its_last_hits_but_no_entry(database_url:
         store.cache.invalidate("gone")
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    done = subprocess.run([programs() / "python", "-c", code], cwd=ROOT, check=False)
     assert done.returncode == -9
     with StateStore.open(database_url) as store:
         stats = store.cache.stats()

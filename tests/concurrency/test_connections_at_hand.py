@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from statestore import StateStore, UnavailableError, deadline
-from statestore.engine.watchdog import Watchdog
+from statestore.engine.watchdog import Watch, Watchdog
 from tests.support.content import Content
 from tests.support.crowd import at_once
 
@@ -109,7 +109,8 @@ def test_the_watchdog_keeps_no_driver_beyond_its_use() -> None:
 
     watchdog, driver = Watchdog(), Driver()
     known = weakref.ref(driver)
-    watch = watchdog.watch(driver, time.monotonic())
+    watch = Watch(driver, time.monotonic())
+    watchdog.begin(watch)
     until = time.monotonic() + AMPLE
     while not watch.fired and time.monotonic() < until:
         time.sleep(0.01)

@@ -42,8 +42,8 @@ def child(work):
 """
 
 
-def play(scene: str, url: str, *, warn: str = "error") -> None:
-    code = PRELUDE + textwrap.dedent(scene)
+def play(scene: str, url: str, *, warn: str = "error", first: str = "") -> None:
+    code = first + PRELUDE + textwrap.dedent(scene)
     done = subprocess.run(
         [sys.executable, "-W", warn, "-c", code, url], capture_output=True, text=True, timeout=AMPLE, check=False
     )
@@ -132,10 +132,125 @@ def test_stores_that_were_dropped_before_do_not_matter(database_url: str) -> Non
     )
 
 
+HOLD_EVERY_LOCK = """
+import _thread, os, sys, threading
+
+made, held = [], []
+go, done, release = (_thread.allocate_lock() for _ in range(3))
+for lock in go, done, release:
+    lock.acquire()
+
+
+def noted(make):
+    def lock():
+        made.append(make())
+        return made[-1]
+    return lock
+
+
+def hold():
+    while True:
+        go.acquire()
+        held.extend(lock for lock in made if lock.acquire(False))
+        done.release()
+        release.acquire()
+        while held:
+            held.pop().release()
+        done.release()
+
+
+def before():
+    go.release()
+    done.acquire()
+
+
+def after():
+    release.release()
+    done.acquire()
+
+
+# Registered first, so what others do before a fork is done by then.
+os.register_at_fork(before=before, after_in_parent=after)
+_thread.start_new_thread(hold, ())
+threading.Lock, threading.RLock = noted(threading.Lock), noted(threading.RLock)
+"""
+
+
+def test_a_lock_that_any_thread_holds_at_the_fork_does_not_stop_the_child(database_url: str) -> None:
+    """All at once: each lock of ours, of SQLAlchemy and of the drivers that somebody could hold is held."""
+    play(
+        """
+        import faulthandler
+        from statestore import StateStoreError, migrate
+
+        store = StateStore.open(url, pool_size=4, timeout=30)
+
+        def use(store, name):
+            store.sessions.open(name)
+            store.history.append(name, [NewEntry("x")])
+            assert store.history.read(name, last=1)[0].content == "x"
+            store.state.set(name, "k", 1)
+            assert store.state.get(name, "k") == 1
+            store.cache.set(name, 1)
+            assert store.cache.get(name) == store.cache.get_or_compute(f"computed {name}", lambda: 1) == 1
+            with store.transaction() as tx:
+                tx.state.set(name, "k", 2)
+            store.sessions.fork(name)
+            store.sweep()
+
+        use(store, "parent")
+        stop = threading.Event()
+
+        def write(number):
+            while not stop.is_set():
+                try:
+                    store.history.append(f"s{number}", [NewEntry("x")], create=True)
+                except StateStoreError as exc:
+                    print(exc, file=sys.stderr)
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+
+        def work():
+            faulthandler.dump_traceback_later(50, exit=True)
+            assert len(held) > 20
+            failures = []
+
+            def run(number):
+                try:
+                    use(store, f"child {number}")
+                except BaseException as exc:
+                    failures.append(repr(exc))
+
+            running = [threading.Thread(target=run, args=(number,)) for number in range(3)]
+            for thread in running:
+                thread.start()
+            for thread in running:
+                thread.join()
+            assert not failures, failures
+            store.close()
+            migrate.upgrade(url)
+            with StateStore.open(url) as another:
+                use(another, "another")
+
+        wait_for(child(work))
+        use(store, "parent after the fork")
+        stop.set()
+        for thread in threads:
+            thread.join()
+        store.close()
+        """,
+        database_url,
+        warn="ignore",
+        first=HOLD_EVERY_LOCK,
+    )
+
+
 def test_one_hook_that_fails_does_not_keep_others_from_being_called() -> None:
     play(
         """
-        from statestore.engine import forking
+        from statestore.engine import process_fork
 
         class Target:
             renewed = False
@@ -144,8 +259,8 @@ def test_one_hook_that_fails_does_not_keep_others_from_being_called() -> None:
                 raise ValueError("for the test")
 
         first, second = Target(), Target()
-        forking.renew_in_child(first)
-        forking.renew_in_child(second)
+        process_fork.renew_in_child(first)
+        process_fork.renew_in_child(second)
 
         def work():
             assert first.renewed and second.renewed

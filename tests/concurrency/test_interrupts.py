@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType, SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,9 @@ import statestore
 from statestore import NewEntry, StateStore
 from statestore.engine.batching import ThreadBatches
 from statestore.engine.calls import Mode
-from statestore.engine.waits import OnlyWriter
+from statestore.engine.schedule import Schedule
+from statestore.engine.waits import OnlyWriter, Signal
+from statestore.engine.watchdog import watchdog
 
 FOLDER = statestore.__path__[0]
 
@@ -31,23 +34,38 @@ def begin(store: StateStore) -> None:
         tx.state.set("s", "k", 1)
 
 
+def connect(store: StateStore) -> None:
+    store._database._connections._close_idle()
+    store.state.get("s", "k", None)
+
+
 CALLS: dict[str, Callable[[StateStore], Any]] = {
     "append": lambda store: store.history.append("s", [NewEntry("x")]),
     "set": lambda store: store.state.set("s", "k", 1),
     "read": lambda store: store.history.read("s", last=1),
     "transaction": begin,
+    "connecting": connect,
 }
-# What comes last of all: where these begin, one of the places for connections may be lost.
-LAST_STEPS = {"Connections.give_back", "Slots.give_back", "generation"}
 
 
-def interrupted_at(number: int, call: Callable[[], Any], moment: str) -> str | None:
-    """Interrupt a call where its so-manieth function begins, or returns. Where that was; None if the call has fewer."""
+def interrupted_at(
+    number: int,
+    call: Callable[[], Any],
+    moment: str,
+    kept: list[BaseException] | None = None,
+    *,
+    within: tuple[str, ...] = (FOLDER,),
+) -> str | None:
+    """Interrupt a call where its so-manieth function begins, or returns. Where that was; None if the call has fewer.
+
+    Functions of the package count, or those in the files and folders that *within* names. The exception is added to
+    *kept*: as in an interactive session, it keeps all that the functions held.
+    """
     left, where = number, None
 
     def count(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal left, where
-        if event == moment and frame.f_code.co_filename.startswith(FOLDER):
+        if event == moment and frame.f_code.co_filename.startswith(within):
             left -= 1
             if left == 0:
                 sys.setprofile(None)
@@ -57,8 +75,9 @@ def interrupted_at(number: int, call: Callable[[], Any], moment: str) -> str | N
     sys.setprofile(count)
     try:
         call()
-    except Interrupted:
-        pass
+    except Interrupted as exc:
+        if kept is not None:
+            kept.append(exc)
     finally:
         sys.setprofile(None)
     return where
@@ -90,6 +109,39 @@ def test_who_is_interrupted_while_it_waits_for_the_only_writer_keeps_nobody_out(
             assert time.monotonic() - began < 2, "nobody was woken"
             writer.leave(after)
         assert number > 3
+
+
+@pytest.mark.parametrize("moment", ["call", "c_return"])
+@pytest.mark.parametrize("step", ["set", "wait", "clear"])
+def test_who_is_interrupted_at_a_signal_leaves_one_that_works(step: str, moment: str) -> None:
+    """Unlike `threading.Event`, whose functions are Python: a lock that one of them has taken stays taken."""
+    number, where = 0, ""
+    while where is not None:
+        signal = Signal()
+        steps: dict[str, Callable[[], Any]] = {
+            "set": signal.set,
+            "wait": partial(signal.wait, 0),
+            "clear": signal.clear,
+        }
+        within = (FOLDER, threading.__file__)
+        where = interrupted_at(number := number + 1, steps[step], moment, within=within)  # type: ignore[assignment]
+        setting = threading.Thread(target=signal.set, daemon=True)
+        setting.start()
+        assert signal.wait(5), where
+        setting.join(5)
+        assert not setting.is_alive(), where
+    assert number > 1
+
+
+@pytest.mark.parametrize("moment", ["call", "c_return"])
+def test_who_is_interrupted_while_it_takes_a_batch_loses_none_of_it(moment: str) -> None:
+    number, where = 0, ""
+    while where is not None:
+        schedule = Schedule(None)
+        schedule.waiting = waiting = [SimpleNamespace(key=key) for key in "abc"]
+        where = interrupted_at(number := number + 1, schedule.take, moment)  # type: ignore[assignment]
+        assert schedule.waiting == ([] if where is None else waiting), where
+    assert number > 3
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["done together", "left over"])
@@ -151,24 +203,30 @@ def test_who_is_interrupted_in_a_batch_keeps_nobody_waiting(moment: str, left: b
     assert number > 15
 
 
-# A connection that is just being made or given back belongs to nobody then: it is closed when it is collected, here.
+# A connection that is just being made belongs to nobody then: it is closed when it is collected, here.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("moment", ["call", "c_return"])
 @pytest.mark.parametrize("name", CALLS)
 def test_wherever_a_call_is_interrupted_the_next_one_works(database_url: str, name: str, moment: str) -> None:
-    with StateStore.open(database_url, timeout=5, durability="normal") as store:
+    kept: list[BaseException] = []
+    with StateStore.open(database_url, timeout=5, durability="normal", pool_size=2) as store:
         store.sessions.create("s")
         CALLS[name](store)
         number, left = 0, []
-        while (where := interrupted_at(number := number + 1, lambda: CALLS[name](store), moment)) is not None:
+        # What remembers an interrupted attempt to connect holds its place, as its thread does.
+        keep = None if name == "connecting" else kept
+        while (where := interrupted_at(number := number + 1, lambda: CALLS[name](store), moment, keep)) is not None:
             # Takes the only writer of SQLite, and the place of an append.
             store.history.append("s", [NewEntry("after")])
             state = store._database.pool()
             assert state is not None
-            if state.used and where not in LAST_STEPS:
+            if state.used and name != "connecting":  # There its thread may not have ended yet, or it is garbage.
                 left.append(where)
-            store._database._connections.slots._free = state.size  # type: ignore[union-attr]
+                kept.clear()
+            if name != "connecting":  # Else whoever has the connection next is given up when that use was due.
+                assert not watchdog.watches, where
         assert number > 20
         assert left == []
         assert [entry.seq for entry in store.history.read("s")] == list(range(1, store.history.count("s") + 1))
-    gc.collect()
+        kept.clear()
+        gc.collect()  # Now: the store closes what has come back.

@@ -184,7 +184,7 @@ def test_who_may_not_read_the_sums_is_told_so(postgres_url: str) -> None:
                 ) as caught:
                     other.usage.totals()
                 assert not isinstance(caught.value, ReadOnlyError)
-                with pytest.raises(ReadOnlyError, match=r"this write \(42501\): .* lacks a right on sessions"):
+                with pytest.raises(ReadOnlyError, match=r"this write \(42501\): .* lacks a privilege on sessions"):
                     other.sessions.create("t")
         finally:
             connection.execute("DROP OWNED BY looking")

@@ -25,6 +25,9 @@ TIMEOUT = timedelta(seconds=20)
 class Bench:
     """One run of a row.
 
+    *server* starts the server that is shared with others, and *template* gives a database with all tables: its name on
+    that server, or its path. Without them there is a server for this run, and tables are made by the migrations.
+
     Attributes:
         rounds: How often the fault is to happen.
         unsafe: Whether this is the control, which has to lose something.
@@ -40,6 +43,7 @@ class Bench:
         unsafe: bool = False,
         long: bool = False,
         server: Callable[[], PostgresServer] | None = None,
+        template: Callable[[], str] | None = None,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.database = database
@@ -50,6 +54,7 @@ class Bench:
         self.tell = tell
         self.stack = ExitStack()
         self._start = server
+        self._template = template
 
     def __enter__(self) -> Self:
         return self
@@ -92,17 +97,26 @@ class Bench:
 
     def url(self, server: PostgresServer | None = None, *, kept: bool = False) -> str:
         """A new database with all tables. One that is *kept* goes with its server."""
+        template = self._template() if self._template is not None and server in (None, self._shared) else None
         if self.database == "sqlite":
-            url = f"sqlite:///{Path(tempfile.mkdtemp(dir=self.folder)) / 'statestore.db'}"
+            path = Path(tempfile.mkdtemp(dir=self.folder)) / "statestore.db"
+            if template is not None:
+                shutil.copyfile(template, path)
+            url = f"sqlite:///{path}"
         else:
             server = server or self.server
             name = f"faults_{secrets.token_hex(6)}"
-            server.create_database(name)
+            server.create_database(name, template)
             if not kept:
                 self.stack.callback(server.drop_database, name)
             url = server.url(name)
-        migrate.upgrade(url)
+        if template is None:
+            migrate.upgrade(url)
         return url
+
+    @property
+    def _shared(self) -> PostgresServer | None:
+        return self.__dict__.get("server")
 
     def open(self, url: str, *, world: str | None = None, **options: Any) -> Any:
         """A store in the row's world, called without awaiting in both. It is closed when the row ends."""

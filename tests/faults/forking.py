@@ -1,11 +1,13 @@
 """`os.fork()` while eight threads write: parent and child go on with the same store."""
 
 import asyncio
+import faulthandler
 import json
 import multiprocessing
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 import traceback
@@ -95,11 +97,16 @@ def _in_child(work: Callable[[int], None], journal: Journal, *, multiprocess: bo
     reader, writer = os.pipe()
 
     def run() -> None:
+        # What every thread of the child waits for, if it does so for long: told with what came of it.
+        stacks = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        faulthandler.dump_traceback_later(TIMEOUT.total_seconds() - 2, file=stacks)
         try:
             os.close(reader)
             work(writer)
         except BaseException:
-            os.write(writer, json.dumps(["wrong", traceback.format_exc()[-3000:], []]).encode() + b"\n")
+            stacks.seek(0)
+            told = traceback.format_exc()[-3000:] + stacks.read()[:3000]
+            os.write(writer, json.dumps(["wrong", told, []]).encode() + b"\n")
         finally:
             # Not the parent's exit handlers, of which the harness has some.
             os._exit(0)

@@ -31,9 +31,15 @@ def server(request: pytest.FixtureRequest) -> Callable[[], PostgresServer]:
     return lambda: request.getfixturevalue("postgres")  # type: ignore[no-any-return]
 
 
+@pytest.fixture
+def template(request: pytest.FixtureRequest, case: Case) -> Callable[[], str]:
+    fixture = "template_sqlite" if case.database == "sqlite" else "template_database"
+    return lambda: str(request.getfixturevalue(fixture))
+
+
 @pytest.mark.parametrize("case", parameters())
-def test_it_holds(case: Case, server: Callable[[], PostgresServer]) -> None:
-    with Bench(case.database, case.world, case.short, server=server) as bench:
+def test_it_holds(case: Case, server: Callable[[], PostgresServer], template: Callable[[], str]) -> None:
+    with Bench(case.database, case.world, case.short, server=server, template=template) as bench:
         try:
             tally = case.run(bench)
         except Missing as exc:

@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -62,13 +63,18 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py")) if "_migrations" not in path.parts}
-TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
+
+
+# Only the process that runs these tests reads the package: each of several collects them.
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
 
 
 def imports(module: str) -> set[str]:
     """The modules of the package that *module* imports, wherever in it."""
     found = set()
-    for node in ast.walk(TREES[module]):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.ImportFrom) and not node.level:
             targets = [f"{node.module}.{alias.name}" for alias in node.names]
             found |= {target if inside(target) in MODULES else str(node.module) for target in targets}
@@ -109,7 +115,7 @@ def test_imports_do_not_go_in_circles() -> None:
 def for_types(module: str) -> set[str]:
     """What *module* imports under TYPE_CHECKING only."""
     found = set()
-    for node in ast.walk(TREES[module]):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             found |= {inside(str(part.module)) for part in ast.walk(node) if isinstance(part, ast.ImportFrom)}
     return found
@@ -128,13 +134,14 @@ def test_the_engine_knows_no_table() -> None:
 @pytest.mark.parametrize("module", [module for module in MODULES if module])
 def test_no_private_name_of_another_floor_is_used(module: str) -> None:
     used = set()
-    for node in ast.walk(TREES[module]):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.ImportFrom):
             used |= {alias.name for alias in node.names}
         elif isinstance(node, ast.Attribute):
             used.add(node.attr)
     # Those that nobody here defines are another library's.
-    strangers = used & PRIVATE_ANYWHERE - PRIVATE[floor(module)]
+    private = private_names()
+    strangers = used & set().union(*private.values()) - private[floor(module)]
     assert not strangers
 
 
@@ -145,7 +152,7 @@ def is_private(name: str) -> bool:
 def defined(module: str) -> set[str]:
     """The private names that a module defines, in classes too."""
     found: set[str] = set()
-    for node in ast.walk(TREES[module]):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -155,13 +162,14 @@ def defined(module: str) -> set[str]:
     return {name for name in found if is_private(name)}
 
 
-# A repository's own base class is below it, and is made to be inherited from.
-INHERITED = defined("repositories.base") | defined("operations.base")
-PRIVATE = {
-    number: set().union(*(defined(module) for module in MODULES if floor(module) == number)) | INHERITED
-    for number in range(-1, len(FLOORS))
-}
-PRIVATE_ANYWHERE: set[str] = set().union(*PRIVATE.values())
+@cache
+def private_names() -> dict[int, set[str]]:
+    """Those that may be used on each floor: its own, and those of classes that are made to be inherited from."""
+    inherited = defined("repositories.base") | defined("operations.base")
+    return {
+        number: set().union(*(defined(module) for module in MODULES if floor(module) == number)) | inherited
+        for number in range(-1, len(FLOORS))
+    }
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent for path in PACKAGE.rglob("__init__.py")), ids=str)
@@ -175,7 +183,7 @@ def test_only_the_upper_floors_wait_retry_or_log() -> None:
         if module.startswith("repositories"):
             names = {
                 name.partition(".")[0]
-                for node in ast.walk(TREES[module])
+                for node in ast.walk(tree(module))
                 if isinstance(node, ast.Import | ast.ImportFrom)
                 for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
             }
@@ -209,7 +217,7 @@ def test_contributing_prints_the_floors() -> None:
         for name in names:
             path = MODULES[name].relative_to(ROOT)
             room = f"{path.parent}/" if path.name == "__init__.py" else str(path)
-            summary = str(ast.get_docstring(TREES[name])).partition("\n\n")[0].replace("\n", " ")
+            summary = str(ast.get_docstring(tree(name))).partition("\n\n")[0].replace("\n", " ")
             rows.append(f"| {number} | `{room}` | {summary} |")
     page = ROOT / "CONTRIBUTING.md"
     text = page.read_text()

@@ -13,7 +13,7 @@ import pytest
 from statestore import deadline
 from statestore.engine.listening import Ear, Listener
 from statestore.engine.waits import ends_at
-from statestore.engine.watchdog import Watchdog
+from statestore.engine.watchdog import Watch, Watchdog
 from statestore.engine.workers import Workers
 from statestore.repositories.history import follows
 
@@ -39,9 +39,9 @@ def test_the_watchdog_is_started_by_the_next(refused: list[str]) -> None:
     watchdog, driver = Watchdog(), sqlite3.connect(":memory:")
     refused.append("statestore-watchdog")
     with pytest.raises(RuntimeError):
-        watchdog.watch(driver, time.monotonic())
-    assert not watchdog._watches
-    watch = watchdog.watch(driver, time.monotonic())
+        watchdog.begin(Watch(driver, time.monotonic()))
+    watch = Watch(driver, time.monotonic())
+    watchdog.begin(watch)
     until = time.monotonic() + 10
     while not watch.fired and time.monotonic() < until:
         time.sleep(0.01)

@@ -4,7 +4,7 @@ To count is to set: the entry gets another version, another time of creation and
 attributes and, if no other is given, its end.
 
 On PostgreSQL one statement does it for whole numbers. It reads the row as it is once it has its lock, and the tags as
-they were when it began. So where it had to wait and another write came before, it does nothing, unless the version says
+they were when it began. So if it had to wait and another write came before, it does nothing, unless the version says
 that the entry has no tags: many who count at once do not start over. What it cannot do is done in a transaction.
 """
 

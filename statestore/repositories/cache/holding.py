@@ -15,7 +15,7 @@ from statestore.repositories.cache.base import KEYS, CacheBase
 HELD = "FOR NO KEY UPDATE OF e"
 
 # In one order, those that there are and those that there are not, so that two who do so do not wait for each other in a
-# circle. A row that stands is locked even though the condition leaves it as it is.
+# circle. A row that is there is locked even though the condition leaves it as it is.
 _HOLD = Statement(
     postgresql="""
     INSERT INTO $cache_entries AS e (namespace, key, value, codec, size_bytes, version, created_at, last_accessed_at,

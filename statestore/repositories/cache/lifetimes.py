@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from statestore.checking import checks
-from statestore.engine import forking
+from statestore.engine import process_fork
 from statestore.errors import InvalidValueError
 from statestore.values.markers import NEVER, NeverType
 
@@ -24,7 +24,7 @@ EXPIRES_POSTGRESQL, KEPT_POSTGRESQL = (
 EXPIRES_VARIED, KEPT_VARIED = (_LATER.format("new.until", f"new.{name}") for name in ("ttl", "keep"))
 EXPIRES_SQLITE, KEPT_SQLITE = "$later(:ttl)", "$later(:keep)"
 
-# Another end for an entry that stands, which stays stale for as long as it was to.
+# Another end for an entry that is there, which stays stale for as long as it was to.
 _STALE_POSTGRESQL = "coalesce(e.keep_until - e.expires_at, interval '0')"
 _STALE_SQLITE = """coalesce(1000000
         * (strftime('%s', substr(keep_until, 1, 19)) - strftime('%s', substr(expires_at, 1, 19)))
@@ -97,7 +97,7 @@ class _Stamps:
     def __init__(self) -> None:
         self._last = 0
         self.renew_after_fork()
-        forking.renew_in_child(self)
+        process_fork.renew_in_child(self)
 
     def renew_after_fork(self) -> None:
         self._lock = threading.Lock()

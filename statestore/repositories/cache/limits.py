@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from statestore.checking import exactjson
-from statestore.engine import forking
+from statestore.engine import process_fork
 from statestore.repositories.cache.lifetimes import stamps
 from statestore.repositories.cache.options import CacheOptions
 
@@ -166,7 +166,7 @@ class CacheState:
         self._removed = (0, 0)
         self._began_at = self._root._epoch
         if parent is None:
-            forking.renew_in_child(self)
+            process_fork.renew_in_child(self)
 
     def renew_after_fork(self) -> None:
         """In a forked child: the parent writes what was counted, and the bound has to be counted again."""

@@ -89,7 +89,7 @@ _NEW = {
     SELECT * FROM {unnest("n", VARIED, "new_{}", ordinal="place")}""",
 }
 
-# An entry that is to stand is locked: nobody may remove it between the look at it and the write.
+# An entry that is to stay is locked: nobody may remove it between the look at it and the write.
 _IF_THERE = {
     "present": "JOIN old ON old.key = new.key AND old.live",
     "version": "JOIN old ON old.key = new.key AND old.live AND old.version = :expected_version",
@@ -110,7 +110,7 @@ def set_postgresql(*, values: str = "one", only_if: str | None = None, limited_b
     held = f"held AS ({_HELD[limited_by]})," if limited_by else ""
     count = "(SELECT n FROM held), (SELECT size FROM held)" if limited_by else "NULL, NULL"
     if limited_by == "entries":
-        # Not where it only overwrites, which takes no room.
+        # Not if it only overwrites, which takes no room.
         count = ", ".join(
             f"CASE WHEN EXISTS (SELECT 1 FROM up) AND old.key IS NULL THEN (SELECT {column} FROM held) END"
             for column in ("n", "size")
@@ -170,7 +170,7 @@ def set_one_postgresql(*, tagged: bool, described: bool) -> Statement:
 
 @lru_cache(maxsize=4)
 def replace_one_postgresql(*, tagged: bool, described: bool) -> Statement:
-    """One entry where there is one already, which takes no room: what most sets in a full cache are."""
+    """One entry if there is one already, which takes no room: what most sets in a full cache are."""
     description = _COMMON if described else _NOTHING
     times = "$now, new_end.expires_at, new_end.keep_until, $now"
     values = f":value, :codec, :size, {description}, :version, {times}, :stamp, 0"

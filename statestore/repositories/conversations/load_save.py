@@ -15,13 +15,12 @@ from statestore.repositories.base import Repository
 from statestore.repositories.history import appending, entry_reads, entry_rows, ranges, summaries
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.sessions import lease_checks, segments, session_columns, session_life, session_rows
+from statestore.repositories.sessions.session_columns import ATTRIBUTES
 from statestore.repositories.sessions.session_rows import LockedSession
 from statestore.repositories.state import state_rows
 from statestore.values.conversations import Baseline, ConversationState, SaveReport
 from statestore.values.history import Entry, NewEntry, Summary, Usage
 from statestore.values.sessions import Lease, Session
-
-_ATTRIBUTES = ("user_id", "agent_name", "title", "instructions", "metadata", "project_root", "cwd", "ttl")
 
 # An entry that is stored anew is not billed anew. If its row was the session's own and is not in the ledger yet, it
 # never gets there, and the new row is billed in its place: that one says what the entry used by now.
@@ -134,19 +133,15 @@ class ConversationsRepository(Repository, group="sessions"):
         entries = entry_reads.read(self._link, session_id)
         state = state_rows.read(self._link, session_id)
         found = summaries.read(self._link, session_id)
+        attributes = {name: getattr(session, name) for name in ATTRIBUTES} | {
+            "metadata": exactjson.loads(exactjson.dumps(session.metadata, "metadata")),
+            "ttl": session_columns.ttl_as_given(self._link, session.ttl),
+        }
         return ConversationState(
             session_id,
             entries=[*entries],
             state={key: state_rows.value(session_id, key, text) for key, (text, _) in state.items()},
             summaries=found,
-            user_id=session.user_id,
-            agent_name=session.agent_name,
-            title=session.title,
-            instructions=session.instructions,
-            metadata=exactjson.loads(exactjson.dumps(session.metadata, "metadata")),
-            project_root=session.project_root,
-            cwd=session.cwd,
-            ttl=session_columns.ttl_as_given(self._link, session.ttl),
             session=session,
             baseline=Baseline(
                 revision=session.revision,
@@ -156,10 +151,11 @@ class ConversationsRepository(Repository, group="sessions"):
                 content=_digest(entries, found),
                 state=state,
             ),
+            **attributes,
         )
 
     def _columns(self, conversation: ConversationState) -> dict[str, Any]:
-        given = {name: getattr(conversation, name) for name in _ATTRIBUTES}
+        given = {name: getattr(conversation, name) for name in ATTRIBUTES}
         if given["metadata"] is None:
             given["metadata"] = {}
         columns = {name: session_columns.attribute(self._link, name, value) for name, value in given.items()}
@@ -228,7 +224,7 @@ class ConversationsRepository(Repository, group="sessions"):
         return sorted(written), sorted(deleted)
 
     def _save_attributes(self, session: Session, columns: Mapping[str, Any]) -> None:
-        before = {name: session_columns.attribute(self._link, name, getattr(session, name)) for name in _ATTRIBUTES}
+        before = {name: session_columns.attribute(self._link, name, getattr(session, name)) for name in ATTRIBUTES}
         changed = {name: value for name, value in columns.items() if value != before[name]}
         if session.belongs_to is not None:
             changed.pop("ttl", None)

@@ -234,7 +234,7 @@ class TurnWork(Repository, group="turn"):
 def _disturbed(session_id: str, how: str, **fields: int) -> ConflictError:
     return ConflictError(
         f"session {session_id!r} was changed by others while the turn was under way: {how}; read it again, and append "
-        "or redo what the error's `unsaved` holds",
+        "or redo what is in the error's `unsaved`",
         session_id=session_id,
         **fields,
     )

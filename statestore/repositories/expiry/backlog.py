@@ -11,6 +11,7 @@ from statestore.engine.sql import Statement
 from statestore.engine.sql_parts import in_namespaces
 from statestore.repositories.base import Repository
 from statestore.repositories.sessions import endings, lease_checks
+from statestore.schema.liveness import LIVE_ANYWHERE
 from statestore.values.operations import Figures
 from statestore.values.sessions import STATUSES
 from statestore.values.usage import ExpiryBacklog
@@ -19,16 +20,20 @@ _KINDS = ("expired_sessions", "idle_sessions", "expired_state", "expired_cache")
 _OWN = "r.namespace = :namespace"
 
 
+# SQLite takes so many terms of a UNION, and each takes PostgreSQL time to plan; few have more than three retentions.
+_AT_ONCE = 50
+
+
 @lru_cache(maxsize=16)
-def _backlog(within: str, idle: tuple[str, ...]) -> Statement:
+def _backlog(within: str, idle: tuple[str, ...], *, first: bool = True) -> Statement:
     """What is due in namespaces, together. The view does the same by the database's clock; here the store's decides.
 
-    *within* says of row `r` in which it is; *idle* the same, for each time after which sessions are idle.
+    *within* says of row `r` in which it is; *idle* the same, for each time after which sessions are idle. Only the
+    *first* has what is due by itself.
     """
     idle_after = _IS_IDLE if within == _OWN else _IS_IDLE_AT_HOME
     sessions, state, cache = [within.replace("r.", f"{row}.") for row in "sec"]
-    return Statement(
-        f"""
+    by_itself = f"""
     SELECT 'expired_sessions', count(*), min(s.expires_at), $now FROM $sessions AS s
     WHERE {sessions} AND s.expires_at <= $now
     UNION ALL
@@ -38,19 +43,20 @@ def _backlog(within: str, idle: tuple[str, ...]) -> Statement:
     UNION ALL
     SELECT 'expired_cache', count(*), min(c.keep_until), $now FROM $cache_entries AS c
     WHERE {cache} AND c.keep_until <= $now"""
-        + "".join(
-            f"""
-    UNION ALL
+    after_a_time = [
+        f"""
     SELECT 'idle_{number}', count(*), min(s.last_activity_at), $now FROM $sessions AS s
     WHERE {which.replace("r.", "s.")} AND {idle_after.replace("#", str(number))}"""
-            for number, which in enumerate(idle)
-        )
-    )
+        for number, which in enumerate(idle)
+    ]
+    return Statement("\n    UNION ALL".join([*([by_itself] if first else ()), *after_a_time]))
 
 
 # After one of several times.
 _IS_IDLE = re.sub(":(idle_since|max_idle)", r":\1_#", endings.IS_IDLE)
-_IS_IDLE_AT_HOME = _IS_IDLE.replace("p.namespace = :namespace", "p.namespace = s.namespace")
+_IS_IDLE_AT_HOME = _IS_IDLE.replace("p.namespace = :namespace", "p.namespace = s.namespace").replace(
+    "$live", LIVE_ANYWHERE
+)
 
 
 @lru_cache(maxsize=16)
@@ -96,21 +102,22 @@ class BacklogRepository(Repository, group="usage"):
         for at, name, value in self._link.all(_max_idle(within), **params):
             now, max_idle = time(at), timedelta(microseconds=value)
             idle.setdefault(max_idle, []).append(name)
-        for number, (max_idle, names) in enumerate(idle.items()):
-            params |= {f"{name}_{number}": value for name, value in endings.idle_params(now, max_idle).items()}
-            params |= {f"names_{number}": names} if several else {}
-        longest = list(idle)
-        which = tuple(f"r.namespace $in(:names_{number})" if several else within for number in range(len(idle)))
         found: dict[str, tuple[int, datetime, datetime]] = {}
-        for kind, due, oldest, at in self._link.all(
-            _backlog(within, which), latest_lease=lease_checks.LATEST, **params
-        ):
-            if due:
-                since = time(oldest)
-                if kind.startswith("idle_"):
-                    kind, since = "idle_sessions", since + longest[int(kind.removeprefix("idle_"))]
-                before = found.get(kind, (0, since, time(at)))
-                found[kind] = (before[0] + due, min(before[1], since), before[2])
+        for start in range(0, len(idle) or 1, _AT_ONCE):
+            longest = list(idle)[start : start + _AT_ONCE]
+            these = dict(params)
+            for number, max_idle in enumerate(longest):
+                these |= {f"{name}_{number}": value for name, value in endings.idle_params(now, max_idle).items()}
+                these |= {f"names_{number}": idle[max_idle]} if several else {}
+            which = tuple(f"r.namespace $in(:names_{number})" if several else within for number in range(len(longest)))
+            statement = _backlog(within, which, first=not start)
+            for kind, due, oldest, at in self._link.all(statement, latest_lease=lease_checks.LATEST, **these):
+                if due:
+                    since = time(oldest)
+                    if kind.startswith("idle_"):
+                        kind, since = "idle_sessions", since + longest[int(kind.removeprefix("idle_"))]
+                    before = found.get(kind, (0, since, time(at)))
+                    found[kind] = (before[0] + due, min(before[1], since), before[2])
         return [
             ExpiryBacklog(kind=kind, due=due, oldest_due_at=since, overdue=at - since)
             for kind, (due, since, at) in sorted(found.items(), key=lambda one: _KINDS.index(one[0]))

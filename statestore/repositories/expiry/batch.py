@@ -13,7 +13,7 @@ class Batch:
 
     Attributes:
         kinds: What it deleted.
-        after: Where the next step goes on; None where nothing more was found.
+        after: Where the next step goes on; None if nothing more was found.
         left: Something was due, and held by somebody else.
         state_entries: How many state keys went with sessions.
         summaries: How many summaries went with them.

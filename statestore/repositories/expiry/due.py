@@ -99,7 +99,7 @@ class DueRepository(ExpiryRepository):
             limits: Whether what is beyond the limits of the store counts.
         """
         batch = Batch()
-        # None is idle where there is no policy: nothing is older than the earliest time.
+        # None is idle if there is no policy: nothing is older than the earliest time.
         idle = self._idle(None) or endings.idle_params(EARLIEST, checks.MAX_TTL)
         doomed = idle | {"ended": endings.IDLE, "evicted": endings.EVICTED} | endings.DUE_PARAMS
         doomed["excess_sessions"] = self._excess_sessions(COUNT_IN_USE, **idle) if limits else 0

@@ -138,7 +138,7 @@ class EndingRepository(ExpiredRows):
         return self._link.dialect.time(now), None if max_idle is None else timedelta(microseconds=max_idle)
 
     def _idle(self, max_idle: timedelta | None) -> Params | None:
-        """The parameters of `endings.IS_IDLE`; None where no session is idle, however long it was not used."""
+        """The parameters of `endings.IS_IDLE`; None if no session is idle, however long it was not used."""
         now, setting = self._now_and_max_idle()
         longest = setting if max_idle is None else max_idle
         return None if longest is None else endings.idle_params(now, longest)

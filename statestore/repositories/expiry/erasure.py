@@ -1,7 +1,7 @@
 """Removing sessions that are too many, or too large, for one short transaction.
 
 The first transaction hides all of it, for good: what is hidden has expired long ago, and nothing revives it. The rest
-follows in batches, as in a sweep; where the process dies, the next sweep goes on with them.
+follows in batches, as in a sweep; if the process dies, the next sweep goes on with them.
 """
 
 import hashlib

@@ -18,7 +18,7 @@ from statestore.schema.column_types import UtcTime
 from statestore.values.namespaces import NamespaceInfo
 
 _INFO = Columns(None, *fields_of(NamespaceInfo), types={"last_activity_at": UtcTime})
-# Prices and settings may stand alone; of these, `prices` only counts changes.
+# Prices and settings may be all there is; of these, `prices` only counts changes.
 _NAMESPACES = Statement(f"""
     SELECT {_INFO.select(sessions="CAST(sum(n.sessions) AS bigint)", entries="CAST(sum(n.entries) AS bigint)",
         bytes="CAST(sum(n.bytes) AS bigint)", last_activity_at="max(n.last_activity_at)")}
@@ -176,7 +176,7 @@ class NamespaceRepository(Repository, group="store"):
         (leased,) = self._link.one(_LEASED, latest_lease=lease_checks.LATEST) or (0,)
         if leased:
             problem = f"{leased} sessions of namespace {self._link.settings.namespace!r} are under a lease"
-            raise ConflictError(f"{problem}; stop who works with them, or wait until the leases end")
+            raise ConflictError(f"{problem}; stop their workers, or wait until the leases end")
 
     @reported_as("store.drop_namespace")
     @writes

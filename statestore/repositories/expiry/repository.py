@@ -23,7 +23,7 @@ from statestore.values.usage import SweepKind
 _FAR = 2**62
 # So many sessions a batch looks at, however few the one before deleted.
 _AT_LEAST = 8
-# At most so many families in one batch: their locks stand in a table that all sessions of the server share.
+# At most so many families in one batch: their locks are in a table that all sessions of the server share.
 _FAMILIES_AT_ONCE = 100
 
 _DUE = """
@@ -34,7 +34,7 @@ _DUE = """
 
 
 def _find_due(which: str) -> Statement:
-    """Sessions that are due, and the locks of their families with them, where they share entries.
+    """Sessions that are due, and the locks of their families with them, if they share entries.
 
     Only those locks that are free: to wait for one could end in a deadlock. The third column says whether they share
     entries, the last whether they may be taken; it is NULL where enough families are locked. `:alone` says that the
@@ -183,7 +183,7 @@ class ExpiryRepository(EndingRepository):
     def _sweep(
         self, find: Statement, limit: int, after: tuple[Any, ...], *, alone: bool = False, **which: Any
     ) -> Batch:
-        # No more are looked at, locked and weighed than the batch before lets expect: it ends where they are too large.
+        # No more are looked at, locked and weighed than the batch before lets expect: it ends if they are too large.
         *where, most = after or (EARLIEST, "", limit)
         place = tuple(where)
         which |= {"erased": endings.ERASED, "alone": alone}

@@ -11,6 +11,7 @@ from statestore.repositories.cache.base import NAMESPACE
 from statestore.repositories.cache.eviction import ALONE
 from statestore.repositories.cache.options import CacheOptions
 from statestore.repositories.expiry.batch import Batch
+from statestore.repositories.sessions import segments
 from statestore.repositories.usage import ledger
 
 
@@ -119,9 +120,6 @@ _UNSEEN_OF_SESSION = Statement("""
         AND NOT EXISTS (SELECT 1 FROM $session_segments AS g WHERE g.namespace = :namespace
             AND g.owner_session_id = h.session_id AND h.seq BETWEEN g.from_seq AND g.to_seq)
     ORDER BY h.seq LIMIT :limit""")
-_DELETE_RANGE = Statement("""
-    DELETE FROM $history_entries
-    WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq""")
 
 _FAR = 2**62
 
@@ -219,10 +217,10 @@ class ExpiredRows(Repository):
 
     def _delete_unseen(self, session_id: str, from_seq: int, to_seq: int, limit: int, batch: Batch) -> int:
         rows = self._link.all(_UNSEEN_OF_SESSION, session_id=session_id, from_seq=from_seq, to_seq=to_seq, limit=limit)
-        # One by one: between them may stand what a fork sees.
+        # One by one: what a fork sees may be between them.
         for seq, size in rows:
             ledger.fold(self._link, session_id, seq, seq)
-            self._link.run(_DELETE_RANGE, session_id=session_id, from_seq=seq, to_seq=seq)
+            self._link.run(segments.DELETE_ROWS, session_id=session_id, from_seq=seq, to_seq=seq)
             batch.add("unseen_entries", 1, size)
         return len(rows)
 

@@ -17,6 +17,7 @@ from statestore.engine.sql_parts import arrays, unnest
 from statestore.repositories.history import appending, entry_rows, follows
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.sessions import session_rows
+from statestore.repositories.usage import price_rows
 from statestore.values.history import Entry, NewEntry
 
 # Beyond this an append is large enough to travel alone.
@@ -179,7 +180,7 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
     names = [column for column in kinds if column != "created_at"]
     values = [f"CAST(v.{name} AS json)" if name in ("content", "metadata") else f"v.{name}" for name in names]
     created_at = "coalesce(v.created_at, $now)" if "created_at" in columns else "$now"
-    unchanged = entry_rows.PRICES_UNCHANGED if priced else ""
+    unchanged = price_rows.UNCHANGED if priced else ""
     return Statement(
         postgresql=f"""
         WITH wanted AS (

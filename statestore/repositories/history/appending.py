@@ -18,6 +18,7 @@ from statestore.repositories.history import entry_rows, follows
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.sessions import session_life, session_rows
 from statestore.repositories.sessions.session_rows import PartHints
+from statestore.repositories.usage import price_rows
 from statestore.schema import TOKEN_COLUMNS
 from statestore.values.history import Entry
 from statestore.values.sessions import Lease, Session
@@ -76,7 +77,7 @@ def _postgresql(
     count: int, columns: tuple[str, ...], *, at: bool, new: bool, same: bool, leased: bool, priced: bool, part: bool
 ) -> Statement:
     conditions = (_IF_AT, at), (_IF_NEW_POSTGRESQL, new), (_IF_SAME_ROW, same), (session_rows.HELD, leased)
-    wanted = "".join(sql for sql, wanted in (*conditions, (entry_rows.PRICES_UNCHANGED, priced)) if wanted)
+    wanted = "".join(sql for sql, wanted in (*conditions, (price_rows.UNCHANGED, priced)) if wanted)
     update = _UPDATE + wanted + _RETURNING_POSTGRESQL + _AND_ENDS[part]
     return entry_rows.insert_after_update(count, columns, update, _THEN % _WHOLE[part])
 

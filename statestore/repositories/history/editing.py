@@ -14,6 +14,7 @@ from statestore.repositories.base import Repository
 from statestore.repositories.history import appending, entry_edits, entry_lookups, entry_rows, ranges
 from statestore.repositories.history.entry_edits import Found
 from statestore.repositories.history.entry_rows import PreparedEntry
+from statestore.repositories.usage import price_rows
 from statestore.repositories.usage.records import usage_columns
 from statestore.values.history import Entry, NewEntry, Usage
 from statestore.values.markers import MISSING
@@ -73,7 +74,7 @@ class EditingRepository(Repository):
                 entry_edits.SAME_TURN: True,
                 entry_edits.SAME_CONTENT: expected is not None,
                 entry_edits.SAME_ID: given.own_id,
-                entry_rows.PRICES_UNCHANGED: revision is not None,
+                price_rows.UNCHANGED: revision is not None,
             }
             changed = None
             if not appending.awaits_tool(given):  # If it does, the stored entry may have it.
@@ -210,7 +211,7 @@ class EditingRepository(Repository):
                     session_id,
                     by,
                     columns | ({"cost_usd": None} if reprices and usage is not None else {}),
-                    [entry_edits.UNCOUNTED, *([entry_rows.PRICES_UNCHANGED] if reprices else [])],
+                    [entry_edits.UNCOUNTED, *([price_rows.UNCHANGED] if reprices else [])],
                     prices_revision=revision,
                     **{by: key},
                 )
@@ -236,7 +237,7 @@ class EditingRepository(Repository):
             session_id,
             by,
             columns,
-            [*conditions, entry_edits.SAME_ROW, *([] if revision is None else [entry_rows.PRICES_UNCHANGED])],
+            [*conditions, entry_edits.SAME_ROW, *([] if revision is None else [price_rows.UNCHANGED])],
             row_version=version,
             prices_revision=revision,
             **{by: key},

@@ -3,8 +3,8 @@
 A row that others see too, or that is another's, is replaced by a copy of the session's own first: then the others keep
 theirs. On PostgreSQL a row that nobody else sees is changed by a single statement, as in `unshared`.
 
-What an entry used is counted once. A row that is not in the usage ledger counts as it stands; one that is there, or is
-a copy, is taken out of it again by its own figures before these change, and counts as it stands from then on.
+What an entry used is counted once. A row that is not in the usage ledger counts as it is; one that is there, or is
+a copy, is taken out of it again by its own figures before these change, and counts as it is from then on.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,5 +1,6 @@
 """Reading entries of a session, wherever their rows are."""
 
+import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from operator import attrgetter, itemgetter
@@ -11,7 +12,7 @@ from statestore.checking import exactjson
 from statestore.engine.sql import Link, Row, Statement
 from statestore.repositories.history import entry_rows
 from statestore.repositories.sessions import holding, session_rows
-from statestore.repositories.sessions.session_rows import ForkHints
+from statestore.repositories.sessions.session_rows import ForkHints, Hints
 from statestore.values.history import Entry
 
 # Beyond every position, and twice it still fits 64 bits.
@@ -44,7 +45,7 @@ ALSO = f"""CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belon
 
 
 def _statements(columns: str) -> tuple[Statement, Statement]:
-    """How entries are read: of sessions that are no forks, and of any."""
+    """How entries are read: of sessions that are not forks, and of any."""
     # One round trip, for all sessions that are not forks: the rows of a session are all of its history. On PostgreSQL
     # they come from a subquery that is closed to the planner by OFFSET 0, so that the bounds always end up in the index
     # scan; in a plain join it may take them for a filter, and read the whole session. A subquery keeps its order here.
@@ -96,8 +97,47 @@ def _statements(columns: str) -> tuple[Statement, Statement]:
 
 _READ, _READ_FORK = _statements(entry_rows.COLUMNS)
 
-# One column, and for forks what its rows are put in order by.
+
+# One column; for forks also what its rows are put in order by.
 _CONTENT, _CONTENT_FORK = _statements("CAST(h.content AS text)")[0], _statements("CAST(h.content AS text), h.seq")[1]
+
+
+def _joined(contents: str) -> Statement:
+    """All contents as one list of JSON, for SQLite, where a row costs more to fetch than what it holds costs to read.
+
+    As bytes, which the reader of JSON takes as they are. Behind the contents is the number of entries: there are fewer
+    contents if some are large, or not plain (see `exactjson`), and then they have to be read row by row.
+
+    Args:
+        contents: A query of contents `c`, in order, null for one of those.
+    """
+    return Statement(
+        sqlite=f"""
+        SELECT {ALSO}, (
+            SELECT CASE WHEN count(*) > 0 THEN
+                CAST('[' || coalesce(group_concat(o.c, ','), '') || ',' || count(*) || ']' AS blob) END
+            FROM ({contents}) AS o)
+        FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live"""
+    )
+
+
+_PLAIN = (
+    f"""CASE WHEN h.content_bytes <= :largest AND h.content >= '{exactjson.PLAIN}' THEN h.content END AS c, h.seq"""
+)
+_OWN = f"""SELECT {_PLAIN} FROM $history_entries AS h
+            WHERE h.namespace = s.namespace AND h.session_id = s.session_id
+                AND h.seq BETWEEN {_FROM_SQLITE} AND {_TO_SQLITE}"""
+_JOINED = _joined(f"{_OWN} ORDER BY h.seq")
+_JOINED_FORK = _joined(f"""{_OWN}
+            UNION ALL
+            SELECT {_PLAIN} FROM $session_segments AS g CROSS JOIN $history_entries AS h
+                ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
+                AND h.seq BETWEEN max(g.from_seq, {_FROM_SQLITE}) AND min(g.to_seq, {_TO_SQLITE})
+            WHERE g.namespace = s.namespace AND g.session_id = s.session_id ORDER BY seq""")
+
+# Beyond this SQLite's copies of the one text cost more than the rows would, and memory.
+_MOST_JOINED = 200
+_JOINED_BYTES = 1_000_000
 
 # The same without the content of large entries, which is null then.
 _READ_SMALL, _READ_FORK_SMALL = _statements(
@@ -190,10 +230,37 @@ def read_contents(link: Link, session_id: str, window: dict[str, int]) -> list[A
     Raises:
         SessionNotFoundError: No such session, or it has expired.
     """
+    if link.dialect.name == "sqlite":
+        found = _read_joined(link, session_id, window)
+        if found is not None:
+            return found
     rows, is_fork = rows_of(link, session_id, _CONTENT, _CONTENT_FORK, **window)
     if is_fork:
         rows = sorted((row for row in rows if row[1] is not None), key=itemgetter(2))
     return contents(link, session_id, rows)
+
+
+class _RowByRow(Hints):
+    """Sessions that have contents which cannot be joined."""
+
+    __slots__ = ()
+
+
+def _read_joined(link: Link, session_id: str, window: dict[str, int]) -> list[Any] | None:
+    """As `read_contents`; None if they have to be read row by row."""
+    most, hints = min(window["last"], window["limit"]), link.settings.of(_RowByRow)
+    if most > _MOST_JOINED or session_id in hints:
+        return None
+    try:
+        largest = _JOINED_BYTES // max(most, 1)
+        ((_, text),), _ = rows_of(link, session_id, _JOINED, _JOINED_FORK, largest=largest, **window)
+        values: list[Any] = [0] if text is None else orjson.loads(text)
+        if values.pop() == len(values):
+            return values
+    except (sqlite3.DataError, orjson.JSONDecodeError):  # Longer than a text may be, for the former.
+        pass
+    hints.add(session_id)
+    return None
 
 
 def contents(link: Link, session_id: str, rows: Sequence[Row]) -> list[Any]:

@@ -319,10 +319,6 @@ def model_calls(_: Call, stored: Sequence[Entry]) -> ModelCalls:
     return (stored[0].session_id, called) if called else (None, ())
 
 
-# Says, in the statement that appends, that the prices are still those that the costs were computed from.
-PRICES_UNCHANGED = price_rows.UNCHANGED
-
-
 def price(link: Link, batch: Sequence[PreparedEntry]) -> tuple[Sequence[PreparedEntry], int | None]:
     """Give the entries of *batch* their cost if they have used tokens and do not say what they cost.
 

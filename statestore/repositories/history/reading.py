@@ -152,7 +152,8 @@ class ReadingRepository(Repository):
     ) -> list[Any]:
         """The contents of the entries alone, oldest first: what a prompt needs, at about half the price of `read`.
 
-        One round trip; two if the store sees a fork for the first time. Extends the session's TTL.
+        One round trip; two if the store sees a fork for the first time, or, on SQLite, a session with contents that are
+        large or that few programs can read. Extends the session's TTL.
 
         Args:
             session_id: The session to read.
@@ -237,9 +238,14 @@ class ReadingRepository(Repository):
 
 def _check_range(session_id: str, last: int | None, after: int | None, before: int | None, limit: int | None) -> None:
     checks.key(session_id, "session_id")
-    for name, value in (("last", last), ("after", after), ("before", before), ("limit", limit)):
-        if value is not None:
-            checks.count(value, name)
+    if last is not None:  # Not `optional_count`: most calls give one of them.
+        checks.count(last, "last")
+    if after is not None:
+        checks.count(after, "after")
+    if before is not None:
+        checks.count(before, "before")
+    if limit is not None:
+        checks.count(limit, "limit")
     if last is not None and limit is not None:
         raise InvalidValueError("limit", "cannot be combined with last; limit counts from the start, last from the end")
 

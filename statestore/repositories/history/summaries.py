@@ -25,7 +25,7 @@ _UPSERT = f"""
         content = excluded.content, token_count = excluded.token_count, created_at = excluded.created_at
     RETURNING {_SUMMARY.select()}"""
 
-# Written only where the session has come as far as the summary reaches.
+# Written only if the session has come as far as the summary reaches.
 _TOUCH = f"""
     UPDATE $sessions AS s SET {session_rows.ACTIVE}
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live AND s.next_seq > :end_seq"""

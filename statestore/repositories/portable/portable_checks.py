@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from statestore.checking import checks
 from statestore.engine.sql import Params
 from statestore.errors import InvalidValueError
 from statestore.repositories.usage import ledger
@@ -12,6 +13,10 @@ MAX_SUM = 10**15
 # Of all lines of a file together.
 MAX_FILE_SUM = 10**18
 _DAMAGED = "the file is damaged"
+# What an index has beside the session's id, in rows of these kinds.
+_NAMES = {"entry": "entry_id", "state": "key", "list": "name"}
+# In bytes, what the longest id of a session leaves for the namespace and the id of an entry.
+_ROOM = checks.MAX_NAMES_BYTES - 4 * checks.MAX_KEY_LENGTH
 
 
 class Histories:
@@ -20,7 +25,12 @@ class Histories:
     Keeps ranges, not positions: a history of any length is a few.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, namespace: str) -> None:
+        """*namespace*: into which the rows come."""
+        self._namespace = namespace
+        self._room = max(_ROOM - checks.indexed_bytes(namespace), 64)
+        self._long_ids: dict[str, list[tuple[int, str]]] = {}
+        """Of entries, with their positions: those that may not fit beside the id of another session."""
         self._sessions: dict[str, tuple[str, int, int]] = {}
         self._own: dict[str, list[range]] = {}
         self._shared: dict[str, list[tuple[str, range, str]]] = {}
@@ -35,7 +45,7 @@ class Histories:
         """Remember a row; sessions come before what belongs to them.
 
         Raises:
-            InvalidValueError: It cannot stand there.
+            InvalidValueError: It cannot be there.
         """
         session_id: str = values["session_id"]
         if kind == "session":
@@ -51,10 +61,14 @@ class Histories:
                     raise InvalidValueError(where, f"is a part of another session, with a TTL of its own; {_DAMAGED}")
         elif kind != "usage" and session_id not in self._sessions:
             raise InvalidValueError(where, f"belongs to a session that no earlier line has; {_DAMAGED}")
+        if kind in _NAMES:
+            self._check_names(where, _NAMES[kind], session_id, values[_NAMES[kind]])
         if kind == "usage":
             self._add_up(values, where)
         elif kind == "entry":
             _extend(self._own.setdefault(session_id, []), values["seq"])
+            if len(values["entry_id"].encode()) > self._room:
+                self._long_ids.setdefault(session_id, []).append((values["seq"], values["entry_id"]))
         elif kind == "list":
             self._lists[session_id, values["name"]] = (where, values.get("item_count", 0))
         elif kind == "list_item":
@@ -66,6 +80,12 @@ class Histories:
                 raise InvalidValueError(where, f"names entries of a session of another family; {_DAMAGED}")
             rows = range(values["from_seq"], values["to_seq"] + 1)
             self._shared.setdefault(session_id, []).append((values["owner_session_id"], rows, where))
+
+    def _check_names(self, where: str, column: str, session_id: str, name: str) -> None:
+        try:
+            checks.together(column, self._namespace, session_id, name)
+        except InvalidValueError as error:
+            raise InvalidValueError(where, str(error)) from None
 
     def _add_item(self, session_id: str, values: Params, where: str) -> None:
         place = session_id, values["name"]
@@ -82,7 +102,7 @@ class Histories:
         """That each list has as many items as it says."""
         for place, (where, count) in self._lists.items():
             if self._items.get(place, 0) != count:
-                raise InvalidValueError(where, f"is a list of which items are missing from the file; {_DAMAGED}")
+                raise InvalidValueError(where, f"is a list with items missing from the file; {_DAMAGED}")
 
     def _add_up(self, line: Params, where: str) -> None:
         for name in ledger.COUNTS:
@@ -99,7 +119,7 @@ class Histories:
             while at is not None and at not in done:
                 if at in path:
                     where = self._sessions[at][0]
-                    raise InvalidValueError(where, f"is a session that is forked from itself; {_DAMAGED}")
+                    raise InvalidValueError(where, f"would be its own ancestor; {_DAMAGED}")
                 path.add(at)
                 at = self._parents.get(at)
             done |= path
@@ -120,6 +140,9 @@ class Histories:
             for owner, rows, segment_where in shared:
                 if not _holds(self._own.get(owner, []), rows):
                     raise InvalidValueError(segment_where, f"names entries that are missing; {_DAMAGED}")
+                for seq, entry_id in self._long_ids.get(owner, []):
+                    if seq in rows:  # They may become its own.
+                        self._check_names(segment_where, "entry_id", session_id, entry_id)
             position = first_seq
             for rows in sorted(
                 [*self._own.get(session_id, []), *(rows for _, rows, _ in shared)], key=lambda rows: rows.start
@@ -133,7 +156,7 @@ class Histories:
             raise InvalidValueError(
                 where,
                 f"is a session with the entries {first_seq} to {next_seq - 1}, but from {position} on some are missing "
-                f"from the file or in it twice; {_DAMAGED}",
+                f"or duplicated; {_DAMAGED}",
             )
 
 

@@ -48,7 +48,7 @@ def keep(link: Link, session_id: str, taken: Sequence[Line], *, entries: bool) -
     """
     held = _held(link, [session_id])
     there = [*held, *(_lines(link, ledger.unfolded(link, session_id)) if entries else ())]
-    # First what was used at the same time, so that what remains stands where it was.
+    # First what was used at the same time, so that what remains is where it was.
     rest = _without(_without(taken, there, "bucket_at"), there)
     numbers: dict[Any, int] = {}
     for line in held:

@@ -26,7 +26,7 @@ PAGE = 500
 # A page ends behind the row with which it gets this large.
 ROOM = 8 * 1024 * 1024
 
-_LIVE = "(s.expires_at IS NULL OR s.expires_at > $now)"
+_FRESH = "(s.expires_at IS NULL OR s.expires_at > $now)"
 _FROM_START: dict[str, Any] = {
     **dict.fromkeys(("session_id", "key", "name"), ""),
     **dict.fromkeys(("from_seq", "start_seq", "position", "line"), 0),
@@ -97,7 +97,7 @@ def _of_sessions(kind: str, which: str = "true") -> tuple[Statement, Statement]:
 
 
 _ROWS = {
-    "state": _of_sessions("state", _LIVE),
+    "state": _of_sessions("state", _FRESH),
     "summary": _of_sessions("summary"),
     "list": _of_sessions("list"),
     "list_item": _of_sessions("list_item"),

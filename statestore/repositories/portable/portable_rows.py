@@ -75,7 +75,7 @@ def _insert(kind: str) -> Statement:
 
 
 def _default(column: Column[Any]) -> str | None:
-    """What the table puts where nothing is said, as SQL."""
+    """What the table takes if nothing is said, as SQL."""
     if not isinstance(column.server_default, DefaultClause):
         return None
     value = str(column.server_default.arg)
@@ -139,7 +139,7 @@ class PortableWork(Repository):
         """Make sure that none of the sessions is there; with *replace* by deleting them.
 
         Returns:
-            Those that live, where they are not to be replaced.
+            Those that live, if they are not to be replaced.
         """
         found = self._link.all(_LOCK_ANY, session_ids=list(session_ids))
         living = [session_id for session_id, lives in found if lives]

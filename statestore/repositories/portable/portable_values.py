@@ -1,4 +1,4 @@
-"""A row's values as they stand in the file of an export, and back: the same for both databases."""
+"""A row's values as they are in the file of an export, and back: the same for both databases."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ LARGE: dict[str, tuple[str, ...]] = {
 
 
 def encode(dialect: Dialect, kind: str, row: Row) -> dict[str, Any]:
-    """What stands in the file for a row, but for the record's name."""
+    """What the file has for a row, but for the record's name."""
     values = list(row)
     for place, encoder in _ENCODERS_OF[kind]:
         if values[place] is not None:
@@ -81,7 +81,7 @@ def encode(dialect: Dialect, kind: str, row: Row) -> dict[str, Any]:
 
 
 def _time(dialect: Dialect, value: Any) -> str:
-    # SQLite has it as it stands in the file.
+    # SQLite has it as it is in the file.
     return value if isinstance(value, str) else sqlite_time(value)
 
 
@@ -109,10 +109,10 @@ _ENCODERS_OF = {
 
 
 def decode(kind: Any, values: Mapping[str, Any], where: str, size: int = 0) -> Record:
-    """A record from what stands in the file, where it takes *size* bytes.
+    """Decode one record of the file, of *size* bytes.
 
     Raises:
-        InvalidValueError: It is none.
+        InvalidValueError: It is not a valid record.
     """
     known = _DECODERS.get(kind) if isinstance(kind, str) else None
     if known is None:
@@ -178,9 +178,9 @@ def _decoder(column: Column[Any]) -> Callable[[Any], Any]:
     if isinstance(kind, column_types.Duration):
         return lambda value: checks.ttl(checks.count(value, name) * _MICROSECOND, name)
     if isinstance(kind, column_types.Money):
-        return lambda value: checks.optional_cost(Decimal(value), name) if isinstance(value, str) else _refuse()
+        return lambda value: checks.optional_cost(Decimal(_of(value, str)), name)
     if isinstance(kind, column_types.MoneySum):
-        return lambda value: _within(Decimal(value), MAX_SUM, least=-MAX_SUM) if isinstance(value, str) else _refuse()
+        return lambda value: _within(Decimal(_of(value, str)), MAX_SUM, least=-MAX_SUM)
     if kind.python_type is int:
         bounds = _RANGES.get((column.table.name, name), {})
         return lambda value: checks.count(value, name, **bounds)
@@ -188,11 +188,7 @@ def _decoder(column: Column[Any]) -> Callable[[Any], Any]:
         in_ledger = column.table is schema.usage_ledger
         most = MAX_SUM if in_ledger else checks.MAX_TTL / timedelta(milliseconds=1)
         least = -MAX_SUM if in_ledger else 0
-        return lambda value: (
-            _within(float(value), most, least=least)
-            if isinstance(value, float | int) and not isinstance(value, bool)
-            else _refuse()
-        )
+        return lambda value: _within(float(_of(value, float, int)), most, least=least)
     if column is schema.sessions.c.status:
         return lambda value: checks.one_of(value, STATUSES, name)
     if isinstance(kind, String) and kind.length is not None:
@@ -200,12 +196,16 @@ def _decoder(column: Column[Any]) -> Callable[[Any], Any]:
     return lambda value: checks.text(value, name)
 
 
+def _of(value: Any, *kinds: type) -> Any:
+    if type(value) not in kinds:  # True is an int, too.
+        raise TypeError
+    return value
+
+
 def _within(value: Any, most: float, *, least: float = 0) -> Any:
-    return value if least <= value <= most else _refuse()
-
-
-def _refuse() -> Any:
-    raise TypeError
+    if not least <= value <= most:
+        raise ValueError
+    return value
 
 
 # Made once: a file has millions of values.

@@ -1,6 +1,6 @@
 """Keeping the sums of what was used: one step at a time, each in a short transaction of its own.
 
-What is to be done next stands in the namespace's row of `usage_rollup_state`, whose lock a step holds, so any number of
+What is to be done next is in the namespace's row of `usage_rollup_state`, whose lock a step holds, so any number of
 workers may do so at once, and one that dies leaves the rest to the next.
 
 The sums stay behind the clock, and move on in three steps. First it is announced up to when; from then on, triggers

@@ -46,6 +46,17 @@ _COPY_SUMMARIES = """
     INSERT INTO $summaries (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
     SELECT namespace, :fork_id, start_seq, end_seq, content, token_count, created_at FROM $summaries
     WHERE namespace = :namespace AND session_id = :session_id AND end_seq <= :at_seq"""
+# What would be beside the fork's id in an index, of more than so many bytes: rows that are copied, and entries that are
+# handed to the fork when their owner goes. Asked for only where the id is so long that there may be any.
+_LONG_NAMES = Statement("""
+    SELECT e.key FROM $state_entries AS e WHERE e.namespace = :namespace AND e.session_id = :session_id
+        AND :with_state = 1 AND (e.expires_at IS NULL OR e.expires_at > $now) AND $bytes(e.key) > :room
+    UNION ALL SELECT l.name FROM $session_lists AS l WHERE l.namespace = :namespace AND l.session_id = :session_id
+        AND :with_state = 1 AND $bytes(l.name) > :room""")
+_LONG_IDS = Statement("""
+    SELECT h.entry_id FROM $history_entries AS h WHERE h.namespace = :namespace AND h.session_id = :session_id
+        AND h.seq BETWEEN :from_seq AND :to_seq AND $bytes(h.entry_id) > :room""")
+
 # The source's row is written, though nothing in it changes: see `unshared`. That comes last: an INSERT with the id of a
 # session waits for who has written its row, though not for who has locked it, and two forks could wait for each other.
 _COPY_SUMMARIES_AND_SHOW = Statement(
@@ -69,7 +80,7 @@ _UP = """
             AND p.created_at <= up.created_at)
     SELECT session_id, parent_session_id, forked_at_seq, created_at FROM up WHERE parent_session_id IS NOT NULL"""
 _ANCESTORS = Statement(_UP)
-# Whether a session that is made now would be taken for one that the source comes from: so it is where the clock stands
+# Whether a session that is made now would be taken for one that the source comes from: that is so if the clock stands
 # still, or goes back.
 _COMES_FROM = Statement(_UP + " AND parent_session_id = :ancestor_id AND created_at >= $now LIMIT 1")
 
@@ -118,7 +129,8 @@ class ForksRepository(Repository):
             SessionExistsError: A living session has the new id. Nothing was written.
             ConflictError: The source descends from a deleted session with the new id, and the clock has not advanced
                 since: the fork would be its own ancestor. Nothing was written.
-            InvalidValueError: *at_seq* is beyond the end of the source. Nothing was written.
+            InvalidValueError: *at_seq* is beyond the end of the source, or *new_session_id* is too long to be in
+                PostgreSQL's indexes beside a key, or an entry id, of the source. Nothing was written.
         """
         checks.key(source_id, "source_id")
         checks.optional_count(at_seq, "at_seq")
@@ -149,14 +161,9 @@ class ForksRepository(Repository):
             raise InvalidValueError("at_seq", f"is {at_seq}, but session {source_id!r} ends at {end}")
         seen = segments.view(pieces, source_id, source.first_seq, at_seq)
         columns = {
-            "user_id": source.user_id,
-            "agent_name": source.agent_name,
-            "title": source.title,
+            **{name: getattr(source, name) for name in session_columns.ATTRIBUTES},
             **given,
-            "instructions": source.instructions,
             "metadata": session_columns.attribute(self._link, "metadata", source.metadata | changed),
-            "project_root": source.project_root,
-            "cwd": source.cwd,
             "ttl": None if as_part else source.ttl,
             "belongs_to": source.belongs_to or (source_id if as_part else None),
             "parent_session_id": source_id,
@@ -166,6 +173,7 @@ class ForksRepository(Repository):
             "next_seq": at_seq + 1,
             "last_turn": locked.last_turn if at_seq == end else self._turn_at(seen),
         }
+        self._check_names(source_id, fork_id, seen, with_state)
         fork = None if fork_id == source_id else session_life.create(self._link, fork_id, columns)
         if fork is None:
             raise SessionExistsError(fork_id, self._link.settings.namespace)
@@ -206,6 +214,18 @@ class ForksRepository(Repository):
                 "would be its own ancestor; choose another id",
                 session_id=fork_id,
             )
+
+    def _check_names(self, source_id: str, fork_id: str, seen: list[Segment], with_state: bool) -> None:
+        """Refuse an id that is too long for an index with the keys, names and entry ids that come with the fork."""
+        taken = checks.indexed_bytes(self._link.settings.namespace) + checks.indexed_bytes(fork_id)
+        room = checks.MAX_NAMES_BYTES - taken
+        if room >= 4 * checks.MAX_KEY_LENGTH:
+            return
+        names = [*self._link.all(_LONG_NAMES, session_id=source_id, room=room, with_state=int(with_state))]
+        for segment in seen:
+            place = {"session_id": segment.owner, "from_seq": segment.from_seq, "to_seq": segment.to_seq}
+            names += self._link.all(_LONG_IDS, **place, room=room)
+        self._fits("new_session_id", fork_id, *(name for (name,) in names))
 
     def _turn_at(self, seen: list[Segment]) -> int:
         """The turn of the last visible entry."""

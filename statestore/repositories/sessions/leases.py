@@ -45,10 +45,6 @@ _END_WORK = Statement(f"""
         status = CASE WHEN s.status = 'busy' THEN 'ready' ELSE s.status END
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live {session_rows.HELD}""")
 
-_STATUS = Statement("""
-    SELECT s.status FROM $sessions AS s
-    WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
-
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -130,7 +126,7 @@ class LeaseWork(Repository):
         if self._link.run(_BEGIN_WORK, session_id=lease.session_id, lease_token=lease.token):
             return
         session_rows.check_lease(self._link, lease)
-        found = self._link.one(_STATUS, session_id=lease.session_id)
+        found = self._link.one(lifecycle.STATUS, session_id=lease.session_id)
         if found is None:
             raise session_rows.not_found(self._link, lease.session_id)
         (status,) = found

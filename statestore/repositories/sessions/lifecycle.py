@@ -19,7 +19,7 @@ TRANSITIONS: dict[str, tuple[str, ...]] = {
     "dead": ("starting", "ready"),
 }
 
-_STATUS = Statement("""
+STATUS = Statement("""
     SELECT s.status FROM $sessions AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
 
@@ -84,7 +84,7 @@ class LifecycleRepository(Repository):
                 return session_rows.from_row(self._link, row)
             if lease is not None:
                 session_rows.check_lease(self._link, lease)
-            found = self._link.one(_STATUS, session_id=session_id)
+            found = self._link.one(STATUS, session_id=session_id)
             if found is None:
                 raise session_rows.not_found(self._link, session_id)
             if status not in TRANSITIONS[found[0]]:

@@ -156,7 +156,7 @@ class ListingRepository(Repository):
         rows = self._link.all(statement, limit=limit + 1, offset=offset, **params, **position)
         total = rows[0][-1] if with_total else None
         if with_total and rows[0][0] is None:
-            rows = ()  # The count stands alone.
+            rows = ()  # Only the count.
         place = -2 if with_total else -1
         sessions = [
             session_rows.from_row(self._link, row, namespace=None if several is None else row[place])

@@ -93,7 +93,7 @@ _DELETE = Statement("""
     DELETE FROM $session_segments
     WHERE namespace = :namespace AND session_id = :session_id AND from_seq = :from_seq""")
 
-_DELETE_ROWS = Statement("""
+DELETE_ROWS = Statement("""
     DELETE FROM $history_entries
     WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq""")
 
@@ -319,7 +319,7 @@ def _delete_rows(link: Link, session_id: str, from_seq: int, to_seq: int, weigh:
         return 0, 0
     rows: Params = {"session_id": session_id, "from_seq": from_seq, "to_seq": to_seq}
     _, size = (link.one(_WEIGH_ROWS, **rows) if weigh else None) or (0, 0)
-    return link.run(_DELETE_ROWS, **rows), int(size or 0)
+    return link.run(DELETE_ROWS, **rows), int(size or 0)
 
 
 def _viewed(link: Link, session_id: str, from_seq: int, to_seq: int) -> list[_Viewed]:

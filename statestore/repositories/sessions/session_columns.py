@@ -11,6 +11,9 @@ from statestore.errors import InvalidValueError
 from statestore.values.markers import NEVER, NeverType
 from statestore.values.sessions import STATUSES, NewSession, Status
 
+ATTRIBUTES = ("user_id", "agent_name", "title", "instructions", "metadata", "project_root", "cwd", "ttl")
+"""What a caller says of a session and may change. A fork takes it from its source, and a saved conversation has it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:

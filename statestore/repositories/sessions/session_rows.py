@@ -103,6 +103,9 @@ _LOCK = Statement(_LOOK + " $lock")
 
 _NOW = Statement("SELECT $now")
 
+# What the server says with which a store is connected, if it is another one that has the namespace.
+WRITABLE = Statement("SELECT $writable")
+
 _LEASE = Statement("""
     SELECT s.lease_owner, s.lease_token, s.lease_until, s.lease_until > $now FROM $sessions AS s
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live""")
@@ -322,7 +325,7 @@ def extend_whole(link: Link, session_id: str, whole_due: Any) -> None:
 
 
 def _if_writable(link: Link, write: Callable[[], R]) -> R | None:
-    if link.read_only:
+    if link.read_only or (link.dialect.distributed and not link.all(WRITABLE)[0][0]):
         return None
     try:
         return write()

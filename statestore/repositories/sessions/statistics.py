@@ -14,6 +14,7 @@ from statestore.engine.sql_parts import each, in_namespaces
 from statestore.errors import ReadOnlyError
 from statestore.repositories.base import Repository
 from statestore.repositories.sessions import session_rows
+from statestore.schema.liveness import LIVE_ANYWHERE
 from statestore.values.history import Usage
 from statestore.values.sessions import STATUSES, SessionStats, StoreStats
 
@@ -59,25 +60,38 @@ _SESSION = f"""
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live"""
 
 OWN = "r.namespace = :namespace"
-_BY_STATUS = ", ".join(f"sum(CASE WHEN s.status = '{status}' THEN 1 ELSE 0 END)" for status in STATUSES)
+_BY_STATUS = ", ".join(f"sum(CASE WHEN s.status = '{status}' THEN 1 ELSE 0 END) AS {status}" for status in STATUSES)
+
+_SIZES = {
+    "h": ("history_entries", "h.content_bytes"),
+    "e": ("state_entries", "$bytes(e.value)"),
+    "i": ("session_list_items", "$bytes(i.value)"),
+    "m": ("summaries", "$bytes(m.content)"),
+}
 
 
 @lru_cache(maxsize=16)
 def store_stats(within: str) -> Statement:
-    """What namespaces contain, together. *within* says of row `r` in which it is."""
+    """What namespaces contain, together. *within* says of row `r` in which it is.
+
+    Each table by itself: what is beside aggregates in a SELECT, a distributed database reads for one namespace only.
+    """
     rows = {row: within.replace("r.", f"{row}.") for row in "ehims"}
+    live = "$live" if within == OWN else LIVE_ANYWHERE
+    sizes = "".join(
+        f"""
+    CROSS JOIN (SELECT coalesce(sum({size}), 0) AS bytes FROM ${table} AS {row} WHERE {rows[row]}) AS {row}"""
+        for row, (table, size) in _SIZES.items()
+    )
     return Statement(f"""
-    SELECT count(*), {_BY_STATUS}, coalesce(sum(s.next_seq - s.first_seq), 0),
-        (SELECT coalesce(sum(h.content_bytes), 0) FROM $history_entries AS h WHERE {rows["h"]})
-        + {_OWN_BYTES % rows}
-    FROM $sessions AS s WHERE {rows["s"]} AND $live""")
+    SELECT s.*, {" + ".join(f"{row}.bytes" for row in _SIZES)}
+    FROM (SELECT count(*) AS sessions, {_BY_STATUS}, coalesce(sum(s.next_seq - s.first_seq), 0) AS entries
+        FROM $sessions AS s WHERE {rows["s"]} AND {live}) AS s{sizes}""")
 
 
 # By the primary key: as quick as it gets, and nothing is ever found.
 _PING = Statement("""
     SELECT $writable, (SELECT s.status FROM $sessions AS s WHERE s.namespace = :namespace AND s.session_id = '')""")
-# What the server says with which a store is connected, if it is another one that has the namespace.
-_WRITABLE = Statement("SELECT $writable")
 
 _SESSION_STATS = Statement(postgresql=_SESSION % "json_object_agg", sqlite=_SESSION % "json_group_object")
 
@@ -147,7 +161,7 @@ class Readiness(Repository, group="store"):
         """
         found = self._link.one(_PING)
         if writes and found and found[0] and self._link.dialect.distributed:
-            found = self._link.one(_WRITABLE)
+            found = self._link.one(session_rows.WRITABLE)
         if writes and not (found and found[0]):
             raise ReadOnlyError("the database takes no writes here: it is a standby, read-only, or lacks grants")
 

@@ -13,7 +13,7 @@ from statestore.engine.sql_parts import prefix_range
 from statestore.errors import StateKeyNotFoundError
 from statestore.repositories.state import scopes, state_rows
 from statestore.repositories.state.owned import OwnedRepository
-from statestore.repositories.state.statements import ENTRY, SESSION_STATEMENTS, Statements
+from statestore.repositories.state.statements import ENTRY, FRESH, SESSION_STATEMENTS, Statements
 from statestore.values.fast_dataclass import builder
 from statestore.values.markers import MISSING
 from statestore.values.state import StateEntry, StateScopes
@@ -21,23 +21,23 @@ from statestore.values.state import StateEntry, StateScopes
 _entry = builder(StateEntry)
 _ALL = 2**62
 
-_GET_ALL_MANY = Statement("""
+_GET_ALL_MANY = Statement(f"""
     SELECT s.session_id, e.key, CAST(e.value AS text) FROM $sessions AS s
     LEFT JOIN $state_entries AS e ON e.namespace = s.namespace AND e.session_id = s.session_id
-        AND (e.expires_at IS NULL OR e.expires_at > $now)
+        AND {FRESH}
     WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND $live ORDER BY s.session_id, e.key""")
 
 # Whose values there are, and the values: those of a user or an agent once, however many of the sessions share them.
-_SCOPES_MANY = Statement("""
+_SCOPES_MANY = Statement(f"""
     WITH wanted AS (
         SELECT s.session_id, s.user_id, s.agent_name FROM $sessions AS s
         WHERE s.namespace = :namespace AND s.session_id $in(:session_ids) AND $live)
     SELECT 'session', w.session_id, w.user_id, w.agent_name, e.key, CAST(e.value AS text) FROM wanted AS w
     LEFT JOIN $state_entries AS e ON e.namespace = :namespace AND e.session_id = w.session_id
-        AND (e.expires_at IS NULL OR e.expires_at > $now)
+        AND {FRESH}
     UNION ALL
     SELECT e.scope, e.owner_id, NULL, NULL, e.key, CAST(e.value AS text) FROM $shared_state AS e
-    WHERE e.namespace = :namespace AND (e.expires_at IS NULL OR e.expires_at > $now)
+    WHERE e.namespace = :namespace AND {FRESH}
         AND (e.scope = 'user' AND e.owner_id IN (SELECT w.user_id FROM wanted AS w)
             OR e.scope = 'app' AND e.owner_id IN (SELECT w.agent_name FROM wanted AS w))
     ORDER BY 5""")

@@ -143,7 +143,7 @@ class SessionScope(Scope):
     owned = "e.session_id = :owner_id"
     found = ("$sessions AS s", _SESSION)
     reading_due = session_rows.EXTENSION_DUE
-    # The row is locked as the foreign key does it, which stands in the way of deletions only. One that is being deleted
+    # The row is locked as the foreign key does it, which blocks deletions only. One that is being deleted
     # is passed by, and waited for without the lock.
     sharing = f"""
     owner AS MATERIALIZED (

@@ -10,16 +10,14 @@ from statestore.engine.sql import Link, Statement
 from statestore.engine.sql_parts import numbered
 from statestore.errors import ConflictError
 from statestore.repositories.state.scopes import SESSION, STEP, Scope
-from statestore.repositories.state.statements import SESSION_STATEMENTS, set_many
+from statestore.repositories.state.statements import FRESH, SESSION_STATEMENTS, set_many
 
 CHUNK = 1000
 """Keys per statement: each takes two parameters, of at most 65,535."""
 
-_FRESH = "(e.expires_at IS NULL OR e.expires_at > $now)"
-
 _READ = Statement(f"""
     SELECT e.key, CAST(e.value AS text), e.version FROM $state_entries AS e
-    WHERE e.namespace = :namespace AND e.session_id = :owner_id AND {_FRESH} ORDER BY e.key""")
+    WHERE e.namespace = :namespace AND e.session_id = :owner_id AND {FRESH} ORDER BY e.key""")
 
 # On PostgreSQL nobody else changes them from here on. A key that is missing may be made while this waits for the lock:
 # whether it was, the write finds out.
@@ -27,11 +25,11 @@ _VERSIONS_OF = Statement(
     postgresql=f"""
     WITH {SESSION.alone}
     SELECT e.key, e.version FROM $state_entries AS e, owner
-    WHERE e.namespace = :namespace AND e.session_id = :owner_id AND {_FRESH} AND e.key $in(:keys)
+    WHERE e.namespace = :namespace AND e.session_id = :owner_id AND {FRESH} AND e.key $in(:keys)
     ORDER BY e.key FOR UPDATE OF e""",
     sqlite=f"""
     SELECT e.key, e.version FROM $state_entries AS e
-    WHERE e.namespace = :namespace AND e.session_id = :owner_id AND {_FRESH} AND e.key $in(:keys)""",
+    WHERE e.namespace = :namespace AND e.session_id = :owner_id AND {FRESH} AND e.key $in(:keys)""",
 )
 
 

@@ -11,7 +11,7 @@ from statestore.values.state import StateEntry
 
 ENTRY = Columns(schema.state_entries, *fields_of(StateEntry))
 
-_FRESH = "(e.expires_at IS NULL OR e.expires_at > $now)"
+FRESH = "(e.expires_at IS NULL OR e.expires_at > $now)"
 # The same for RETURNING on SQLite, which does not allow an alias there; and SQLite 3.40 evaluates `expires_at IS NULL`
 # to false there, since the partial index on the column contains no NULL.
 _FRESH_RETURNED = "coalesce(expires_at > $now, 1)"
@@ -90,13 +90,13 @@ class Statements:
         order = f"e.key{' DESC' if descending else ''}{' LIMIT :limit' if limited else ''}"
         return Statement(f"""
     SELECT {self._scope.reading_due}, {selected or _entry("e")}
-    FROM {source} LEFT JOIN {self._scope.table} AS e ON {self._here} AND {_FRESH} AND {which}
+    FROM {source} LEFT JOIN {self._scope.table} AS e ON {self._here} AND {FRESH} AND {which}
     WHERE {condition} ORDER BY {order}""")
 
     def _count(self, which: str) -> Statement:
         source, condition = self._scope.found
         return Statement(f"""
-    SELECT false, (SELECT count(*) FROM {self._scope.table} AS e WHERE {self._here} AND {_FRESH} AND {which})
+    SELECT false, (SELECT count(*) FROM {self._scope.table} AS e WHERE {self._here} AND {FRESH} AND {which})
     FROM {source} WHERE {condition}""")
 
     def _both(self, work: tuple[str, str]) -> dict[bool, Statement]:
@@ -121,7 +121,7 @@ class Statements:
         update = f"""UPDATE {self._scope.table} AS e SET value = %s, version = e.version + 1, updated_at = $now{user},
         created_at = coalesce(e.created_at, e.updated_at),
         expires_at = CASE WHEN CAST(:keep AS boolean) THEN e.expires_at ELSE %s END %s
-        WHERE {self._here} AND e.key = :key AND {_FRESH}{condition} RETURNING {_entry()}"""
+        WHERE {self._here} AND e.key = :key AND {FRESH}{condition} RETURNING {_entry()}"""
         # Beside the row: in a distributed database no CASE of an UPDATE asks a clock.
         end = f"FROM owner, (SELECT {_END} AS at) AS new_end"
         return (
@@ -136,13 +136,13 @@ class Statements:
         SELECT e.key FROM {table} AS e, owner WHERE {here} ORDER BY e.key FOR UPDATE OF e),
     gone AS (
         DELETE FROM {table} AS e USING doomed WHERE {self._here} AND e.key = doomed.key RETURNING e.key, e.expires_at),
-    done AS (SELECT e.key, {_FRESH} AS fresh FROM gone AS e)""",
+    done AS (SELECT e.key, {FRESH} AS fresh FROM gone AS e)""",
             f"DELETE FROM {table} AS e WHERE {here} RETURNING key, {_FRESH_RETURNED}",
         )
 
     def _lock(self) -> Statement:
         """A key, which nobody else changes before the transaction ends."""
-        found = f"SELECT {_entry('e')} FROM {self._scope.table} AS e%s WHERE {self._here} AND e.key = :key AND {_FRESH}"
+        found = f"SELECT {_entry('e')} FROM {self._scope.table} AS e%s WHERE {self._here} AND e.key = :key AND {FRESH}"
         return Statement(
             postgresql=self._scope.entered(f"done AS MATERIALIZED ({found % ', owner'} FOR UPDATE OF e)", False),
             sqlite=found % "",

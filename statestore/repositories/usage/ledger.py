@@ -194,7 +194,7 @@ def fold(link: Link, session_id: str, from_seq: int, to_seq: int) -> None:
 
 
 def unfold(link: Link, session_id: str, seq: int) -> None:
-    """Take away from the ledger what one of a session's own entries has there, before it counts again as it stands.
+    """Take away from the ledger what one of a session's own entries has there, before it counts again as it is.
 
     If that was added for another session, which had the entry first, this one's lines get less than nothing: the sums
     over both are right.

@@ -51,7 +51,7 @@ def rules(link: Link, *, shared_only: bool = False) -> list[Rule]:
     for row in link.all(_SHARED_PRICES if shared_only else _PRICES):
         try:
             found.append(_rule(link, row))
-        except (ValueError, TypeError, ArithmeticError) as error:  # Anything may stand in a column of SQLite.
+        except (ValueError, TypeError, ArithmeticError) as error:  # Anything may be in a column of SQLite.
             namespace, position, *_ = row
             why = str(error) if isinstance(error, PatternError) else "a value cannot be read"
             leave_out(str(namespace), position, why)

@@ -71,7 +71,7 @@ def changed(link: Link, owner: str) -> None:
 
 
 def hold(link: Link) -> None:
-    """Keep the namespace's own prices, and what is missing among them, as they are, where the link asks for it.
+    """Keep the namespace's own prices, and what is missing among them, as they are, if the link asks for it.
 
     Those for everybody may change meanwhile: no namespace's transaction makes their owner wait.
     """

@@ -1,4 +1,4 @@
-"""Calls of models and tools that are no entries of a history: recorded once each, and counted in all reports."""
+"""Calls of models and tools that are not entries of a history: recorded once each, and counted in all reports."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -122,7 +122,7 @@ def _model_call(call: Call, _: None) -> ModelCalls:
 
 
 class RecordsRepository(Repository, group="usage"):
-    """What was used by calls that are no entries."""
+    """What was used by calls that are not entries."""
 
     @reported_as(model_calls=_model_call)
     @writes_in_one_statement

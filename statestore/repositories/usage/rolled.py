@@ -159,7 +159,7 @@ def unless_summed(dialect: str, lines: str, is_summed: str) -> str:
 STATE = "SELECT 1 FROM $usage_rollup_state AS t WHERE t.namespace = :namespace AND t.rolled_until IS NOT NULL"
 _UNTIL = "(SELECT t.rolled_until FROM $usage_rollup_state AS t WHERE t.namespace = :namespace)"
 _CHANGED = "SELECT c.part FROM $usage_rollup_changes AS c WHERE c.namespace = :namespace AND c.kind = 'session'"
-# With an upper bound that is no constant either, PostgreSQL expects a short time and takes the index.
+# With an upper bound that is not a constant either, PostgreSQL expects a short time and takes the index.
 _TAIL_POSTGRESQL = f"at >= {_UNTIL} AND at < (SELECT TIMESTAMPTZ 'infinity')"
 _OF_CHANGED = {"postgresql": f"= ANY (ARRAY({_CHANGED}))", "sqlite": f"IN ({_CHANGED})"}
 
@@ -167,7 +167,7 @@ _OF_CHANGED = {"postgresql": f"= ANY (ARRAY({_CHANGED}))", "sqlite": f"IN ({_CHA
 def sessions(dialect: str, filters: Sequence[str], kind: str) -> str:
     """What was used, with the columns of sums: of each session its sums, and the lines that are not in them.
 
-    Nothing, where nothing was summed. *filters* are conditions on the columns of `usage_lines`. *kind* is `session` if
+    Nothing if nothing was summed. *filters* are conditions on the columns of `usage_lines`. *kind* is `session` if
     only users and agents matter, else `use`.
     """
     filtered = "".join(f" AND {condition}" for condition in filters)
@@ -223,9 +223,9 @@ _CHANGED_SQLITE = (
 def sessions_of_several(dialect: str, filters: Sequence[str], kind: str, within: str) -> str:
     """As `sessions`, of the namespaces *within*, which is a condition; with the namespace of each row.
 
-    Nothing, where nothing was summed of any of them.
+    Nothing if nothing was summed of any of them.
 
-    Where some are summed and others are not, the lines of those stand for themselves. *filters* may call a line `l`.
+    If some are summed and others are not, the lines of the others are given as they are. *filters* may call a line `l`.
     """
     filtered = "".join(f" AND {condition}" for condition in filters)
     # What follows the sums of days has all that follows those of sessions, which are never behind.
