@@ -60,6 +60,8 @@ _IN_SQL: tuple[tuple[str, str, str], ...] = (
     ("greatest", r"\$?\bgreatest(?=\()", "$least"),
     ("least", r"\$?\bleast(?=\()", "$greatest"),
 )
+# Arguments of `lru_cache`, `dataclass` and `zip` that say how much is kept, or guard against mistakes of our own.
+_GUARDS = {"maxsize", "frozen", "slots", "strict"}
 _LOGS = {"debug", "info", "warning", "error", "exception", "log"}
 
 
@@ -104,8 +106,9 @@ class _Lines:
 def _in_tree(tree: ast.Module, lines: _Lines) -> Iterator[Mutation]:
     skipped: set[int] = set()
     for node in ast.walk(tree):
-        # Positions inside an f-string are not to be had, and annotations do nothing.
-        hidden = [node] if isinstance(node, ast.JoinedStr) else _annotations(node)
+        # Positions inside an f-string are not to be had, and annotations and guards do nothing.
+        guard = isinstance(node, ast.keyword) and node.arg in _GUARDS
+        hidden = [node] if isinstance(node, ast.JoinedStr) or guard else _annotations(node)
         skipped.update(id(inner) for outer in hidden for inner in ast.walk(outer))
     for node in ast.walk(tree):
         if id(node) in skipped:

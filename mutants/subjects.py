@@ -67,7 +67,7 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (f"{_C}editing.py", f"{_C}tool_names.py", f"{_C}idempotency.py", "tests/concurrency/test_edits.py"),
     ),
     ("repositories/history/windows.py", (f"{_C}windows.py",)),
-    ("repositories/history/summaries.py", (f"{_C}windows.py", f"{_C}conversations.py", f"{_C}values.py")),
+    ("repositories/history/summaries.py", (f"{_C}windows.py", f"{_C}conversations.py", f"{_C}expiry.py")),
     ("repositories/history/follows.py", (f"{_C}follow.py",)),
     (
         "repositories/history/ranges.py",
@@ -91,7 +91,7 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "repositories/sessions/unshared.py",
         ("tests/concurrency/test_unshared.py", "tests/concurrency/test_edits.py", f"{_C}history.py", *_LIFE),
     ),
-    ("repositories/sessions/statistics.py", (f"{_C}statistics.py",)),
+    ("repositories/sessions/statistics.py", (f"{_C}statistics.py", f"{_C}ping.py")),
     ("repositories/sessions/forks.py", (f"{_C}fork.py", "tests/concurrency/test_families.py")),
     ("repositories/sessions/segments.py", (f"{_C}fork.py", f"{_C}lifecycle.py", "tests/concurrency/test_families.py")),
     (
@@ -113,14 +113,20 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("tests/reports/test_conservation.py", "tests/reports/test_views.py", f"{_C}sweep.py", f"{_C}editing.py"),
     ),
     ("repositories/usage/records.py", (f"{_C}usage_records.py", f"{_C}eras*.py")),
-    ("repositories/usage/*price*.py", (f"{_C}prices.py", f"{_C}shared_prices.py")),
+    ("repositories/usage/*price*.py", (f"{_C}prices.py", f"{_C}shared_prices.py", f"{_C}usage_records.py")),
     (
         "repositories/rollup/*.py",
         ("tests/reports/test_rollup.py", "tests/reports/test_rollup_kills.py", "tests/concurrency/test_rollup.py"),
     ),
-    ("repositories/usage/rolled.py", ("tests/reports/test_rollup.py",)),
+    ("repositories/usage/rolled.py", ("tests/reports/test_rollup_tenants.py", "tests/reports/test_rollup.py")),
     ("repositories/usage/latencies.py", ("tests/reports/test_rollup.py", "tests/reports/test_report.py")),
-    ("repositories/usage/*.py", ("tests/reports/test_report.py", "tests/reports/test_views.py")),
+    (
+        "repositories/usage/*.py",
+        (
+            *("tests/reports/test_report.py", "tests/reports/test_lineage.py", "tests/reports/test_views.py"),
+            f"{_C}tenants.py",
+        ),
+    ),
     (
         "repositories/portable/portable_sessions.py",
         ("tests/importers/test_saved_sessions.py", "tests/cli/test_export.py"),
@@ -148,8 +154,9 @@ SUBJECTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("engine/replicas.py", (f"{_C}replicas.py",)),
     ("engine/cursor_events.py", (f"{_C}cursor_events.py",)),
     ("engine/telemetry.py", (f"{_C}telemetry.py", f"{_C}logging.py")),
+    ("engine/slots.py", ("tests/unit/test_slots.py", "tests/concurrency/test_connections_at_hand.py", *_ENGINE)),
     ("engine/lost_places.py", ("tests/concurrency/test_connections_at_hand.py", f"{_C}callers_pool.py")),
-    ("engine/forking.py", ("tests/concurrency/test_forking.py",)),
+    ("engine/process_fork.py", ("tests/concurrency/test_forking.py",)),
     ("engine/sqlite_files.py", (*_SQLITE, f"{_C}connections.py")),
     ("engine/columns.py", ("tests/unit/test_columns.py", f"{_C}history.py", f"{_C}sessions.py", f"{_C}portable.py")),
     ("engine/sql*.py", ("tests/unit/test_statements.py", f"{_C}explained_statements.py", *_HISTORY, *_CACHE)),

@@ -1,32 +1,46 @@
 """A copy of the checkout in a temporary folder, in which one file at a time is changed and tested."""
 
 import difflib
+import importlib.util
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
-# Enough for a database of one's own, whatever else runs on the machine.
-LEAST_SECONDS = 120
-TIMES_AS_LONG = 6
+# Far more than all tests of a module take: one test that hangs ends before, see `mutants.plugin`.
+SECONDS = 3600
+
+# What pytest ends with if there is nothing to run.
+_NO_TESTS = 5
+
+
+class Test(NamedTuple):
+    """A test that passes on what is not changed."""
+
+    name: str
+    seconds: float
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run of the tests ended."""
+    """How a run of the tests ended. *failed* is a test that did; there may be none, though not all has passed."""
 
     passed: bool
     seconds: float
-    by: str
-    failed: tuple[str, ...] = ()
+    failed: str
+    said: str
+    ended: bool
 
 
 class Copy:
@@ -35,8 +49,11 @@ class Copy:
     def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
         self._root = root
         self._folder = Path(tempfile.mkdtemp(prefix="statestore-mutants-"))
-        self._environment = {**environment, "PYTHONPATH": str(self._folder), "PYTHONDONTWRITEBYTECODE": "1"}
-        self._baselines: dict[tuple[str, ...], Outcome] = {}
+        self._environment = {**environment, "PYTHONPATH": str(self._folder), "COLUMNS": "250"}
+        # What else is installed may have plugins that take longer to import than most tests to run.
+        self._environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        # Each process would compile all that it imports.
+        self._environment.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def __enter__(self) -> Self:
         listed = subprocess.run(
@@ -47,75 +64,89 @@ class Copy:
             if (self._root / name).is_file():
                 (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self._root / name, self._folder / name)
-        where = self._run([sys.executable, "-c", "import statestore; print(statestore.__file__)"], LEAST_SECONDS)
-        if not where.by.startswith(str(self._folder)):
-            raise RuntimeError(f"the tests would use {where.by}, not the copy")
+        self._warm = subprocess.Popen(
+            [sys.executable, "-m", "mutants.warm"], cwd=self._root, env=self._environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._warm.kill()
+        self._warm.communicate()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def baseline(self, tests: Sequence[str]) -> Outcome:
-        """The tests on what is not changed. Those that fail then would notice everything, and are left out."""
-        key = tuple(tests)
-        if key not in self._baselines:
-            self._baselines[key] = self._test(tests, 3600)
-        return self._baselines[key]
+    def files(self, folder: str) -> list[Path]:
+        return [path.relative_to(self._folder) for path in sorted((self._folder / folder).rglob("*.py"))]
 
-    def trial(self, module: Path, changed: str, tests: Sequence[str]) -> Outcome:
-        """The tests on the copy with *module* changed. What takes too long counts as noticed."""
-        baseline = self.baseline(tests)
-        limit = max(LEAST_SECONDS, TIMES_AS_LONG * baseline.seconds)
+    def read(self, path: Path) -> str:
+        return (self._folder / path).read_text()
+
+    def write(self, module: Path, source: str) -> None:
         path = self._folder / module
-        before = path.read_text()
-        path.write_text(changed)
+        path.write_text(source)
+        # Python looks at size and seconds only: it may take the new file for the one before.
+        Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
+
+    def note(self, file: str, worlds: str, notes: Path) -> Outcome:
+        """Run the tests of *file* in these *worlds*, and write to *notes* what each of them reaches."""
+        return self._test([file], {"MUTANTS_NOTES": str(notes), "MUTANTS_WORLDS": worlds})
+
+    def trial(self, module: Path, source: str, changed: str, tests: Sequence[Test] | Sequence[str]) -> Outcome:
+        """Run *tests*, in their order up to the first that fails, with *module* changed.
+
+        Of whole files, each test is run with one choice of arguments.
+        """
+        chosen = {test.name: test.seconds for test in tests if isinstance(test, Test)}
+        list_ = self._folder / "chosen.json"
+        list_.write_text(json.dumps(chosen))
+        self.write(module, changed)
         try:
-            left_out = [f"--deselect={test}" for test in baseline.failed]
-            return self._test(["-x", *left_out, *tests], limit)
+            files = dict.fromkeys(test.name.split("::")[0] if isinstance(test, Test) else test for test in tests)
+            return self._test(["-x", *files], {"MUTANTS_CHOSEN": str(list_)})
         finally:
-            path.write_text(before)
+            self.write(module, source)
 
-    def _test(self, arguments: Sequence[str], limit: float) -> Outcome:
-        command = [sys.executable, "-m", "pytest", "-q", "--numprocesses=auto", "-p", "no:cacheprovider"]
-        return self._run([*command, *arguments], limit)
-
-    def _run(self, command: Sequence[str], limit: float) -> Outcome:
+    def _test(self, arguments: Sequence[str], variables: Mapping[str, str]) -> Outcome:
+        plugins = [f"-p{name}" for name in ("pytest_asyncio.plugin", "pytest_timeout", "xdist.plugin")]
+        output = self._folder / "output.txt"
+        order = {
+            "folder": str(self._folder),
+            "environment": {**self._environment, **variables},
+            "arguments": ["-q", *plugins, "-pno:cacheprovider", "-pmutants.plugin", *arguments],
+            "output": str(output),
+        }
         begun = time.monotonic()
-        with subprocess.Popen(
-            command, cwd=self._folder, env=self._environment, text=True, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        ) as process:  # fmt: skip
-            try:
-                output, _ = process.communicate(timeout=limit)
-            except subprocess.TimeoutExpired:
-                output = None
-            finally:
-                _end(process)
-        seconds = time.monotonic() - begun
-        if output is None:
-            return Outcome(False, seconds, f"no end within {limit:.0f} s")
-        failed, last = _said(output)
+        assert self._warm.stdin is not None
+        assert self._warm.stdout is not None
+        self._warm.stdin.write(json.dumps(order) + "\n")
+        self._warm.stdin.flush()
+        process = int(self._warm.stdout.readline())
+        guard = threading.Timer(SECONDS, _end, [process])
+        guard.start()
+        try:
+            code = int(self._warm.stdout.readline())
+        finally:
+            guard.cancel()
+            _end(process)
+        failed, last = _said(output.read_text())
         # Without that line nothing was tested, whatever the exit code says.
-        passed = process.returncode == 0 and " passed" in last
-        return Outcome(passed, seconds, (failed or [last])[0], tuple(failed))
+        passed = (code == 0 and " passed" in last) or code == _NO_TESTS
+        return Outcome(passed, time.monotonic() - begun, failed, last, ended=code in (0, 1, _NO_TESTS))
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: int) -> None:
     """The tests and all that they have started."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
 
 
-def _said(output: str) -> tuple[list[str], str]:
-    """Which tests failed, and the last that was said."""
+def _said(output: str) -> tuple[str, str]:
+    """The first test that failed, with its reason, and the last that was said."""
     lines = [line for line in output.splitlines() if line.strip()]
     failed = [line.split(" ", 1)[1] for line in lines if line.startswith(("FAILED ", "ERROR "))]
-    return [line.split(" - ")[0] for line in failed], (lines or [""])[-1]
+    return (failed or [""])[0], (lines or [""])[-1]
 
 
 def difference(module: Path, before: str, after: str) -> str:

@@ -1,10 +1,12 @@
 """`./run mutants` changes what it says, and knows the tests of all that it changes."""
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mutants import operators, subjects
+from mutants import operators, places, reaching, subjects
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,3 +67,52 @@ def test_the_same_place_is_not_changed_twice_in_the_same_way() -> None:
         found = [one.of(source) for one in operators.mutations(source)]
         assert len(found) == len(set(found)), module
         assert source not in found, module
+
+
+REACHED = '''"""Docstring."""
+
+_SQL = "SELECT 1"
+_BOTH = (_SQL, "SELECT 2")
+len(_SQL)
+
+
+@lru_cache(maxsize=2)
+def statement(kind):
+    """Docstring."""
+    return _BOTH[kind]
+
+
+class Repository:
+    @reads
+    def find(self, n):
+        """Docstring."""
+        if n > 1:
+            return statement(n)
+        raise ValueError("small")
+'''
+MODULE = Path("statestore/engine/example.py")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [(3, {11}), (4, {11}), (5, None), (11, {11, 19}), (15, {18}), (18, {18}), (19, {19}), (20, {20})],
+)
+def test_a_change_concerns_the_statements_that_run_it(line: int, expected: set[int] | None) -> None:
+    found = places.concerned(MODULE, line, {MODULE: REACHED})
+    assert found == (None if expected is None else {f"{MODULE}:{place}" for place in expected})
+
+
+def test_marked_sources_do_the_same_and_say_what_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(reaching, "mark", told.append)
+    names: dict[str, Any] = {
+        "lru_cache": functools.lru_cache,
+        "reads": lambda method: method,
+        "print": lambda text: None,
+    }
+    exec(places.marked(MODULE, REACHED), names)
+    assert told == []
+    assert names["statement"].__doc__ == "Docstring."
+    with pytest.raises(ValueError, match="small"):
+        names["Repository"]().find(0)
+    assert told == [f"{MODULE}:18", f"{MODULE}:20"]
