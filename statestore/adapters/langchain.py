@@ -9,6 +9,7 @@ open, or a `statestore.LazyStore`, which several of them can share.
 
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -36,6 +37,7 @@ from langchain_core.messages import (
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, Generation, GenerationChunk
 
 from statestore import NEVER, InvalidValueError, LazyStore, NewEntry, NewSession, SessionNotFoundError, StoreLike
+from statestore.adapters.flows import Flow, OnStore, awaited, called, store
 
 _MESSAGES = (
     *(AIMessage, ChatMessage, FunctionMessage, HumanMessage, RemoveMessage, SystemMessage, ToolMessage),
@@ -48,7 +50,7 @@ _ANSWERS = (*_MESSAGES, Generation, GenerationChunk, ChatGeneration, ChatGenerat
 _log = logging.getLogger("statestore")
 
 
-class StatestoreChatMessageHistory(BaseChatMessageHistory):
+class StatestoreChatMessageHistory(OnStore, BaseChatMessageHistory):
     """The messages of a chat as the history of a session, whose id is that of the chat.
 
     The first message makes the session. A message with an `id` is there once: if it is added again it replaces what has
@@ -79,58 +81,37 @@ class StatestoreChatMessageHistory(BaseChatMessageHistory):
         self._store = LazyStore.of(store)
         self._new = NewSession(user_id=user_id, agent_name=agent_name, ttl=ttl)
 
-    @property
-    def messages(self) -> list[BaseMessage]:  # type: ignore[override]
+    def _messages(self) -> Flow[list[BaseMessage]]:
         """All messages, oldest first; none if there is no such session.
 
         Raises:
             InvalidValueError: An entry of the session, appended by other means, is not a message.
         """
         try:
-            return _messages(self.session_id, self._store.sync().history.messages(self.session_id))
+            return _read(self.session_id, (yield store.history.messages(self.session_id)))
         except SessionNotFoundError:
             return []
 
-    async def aget_messages(self) -> list[BaseMessage]:
-        """As `messages`."""
-        store = await self._store.here()
-        try:
-            return _messages(self.session_id, await store.history.messages(self.session_id))
-        except SessionNotFoundError:
-            return []
+    messages, aget_messages = property(called(_messages)), awaited(_messages)  # type: ignore[assignment]
 
-    def add_messages(self, messages: Sequence[BaseMessage]) -> None:
+    def _add_messages(self, messages: Sequence[BaseMessage]) -> Flow[None]:
         """Add messages: all or none, one after the other.
 
         Raises:
             InvalidValueError: One of them is not a message of LangChain's own types, or is not exact JSON. Nothing was
                 written.
         """
-        entries = _entries(messages)
-        if entries:
-            self._store.sync().history.append(self.session_id, entries, create=self._new, on_conflict="replace")
+        if entries := _entries(messages):
+            yield store.history.append(self.session_id, entries, create=self._new, on_conflict="replace")
 
-    async def aadd_messages(self, messages: Sequence[BaseMessage]) -> None:
-        """As `add_messages`."""
-        entries = _entries(messages)
-        if entries:
-            store = await self._store.here()
-            await store.history.append(self.session_id, entries, create=self._new, on_conflict="replace")
+    add_messages, aadd_messages = called(_add_messages), awaited(_add_messages)
 
-    def clear(self) -> None:
+    def _clear(self) -> Flow[None]:
         """Remove all messages. The session and its state stay, and so does what a fork sees."""
-        try:
-            self._store.sync().history.clear(self.session_id)
-        except SessionNotFoundError:
-            return
+        with suppress(SessionNotFoundError):
+            yield store.history.clear(self.session_id)
 
-    async def aclear(self) -> None:
-        """As `clear`."""
-        store = await self._store.here()
-        try:
-            await store.history.clear(self.session_id)
-        except SessionNotFoundError:
-            return
+    clear, aclear = called(_clear), awaited(_clear)
 
 
 def _entries(messages: Sequence[Any]) -> list[NewEntry]:
@@ -150,7 +131,7 @@ def _entries(messages: Sequence[Any]) -> list[NewEntry]:
     ]
 
 
-def _messages(session_id: str, contents: Sequence[Any]) -> list[BaseMessage]:
+def _read(session_id: str, contents: Sequence[Any]) -> list[BaseMessage]:
     """The messages, also those that were appended by other means than ours, such as messages of OpenAI."""
     messages = []
     for number, content in enumerate(contents, 1):
@@ -171,7 +152,7 @@ def _message(content: Any) -> BaseMessage:
     return convert_to_messages([content])[0]
 
 
-class StatestoreCache(BaseCache):
+class StatestoreCache(OnStore, BaseCache):
     """What models answered, by prompt and by the parameters of the model, shared by all processes.
 
     An answer has the tag `model:NAME` of each model that it says it is from, so `clear(model=NAME)` and
@@ -200,46 +181,29 @@ class StatestoreCache(BaseCache):
         self._tags = frozenset(tags)
         self._agent_name = agent_name
 
-    def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+    def _lookup(self, prompt: str, llm_string: str) -> Flow[RETURN_VAL_TYPE | None]:
         """The answer, or None."""
-        cache = self._store.sync().cache
-        key = cache.make_key(self._agent_name, [prompt, llm_string])
-        return _answer(cache.get(key, agent_name=self._agent_name), key)
+        key = yield store.cache.make_key(self._agent_name, [prompt, llm_string])
+        return _answer((yield store.cache.get(key, agent_name=self._agent_name)), key)
 
-    async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
-        """As `lookup`."""
-        cache = (await self._store.here()).cache
-        key = cache.make_key(self._agent_name, [prompt, llm_string])
-        return _answer(await cache.get(key, agent_name=self._agent_name), key)
+    lookup, alookup = called(_lookup), awaited(_lookup)
 
-    def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
+    def _update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> Flow[None]:
         """Keep an answer in place of what was there."""
-        cache = self._store.sync().cache
-        key = cache.make_key(self._agent_name, [prompt, llm_string])
-        cache.set(key, dumps(return_val), ttl=self._ttl, tags=self._tags_of(return_val), agent_name=self._agent_name)
+        about: dict[str, Any] = {"tags": self._tags_of(return_val), "agent_name": self._agent_name}
+        key = yield store.cache.make_key(self._agent_name, [prompt, llm_string])
+        yield store.cache.set(key, dumps(return_val), ttl=self._ttl, **about)
 
-    async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
-        """As `update`."""
-        cache = (await self._store.here()).cache
-        key = cache.make_key(self._agent_name, [prompt, llm_string])
-        tags = self._tags_of(return_val)
-        await cache.set(key, dumps(return_val), ttl=self._ttl, tags=tags, agent_name=self._agent_name)
+    update, aupdate = called(_update), awaited(_update)
 
-    def clear(self, *, model: str | None = None, **kwargs: Any) -> None:
+    def _clear(self, /, *, model: str | None = None, **kwargs: Any) -> Flow[None]:
         """Remove all answers, or those of one model: of all caches in the namespace then."""
-        cache = self._store.sync().cache
         if model is None:
-            cache.invalidate_agent(self._agent_name)
+            yield store.cache.invalidate_agent(self._agent_name)
         else:
-            cache.invalidate_tag(f"model:{model}")
+            yield store.cache.invalidate_tag(f"model:{model}")
 
-    async def aclear(self, *, model: str | None = None, **kwargs: Any) -> None:
-        """As `clear`."""
-        cache = (await self._store.here()).cache
-        if model is None:
-            await cache.invalidate_agent(self._agent_name)
-        else:
-            await cache.invalidate_tag(f"model:{model}")
+    clear, aclear = called(_clear), awaited(_clear)
 
     def _tags_of(self, answer: RETURN_VAL_TYPE) -> frozenset[str]:
         messages = [generation.message for generation in answer if isinstance(generation, ChatGeneration)]

@@ -124,8 +124,9 @@ def read(file: BinaryIO, format: CacheFormat, ttl: timedelta | NeverType | None)
     if format == "statestore":
         yield from load(line for _, line in chain([first], lines))
         return
-    lives = CONEXUS_TTL if ttl is None else None if ttl is NEVER else ttl
-    yield from load_conexus(first[1] + json_files.whole(file), ttl=lives)
+    if ttl is None:
+        ttl = CONEXUS_TTL
+    yield from load_conexus(first[1] + json_files.whole(file), ttl=None if ttl is NEVER else ttl)
 
 
 def restore(store: "StateStore", entries: Iterable[tuple[str, CacheEntry]]) -> CacheReport:
@@ -233,7 +234,7 @@ def _value(value: Any, codec: Any, where: str) -> Any:
     raise InvalidValueError(where, "has a value that does not match its codec, which is json, str or bytes")
 
 
-def load_conexus(data: bytes, *, ttl: timedelta | None = CONEXUS_TTL) -> list[tuple[str, CacheEntry]]:
+def load_conexus(data: bytes, *, ttl: timedelta | None) -> list[tuple[str, CacheEntry]]:
     """The entries of Conexus' cache.json, the least recently used first, each with its place.
 
     Args:

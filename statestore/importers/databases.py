@@ -305,7 +305,7 @@ class Import:
             there = self.store.sessions.open(session_id, **attributes)
             if new.user_id is not None and there.user_id not in (None, new.user_id):
                 raise InvalidValueError(
-                    "user_id", "is not that of the session with this id in the store; import into another namespace"
+                    "user_id", "differs from the user of the stored session with this id; import into another namespace"
                 )
             first_new = there.next_seq
             while page := list(islice(given, PAGE)):

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 from sqlalchemy import RowMapping
@@ -26,6 +26,7 @@ from statestore.importers.databases import (
     json_of,
     opened,
     time_of,
+    written_by,
 )
 from statestore.importers.problems import OnProblem, Problems, check_store
 from statestore.values.history import Usage
@@ -33,6 +34,8 @@ from statestore.values.sessions import NewSession
 
 if TYPE_CHECKING:
     from statestore.store import StateStore
+
+T = TypeVar("T")
 
 _PAGE = 100
 _PLACE = ("thread_id", "checkpoint_ns", "checkpoint_id")
@@ -91,7 +94,7 @@ class _Threads:
         count = added = 0
         same = True
         try:
-            keys = self._reader.keys(thread_id)
+            keys = _as_written(self._reader.keys(thread_id))
             new = NewSession()
             for number, group in enumerate(_pages(keys)):
                 if number == 0:
@@ -102,7 +105,7 @@ class _Threads:
                 added += len(written)
                 if self._progress is not None:
                     self._progress(len(group))
-            for call in self._reader.usage(thread_id):
+            for call in _as_written(self._reader.usage(thread_id)):
                 with suppress(ConflictError):  # It was recorded before, by a graph that ran here.
                     self._store.usage.record(**call, session_id=thread_id)
         except REFUSED as error:
@@ -267,7 +270,7 @@ def _split(kind: str, data: bytes, where: str) -> tuple[Json, dict[str, tuple[st
         checkpoint = json_of(bytes(data), where)
         values = checkpoint.pop("channel_values", None) or {}
         return checkpoint, {name: ("json", orjson.dumps(value)) for name, value in values.items()}
-    raise InvalidValueError(where, f"is serialised as {kind[:20]!r}, which is not read here")
+    raise InvalidValueError(where, f"is serialised as {kind[:20]!r}, which this importer cannot read")
 
 
 def _answers(value: Any) -> Iterator[Json]:
@@ -279,6 +282,12 @@ def _answers(value: Any) -> Iterator[Json]:
         _, name, fields, *_ = msgpack.loads(value.data, "message")
         if name in ("AIMessage", "AIMessageChunk") and fields.get("usage_metadata"):
             yield fields
+
+
+def _as_written(found: Iterator[T]) -> Iterator[T]:
+    """What was found; if LangGraph has written it in another form, that is a problem of its thread."""
+    with written_by("LangGraph", "the thread"):
+        yield from found
 
 
 def _pages(keys: Iterator[tuple[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -12,9 +12,9 @@ def counted() -> Iterator[list[str]]:
     connect = sqlite3.connect
 
     def count(sql: str) -> None:
-        # What ON DELETE CASCADE does is reported under the name of the statement that set it off.
-        cascade = sql.startswith("DELETE") and statements[-1:] == [sql]
-        if not cascade and not sql.startswith(("--", "PRAGMA")):
+        # What triggers and ON DELETE CASCADE do is reported under the name of the statement that set it off.
+        by_itself = sql.lstrip().startswith(("INSERT", "UPDATE", "DELETE", "WITH")) and statements[-1:] == [sql]
+        if not by_itself and not sql.startswith(("--", "PRAGMA")):
             statements.append(sql)
 
     def traced(*args: Any, **kwargs: Any) -> sqlite3.Connection:

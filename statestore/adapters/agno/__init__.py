@@ -14,16 +14,16 @@ from typing import Any
 
 from agno.db.base import AsyncBaseDb, BaseDb
 
-from statestore import StoreLike
+from statestore import LazyStore, StoreLike
 from statestore.adapters.agno import runs, sessions
 from statestore.adapters.agno.rest import NotHere
-from statestore.adapters.flows import Flow, Runner
+from statestore.adapters.flows import Flow, arun, run
 
 
 def _called(flow: Callable[..., Flow[Any]]) -> Any:
     @wraps(flow)
     def method(self: "StatestoreDb", *args: Any, **kwargs: Any) -> Any:
-        return self._runner.run(flow(self._sessions, *args, **kwargs))
+        return run(self._store.sync(), flow(self._sessions, *args, **kwargs))
 
     return method
 
@@ -31,7 +31,7 @@ def _called(flow: Callable[..., Flow[Any]]) -> Any:
 def _awaited(flow: Callable[..., Flow[Any]]) -> Any:
     @wraps(flow)
     async def method(self: "AsyncStatestoreDb", *args: Any, **kwargs: Any) -> Any:
-        return await self._runner.arun(flow(self._sessions, *args, **kwargs))
+        return await arun(await self._store.here(), flow(self._sessions, *args, **kwargs))
 
     return method
 
@@ -48,12 +48,12 @@ class StatestoreDb(NotHere, BaseDb):
             ttl: How long after its last use a new session expires; by default what the store says.
         """
         super().__init__(id=id)
-        self._runner = Runner(store)
+        self._store = LazyStore.of(store)
         self._sessions = sessions.Sessions(ttl)
 
     def close(self) -> None:
         """Close what was opened here. A store that it was given stays open."""
-        self._runner.lazy.close()
+        self._store.close()
 
     def table_exists(self, table_name: str) -> bool:
         """True for sessions and runs, whose tables are the store's."""
@@ -81,12 +81,12 @@ class AsyncStatestoreDb(NotHere, AsyncBaseDb):
     def __init__(self, store: StoreLike = None, *, id: str | None = None, ttl: timedelta | None = None) -> None:
         """As `StatestoreDb`."""
         super().__init__(id=id)
-        self._runner = Runner(store)
+        self._store = LazyStore.of(store)
         self._sessions = sessions.Sessions(ttl)
 
     async def close(self) -> None:
         """As `StatestoreDb.close`."""
-        await self._runner.lazy.aclose()
+        await self._store.aclose()
 
     async def table_exists(self, table_name: str) -> bool:
         """As `StatestoreDb.table_exists`."""

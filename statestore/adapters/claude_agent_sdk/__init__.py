@@ -8,7 +8,7 @@
         print(message)
 
 A transcript is a session, and each of its lines an entry with the line as its content. `statestore_id` names the
-session. The transcripts of sub-agents are sessions that belong to the one of their session.
+session. A sub-agent's transcript is a part of its session.
 """
 
 from statestore.adapters.claude_agent_sdk.keys import statestore_id as statestore_id

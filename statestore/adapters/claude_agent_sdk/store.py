@@ -24,8 +24,8 @@ from statestore import (
 )
 from statestore.adapters.claude_agent_sdk.keys import quoted, sdk_id, statestore_id, subpath_of, whole
 from statestore.adapters.claude_agent_sdk.lines import AGENT, SUB_AGENT, TAIL, Line, Tail, once, time_of, usage_of
+from statestore.adapters.flows import all_sessions, arun
 
-_PAGE = 1000
 _MOST_TAILS = 10_000
 
 P = ParamSpec("P")
@@ -111,7 +111,7 @@ class StatestoreSessionStore:
     async def list_session_summaries(self, project_key: str) -> list[SessionSummaryEntry]:
         """What is shown of a project's sessions. The SDK itself reads those that others have appended to."""
         store = await self._store.here()
-        # A list extends no TTL; reading entries does, except where nothing is written.
+        # A list extends no TTL; reading entries does, unless nothing is written.
         async with store.transaction(read_only=True) as tx:
             sessions = await _sessions_of(tx, project_key)
             newest = await tx.history.last_many([one.session_id for one in sessions], 1)
@@ -137,7 +137,7 @@ class StatestoreSessionStore:
         """The subpaths of a session's sub-agents."""
         store = await self._store.here()
         prefix = f"{statestore_id(key)}/"
-        parts = await _pages(store, belongs_to=statestore_id(key), id_prefix=prefix, order_by="created_at")
+        parts = await arun(store, all_sessions(belongs_to=statestore_id(key), id_prefix=prefix, order_by="created_at"))
         return [part.session_id.removeprefix(prefix) for part in parts if part.entry_count]
 
     async def _open(self, store: AsyncStateStore, key: SessionKey, lines: Sequence[Line]) -> Tail:
@@ -193,17 +193,9 @@ async def _copied(store: AsyncStateStore, lines: Sequence[Line]) -> set[str]:
 
 
 async def _sessions_of(store: AsyncStateStore | AsyncTransaction, project_key: str) -> list[Session]:
-    found = await _pages(store, agent_name=AGENT, id_prefix=quoted(project_key, "project_key") + "/")
+    prefix = quoted(project_key, "project_key") + "/"
+    found = await arun(store, all_sessions(agent_name=AGENT, id_prefix=prefix))
     return [session for session in found if session.entry_count]
-
-
-async def _pages(store: AsyncStateStore | AsyncTransaction, **conditions: Any) -> list[Session]:
-    page = await store.sessions.page(limit=_PAGE, **conditions)
-    found = page.sessions
-    while page.next_cursor is not None:
-        page = await store.sessions.page(limit=_PAGE, cursor=page.next_cursor, **conditions)
-        found = found + page.sessions
-    return found
 
 
 def _mtime(session: Session) -> int:

@@ -1,6 +1,6 @@
 """Results of LangGraph's nodes and tasks in statestore's cache."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any
@@ -8,14 +8,14 @@ from typing import Any
 from langgraph.cache.base import BaseCache, FullKey, Namespace, ValueT
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from statestore import NEVER, StoreLike
-from statestore.adapters.flows import Flow, Runner, store
+from statestore import NEVER, LazyStore, StoreLike
+from statestore.adapters.flows import Flow, OnStore, awaited, called, store
 
 _ALL = "langgraph/"
 _LONGEST_PART = 240  # So that a key, of two parts, has at most 512 characters.
 
 
-class StatestoreCache(BaseCache[ValueT]):
+class StatestoreCache(OnStore, BaseCache[ValueT]):
     """Keeps the results of nodes with a `CachePolicy` in a statestore, as bytes.
 
         graph = builder.compile(cache=StatestoreCache("postgresql://app@db/agents"))
@@ -26,38 +26,14 @@ class StatestoreCache(BaseCache[ValueT]):
     def __init__(self, store: StoreLike = None, *, serde: SerializerProtocol | None = None) -> None:
         """Take what opens a store, or an open one. Nothing is connected before the first use."""
         super().__init__(serde=serde)
-        self._runner = Runner(store)
-
-    def close(self) -> None:
-        """Close what was opened here."""
-        self._runner.lazy.close()
-
-    async def aclose(self) -> None:
-        """Close what was opened here."""
-        await self._runner.lazy.aclose()
-
-    def get(self, keys: Sequence[FullKey]) -> dict[FullKey, ValueT]:
-        return self._runner.run(self._get(keys))
-
-    async def aget(self, keys: Sequence[FullKey]) -> dict[FullKey, ValueT]:
-        return await self._runner.arun(self._get(keys))
-
-    def set(self, pairs: Mapping[FullKey, tuple[ValueT, int | None]]) -> None:
-        self._runner.run(self._set(pairs))
-
-    async def aset(self, pairs: Mapping[FullKey, tuple[ValueT, int | None]]) -> None:
-        await self._runner.arun(self._set(pairs))
-
-    def clear(self, namespaces: Sequence[Namespace] | None = None) -> None:
-        self._runner.run(_clear(namespaces))
-
-    async def aclear(self, namespaces: Sequence[Namespace] | None = None) -> None:
-        await self._runner.arun(_clear(namespaces))
+        self._store = LazyStore.of(store)
 
     def _get(self, keys: Sequence[FullKey]) -> Flow[dict[FullKey, ValueT]]:
         wanted = {_key(*key): (tuple(key[0]), key[1]) for key in keys}
         found = (yield store.cache.get_many(wanted)) if wanted else {}
         return {wanted[key]: self.serde.loads_typed(_unpacked(data)) for key, data in found.items()}
+
+    get, aget = called(_get), awaited(_get)
 
     def _set(self, pairs: Mapping[FullKey, tuple[ValueT, int | None]]) -> Flow[None]:
         by_ttl: dict[int | None, dict[str, bytes]] = {}
@@ -66,10 +42,13 @@ class StatestoreCache(BaseCache[ValueT]):
         for ttl, values in by_ttl.items():
             yield store.cache.set_many(values, ttl=NEVER if ttl is None else timedelta(seconds=ttl))
 
+    set, aset = called(_set), awaited(_set)
 
-def _clear(namespaces: Iterable[Namespace] | None) -> Flow[None]:
-    for prefix in [_ALL] if namespaces is None else map(_prefix, namespaces):
-        yield store.cache.invalidate_prefix(prefix)
+    def _clear(self, namespaces: Sequence[Namespace] | None = None) -> Flow[None]:
+        for prefix in [_ALL] if namespaces is None else map(_prefix, namespaces):
+            yield store.cache.invalidate_prefix(prefix)
+
+    clear, aclear = called(_clear), awaited(_clear)
 
 
 def _key(namespace: Namespace, key: str) -> str:

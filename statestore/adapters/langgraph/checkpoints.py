@@ -2,8 +2,9 @@
 
 import random
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 from langchain_core.runnables import RunnableConfig
@@ -23,8 +24,18 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import TASKS
 
-from statestore import InvalidValueError, NewSession, SessionNotFoundError, StoreLike
-from statestore.adapters.flows import Flow, Runner, Stream, store
+from statestore import InvalidValueError, LazyStore, NewSession, SessionNotFoundError, StoreLike
+from statestore.adapters.flows import (
+    Flow,
+    OnStore,
+    Stream,
+    Together,
+    async_iterated,
+    awaited,
+    called,
+    iterated,
+    store,
+)
 from statestore.adapters.langgraph import deleting, reading
 from statestore.adapters.langgraph.usage import UsageCounter
 from statestore.adapters.layouts import langgraph as records
@@ -38,7 +49,7 @@ _Keys: TypeAlias = list[str]
 _PAGE = 100
 
 
-class StatestoreSaver(BaseCheckpointSaver[str]):
+class StatestoreSaver(OnStore, BaseCheckpointSaver[str]):
     """Keeps the checkpoints of graphs in a statestore.
 
         graph = builder.compile(checkpointer=StatestoreSaver("postgresql://app@db/agents"))
@@ -67,129 +78,11 @@ class StatestoreSaver(BaseCheckpointSaver[str]):
         """
         super().__init__(serde=serde)
         NewSession(agent_name=agent_name, ttl=ttl)
-        self._runner = Runner(store)
+        self._store = LazyStore.of(store)
         self._ttl = ttl
         self._agent_name = agent_name
         self._user_key = user_key
         self._usage = UsageCounter()
-
-    def close(self) -> None:
-        """Close what was opened here."""
-        self._runner.lazy.close()
-
-    async def aclose(self) -> None:
-        """Close what was opened here."""
-        await self._runner.lazy.aclose()
-
-    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        return self._runner.run(self._get(config))
-
-    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        return await self._runner.arun(self._get(config))
-
-    def list(
-        self,
-        config: RunnableConfig | None,
-        *,
-        filter: dict[str, Any] | None = None,
-        before: RunnableConfig | None = None,
-        limit: int | None = None,
-    ) -> Iterator[CheckpointTuple]:
-        return self._runner.stream(self._list(config, filter or {}, before, limit))
-
-    async def alist(
-        self,
-        config: RunnableConfig | None,
-        *,
-        filter: dict[str, Any] | None = None,
-        before: RunnableConfig | None = None,
-        limit: int | None = None,
-    ) -> AsyncIterator[CheckpointTuple]:
-        async for found in self._runner.astream(self._list(config, filter or {}, before, limit)):
-            yield found
-
-    def put(
-        self,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> RunnableConfig:
-        return self._runner.run(self._put(config, checkpoint, metadata, new_versions))
-
-    async def aput(
-        self,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> RunnableConfig:
-        return await self._runner.arun(self._put(config, checkpoint, metadata, new_versions))
-
-    def put_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
-    ) -> None:
-        self._runner.run(self._put_writes(config, writes, task_id, task_path))
-
-    async def aput_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
-    ) -> None:
-        await self._runner.arun(self._put_writes(config, writes, task_id, task_path))
-
-    def delete_thread(self, thread_id: str) -> None:
-        self._runner.run(deleting.delete_threads([thread_id]))
-
-    async def adelete_thread(self, thread_id: str) -> None:
-        await self._runner.arun(deleting.delete_threads([thread_id]))
-
-    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints of these runs. Looks through all threads, each in a transaction of its own."""
-        for thread_id in self._runner.run(reading.threads()) if run_ids else ():
-            self._runner.run_together(deleting.delete_runs(thread_id, run_ids))
-
-    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        for thread_id in (await self._runner.arun(reading.threads())) if run_ids else ():
-            await self._runner.arun_together(deleting.delete_runs(thread_id, run_ids))
-
-    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Fork the session: the database copies the checkpoints, and a history is shared.
-
-        Raises:
-            SessionNotFoundError: There is no such thread.
-            SessionExistsError: There is one of the target's id.
-        """
-        self._runner.run(_copy(source_thread_id, target_thread_id))
-
-    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        await self._runner.arun(_copy(source_thread_id, target_thread_id))
-
-    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Delete all checkpoints but the latest of each namespace, and those of which its delta channels are rebuilt.
-
-        With the strategy "delete" the threads are deleted.
-        """
-        if deleting.deletes(thread_ids, strategy):
-            self._runner.run(deleting.delete_threads(thread_ids))
-            return
-        for thread_id in thread_ids:
-            self._runner.run_together(deleting.prune(str(thread_id)))
-
-    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        if deleting.deletes(thread_ids, strategy):
-            await self._runner.arun(deleting.delete_threads(thread_ids))
-            return
-        for thread_id in thread_ids:
-            await self._runner.arun_together(deleting.prune(str(thread_id)))
-
-    def get_delta_channel_history(
-        self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        return self._runner.run(self._delta_history(config, channels))
-
-    async def aget_delta_channel_history(
-        self, *, config: RunnableConfig, channels: Sequence[str]
-    ) -> Mapping[str, DeltaChannelHistory]:
-        return await self._runner.arun(self._delta_history(config, channels))
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """The next number, and a random one: two checkpoints that follow the same one do not share their values.
@@ -198,8 +91,6 @@ class StatestoreSaver(BaseCheckpointSaver[str]):
         """
         number = 0 if current is None else int(str(current).split(".")[0])
         return f"{number + 1:032}.{random.random():016}"
-
-    # What is done, for both kinds of store.
 
     def _put(
         self,
@@ -225,8 +116,10 @@ class StatestoreSaver(BaseCheckpointSaver[str]):
         yield store.state.set_many(thread_id, keys, create=new)
         return _config(thread_id, ns, checkpoint["id"])
 
+    put, aput = called(_put), awaited(_put)
+
     def _put_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> Flow[None]:
         thread_id, ns, checkpoint_id = _place(config)
         if checkpoint_id is None:
@@ -248,13 +141,15 @@ class StatestoreSaver(BaseCheckpointSaver[str]):
         if first:
             yield store.state.set_many(thread_id, first, only_if="missing", create=new)
 
+    put_writes, aput_writes = called(_put_writes), awaited(_put_writes)
+
     def _new_thread(self, config: RunnableConfig) -> NewSession:
         for place in (config["configurable"], config.get("metadata") or {}):
             if (user_id := place.get(self._user_key)) is not None:
                 return NewSession(user_id=str(user_id), agent_name=self._agent_name, ttl=self._ttl)
         return NewSession(agent_name=self._agent_name, ttl=self._ttl)
 
-    def _get(self, config: RunnableConfig) -> Flow[CheckpointTuple | None]:
+    def _get_tuple(self, config: RunnableConfig) -> Flow[CheckpointTuple | None]:
         thread_id, ns, checkpoint_id = _place(config)
         try:
             if checkpoint_id is not None:
@@ -267,8 +162,15 @@ class StatestoreSaver(BaseCheckpointSaver[str]):
             pass
         return None
 
+    get_tuple, aget_tuple = called(_get_tuple), awaited(_get_tuple)
+
     def _list(
-        self, config: RunnableConfig | None, filter: Json, before: RunnableConfig | None, limit: int | None
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
     ) -> Stream:
         until = get_checkpoint_id(before) if before else None
         if config is None:
@@ -284,7 +186,7 @@ class StatestoreSaver(BaseCheckpointSaver[str]):
                 size = _PAGE if filter else min(left, _PAGE)
                 try:
                     page = yield from reading.newest(thread_id, ns, before=last, only=only, limit=size)
-                    found = [record for record in page if _matches(record, filter)][:left]
+                    found = [record for record in page if _matches(record, filter or {})][:left]
                     yield (yield from self._tuples(thread_id, found))
                 except SessionNotFoundError:
                     break
@@ -292,6 +194,8 @@ class StatestoreSaver(BaseCheckpointSaver[str]):
                 if ns is None or only is not None or len(page) < size:
                     break
                 last = page[-1]["checkpoint"]["id"]
+
+    list, alist = iterated(_list), async_iterated(_list)
 
     def _tuples(self, thread_id: str, found: Sequence[Json]) -> Flow[_Tuples]:
         """Checkpoints with their values and writes: those of one by one statement, those of several by two.
@@ -356,8 +260,8 @@ class StatestoreSaver(BaseCheckpointSaver[str]):
     def _load(self, stored: Packed) -> Any:
         return self.serde.loads_typed(records.unpacked(stored))
 
-    def _delta_history(
-        self, config: RunnableConfig, channels: Sequence[str]
+    def _get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Flow[Mapping[str, DeltaChannelHistory]]:
         """As the base class says, with a page of ancestors, their writes and the values found by a statement each."""
         history: dict[str, DeltaChannelHistory] = {channel: {"writes": []} for channel in channels}
@@ -386,6 +290,51 @@ class StatestoreSaver(BaseCheckpointSaver[str]):
                 found["seed"] = chain[first]["values"][channel]
         return history
 
+    get_delta_channel_history = called(_get_delta_channel_history)
+    aget_delta_channel_history = awaited(_get_delta_channel_history)
+
+    # Threads as a whole, and some of their checkpoints.
+
+    def _delete_thread(self, thread_id: str) -> Flow[None]:
+        yield store.sessions.delete_many([str(thread_id)])
+
+    delete_thread, adelete_thread = called(_delete_thread), awaited(_delete_thread)
+
+    def _delete_for_runs(self, run_ids: Sequence[str]) -> Flow[None]:
+        """Delete the checkpoints of these runs. Looks through all threads, each in a transaction of its own."""
+        for thread_id in (yield from reading.threads()) if run_ids else ():
+            yield Together(partial(deleting.delete_runs, thread_id, run_ids))
+
+    delete_for_runs, adelete_for_runs = called(_delete_for_runs), awaited(_delete_for_runs)
+
+    def _copy_thread(self, source_thread_id: str, target_thread_id: str) -> Flow[None]:
+        """Fork the session: the database copies the checkpoints, and a history is shared.
+
+        Raises:
+            SessionNotFoundError: There is no such thread.
+            SessionExistsError: There is one of the target's id.
+        """
+        yield store.sessions.fork(str(source_thread_id), str(target_thread_id))
+
+    copy_thread, acopy_thread = called(_copy_thread), awaited(_copy_thread)
+
+    def _prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> Flow[None]:
+        """Delete all checkpoints but the latest of each namespace, and those of which its delta channels are rebuilt.
+
+        With the strategy "delete" the threads are deleted.
+        """
+        if isinstance(thread_ids, str):
+            raise InvalidValueError("thread_ids", "must be a sequence of ids, not one id")
+        if strategy not in ("keep_latest", "delete"):
+            raise InvalidValueError("strategy", f'must be "keep_latest" or "delete", not {strategy!r}')
+        if strategy == "delete":
+            yield store.sessions.delete_many([str(thread_id) for thread_id in thread_ids])
+            return
+        for thread_id in thread_ids:
+            yield Together(partial(deleting.prune, str(thread_id)))
+
+    prune, aprune = called(_prune), awaited(_prune)
+
 
 def _place(config: RunnableConfig) -> tuple[str, str, str | None]:
     place = config.get("configurable") or {}
@@ -396,10 +345,6 @@ def _place(config: RunnableConfig) -> tuple[str, str, str | None]:
 
 def _config(thread_id: str, ns: str, checkpoint_id: str) -> RunnableConfig:
     return {"configurable": {"thread_id": thread_id, "checkpoint_ns": ns, "checkpoint_id": checkpoint_id}}
-
-
-def _copy(source_thread_id: str, target_thread_id: str) -> Flow[None]:
-    yield store.sessions.fork(str(source_thread_id), str(target_thread_id))
 
 
 def _keys(record: Json) -> _Keys:

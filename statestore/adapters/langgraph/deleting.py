@@ -1,30 +1,14 @@
-"""Deleting threads and some of their checkpoints, as flows. All but the first run in a transaction."""
+"""Deleting some of the checkpoints of a thread: flows that run in a transaction."""
 
 from collections.abc import Collection, Sequence
 
 from langgraph.checkpoint.serde.types import TASKS
 
-from statestore import InvalidValueError, SessionNotFoundError
+from statestore import SessionNotFoundError
 from statestore.adapters.flows import Flow, store
 from statestore.adapters.langgraph import reading
 from statestore.adapters.layouts import langgraph as records
 from statestore.adapters.layouts.langgraph import Json
-
-
-def delete_threads(thread_ids: Sequence[str]) -> Flow[None]:
-    """Delete the sessions with all that belongs to them."""
-    names = [str(thread_id) for thread_id in thread_ids]
-    if names:
-        yield store.sessions.delete_many(names)
-
-
-def deletes(thread_ids: Sequence[str], strategy: str) -> bool:
-    """Whether a strategy deletes threads as a whole."""
-    if isinstance(thread_ids, str):
-        raise InvalidValueError("thread_ids", "must be a sequence of ids, not one id")
-    if strategy not in ("keep_latest", "delete"):
-        raise InvalidValueError("strategy", f'must be "keep_latest" or "delete", not {strategy!r}')
-    return strategy == "delete"
 
 
 def delete_runs(thread_id: str, run_ids: Collection[str]) -> Flow[None]:

@@ -19,8 +19,8 @@ from langgraph.store.base import (
     validate_op_namespace,
 )
 
-from statestore import ConflictError, InvalidValueError, StateEntry, StateKeyNotFoundError, StoreLike
-from statestore.adapters.flows import Flow, Runner, store
+from statestore import ConflictError, InvalidValueError, LazyStore, StateEntry, StateKeyNotFoundError, StoreLike
+from statestore.adapters.flows import Flow, OnStore, awaited, called, store
 from statestore.adapters.langgraph.filters import matches
 from statestore.adapters.layouts.langgraph import Json, plain
 
@@ -28,7 +28,7 @@ _LONGEST_KEY = 512
 _OLD = 0.1  # As sessions do: a read extends a TTL of which a tenth has passed.
 
 
-class StatestoreStore(BaseStore):
+class StatestoreStore(OnStore, BaseStore):
     """Keeps items under namespaces in a statestore.
 
         graph = builder.compile(checkpointer=saver, store=StatestoreStore("postgresql://app@db/agents"))
@@ -36,7 +36,7 @@ class StatestoreStore(BaseStore):
     Items of expired TTLs are gone at once, and deleted by the store's sweep. There is no search by meaning.
     """
 
-    __slots__ = ("_name", "_runner", "_user_of", "ttl_config")
+    __slots__ = ("_name", "_store", "_user_of", "ttl_config")
 
     supports_ttl: bool = True
 
@@ -64,27 +64,14 @@ class StatestoreStore(BaseStore):
             raise InvalidValueError(
                 "index", "is not supported: there is no search by vectors; use langgraph's PostgresStore for that"
             )
-        self._runner = Runner(store)
+        self._store = LazyStore.of(store)
         self._name = name
         self._user_of = user_of or _nobody
         self.ttl_config = ttl
 
-    def close(self) -> None:
-        """Close what was opened here."""
-        self._runner.lazy.close()
-
-    async def aclose(self) -> None:
-        """Close what was opened here."""
-        await self._runner.lazy.aclose()
-
-    def batch(self, ops: Iterable[Op]) -> list[Result]:
-        return self._runner.run(self._batch(list(ops)))
-
-    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
-        return await self._runner.arun(self._batch(list(ops)))
-
-    def _batch(self, ops: list[Op]) -> Flow[list[Result]]:
+    def _batch(self, ops: Iterable[Op]) -> Flow[list[Result]]:
         """Read first and write then, of several puts of an item the last, as langgraph's own stores do."""
+        ops = list(ops)
         for op in ops:
             validate_op_namespace(op)
         results: list[Result] = []
@@ -103,6 +90,8 @@ class StatestoreStore(BaseStore):
                 raise InvalidValueError("ops", f"must be operations of langgraph.store.base, not {type(op).__name__}")
         yield from self._put(puts)
         return results
+
+    batch, abatch = called(_batch), awaited(_batch)
 
     def _put(self, puts: Mapping[str, PutOp]) -> Flow[None]:
         alike: dict[tuple[float | None, str | None], Json] = {}

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from itertools import groupby
 
 from statestore import SessionNotFoundError
-from statestore.adapters.flows import Flow, store
+from statestore.adapters.flows import Flow, all_ids, store
 from statestore.adapters.layouts import langgraph as records
 from statestore.adapters.layouts.langgraph import Json
 
@@ -15,18 +15,13 @@ _PAGE = 1000
 def threads() -> Flow[list[str]]:
     """The sessions that have checkpoints, the last active ones first. To look for them extends no TTL."""
     found: list[str] = []
-    cursor = None
-    while True:
-        page = yield store.sessions.page(limit=_PAGE, cursor=cursor)
-        for session in page.sessions:
-            try:
-                if (yield store.state.count(session.session_id, prefix=records.CHECKPOINTS)):
-                    found.append(session.session_id)
-            except SessionNotFoundError:
-                pass
-        cursor = page.next_cursor
-        if cursor is None:
-            return found
+    for session_id in (yield from all_ids()):
+        try:
+            if (yield store.state.count(session_id, prefix=records.CHECKPOINTS)):
+                found.append(session_id)
+        except SessionNotFoundError:
+            continue
+    return found
 
 
 def newest(

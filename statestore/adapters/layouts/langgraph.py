@@ -10,6 +10,7 @@ The keys of a group are in the order of their checkpoints, since those have ids 
 import base64
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, TypeAlias
 from urllib.parse import quote
@@ -128,6 +129,7 @@ def plain(value: Any, argument: str = "checkpoint") -> Any:
         raise InvalidValueError(argument, f"must be JSON: {error}; leave it out, or put it into a channel") from None
 
 
+@lru_cache(1024)
 def _part(text: str) -> str:
     """A text as a part of a key: without the separator, and never the same for two texts."""
     quoted = quote(text, safe=":|", errors="surrogatepass")

@@ -9,7 +9,8 @@ MAIN: Final = "main"
 USAGE: Final = "openai_agents.usage"
 """What a turn used: in the metadata of the entry that begins it."""
 
-_NAME_WAS_USED: Final = "openai_agents.branches."
+NAMES: Final = "openai_agents.branches."
+"""What the keys of `name_key` begin with."""
 
 
 def branch_session_id(session_id: str, branch_id: str) -> str:
@@ -20,4 +21,4 @@ def branch_session_id(session_id: str, branch_id: str) -> str:
 def name_key(branch_session_id: str) -> str:
     """The key in the state of the main session that says that a branch has, or had, this id: `used` or `deleted`."""
     # Not the id itself, which may be as long as a key can be.
-    return f"{_NAME_WAS_USED}{uuid5(NAMESPACE_URL, branch_session_id)}"
+    return f"{NAMES}{uuid5(NAMESPACE_URL, branch_session_id)}"

@@ -3,11 +3,12 @@
 import re
 import time
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from typing import Any, Final, TypeVar
 
 from statestore import AsyncStateStore, AsyncTransaction, Entry, Session, SessionNotFoundError
-from statestore.adapters.layouts.openai_agents import MAIN, branch_session_id, name_key
+from statestore.adapters.flows import all_sessions, arun
+from statestore.adapters.layouts.openai_agents import MAIN, NAMES, branch_session_id, name_key
 from statestore.adapters.openai_agents import items, run_usage
 from statestore.adapters.openai_agents.session import Act, Items, StatestoreSession
 
@@ -47,6 +48,15 @@ class AdvancedStatestoreSession(StatestoreSession):
             await self._leave(branch_id)
             return await super()._on_current(act)
 
+    async def _on(self, branch_id: str | None, act: Act[T]) -> T | None:
+        """What *act* returns for a branch, by default the current one; None if there is none."""
+        if branch_id is None:
+            return await self._on_current(act)
+        try:
+            return await act(await self._lazy.here(), self.branch_session_id(branch_id))
+        except SessionNotFoundError:
+            return None
+
     async def _leave(self, branch_id: str) -> None:
         """Go back to the main branch if the session was cleared meanwhile. A branch that was deleted is an error."""
         store = await self._lazy.here()
@@ -64,14 +74,8 @@ class AdvancedStatestoreSession(StatestoreSession):
 
     async def get_items(self, limit: int | None = None, branch_id: str | None = None) -> Items:
         """The newest *limit* items of a branch, by default the current one, oldest first."""
-        if branch_id is None:
-            return await super().get_items(limit)
-        store, place, last = await self._lazy.here(), self.branch_session_id(branch_id), self._limit(limit)
-        try:
-            found: Items = await store.history.messages(place, last=last)
-        except SessionNotFoundError:
-            return []
-        return found
+        last = self._limit(limit)
+        return await self._on(branch_id, lambda store, place: store.history.messages(place, last=last)) or []
 
     async def clear_session(self) -> None:
         """Remove all items of all branches, and the branches. Their names stay used."""
@@ -129,11 +133,9 @@ class AdvancedStatestoreSession(StatestoreSession):
 
     async def _unused_name(self, tx: AsyncTransaction, turn_number: int) -> str:
         base = f"branch_from_turn_{turn_number}_{int(time.time())}"
-        for number in count(1):
-            name = base if number == 1 else f"{base}_{number}"
-            if not await tx.state.exists(self.session_id, name_key(self.branch_session_id(name))):
-                return name
-        raise AssertionError("unreachable")
+        used = set(await tx.state.keys(self.session_id, prefix=NAMES))
+        names = chain([base], (f"{base}_{number}" for number in count(2)))
+        return next(name for name in names if name_key(self.branch_session_id(name)) not in used)
 
     async def create_branch_from_content(self, search_term: str, branch_name: str | None = None) -> str:
         """As `create_branch_from_turn`, from the first turn whose message contains a text.
@@ -211,15 +213,9 @@ class AdvancedStatestoreSession(StatestoreSession):
     async def _branches(self, store: AsyncTransaction) -> dict[str, Session]:
         """The sessions of all branches but `main`, by name, oldest first."""
         prefix = self.branch_session_id("")
-        found: dict[str, Session] = {}
-        cursor: str | None = None
-        while True:
-            page = await store.sessions.page(
-                belongs_to=self.session_id, id_prefix=prefix, order_by="created_at", descending=False, cursor=cursor
-            )
-            found |= {session.session_id.removeprefix(prefix): session for session in page.sessions}
-            if (cursor := page.next_cursor) is None:
-                return found
+        parts = all_sessions(belongs_to=self.session_id, id_prefix=prefix, order_by="created_at", descending=False)
+        found = await arun(store, parts)
+        return {session.session_id.removeprefix(prefix): session for session in found}
 
     def _name_of(self, place: str) -> str:
         return MAIN if place == self.session_id else place.removeprefix(self.branch_session_id(""))
@@ -280,13 +276,7 @@ class AdvancedStatestoreSession(StatestoreSession):
         return {turn: used for turn, used in found.items() if used is not None}
 
     async def _entries(self, branch_id: str | None, **which: Any) -> list[Entry]:
-        if branch_id is None:
-            return await self._on_current(lambda store, place: store.history.read(place, **which)) or []
-        store = await self._lazy.here()
-        try:
-            return await store.history.read(self.branch_session_id(branch_id), **which)
-        except SessionNotFoundError:
-            return []
+        return await self._on(branch_id, lambda store, place: store.history.read(place, **which)) or []
 
 
 def _no_branch(branch_id: str) -> ValueError:

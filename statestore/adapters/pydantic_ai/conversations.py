@@ -26,6 +26,7 @@ from statestore import (
     StoreLike,
     Usage,
 )
+from statestore.adapters.flows import OnStore, all_sessions, arun
 from statestore.adapters.pydantic_ai.messages import AGENT, entry_of, messages_of
 
 _Store: TypeAlias = AsyncStateStore | AsyncTransaction
@@ -37,7 +38,7 @@ _MOST_ENDS = 10_000
 _records: TypeAdapter[ConversationRecord] = TypeAdapter(ConversationRecord)
 
 
-class StatestoreConversationStore(ConversationStore):
+class StatestoreConversationStore(OnStore, ConversationStore):
     """Conversations as sessions, each message an entry with the id of pydantic-ai's entry.
 
     A session's history is that of the conversation. What a conversation has left by `branch`, or by a save that rewrote
@@ -68,14 +69,7 @@ class StatestoreConversationStore(ConversationStore):
     async def read_records(self, *, scope: str | None = None, limit: int | None = None) -> Sequence[ConversationRecord]:
         """The records, or those of a scope, which is the session's user; those that were written to last come first."""
         store = await self._store.here()
-        found: list[Session] = []
-        cursor = None
-        while limit is None or len(found) < limit:
-            size = 1000 if limit is None else min(limit - len(found), 1000)
-            page = await store.sessions.page(user_id=scope, agent_name=self._agent_name, limit=size, cursor=cursor)
-            found += page.sessions
-            if (cursor := page.next_cursor) is None:
-                break
+        found = await arun(store, all_sessions(limit=limit, user_id=scope, agent_name=self._agent_name))
         records = await self._records_of(store, found)
         return sorted(records, key=lambda record: record.updated_at, reverse=True)
 
@@ -134,10 +128,6 @@ class StatestoreConversationStore(ConversationStore):
             for (entry, parent_id), message in zip(entries, messages, strict=True)
         ]
 
-    async def aclose(self) -> None:
-        """Close the store if it was opened here. A later use opens it again."""
-        await self._store.aclose()
-
     async def _records_of(self, store: _Store, sessions: Sequence[Session]) -> list[ConversationRecord]:
         """What is kept of conversations, as far as it still holds; their histories say where they end."""
         moved = [one.session_id for one in sessions if one.entry_count and not _holds(one)]
@@ -160,7 +150,6 @@ class StatestoreConversationStore(ConversationStore):
 
     async def _begin(self, tx: AsyncTransaction, record: ConversationRecord, base: str | None) -> None:
         """Make the session of a conversation with the history up to an entry of another one."""
-        new: dict[str, Any] = {"user_id": record.scope}
         shared = None
         if base is not None and record.forked_from is not None:
             try:
@@ -169,9 +158,13 @@ class StatestoreConversationStore(ConversationStore):
                 raise ConversationConflict(record.conversation_id) from None
         try:
             if shared is not None and record.forked_from is not None:
-                await tx.sessions.fork(record.forked_from, record.conversation_id, at_seq=shared.seq, **new)
+                await tx.sessions.fork(
+                    record.forked_from, record.conversation_id, at_seq=shared.seq, user_id=record.scope
+                )
                 return
-            await tx.sessions.create(record.conversation_id, agent_name=self._agent_name, ttl=self._ttl, **new)
+            await tx.sessions.create(
+                record.conversation_id, agent_name=self._agent_name, ttl=self._ttl, user_id=record.scope
+            )
         except SessionExistsError:
             raise ConversationConflict(record.conversation_id) from None
         copies = [_copy(entry) for entry in await self._line_for(tx, record, base)]

@@ -7,10 +7,11 @@ from datetime import timedelta
 from pydantic_ai.messages import ModelMessage
 
 from statestore import LazyStore, NewEntry, NewSession, SessionNotFoundError, StoreLike
+from statestore.adapters.flows import Flow, OnStore, awaited, called, store
 from statestore.adapters.pydantic_ai.messages import AGENT, entry_of, messages_of
 
 
-class MessageHistory:
+class MessageHistory(OnStore):
     """The messages of one session, oldest first."""
 
     def __init__(
@@ -36,16 +37,17 @@ class MessageHistory:
         self._agent_name = agent_name
         self._new = NewSession(user_id=user_id, agent_name=agent_name, ttl=ttl)
 
-    async def load(self, *, last: int | None = None) -> list[ModelMessage]:
+    def _load(self, *, last: int | None = None) -> Flow[list[ModelMessage]]:
         """The messages, or the *last* ones; none if there is no session."""
-        store = await self._store.here()
         try:
-            contents = await store.history.messages(self._session_id, last=last)
+            contents = yield store.history.messages(self._session_id, last=last)
         except SessionNotFoundError:
             return []
         return messages_of(contents, "session_id", self._session_id)
 
-    async def append(self, messages: Sequence[ModelMessage]) -> None:
+    load_sync, load = called(_load), awaited(_load)
+
+    def _append(self, messages: Sequence[ModelMessage]) -> Flow[None]:
         """Store messages at the end, all or none; those of a run that are already there are not stored again.
 
         Args:
@@ -55,28 +57,9 @@ class MessageHistory:
         Raises:
             ConflictError: The session has another message in the place of one of these. Nothing was written.
         """
-        store = await self._store.here()
-        await store.history.append(self._session_id, self._entries(messages), create=self._new)
+        yield store.history.append(self._session_id, self._entries(messages), create=self._new)
 
-    def load_sync(self, *, last: int | None = None) -> list[ModelMessage]:
-        """`load`, called."""
-        try:
-            contents = self._store.sync().history.messages(self._session_id, last=last)
-        except SessionNotFoundError:
-            return []
-        return messages_of(contents, "session_id", self._session_id)
-
-    def append_sync(self, messages: Sequence[ModelMessage]) -> None:
-        """`append`, called."""
-        self._store.sync().history.append(self._session_id, self._entries(messages), create=self._new)
-
-    async def aclose(self) -> None:
-        """Close the store if it was opened here. A later use opens it again."""
-        await self._store.aclose()
-
-    def close(self) -> None:
-        """`aclose`, called."""
-        self._store.close()
+    append_sync, append = called(_append), awaited(_append)
 
     def _entries(self, messages: Sequence[ModelMessage]) -> list[NewEntry]:
         numbers = Counter[str]()

@@ -5,8 +5,10 @@ import json
 import multiprocessing
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from claude_agent_sdk import fork_session_via_store, project_key_for_directory
 from claude_agent_sdk.testing import run_session_store_conformance
 
 from statestore import AsyncStateStore, InvalidValueError, LazyStore, StateStore
@@ -188,6 +190,27 @@ async def test_a_fork_made_through_the_store_shows_with_its_summary(
     data = {one["session_id"]: one["data"] for one in await transcripts.list_session_summaries("-work-app")}
     assert data["within"]["first_prompt"] == "first prompt"
     assert (await store.usage.totals()).input_tokens == 10
+
+
+async def test_a_fork_of_the_sdk_s_is_a_session_of_the_store(
+    transcripts: StatestoreSessionStore, lazy: LazyStore
+) -> None:
+    session_id = str(uuid4())
+    key: Any = {**KEY, "project_key": project_key_for_directory("/work/app"), "session_id": session_id}
+    lines = [line(str(uuid4()), text, sessionId=session_id, parentUuid=None) for text in ("one", "two")]
+    await transcripts.append(key, lines)
+    fork = await fork_session_via_store(transcripts, session_id, "/work/app", up_to_message_id=lines[0]["uuid"])
+    store = await lazy.here()
+    found = await store.history.messages(statestore_id({**key, "session_id": fork.session_id}))
+    assert [one["message"]["content"] for one in found if "message" in one] == ["one"]
+    assert (await store.sessions.get(statestore_id(key))).entry_count == 2
+
+
+async def test_order_survives_equal_times(transcripts: StatestoreSessionStore) -> None:
+    lines = [line(str(n), timestamp="2026-11-22T09:00:00Z") for n in range(20)]
+    for one in lines:
+        await transcripts.append(KEY, [one])
+    assert await transcripts.load(KEY) == lines
 
 
 async def test_a_session_is_erased_with_its_user_and_what_it_used_stays(database_url: str) -> None:

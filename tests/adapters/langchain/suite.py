@@ -110,8 +110,8 @@ def fresh_store(request: pytest.FixtureRequest, blockbuster: Any) -> Iterator[No
     # LangChain's tests refuse what blocks an event loop. To open a store looks at its file, once; and two tests call a
     # model in a coroutine without awaiting it.
     for function in blockbuster.functions.values():
-        function.can_block_in("statestore/lazy.py", "here")
-        function.can_block_in("statestore/adapters/langchain.py", ("lookup", "update"))
+        function.can_block_in("statestore/lazy.py", ("here", "sync"))
+        function.can_block_in("statestore/adapters/flows.py", "run")
     if getattr(request.module, "InMemoryCache", None) is not None:
         request.module.InMemoryCache = SuiteCache  # Some modules define it themselves.
     _Current.store = LazyStore(_databases.fresh())

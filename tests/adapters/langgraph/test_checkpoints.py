@@ -1,21 +1,26 @@
 """What a saver promises beyond the conformance suite."""
 
+import inspect
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_type_hints
 
 import pytest
 from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.serde.types import ERROR, TASKS
 from langgraph.types import Send
 from pydantic import BaseModel
 
 from statestore import InvalidValueError, SessionExistsError, SessionNotFoundError, StateStore
+from statestore.adapters.flows import run
 from statestore.adapters.langgraph import StatestoreSaver, reading
 from tests.adapters.langgraph.checkpoints import config, ids, put, values
 from tests.support.clock import MovableClock
@@ -415,3 +420,31 @@ class Unlisted(BaseModel):
     """Of a module that is on no allow-list."""
 
     n: int
+
+
+def test_threads_are_looked_through_without_holding_their_sessions() -> None:
+    class Found:
+        session_id = "s"
+
+    made: list[weakref.ref[Found]] = []
+    held = []
+
+    def page(**asked: object) -> SimpleNamespace:
+        sessions = [Found() for _ in range(3)]
+        made.extend(map(weakref.ref, sessions))
+        return SimpleNamespace(sessions=sessions, next_cursor=None if asked["cursor"] else "second")
+
+    def count(*asked: object, **more: object) -> int:
+        held.append(sum(ref() is not None for ref in made))
+        return 1
+
+    opened = SimpleNamespace(sessions=SimpleNamespace(page=page), state=SimpleNamespace(count=count))
+    assert run(opened, reading.threads()) == ["s"] * 6
+    assert held == [0] * 6
+
+
+@pytest.mark.parametrize("name", ["put", "aput"])
+def test_methods_have_names_and_results_of_their_own(name: str) -> None:
+    method = getattr(StatestoreSaver, name)
+    assert (method.__name__, method.__qualname__) == (name, f"StatestoreSaver.{name}")
+    assert get_type_hints(method)["return"] is inspect.signature(method).return_annotation is RunnableConfig

@@ -133,6 +133,25 @@ def test_what_is_damaged_is_named(database_url: str, source: str, store: StateSt
     assert "trip" in problems[0].source
 
 
+@pytest.mark.parametrize(
+    ("kind", "checkpoint"),
+    [("sqlite", "type = 'json', checkpoint = '{\"id\": 7}'"), ("postgresql", "checkpoint = '[]', metadata = '[]'")],
+)
+def test_a_checkpoint_of_another_form_keeps_its_thread_out_and_no_other(
+    source: str, store: StateStore, checkpoint: str
+) -> None:
+    with theirs(source) as saver:
+        for thread_id in ("odd", "trip"):
+            graph_on(saver).invoke({"messages": [("user", "Hi.")]}, {"configurable": {"thread_id": thread_id}})
+        saver.conn.execute(f"UPDATE checkpoints SET {checkpoint} WHERE thread_id = 'odd'")
+        saver.conn.commit()
+    problems: list[Any] = []
+    report = langgraph(store, source, on_problem=problems.append)
+    assert (report.sessions, report.failed) == (1, 1)
+    assert "odd" in problems[0].source
+    assert "form" in problems[0].reason
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_a_graph_may_run_while_its_thread_is_imported(
     database_url: str, source: str, store: StateStore, monkeypatch: pytest.MonkeyPatch

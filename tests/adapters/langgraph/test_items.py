@@ -1,5 +1,6 @@
 """Items of long-term memory."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -38,6 +39,22 @@ def test_items_of_a_user_are_erased_with_the_user(database_url: str, store: Stat
     assert store.sessions.delete_user("ada").user_state_entries == 2
     assert sorted(item.namespace for item in items.search(())) == [BOB, BOB, ("shared",), ("shared",)]
     items.close()
+
+
+def test_two_that_write_at_once_lose_nothing(database_url: str) -> None:
+    memories = [StatestoreStore(database_url) for _ in range(2)]
+
+    def write(who: int) -> None:
+        for n in range(20):
+            memories[who].batch([PutOp(ADA, f"{who}-{n}", {"n": n}), PutOp(ADA, "last", {"who": who, "n": n})])
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, range(2)))
+    found = {item.key: item.value for item in memories[0].search(ADA, limit=100)}
+    assert found.pop("last")["n"] == 19
+    assert found == {f"{who}-{n}": {"n": n} for who in range(2) for n in range(20)}
+    for one in memories:
+        one.close()
 
 
 def test_a_search_finds_the_newest_below_a_prefix_of_whole_labels(items: Any, clock: MovableClock) -> None:

@@ -192,6 +192,7 @@ async def test_branches_and_forks_count_nothing_again(
     back = await conversations.branch("c", from_entry=tip, expected_revision=branched.revision)
     assert back.messages == left
     await conversations.fork("c", at=4, new_conversation_id="f")
+    assert [one.session_id for one in (await (await lazy.here()).sessions.lineage("f")).ancestors] == ["c"]
     fork = await conversations.fork("c", from_entry=(await conversations.read_history(record.head_id))[-1].id)
     assert texts(fork.messages) == ["one", "one!", "four", "four!"]
     rewritten = [asked("summary"), *left[2:]]

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,15 @@ async def test_two_runs_at_once_lose_nothing(database_url: str) -> None:
     assert len(stored) == sum(len(result.new_messages()) for result in results)
     for history in histories:
         await history.aclose()
+
+
+async def test_order_survives_equal_times_and_a_clock_that_goes_back(lazy: LazyStore) -> None:
+    history = MessageHistory("s", lazy)
+    at = datetime(2026, 11, 22, 9, tzinfo=UTC)
+    messages = [ModelRequest([UserPromptPart(str(n))], timestamp=at - timedelta(seconds=n // 10)) for n in range(20)]
+    for message in messages:
+        await history.append([message])
+    assert await history.load() == messages
 
 
 async def test_another_message_in_the_place_of_a_stored_one_is_refused(lazy: LazyStore) -> None:
