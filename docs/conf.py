@@ -30,7 +30,7 @@ html_copy_source = False
 html_static_path: list[str] = []
 
 myst_heading_anchors = 3
-# Files of the checkout that are no pages, such as CONTRIBUTING.md, are said by name where a page refers to them.
+# Files of the checkout that are not pages, such as CONTRIBUTING.md, are given by name where a page refers to them.
 suppress_warnings = ["myst.strikethrough"]
 
 autodoc_typehints = "none"

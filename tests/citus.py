@@ -4,6 +4,10 @@ The tests of PostgreSQL run there, each on a distributed schema of its own. That
 extension in the database that it names, whose coordinator knows the other servers.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import psycopg
 from psycopg import sql
 from sqlalchemy import URL
@@ -30,12 +34,11 @@ class CitusCluster(PostgresServer):
         ]
 
     def create_database(self, name: str, template: str | None = None) -> None:
-        for server in self._workers:
-            server.create_database(name, template)
-        super().create_database(name, template)
+        others = (partial(server.create_database, name, template) for server in self._workers)
+        _at_once(partial(super().create_database, name, template), *others)
 
     def drop_database(self, name: str) -> None:
-        # Citus connects to it again by itself.
+        # Citus connects to it again by itself, here, and from here to the others.
         for left in range(4, -1, -1):
             try:
                 super().drop_database(name)
@@ -44,8 +47,7 @@ class CitusCluster(PostgresServer):
                     raise
             else:
                 break
-        for server in self._workers:
-            server.drop_database(name)
+        _at_once(*(partial(server.drop_database, name) for server in self._workers))
 
     def stop(self) -> None:
         super().stop()
@@ -57,7 +59,12 @@ class CitusCluster(PostgresServer):
         for server in (self, *self._workers):
             with psycopg.connect(server.url(name), autocommit=True) as connection:
                 connection.execute("CREATE EXTENSION citus")
-        with psycopg.connect(self.url(name), autocommit=True) as connection:
+        # Adding a server writes the roles of all of it: one process after the other.
+        with (
+            psycopg.connect(self._url.render_as_string(hide_password=False)) as lock,
+            psycopg.connect(self.url(name), autocommit=True) as connection,
+        ):
+            lock.execute("SELECT pg_advisory_xact_lock(hashtext('citus_add_node'))")
             connection.execute("SELECT citus_set_coordinator_host(%s, %s)", self._coordinator)
             for node in self._nodes:
                 if node != self._coordinator:
@@ -74,3 +81,9 @@ class CitusCluster(PostgresServer):
             server._execute(
                 sql.SQL("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = {}").format(name)
             )
+
+
+def _at_once(*calls: Callable[[], None]) -> None:
+    with ThreadPoolExecutor(len(calls)) as pool:
+        for done in [pool.submit(call) for call in calls]:
+            done.result()

@@ -5,10 +5,12 @@ give a database without the schema. Each test has a database of its own, cloned 
 built once.
 """
 
+import gc
 import os
 import re
 import shutil
 import sqlite3
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -30,6 +32,7 @@ from tests.support.pgbouncer import program as pgbouncer_program
 from tests.support.portal import BlockingStore, Portal
 from tests.support.spread import Spread
 from tests.support.standby import Standby
+from tests.support.warm import programs
 from tests.support.wire import Proxy, Traffic, traced_sqlite
 
 POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.postgresql)
@@ -273,6 +276,19 @@ def content(database_url: str) -> Iterator[Content]:
 
 
 @pytest.fixture
+def warm_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of an export or import have imported the package already: see `tests.support.warm`."""
+
+    class Sys:
+        executable = str(programs() / "python")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sys, name)
+
+    monkeypatch.setattr("statestore.portable.jobs.sys", Sys())
+
+
+@pytest.fixture
 def proxy(postgres_url: str) -> Iterator[Proxy]:
     proxy = Proxy(postgres_url)
     yield proxy
@@ -287,6 +303,17 @@ def traffic(request: pytest.FixtureRequest, database_url: str) -> Iterator[Traff
     else:
         with traced_sqlite(database_url) as traffic:
             yield traffic
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection(session: pytest.Session) -> Iterator[object]:
+    """What is collected, two million objects, stays until the end: the garbage collector need not look at it again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -394,10 +421,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def is_left_out(item: pytest.Item) -> bool:
     """Whether a test is of a database that the run is not about, or has nothing of what it is to run with."""
     on_postgresql = item.get_closest_marker("postgresql") is not None
-    if item.config.getoption("--joined") or parameters(item).get("world") in ("psycopg2", "asyncpg"):
-        return not on_postgresql
     if item.config.getoption("--spread") and item.path.name not in SPREAD_FILES:
         return True
+    if item.config.getoption("--joined") or parameters(item).get("world") in ("psycopg2", "asyncpg"):
+        return not on_postgresql
     # The portable files go from one kind of database to the other.
     if item.config.getoption("--table-prefix") and (on_postgresql or item.path.name.startswith("test_portable")):
         return True
@@ -408,8 +435,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     variables = {"citus": "STATESTORE_TEST_CITUS_URL", "partitioned": "STATESTORE_TEST_PARTITIONED"}
     worlds = {name: bool(os.environ.get(variable)) for name, variable in variables.items()}
     worlds["spread"] = bool(config.getoption("--spread"))
-    for item in items if any(worlds.values()) else ():
-        if (reason := impossible(item, **worlds)) is not None:
+    for item in items:
+        if (reason := impossible(item, **worlds, pooled=is_pooled(item))) is not None:
             item.add_marker(pytest.mark.skip(reason=reason))
     left_out = [item for item in items if is_left_out(item)]
     if left_out:

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,10 @@ import pytest
 from statestore import StateStore
 from tests.support.command_line import Ran, invoke
 from tests.support.trajectories import file as trajectory_file
+from tests.support.warm import programs
 
 CHECKOUT = Path(__file__).parents[2]
+# The program as it is installed, for what belongs to its start.
 SCRIPT = Path(sysconfig.get_path("scripts")) / "statestore"
 
 
@@ -36,11 +37,16 @@ class CommandLine:
 
     def process(self, *arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [SCRIPT, *arguments], env=self.environment, capture_output=True, text=True, check=False, **options
+            [programs() / "statestore", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            **options,
         )
 
     def python(self, code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", code, *arguments]
+        command = [programs() / "python", "-c", code, *arguments]
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
 
     def store(self, **options: Any) -> StateStore:

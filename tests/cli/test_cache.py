@@ -223,11 +223,11 @@ def test_what_has_expired_meanwhile_is_left_out(cli: CommandLine, tmp_path: Path
         ('{"key": "k", "codec": "pickle", "value": "", "created_at": "2026-01-01T00:00:00Z"}', "codec"),
         ('{"key": "k", "codec": "json", "value": 1, "created_at": "soon"}', "line 2: has a time"),
         ('{"key": 1, "codec": "json", "value": 1, "created_at": "2026-01-01T00:00:00Z"}', "line 2: key"),
-        (LINE.replace('"SECRET"', "1" * 5000), "line 2: holds an integer of more than 4,300 digits"),
-        (LINE.replace('"SECRET"', "NaN"), "line 2: holds NaN"),
+        (LINE.replace('"SECRET"', "1" * 5000), "line 2: contains an integer of more than 4,300 digits"),
+        (LINE.replace('"SECRET"', "NaN"), "line 2: contains NaN"),
         (
             LINE.replace('"str", "value": "SECRET"', '"json", "value": 1e999'),
-            "line 2: holds a number that is too large",
+            "line 2: contains a number that is too large",
         ),
         (
             LINE.replace('"str", "value": "SECRET"', f'"json", "value": {"[" * 300}{"]" * 300}'),

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from statestore.cli import settings
-from tests.cli.conftest import CHECKOUT, SCRIPT, CommandLine, resolved
+from tests.cli.conftest import CHECKOUT, CommandLine, resolved
+from tests.support.warm import programs
 
 PAGE = (CHECKOUT / "docs" / "cli.md").read_text()
 CONSOLES = re.findall(r"^```console\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
@@ -29,7 +30,7 @@ def run(line: str, directory: Path, **environment: str) -> str:
     """What a line prints in a shell, with `statestore` on its path; `jq` is done here, as it need not be installed."""
     line, _, filtered = line.partition(" | jq ")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STATESTORE_")}
-    path = f"{SCRIPT.parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{programs()}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["/bin/sh", "-c", line], cwd=directory, env={**kept, "PATH": path, **environment}, capture_output=True,
         text=True, check=True,

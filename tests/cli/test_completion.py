@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import SCRIPT, CommandLine
+from tests.cli.conftest import CommandLine
+from tests.support.warm import programs
 
 
 def asked(cli: CommandLine, *words: str, **environment: str) -> list[str]:
     """What the program offers a shell for the last of *words*."""
     line = " ".join(("statestore", *words))
     done = subprocess.run(
-        [SCRIPT], capture_output=True, text=True, check=False,
+        [programs() / "statestore"], capture_output=True, text=True, check=False,
         env={**cli.environment, "_STATESTORE_COMPLETE": "bash_complete", "COMP_WORDS": line,
              "COMP_CWORD": str(len(words)), **environment},
     )  # fmt: skip
@@ -123,7 +124,7 @@ def test_a_real_shell_gets_the_ids(shell: str, filled: CommandLine, tmp_path: Pa
     script.write_text(filled("completion", "show", shell).stdout)
     environment = {
         **filled.environment,
-        "PATH": f"{SCRIPT.parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{programs()}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(tmp_path),
     }
     arguments = {"bash": ["-c", SCRIPTS["bash"], "bash"], "zsh": ["-f", "-c", SCRIPTS["zsh"], "zsh"]}

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from statestore import StateStore
-from tests.cli.conftest import CHECKOUT, SCRIPT, CommandLine
+from tests.cli.conftest import CHECKOUT, CommandLine
 from tests.support.trajectories import count_messages
+from tests.support.warm import programs
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
     path = tmp_path_factory.mktemp("story") / "it's a demo.db"
     elsewhere = {"STATESTORE_URL": "postgresql://nobody@127.0.0.1:1/none", "STATESTORE_PROFILE": "none"}
     done = subprocess.run(
-        [SCRIPT, "demo", "--path", path], env={**os.environ, **elsewhere}, capture_output=True, text=True, check=False
+        [programs() / "statestore", "demo", "--path", path],
+        env={**os.environ, **elsewhere},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return path, done
 
@@ -71,7 +76,7 @@ def test_the_hints_work(
     copy = tmp_path / "copy"
     shutil.copytree(path.parent, copy)
     script = "\n".join(["set -e", *(hint.replace(str(path.parent), str(copy)) for hint in hints)])
-    environment = {**sqlite_cli.environment, "PATH": f"{SCRIPT.parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = {**sqlite_cli.environment, "PATH": f"{programs()}{os.pathsep}{os.environ['PATH']}"}
     ran = subprocess.run(["/bin/sh", "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "└─ lake-trip-by-train  * at 4, then 2 entries · ada" in ran.stdout

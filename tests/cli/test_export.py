@@ -16,7 +16,8 @@ import pytest
 from statestore import NewEntry, Usage
 from statestore.checking.codec import zstd
 from statestore.values.history import Summary
-from tests.cli.conftest import SCRIPT, CommandLine
+from tests.cli.conftest import CommandLine
+from tests.support.warm import programs
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_an_import_that_has_ended_has_nothing_left_to_resume(filled: CommandLine
     file = tmp_path / "all.jsonl"
     filled("export", str(file))
     copy = CommandLine(f"sqlite:///{tmp_path / 'copy.db'}")
-    for said in ("imported 3 sessions with 2 entries from", "nothing is left to import from"):
+    for said in ("imported 3 sessions with 2 entries from", f"{file} has already been imported completely"):
         assert copy("import", "statestore", str(file), "--resume").output.startswith(said)
     assert "already exists" in copy("import", "statestore", str(file), code=1).output
     assert "already exists" in filled("import", "statestore", str(file), code=1).output
@@ -158,7 +159,7 @@ def test_all_is_what_is_exported_by_default(filled: CommandLine, tmp_path: Path)
 
 def test_progress_is_drawn_on_a_terminal_only(filled: CommandLine, tmp_path: Path) -> None:
     reader, terminal = pty.openpty()
-    command: list[str | Path] = [SCRIPT, "export", tmp_path / "file"]
+    command: list[str | Path] = [programs() / "statestore", "export", tmp_path / "file"]
     subprocess.run(command, env=filled.environment, stdout=subprocess.PIPE, stderr=terminal, check=True)
     os.close(terminal)
     drawn = os.read(reader, 65536)

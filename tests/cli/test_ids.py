@@ -80,7 +80,7 @@ def test_deleting_without_a_question_takes_whole_ids_only(filled: CommandLine) -
     # Done twice, as a script may: the beginning of another session's id is no reason to delete that.
     refused = filled("delete", "trip", "--yes", code=1).stderr
     assert refused.splitlines()[0] == (
-        "error: no session has the id 'trip', and one begins so; with --yes, give the whole id:"
+        "error: no session has exactly the id 'trip', but one starts with it; --yes needs the full id:"
     )
     assert "trip-by-train" in filled("sessions").stdout
     asked = filled("delete", "trip", input="y\n")

@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 import statestore
 from statestore.cli import main
 from tests.cli.conftest import SCRIPT, CommandLine, resolved
+from tests.support.warm import programs
 
 
 def commands(
@@ -129,7 +130,8 @@ finally:
     heavy = {"sqlalchemy", "alembic", "psycopg", "asyncio"} & set(sys.modules)
     assert not heavy, heavy
 """
-    done = sqlite_cli.python(code, *arguments)
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, env=sqlite_cli.environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
 
@@ -140,8 +142,9 @@ def test_the_package_can_be_run_as_a_module() -> None:
     assert done.stdout.startswith("Usage: python -m statestore [OPTIONS] COMMAND")
 
 
-def test_version_is_the_packages(sqlite_cli: CommandLine) -> None:
-    assert sqlite_cli.process("--version").stdout == f"statestore {statestore.__version__}\n"
+def test_version_is_the_packages() -> None:
+    done = subprocess.run([SCRIPT, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"statestore {statestore.__version__}\n"
 
 
 @pytest.mark.parametrize("arguments", LOOKING, ids=" ".join)
@@ -248,7 +251,7 @@ openai_conversations.lines_of = lambda source: lines_of(Told(source))
 main(["import", "openai-jsonl", "-"])
 """
     with subprocess.Popen(
-        [sys.executable, "-c", code], env=sqlite_cli.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [programs() / "python", "-c", code], env=sqlite_cli.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None

@@ -58,4 +58,4 @@ def test_a_standby_is_read_and_without_it_the_database_is() -> None:
             ran = cli.process("export", "-", "--reporting-url", standby.url("postgres"))
             assert ran.returncode == 0
             assert '"b"' in ran.stdout
-            assert "the primary is asked" in ran.stderr
+            assert "reports are read from the primary for now" in ran.stderr

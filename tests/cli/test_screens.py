@@ -16,7 +16,8 @@ import pytest
 
 from statestore import NewEntry, StateStore, Usage
 from statestore.cli.output import display_width
-from tests.cli.conftest import SCRIPT, CommandLine
+from tests.cli.conftest import CommandLine
+from tests.support.warm import programs
 
 WIDTHS = (80, 120)
 IDS = ("0b9df3c1-52a6-4a70-9d1e-1f7ae0c3a3d5", "user-42", "import-" + "f" * 64)
@@ -124,8 +125,8 @@ def painted(arguments: Sequence[str], columns: int, directory: Path, **environme
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     with subprocess.Popen(
-        [SCRIPT, *arguments], cwd=directory, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        env={**kept, "TERM": "xterm-256color", "PAGER": "cat", **environment},
+        [programs() / "statestore", *arguments], cwd=directory, stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True, env={**kept, "TERM": "xterm-256color", "PAGER": "cat", **environment},
     ) as process:  # fmt: skip
         os.close(theirs)
         drawn = b""
@@ -232,7 +233,7 @@ def test_show_pages_through_the_readers_pager(filled: Path, tmp_path: Path) -> N
     assert "PAGED" not in screen(("show", "user-42", "--no-pager"), 80, filled, PAGER=str(pager))[1]
     done = CommandLine(f"sqlite:///{filled}/agents.db")
     piped = subprocess.run(
-        [SCRIPT, "show", "user-42"],
+        [programs() / "statestore", "show", "user-42"],
         env={**done.environment, "PAGER": str(pager)},
         capture_output=True,
         text=True,

@@ -3,7 +3,8 @@ import pty
 import subprocess
 from datetime import UTC, datetime, timedelta
 
-from tests.cli.conftest import SCRIPT, CommandLine
+from tests.cli.conftest import CommandLine
+from tests.support.warm import programs
 
 
 def test_a_clock_that_is_far_ahead_is_refused(sqlite_cli: CommandLine) -> None:
@@ -23,7 +24,7 @@ def test_progress_is_drawn_on_a_terminal_only(sqlite_cli: CommandLine) -> None:
 
     expire(5_000)
     reader, terminal = pty.openpty()
-    command = [SCRIPT, "sweep", "--batch-size", "1"]  # So that it takes longer than a moment.
+    command = [programs() / "statestore", "sweep", "--batch-size", "1"]  # So that it takes longer than a moment.
     done = subprocess.run(command, env=sqlite_cli.environment, stdout=subprocess.PIPE, stderr=terminal, check=True)
     os.close(terminal)
     drawn = os.read(reader, 65536)

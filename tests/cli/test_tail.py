@@ -5,7 +5,8 @@ import threading
 import pytest
 
 from statestore import StateStore
-from tests.cli.conftest import SCRIPT, CommandLine
+from tests.cli.conftest import CommandLine
+from tests.support.warm import programs
 
 
 def said(text: str) -> dict[str, str]:
@@ -16,7 +17,10 @@ def test_it_prints_the_newest_entries_and_then_each_as_it_comes(cli: CommandLine
     with cli.store() as store:
         store.history.append("s", [said(f"old {number}") for number in range(5)], create=True)
         with subprocess.Popen(
-            [SCRIPT, "tail", "s", "--last", "2", "--json"], env=cli.environment, stdout=subprocess.PIPE, text=True
+            [programs() / "statestore", "tail", "s", "--last", "2", "--json"],
+            env=cli.environment,
+            stdout=subprocess.PIPE,
+            text=True,
         ) as process:
             assert process.stdout is not None
             lines = [json.loads(process.stdout.readline()) for _ in range(2)]

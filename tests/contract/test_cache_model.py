@@ -22,7 +22,7 @@ from tests.support.clock import MovableClock
 
 common = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True, "database": None}
 PROFILES = {
-    "ci": settings(max_examples=25, stateful_step_count=40, phases=[Phase.generate], **common),
+    "ci": settings(max_examples=15, stateful_step_count=40, phases=[Phase.generate], **common),
     "long": settings(max_examples=500, stateful_step_count=60, **common),
 }
 

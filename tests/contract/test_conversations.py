@@ -493,42 +493,43 @@ def billed(store: Store) -> tuple[int, int, Decimal]:
     return (totals.entries, totals.input_tokens, totals.cost_usd or Decimal(0))
 
 
-@pytest.mark.parametrize(
-    "beside",
-    [
-        {"usage": Usage(input_tokens=7)},
-        {"metadata": {"k": 1}},
-        {"tool_name": "t"},
-        {"agent_name": "planner"},
-        {"response_model": "m"},
-        {"cost_usd": Decimal("0.5")},
-        {"duration": timedelta(seconds=1)},
-        {"finish_reason": "stop"},
-        {"error_type": "timeout"},
-    ],
-)
+BESIDE: list[dict[str, Any]] = [
+    {"usage": Usage(input_tokens=7)},
+    {"metadata": {"k": 1}},
+    {"tool_name": "t"},
+    {"agent_name": "planner"},
+    {"response_model": "m"},
+    {"cost_usd": Decimal("0.5")},
+    {"duration": timedelta(seconds=1)},
+    {"finish_reason": "stop"},
+    {"error_type": "timeout"},
+]
+
+
 @pytest.mark.parametrize("known_by", ["id", "content", "loading"])
-def test_what_stands_beside_the_content_is_saved(store: Store, beside: dict[str, Any], known_by: str) -> None:
-    store.sessions.create("s")
-    first, other = store.history.append("s", [NewEntry("a", role="user", entry_id="one"), NewEntry("b")])
-    store.history.append("s", [user("c")])
-    conversation = store.sessions.load("s")
-    if known_by == "loading":
-        conversation.entries[0] = replace(first, **beside)
-    else:
-        entry_id = "one" if known_by == "id" else None
-        conversation.entries[0] = NewEntry("a", role="user", entry_id=entry_id, **beside)
-    report = store.sessions.save(conversation)
-    assert counts(report) == (0, 0, 1, 0)
-    stored, *rest = store.history.read("s")
-    [name] = beside
-    assert getattr(stored, name) == beside[name]
-    assert (stored.entry_id, stored.seq, stored.created_at) == ("one", 1, first.created_at)
-    assert rest[0] == other
-    # Once more, and there is nothing left to do.
-    conversation = store.sessions.load("s")
-    conversation.entries[0] = NewEntry("a", role="user", **beside)
-    assert counts(store.sessions.save(conversation)) == (0, 0, 0, 0)
+def test_what_stands_beside_the_content_is_saved(store: Store, subtests: pytest.Subtests, known_by: str) -> None:
+    for beside in BESIDE:
+        [name] = beside
+        with subtests.test(name):
+            store.sessions.create(name)
+            first, other = store.history.append(name, [NewEntry("a", role="user", entry_id="one"), NewEntry("b")])
+            store.history.append(name, [user("c")])
+            conversation = store.sessions.load(name)
+            if known_by == "loading":
+                conversation.entries[0] = replace(first, **beside)
+            else:
+                entry_id = "one" if known_by == "id" else None
+                conversation.entries[0] = NewEntry("a", role="user", entry_id=entry_id, **beside)
+            report = store.sessions.save(conversation)
+            assert counts(report) == (0, 0, 1, 0)
+            stored, *rest = store.history.read(name)
+            assert getattr(stored, name) == beside[name]
+            assert (stored.entry_id, stored.seq, stored.created_at) == ("one", 1, first.created_at)
+            assert rest[0] == other
+            # Once more, and there is nothing left to do.
+            conversation = store.sessions.load(name)
+            conversation.entries[0] = NewEntry("a", role="user", **beside)
+            assert counts(store.sessions.save(conversation)) == (0, 0, 0, 0)
 
 
 def test_what_the_store_fills_in_is_nothing_to_be_saved(store: Store) -> None:

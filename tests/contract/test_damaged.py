@@ -1,11 +1,15 @@
 """A row that was damaged outside of the store is named, and nothing of what it holds is told."""
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
-from statestore import DatabaseError, NewEntry
+from statestore import DatabaseError, NewEntry, StateStore
 from tests.support.content import Content
 from tests.support.worlds import entering
 
@@ -91,3 +95,15 @@ def test_content_that_only_sqlite_can_hold_is_damaged_too(store: Store, content:
     with pytest.raises(DatabaseError, match="at position 1 of session 's' is not JSON") as caught:
         store.history.read("s")
     assert CANARY not in str(caught.value)
+
+
+def test_a_schema_that_is_no_text_is_our_error(sqlite_url: str) -> None:
+    """SQLite's message quotes it, and the driver fails to decode that."""
+    StateStore.open(sqlite_url).close()
+    path = Path(str(make_url(sqlite_url).database))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_schema SET name = CAST(x'4182ff' AS TEXT), sql = 'CREATE nothing'")
+    with pytest.raises(DatabaseError, match=r"is damaged, or not a SQLite database \(SQLITE_CORRUPT\)") as caught:
+        StateStore.open(sqlite_url)
+    assert caught.value.__context__ is None

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from statestore import InvalidValueError, SessionNotFoundError, StateStore, StateStoreError, UnavailableError, migrate
-from statestore.engine import flows
+from statestore.engine import flows, waits
 from statestore.operations import follow
 from statestore.repositories.history import follows
 from tests.conftest import POSTGRESQL, SQLITE
@@ -244,14 +244,14 @@ def test_a_follower_waits_two_minutes_for_the_database(
 ) -> None:
     now = 0.0
 
-    class Signal(threading.Event):
+    class Signal(waits.Signal):
         def wait(self, timeout: float | None = None) -> bool:
             nonlocal now
             now += timeout or 0.0
             return False
 
     monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(flows, "threading", SimpleNamespace(Event=Signal))
+    monkeypatch.setattr(flows, "waits", SimpleNamespace(Signal=Signal))
     with StateStore.open(sqlite_url) as store:
         store.sessions.create("s")
         store.history.append("s", say("a", "b"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import event
 
 from statestore import (
     AsyncStateStore,
@@ -70,6 +71,20 @@ def test_values_are_what_they_were(application: Application, kind: str) -> None:
         assert tx.cache.get("bytes") == b"\0\xff'\\"
         assert tx.cache.invalidate_tag("%s") == 1
         assert tx.lists.read("s", "l") == values
+
+
+def test_an_engine_is_asked_once_whether_its_tables_are_distributed(application: Application) -> None:
+    asked: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        asked.append(statement)
+
+    engine = getattr(application.engine, "sync_engine", application.engine)
+    event.listen(engine, "before_cursor_execute", note)
+    for number in range(3):
+        with joined(application) as tx:
+            tx.sessions.create(f"s{number}")
+    assert len([statement for statement in asked if "to_regclass" in statement]) == 1
 
 
 def test_times_durations_and_money_are_what_they_were(application: Application) -> None:
@@ -133,7 +148,7 @@ def test_a_lost_connection_is_unavailable_and_nobody_gets_it_again(application: 
         tx = application.join(connection)
         [[process]] = application.execute(connection, "SELECT pg_backend_pid()").all()
         with psycopg.connect(postgres_url, autocommit=True) as other:
-            other.execute("SELECT pg_terminate_backend(%s, 5000)", [process])
+            other.execute("SELECT pg_terminate_backend(CAST(%s AS integer), 5000)", [process])
         for _ in range(2):
             with pytest.raises(UnavailableError):
                 tx.sessions.find("s")

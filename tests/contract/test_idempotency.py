@@ -138,19 +138,22 @@ def test_an_entry_with_all_that_can_be_said_of_it_is_stored_once(store: Store) -
     assert store.history.count("s") == 1
 
 
-@pytest.mark.parametrize(("name", "value"), [other for other in OTHERS if other != ("role", None)])
 def test_what_stands_beside_the_content_belongs_to_the_entry(
-    store: Store, content: Content, name: str, value: Any
+    store: Store, content: Content, subtests: pytest.Subtests
 ) -> None:
     store.history.append("s", [FULL])
     before = content.snapshot()
-    with pytest.raises(ConflictError, match="under entry_id 'one', at position 1") as caught:
-        store.history.append("s", [NewEntry("new"), replace(FULL, **{name: value})])
-    assert (caught.value.actual, caught.value.entry_id) == (1, "one")
-    assert str(caught.value.field).partition(".")[0] == name
-    with pytest.raises(ConflictError, match="position 1"):
-        store.history.append("s", [replace(FULL, entry_id=None, **{name: value})], after_seq=0)
-    assert content.snapshot() == before
+    for name, value in OTHERS:
+        if (name, value) == ("role", None):
+            continue
+        with subtests.test(name, value=value):
+            with pytest.raises(ConflictError, match="under entry_id 'one', at position 1") as caught:
+                store.history.append("s", [NewEntry("new"), replace(FULL, **{name: value})])
+            assert (caught.value.actual, caught.value.entry_id) == (1, "one")
+            assert str(caught.value.field).partition(".")[0] == name
+            with pytest.raises(ConflictError, match="position 1"):
+                store.history.append("s", [replace(FULL, entry_id=None, **{name: value})], after_seq=0)
+            assert content.snapshot() == before
 
 
 def test_a_cost_that_the_store_computed_is_no_difference(store: Store) -> None:

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 import orjson
@@ -58,39 +59,43 @@ def circular() -> list[Any]:
     return value
 
 
-BAD_JSON: dict[str, Any] = {
-    "NaN": [CANARY, float("nan")],
-    "infinity": {CANARY: float("inf")},
-    "negative infinity": [CANARY, float("-inf")],
-    "4,301 digits": [CANARY, 10**4300],
-    "4,301 digits, negative": {CANARY: -(10**4300)},
-    "surrogate pair as two characters": CANARY + "\ud83d\ude00",
-    "surrogate pair as two characters in a key": {CANARY + "\ud83d\ude00": 1},
-    "tuple beside a lone surrogate": [CANARY + "\ud800", (1,)],
-    "integer key beside a large integer": {CANARY: 2**64, 1: 1},
-    "depth 201": nested(201),
-    "depth 201, objects": nested_objects(201),
-    "depth 201, the last one empty": nested_around([], 200),
-    "half a million lists": [[] for _ in range(500_000)],
-    "half a million objects": {"k": [{} for _ in range(500_000)]},
-    "depth 300": nested(300),
-    "depth 100,000": nested(100_000),
-    "contains itself": circular(),
-    "17 MiB": CANARY + "x" * (17 << 20),
-    "a key that is an int": {1: CANARY},
-    "a key that is None": {None: CANARY},
-    "a key that is a bool": {"deep": [{True: CANARY}]},
-    "a key that is a tuple": {("a",): CANARY},
-    "tuple": (CANARY,),
-    "tuple inside": [(CANARY,)],
-    "set": {CANARY},
-    "bytes": CANARY.encode(),
-    "datetime": [CANARY, datetime(2026, 1, 1, tzinfo=UTC)],
-    "Decimal": [CANARY, Decimal(1)],
-    "an object": [CANARY, Odd()],
-    "a dataclass": [CANARY, Usage(input_tokens=1)],
-    "a class": Odd,
-}
+# Not at import: a million lists and objects, which every process that collects tests would keep.
+@cache
+def bad_json() -> dict[str, Any]:
+    return {
+        "NaN": [CANARY, float("nan")],
+        "infinity": {CANARY: float("inf")},
+        "negative infinity": [CANARY, float("-inf")],
+        "4,301 digits": [CANARY, 10**4300],
+        "4,301 digits, negative": {CANARY: -(10**4300)},
+        "surrogate pair as two characters": CANARY + "\ud83d\ude00",
+        "surrogate pair as two characters in a key": {CANARY + "\ud83d\ude00": 1},
+        "tuple beside a lone surrogate": [CANARY + "\ud800", (1,)],
+        "integer key beside a large integer": {CANARY: 2**64, 1: 1},
+        "depth 201": nested(201),
+        "depth 201, objects": nested_objects(201),
+        "depth 201, the last one empty": nested_around([], 200),
+        "half a million lists": [[] for _ in range(500_000)],
+        "half a million objects": {"k": [{} for _ in range(500_000)]},
+        "depth 300": nested(300),
+        "depth 100,000": nested(100_000),
+        "contains itself": circular(),
+        "17 MiB": CANARY + "x" * (17 << 20),
+        "a key that is an int": {1: CANARY},
+        "a key that is None": {None: CANARY},
+        "a key that is a bool": {"deep": [{True: CANARY}]},
+        "a key that is a tuple": {("a",): CANARY},
+        "tuple": (CANARY,),
+        "tuple inside": [(CANARY,)],
+        "set": {CANARY},
+        "bytes": CANARY.encode(),
+        "datetime": [CANARY, datetime(2026, 1, 1, tzinfo=UTC)],
+        "Decimal": [CANARY, Decimal(1)],
+        "an object": [CANARY, Odd()],
+        "a dataclass": [CANARY, Usage(input_tokens=1)],
+        "a class": Odd,
+    }
+
 
 BAD_KEYS: dict[str, Any] = {
     "empty": "",
@@ -130,12 +135,15 @@ BAD_TEXTS: dict[str, Any] = {
     "17 MiB": "x" * (17 << 20),
 }
 
-BAD_METADATA: dict[str, Any] = {
-    "list": [CANARY],
-    "text": CANARY,
-    "pairs": [("a", CANARY)],
-    **{name: {"deep": value} for name, value in BAD_JSON.items()},
-}
+
+def bad_metadata() -> dict[str, Any]:
+    return {
+        "list": [CANARY],
+        "text": CANARY,
+        "pairs": [("a", CANARY)],
+        **{name: {"deep": value} for name, value in bad_json().items()},
+    }
+
 
 BAD_COSTS: dict[str, Any] = {
     "negative": -0.01,
@@ -173,16 +181,16 @@ def invalid() -> dict[str, Call]:
             cases[f"{name}: {problem}"] = lambda store, value=value: call(store, value)
 
     optional_keys = {name: value for name, value in BAD_KEYS.items() if name != "None"}
-    add("content", BAD_JSON, lambda store, v: store.history.append("s", [NewEntry("first"), NewEntry(v)]))
-    add("message", BAD_JSON, lambda store, v: store.history.append("s", [{"role": "user", "content": v}]))
-    add("content of a new session", BAD_JSON, lambda store, v: store.history.append("n", [NewEntry(v)], create=True))
-    add("value", BAD_JSON, lambda store, v: store.state.set("s", "k", v))
-    add("values", BAD_JSON, lambda store, v: store.state.set_many("s", {"fine": 1, "k": v}))
-    add("metadata", BAD_METADATA, lambda store, v: store.sessions.create("n", metadata=v))
-    add("metadata of an update", BAD_METADATA, lambda store, v: store.sessions.update("s", metadata=v))
-    add("metadata of a merge", BAD_METADATA | {"None": None}, lambda store, v: store.sessions.merge_metadata("s", v))
-    add("metadata of a fork", BAD_METADATA, lambda store, v: store.sessions.fork("s", "n", metadata=v))
-    add("metadata of an entry", BAD_METADATA, lambda store, v: entry(metadata=v)(store))
+    add("content", bad_json(), lambda store, v: store.history.append("s", [NewEntry("first"), NewEntry(v)]))
+    add("message", bad_json(), lambda store, v: store.history.append("s", [{"role": "user", "content": v}]))
+    add("content of a new session", bad_json(), lambda store, v: store.history.append("n", [NewEntry(v)], create=True))
+    add("value", bad_json(), lambda store, v: store.state.set("s", "k", v))
+    add("values", bad_json(), lambda store, v: store.state.set_many("s", {"fine": 1, "k": v}))
+    add("metadata", bad_metadata(), lambda store, v: store.sessions.create("n", metadata=v))
+    add("metadata of an update", bad_metadata(), lambda store, v: store.sessions.update("s", metadata=v))
+    add("metadata of a merge", bad_metadata() | {"None": None}, lambda store, v: store.sessions.merge_metadata("s", v))
+    add("metadata of a fork", bad_metadata(), lambda store, v: store.sessions.fork("s", "n", metadata=v))
+    add("metadata of an entry", bad_metadata(), lambda store, v: entry(metadata=v)(store))
 
     for name in ("open", "get", "find", "exists", "touch", "lineage", "delete", "update"):
         add(f"sessions.{name}", BAD_KEYS, lambda store, v, name=name: getattr(store.sessions, name)(v))
@@ -437,6 +445,7 @@ def test_a_clock_that_tells_no_time_is_refused(
         {"schema": ""},
         {"max_value_bytes": 0},
         {"pool_size": 0},
+        {"pool_size": 10_001},
         {"pool_size": True},
         {"pool_timeout": timedelta(0)},
         {"pool_timeout": None},

@@ -101,12 +101,12 @@ def test_an_error_names_the_place_in_a_value(store: Store) -> None:
     store.sessions.create("s")
     secret = "a key that is somebody's data"
     content = {"messages": [{}, {"score": 1.0}, {"score": float("nan")}], secret: 1}
-    with pytest.raises(InvalidValueError, match=r"^entries\[1\]\.content: messages\[2\]\.score holds NaN"):
+    with pytest.raises(InvalidValueError, match=r"^entries\[1\]\.content: messages\[2\]\.score contains NaN"):
         store.history.append("s", [NewEntry(1), NewEntry(content)])
-    with pytest.raises(InvalidValueError, match=r"^value: \[key 2\]\[0\] holds a tuple") as caught:
+    with pytest.raises(InvalidValueError, match=r"^value: \[key 2\]\[0\] contains a tuple") as caught:
         store.state.set("s", "k", {"a": 1, secret: [(secret,)]})
     assert secret not in str(caught.value)
-    with pytest.raises(InvalidValueError, match=r"^metadata: a\.b holds an integer of more than 4,300 digits"):
+    with pytest.raises(InvalidValueError, match=r"^metadata: a\.b contains an integer of more than 4,300 digits"):
         store.sessions.update("s", metadata={"a": {"b": 10**4300}})
     with pytest.raises(InvalidValueError, match=r"^value: \[0\] has a key of type int"):
         store.cache.set("k", [{1: 2}])

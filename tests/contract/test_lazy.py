@@ -46,6 +46,13 @@ def test_what_cannot_be_opened_is_said_at_once(arguments: dict[str, Any]) -> Non
         LazyStore(**arguments)
 
 
+def test_what_is_not_a_store_is_named_as_the_argument_of_an_adapter() -> None:
+    with pytest.raises(
+        InvalidValueError, match=r"^store: must be a URL, .* or AsyncStateStore, not object; for an engine"
+    ):
+        LazyStore.of(object())  # type: ignore[arg-type]
+
+
 def test_it_is_what_it_is_given() -> None:
     with StateStore.open("sqlite://") as store:
         given = LazyStore.of(store)

@@ -240,7 +240,7 @@ def test_a_file_from_before_lists_is_read(database_url: str, clock: MovableClock
     ("spoil", "problem"),
     [
         (lambda line: b'"position":2' in line, "item 3 of a list"),
-        (lambda line: b'"position":3' in line, "items are missing"),
+        (lambda line: b'"position":3' in line, "items missing from the file"),
         (lambda line: b'"type":"list"' in line, "belongs to a list that no earlier line has"),
     ],
 )

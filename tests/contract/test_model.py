@@ -40,7 +40,7 @@ from tests.support.content import Content, unsound
 common = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True, "database": None}
 PROFILES = {
     # Without shrinking, which on a database takes minutes: the other profile looks for the shortest example.
-    "ci": settings(max_examples=50, stateful_step_count=40, phases=[Phase.generate], **common),
+    "ci": settings(max_examples=30, stateful_step_count=40, phases=[Phase.generate], **common),
     "long": settings(max_examples=2000, stateful_step_count=80, **common),
 }
 

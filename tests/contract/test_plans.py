@@ -59,6 +59,8 @@ def test_no_operation_of_a_request_reads_a_table_from_end_to_end(url: str) -> No
                 for number in range(8):  # psycopg prepares it then.
                     with big.statements(store) as seen:
                         operation(f"grown-{number + 1}", number)
+                    if number not in (0, 7):
+                        continue
                     scanned = big.scans(url, seen) + big.scans(url, seen, generic=True)
                     if scanned:
                         found[name] = sorted(set(scanned))

@@ -196,26 +196,29 @@ def test_replace_overwrites_and_leaves_the_forks_of_others_alone(source: Any, da
     assert records(exported(source), "entry") == records(file, "entry")
 
 
-@pytest.mark.parametrize(
-    ("spoil", "problem"),
-    [
-        (lambda lines: lines[:-1], "ends too early"),
-        (lambda lines: lines[:-3] + lines[-2:], "lines are missing"),
-        (lambda lines: lines[1:], "not the header"),
-        (lambda lines: [lines[0].replace(b'"version":2', b'"version":4'), *lines[1:]], "version 4"),
-        (lambda lines: [*lines[:2], b"{", *lines[2:]], "not JSON"),
-        (lambda lines: [*lines[:2], b'{"type":"secret"}', *lines[2:]], "unknown type"),
-        (lambda lines: [*lines[:2], b'{"type":"state","session_id":5}', *lines[2:]], "has an invalid value"),
-        (lambda lines: [], "ends too early"),
-    ],
-    ids=["cut off", "a line lost", "header lost", "newer", "no JSON", "unknown type", "wrong value", "empty"],
-)
-def test_a_damaged_file_is_refused_and_nothing_written(source: Any, target: Any, spoil: Any, problem: str) -> None:
+DAMAGED: dict[str, tuple[Callable[[list[bytes]], list[bytes]], str]] = {
+    "cut off": (lambda lines: lines[:-1], "ends too early"),
+    "a line lost": (lambda lines: lines[:-3] + lines[-2:], "some are missing"),
+    "header lost": (lambda lines: lines[1:], "not the header"),
+    "newer": (lambda lines: [lines[0].replace(b'"version":2', b'"version":4'), *lines[1:]], "version 4"),
+    "no JSON": (lambda lines: [*lines[:2], b"{", *lines[2:]], "not JSON"),
+    "unknown type": (lambda lines: [*lines[:2], b'{"type":"secret"}', *lines[2:]], "unknown type"),
+    "wrong value": (
+        lambda lines: [*lines[:2], b'{"type":"state","session_id":5}', *lines[2:]],
+        "has an invalid value",
+    ),
+    "empty": (lambda lines: [], "ends too early"),
+}
+
+
+def test_a_damaged_file_is_refused_and_nothing_written(source: Any, target: Any, subtests: pytest.Subtests) -> None:
     fill(source)
-    lines = spoil(exported(source).splitlines())
-    with pytest.raises(InvalidValueError, match=problem):
-        import_sessions(target, io.BytesIO(b"\n".join(lines)))
-    assert target.sessions.count() == 0
+    lines = exported(source).splitlines()
+    for damage, (spoil, problem) in DAMAGED.items():
+        with subtests.test(damage):
+            with pytest.raises(InvalidValueError, match=problem):
+                import_sessions(target, io.BytesIO(b"\n".join(spoil(list(lines)))))
+            assert target.sessions.count() == 0
 
 
 def changed(kind: str, **values: Any) -> Any:
@@ -280,12 +283,10 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("replace", [False, True], ids=["new", "replace"])
 def test_lines_that_do_not_fit_together_are_refused_and_named(
-    source: Any, target: Any, damage: str, replace: bool
+    source: Any, target: Any, subtests: pytest.Subtests, replace: bool
 ) -> None:
-    spoil, problem = DAMAGES[damage]
     source.sessions.create("a")
     source.history.append("a", say("x", "y"))
     source.sessions.fork("a", "b")
@@ -298,10 +299,12 @@ def test_lines_that_do_not_fit_together_are_refused_and_named(
     assert [json.loads(line)["type"] for line in lines] == [
         "header", "session", "session", "entry", "entry", "state", "summary", "segment", "entry", "usage", "end",
     ]  # fmt: skip
-    with pytest.raises(InvalidValueError) as caught:
-        import_sessions(target, io.BytesIO(b"\n".join(spoil(lines))), replace=replace)
-    assert str(caught.value).startswith(problem)
-    assert target.sessions.count() == 0
+    for damage, (spoil, problem) in DAMAGES.items():
+        with subtests.test(damage):
+            with pytest.raises(InvalidValueError) as caught:
+                import_sessions(target, io.BytesIO(b"\n".join(spoil(list(lines)))), replace=replace)
+            assert str(caught.value).startswith(problem)
+            assert target.sessions.count() == 0
 
 
 def test_sessions_go_into_the_namespace_of_the_store(

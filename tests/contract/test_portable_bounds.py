@@ -54,6 +54,45 @@ def one_file(url: str) -> list[dict[str, Any]]:
     return lines
 
 
+def wide(seed: int, length: int) -> str:
+    """Characters of four bytes each, which do not compress."""
+    return "".join(chr(0x10000 + (seed + 7919 * n * n) % 60_000) for n in range(length))
+
+
+# What fits beside a short namespace, and not beside a long one.
+LONG: dict[str, Callable[[Any], Any]] = {
+    "key": lambda store: store.state.set("a", wide(2, 512), 1),
+    "name": lambda store: store.lists.append("a", wide(2, 512), [1]),
+    "entry_id": lambda store: store.history.append("a", [NewEntry(1, entry_id=wide(2, 512))]),
+    # Of the session itself it fits; of its fork, which may come to own it, it does not.
+    "entry_id of a fork": lambda store: (
+        store.history.append("a", [NewEntry(1), NewEntry(2, entry_id=wide(2, 130))]),
+        store.sessions.fork("a", wide(3, 385)),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_ids_that_are_too_long_beside_the_new_namespace_are_refused(
+    case: str, store: Any, database_url: str, connect: Callable[..., Any], content: Content
+) -> None:
+    long = wide(1, 150)
+    source, target = connect(database_url, namespace="source"), connect(database_url, namespace=long)
+    source.sessions.create("a")
+    LONG[case](source)
+    files = exported(source), exported(source, namespaces="source")
+    before = content.snapshot()
+    for file, importer, which in (files[0], target, {}), (files[1], store, {"rename": {"source": long}}):
+        with pytest.raises(
+            InvalidValueError, match=rf"^line \d+: {case.split()[0]}: and the ids beside it take [\d,]+ bytes"
+        ):
+            import_sessions(importer, io.BytesIO(file), **which)
+    with pytest.raises(InvalidValueError, match=r"takes 604 bytes in an index, of 600"):
+        import_sessions(store, io.BytesIO(files[1]), rename={"source": wide(1, 151)})
+    assert content.snapshot() == before
+    import_sessions(store, io.BytesIO(files[1]), rename={"source": "copy"})
+
+
 BEYOND = [
     ("session", "next_seq", 2**63 - 1),
     ("session", "first_seq", 10**12 + 1),
@@ -152,7 +191,7 @@ def test_a_line_of_too_many_values_is_refused_before_it_is_parsed(
     lines[3]["content"] = [[]] * 200
     with (
         StateStore.open(sqlite_url) as target,
-        pytest.raises(InvalidValueError, match=r"^line 4: holds more than 100 v"),
+        pytest.raises(InvalidValueError, match=r"^line 4: contains more than 100 v"),
     ):
         import_sessions(target, as_file(lines))
 
@@ -168,7 +207,7 @@ def test_a_cycle_of_forks_is_refused(sqlite_url: str) -> None:
         sessions = [forked_from({**session, "session_id": name}, names[index - 1]) for index, name in enumerate(names)]
         lines = [header, *sessions, {**end, "lines": len(names)}]
         with StateStore.open(sqlite_url) as target:
-            with pytest.raises(InvalidValueError, match=r"^line [2-4]: is a session that is forked from itself"):
+            with pytest.raises(InvalidValueError, match=r"^line [2-4]: would be its own ancestor"):
                 import_sessions(target, as_file(lines))
             assert target.sessions.count() == 0
 
@@ -180,7 +219,7 @@ def test_a_cycle_that_a_session_of_the_store_closes_is_refused(store: Any) -> No
     header, session, end = lines_of(exported(store, session_ids=["x"]))
     store.sessions.delete("x")
     for replace in (False, True):
-        with pytest.raises(InvalidValueError, match=r"^line 2: is a session that is forked from itself"):
+        with pytest.raises(InvalidValueError, match=r"^line 2: would be its own ancestor"):
             import_sessions(store, as_file([header, forked_from(session, "z"), end]), replace=replace)
     assert not store.sessions.exists("x")
     assert [one.session_id for one in store.sessions.lineage("z").ancestors] == ["y", "x"]

@@ -88,6 +88,7 @@ def test_an_id_has_to_be_in_one_of_them(store: Store, database_url: str, connect
         exported(store, namespaces=[])
 
 
+@pytest.mark.usefixtures("warm_python")
 @pytest.mark.parametrize("how", [{}, {"replace": True}, {"resume": True}, {"jobs": 2}], ids=str)
 def test_all_come_back_to_where_they_were(store: Store, database_url: str, how: dict[str, Any]) -> None:
     file = exported(store, namespaces="acme/*")
@@ -102,6 +103,7 @@ def test_all_come_back_to_where_they_were(store: Store, database_url: str, how: 
             assert unsound(content, name) == []
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_several_processes_write_the_same_file(store: Store) -> None:
     assert exported(store, namespaces=["acme/*", "default"], jobs=2) == exported(
         store, namespaces=["acme/*", "default"]

@@ -1,15 +1,19 @@
 """Reading histories by what is needed: contents alone, one entry by its id, those that match, the newest of many."""
 
+import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
-from statestore import InvalidValueError, NewEntry, SessionNotFoundError
+from statestore import InvalidValueError, NewEntry, SessionNotFoundError, StateStore, migrate
 from tests.support.clock import MovableClock
 from tests.support.content import Content
+from tests.support.engines import sync_engine
 from tests.support.worlds import entering
 
 Store = Any
@@ -64,6 +68,32 @@ def test_messages_come_back_exactly_and_none_is_a_message(store: Store) -> None:
     store.history.append("s", [NewEntry(content) for content in contents])
     assert store.history.messages("s") == contents
     assert list(store.history.messages("s")[4]) == ["b", "a"]
+
+
+@pytest.mark.parametrize("special", [2**70, "\ud800", -(10**30)], ids=["big", "surrogate", "small"])
+def test_messages_beside_others_that_few_programs_can_read_come_back_exactly(store: Store, special: Any) -> None:
+    store.sessions.create("s")
+    contents = [{"n": 1}, {"content": special}, special, {"n": 2}]
+    store.history.append("s", [NewEntry(content) for content in contents])
+    store.sessions.fork("s", "fork")
+    store.history.append("fork", [NewEntry({"n": 3})])
+    assert store.history.messages("s") == contents
+    assert store.history.messages("s", last=1) == [{"n": 2}]
+    assert store.history.messages("fork", last=4) == [*contents[1:], {"n": 3}]
+
+
+def test_messages_of_any_size_come_back(store: Store) -> None:
+    store.sessions.create("s")
+    contents = [{"n": 1}, "x" * 1_200_000, {"n": 2}, "y" * 60_000, {"n": 3}]
+    store.history.append("s", [NewEntry(content) for content in contents])
+    for _ in range(2):
+        for last in range(6):
+            assert store.history.messages("s", last=last) == contents[5 - last :]
+    store.sessions.create("long")
+    store.history.append("long", [NewEntry(number) for number in range(300)])
+    for most in (199, 200, 201, 300):
+        assert store.history.messages("long", last=most) == list(range(300 - most, 300))
+        assert store.history.messages("long", limit=most) == list(range(most))
 
 
 def test_messages_extend_the_ttl_as_a_read_does(store: Store, clock: MovableClock) -> None:
@@ -237,12 +267,40 @@ def test_what_a_transaction_appends_is_in_what_it_reads(store: Store) -> None:
         assert [entry.seq for entry in tx.history.read("s", role="user")] == [1]
 
 
-def test_messages_say_that_a_row_is_damaged_without_its_content(store: Store, content: Content) -> None:
+def test_messages_that_are_too_long_for_one_text_are_read(tmp_path: Path) -> None:
+    """SQLite has a longest text, of a gigabyte unless it was built or told otherwise."""
+    engine = sync_engine(f"sqlite:///{tmp_path}/store.db")
+    event.listen(engine, "connect", lambda driver, _: driver.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 20_000))
+    migrate.upgrade(engine)
+    contents = [{"n": number, "text": "x" * 6000} for number in range(4)]
+    with StateStore(engine) as store:
+        store.history.append("s", [NewEntry(content) for content in contents], create=True)
+        store.sessions.fork("s", "fork")
+        assert store.history.messages("s") == store.history.messages("fork") == contents
+        assert store.history.messages("s", last=2) == contents[2:]
+    engine.dispose()
+
+
+def test_messages_are_in_order_whichever_way_sqlite_reads(tmp_path: Path) -> None:
+    engine = sync_engine(f"sqlite:///{tmp_path}/store.db")
+    event.listen(engine, "connect", lambda driver, _: driver.execute("PRAGMA reverse_unordered_selects = ON"))
+    migrate.upgrade(engine)
+    with StateStore(engine) as store:
+        store.history.append("s", [NewEntry(number) for number in range(20)], create=True)
+        store.sessions.fork("s", "fork", at_seq=15)
+        store.history.append("fork", [NewEntry(number) for number in range(100, 103)])
+        assert store.history.messages("s", last=5) == [15, 16, 17, 18, 19]
+        assert store.history.messages("fork", last=5) == [13, 14, 100, 101, 102]
+    engine.dispose()
+
+
+@pytest.mark.parametrize("damaged", ["{secret", '"secret", "secret"', "", " ", '"x"] "secret" ["'])
+def test_messages_say_that_a_row_is_damaged_without_its_content(store: Store, content: Content, damaged: str) -> None:
     if not content.is_sqlite:
         pytest.skip("PostgreSQL checks JSON itself")
     store.sessions.create("s")
-    store.history.append("s", [NewEntry("x")])
-    content.query("UPDATE history_entries SET content = '{secret' RETURNING 1")
+    store.history.append("s", [NewEntry("x"), NewEntry("y")])
+    content.query("UPDATE history_entries SET content = :damaged WHERE seq = 1 RETURNING 1", damaged=damaged)
     with pytest.raises(Exception, match="damaged") as caught:
         store.history.messages("s")
     assert "secret" not in str(caught.value)

@@ -175,6 +175,7 @@ def test_an_export_comes_from_the_standby(store: Store, other: Store, standing: 
 
 
 @pytest.mark.parametrize("up", [True, False], ids=["up", "down"])
+@pytest.mark.usefixtures("warm_python")
 def test_an_export_by_several_processes_comes_from_one_server(
     store: Store, other: Store, standing: Standing, connect: Callable[..., Store], up: bool
 ) -> None:
@@ -284,7 +285,7 @@ def test_beyond_max_lag_the_primary_is_asked(
     standing.standby.catch_up()
     assert sessions(store) == 1
     assert standing.asked()
-    assert said(log) == [("INFO", "the replica is asked for reports again")]
+    assert said(log) == [("INFO", "reports are read from the replica again")]
 
 
 def test_without_lag_everything_is_seen(
@@ -342,14 +343,14 @@ def test_a_standby_that_dies_is_done_without(store: Store, standing: Standing, l
     export_sessions(store, io.BytesIO())
     [(level, message)] = said(log)
     assert level == "WARNING"
-    assert message.startswith("the primary is asked for reports for now: the replica ")
+    assert message.startswith("reports are read from the primary for now: the replica ")
     assert "postgres:" not in message
     standing.standby.start()
     standing.standby.catch_up()
     standing.asked()
     assert sessions(store) == 1
     assert standing.asked()
-    assert said(log) == [("INFO", "the replica is asked for reports again")]
+    assert said(log) == [("INFO", "reports are read from the replica again")]
 
 
 @pytest.mark.parametrize("lost", ["request", "reply"])
@@ -414,7 +415,7 @@ def test_a_standby_need_not_be_there_when_a_store_is_opened(
     standing.standby.start()
     standing.standby.catch_up()
     assert sessions(store) == 0
-    assert said(log) == [("INFO", "the replica is asked for reports again")]
+    assert said(log) == [("INFO", "reports are read from the replica again")]
 
 
 def test_a_standby_that_is_promoted_is_not_asked_any_more(
@@ -488,7 +489,7 @@ def test_a_schema_that_has_not_arrived_yet_is_waited_for(
         standing.standby.resume()
         standing.standby.catch_up()
         assert sessions(store) == 0
-        assert said(log) == [("INFO", "the replica is asked for reports again")]
+        assert said(log) == [("INFO", "reports are read from the replica again")]
         store.close()
 
 

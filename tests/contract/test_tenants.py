@@ -309,14 +309,35 @@ def test_the_backlog_of_several_goes_by_the_retention_of_each(filled: dict[str, 
     assert store.usage.expiry_backlog(namespaces="acme/*") == []
 
 
+def test_the_backlog_goes_by_any_number_of_retentions(
+    open_store: Callable[..., Store], content: Content, clock: MovableClock
+) -> None:
+    """Also by more than there can be terms in a statement of SQLite."""
+    rows = ", ".join(f"('many/{hours}', 'max_idle', {hours * 3_600_000_000})" for hours in range(1, 601))
+    content.query(f"INSERT INTO store_settings (namespace, name, value) VALUES {rows}")
+    for hours in 1, 75, 600:
+        store = open_store(namespace=f"many/{hours}", clock=clock)
+        store.sessions.create("s")
+        store.cache.set("k", 1, ttl=timedelta(hours=1))
+    began = clock()
+    clock.advance(hours=100)
+    found = {row.kind: (row.due, row.oldest_due_at) for row in store.usage.expiry_backlog(namespaces="many/*")}
+    first = began + timedelta(hours=1)
+    assert found == {"idle_sessions": (2, first), "expired_cache": (3, first)}
+    clock.advance(hours=600)
+    assert [row.due for row in store.usage.expiry_backlog(namespaces="many/*")] == [3, 3]
+
+
 def test_what_several_contain(filled: dict[str, Store]) -> None:
     filled["acme/0"].history.append("same", [NewEntry("x"), NewEntry("y")])
     filled["acme/1"].sessions.set_status("same", "busy")
     filled["acme/2"].state.set("same", "k", "value")
+    filled["acme/3"].sessions.create("whole")
+    filled["acme/3"].sessions.create("part", belongs_to="whole")
     store = filled["default"]
     stats = store.stats(namespaces="acme/*")
     each = [filled[name].stats() for name in (*SHARDS, "acme/_")]
     assert (stats.namespace, stats.entries, stats.sessions["busy"]) == ("acme/*", 2, 1)
     assert stats.stored_bytes == sum(one.stored_bytes for one in each) > 0
-    assert stats.active_sessions == sum(one.active_sessions for one in each) == 21
+    assert stats.active_sessions == sum(one.active_sessions for one in each) == 23
     assert store.stats(namespaces="nowhere").entries == 0

@@ -295,7 +295,7 @@ def test_a_lost_connection_is_what_the_caller_hears_of(postgres_url: str, world:
             joined = application.join(connection)
             [[process]] = application.execute(connection, "SELECT pg_backend_pid()").all()
             with psycopg.connect(postgres_url, autocommit=True) as other:
-                other.execute("SELECT pg_terminate_backend(%s, 5000)", [process])
+                other.execute("SELECT pg_terminate_backend(CAST(%s AS integer), 5000)", [process])
             joined.sessions.create("s")
 
     try:

@@ -167,6 +167,40 @@ def test_ids_that_are_together_too_long_are_refused_by_name(store: Store, conten
     assert content.snapshot() == before
 
 
+def test_a_fork_gets_no_id_that_is_too_long_for_what_comes_with_it(store: Store, content: Content) -> None:
+    fork_id = wide(9)
+    for session_id in ("key", "list", "entry"):
+        store.sessions.create(session_id)
+        store.history.append(session_id, [NewEntry(1), NewEntry(2, entry_id=wide(2) if session_id == "entry" else "e")])
+    store.state.set("key", wide(2), 1)
+    store.state.set("key", "expired", 1)
+    store.lists.append("list", wide(2), [1])
+    store.sessions.fork("entry", "fork")
+    store.history.append("fork", [NewEntry(3)])
+    before = content.snapshot()
+    for source_id in ("key", "list", "entry", "fork"):
+        with store.transaction() as tx, pytest.raises(InvalidValueError, match=r"and the ids beside it") as caught:
+            tx.sessions.fork(source_id, fork_id)
+        assert caught.value.argument == "new_session_id"
+        with pytest.raises(InvalidValueError):
+            store.sessions.fork(source_id, fork_id)
+    assert content.snapshot() == before
+    for number, (source_id, some) in enumerate(
+        {
+            "key": {"with_state": False},
+            "list": {"with_state": False},
+            "entry": {"at_seq": 1},
+            "fork": {"at_seq": 1},
+        }.items()
+    ):
+        made = store.sessions.fork(source_id, wide(10 + number), **some)
+        assert made.next_seq == (3 if "with_state" in some else 2)
+    for source_id in ("key", "list", "entry", "fork"):
+        made = store.sessions.fork(source_id)
+        store.sessions.delete(source_id)
+        assert [entry.seq for entry in store.history.read(made.session_id)] == list(range(1, made.next_seq))
+
+
 def test_a_namespace_leaves_room_for_the_ids_beside_it(connect: Callable[..., Store], database_url: str) -> None:
     with pytest.raises(InvalidValueError, match=r"namespace.*takes 604 bytes") as caught:
         connect(database_url, namespace=wide(1, 151))

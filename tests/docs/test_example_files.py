@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import CHECKOUT
+from tests.support.warm import programs
 
 EXAMPLES = sorted((CHECKOUT / "examples").glob("*.py"))
 
@@ -30,7 +31,7 @@ AGAIN = {
 def run(example: Path, folder: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STATESTORE_")}
     done = subprocess.run(
-        [sys.executable, example],
+        [programs() / "python", example],
         cwd=folder,
         env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
         input="Hello\nWhat did I say?\n",

@@ -15,8 +15,9 @@ from sqlalchemy import make_url, text
 
 from statestore import NewEntry, StateStore, Usage, doctor, migrate
 from statestore.migrate import engine_for
-from tests.cli.conftest import SCRIPT, resolved
+from tests.cli.conftest import resolved
 from tests.docs.pages import CHECKOUT, PAGES, blocks, name_of
+from tests.support.warm import programs
 
 # What a page may take for granted: a store that is open.
 BEFORE = """
@@ -60,7 +61,7 @@ def run(code: str, folder: Path) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STATESTORE_")}
     path = os.pathsep.join([str(folder / "vendors"), *sys.path])
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [programs() / "python", "-c", code],
         cwd=folder,
         env={**environment, "PYTHONPATH": path},
         capture_output=True,
@@ -119,7 +120,7 @@ def follow_twice(page: Path, folder: Path, *, database: str) -> None:
             run(block, folder)
         for command in commands:
             done = subprocess.run(
-                [SCRIPT, *shlex.split(command)[1:]],
+                [programs() / "statestore", *shlex.split(command)[1:]],
                 cwd=folder,
                 env={**os.environ, "STATESTORE_URL": f"sqlite:///{database}"},
                 capture_output=True,
@@ -184,7 +185,7 @@ with engine_for(context.config.get_main_option("sqlalchemy.url")).connect() as c
     (folder / "alembic.ini").write_text(f"[alembic]\nscript_location = .\nsqlalchemy.url = {url}\n")
 
     def alembic(*arguments: str) -> None:
-        command = [sys.executable, "-m", "alembic", *arguments]
+        command = [programs() / "python", "-m", "alembic", *arguments]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 

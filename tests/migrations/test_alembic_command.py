@@ -16,6 +16,7 @@ from statestore import migrate
 from statestore.schema import HEAD_REVISION
 from tests.migrations import conftest
 from tests.migrations.databases import driver_url, reads_quotes, structure, tables
+from tests.support.warm import programs
 
 SQUAWK = shutil.which("squawk", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
@@ -32,7 +33,8 @@ def alembic(
     environment = {name: value for name, value in os.environ.items() if name != "STATESTORE_URL"}
     if url is not None:
         environment["STATESTORE_URL"] = url
-    command = [sys.executable, "-W", "error", "-m", "alembic", "-c", str(checkout / "alembic.ini"), *arguments]
+    python = programs() / "python" if checkout == conftest.CHECKOUT else sys.executable
+    command = [python, "-W", "error", "-m", "alembic", "-c", str(checkout / "alembic.ini"), *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -137,7 +137,7 @@ def test_a_distributed_schema_before_the_triggers_is_undistributed_first(
         with pytest.raises(SchemaError, match="First undistribute them"):
             upgrade(postgres_url, revision)
     assert current(postgres_url) == "0006"
-    [undistribute] = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
+    [undistribute] = re.findall(r"```postgresql\n(.*?)```", PAGE, re.DOTALL)
     with engine_for(postgres_url).begin() as connection:
         connection.exec_driver_sql(undistribute)
     upgrade(postgres_url)

@@ -11,6 +11,7 @@ from statestore.schema import HEAD_REVISION, VERSION_TABLE
 from tests.migrations import conftest
 from tests.migrations.conftest import AddMigration
 from tests.migrations.databases import TABLES, connected, rows, structure, tables
+from tests.support.warm import programs
 
 PROCESSES = 8
 
@@ -29,7 +30,7 @@ migrate.upgrade(url, progress=print)
 
 def run_together(url: str, scripts: Path) -> list[str]:
     """Upgrade in several processes at once. The lines that they all printed."""
-    command = [sys.executable, "-W", "error", "-c", MIGRATOR, url, str(scripts)]
+    command = [programs() / "python", "-W", "error", "-c", MIGRATOR, url, str(scripts)]
     processes = [
         subprocess.Popen(
             command,
@@ -96,7 +97,7 @@ def test_a_migrator_that_is_killed_leaves_no_lock(
     empty_postgres_url: str, scripts: Path, add_migration: AddMigration
 ) -> None:
     revision = add_migration(KILL_ITSELF)
-    command = [sys.executable, "-c", MIGRATOR, empty_postgres_url, str(scripts)]
+    command = [programs() / "python", "-c", MIGRATOR, empty_postgres_url, str(scripts)]
     killed = subprocess.run(command, cwd=conftest.CHECKOUT, input="go\n", capture_output=True, text=True, check=False)
     assert killed.returncode == -9
     assert migrate.current(empty_postgres_url) == HEAD_REVISION

@@ -29,7 +29,7 @@ common: dict[str, Any] = {
     "database": None,
 }
 PROFILES = {
-    "ci": settings(max_examples=25, stateful_step_count=40, phases=[Phase.generate], **common),
+    "ci": settings(max_examples=15, stateful_step_count=40, phases=[Phase.generate], **common),
     "long": settings(max_examples=1500, stateful_step_count=70, **common),
 }
 

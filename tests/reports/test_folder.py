@@ -5,7 +5,6 @@ import re
 import signal
 import stat
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
@@ -24,6 +23,7 @@ from statestore.reports.queries import PageQueries
 from tests.reports import conversations
 from tests.reports.test_page import NASTY, Markup
 from tests.support.command_line import invoke
+from tests.support.warm import programs
 
 FIRST = f"0194f700-5b1c-7c3a-9d0e-3f{0:010x}"
 IDS = ["../../etc/passwd", "..", "CON", "a/b\\c", "Ärger", "ärger", "x" * 512, "UPPER-case-id", "upper-case-id",
@@ -444,7 +444,7 @@ def test_a_run_that_was_killed_is_made_good_by_the_next(database_url: str, folde
         conversations.fill(store, sessions=3)
         write_folder(store, folder)
         before = pages(folder)
-        killed = subprocess.run([sys.executable, "-c", KILLED, database_url, str(folder), when], check=False)
+        killed = subprocess.run([programs() / "python", "-c", KILLED, database_url, str(folder), when], check=False)
         assert killed.returncode == -signal.SIGKILL
         if when == "writing":
             assert pages(folder) == before
@@ -466,7 +466,7 @@ def test_what_is_in_the_way_and_not_ours_is_left_alone(sqlite_url: str, folder: 
         other = folder.with_name(name)
         other.mkdir()
         (other / "precious").write_text("mine")
-        with StateStore.open(sqlite_url) as store, pytest.raises(InvalidValueError, match="not ours to remove"):
+        with StateStore.open(sqlite_url) as store, pytest.raises(InvalidValueError, match="was not made by statestore"):
             write_folder(store, folder)
         assert (other / "precious").exists()
         assert not folder.exists()

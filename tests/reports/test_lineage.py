@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -46,6 +47,16 @@ def test_the_lineage_counts_forks_as_far_as_the_sessions_between_are_there(store
     assert descent(store, root_session_id="a") == {
         "a": (None, 0, 1), "c": ("b", 1, 1), "d": ("c", 2, 0), "e": ("a", 1, 0)
     }  # fmt: skip
+
+
+def test_a_fork_counts_until_the_moment_at_which_it_ends(store: Store, clock: MovableClock) -> None:
+    store.sessions.create("a")
+    store.sessions.fork("a", "b")
+    store.sessions.update("b", ttl=timedelta(seconds=10))
+    clock.advance(seconds=10, microseconds=-1)
+    assert descent(store) == {"a": (None, 0, 1), "b": ("a", 1, 0)}
+    clock.advance(microseconds=1)
+    assert descent(store) == {"a": (None, 0, 0)}
 
 
 @pytest.mark.timeout(60)

@@ -106,7 +106,7 @@ class Rolling(Ledger):
 
 
 PROFILES_HERE = {
-    "ci": settings(PROFILES["ci"], max_examples=8, stateful_step_count=40),
+    "ci": settings(PROFILES["ci"], max_examples=5, stateful_step_count=40),
     "long": settings(PROFILES["long"], max_examples=300),
 }
 

@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,6 +10,7 @@ from statestore import NewEntry, StateStore, Usage
 from tests.reports.test_rollup import agree
 from tests.support.clock import MovableClock
 from tests.support.content import Content
+from tests.support.warm import programs
 
 CHILD = """
 import os, signal, sys
@@ -56,7 +56,7 @@ def fill(store: StateStore, since: datetime) -> None:
 
 def swept(url: str, now: datetime, statements: int) -> bool:
     """Sweep in a process that is killed after so many statements. Whether it came to its end before."""
-    arguments = [sys.executable, "-c", CHILD, url, now.isoformat(), str(statements)]
+    arguments = [programs() / "python", "-c", CHILD, url, now.isoformat(), str(statements)]
     code = subprocess.run(arguments, timeout=120, check=False).returncode
     assert code in (0, -signal.SIGKILL)
     return code == 0

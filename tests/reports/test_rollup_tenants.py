@@ -74,6 +74,9 @@ def test_what_changes_and_what_comes_after_the_sums_counts_too(
     stores["acme/0"].history.append("new", [entry(13, clock())], create=True)
     stores["acme/2"].history.append("new", [entry(17, clock())], create=True)
     assert asked.usage.totals(namespaces="acme/*").input_tokens == 309 + 7 + 11 + 13 + 17
+    for name in SUMMED:
+        agree(stores[name])
+    assert stores["acme/1"].usage.totals().input_tokens == 1 + 101 + 11 + 1
     for filters in ({}, {"user_id": "ada"}, {"session_id": "same", "include_parts": False}, {"model": "m"}):
         agree(asked, namespaces=["acme/*", "acme"], **{k: v for k, v in filters.items() if v})
     for name in SUMMED:

@@ -8,6 +8,7 @@ import inspect
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -71,6 +72,7 @@ class Blocking:
         return repr(self._target)
 
     def _blocking(self, method: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+        @wraps(method)
         def call(*args: Any, **kwargs: Any) -> Any:
             return self._portal.run(method(*args, **kwargs))
 

@@ -49,10 +49,10 @@ class Spread:
 
     def made(self, session_id: str | None, beside: str | None, user_id: str | None) -> str:
         """The namespace of a session that may be made: with its whole or its source, else with its user."""
-        if session_id in self._homes:
-            return self._homes[session_id]
         if beside is not None:
             home = self.of_session(beside)
+        elif session_id in self._homes:
+            return self._homes[session_id]
         else:
             home = (
                 spread(TENANT, user_id or session_id or "", shards=SHARDS) if user_id or session_id else ALL[:-1] + "0"
@@ -66,7 +66,7 @@ class Spread:
             return _Group(self, name)
         if name == "prices":
             return _Prices(self)
-        if name in ("sweep", "drop_namespace"):
+        if name in ("sweep", "stats", "drop_namespace"):
             return partial(_over_all, getattr(self.own, name))
         if name == "turn":
             return lambda session_id, **how: self.at(self.of_session(session_id)).turn(session_id, **how)
@@ -128,8 +128,13 @@ class _Group:
     def _call(self, method: str, *given: Any, **named: Any) -> Any:
         stores = self._stores
         known = getattr(getattr(stores.own, self._name), method)
-        if method in _OVER_ALL and given and isinstance(given[0], list | tuple) and all(map(_is_id, given[0])):
-            return self._merged(method, given[0], *given[1:], **named)
+        if method in _OVER_ALL and given:
+            ids, *given = [list(one) if isinstance(one, Iterator) else one for one in given]
+            if isinstance(ids, list | tuple) and all(map(_is_id, ids)):
+                return self._merged(method, ids, *given, **named)
+            given = [ids, *given]
+        if method in ("locate", "locate_many"):
+            return self._located(method, *given, **named)
         if method == "repair_abandoned":
             return sum(getattr(getattr(store, self._name), method)(*given, **named) for store in stores.every())
         if "namespaces" in signature(known).parameters:
@@ -163,6 +168,19 @@ class _Group:
         holder = arguments.get("lease") or arguments.get("conversation")
         session_id = arguments.get("session_id") or getattr(holder, "session_id", None)
         return stores.of_session(session_id)
+
+    def _located(self, method: str, *given: Any, **named: Any) -> Any:
+        """Where entries are: which session has an id is asked of all."""
+        given = tuple(list(one) if isinstance(one, Iterator) else one for one in given)
+        named = {name: list(one) if isinstance(one, Iterator) else one for name, one in named.items()}
+        every = [getattr(getattr(store, self._name), method)(*given, **named) for store in self._stores.every()]
+        if method == "locate":
+            return next((place for place in every if place is not None), None)
+        found: dict[str, Any] = {}
+        for one in every:
+            for entry_id, places in one.items():
+                found[entry_id] = [*found.get(entry_id, ()), *places]
+        return found
 
     def _merged(self, method: str, ids: Any, *given: Any, **named: Any) -> Any:
         ids = list(ids)

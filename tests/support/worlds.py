@@ -10,13 +10,15 @@ from tests.support.portal import Blocking
 
 def entering(store: Any, manager: Any) -> AbstractContextManager[Any]:
     """`with` or `async with` *manager*, which *store* gave."""
-    found: AbstractContextManager[Any] = store._portal.enter(manager) if isinstance(store, Blocking) else manager
+    portal = _portal_of(store)
+    found: AbstractContextManager[Any] = manager if portal is None else portal.enter(manager)
     return found
 
 
 def iterating(store: Any, iterator: Any) -> Iterator[Any]:
     """`for` or `async for` over *iterator*, which *store* gave. Closed when the returned generator is."""
-    if not isinstance(store, Blocking):
+    portal = _portal_of(store)
+    if portal is None:
         try:
             yield from iterator
         finally:
@@ -25,11 +27,16 @@ def iterating(store: Any, iterator: Any) -> Iterator[Any]:
     try:
         while True:
             try:
-                yield store._portal.run(_next(iterator))
+                yield portal.run(_next(iterator))
             except StopAsyncIteration:
                 return
     finally:
-        store._portal.run(iterator.aclose())
+        portal.run(iterator.aclose())
+
+
+def _portal_of(store: Any) -> Any:
+    """Of the async world, also behind a face such as that of a spread tenant."""
+    return getattr(store, "_portal", None)
 
 
 async def _next(iterator: Any) -> Any:
