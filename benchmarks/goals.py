@@ -92,7 +92,7 @@ def _rows() -> Iterator[Goal]:
 
     yield from _row("append 1", (1.4, 1.6, 1.6, 2.0), raw("append_1"))
     yield from _row("read last 20", (1.6, 1.8, 1.5, 2.0), raw("read_20"))
-    yield from _row("contents of the last 20", (1.4, None, 1.4, None), raw("messages_20"))
+    yield from _row("contents of the last 20", (1.4, None, 1.4, None), raw("select_contents_20"))
     yield from _row("read all 200", (1.2, 1.3, 1.3, 1.5), raw("read_all"))
     yield from _row("state get", (2.0, 2.5, 4, 3), raw("state_get"))
     yield from _row("state set", (1.4, 1.6, 2, 3), raw("state_set"))

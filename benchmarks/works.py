@@ -76,7 +76,9 @@ SINGLE = (
     Work("append_10", "append 10", ("append",), (lambda s, c, n: s.append(data.session(n), data.messages(n, 10)),),
          most=20),
     Work("read_20", "read the last 20 of 200", ("read",), (lambda s, c, n: s.read(data.reading(n), last=20),)),
-    Work("messages_20", "the contents of the last 20 of 200", ("messages",),
+    Work("select_contents_20", "the contents of the last 20 of 200, decoded by the driver or `json`",
+         ("select_contents",), (lambda s, c, n: s.select_contents(data.reading(n), last=20),)),
+    Work("messages_20", "the contents of the last 20 of 200, decoded by orjson", ("messages",),
          (lambda s, c, n: s.messages(data.reading(n), last=20),)),
     Work("read_20_of_10000", "read the last 20 of 10,000", ("seeded", "read"),
          (lambda s, c, n: s.read(data.sized(data.LONG), last=20),)),
@@ -139,7 +141,8 @@ ALL = SINGLE + CONCURRENT + GROWN + CACHE
 BY_NAME = {work.name: work for work in ALL}
 
 QUICK = (
-    *("append_1", "read_20", "messages_20", "read_all", "state_get", "state_set", "cache_hit", "cache_set"),
+    *("append_1", "read_20", "select_contents_20", "messages_20", "read_all"),
+    *("state_get", "state_set", "cache_hit", "cache_set"),
     *("fork_10", "fork_10000", "read_fork_0", "read_fork_8", "mixed_32", "appends_32"),
 )
 """What the table of the goals needs, as far as it goes without peers and without a million rows."""

@@ -41,6 +41,8 @@ class SeededSubject(Subject):
 #   create(session_id)                       make a session
 #   append(session_id, messages)             add messages to the end, durably, at once
 #   read(session_id, last=None)              the newest messages, decoded, oldest first
+#   messages(session_id, last)               their contents alone, decoded by the quickest reader of JSON
+#   select_contents(session_id, last)        the same, decoded as the driver does, or by Python's json
 #   get(session_id, key) / set(session_id, key, value)
 #   fork(source_id, fork_id)
 #   page(user_id)                            the user's 50 newest sessions

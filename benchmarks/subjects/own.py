@@ -37,6 +37,8 @@ class Statestore(SeededSubject):
     def messages(self, session_id: str, last: int) -> Any:
         return self.store.history.messages(session_id, last=last)
 
+    select_contents = messages
+
     def get(self, session_id: str, key: str) -> Any:
         return self.store.state.get(session_id, key)
 

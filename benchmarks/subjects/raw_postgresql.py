@@ -61,6 +61,10 @@ class RawPsycopg(SeededSubject):
         cursor = self.connection.execute(raw_sql.CONTENTS, (NAMESPACE, session_id, last), prepare=True)
         return raw_sql.contents(cursor.fetchall())
 
+    def select_contents(self, session_id: str, last: int) -> Any:
+        cursor = self.connection.execute(raw_sql.SELECT_CONTENT, (NAMESPACE, session_id, last), prepare=True)
+        return [content for (content,) in reversed(cursor.fetchall())]
+
     def get(self, session_id: str, key: str) -> Any:
         cursor = self.connection.execute(raw_sql.GET, (key, NAMESPACE, session_id), prepare=True)
         return raw_sql.value_of(cursor.fetchone())
@@ -119,6 +123,10 @@ class RawAsyncPsycopg(SeededSubject):
     async def messages(self, session_id: str, last: int) -> Any:
         cursor = await self.connection.execute(raw_sql.CONTENTS, (NAMESPACE, session_id, last), prepare=True)
         return raw_sql.contents(await cursor.fetchall())
+
+    async def select_contents(self, session_id: str, last: int) -> Any:
+        cursor = await self.connection.execute(raw_sql.SELECT_CONTENT, (NAMESPACE, session_id, last), prepare=True)
+        return [content for (content,) in reversed(await cursor.fetchall())]
 
     async def get(self, session_id: str, key: str) -> Any:
         cursor = await self.connection.execute(raw_sql.GET, (key, NAMESPACE, session_id), prepare=True)

@@ -48,6 +48,8 @@ READ_ALL = f"""
 CONTENTS = """
     SELECT content::text FROM statestore.history_entries WHERE namespace = %s AND session_id = %s
     ORDER BY seq DESC LIMIT %s"""
+# As one writes it by hand: what the driver decodes by itself.
+SELECT_CONTENT = CONTENTS.replace("content::text", "content")
 
 GET = f"""
     SELECT e.value::text, e.version FROM statestore.sessions AS s

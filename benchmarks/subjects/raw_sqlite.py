@@ -1,6 +1,7 @@
 """Raw sqlite3 and raw aiosqlite: one connection, BEGIN IMMEDIATE … COMMIT around each write."""
 
 import asyncio
+import json
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -80,6 +81,10 @@ class RawSqlite(SeededSubject):
     def messages(self, session_id: str, last: int) -> Any:
         cursor = self.connection.execute(raw_sql.SQLITE_CONTENTS, (NAMESPACE, session_id, last))
         return raw_sql.contents(cursor.fetchall())
+
+    def select_contents(self, session_id: str, last: int) -> Any:
+        cursor = self.connection.execute(raw_sql.SQLITE_CONTENTS, (NAMESPACE, session_id, last))
+        return [json.loads(content) for (content,) in reversed(cursor.fetchall())]
 
     def get(self, session_id: str, key: str) -> Any:
         now = raw_sql.now_text()
@@ -171,6 +176,11 @@ class RawAiosqlite(SeededSubject):
         async with self.turn:
             rows = await self.connection.execute_fetchall(raw_sql.SQLITE_CONTENTS, (NAMESPACE, session_id, last))
         return raw_sql.contents(list(rows))
+
+    async def select_contents(self, session_id: str, last: int) -> Any:
+        async with self.turn:
+            rows = await self.connection.execute_fetchall(raw_sql.SQLITE_CONTENTS, (NAMESPACE, session_id, last))
+        return [json.loads(content) for (content,) in reversed(list(rows))]
 
     async def get(self, session_id: str, key: str) -> Any:
         now = raw_sql.now_text()
