@@ -257,7 +257,7 @@ def _done(runner: Runner, step: Any) -> Any:
         case Sleep():
             return time.sleep(step.seconds)
         case NewSignal():
-            return threading.Event() if step.shared else waits.Signal()
+            return waits.SharedSignal() if step.shared else waits.Signal()
         case Wait():
             return step.signal.wait(step.seconds)
         case Start():

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import timedelta
 from types import TracebackType
@@ -197,6 +198,25 @@ class Signal:
     def wait(self, timeout: float | None) -> bool:
         if not self._set:
             self._lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), 1e6))
+        return self._set
+
+
+# Seconds; see `SharedSignal`.
+_LOOK = 0.25
+
+
+class SharedSignal(Signal):
+    """For any number of threads that wait. It is set once, and not cleared."""
+
+    __slots__ = ()
+
+    def wait(self, timeout: float | None) -> bool:
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while not self._set and (left := until - time.monotonic()) > 0:
+            # Who is woken wakes the next one. A signal handler that raises in between prevents that: so each looks.
+            if self._lock.acquire(timeout=min(left, _LOOK)):
+                with suppress(RuntimeError):
+                    self._lock.release()
         return self._set
 
 

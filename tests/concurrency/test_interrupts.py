@@ -19,7 +19,7 @@ from statestore import NewEntry, StateStore
 from statestore.engine.batching import ThreadBatches
 from statestore.engine.calls import Mode
 from statestore.engine.schedule import Schedule
-from statestore.engine.waits import OnlyWriter, Signal
+from statestore.engine.waits import OnlyWriter, SharedSignal, Signal
 from statestore.engine.watchdog import watchdog
 
 FOLDER = statestore.__path__[0]
@@ -131,6 +131,41 @@ def test_who_is_interrupted_at_a_signal_leaves_one_that_works(step: str, moment:
         setting.join(5)
         assert not setting.is_alive(), where
     assert number > 1
+
+
+@pytest.mark.parametrize("moment", ["call", "c_return"])
+@pytest.mark.parametrize("is_set", [False, True])
+def test_who_is_interrupted_at_a_shared_signal_keeps_no_other_from_it(is_set: bool, moment: str) -> None:
+    number, where = 0, ""
+    within = (FOLDER, threading.__file__)
+    while where is not None:
+        signal, heard = SharedSignal(), list[bool]()
+        waiting = [threading.Thread(target=lambda: heard.append(signal.wait(5)), daemon=True) for _ in range(2)]  # noqa: B023
+        waiting[0].start()
+        if is_set:
+            where = interrupted_at(number := number + 1, signal.set, moment, within=within)  # type: ignore[assignment]
+        else:
+            wait = partial(signal.wait, 0.001)
+            where = interrupted_at(number := number + 1, wait, moment, within=within)  # type: ignore[assignment]
+        waiting[1].start()
+        setting = threading.Thread(target=signal.set, daemon=True)
+        setting.start()
+        for thread in (*waiting, setting):
+            thread.join(5)
+        assert heard == [True, True], where
+    assert number > 1
+
+
+def test_who_is_interrupted_as_it_is_woken_does_not_keep_the_others_waiting() -> None:
+    signal, heard = SharedSignal(), list[bool]()
+    woken = signal._lock
+    thread = threading.Thread(target=lambda: heard.append(signal.wait(5)), daemon=True)
+    thread.start()
+    # Whoever was woken first holds the lock, and goes with an interrupt before it can let the next one in.
+    signal._set = True
+    assert woken.locked()
+    thread.join(2)
+    assert heard == [True]
 
 
 @pytest.mark.parametrize("moment", ["call", "c_return"])
