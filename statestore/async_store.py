@@ -10,6 +10,7 @@ from typing import Self, TypeVar, Unpack
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from statestore.checking import checks
 from statestore.engine import engines
 from statestore.engine.async_database import AsyncDatabase, AsyncRunner
 from statestore.engine.engine_database import EngineDatabase, EngineRunner
@@ -129,6 +130,7 @@ class AsyncStateStore(AsyncTransaction, Sweeping):
     @asynccontextmanager
     async def transaction(self, *, read_only: bool = False) -> AsyncIterator[AsyncTransaction]:
         """Several operations, one commit. See `StateStore.transaction`."""
+        checks.flag(read_only, "read_only")
         with self._database.telemetry.transaction():
             async with self._transaction(read_only=read_only) as tx:
                 yield tx
@@ -142,6 +144,8 @@ class AsyncStateStore(AsyncTransaction, Sweeping):
 
     async def run_transaction(self, work: Callable[[AsyncTransaction], Awaitable[R]]) -> R:
         """Run *work* in a transaction, and again if the database undid it. See `StateStore.run_transaction`."""
+        if not callable(work):
+            raise InvalidValueError("work", f"must be a coroutine function, not {type(work).__name__}")
         with self._database.telemetry.transaction() as outcome:
             for pause in pauses(self._database.waits):
                 try:

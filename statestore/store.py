@@ -9,6 +9,7 @@ from typing import Self, TypeVar, Unpack
 
 from sqlalchemy import URL, Connection, Engine
 
+from statestore.checking import checks
 from statestore.engine import hosts
 from statestore.engine.database import Database, Runner
 from statestore.engine.telemetry import Hook
@@ -191,6 +192,7 @@ class StateStore(Transaction, Sweeping):
             UnavailableError: The transaction was undone, for example by a deadlock. Nothing was written.
             CommitUnknownError: The connection was lost during the commit, which may or may not have happened.
         """
+        checks.flag(read_only, "read_only")
         with self._database.telemetry.transaction(), self._transaction(read_only=read_only) as tx:
             yield tx
 
@@ -214,6 +216,7 @@ class StateStore(Transaction, Sweeping):
             UnavailableError: The transaction was undone each time. Nothing was written.
             CommitUnknownError: As for `transaction`; this is not retried.
         """
+        checks.function(work, "work")
         with self._database.telemetry.transaction() as outcome:
             for pause in pauses(self._database.waits):
                 try:

@@ -93,11 +93,13 @@ class Sweeper:
         if checks.ttl(every, "every") is None:
             raise InvalidValueError("every", "must be a timedelta")
         for name, called in (("on_sweep", on_sweep), ("on_error", on_error)):
+            if called is not None and not callable(called):
+                raise InvalidValueError(name, f"must be a function, not {type(called).__name__}")
             if isinstance(store, StateStore) and inspect.iscoroutinefunction(called):
                 raise InvalidValueError(name, "is a coroutine function, which a thread cannot await; use a plain one")
         self._store = store
         self._every = every.total_seconds()
-        self._jitter = (every / 10 if jitter is None else _not_negative(jitter)).total_seconds()
+        self._jitter = (every / 10 if jitter is None else checks.patience(jitter, "jitter")).total_seconds()
         self._batch_size = checks.count(batch_size, "batch_size", least=1)
         self._time_budget = checks.ttl(time_budget, "time_budget")
         self._namespaces = sweeping.looked_over(namespaces, all_namespaces)
@@ -278,9 +280,3 @@ async def _waited(event: asyncio.Event, seconds: float) -> bool:
     with suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
     return event.is_set()
-
-
-def _not_negative(jitter: Any) -> timedelta:
-    found = checks.optional_duration(jitter, "jitter")
-    assert found is not None
-    return found

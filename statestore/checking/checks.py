@@ -1,5 +1,6 @@
 """The checks of arguments that every operation makes before any SQL, in one place, so that both databases agree."""
 
+import inspect
 import zlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -157,6 +158,14 @@ def duration(value: Any, argument: str) -> timedelta:
     return value
 
 
+def patience(value: Any, argument: str) -> timedelta:
+    """How long to wait: zero for not at all."""
+    found = optional_duration(value, argument)
+    if found is None:
+        raise InvalidValueError(argument, "must be a timedelta, not None; timedelta(0) does not wait at all")
+    return found
+
+
 def optional_duration(value: Any, argument: str) -> timedelta | None:
     if value is None:
         return None
@@ -202,6 +211,32 @@ def metadata(value: Any, argument: str = "metadata", *, max_bytes: int = exactjs
     if not isinstance(value, Mapping):
         raise InvalidValueError(argument, f"must be a mapping, not {type(value).__name__}")
     return exactjson.dumps(value if isinstance(value, dict) else dict(value), argument, max_bytes=max_bytes)
+
+
+def flag(value: Any, argument: str) -> bool:
+    """Yes or no. Nothing else: the text "no" would be a yes."""
+    if not isinstance(value, bool):
+        raise InvalidValueError(argument, f"must be True or False, not {type(value).__name__}")
+    return value
+
+
+def flags(**values: Any) -> None:
+    """Several, by their names."""
+    for name, value in values.items():
+        flag(value, name)
+
+
+def function(value: Any, argument: str) -> None:
+    """A function of the caller's that is called, and never awaited."""
+    if not callable(value):
+        raise InvalidValueError(argument, f"must be a function, not {type(value).__name__}")
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(type(value).__call__):
+        raise InvalidValueError(argument, "is a coroutine function, which is not awaited; pass a plain one")
+
+
+def optional_function(value: Any, argument: str) -> None:
+    if value is not None:
+        function(value, argument)
 
 
 def one_of(value: T, allowed: tuple[T, ...], argument: str) -> T:

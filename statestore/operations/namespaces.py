@@ -51,6 +51,7 @@ class Namespaces(Operations):
             InvalidValueError: *name* is not a namespace, or *namespaces* are all of the database.
             DatabaseError: The database failed. What was deleted before stays deleted.
         """
+        checks.optional_function(progress, "progress")
         several = _to_drop(name, namespaces)
         names = yield Call(NamespaceRepository.names, (several, "drop"))
         if len(names) > 1:

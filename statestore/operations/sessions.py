@@ -108,6 +108,7 @@ class SessionOperations(Operations):
         Returns:
             What was removed, for the record, including what an earlier, interrupted call had left.
         """
+        checks.optional_function(progress, "progress")
         receipt = yield from erasing.delete_user(self._namespace, user_id, progress)
         yield from empty_log(self._runner)
         return receipt

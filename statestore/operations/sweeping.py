@@ -42,6 +42,8 @@ def sweep(
 ) -> Flow[SweepReport]:
     """Delete everything that is due: in the store's *own* namespace, or in *namespaces* instead."""
     checks.count(batch_size, "batch_size", least=1)
+    checks.flag(dry_run, "dry_run")
+    checks.optional_function(progress, "progress")
     checks.ttl(time_budget, "time_budget")
     checks.ttl(max_clock_gap, "max_clock_gap", hint="use None for any")
     tally = _Tally(time_budget, dry_run, progress, stopped)
@@ -93,14 +95,14 @@ def _call(namespace: str | None, method: Callable[..., Any], *args: Any, **kwarg
 
 def looked_over(namespaces: Any, all_namespaces: bool) -> Chosen | None:
     """The namespaces to sweep, as a caller gives them; None for the store's own."""
-    if namespaces is not None and all_namespaces:
+    if checks.flag(all_namespaces, "all_namespaces") and namespaces is not None:
         raise InvalidValueError("namespaces", "cannot be combined with all_namespaces, which sweeps all of them")
     return EVERY if all_namespaces else chosen(namespaces)
 
 
 def inactive(max_inactivity: timedelta) -> Flow[SweepReport]:
     """Delete sessions that have been idle for that long."""
-    checks.ttl(max_inactivity, "max_inactivity")
+    checks.duration(max_inactivity, "max_inactivity")
     tally = _Tally()
     ending: _Step = (DueRepository.end_idle, {"max_idle": max_inactivity})
     steps: list[_Step] = [ending, _ENDING_PARTS, (DueRepository.sweep_sessions, {})]

@@ -19,13 +19,15 @@ from typing import Any, BinaryIO, TypeAlias
 import orjson
 
 from statestore.async_store import AsyncStateStore, AsyncTransaction
-from statestore.checking.namespaces import chosen, renaming
+from statestore.checking import checks, open_files
+from statestore.checking.namespaces import Renaming, chosen, renaming
 from statestore.engine.async_database import finished
 from statestore.engine.calls import Call, NamespaceCall
 from statestore.engine.database import Database
 from statestore.engine.flows import Flow, run, run_async
 from statestore.engine.threaded_database import ThreadedDatabase
-from statestore.errors import SessionNotFoundError
+from statestore.errors import InvalidValueError, SessionNotFoundError
+from statestore.portable import arguments
 from statestore.portable.exports import Exported, encoded, write_sessions
 from statestore.portable.files import FORMAT, LABELLED, VERSION, Part, Progress, Survey
 from statestore.portable.imports import Mark, Totals, bring_part, forget, insert, insert_part, parts_left
@@ -70,9 +72,11 @@ def export_sessions(
 
     Raises:
         SessionNotFoundError: One of the ids has no session, in any of the namespaces.
-        InvalidValueError: *namespaces* are none. Or *jobs* is not between 1 and 64, or other processes cannot open the
-            store's database: it is in memory, or an engine of the caller's. Nothing was written.
+        InvalidValueError: An argument is invalid. *namespaces* are none; or *jobs* is not between 1 and 64, or other
+            processes cannot open the store's database: it is in memory, or an engine of the caller's. Nothing was
+            written.
     """
+    arguments.called(store, twin="export_sessions_async")
     check_jobs(jobs, store._database)
     export = _Export(store.namespace, file, session_ids, user_id, namespaces, expect, progress)
     if jobs > 1:
@@ -93,6 +97,7 @@ async def export_sessions_async(
     progress: Progress = lambda lines: None,
 ) -> Totals:
     """As `export_sessions`, awaited. *file* is written, and *expect* and *progress* are called, in worker threads."""
+    arguments.awaited(store, twin="export_sessions")
     database = _in_threads(store)
     check_jobs(jobs, database)
     export = _Export(store.namespace, file, session_ids, user_id, namespaces, expect, progress)
@@ -132,12 +137,15 @@ class _Export:
         expect: Progress,
         progress: Progress,
     ) -> None:
+        open_files.to_write(file)
+        checks.function(expect, "expect")
+        checks.function(progress, "progress")
         self._own = namespace
         self._several = chosen(namespaces)
         self._names = [namespace]
         self._file = file
-        self._session_ids = session_ids
-        self._user_id = user_id
+        self._session_ids = None if session_ids is None else checks.keys(session_ids, "session_ids")
+        self._user_id = checks.optional_key(user_id, "user_id")
         # The lines of the ledger, those of sessions that are gone too, come in the end.
         self._everything = session_ids is None and user_id is None
         self._expect = expect
@@ -248,11 +256,14 @@ def import_sessions(
         InvalidValueError: The file was not written by `export_sessions`, is damaged, or ends too early. Nothing was
             written, unless the sessions conflict with others that exist already. Or *rename* is something else, brings
             two sessions of one id into one namespace, or is given for a file of one namespace; or *jobs* is not between
-            1 and 64, or other processes cannot open the store's database. Nothing was written.
+            1 and 64, or other processes cannot open the store's database; or another argument is invalid. Nothing was
+            written.
     """
+    arguments.called(store, twin="import_sessions_async")
     check_jobs(jobs, store._database)
+    renamed = _checked(file, replace, resume, rename, progress)
     totals = Totals()
-    with closing(Survey(file, progress, store.namespace, renaming(rename), shared=jobs > 1)) as survey:
+    with closing(Survey(file, progress, store.namespace, renamed, shared=jobs > 1)) as survey:
         if jobs > 1:
             return _by_crew(store._database, survey, progress, threading.Event(), jobs, replace, resume)
         if replace or resume:
@@ -277,10 +288,12 @@ async def import_sessions_async(
     progress: Progress = lambda size: None,
 ) -> Totals:
     """As `import_sessions`, awaited. *file* is read, and *progress* is called, in worker threads."""
+    arguments.awaited(store, twin="import_sessions")
     database = _in_threads(store)
     check_jobs(jobs, database)
+    renamed = _checked(file, replace, resume, rename, progress)
     totals = Totals()
-    looking = partial(Survey, file, progress, store.namespace, renaming(rename), shared=jobs > 1)
+    looking = partial(Survey, file, progress, store.namespace, renamed, shared=jobs > 1)
     with closing(await finished(asyncio.to_thread(looking))) as survey:
         if jobs > 1 and database is not None:
             stop = threading.Event()
@@ -300,6 +313,14 @@ async def import_sessions_async(
             for part in survey.parts():
                 totals.include(await run_async(tx._runner, insert_part(part, replace=False), in_thread=True))
     return totals
+
+
+def _checked(file: Any, replace: Any, resume: Any, rename: Any, progress: Any) -> Renaming:
+    """What an import is given, all of it before the file is touched. Returns *rename* as it is used."""
+    open_files.to_read(file)
+    checks.flags(replace=replace, resume=resume)
+    checks.function(progress, "progress")
+    return renaming(rename)
 
 
 def _by_crew(
@@ -339,8 +360,12 @@ def insert_session(store: StateStore, session: SavedSession, *, replace: bool = 
     Raises:
         SessionExistsError: The session exists already, and *replace* is false. Nothing was written.
         InvalidValueError: A value cannot be stored, or values contradict each other; the message begins with the place
-            that the value came from. Nothing was written.
+            that the value came from. Or an argument is of another kind. Nothing was written.
     """
+    arguments.called(store)
+    checks.flag(replace, "replace")
+    if not isinstance(session, SavedSession):
+        raise InvalidValueError("session", f"must be a SavedSession, not {type(session).__name__}")
     records = portable_sessions.records(session)
     histories = Histories(store.namespace)
     for record in records:

@@ -66,6 +66,7 @@ class CacheListing(CacheBase):
         """
         checks.optional_key(agent_name, "agent_name")
         checks.optional_key(tag, "tag")
+        checks.flag(values, "values")
         given = {"agent_name": agent_name, "tag": tag, "prefix": prefix, "after": after}
         statement, params = self._asked("all" if values else "no value", given, limit)
         return [self._entry(row) for row in self._link.all(statement, **params)]

@@ -85,6 +85,7 @@ class ConversationsRepository(Repository, group="sessions"):
             )
         session_id = checks.key(conversation.session_id, "conversation.session_id")
         lease_checks.token(lease, session_id)
+        checks.flag(create, "create")
         if not isinstance(conversation.state, Mapping):
             raise InvalidValueError("conversation.state", "must be a mapping of keys to values")
         if isinstance(conversation.summaries, str | Mapping) or not isinstance(conversation.summaries, Iterable):

@@ -309,7 +309,7 @@ class LocatingRepository(Repository):
             return {}
         found: dict[str, list[EntryPlace]] = {}
         for entry_id, place in self._places(
-            ids, names, any_agent=agent_names is None, expired_too=bool(include_expired)
+            ids, names, any_agent=agent_names is None, expired_too=checks.flag(include_expired, "include_expired")
         ):
             found.setdefault(entry_id, []).append(place)
         return {entry_id: found[entry_id] for entry_id in ids if entry_id in found}

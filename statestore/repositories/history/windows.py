@@ -45,6 +45,9 @@ class Limits:
         checks.optional_count(self.max_tokens, "max_tokens")
         if self.tokenizer is not None and not callable(self.tokenizer):
             raise InvalidValueError("tokenizer", "must be a function from a text to its number of tokens")
+        checks.flags(
+            keep_system=self.keep_system, keep_newest=self.keep_newest, include_summaries=self.include_summaries
+        )
         return self
 
     def tokens(self, text: str) -> int:

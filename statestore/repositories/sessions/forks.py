@@ -134,6 +134,7 @@ class ForksRepository(Repository):
         """
         checks.key(source_id, "source_id")
         checks.optional_count(at_seq, "at_seq")
+        checks.flags(with_state=with_state, as_part=as_part)
         fork_id = ids.uuid7() if new_session_id is None else checks.key(new_session_id, "new_session_id")
         changed = exactjson.loads(
             session_columns.attribute(self._link, "metadata", {} if metadata is None else metadata)

@@ -127,6 +127,7 @@ class ListingRepository(Repository):
         Raises:
             InvalidValueError: For example, the cursor is not from a page in this order.
         """
+        checks.flags(descending=descending, with_total=with_total)
         several = chosen(namespaces)
         conditions, params = session_filters.conditions(
             self._link,

@@ -62,7 +62,7 @@ def conditions(
     within, names = in_namespaces(namespaces, "s")
     where = [within, "$live" if namespaces is None else LIVE_ANYWHERE, *(f"s.{name} = :{name}" for name in params)]
     params |= names
-    if belongs_to is None and not include_parts:
+    if not checks.flag(include_parts, "include_parts") and belongs_to is None:
         where.append("s.belongs_to IS NULL")
     prefix = checks.optional_key(id_prefix, "id_prefix")
     if prefix is not None:

@@ -159,6 +159,7 @@ class Readiness(Repository, group="store"):
             UnavailableError: The database does not answer, or not in time.
             ReadOnlyError: *writes* is true, and the server takes none.
         """
+        checks.flag(writes, "writes")
         found = self._link.one(_PING)
         if writes and found and found[0] and self._link.dialect.distributed:
             found = self._link.one(session_rows.WRITABLE)

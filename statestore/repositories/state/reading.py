@@ -244,6 +244,7 @@ def _range(prefix: str | None) -> tuple[str, str]:
 def _page(prefix: str | None, after: str | None, limit: int | None, descending: bool) -> dict[str, Any]:
     from_key, until_key = _range(prefix)
     checks.optional_count(limit, "limit")
+    checks.flag(descending, "descending")
     return {
         "from_key": from_key,
         "until_key": until_key,

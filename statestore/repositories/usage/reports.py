@@ -142,7 +142,7 @@ class UsageRepository(Repository):
         filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
         period = Period.of(since, until, tz)
         keys = ("user_id",)
-        if daily:
+        if checks.flag(daily, "daily"):
             return self._report(UserUsage, ("local_day", *keys), period, filters, limit=limit, namespaces=namespaces)
         return self._report(UserUsage, keys, period, filters, limit=limit, namespaces=namespaces)
 
@@ -167,7 +167,7 @@ class UsageRepository(Repository):
         filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
         period = Period.of(since, until, tz)
         keys = ("agent_name",)
-        if daily:
+        if checks.flag(daily, "daily"):
             return self._report(AgentUsage, ("local_day", *keys), period, filters, limit=limit, namespaces=namespaces)
         return self._report(AgentUsage, keys, period, filters, limit=limit, namespaces=namespaces)
 
@@ -192,7 +192,7 @@ class UsageRepository(Repository):
         filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
         period = Period.of(since, until, tz)
         keys = ("provider_name", "model")
-        if daily:
+        if checks.flag(daily, "daily"):
             return self._report(ModelUsage, ("local_day", *keys), period, filters, limit=limit, namespaces=namespaces)
         return self._report(ModelUsage, keys, period, filters, limit=limit, namespaces=namespaces)
 
@@ -217,7 +217,7 @@ class UsageRepository(Repository):
         filters = _filters(user_id, agent_name, provider_name, model, tool_name, session_id)
         period = Period.of(since, until, tz)
         keys = ("tool_name",)
-        if daily:
+        if checks.flag(daily, "daily"):
             return self._report(ToolUsage, ("local_day", *keys), period, filters, limit=limit, namespaces=namespaces)
         return self._report(ToolUsage, keys, period, filters, limit=limit, namespaces=namespaces)
 
@@ -388,7 +388,7 @@ def _filters(
 ) -> dict[str, str]:
     given = zip(_FILTERS, (user_id, agent_name, provider_name, model, tool_name, session_id), strict=True)
     filters = {name: checks.key(value, name) for name, value in given if value is not None}
-    if include_parts:
+    if checks.flag(include_parts, "include_parts"):
         if session_id is None:
             raise InvalidValueError("include_parts", "needs session_id, the session whose parts are meant")
         filters[report_sql.WITH_PARTS] = filters.pop("session_id")
