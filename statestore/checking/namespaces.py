@@ -82,6 +82,10 @@ class Renaming:
     def __bool__(self) -> bool:
         return bool(self.names or self.prefixes)
 
+    def has(self, name: str) -> bool:
+        """Whether it gives *name* another one."""
+        return name in self.names or any(name.startswith(prefix) for prefix, _, _ in self.prefixes)
+
     def __call__(self, name: str, where: str) -> str:
         """The name that *name* gets. *where* it is given is for the message."""
         if name in self.names:

@@ -113,14 +113,15 @@ class Survey:
 
     def _look_over(self, file: BinaryIO) -> None:
         histories: dict[str | None, Histories] = {}
+        targets: dict[str | None, str] = {}
         sources: dict[Key, str] = {}
         for source, record, run in _records(file, self._progress, self._copy, self._digest):
-            target = self.namespace if source is None else self._renaming(source, record.where)
             if source not in histories:
                 if source is None and self._renaming:
                     raise InvalidValueError("rename", "needs a file of several namespaces; this one is of a single one")
-                checks.namespace(target, record.where)
-                histories[source] = Histories(target)
+                targets[source] = self.namespace if source is None else self._target(source, record.where)
+                histories[source] = Histories(targets[source])
+            target = targets[source]
             histories[source].add(record.kind, record.values, record.where)
             if source is not None and not self._runs:
                 self.namespace = target
@@ -142,6 +143,16 @@ class Survey:
                 self._join(key, (target, record.values["belongs_to"]))
         for found in histories.values():
             found.check()
+
+    def _target(self, source: str, where: str) -> str:
+        """The namespace that the lines of another one come into."""
+        try:
+            return checks.namespace(self._renaming(source, "namespace"), "namespace")
+        except InvalidValueError as error:
+            problem = str(error).removeprefix("namespace: ")
+            if self._renaming.has(source):
+                raise InvalidValueError("rename", f"gives {source!r} a name that {problem}") from None
+            raise InvalidValueError(where, f"has an invalid value in 'namespace': {problem}") from None
 
     def parts(self) -> Iterator["Part"]:
         """The file in parts: sessions that share entries, or belong together, are in one part.
@@ -294,10 +305,14 @@ def _values(line: bytes, where: str) -> dict[str, Any]:
 
 
 def _namespace(values: dict[str, Any], where: str) -> str:
+    found = values.pop("namespace", None)
+    if not isinstance(found, str) or not found:
+        raise InvalidValueError(where, "does not say its namespace; the file is damaged")
     try:
-        return checks.key(values.pop("namespace", None), "namespace")
-    except InvalidValueError:
-        raise InvalidValueError(where, "does not say its namespace; the file is damaged") from None
+        return checks.key(found, "namespace")
+    except InvalidValueError as error:
+        problem = str(error).removeprefix("namespace: ")
+        raise InvalidValueError(where, f"has an invalid value in 'namespace': {problem}") from None
 
 
 def _check_header(kind: Any, values: dict[str, Any]) -> bool:

@@ -82,15 +82,47 @@ def test_ids_that_are_too_long_beside_the_new_namespace_are_refused(
     LONG[case](source)
     files = exported(source), exported(source, namespaces="source")
     before = content.snapshot()
+    # What a fork shares has no id on the fork's line: what is too long there is the fork's own.
+    field = "session_id" if case.endswith("of a fork") else case
     for file, importer, which in (files[0], target, {}), (files[1], store, {"rename": {"source": long}}):
-        with pytest.raises(
-            InvalidValueError, match=rf"^line \d+: {case.split()[0]}: and the ids beside it take [\d,]+ bytes"
-        ):
+        with pytest.raises(InvalidValueError, match=rf"^line \d+: {field}: and the ids beside it take [\d,]+ bytes"):
             import_sessions(importer, io.BytesIO(file), **which)
-    with pytest.raises(InvalidValueError, match=r"takes 604 bytes in an index, of 600"):
+    with pytest.raises(InvalidValueError, match=r"^rename: gives 'source' a name that takes 604 bytes in an index"):
         import_sessions(store, io.BytesIO(files[1]), rename={"source": wide(1, 151)})
     assert content.snapshot() == before
     import_sessions(store, io.BytesIO(files[1]), rename={"source": "copy"})
+
+
+# A field of a line, what cannot be in it, and what is said of that.
+UNFIT: list[tuple[str, str, Any, str]] = [
+    ("session", "session_id", "x" * 513, "must have 1 to 512 characters, has 513"),
+    ("session", "user_id", "", "must have 1 to 512 characters, has 0"),
+    ("session", "status", "asleep", "must be one of starting, "),
+    ("entry", "entry_id", "x" * 600, "must have 1 to 512 characters, has 600"),
+    ("entry", "role", "a\0", "contains a NUL character"),
+    ("entry", "seq", 0, "must be at least 1"),
+    ("state", "key", "k" * 513, "must have 1 to 512 characters, has 513"),
+    ("state", "key", 5, "must be a string, not int"),
+    ("state", "namespace", "n" * 513, "must have 1 to 512 characters, has 513"),
+    ("state", "namespace", wide(1, 151), "takes 604 bytes in an index, of 600"),
+]
+
+
+@pytest.mark.parametrize(("kind", "field", "value", "problem"), UNFIT, ids=lambda value: str(value)[:20])
+def test_a_message_names_the_field_of_the_line_and_says_what_is_wrong_with_it(
+    kind: str, field: str, value: Any, problem: str, store: Any, database_url: str, connect: Callable[..., Any]
+) -> None:
+    source = connect(database_url, namespace="source")
+    source.sessions.create("a", user_id="ada")
+    source.history.append("a", [NewEntry("x", role="user")])
+    source.state.set("a", "k", 1)
+    lines = lines_of(exported(source, namespaces="source"))
+    number = [line["type"] for line in lines].index(kind)
+    lines[number][field] = value
+    with pytest.raises(InvalidValueError) as caught:
+        import_sessions(store, as_file(lines))
+    assert caught.value.argument == f"line {number + 1}"
+    assert str(caught.value).startswith(f"line {number + 1}: has an invalid value in {field!r}: {problem}")
 
 
 BEYOND = [

@@ -142,7 +142,7 @@ class Histories:
                     raise InvalidValueError(segment_where, f"names entries that are missing; {_DAMAGED}")
                 for seq, entry_id in self._long_ids.get(owner, []):
                     if seq in rows:  # They may become its own.
-                        self._check_names(segment_where, "entry_id", session_id, entry_id)
+                        self._check_names(segment_where, "session_id", session_id, entry_id)
             position = first_seq
             for rows in sorted(
                 [*self._own.get(session_id, []), *(rows for _, rows, _ in shared)], key=lambda rows: rows.start

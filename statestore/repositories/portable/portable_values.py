@@ -124,6 +124,9 @@ def decode(kind: Any, values: Mapping[str, Any], where: str, size: int = 0) -> R
             raise InvalidValueError(where, f"has an unknown field {name!r}; was it written by a newer version?")
         try:
             decoded[name] = decode_value(value)
+        except InvalidValueError as error:
+            problem = str(error).removeprefix(f"{error.argument}: ")
+            raise InvalidValueError(where, f"has an invalid value in {name!r}: {problem}") from None
         except (ValueError, TypeError, OverflowError, InvalidOperation):
             raise InvalidValueError(where, f"has an invalid value in {name!r}") from None
     for name in _NEEDED[kind]:
