@@ -30,6 +30,7 @@ from statestore.checking import checks
 from statestore.engine import process_fork
 from statestore.engine.migration_targets import (
     Target,
+    check_how,
     checked_target,
     engine_for,
     our_errors,
@@ -96,6 +97,7 @@ def upgrade(
         InvalidValueError: There is no such revision, or the target cannot be used.
         UnavailableError: The database cannot be reached or stayed busy. Earlier migrations may have been applied.
     """
+    check_how(revision, lock_timeout, wait, progress)
     _check_names(target, schema, table_prefix)
     on_postgresql = _backend(target) == "postgresql"
     if on_postgresql:
@@ -122,6 +124,7 @@ def downgrade(
 
     Arguments and errors are as for `upgrade`; a database without a schema raises `SchemaMissingError`.
     """
+    check_how(revision, lock_timeout, wait, progress)
     if current(target, schema=schema, table_prefix=table_prefix) is None:
         raise SchemaMissingError(f"{shown(target)} has no statestore tables", current=None, expected=revision)
     _run("downgrade", target, revision, schema, table_prefix, lock_timeout, wait, progress)
@@ -226,6 +229,8 @@ def distribute(
         InvalidValueError: The target is not PostgreSQL.
     """
     checks.schema_name(schema)
+    checks.flag(dry_run, "dry_run")
+    checks.patience(lock_timeout, "lock_timeout")
     joined = isinstance(target, Connection) and target.in_transaction()
     with our_errors(target), reading(target) as connection:
         if connection is None or connection.dialect.name != "postgresql":

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from statestore.checking import checks
 from statestore.engine import sqlite_files
 from statestore.engine.calls import Call
 from statestore.engine.execution import translated
@@ -53,6 +54,11 @@ def vacuum(
         NeedsFullVacuum: The file does not allow it in steps. Nothing was changed.
         UnavailableError: Somebody else wrote for too long. Space that was freed stays free.
     """
+    if not isinstance(store, StateStore):
+        raise InvalidValueError("store", f"must be a StateStore, not {type(store).__name__}")
+    checks.flag(full, "full")
+    checks.function(expect, "expect")
+    checks.function(progress, "progress")
     database = store._database
     path = sqlite_files.path_of(database.engine.url) if database.dialect.name == "sqlite" else None
     if path is None:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy import exc as sqlalchemy_errors
 
+from statestore.checking import checks
 from statestore.engine import host_drivers, hosts, sqlite_files
 from statestore.engine.driver_errors import raise_alone
 from statestore.errors import (
@@ -80,6 +81,14 @@ def reading(target: Target) -> Iterator[Connection | None]:
                 return
             with engine.connect() as connection:
                 yield connection
+
+
+def check_how(revision: Any, lock_timeout: Any, wait: Any, progress: Any) -> None:
+    """Refuse what a migration cannot be given beside its target."""
+    checks.key(revision, "revision")
+    checks.patience(lock_timeout, "lock_timeout")
+    checks.patience(wait, "wait")
+    checks.optional_function(progress, "progress")
 
 
 def checked_target(target: Any) -> Any:

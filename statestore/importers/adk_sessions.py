@@ -14,8 +14,8 @@ from statestore.importers.databases import (
     Import,
     Progress,
     Source,
+    importing,
     json_of,
-    opened,
     time_of,
     written_by,
 )
@@ -54,8 +54,7 @@ def adk(
             it stay.
         DatabaseError: One of the databases failed. What was written before stays.
     """
-    with opened(url) as source:
-        bringing = Import(store, source, progress, on_problem)
+    with importing(store, url, progress, on_problem) as (source, bringing):
         _check_version(source)
         for row in source.rows("sessions", "state", "create_time", "update_time", key=_SESSION):
             try:

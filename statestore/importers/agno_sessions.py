@@ -14,8 +14,8 @@ from statestore.importers.databases import (
     Import,
     Progress,
     Source,
+    importing,
     json_of,
-    opened,
     time_of,
     written_by,
 )
@@ -58,8 +58,7 @@ def agno(
             a session cannot be stored, and there is no *on_problem*: those before it stay.
         DatabaseError: One of the databases failed. What was written before stays.
     """
-    with opened(url) as source:
-        bringing = Import(store, source, progress, on_problem)
+    with importing(store, url, progress, on_problem) as (source, bringing):
         schema = _schema_of(source)
         source.require(_SESSIONS, "agno", schema=schema)
         has_runs = _RUNS in source.tables(schema=schema)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, TypeAlias
 
 from statestore.checking import checks, exactjson, json_files
 from statestore.errors import InvalidValueError
-from statestore.importers.json_lines import Source, name_of, unreadable
+from statestore.importers.json_lines import Source, check_source, name_of, unreadable
 from statestore.importers.problems import check_store
 from statestore.values.cache import CacheEntry
 from statestore.values.markers import NEVER, NeverType
@@ -89,6 +89,7 @@ def cache_entries(
         DatabaseError: The database failed. Nothing was written.
     """
     check_store(store)
+    check_source(source)
     checks.one_of(format, ("auto", "statestore", "conexus"), "format")
     if ttl is not NEVER:
         checks.ttl(ttl, "ttl", hint="use NEVER for no expiry")

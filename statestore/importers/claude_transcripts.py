@@ -23,11 +23,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from statestore.checking import checks, messages
+from statestore.checking import checks, messages, open_files
 from statestore.errors import ConflictError, InvalidValueError, NotFoundError, SessionExistsError, SessionNotFoundError
 from statestore.importers.claude_lines import AGENT, SUB_AGENT, CountedResponses, Line, Transcript, age, files, read
 from statestore.importers.json_lines import unreadable
-from statestore.importers.problems import OnProblem, Problems, check_store
+from statestore.importers.problems import OnProblem, Problems, check_functions, check_store
 from statestore.values.history import Entry, NewEntry, Usage
 
 if TYPE_CHECKING:
@@ -107,8 +107,9 @@ def claude_code(
     """
     check_store(store)
     checks.optional_key(user_id, "user_id")
-    place = Path(path)
-    if not place.exists():
+    check_functions(expect=expect, progress=progress, on_problem=on_problem)
+    place = open_files.path(path)
+    if not os.path.exists(place):
         raise InvalidValueError("path", f"{place} does not exist; name the file or folder to import")
     found = files(place)
     if expect is not None:

@@ -13,6 +13,7 @@ from statestore.importers.json_objects import (
     FieldError,
     JsonObject,
     SessionsReport,
+    checked_path,
     import_each,
     modified_at,
     object_in,
@@ -67,7 +68,7 @@ def conexus(
         ConflictError: A session already exists, *replace* is false, and there is no *on_problem*. Those before it stay.
         DatabaseError: The database failed. What was written before stays.
     """
-    place = Path(path)
+    place = checked_path(store, path, replace=replace, progress=progress, on_problem=on_problem)
     return import_each(
         store, place, saved_sessions(place), read, replace=replace, progress=progress, on_problem=on_problem
     )
@@ -75,7 +76,7 @@ def conexus(
 
 def saved_sessions(path: Path) -> list[Path]:
     """*path* itself, or the files `session-ID.json` in it if it is a folder."""
-    return sorted(path.glob(f"{_SESSION}*.json")) if path.is_dir() else [path]
+    return sorted(path.glob(f"{_SESSION}*.json")) if os.path.isdir(path) else [path]
 
 
 def read(file: Path) -> SavedSession:

@@ -5,6 +5,7 @@ source. Its entries have ids and times of the source, so an import that is repea
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ from statestore.checking import exactjson, json_files
 from statestore.engine import hosts, sqlite_files
 from statestore.engine.migration_targets import engine_for, our_errors
 from statestore.errors import ConflictError, InvalidValueError
-from statestore.importers.problems import OnProblem, Problems, check_store
+from statestore.importers.problems import OnProblem, Problems, check_functions, check_store
 from statestore.values.history import NewEntry
 from statestore.values.sessions import NewSession
 
@@ -215,9 +216,20 @@ def opened(url: Address) -> Iterator[Source]:
         engine.dispose()
 
 
+@contextmanager
+def importing(
+    store: "StateStore", url: Address, progress: Progress | None, on_problem: OnProblem | None
+) -> Iterator[tuple[Source, "Import"]]:
+    """The database at *url*, as by `opened`, and an import from there; what it is given is checked before."""
+    check_store(store)
+    check_functions(progress=progress, on_problem=on_problem)
+    with opened(url) as source:
+        yield source, Import(store, source, progress, on_problem)
+
+
 def _read_only_file(url: URL) -> URL:
     path = sqlite_files.path_of(url)
-    if path is None or not path.is_file():
+    if path is None or not os.path.isfile(path):
         raise InvalidValueError("url", f"there is no SQLite file {str(path or '')!r}")
     return URL.create("sqlite", database=path.absolute().as_uri(), query={"mode": "ro", "uri": "true"})
 
@@ -277,7 +289,6 @@ class Import:
     """An import into a store, session by session."""
 
     def __init__(self, store: "StateStore", source: Source, progress: Progress | None, on_problem: OnProblem | None):
-        check_store(store)
         self.store = store
         self._source = source
         self._progress = progress

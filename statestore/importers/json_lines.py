@@ -4,7 +4,7 @@ import os
 from collections.abc import Generator
 from typing import Any, BinaryIO, TypeAlias
 
-from statestore.checking import json_files
+from statestore.checking import json_files, open_files
 from statestore.errors import InvalidValueError
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
@@ -24,6 +24,14 @@ def parse_line(line: bytes) -> Any:
         return json_files.parse(line, "line")
     except InvalidValueError as error:
         raise LineError(str(error).removeprefix("line: ")) from None
+
+
+def check_source(source: object) -> None:
+    """Refuse what is neither a path nor a file open for reading bytes."""
+    if isinstance(source, str | os.PathLike):
+        open_files.path(source, "source")
+    else:
+        open_files.to_read(source, "source")
 
 
 def name_of(source: Source) -> str:

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from statestore.checking import checks, json_files
+from statestore.checking import checks, json_files, open_files
 from statestore.errors import ConflictError, DatabaseError, InvalidValueError
 from statestore.importers.json_lines import unreadable
-from statestore.importers.problems import OnProblem, Problems, check_store
+from statestore.importers.problems import OnProblem, Problems, check_functions, check_store
 from statestore.values.saved_sessions import SavedSession
 
 if TYPE_CHECKING:
@@ -119,6 +119,15 @@ class SessionsReport:
     """Sessions that were left out; each was reported."""
 
 
+def checked_path(store: object, path: object, *, replace: object, progress: object, on_problem: object) -> Path:
+    """What an import of files is given, all of it before something is read. Returns *path*."""
+    check_store(store)
+    place = open_files.path(path)
+    checks.flag(replace, "replace")
+    check_functions(progress=progress, on_problem=on_problem)
+    return place
+
+
 def import_each(
     store: "StateStore",
     path: Path,
@@ -130,7 +139,6 @@ def import_each(
     on_problem: OnProblem | None,
 ) -> SessionsReport:
     """Write what *read* returns for each of the files or folders that were *found* at *path*."""
-    check_store(store)
     if not found:
         raise InvalidValueError(str(path), "has nothing to import")
     from statestore.portable import insert_session

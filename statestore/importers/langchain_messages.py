@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import RowMapping
 
 from statestore.errors import InvalidValueError
-from statestore.importers.databases import Address, DatabaseReport, Import, Progress, json_of, opened
+from statestore.importers.databases import Address, DatabaseReport, Progress, importing, json_of
 from statestore.importers.problems import OnProblem
 from statestore.values.history import NewEntry
 from statestore.values.sessions import NewSession
@@ -42,8 +42,7 @@ def langchain(
             chat cannot be stored, and there is no *on_problem*: those before it stay.
         DatabaseError: One of the databases failed. What was written before stays.
     """
-    with opened(url) as source:
-        bringing = Import(store, source, progress, on_problem)
+    with importing(store, url, progress, on_problem) as (source, bringing):
         source.require(_TABLE, "LangChain")
         if source.rows_without(_TABLE, "session_id"):
             # The column allows it. They belong to no chat, and in the order of chats nothing comes after them.

@@ -28,7 +28,7 @@ from statestore.importers.databases import (
     time_of,
     written_by,
 )
-from statestore.importers.problems import OnProblem, Problems, check_store
+from statestore.importers.problems import OnProblem, Problems, check_functions, check_store
 from statestore.values.history import Usage
 from statestore.values.sessions import NewSession
 
@@ -67,6 +67,7 @@ def langgraph(
         DatabaseError: One of the databases failed. What was written before stays.
     """
     check_store(store)
+    check_functions(progress=progress, on_problem=on_problem)
     with opened(url) as source:
         source.require("checkpoints", "LangGraph")
         threads = _Threads(store, source, progress, Problems(on_problem))

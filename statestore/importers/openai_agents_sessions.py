@@ -15,8 +15,8 @@ from statestore.importers.databases import (
     Import,
     Progress,
     Source,
+    importing,
     json_of,
-    opened,
     time_of,
 )
 from statestore.importers.problems import OnProblem
@@ -59,8 +59,7 @@ def openai_agents(
             Or a session cannot be stored, and there is no *on_problem*: those before it stay.
         DatabaseError: One of the databases failed. What was written before stays.
     """
-    with opened(url) as source:
-        bringing = Import(store, source, progress, on_problem)
+    with importing(store, url, progress, on_problem) as (source, bringing):
         source.require(_MESSAGES, "the OpenAI Agents SDK")
         tables = source.tables()
         # SQLAlchemySession goes by time, and has an index for that.

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from statestore.checking import checks, exactjson
 from statestore.errors import CommitUnknownError, ConflictError, InvalidValueError, NotFoundError
-from statestore.importers.json_lines import LineError, Source, lines_of, name_of, parse_line
-from statestore.importers.problems import OnProblem, Problems, check_store
+from statestore.importers.json_lines import LineError, Source, check_source, lines_of, name_of, parse_line
+from statestore.importers.problems import OnProblem, Problems, check_functions, check_store
 
 if TYPE_CHECKING:
     from statestore.store import StateStore, Transaction
@@ -167,6 +167,8 @@ def openai_jsonl(
         DatabaseError: The database failed. What was committed before stays.
     """
     check_store(store)
+    check_source(source)
+    check_functions(progress=progress, on_problem=on_problem)
     checks.optional_key(user_id, "user_id")
     checks.optional_key(agent_name, "agent_name")
     if not isinstance(session_id, SessionId):

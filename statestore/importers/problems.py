@@ -3,12 +3,10 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
+from statestore.checking import checks
 from statestore.errors import InvalidValueError, StateStoreError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +67,10 @@ def check_store(store: object) -> None:
         )
 
 
-__all__ = ["OnProblem", "Problem", "Problems", "check_store"]
+def check_functions(**functions: object) -> None:
+    """Refuse what cannot be called: a number of an import's callbacks by their names, each of which may be None."""
+    for name, function in functions.items():
+        checks.optional_function(function, name)
+
+
+__all__ = ["OnProblem", "Problem", "Problems", "check_functions", "check_store"]

@@ -16,6 +16,7 @@ from statestore.importers.json_objects import (
     FieldError,
     JsonObject,
     SessionsReport,
+    checked_path,
     import_each,
     modified_at,
     naming,
@@ -73,7 +74,7 @@ def promptkit(
         ConflictError: A session already exists, *replace* is false, and there is no *on_problem*. Those before it stay.
         DatabaseError: The database failed. What was written before stays.
     """
-    folder = Path(path)
+    folder = checked_path(store, path, replace=replace, progress=progress, on_problem=on_problem)
     return import_each(
         store, folder, conversations(folder), read, replace=replace, progress=progress, on_problem=on_problem
     )
@@ -81,6 +82,8 @@ def promptkit(
 
 def conversations(folder: Path) -> list[Path]:
     """The conversations of a file store: the folders `conv-ID`, or *folder* itself if it is one."""
+    if not os.path.isdir(folder):
+        return []
     if folder.name.startswith(_CONVERSATION) and (folder / "state.json").exists():
         return [folder]
     return sorted(path for path in folder.glob(f"{_CONVERSATION}*") if path.is_dir())

@@ -92,6 +92,7 @@ def partition(
         UnavailableError: The database cannot be reached, or stayed busy. Called again, it goes on.
     """
     wanted = _checked(by, partitions, tables)
+    checks.optional_function(progress, "progress")
     with _connected(target, schema, lock_timeout, wait) as (connection, poll):
         for found in _look(connection, schema, partitions, wanted):
             if found.problems:

@@ -2,9 +2,12 @@
 
 import ast
 import asyncio
+import io
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,18 @@ import pytest
 
 import statestore.importers
 from statestore import AsyncStateStore, InvalidValueError, StateStore
-from statestore.importers import cache_entries, claude_code, conexus, openai_jsonl, promptkit
+from statestore.importers import (
+    adk,
+    agno,
+    cache_entries,
+    claude_code,
+    conexus,
+    langchain,
+    langgraph,
+    openai_agents,
+    openai_jsonl,
+    promptkit,
+)
 
 MODULES = sorted(Path(statestore.importers.__file__).parent.glob("*.py"))
 IMPORTERS: list[Callable[..., Any]] = [cache_entries, claude_code, conexus, openai_jsonl, promptkit]
@@ -77,3 +91,56 @@ def test_a_coroutine_imports_in_a_thread(database_url: str, tmp_path: Path) -> N
             return (await asyncio.to_thread(openai_jsonl, store, file)).entries_added
 
     assert asyncio.run(both()) == 1
+
+
+async def awaited(*args: Any) -> None:
+    raise AssertionError(args)
+
+
+FUNCTIONS: dict[str, Any] = {"int": 5, "text": "print", "True": True, "coroutine function": awaited}
+PATHS: dict[str, Any] = {
+    "None": None, "int": 5, "list": ["a"], "bytes": b"a", "NUL": "a\0", "surrogate": "a\ud800", "file": io.BytesIO(),
+}  # fmt: skip
+SOURCES: dict[str, Any] = {
+    "None": None, "int": 5, "list": ["a"], "bytes": b"a", "NUL": "a\0", "surrogate": "a\ud800",
+    "text": io.StringIO("{}"),
+}  # fmt: skip
+STORES: dict[str, Any] = {"None": None, "text": "sqlite://", "int": 5, "class": StateStore}
+DATABASES = [adk, agno, langchain, langgraph, openai_agents]
+
+
+@pytest.mark.parametrize("bring", [*IMPORTERS, *DATABASES], ids=lambda bring: bring.__name__)
+def test_an_argument_of_the_wrong_kind_is_named_before_anything_is_read(
+    bring: Callable[..., Any], sqlite_url: str, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    kinds: dict[str, dict[str, Any]] = {
+        "store": STORES,
+        "path": PATHS,
+        "source": SOURCES,
+        "url": {"None": None, "int": 5, "list": ["a"]},
+        "expect": FUNCTIONS,
+        "progress": FUNCTIONS,
+        "on_problem": FUNCTIONS,
+        "replace": {"text": "no", "int": 1, "None": None},
+        "user_id": {"int": 5, "empty": "", "list": ["ada"]},
+        "agent_name": {"int": 5, "empty": ""},
+        "session_id": {"int": 5, "list": ["{id}"], "no field": "x"},
+        "format": {"int": 5, "unknown": "yaml", "None": None},
+        "ttl": {"int": 5, "text": "1h", "zero": timedelta(0)},
+    }
+    parameters = signature(bring).parameters
+    assert parameters.keys() <= kinds.keys()
+    with StateStore.open(sqlite_url) as store:
+        for argument in parameters:
+            for kind, value in kinds[argument].items():
+                given = {"store": store, list(parameters)[1]: tmp_path / "not there", argument: value}
+                with subtests.test(f"{argument}: {kind}"):
+                    with pytest.raises(InvalidValueError) as caught:
+                        bring(*given.values()) if len(given) == 2 else bring(**given)
+                    assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize("bring", [*IMPORTERS, *DATABASES], ids=lambda bring: bring.__name__)
+def test_a_path_that_no_file_can_have_is_not_found(bring: Callable[..., Any], sqlite_url: str, tmp_path: Path) -> None:
+    with StateStore.open(sqlite_url) as store, pytest.raises(InvalidValueError):
+        bring(store, str(tmp_path / ("x" * 5000)))

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import make_url
 
-from statestore import errors, migrate, schema
+from statestore import errors, migrate, partitioning, schema
 from statestore.schema import HEAD_REVISION, VERSION_TABLE
 from tests.migrations import conftest
 from tests.migrations.conftest import AddMigration
@@ -127,3 +128,39 @@ def test_the_database_is_not_waited_for_forever_while_another_migrates(empty_pos
 def told(error: BaseException) -> str:
     """All that a log could get to see of an error."""
     return f"{error} {error!r} {vars(error)}"
+
+
+async def awaited(line: str) -> None:
+    raise AssertionError(line)
+
+
+NO_TIMES: dict[str, Any] = {"int": 5, "text": "5s", "None": None, "negative": timedelta(-1), "endless": timedelta.max}
+NO_FUNCTIONS: dict[str, Any] = {"int": 5, "text": "print", "coroutine function": awaited}
+NO_NAMES: dict[str, Any] = {"int": 9, "None": None, "bytes": b"head", "empty": "", "NUL": "a\0"}
+
+
+def test_an_argument_of_the_wrong_kind_is_named_before_anything_is_done(
+    empty_database_url: str, subtests: pytest.Subtests
+) -> None:
+    table: list[tuple[str, Callable[..., Any], dict[str, Any]]] = [
+        ("revision", lambda v: migrate.upgrade(empty_database_url, v), NO_NAMES),
+        ("revision", lambda v: migrate.downgrade(empty_database_url, v), NO_NAMES),
+        ("target", lambda v: migrate.upgrade(v), {"int": 5, "None": None, "bytes": b"sqlite://"}),
+        ("schema", lambda v: migrate.upgrade(empty_database_url, schema=v), NO_NAMES),
+        ("table_prefix", lambda v: migrate.upgrade(empty_database_url, table_prefix=v), {"int": 5, "None": None}),
+        ("lock_timeout", lambda v: migrate.upgrade(empty_database_url, lock_timeout=v), NO_TIMES),
+        ("wait", lambda v: migrate.upgrade(empty_database_url, wait=v), NO_TIMES),
+        ("progress", lambda v: migrate.upgrade(empty_database_url, progress=v), NO_FUNCTIONS),
+        ("wait", lambda v: migrate.downgrade(empty_database_url, "base", wait=v), NO_TIMES),
+        ("progress", lambda v: migrate.downgrade(empty_database_url, "base", progress=v), NO_FUNCTIONS),
+        ("dry_run", lambda v: migrate.distribute(empty_database_url, dry_run=v), {"text": "no", "None": None}),
+        ("lock_timeout", lambda v: migrate.distribute(empty_database_url, lock_timeout=v), NO_TIMES),
+        ("progress", lambda v: partitioning.partition(empty_database_url, progress=v), NO_FUNCTIONS),
+    ]
+    for argument, call, kinds in table:
+        for kind, value in kinds.items():
+            with subtests.test(f"{argument}: {kind}"):
+                with pytest.raises(errors.InvalidValueError) as raised:
+                    call(value)
+                assert raised.value.argument == argument
+    assert migrate.current(empty_database_url) is None
