@@ -12,7 +12,7 @@ from sqlalchemy import text
 from statestore import DatabaseError, InvalidValueError, NewEntry, NewSession, ReadOnlyError, StateStore
 from statestore.engine.migration_targets import engine_for
 from statestore.importers import Problem, openai_agents
-from statestore.importers.databases import Import, opened, time_of
+from statestore.importers.databases import Import, importing, opened, time_of
 from tests.cli.conftest import CommandLine
 from tests.conftest import POSTGRESQL, SQLITE
 from tests.postgres import PostgresServer
@@ -224,8 +224,8 @@ def test_a_session_of_another_user_is_left_as_it_is(source_url: str, store: Stat
 
 
 def test_an_import_needs_a_store(sqlite_url: str) -> None:
-    with opened(sqlite_url) as source, pytest.raises(InvalidValueError, match="store"):
-        Import(object(), source, None, None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match="store"), importing(object(), sqlite_url, None, None):  # type: ignore[arg-type]
+        raise AssertionError("nothing is opened")
 
 
 def test_the_command_says_what_it_did_and_fails_where_something_differs(
