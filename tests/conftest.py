@@ -9,6 +9,7 @@ import gc
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import sys
 import tempfile
@@ -374,6 +375,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what runs in the background deaf to Ctrl-C, and so would be all programs that tests interrupt.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if prefix := config.getoption("--table-prefix"):
         from tests.support.prefix import take
 
