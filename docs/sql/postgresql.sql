@@ -2564,27 +2564,35 @@ LIMIT 1;
 SELECT h.seq, h.entry_id, h.turn, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
     h.provider_name, h.request_model, h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
     h.cache_write_input_tokens, h.reasoning_output_tokens, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
-    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".history_entries AS h
-    WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s AND h.seq BETWEEN %(from_seq)s AND %(to_seq)s
+    h.finish_reason, h.error_type, h.content_bytes, greatest(h.usage_folded, 1), h.created_at
+    FROM "statestore".history_entries AS h WHERE h.namespace = %(namespace)s AND h.session_id = %(session_id)s
+    AND h.seq BETWEEN %(from_seq)s AND %(to_seq)s
 UNION ALL
 SELECT h.seq, h.entry_id, h.turn, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
     h.provider_name, h.request_model, h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
     h.cache_write_input_tokens, h.reasoning_output_tokens, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
-    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM "statestore".session_segments AS g
+    h.finish_reason, h.error_type, h.content_bytes, greatest(h.usage_folded, 1), h.created_at
+    FROM "statestore".session_segments AS g
 JOIN "statestore".history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
     AND h.seq BETWEEN g.from_seq AND g.to_seq AND h.seq BETWEEN %(from_seq)s AND %(to_seq)s
 WHERE g.namespace = %(namespace)s AND g.session_id = %(session_id)s;
 
 -- history/entry_edits.py: _INSERT
 -- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
-INSERT INTO "statestore".history_entries (namespace, session_id, usage_folded, seq, entry_id, turn, role, agent_name,
-    content, metadata, provider_name, request_model, response_model, input_tokens, output_tokens,
-    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, cost_usd, tool_name, tool_call_id,
-    duration_ms, finish_reason, error_type, content_bytes, created_at)
-VALUES (%(namespace)s, %(session_id)s, 1, %(seq)s, %(entry_id)s, %(turn)s, %(role)s, %(agent_name)s, %(content)s,
+INSERT INTO "statestore".history_entries (namespace, session_id, seq, entry_id, turn, role, agent_name, content,
+    metadata, provider_name, request_model, response_model, input_tokens, output_tokens, cache_read_input_tokens,
+    cache_write_input_tokens, reasoning_output_tokens, cost_usd, tool_name, tool_call_id, duration_ms, finish_reason,
+    error_type, content_bytes, usage_folded, created_at)
+VALUES (%(namespace)s, %(session_id)s, %(seq)s, %(entry_id)s, %(turn)s, %(role)s, %(agent_name)s, %(content)s,
     %(metadata)s, %(provider_name)s, %(request_model)s, %(response_model)s, %(input_tokens)s, %(output_tokens)s,
     %(cache_read_input_tokens)s, %(cache_write_input_tokens)s, %(reasoning_output_tokens)s, %(cost_usd)s, %(tool_name)s,
-    %(tool_call_id)s, %(duration_ms)s, %(finish_reason)s, %(error_type)s, %(content_bytes)s, %(created_at)s);
+    %(tool_call_id)s, %(duration_ms)s, %(finish_reason)s, %(error_type)s, %(content_bytes)s, %(usage_folded)s,
+    %(created_at)s);
+
+-- history/entry_edits.py: _TAKE_OUT
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+UPDATE "statestore".history_entries SET usage_folded = 2
+WHERE namespace = %(namespace)s AND session_id = %(owner)s AND seq = %(seq)s;
 
 -- history/entry_edits.py: _SHIFT_TURNS
 -- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
@@ -5467,7 +5475,7 @@ WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq BETWEEN 
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- What they used stays where it was: it has been folded by now.
-UPDATE "statestore".history_entries SET session_id = %(heir)s, usage_folded = 1
+UPDATE "statestore".history_entries SET session_id = %(heir)s, usage_folded = greatest(usage_folded, 1)
 WHERE namespace = %(namespace)s AND session_id = %(session_id)s AND seq BETWEEN %(from_seq)s AND %(to_seq)s;
 
 -- sessions/segments.py: _CUT_BEHIND

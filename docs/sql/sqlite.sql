@@ -1579,27 +1579,32 @@ LIMIT 1;
 SELECT h.seq, h.entry_id, h.turn, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
     h.provider_name, h.request_model, h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
     h.cache_write_input_tokens, h.reasoning_output_tokens, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
-    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM history_entries AS h
+    h.finish_reason, h.error_type, h.content_bytes, max(h.usage_folded, 1), h.created_at FROM history_entries AS h
     WHERE h.namespace = :namespace AND h.session_id = :session_id AND h.seq BETWEEN :from_seq AND :to_seq
 UNION ALL
 SELECT h.seq, h.entry_id, h.turn, h.role, h.agent_name, CAST(h.content AS text), CAST(h.metadata AS text),
     h.provider_name, h.request_model, h.response_model, h.input_tokens, h.output_tokens, h.cache_read_input_tokens,
     h.cache_write_input_tokens, h.reasoning_output_tokens, h.cost_usd, h.tool_name, h.tool_call_id, h.duration_ms,
-    h.finish_reason, h.error_type, h.content_bytes, h.created_at FROM session_segments AS g
+    h.finish_reason, h.error_type, h.content_bytes, max(h.usage_folded, 1), h.created_at FROM session_segments AS g
 JOIN history_entries AS h ON h.namespace = g.namespace AND h.session_id = g.owner_session_id
     AND h.seq BETWEEN g.from_seq AND g.to_seq AND h.seq BETWEEN :from_seq AND :to_seq
 WHERE g.namespace = :namespace AND g.session_id = :session_id;
 
 -- history/entry_edits.py: _INSERT
 -- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
-INSERT INTO history_entries (namespace, session_id, usage_folded, seq, entry_id, turn, role, agent_name, content,
-    metadata, provider_name, request_model, response_model, input_tokens, output_tokens, cache_read_input_tokens,
+INSERT INTO history_entries (namespace, session_id, seq, entry_id, turn, role, agent_name, content, metadata,
+    provider_name, request_model, response_model, input_tokens, output_tokens, cache_read_input_tokens,
     cache_write_input_tokens, reasoning_output_tokens, cost_usd, tool_name, tool_call_id, duration_ms, finish_reason,
-    error_type, content_bytes, created_at)
-VALUES (:namespace, :session_id, 1, :seq, :entry_id, :turn, :role, :agent_name, :content, :metadata, :provider_name,
+    error_type, content_bytes, usage_folded, created_at)
+VALUES (:namespace, :session_id, :seq, :entry_id, :turn, :role, :agent_name, :content, :metadata, :provider_name,
     :request_model, :response_model, :input_tokens, :output_tokens, :cache_read_input_tokens, :cache_write_input_tokens,
     :reasoning_output_tokens, :cost_usd, :tool_name, :tool_call_id, :duration_ms, :finish_reason, :error_type,
-    :content_bytes, :created_at);
+    :content_bytes, :usage_folded, :created_at);
+
+-- history/entry_edits.py: _TAKE_OUT
+-- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
+UPDATE history_entries SET usage_folded = 2
+WHERE namespace = :namespace AND session_id = :owner AND seq = :seq;
 
 -- history/entry_edits.py: _SHIFT_TURNS
 -- Serves EditingRepository.annotate, EditingRepository.replace, EditingRepository.set_usage, HistoryRepository.append.
@@ -3678,7 +3683,7 @@ WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_
 -- UserStateRepository.increment, UserStateRepository.keys, UserStateRepository.set, UserStateRepository.set_many.
 --
 -- What they used stays where it was: it has been folded by now.
-UPDATE history_entries SET session_id = :heir, usage_folded = 1
+UPDATE history_entries SET session_id = :heir, usage_folded = max(usage_folded, 1)
 WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq;
 
 -- sessions/segments.py: _CUT_BEHIND

@@ -255,9 +255,48 @@ def test_usage_is_counted_once_whoever_had_the_row(store: Store, content: Conten
     assert total(store) == 250
     store.sessions.delete("fork")
     store.history.set_usage("deep", 2, used(130))
-    assert total(store) == 280  # It shared the 100 of the source: fork and deep now say 40 and 130.
+    assert total(store) == 380  # The 100 of the source went once: fork and deep say 40 and 130 instead.
     store.sessions.delete("deep")
-    assert total(store) == 280
+    assert total(store) == 380
+    assert unsound(content) == []
+
+
+def test_what_several_forks_say_of_one_entry_takes_away_what_it_used_once(store: Store, content: Content) -> None:
+    store.history.append("s", [NewEntry("x", usage=used(1000), cost_usd=1.5)], create=True)
+    forks = [store.sessions.fork("s", f"fork {n}").session_id for n in range(4)]
+    for n, fork in enumerate(forks[:3]):
+        store.history.replace(fork, 1, NewEntry("y", usage=used(10), cost_usd=0.01))
+        assert (total(store), store.usage.totals().cost_usd) == (10 + 10 * n, Decimal("0.01") * (n + 1))
+    store.history.set_usage("s", 1, used(7))
+    assert total(store) == 37
+    store.history.set_usage("s", 1, used(8))
+    store.history.set_usage(forks[0], 1, used(20))
+    assert total(store) == 48
+    # It has got the row that the source let go of.
+    store.history.set_usage(forks[3], 1, used(2))
+    assert total(store) == 50
+    store.sessions.delete_many(["s", *forks])
+    assert total(store) == 50
+    assert unsound(content) == []
+
+
+def test_what_a_source_and_its_forks_say_of_one_entry_takes_away_what_it_used_once(
+    store: Store, content: Content
+) -> None:
+    store.history.append("s", [NewEntry("x", usage=used(1000), role="user"), NewEntry("z")], create=True)
+    for fork in ("fork", "other"):
+        store.sessions.fork("s", fork)
+    store.history.set_usage("s", 1, used(10))
+    assert total(store) == 10
+    # To begin no turn any more moves the turns behind it, whose rows are copied along.
+    store.history.replace("fork", 1, NewEntry("y", role="assistant", usage=used(20)))
+    assert total(store) == 30
+    store.history.append(
+        "other", [NewEntry("x", entry_id=store.history.get("other", 1).entry_id)], on_conflict="replace"
+    )
+    assert total(store) == 30  # It does not say what it used.
+    store.history.set_usage("other", 1, used(3))
+    assert total(store) == 33
     assert unsound(content) == []
 
 

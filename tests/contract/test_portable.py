@@ -274,7 +274,7 @@ DAMAGES = {
     "cost below zero": (changed("entry", cost_usd="-1"), "line 9: has an invalid value in 'cost_usd'"),
     "tokens beyond all": (changed("entry", input_tokens=2**62), "line 9: has an invalid value in 'input_tokens'"),
     "a duration below zero": (changed("entry", duration_ms=-1.0), "line 9: has an invalid value in 'duration_ms'"),
-    "usage folded twice": (changed("entry", usage_folded=2), "line 9: has an invalid value in 'usage_folded'"),
+    "usage folded twice": (changed("entry", usage_folded=3), "line 9: has an invalid value in 'usage_folded'"),
     "a summary the wrong way round": (changed("summary", end_seq=0), "line 7: has an invalid value in 'end_seq'"),
     "a sum that is none": (changed("usage", cost_usd="NaN"), "line 10: has an invalid value in 'cost_usd'"),
     "a session twice": (twice("session"), "line 4: is a session that the file already has"),

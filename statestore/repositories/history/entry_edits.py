@@ -4,7 +4,8 @@ A row that others see too, or that is another's, is replaced by a copy of the se
 theirs. On PostgreSQL a row that nobody else sees is changed by a single statement, as in `unshared`.
 
 What an entry used is counted once. A row that is not in the usage ledger counts as it is; one that is there, or is
-a copy, is taken out of it again by its own figures before these change, and counts as it is from then on.
+a copy, is taken out of it again by its own figures before these change, and counts as it is from then on. The row that
+others still see is marked then: if they, too, change what it says, it is not taken out a second time.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from statestore import schema
-from statestore.engine.sql import Link, Params, Row, Statement
+from statestore.engine.sql import Link, Params, Statement
 from statestore.engine.sql_parts import each
 from statestore.repositories.history import entry_rows
 from statestore.repositories.sessions import segments, session_rows, unshared
@@ -68,11 +69,12 @@ _SHARED = Statement("""
     LIMIT 1""")
 
 _COPIED = tuple(
-    str(column.name)
-    for column in schema.history_entries.columns
-    if column.name not in ("namespace", "session_id", "usage_folded")
+    str(column.name) for column in schema.history_entries.columns if column.name not in ("namespace", "session_id")
 )
-_COPY = ", ".join(f"CAST(h.{name} AS text)" if name in ("content", "metadata") else f"h.{name}" for name in _COPIED)
+_SPECIAL = {"content": "CAST(h.content AS text)", "metadata": "CAST(h.metadata AS text)"} | {
+    "usage_folded": "$greatest(h.usage_folded, 1)"
+}
+_COPY = ", ".join(_SPECIAL.get(name, f"h.{name}") for name in _COPIED)
 _ROWS = Statement(f"""
     SELECT {_COPY} FROM $history_entries AS h WHERE {_OWN} AND h.seq BETWEEN :from_seq AND :to_seq
     UNION ALL
@@ -81,8 +83,14 @@ _ROWS = Statement(f"""
         AND h.seq BETWEEN g.from_seq AND g.to_seq AND h.seq BETWEEN :from_seq AND :to_seq
     WHERE g.namespace = :namespace AND g.session_id = :session_id""")
 _INSERT = Statement(f"""
-    INSERT INTO $history_entries (namespace, session_id, usage_folded, {", ".join(_COPIED)})
-    VALUES (:namespace, :session_id, 1, {each(":{}", _COPIED)})""")
+    INSERT INTO $history_entries (namespace, session_id, {", ".join(_COPIED)})
+    VALUES (:namespace, :session_id, {each(":{}", _COPIED)})""")
+
+# In the ledger are its figures still, but somebody else's copy has taken them away.
+TAKEN_OUT = 2
+_TAKE_OUT = Statement(f"""
+    UPDATE $history_entries SET usage_folded = {TAKEN_OUT}
+    WHERE namespace = :namespace AND session_id = :owner AND seq = :seq""")
 
 _SHIFT_TURNS = Statement("""
     UPDATE $history_entries SET turn = turn + :turns
@@ -93,10 +101,10 @@ _SHIFT_LAST_TURN = Statement("""
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An entry, whether its usage is in the ledger or counts for another session, and whose row it is."""
+    """An entry, whose row it is, and whether what it used is in the ledger: as in its column `usage_folded`."""
 
     entry: Entry
-    counted: bool
+    folded: int
     owner: str
 
 
@@ -107,7 +115,7 @@ def find(link: Link, session_id: str, by: str, key: Any) -> Found | None:
         return None
     *columns, folded, owner = row
     (entry,) = entry_rows.from_rows(link, session_id, [tuple(columns)])
-    return Found(entry, bool(folded) or owner != session_id, owner)
+    return Found(entry, folded, owner)
 
 
 def look(link: Link, session_id: str, by: str, key: Any) -> tuple[Entry, str] | None:
@@ -140,9 +148,17 @@ def change(link: Link, session_id: str, found: Found, columns: Params, *, turns:
         last_seq: The last position of the session.
     """
     seq = found.entry.seq
-    copied = _own(link, session_id, seq, last_seq if turns else seq)
-    uncounts = (found.counted or copied) and _counts_differently(link, found, columns, turns)
-    if uncounts:
+    place: Params = {"session_id": session_id, "from_seq": seq, "to_seq": last_seq if turns else seq}
+    shared = link.one(_SHARED, **place) is not None
+    counted = shared or found.folded > 0 or found.owner != session_id
+    uncounts = counted and _counts_differently(found, columns, turns)
+    takes_out = uncounts and found.folded != TAKEN_OUT
+    if shared:
+        if takes_out:
+            ledger.fold(link, found.owner, seq, seq)
+            link.run(_TAKE_OUT, owner=found.owner, seq=seq)
+        _copy(link, place, count=seq if takes_out else None)
+    if takes_out:
         ledger.unfold(link, session_id, seq)
     if turns:
         link.run(_SHIFT_TURNS, session_id=session_id, seq=seq, turns=turns)
@@ -158,22 +174,21 @@ def change(link: Link, session_id: str, found: Found, columns: Params, *, turns:
     return entry_rows.from_rows(link, session_id, rows)[0]
 
 
-def _own(link: Link, session_id: str, from_seq: int, to_seq: int) -> bool:
-    """Make the rows of a range the session's own, which nobody else sees; whether that took copies.
+def _copy(link: Link, place: Params, *, count: int | None) -> None:
+    """Make the rows of a range the session's own, which nobody else sees.
 
     What the copies used is counted already: for the session itself, whose rows are folded as they are let go of, or for
-    the one that they belong to.
+    the one that they belong to. That at the position *count* was taken out of the ledger just now for its copy.
     """
-    place: Params = {"session_id": session_id, "from_seq": from_seq, "to_seq": to_seq}
-    if link.one(_SHARED, **place) is None:
-        return False
-    rows: list[Row] = list(link.all(_ROWS, **place))
-    segments.release(link, session_id, from_seq, to_seq)
-    link.many(_INSERT, [dict(zip(_COPIED, row, strict=True)) for row in rows], session_id=session_id)
-    return True
+    rows = [dict(zip(_COPIED, row, strict=True)) for row in link.all(_ROWS, **place)]
+    segments.release(link, **place)
+    for row in rows:
+        if row["seq"] == count:
+            row["usage_folded"] = 1
+    link.many(_INSERT, rows, session_id=place["session_id"])
 
 
-def _counts_differently(link: Link, found: Found, columns: Mapping[str, Any], turns: int) -> bool:
+def _counts_differently(found: Found, columns: Mapping[str, Any], turns: int) -> bool:
     """Whether the reports have to say something else of a row that is counted already."""
     old = figures(found.entry)
     new = old | {name: columns[name] for name in _COUNTED if name in columns}

@@ -156,7 +156,7 @@ _RANGES: dict[tuple[str, str], dict[str, int]] = {
     ("history_entries", "seq"): _POSITION,
     ("history_entries", "turn"): {"most": checks.MAX_POSITION},
     ("history_entries", "content_bytes"): {"most": exactjson.MAX_BYTES},
-    ("history_entries", "usage_folded"): {"most": 1},
+    ("history_entries", "usage_folded"): {"most": 2},
     # Negative ones, and zero, belong to a fold that is under way.
     ("usage_ledger", "line"): {"least": 1, "most": 10**9},
 }

@@ -103,7 +103,7 @@ _WEIGH_ROWS = Statement("""
 
 # What they used stays where it was: it has been folded by now.
 _HAND_OVER_ROWS = Statement("""
-    UPDATE $history_entries SET session_id = :heir, usage_folded = 1
+    UPDATE $history_entries SET session_id = :heir, usage_folded = $greatest(usage_folded, 1)
     WHERE namespace = :namespace AND session_id = :session_id AND seq BETWEEN :from_seq AND :to_seq""")
 
 # Segments that reach beyond a range that changes hands are cut at its ends first; then those within it name the heir.
