@@ -1,8 +1,8 @@
 """The databases that tests run on.
 
 A test asks for `database_url` (once on each database), or for `sqlite_url` or `postgres_url`; the names with `empty_`
-give a database without the schema. Each test has a database of its own, cloned from a template that the migrations
-built once.
+give a database without the schema. Each test has a database for itself: cloned from a template that the migrations
+built once, or, on PostgreSQL, emptied by `tests.support.clones` when the test before had it.
 """
 
 import gc
@@ -14,7 +14,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from sqlalchemy import make_url
 from tests.citus import CitusCluster
 from tests.postgres import LocalServer, PostgresServer, fast_folder, start_server
 from tests.support.clock import MovableClock
+from tests.support.clones import Clones, is_looking
 from tests.support.content import Content
 from tests.support.impossible import SPREAD_FILES, impossible
 from tests.support.joined import Joined
@@ -85,9 +86,18 @@ def partitioned_url(postgres: PostgresServer, partitioned_template: str) -> Iter
         yield postgres.url(name)
 
 
+@pytest.fixture(scope="session")
+def clones(postgres: PostgresServer, template_database: str) -> Iterator[Clones]:
+    with closing(Clones(postgres, template_database)) as clones:
+        yield clones
+
+
 @pytest.fixture
-def postgres_url(postgres: PostgresServer, template_database: str) -> Iterator[str]:
-    with postgres.database(template=template_database) as name:
+def postgres_url(request: pytest.FixtureRequest, postgres: PostgresServer, template_database: str) -> Iterator[str]:
+    # A standby is not emptied at the same moment, and a cluster is more than one database.
+    alone = request.config.getoption("--replica") or isinstance(postgres, CitusCluster) or is_looking(request.path)
+    source: Any = partial(postgres.database, template_database) if alone else request.getfixturevalue("clones").database
+    with source() as name:
         yield postgres.url(name)
 
 
