@@ -1,1 +1,1 @@
-"""Reports that people look at: the catalogue of them, and the page that shows them all."""
+"""Reports that people look at: their catalogue, and the pages of them, whose own SQL is in `queries.py`."""

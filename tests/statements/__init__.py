@@ -1,1 +1,1 @@
-"""Every statement of the repositories, as each database gets it: docs/sql, which `./run sql` writes."""
+"""Every statement of an operation, as each database gets it: docs/sql, which `./run sql` writes."""

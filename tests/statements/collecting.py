@@ -1,4 +1,4 @@
-"""The statements that the repositories hold: where each is written, and what is said of it there."""
+"""The statements of the operations: where each is written, and what is said of it there."""
 
 import ast
 import importlib
@@ -10,12 +10,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeGuard
 
-from statestore import repositories
+import statestore
+from statestore import reports, repositories
 from statestore.engine.sql import Statement
 from statestore.repositories.history import follows
 from tests.statements.shapes import SHAPES
 
-PREFIX = f"{repositories.__name__}."
+ROOMS = (repositories, reports)
+"""The packages that hold operations and their SQL; `tests/unit/test_statements.py` looks for others."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,17 @@ class Found:
 
 
 def modules() -> list[ModuleType]:
-    names = [found.name for found in pkgutil.walk_packages(repositories.__path__, PREFIX)]
+    names = [found.name for room in ROOMS for found in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")]
     return [importlib.import_module(name) for name in sorted(names)]
+
+
+def is_collected(module: str) -> bool:
+    return module.startswith(tuple(f"{room.__name__}." for room in ROOMS))
+
+
+def place_of(module: ModuleType) -> str:
+    """Where a module is: as seen from its repositories, such as `cache.base`, or from the package."""
+    return module.__name__.removeprefix(f"{statestore.__name__}.").removeprefix("repositories.")
 
 
 def is_builder(value: Any) -> TypeGuard[Any]:
@@ -53,7 +64,7 @@ def statements_in(value: Any, name: str) -> Iterator[tuple[str, Statement]]:
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from statements_in(item, f"{name}[{key!r}]")
-    elif type(value).__module__.startswith(PREFIX) and hasattr(value, "__dict__"):
+    elif is_collected(type(value).__module__) and hasattr(value, "__dict__"):
         for attribute, item in vars(value).items():
             yield from statements_in(item, f"{name}.{attribute}")
 
@@ -64,15 +75,16 @@ def collect() -> list[Found]:
     # Those who follow a history have a connection to themselves, which runs plain text.
     for name in ("listen_to", "try_lock", "unlock"):
         text = getattr(follows.LISTENING, name).replace("%s", ":namespace", 1).replace("%s", ":session_id", 1)
-        place = follows.__name__.removeprefix(PREFIX)
-        found.append(Found(place, f"LISTENING.{name}", 0, Statement(postgresql=text), "For `history.follow`."))
+        found.append(
+            Found(place_of(follows), f"LISTENING.{name}", 0, Statement(postgresql=text), "For `history.follow`.")
+        )
     return sorted(found, key=lambda one: (one.module, one.line, one.name))
 
 
 def _of_module(module: ModuleType) -> Iterator[Found]:
     path = Path(str(module.__file__))
     lines = path.read_text().splitlines()
-    place = module.__name__.removeprefix(PREFIX)
+    place = place_of(module)
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef) and is_builder(builder := getattr(module, node.name)):
             shape, arguments = SHAPES[builder]

@@ -12,28 +12,43 @@ from typing import Any
 
 from statestore.engine.calls import mode_of
 from statestore.engine.sql import Statement
+from statestore.operations import state as state_groups
+from statestore.operations.base import operation
 from statestore.repositories.base import Repository
-from tests.statements.collecting import PREFIX, is_builder, modules, statements_in
+from tests.statements.collecting import is_builder, is_collected, modules, statements_in
 
 
-def operations() -> Iterator[tuple[type[Repository], FunctionType]]:
-    """The methods that are declared as operations, or as steps of one, with their classes."""
+def operations() -> Iterator[tuple[type[Repository], FunctionType, str]]:
+    """The methods that are declared as operations, or as steps of one: their class, and what callers know them as."""
     for module in modules():
         for kind in vars(module).values():
             if isinstance(kind, type) and issubclass(kind, Repository) and kind.__module__ == module.__name__:
-                own = [method for method in vars(kind).values() if mode_of(method) is not None]
-                # One that has none runs those that it inherits, on tables of its own.
-                for method in own or [method for _, method in inspect.getmembers(kind, mode_of)]:
-                    yield kind, method
+                for method in vars(kind).values():
+                    if mode_of(method) is not None:
+                        yield kind, method, method.name
+                for method in _inherited(kind):
+                    yield kind, method, f"{kind.group}.{method.__name__}"
 
 
-def served() -> dict[int, list[str]]:
-    """By the `id` of a statement, or of the function that builds it, the operations that it serves."""
-    found: dict[int, set[str]] = defaultdict(set)
-    for kind, method in operations():
+@cache
+def _inherited(kind: type[Repository]) -> list[FunctionType]:
+    """The methods of others that are operations on tables of *kind*, as `operations.base.owned` declares them."""
+    groups = [group for group in vars(state_groups).values() if isinstance(group, type)]
+    members = [member for group in groups for member in vars(group).values() if isinstance(member, operation)]
+    names = {member.method.__name__ for member in members if getattr(member.method, "repository", None) is kind}
+    return [getattr(kind, name) for name in sorted(names - vars(kind).keys()) if mode_of(getattr(kind, name))]
+
+
+def served() -> dict[int, dict[str, str]]:
+    """By the `id` of a statement, or of the function that builds it, the operations that it serves.
+
+    Each is the method that runs it, such as `CacheRepository.get`, with what callers know it as: `cache.get`.
+    """
+    found: dict[int, dict[str, str]] = defaultdict(dict)
+    for kind, method, name in operations():
         for reached in _reached(kind, method):
-            found[id(reached)].add(f"{kind.__name__}.{method.__name__}")
-    return {key: sorted(names) for key, names in found.items()}
+            found[id(reached)][f"{kind.__name__}.{method.__name__}"] = name
+    return found
 
 
 def _reached(kind: type[Repository], method: FunctionType) -> list[Any]:
@@ -49,17 +64,17 @@ def _reached(kind: type[Repository], method: FunctionType) -> list[Any]:
         if isinstance(value, Statement) or is_builder(value):
             reached.append(value)
         elif isinstance(value, FunctionType):
-            if value.__module__.startswith(PREFIX):
+            if is_collected(value.__module__):
                 todo += _named(value, kind)
         elif isinstance(value, type):
             # A repository of its own: what it does is its own operations'.
-            if value.__module__.startswith(PREFIX) and not issubclass(value, Repository):
+            if is_collected(value.__module__) and not issubclass(value, Repository):
                 todo += [part for part in vars(value).values() if isinstance(part, FunctionType)]
         elif isinstance(value, ModuleType):
             pass
         else:
             todo += [statement for _, statement in statements_in(value, "")]
-            if type(value).__module__.startswith(PREFIX):
+            if is_collected(type(value).__module__):
                 todo.append(type(value))
     return reached
 

@@ -6,6 +6,7 @@ The key is a function that keeps the statements it has built. What is missing he
 from typing import Any
 
 from statestore.engine.sql import Statement
+from statestore.reports import queries
 from statestore.repositories.cache import counters as cache_counters
 from statestore.repositories.cache import listing as cache_listing
 from statestore.repositories.cache import statements as cache_statements
@@ -82,6 +83,8 @@ SHAPES: dict[Any, tuple[str, dict[str, Any]]] = {
             "limited": True,
         },
     ),
+    queries._latencies: ("three bars of the time axis", {"boundaries": 2}),
+    queries._sums: ("three bars of the time axis", {"boundaries": 2}),
     report_sql.span: ("of the store's namespace", {"within": report_sql.OWN}),
     report_sql.cache_by_day: ("of the store's namespace", {"within": report_sql.OWN}),
     report_sql.storage: ("of the store's namespace", {"within": report_sql.OWN}),

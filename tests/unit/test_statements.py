@@ -1,16 +1,24 @@
 """Statements: what their tokens become, and docs/sql, which shows all of them."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import statestore
+from statestore.engine import calls
 from statestore.engine.sql import Dialect, DialectName, Statement
 from statestore.engine.sql_parts import arrays, each, numbered, unnest, value_rows
 from tests.statements.collecting import collect, is_builder, modules
 from tests.statements.pages import DATABASES, pages, readable
 from tests.statements.serving import served
 from tests.statements.shapes import SHAPES
+
+PACKAGE = Path(statestore.__file__).parent
+# The decorators that make a method an operation.
+DECLARING = {name for name in vars(calls) if name.startswith(("reads", "writes"))}
 
 
 def rendered(sql: str, dialect: DialectName) -> str:
@@ -68,6 +76,30 @@ def test_no_statement_is_missing() -> None:
     assert (missing, int(found) > 200) == ("0", True)
 
 
+def test_no_module_with_operations_or_statements_is_left_out() -> None:
+    """Wherever in the package it is: `ROOMS` in tests/statements/collecting.py names the packages."""
+    collected = {str(module.__file__) for module in modules()}
+    assert {str(path) for path in PACKAGE.rglob("*.py") if runs_sql(path)} <= collected
+    assert runs_sql(PACKAGE / "reports" / "queries.py")
+
+
+def runs_sql(path: Path) -> bool:
+    """Whether a module makes a `Statement`, or declares an operation with a decorator of `engine/calls.py`."""
+    source = path.read_text()
+    if "Statement" not in source and "engine.calls" not in source:
+        return False
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and _last_name(node.func) == "Statement":
+            return True
+        if isinstance(node, ast.FunctionDef) and DECLARING & set(map(_last_name, node.decorator_list)):
+            return True
+    return False
+
+
+def _last_name(node: ast.expr) -> str:
+    return ast.unparse(node).rpartition(".")[2]
+
+
 def test_each_builder_of_statements_is_shown_for_a_shape() -> None:
     builders = {value for module in modules() for value in vars(module).values() if is_builder(value)}
     assert builders == set(SHAPES), "tests/statements/shapes.py names them"
@@ -81,11 +113,21 @@ def test_each_statement_serves_an_operation() -> None:
 
 def test_operations_are_found_however_they_come_to_a_statement() -> None:
     operations = served()
-    of = {f"{one.module}.{one.name}": operations.get(id(one.builder or one.statement), []) for one in collect()}
+    of = {f"{one.module}.{one.name}": operations.get(id(one.builder or one.statement), {}) for one in collect()}
     assert "HistoryRepository.append" in of["history.append_batches._statement"]  # by its batches
     assert "CacheRepository.set" in of["cache.eviction._EXPIRED.within"]  # by methods that it inherits
     assert "LeasesRepository.renew" in of["sessions.session_rows._LEASE"]  # by a function of another module
-    assert of["expiry.due._CACHE"] == ["DueRepository.due"]
+    assert "PageRepository.labels" in of["reports.queries._LABELS"]  # above the repositories
+    assert "UserStateRepository.get" in of["state.statements.USER_STATEMENTS.get"]  # on tables of another owner's
+    assert list(of["expiry.due._CACHE"]) == ["DueRepository.due"]
+
+
+def test_operations_are_named_as_their_callers_know_them() -> None:
+    names = {method: name for methods in served().values() for method, name in methods.items()}
+    assert names["CacheRepository.get"] == "cache.get"
+    assert names["UserStateRepository.get"] == "user_state.get"
+    assert names["AppStateRepository.keys"] == "app_state.keys"
+    assert names["CacheClaims.claim"] == "cache.get_or_compute"
 
 
 def test_a_statement_is_shown_as_it_is_sent_but_for_white_space() -> None:
