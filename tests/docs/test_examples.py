@@ -15,6 +15,7 @@ from sqlalchemy import make_url, text
 
 from statestore import NewEntry, StateStore, Usage, doctor, migrate
 from statestore.migrate import engine_for
+from statestore.operations.base import Group
 from tests.cli.conftest import resolved
 from tests.docs.pages import CHECKOUT, PAGES, blocks, name_of
 from tests.support.warm import programs
@@ -26,6 +27,7 @@ from statestore import StateStore
 store = StateStore.open("sqlite:///agents.db")
 """
 JOINED = "postgresql+psycopg://app@localhost/app"
+OPERATIONS = CHECKOUT / "docs" / "operations.md"
 GUIDES = CHECKOUT / "docs" / "guides"
 START = CHECKOUT / "docs" / "start.md"
 # Code that only runs in its place has a test of its own below.
@@ -94,6 +96,24 @@ def test_the_examples_of_a_page_run(page: Path, folder: Path, request: pytest.Fi
     run(code, folder)
     if JOINED in "\n".join(blocks(page, "python")):
         assert_booked(url)
+
+
+def shown(name: str) -> bool:
+    """Whether the page of operations shows an operation being called."""
+    code = "\n".join(blocks(OPERATIONS, "python"))
+    return re.search(rf"(?<![.\w])(store|tx|StateStore)\.{re.escape(name)}\(", code) is not None
+
+
+def test_the_page_of_operations_shows_each_of_them(tmp_path: Path) -> None:
+    with StateStore.open(f"sqlite:///{tmp_path}/a.db") as store:
+        members = {name: getattr(store, name) for name in dir(store) if not name.startswith("_")}
+    groups = {name: member for name, member in members.items() if isinstance(member, Group)}
+    operations = {name for name, member in members.items() if callable(member)}
+    operations |= {f"{group}.{name}" for group in groups for name in dir(groups[group]) if not name.startswith("_")}
+    # In one sentence: users and agents have what sessions have.
+    alike = {name for name in operations if re.match(r"(user|app)_state\.", name)}
+    assert {re.sub(r"^(user|app)_", "", name) for name in alike} <= operations
+    assert sorted(name for name in operations - alike if not shown(name)) == []
 
 
 def assert_booked(url: str) -> None:
