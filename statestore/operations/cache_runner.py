@@ -27,7 +27,6 @@ from statestore.repositories.cache.base import BRIEF, NOTES, STATE
 from statestore.repositories.cache.compute_claims import COMPUTED, Found
 from statestore.repositories.cache.limits import CacheState
 from statestore.repositories.cache.options import CacheOptions
-from statestore.repositories.cache.repository import CacheRepository
 from statestore.repositories.cache.statistics import CacheCounts
 
 _log = logging.getLogger("statestore")
@@ -35,9 +34,6 @@ _log = logging.getLogger("statestore")
 # Seconds to wait for others if a caller asks for the counts to be written, or closes the store; plain reads never wait
 # that long. The second is the limit for everything, if the network swallows all packets.
 _ASKED_FOR, _LONGEST = 4.0, 5.0
-
-# These show what was noted, so it is written first: then other processes show it as well.
-_SHOWS_COUNTS = frozenset({CacheRepository.stats, CacheRepository.entry, CacheRepository.entries})
 
 
 class _CacheRunner:
@@ -80,7 +76,7 @@ class CacheRunner(_CacheRunner):
         self._runner = runner
 
     def run(self, call: Call) -> Any:
-        if call.method in _SHOWS_COUNTS and self.state.may_write():
+        if getattr(call.method, "shows_counts", False) and self.state.may_write():
             self.flush(BRIEF)
         result = self._run(call)
         if self.state.is_due():
@@ -110,7 +106,7 @@ class AsyncCacheRunner(_CacheRunner):
         self._runner = runner
 
     async def run(self, call: Call) -> Any:
-        if call.method in _SHOWS_COUNTS and self.state.may_write():
+        if getattr(call.method, "shows_counts", False) and self.state.may_write():
             await self.flush(BRIEF)
         result = await self._run(call)
         if self.state.is_due():

@@ -1,9 +1,9 @@
 """What the repositories of the cache share: their state, how a row is read, how the ledger is written."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from statestore import schema
 from statestore.checking import checks, codec, exactjson
@@ -60,6 +60,14 @@ _TAGS_SQLITE = """
 
 _ENTRY = Columns(schema.cache_entries, *fields_of(CacheEntry, "stale_ttl"), "codec", "keep_until")
 _cache_entry = builder(CacheEntry)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def shows_counts(method: F) -> F:
+    """The operation shows what was noted, so that is written first: then other processes show it as well."""
+    method.shows_counts = True  # type: ignore[attr-defined]
+    return method
 
 
 def entry_columns(dialect: str, *, values: bool = True) -> str:

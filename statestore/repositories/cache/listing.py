@@ -7,7 +7,7 @@ from statestore.engine.calls import reads
 from statestore.engine.sql import Statement
 from statestore.engine.sql_parts import prefix_range
 from statestore.errors import InvalidValueError
-from statestore.repositories.cache.base import BEGINS, LIVE, CacheBase, entry_columns
+from statestore.repositories.cache.base import BEGINS, LIVE, CacheBase, entry_columns, shows_counts
 from statestore.repositories.cache.holding import HELD
 from statestore.values.cache import CacheEntry
 
@@ -44,6 +44,7 @@ class CacheListing(CacheBase):
     """What is in the cache. Nothing here counts as an access."""
 
     @reads
+    @shows_counts
     def entries(
         self,
         *,

@@ -12,7 +12,7 @@ from statestore.engine.calls import reads, writes, writes_in_one_statement
 from statestore.engine.columns import Columns
 from statestore.engine.sql import Row, Statement
 from statestore.errors import InvalidValueError
-from statestore.repositories.cache.base import KEYS, LIVE, entry_columns
+from statestore.repositories.cache.base import KEYS, LIVE, entry_columns, shows_counts
 from statestore.repositories.cache.counters import CacheCounters
 from statestore.repositories.cache.endings import CacheEndings
 from statestore.repositories.cache.holding import HELD
@@ -97,6 +97,7 @@ class CacheRepository(CacheCounters, CacheInvalidation, CacheEndings, CacheListi
         return {key: self._hit(rows[key]) for key in wanted if key in rows}
 
     @reads
+    @shows_counts
     def entry(self, key: str) -> CacheEntry | None:
         """A key's value with its attributes, or None. Does not count as an access."""
         row = self._read_one(_ENTRY, _ENTRY_HELD, checks.key(key, "key"))

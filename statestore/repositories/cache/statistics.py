@@ -9,7 +9,7 @@ from statestore import schema
 from statestore.engine.calls import reads, reported_as, writes, writes_once_in_one_statement
 from statestore.engine.columns import Columns, fields_of
 from statestore.engine.sql import Statement
-from statestore.repositories.cache.base import LIVE, NOTED
+from statestore.repositories.cache.base import LIVE, NOTED, shows_counts
 from statestore.repositories.cache.eviction import CacheRoom
 from statestore.schema import CACHE_COUNTERS
 from statestore.schema.column_types import UtcTime
@@ -64,6 +64,7 @@ class CacheStatistics(CacheRoom):
     """Statistics and eviction."""
 
     @reads
+    @shows_counts
     def stats(self) -> CacheStats:
         """What is in the cache, and what has happened in it, in total and by agent.
 
