@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from operator import attrgetter
 from types import UnionType
 from typing import Any, TypeAlias, get_args, get_origin
@@ -199,6 +199,12 @@ class LossLog:
         if not known:
             reason = "it was closed while it was idle" if error is None else _reason(error)
             _log.warning("a connection to the database was lost (%s); the next call opens a new one", reason)
+
+
+@lru_cache(maxsize=1000)
+def warn_once(message: str, *details: object) -> None:
+    """Log a warning, once in a process: of what is wrong, but not the fault of a call that comes upon it."""
+    _log.warning(message, *details)
 
 
 def tell_retry(name: str, error: StateStoreError, *, attempt: int, pause: float) -> None:

@@ -394,4 +394,4 @@ VIEWS = (
     "session_history",
     "session_state",
 )
-"""The views: public, and made by the migrations alone."""
+"""The views, made by the migrations alone. All are public but `usage_unsummed_lines`, which the sums of usage read."""

@@ -5,20 +5,17 @@ is given; a model by the first of its provider's rules that matches; a rate may 
 much input the call has, in which case it applies to all of its tokens.
 """
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any, Self
 
 from statestore.values.price_patterns import Matcher, PatternError, compile_clause
 
 MAX_COST = Decimal(10) ** 10
 """Prices, and the cost of a call, are less than this: the columns cannot store more."""
-_log = logging.getLogger("statestore")
 _MILLION = Decimal(1_000_000)
 _STEP = Decimal("1e-10")
 _COMPACT_DATE = re.compile(r"-(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")
@@ -121,15 +118,6 @@ class Rule:
     @property
     def by_hand(self) -> bool:
         return self.own or self.position < 0
-
-
-@lru_cache(maxsize=1000)
-def leave_out(namespace: str, position: object, problem: str) -> None:
-    """Log, once, that a price in the database cannot be used: it is not the fault of the caller who appends."""
-    whose = f"namespace {namespace!r}" if namespace else "all namespaces"
-    _log.warning(
-        "price %r of %s cannot be used and is left out: %s; set or sync the prices again", position, whose, problem
-    )
 
 
 class PriceBook:

@@ -11,7 +11,8 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from statestore import InvalidValueError, ModelPrice, NewEntry, SchemaMissingError, StateStore, Usage, prices_of
-from statestore.values.prices import Consumption, cost, leave_out
+from statestore.engine.telemetry import warn_once
+from statestore.values.prices import Consumption, cost
 from tests.migrations.databases import connected, driver_url, prefix
 from tests.support.command_line import invoke
 from tests.support.portal import Blocking
@@ -228,7 +229,7 @@ def test_what_only_sqlite_stores_stops_nobody(sqlite_url: str, connect: Connect,
 
 
 def nobody_is_stopped(url: str, connect: Connect, caplog: Caplog, bad: dict[str, str]) -> None:
-    leave_out.cache_clear()
+    warn_once.cache_clear()
     store = connect(url)
     of(store)  # It has asked for prices before.
     write_row(url, position="2", model="'n'", match="'" + GOOD_MATCH.replace('"m"', '"n"') + "'")

@@ -7,9 +7,10 @@ from typing import Any
 
 from statestore.checking import exactjson, messages
 from statestore.engine.sql import Link, Row, Statement
+from statestore.engine.telemetry import warn_once
 from statestore.schema import PRICE_COLUMNS
 from statestore.values.price_patterns import PatternError
-from statestore.values.prices import MAX_COST, Consumption, ModelPrice, PriceBook, Prices, Rule, cost, leave_out
+from statestore.values.prices import MAX_COST, Consumption, ModelPrice, PriceBook, Prices, Rule, cost
 
 REVISION = """(SELECT coalesce(sum(p.value), 0) FROM $store_settings AS p
         WHERE p.name = 'prices' AND p.namespace IN ('', :namespace))"""
@@ -37,6 +38,9 @@ _PRICES, _SHARED_PRICES = (
 )
 
 
+_LEFT_OUT = "price %r of %s cannot be used and is left out: %s; set or sync the prices again"
+
+
 def load(link: Link) -> PriceBook:
     """All prices, as the namespace sees them."""
     return PriceBook(rules(link))
@@ -54,7 +58,8 @@ def rules(link: Link, *, shared_only: bool = False) -> list[Rule]:
         except (ValueError, TypeError, ArithmeticError) as error:  # Anything may be in a column of SQLite.
             namespace, position, *_ = row
             why = str(error) if isinstance(error, PatternError) else "a value cannot be read"
-            leave_out(str(namespace), position, why)
+            whose = f"namespace {str(namespace)!r}" if namespace else "all namespaces"
+            warn_once(_LEFT_OUT, position, whose, why)
     return found
 
 
