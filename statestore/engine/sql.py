@@ -30,7 +30,6 @@ Clock: TypeAlias = Callable[[], datetime]
 DialectName: TypeAlias = Literal["postgresql", "sqlite"]
 
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
-_TOKEN = re.compile(r"\$([a-z]\w*)")
 # Where the schema's name goes, which is put in last: it may hold whatever looks like a token or a parameter.
 _SCHEMA, _SCHEMA_IN_TEXT = "\0", "\1"
 
@@ -68,7 +67,7 @@ class Statement:
         return self._sql["postgresql"]
 
     def render(self, dialect: "Dialect") -> str:
-        sql = _with_tokens(self._sql[dialect.name], dialect)
+        sql = sql_tokens.replaced(self._sql[dialect.name], dialect.tokens, dialect.functions)
         if dialect.name == "sqlite":
             return sql.replace(_SCHEMA, dialect.table_prefix)
         # Arrays travel in binary: as text they take twice as long.
@@ -77,34 +76,6 @@ class Statement:
         )
         prefixes = {_SCHEMA: dialect.schema_prefix, _SCHEMA_IN_TEXT: dialect.schema_prefix.replace("'", "''")}
         return re.sub(f"[{_SCHEMA}{_SCHEMA_IN_TEXT}]", lambda match: prefixes[match[0]], sql)
-
-
-def _with_tokens(sql: str, dialect: "Dialect") -> str:
-    """The SQL with its tokens replaced, those within what another one encloses first."""
-    rendered: list[str] = []
-    position = 0
-    while token := _TOKEN.search(sql, position):
-        rendered.append(sql[position : token.start()])
-        name, position = token[1], token.end()
-        if name in dialect.tokens:
-            rendered.append(dialect.tokens[name])
-        elif name in dialect.functions and sql[position : position + 1] == "(":
-            end = _closing(sql, position)
-            rendered.append(dialect.functions[name](_with_tokens(sql[position + 1 : end], dialect)))
-            position = end + 1
-        else:
-            raise ValueError(f"no token ${name} in statements: {sql.strip()}")
-    return "".join(rendered) + sql[position:]
-
-
-def _closing(sql: str, opening: int) -> int:
-    """Where the parenthesis closes that opens at a place."""
-    depth = 0
-    for place in range(opening, len(sql)):
-        depth += {"(": 1, ")": -1}.get(sql[place], 0)
-        if not depth:
-            return place
-    raise ValueError(f"a parenthesis of a token is not closed: {sql[opening:].strip()}")
 
 
 class Dialect:
@@ -136,7 +107,7 @@ class Dialect:
     def _prepare(self) -> None:
         self.tokens = self._tokens()
         self.functions = self._functions()
-        self.tokens["live"] = _with_tokens(schema.LIVE_SESSION, self)
+        self.tokens["live"] = sql_tokens.replaced(schema.LIVE_SESSION, self.tokens, self.functions)
         # Statements built for a shape (a batch size, a set of filters) come and go, so this is bounded.
         self.render: Callable[[Statement], str] = lru_cache(maxsize=1024)(self._render)
 
@@ -319,6 +290,10 @@ class Link:
         if self._now is None:
             self._now = self._read_clock() if self._now_us is None else sqlite_values.instant(self._now_us)
         return self._now
+
+    def now_here(self) -> datetime:
+        """The time of the operation; that of this process, where the server's own clock is used."""
+        return self.now() or datetime.now(UTC)
 
     def _read_clock(self) -> datetime:
         clock = self.settings.clock

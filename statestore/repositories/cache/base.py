@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 from statestore import schema
@@ -137,7 +137,7 @@ class CacheBase(Repository):
 
     def _now(self) -> datetime:
         """The time, for what is only noted: even if the server's clock rules, ours will do."""
-        return self._link.now() or datetime.now(UTC)
+        return self._link.now_here()
 
     def _decode(self, data: bytes, codec_name: str) -> Any:
         return codec.decode(data, codec_name, max_bytes=self._link.settings.max_value_bytes)

@@ -97,7 +97,7 @@ def last_of_many(link: Link, session_ids: Sequence[str], n: int) -> dict[str, li
     due: set[str] = set()
     by_session: dict[str, list[tuple[object, ...]]] = {}
     for also, session_id, *columns in link.all(_LAST, session_ids=list(session_ids), n=min(n, entry_reads.FAR)):
-        if (also or 0) & entry_reads.EXTENSION_DUE:
+        if (also or 0) & entry_reads.TO_EXTEND:
             due.add(session_id)
         rows = by_session.setdefault(session_id, [])
         if columns[entry_rows.SEQ - 1] is not None:

@@ -38,10 +38,10 @@ _FROM_SQLITE, _TO_SQLITE = bounds(*(f":{name}" for name in _WINDOW))
 _PAGE = 2000
 
 # What there is to do beyond reading: nothing for most sessions, and then NULL is all that is computed and sent.
-_FORK, EXTENSION_DUE = 1, 2
+_FORK, TO_EXTEND = 1, 2
 ALSO = f"""CASE WHEN s.forked_at_seq IS NOT NULL OR s.ttl IS NOT NULL OR s.belongs_to IS NOT NULL
     THEN CASE WHEN s.forked_at_seq IS NOT NULL THEN {_FORK} ELSE 0 END
-        + CASE WHEN {session_rows.EXTENSION_DUE} THEN {EXTENSION_DUE} ELSE 0 END END"""
+        + CASE WHEN {session_rows.EXTENSION_DUE} THEN {TO_EXTEND} ELSE 0 END END"""
 
 
 def _statements(columns: str) -> tuple[Statement, Statement]:
@@ -181,7 +181,7 @@ def read(
         known = True
         link.settings.of(ForkHints).add(session_id)
         also, entries = _read(link, fork, session_id, window)
-    if also & EXTENSION_DUE:
+    if also & TO_EXTEND:
         session_rows.extend(link, session_id)
     if known:
         entries.sort(key=attrgetter("seq"))
@@ -301,7 +301,7 @@ def rows_of(
         hints.add(session_id)
         rows = holding.read(link, fork, session_id=session_id, **params)
         also = _also(link, session_id, rows)
-    if also & EXTENSION_DUE:
+    if also & TO_EXTEND:
         session_rows.extend(link, session_id)
     return rows, known
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -329,7 +329,7 @@ def price(link: Link, batch: Sequence[PreparedEntry]) -> tuple[Sequence[Prepared
     if not any(price_rows.is_unpriced(entry.columns) for entry in batch):
         return batch, None
     book, revision = price_rows.current(link)
-    today = (link.now() or datetime.now(UTC)).date()
+    today = link.now_here().date()
     return [_priced(entry, book, today) for entry in batch], revision
 
 
@@ -347,7 +347,7 @@ def cost_of(link: Link, columns: Mapping[str, Any], content: Any) -> tuple[Decim
     if not price_rows.is_unpriced({**columns, "cost_usd": None}):
         return None, None
     book, revision = price_rows.current(link)
-    today = (link.now() or datetime.now(UTC)).date()
+    today = link.now_here().date()
     return price_rows.cost_of(columns, content, book, today), revision
 
 

@@ -70,14 +70,17 @@ HELD = " AND s.lease_token = :lease_token AND s.lease_until > $now"
 AS_EXPECTED = """(NOT $live OR (coalesce(s.revision = :expected_revision, true)
             AND coalesce(s.user_id = :expected_user_id, CAST(:expected_user_id AS varchar) IS NULL)))"""
 
-# Extending on each read would turn every read into a write; a tenth of the TTL is close enough.
+# Of a row: whether a tenth of its TTL has passed since the TTL was last extended. To extend it on each read would turn
+# every read into a write; a tenth is close enough.
+TENTH_PASSED = "{0}.expires_at < $later({0}.ttl * 9 / 10)"
+
+# The same of a session, or of what it belongs to: what is read of a part extends the TTL of that one.
 # It is selected with each row of a history: the CASE keeps SQLite from computing times for sessions without a TTL.
 # Where nothing can be written, on a standby for example, nothing is due: PostgreSQL says so itself, since a statement
 # that fails would end the caller's transaction.
-# What is read of a part extends the TTL of the session that it belongs to.
-EXTENSION_DUE = """(CASE WHEN s.ttl IS NOT NULL THEN s.expires_at < $later(s.ttl * 9 / 10) AND $writable
+EXTENSION_DUE = f"""(CASE WHEN s.ttl IS NOT NULL THEN {TENTH_PASSED.format("s")} AND $writable
         WHEN s.belongs_to IS NULL THEN false
-        ELSE coalesce((SELECT w.expires_at < $later(w.ttl * 9 / 10) FROM $sessions AS w
+        ELSE coalesce((SELECT {TENTH_PASSED.format("w")} FROM $sessions AS w
             WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND $writable END)"""
 
 # What a write says of a part, for `extend_whole`. The row of what it belongs to is not written in the same statement:

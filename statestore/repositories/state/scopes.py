@@ -20,8 +20,9 @@ from statestore.repositories.sessions import holding, session_rows
 # A write says so in the session's row at most so often: others may have that row, and each version of it is space.
 STEP = timedelta(seconds=1)
 
-_DUE = """(s.last_activity_at <= $later(-CAST(:step AS interval)) OR s.active_hour <> $hour
-            OR (s.expires_at < $later(s.ttl * 9 / 10)) IS TRUE)"""
+_TENTH_PASSED = session_rows.TENTH_PASSED.format("s")
+_DUE = f"""(s.last_activity_at <= $later(-CAST(:step AS interval)) OR s.active_hour <> $hour
+            OR ({_TENTH_PASSED}) IS TRUE)"""
 _WHOLE_DUE = session_rows.WHOLE_DUE
 _SESSION = "s.namespace = :namespace AND s.session_id = :owner_id AND $live"
 
@@ -120,8 +121,8 @@ _HOLD = Statement(
 )
 _LOOK = Statement(f"SELECT {_DUE}, {_WHOLE_DUE} FROM $sessions AS s WHERE {_SESSION}")
 _WAIT = Statement(postgresql=f"SELECT 1 FROM $sessions AS s WHERE {_SESSION} FOR KEY SHARE OF s")
-_EXTEND_WHOLE = """UPDATE $sessions AS s SET expires_at = $later(s.ttl)
-        WHERE s.namespace = :namespace AND $live AND s.expires_at < $later(s.ttl * 9 / 10) AND s.session_id = (
+_EXTEND_WHOLE = f"""UPDATE $sessions AS s SET expires_at = $later(s.ttl)
+        WHERE s.namespace = :namespace AND $live AND {_TENTH_PASSED} AND s.session_id = (
             SELECT x.belongs_to FROM $sessions AS x WHERE x.namespace = :namespace AND x.session_id = :owner_id)"""
 _NOTE_WHOLE = Statement(sqlite=_EXTEND_WHOLE)
 # First the row of what it belongs to, as those do who remove that.

@@ -1,6 +1,6 @@
 """Prices of models, as a namespace sees them: looked up, set by hand, and applied to what is there."""
 
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from operator import itemgetter
 from typing import Any
@@ -70,7 +70,7 @@ class PricesRepository(Repository, group="prices"):
         if day is not None:
             price_writes.day(day, "day")
         else:
-            day = (self._link.now() or datetime.now(UTC)).date()
+            day = self._link.now_here().date()
         price_writes.hold(self._link)
         return price_rows.load(self._link).find(model, provider_name, day, input_tokens)
 

@@ -1,7 +1,7 @@
 """Calls of models and tools that are not entries of a history: recorded once each, and counted in all reports."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -187,7 +187,7 @@ class RecordsRepository(Repository, group="usage"):
         call = {**columns, "response_model": columns["model"]}
         if price_rows.is_unpriced(call):
             book, revision = price_rows.current(link)
-            row["cost_usd"] = price_rows.cost_of(call, None, book, (link.now() or datetime.now(UTC)).date())
+            row["cost_usd"] = price_rows.cost_of(call, None, book, link.now_here().date())
         if link.dialect.name == "sqlite" or link.in_transaction:
             return () if link.one(_INSERT, **row) else link.one(_FIND, record_id=record_id)
         statement = _AT_ONCE if revision is None else _AT_ONCE_PRICED
