@@ -64,7 +64,7 @@ class AsyncStateStore(AsyncTransaction, Sweeping):
     """As `StateStore`, awaited. Safe to share between the tasks of one event loop.
 
     When that has ended, as `asyncio.run` does, another one may go on with the store; while it runs, an operation in
-    another raises `StoreClosedError`. (On an `AsyncEngine` of the caller's that is up to its driver.)
+    another raises `StoreClosedError`. (On the caller's own `AsyncEngine` that is up to its driver.)
     """
 
     _database: AsyncDatabase

@@ -177,7 +177,7 @@ class SchemaAheadError(SchemaError):
 
 
 class ClockError(StateStoreError):
-    """By the clock, far too long has passed since the last write: either the clock is wrong, or nobody came.
+    """By the clock, the last write was implausibly long ago: either the clock is wrong, or nothing was written since.
 
     `now` is the time by this clock, and `newest` the latest one in the database. Nothing was deleted.
     """

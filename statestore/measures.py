@@ -109,7 +109,7 @@ class Measures:
 
     @property
     def _has_threads(self) -> bool:
-        """Whether the database can be asked from a thread: not on an AsyncEngine of the caller's."""
+        """Whether the database can be asked from a thread: not on the caller's own AsyncEngine."""
         return not isinstance(self._store._database, EngineDatabase)
 
     def pool(self) -> PoolState | None:

@@ -185,7 +185,7 @@ class StoreOptions:
         )
 
     def dialect(self, engine: Engine, *, joins: bool = False) -> Dialect:
-        """*joins*: only a transaction of the caller's is used."""
+        """*joins*: only the caller's transaction is used."""
         return engines.dialect_of(
             engine, self.schema, table_prefix=self.table_prefix, server_time=self.clock is None, joins=joins
         )

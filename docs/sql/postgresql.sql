@@ -212,7 +212,7 @@ keep_until = (new_end.expires_at AT TIME ZONE 'UTC' + coalesce(e.keep_until - e.
 --
 -- One at a time decides what goes, also among processes; on SQLite there is one writer anyway. The lock ends with the
 -- transaction, so it is safe behind a pooler. Plain sets go on meanwhile: those that may still add are reckoned with. A
--- transaction of the caller's does not take it, since it may last: two that choose at once remove some more than needed.
+-- caller's transaction does not take it, since it may last: two that choose at once remove some more than needed.
 SELECT pg_advisory_xact_lock(hashtextextended('statestore.cache:' || CAST(%(namespace)s AS text), 0))
 FROM (SELECT count(*) FROM "statestore".cache_claims AS x WHERE x.namespace = %(namespace)s AND x.key = '') AS one;
 
@@ -2508,8 +2508,9 @@ ORDER BY h.seq LIMIT %(limit)s;
 --
 -- The rows of the sessions are locked in the order of their ids first: groups of other processes do the same, and
 -- would queue instead of deadlocking. One that somebody holds is left out, and its append goes by itself: while this
--- waited, it would hold all others. All are locked before any is changed, hence the array: who inserts a session that
--- exists, a fork with its source locked, waits for one that is being changed, but not for one that is only locked.
+-- waited, it would hold all others. All are locked before any is changed, hence the array: whoever inserts a session
+-- that exists, such as a fork with its source locked, waits for one that is being changed, but not for one that is
+-- only locked.
 --
 -- Built for: entries that say what they used, whose cost was computed.
 WITH wanted AS (
@@ -5391,7 +5392,7 @@ SELECT h.entry_id FROM "statestore".history_entries AS h WHERE h.namespace = %(n
 -- Run by ForksRepository.fork.
 --
 -- The source's row is written, though nothing in it changes: see `unshared`. That comes last: an INSERT with the id of a
--- session waits for who has written its row, though not for who has locked it, and two forks could wait for each other.
+-- session waits for whoever has written its row, though not for a lock on it, and two forks could wait for each other.
 WITH copied AS (
 INSERT INTO "statestore".summaries (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
 SELECT namespace, %(fork_id)s, start_seq, end_seq, content, token_count, created_at FROM "statestore".summaries
@@ -7364,7 +7365,7 @@ ORDER BY e.key FOR UPDATE OF e;
 -- Run by AppStateRepository.set_many, ConversationsRepository.save, StateRepository.set_many, TurnWork.commit,
 -- UserStateRepository.set_many.
 --
--- Write *count* keys, in their order: who writes several waits for others of them in the same order.
+-- Write *count* keys, in their order: those who write several wait for each other in the same order.
 --
 -- With *missing*, only those that do not exist.
 --

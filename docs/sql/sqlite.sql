@@ -3713,7 +3713,7 @@ SELECT h.entry_id FROM history_entries AS h WHERE h.namespace = :namespace AND h
 -- Run by ForksRepository.fork.
 --
 -- The source's row is written, though nothing in it changes: see `unshared`. That comes last: an INSERT with the id of a
--- session waits for who has written its row, though not for who has locked it, and two forks could wait for each other.
+-- session waits for whoever has written its row, though not for a lock on it, and two forks could wait for each other.
 INSERT INTO summaries (namespace, session_id, start_seq, end_seq, content, token_count, created_at)
 SELECT namespace, :fork_id, start_seq, end_seq, content, token_count, created_at FROM summaries
 WHERE namespace = :namespace AND session_id = :session_id AND end_seq <= :at_seq;

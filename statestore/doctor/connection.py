@@ -84,15 +84,15 @@ def pooler(patient: Patient) -> Iterator[Finding]:
 
 @check("writes", on="postgresql")
 def writes(patient: Patient) -> Iterator[Finding]:
-    """Whether the server takes them: a standby does not, nor a database or a role that is set to read-only."""
+    """Whether the server accepts writes: a standby does not, nor a database or a role that is set to read-only."""
     standby, read_only = patient.one("SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')")
     if standby:
-        yield found("writes", "warn", "this server is a standby: it takes no writes")
+        yield found("writes", "warn", "this server is a standby: it does not accept writes")
     elif read_only == "on":
         sql = ["SET default_transaction_read_only = off", *resetting(patient, "default_transaction_read_only", "off")]
         yield mendable(patient, "writes", "fail", "default_transaction_read_only is on: all writes are refused", sql)
     else:
-        yield found("writes", "ok", "the server takes them")
+        yield found("writes", "ok", "the server accepts writes")
 
 
 def resetting(patient: Patient, name: str, good: str) -> list[str]:

@@ -164,7 +164,7 @@ def _engine(patient: Patient) -> Engine:
 
 
 def _look_into(path: Path, timeout: float) -> sqlite3.Connection:
-    """A connection that does not write. Who may write opens it so, or the log's files would be left behind."""
+    """A connection that does not write, opened for writing if that is allowed: else the log's files would stay."""
     connection = _open(path, "mode=rw" if os.access(path, os.W_OK) else "mode=ro", timeout)
     connection.execute("PRAGMA query_only = ON")
     return connection

@@ -16,7 +16,7 @@ DEAD_ROWS = 10_000
 UNKNOWN_ROWS = 1_000
 """From how many on a table has to be analyzed once."""
 OLD_TRANSACTIONS = 1_000_000_000
-"""Of two billion, after which the server takes no writes."""
+"""Of two billion, after which the server does not accept writes."""
 FREE_DISK = 0.05
 LEAST_FREE = 200_000_000
 

@@ -120,7 +120,7 @@ def unseen(work: Awaitable[R]) -> "asyncio.Future[R]":
 
 
 def abandon(task: "asyncio.Future[Any]") -> None:
-    """Leave a task of `unseen` to itself: its outcome is nobody's, and a shutdown may cancel it."""
+    """Stop waiting for a task of `unseen`: nobody reads its outcome any more, and a shutdown may cancel it."""
     if isinstance(task, asyncio.Task):
         asyncio.tasks._register_task(task)
     _abandoned.add(task)

@@ -43,7 +43,7 @@ class BatchRunner(Protocol):
 def carry_out(batching: Batching[Any], database: BatchRunner, calls: Sequence[Call], until: float) -> list[Any]:
     """Do together what can go together; the other calls are left to be run by themselves, and get None."""
     prepared = [batching.prepare(call, database.settings) for call in calls]
-    # Behind one that has to go by itself all with its key do, to stay behind it.
+    # If a call has to go by itself, so do all later ones with its key: they keep their order.
     alone: set[Hashable] = set()
     together: list[Item] = []
     room = batching.room
@@ -199,7 +199,7 @@ class ThreadBatches:
         return interrupt
 
     def _pass_on(self, chain: "list[_WaitingThread]", key: Hashable, run: Run) -> None:
-        """Let the first of *chain* that is still there go by itself, with the others behind it; once."""
+        """Let the first call of *chain* whose caller still waits run by itself, and the others after it; once."""
         for index, waiting in enumerate(chain):
             if waiting.is_left or waiting.error is None:
                 if not waiting.is_left:

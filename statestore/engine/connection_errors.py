@@ -40,7 +40,7 @@ _REASONS = (
         r"|no such user|permission denied for database",
         "28000",
         _REFUSED,
-        "check the user, the password, and what the server lets in",
+        "check the user, the password, and the rules in pg_hba.conf",
     ),
     _Reason(
         r"database .* does not exist|no such database", "3D000", _REFUSED, "correct the database's name, or create it"
@@ -55,14 +55,14 @@ _REASONS = (
     _Reason(
         r"the database system is|not (yet )?accepting connections",
         "57P03",
-        "PostgreSQL takes no connections now",
+        "PostgreSQL does not accept connections at the moment",
         "try again when it is up",
         may_pass=True,
     ),
     _Reason(
         r"server is (not )?in hot standby|session is (not )?read-only",
         None,
-        "no server takes the part that target_session_attrs asks for",
+        "no server in the URL has the role that target_session_attrs asks for",
         "check which is the primary, or try again when one is",
         may_pass=True,
     ),

@@ -287,7 +287,7 @@ class Connections:
             return
         if connection.is_valid and not self._is_at_rest(connection):  # Otherwise it may have been forgotten.
             self.forget(connection)
-        place.connection = None  # Now: who is interrupted behind the next step has put it away.
+        place.connection = None  # Now: an interrupt behind the next step finds it put away.
         if connection.is_valid:
             self._idle.append(connection.pooled if isinstance(connection, HeardConnection) else connection)
         if self._closed:

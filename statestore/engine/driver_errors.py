@@ -45,8 +45,8 @@ class Failure:
         transient: The database has undone the work, and a second try may succeed.
         lost: The connection is gone. What was sent last may have been done.
         duplicate: A row with this unique key exists already.
-        demoted: The server takes no writes, and has not done this one. If a new connection may lead to another
-            server, this one and those like it are useless.
+        demoted: The server does not accept writes, and has not applied this one. If a new connection may lead to
+            another server, this one and those like it are useless.
     """
 
     error: StateStoreError
@@ -59,7 +59,7 @@ class Failure:
 def classify(exc: BaseException, *, reading: bool = False) -> Failure | None:
     """What *exc* means; None if it is not a driver's error but a bug, which must look like one.
 
-    *reading*: it came of what only reads.
+    *reading*: whether the operation that raised it only reads.
     """
     if isinstance(exc, sqlalchemy_errors.DBAPIError) and exc.orig is not None:
         exc = exc.orig
@@ -288,9 +288,9 @@ def final_error(error: StateStoreError) -> CommitUnknownError:
 
 
 def commit_unknown(error: StateStoreError) -> CommitUnknownError:
-    """That a write may have been done, where *error* is what came of finding out."""
+    """The error for a write that may have been applied; *error* is what the attempt to find out raised."""
     return CommitUnknownError(
-        "the connection was lost while the write was under way, so it may or may not have been done "
-        f"({type(error).__name__} since); read before you repeat it",
+        "the connection was lost while the write was under way; it may or may not have been applied "
+        f"({type(error).__name__} since): read before you repeat it",
         code=getattr(error, "code", None),
     )

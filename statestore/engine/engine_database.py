@@ -1,4 +1,4 @@
-"""Operations of an event loop on an `AsyncEngine` of the caller's."""
+"""Operations of an event loop on the caller's own `AsyncEngine`."""
 
 import asyncio
 import math
@@ -34,7 +34,7 @@ from statestore.errors import StateStoreError, StoreClosedError
 
 
 class EngineDatabase:
-    """Runs operations on an `AsyncEngine` of the caller's."""
+    """Runs operations on the caller's own `AsyncEngine`."""
 
     def __init__(
         self, engine: AsyncEngine, dialect: Dialect, settings: Settings, *, verify: Verify, waits: Waits

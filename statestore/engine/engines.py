@@ -121,7 +121,7 @@ def _check_sqlite_options(url: URL) -> None:
 def dialect_of(
     engine: Engine, schema_name: str, *, table_prefix: str = "", server_time: bool, joins: bool = False
 ) -> Dialect:
-    """The dialect of an engine, which may come from the caller; *joins*: only a transaction of the caller's is used."""
+    """The dialect of an engine, which may come from the caller; *joins*: only the caller's transaction is used."""
     name, driver = engine.dialect.name, engine.dialect.driver
     names: dict[str, DialectName] = {"postgresql": "postgresql", "sqlite": "sqlite"}
     if not joins:
@@ -171,7 +171,7 @@ def _check_sqlite_version(driver: Any) -> None:
 
 
 def check_sqlite_settings(query: Callable[[str], Row | None], durability: Durability) -> None:
-    """Refuse a SQLite engine of the caller's whose settings would lose data."""
+    """Refuse a caller's SQLite engine whose settings would lose data."""
     found = {name: (query(f"PRAGMA {name}") or (0,))[0] for name in ("foreign_keys", "synchronous", "busy_timeout")}
     wanted = []
     if found["foreign_keys"] != 1:
@@ -280,7 +280,7 @@ def _prepare_sqlite(engine: Engine, url: URL, options: Options) -> None:
             # A file of something else stays as it is: the store will be refused.
             if options.create or not is_of_others(cursor.execute, options.table_prefix):
                 _keep_log(cursor, time.monotonic() + options.timeout)
-        # SQLite's own wait cannot be interrupted, so that it is short from now on: who waits for the writer asks again.
+        # SQLite's own wait cannot be interrupted, so that it is short from now on; whoever waits for it asks again.
         cursor.execute(f"PRAGMA busy_timeout = {sqlite_files.WAIT}")
         cursor.close()
 

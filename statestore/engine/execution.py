@@ -93,7 +93,7 @@ class BoundRunner:
     ) -> None:
         """*timeout* is how long each call may take, in seconds. With *read_only* no call may write.
 
-        *elsewhere* says that the URL names other hosts, one of which may take writes. *host* is the connection whose
+        *elsewhere* says that the URL names other hosts, one of which may accept writes. *host* is the connection whose
         transaction was joined.
         """
         self._connection = connection
@@ -205,10 +205,10 @@ class BoundRunner:
     """Whether the connection is not to be used again after the transaction."""
 
     demoted = False
-    """Whether the server no longer takes writes, and another one may."""
+    """Whether the server no longer accepts writes, and another one may."""
 
     def hurry(self) -> None:
-        """Somebody waits no longer for what is under way."""
+        """The caller no longer waits for what is under way: cut it short."""
         watch = self._watch
         if watch is not None:
             watchdog.hurry(watch)
@@ -276,7 +276,7 @@ def translated(*, committing: BoundRunner | None = None) -> Iterator[None]:
             committing.lost = failure.error
             raise_alone(
                 CommitUnknownError(
-                    "the connection was lost while the transaction was committed, so it may or may not have been done; "
+                    "the connection was lost during the transaction's commit, which may or may not have been applied; "
                     "read before you repeat it",
                     code=getattr(failure.error, "code", None),
                 )
@@ -302,7 +302,7 @@ class Borrowed:
 
 
 class Waiter:
-    """Who waits for a transaction to begin, *until* then on the monotonic clock, and may have left."""
+    """A caller that waits for a transaction to begin, *until* then on the monotonic clock, and may have left."""
 
     def __init__(self, until: float) -> None:
         self.until = until

@@ -36,7 +36,7 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class Do:
-    """Call a function of the caller's, or of the world at hand; an awaitable result is awaited."""
+    """Call a function that is the caller's, or is particular to sync or async; an awaitable result is awaited."""
 
     function: Callable[[], Any]
 
@@ -67,7 +67,7 @@ class Signal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait for a signal, so many seconds at most. Gives whether it was set."""
+    """Wait for a signal, for at most so many seconds. The flow receives whether it was set."""
 
     signal: Signal
     seconds: float
@@ -110,7 +110,7 @@ Block: TypeAlias = Generator[Step | Enter[T], Any, None]
 
 
 def run(runner: Runner, flow: Flow[R]) -> R:
-    """Carry out *flow* to its end, and return what it returns. It also hears of Ctrl-C, and may clean up."""
+    """Carry out *flow* to its end, and return what it returns. Ctrl-C is raised inside it, so that it can clean up."""
     steps = _Steps[R](flow)
     while (step := steps.next()) is not None:
         _carry_out(runner, steps, step)
@@ -204,7 +204,7 @@ def within(namespace: str, flow: Flow[R]) -> Flow[R]:
 def empty_log(runner: Any) -> Flow[None]:
     """After much was deleted: what SQLite keeps of it in its log goes, as far as nobody needs it.
 
-    An engine of the caller's is the caller's to look after.
+    The caller's own engine is left to the caller.
     """
     if isinstance(runner, Database | ThreadedDatabase):
         yield Do(runner.empty_log)

@@ -104,7 +104,7 @@ class Listener:
                 return
             try:
                 self._start()
-            except (OSError, RuntimeError):  # No sockets or threads to be had: it looks by itself, and asks again.
+            except (OSError, RuntimeError):  # There are no sockets or threads left: the follower polls, and asks again.
                 del self._ears[ear.session_id]
 
     def _start(self) -> None:
@@ -171,7 +171,7 @@ class Listener:
             answer.close()
 
     def _has_ended(self) -> bool:
-        """Whether nobody listens now. Then the connection is closed: who comes next gets another thread."""
+        """Whether nobody listens now. Then the connection is closed: the next follower gets another thread."""
         with self._lock:
             if self._ears and not (self._closed or self._useless):
                 return False
@@ -225,7 +225,7 @@ class Listener:
         return driver
 
     def _listen(self, driver: Any) -> bool:
-        """Returns False if a lock was not to be had."""
+        """Listen for those who follow now; False if a lock could not be taken."""
         with self._lock:
             wanted = [*self._ears]
         for session_id in self._channels.keys() - set(wanted):

@@ -90,7 +90,7 @@ class Schedule:
             self._busy.pop(key, None)
 
     def overtake(self) -> None:
-        """Wait no longer for what is under way, if that is for long enough."""
+        """Stop waiting for what is under way once it has been under way for longer than the patience."""
         if (
             self.current is not None
             and self._patience is not None

@@ -264,7 +264,7 @@ class Link:
         self.in_transaction = in_transaction
         # The caller wants nothing to be written, so that the transaction blocks nobody.
         self.read_only = read_only
-        # In a transaction of the caller's on PostgreSQL: what is read must be locked, so that nobody changes it before
+        # In the caller's transaction on PostgreSQL: what is read must be locked, so that nobody changes it before
         # the transaction ends. SQLite's single writer gives that by itself, and if nothing can be written, nothing
         # can be lost either.
         self.holds_reads = holds_reads and dialect.name == "postgresql" and not host_drivers.refuses_writes(connection)

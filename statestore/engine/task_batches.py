@@ -14,7 +14,7 @@ from statestore.engine.waits import GRACE
 from statestore.engine.workers import Workers, until_done
 from statestore.errors import StateStoreError
 
-# Seconds between two looks at who is out of time, if nobody goes past anybody.
+# Seconds between two looks for calls that are out of time, if none overtakes another.
 _LOOK = 0.05
 
 
@@ -112,7 +112,7 @@ class TaskBatches:
     async def _run_batch(self, run: Run) -> None:
         batch: list[_Waiting] = []
         results: list[Any] = []
-        # All may have left before its first step. Who comes while it waits may have more time than these.
+        # All may have left before its first step. Calls that come while it waits may have more time than these.
         until = max((waiting.call.ends_at for waiting in self._schedule.waiting), default=0.0)
         try:
             async with self._serialized(until):
@@ -123,7 +123,7 @@ class TaskBatches:
                 if batch:
                     latest = max(waiting.call.ends_at for waiting in batch)
                     results = await self._workers.run(self._together, [waiting.call for waiting in batch], latest)
-        except StateStoreError as error:  # It was not let in in time, or the store was closed: nothing was done.
+        except StateStoreError as error:  # It did not get its turn in time, or the store was closed: nothing was done.
             late = [waiting for waiting in self._schedule.waiting if waiting.call.ends_at <= until]
             for waiting in batch or late:
                 waiting.fail(copy.copy(error))

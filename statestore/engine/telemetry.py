@@ -98,7 +98,7 @@ class Telemetry:
             self._tell(call.name, duration, call.attempt, rows, error, stored)
 
     def watched(self, runner: Any) -> Any:
-        """*runner*, of a transaction that has begun; its calls are told of, each by itself, if anybody listens."""
+        """The *runner* of a transaction; if there are hooks, each of its calls is reported to them by itself."""
         return _WatchedRunner(runner, self) if self.watchers else runner
 
     def watched_async(self, runner: Any) -> Any:
@@ -208,7 +208,7 @@ def warn_once(message: str, *details: object) -> None:
 
 
 def tell_retry(name: str, error: StateStoreError, *, attempt: int, pause: float) -> None:
-    """An operation failed in a way that may pass, and is tried again after a pause."""
+    """Log that an operation failed for a reason that may pass, and is tried again after a pause."""
     _log.info("%s failed (%s); attempt %d follows in %.3f seconds", name, _reason(error), attempt, pause)
 
 

@@ -60,10 +60,10 @@ def ends_at(timeout: float) -> float:
 
 
 def out_of_time(unsettled: bool = False) -> UnavailableError | CommitUnknownError:
-    """The error of a call that did not end in time; *unsettled*, if it may have been done all the same."""
+    """The error of a call that did not end in time; *unsettled*: it may have been applied all the same."""
     if unsettled:
         return CommitUnknownError(
-            "the call was given up at its deadline while its write was under way, so it may or may not have been done; "
+            "the call was given up at its deadline while its write was under way; it may or may not have been applied: "
             "read before you repeat it"
         )
     return UnavailableError(
@@ -81,7 +81,7 @@ class Waits(NamedTuple):
     lock: float = math.inf
     """For SQLite's writer; PostgreSQL has a setting of its own."""
     slow_call: float | None = None
-    """From when on a call is told of as slow."""
+    """From how many seconds on a call is logged as slow."""
 
 
 def tries(until: float, waits: Waits) -> Iterator[float]:
@@ -115,7 +115,7 @@ def no_connection() -> UnavailableError:
 def writer_timeout() -> UnavailableError:
     return UnavailableError(
         "another transaction of this store held SQLite's only writer for too long; end it first, "
-        "and do not call the store from within it but through what transaction() gave you"
+        "and inside it call the object that transaction() returned, not the store"
     )
 
 
@@ -213,7 +213,7 @@ class SharedSignal(Signal):
     def wait(self, timeout: float | None) -> bool:
         until = math.inf if timeout is None else time.monotonic() + timeout
         while not self._set and (left := until - time.monotonic()) > 0:
-            # Who is woken wakes the next one. A signal handler that raises in between prevents that: so each looks.
+            # Whoever is woken wakes the next one. A signal handler that raises in between prevents that: so each looks.
             if self._lock.acquire(timeout=min(left, _LOOK)):
                 with suppress(RuntimeError):
                     self._lock.release()

@@ -131,7 +131,7 @@ class Watchdog:
             watch.due = math.inf
         else:
             # Asked first, so that a statement which waits in the server is not done after its caller has left.
-            with contextlib.suppress(RuntimeError):  # No thread is to be had: it is cut, then.
+            with contextlib.suppress(RuntimeError):  # No thread can be started: its socket is shut down then.
                 threading.Thread(target=_cancel, args=(watch.driver,), name="statestore-cancel", daemon=True).start()
             watch.due = now + GRACE
         watch.fired = True

@@ -26,7 +26,7 @@ class _Job:
         self.future: asyncio.Future[Any] = loop.create_future()
         self.function = function
         self.args = args
-        # Taken by who comes first: the thread that runs the job, or the task that gives it up.
+        # Taken by whichever comes first: the thread that runs the job, or the task that gives it up.
         self.claimed = threading.Lock()
 
     def run(self) -> None:

@@ -70,7 +70,7 @@ class Copy:
         self._sql = partition_sql.Names(schema, table)
 
     def state(self, planned: int) -> dict[str, Any]:
-        """How far it has come, by the names of `TablePartitions`. In a transaction of the caller's."""
+        """How far it has come, by the names of `TablePartitions`. In the caller's transaction."""
         found = partitions.read(self._connection, self._schema).get(self._table)
         position = self._position()
         state = "plain" if position is None else "copying"
@@ -104,8 +104,8 @@ class Copy:
         if found is None:
             if position is not None and not goes_on:
                 self._tell(
-                    f"{self._table}: dropping the copy of {position['partitions']} partitions that was begun; "
-                    "the number is another one, or the table was altered",
+                    f"{self._table}: dropping the unfinished copy of {position['partitions']} partitions: "
+                    "another number was asked for, or the table has been altered since",
                     at_once=True,
                 )
                 self.drop()

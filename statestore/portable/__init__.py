@@ -73,7 +73,7 @@ def export_sessions(
     Raises:
         SessionNotFoundError: One of the ids has no session, in any of the namespaces.
         InvalidValueError: An argument is invalid. *namespaces* are none; or *jobs* is not between 1 and 64, or other
-            processes cannot open the store's database: it is in memory, or an engine of the caller's. Nothing was
+            processes cannot open the store's database: it is in memory, or the caller's own engine. Nothing was
             written.
     """
     arguments.called(store, twin="export_sessions_async")
@@ -108,7 +108,7 @@ async def export_sessions_async(
 
 
 def _in_threads(store: AsyncStateStore) -> Database | None:
-    """What an async store calls in threads; None if it is on an engine of the caller's."""
+    """What an async store calls in threads; None if it is on the caller's own engine."""
     database = store._database
     return database.database if isinstance(database, ThreadedDatabase) else None
 

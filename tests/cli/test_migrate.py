@@ -122,7 +122,7 @@ def test_tables_are_partitioned_and_what_was_begun_goes_on(postgres: PostgresSer
     assert cache.endswith("would get 32 partitions by hash of key, and needs as much free space")
     # Another number begins anew, and says so.
     other = cli("migrate", "partition", "--partitions", "2", "--table", "history_entries", "--json")
-    assert "history_entries: dropping the copy of 3 partitions that was begun" in other.stderr
+    assert "history_entries: dropping the unfinished copy of 3 partitions" in other.stderr
     found = json.loads(other.stdout)
     assert (found["table"], found["partitions"], found["state"]) == ("history_entries", 2, "partitioned")
     assert "given up: nothing" in cli("migrate", "partition", "--cancel").stdout

@@ -1,4 +1,4 @@
-"""A server that takes no writes any more, with another one beside it or without."""
+"""A server that no longer accepts writes, with another one beside it or without."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""A database that refuses for a while: its disk is full, it takes no writes, or no more connections."""
+"""A database that refuses for a while: its disk is full, it accepts no writes, or no more connections."""
 
 import os
 import secrets

@@ -3,7 +3,7 @@
     STATESTORE_SESSIONS = {"url": "postgresql://app@db/app", "namespace": "web"}
 
 A session is a key of `app_state`, with the end that Django gives it, which reading does not move. Its value is the text
-that Django signs and its JSON serializer makes. Who is logged in, `sessions.delete_user` logs out everywhere.
+that Django signs and its JSON serializer makes. `sessions.delete_user` logs a user out everywhere.
 """
 
 from datetime import timedelta

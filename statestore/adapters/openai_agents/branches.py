@@ -120,7 +120,7 @@ class AdvancedStatestoreSession(StatestoreSession):
         return name
 
     async def _fork(self, source: str, turn_number: int, branch_name: str | None, tx: AsyncTransaction) -> str:
-        # Who makes two branches of one name at once is told here that it was used: this holds the session.
+        # Of two who make branches of one name at once, one is told here that it was used: this holds the session.
         begins = await tx.history.read(source, turn=turn_number, role="user", limit=1) if turn_number > 0 else []
         if not begins:
             raise ValueError(f"Turn {turn_number} does not contain a user message in branch {self._name_of(source)!r}")

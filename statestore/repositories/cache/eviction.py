@@ -25,7 +25,7 @@ from statestore.schema import CACHE_COUNTERS
 
 # One at a time decides what goes, also among processes; on SQLite there is one writer anyway. The lock ends with the
 # transaction, so it is safe behind a pooler. Plain sets go on meanwhile: those that may still add are reckoned with. A
-# transaction of the caller's does not take it, since it may last: two that choose at once remove some more than needed.
+# caller's transaction does not take it, since it may last: two that choose at once remove some more than needed.
 ALONE = Statement(
     postgresql=f"""
     SELECT pg_advisory_xact_lock(hashtextextended('statestore.cache:' || CAST(:namespace AS text), 0))

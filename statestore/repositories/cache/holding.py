@@ -41,7 +41,7 @@ class CacheHolding(CacheBase):
         return len(absent) < len(keys)
 
     def _read_one(self, plain: Statement, held: Statement, key: str, **params: object) -> Row | None:
-        """The row of a key. In a transaction of the caller's the key is held, also if there is none or it is over."""
+        """The row of a key. In the caller's transaction the key is held, even if it is missing or has expired."""
         if not self._link.holds_reads:
             return self._link.one(plain, key=key, **params)
         found = self._link.one(held, key=key, **params)

@@ -1,7 +1,7 @@
 """What a process knows of a cache beside what is in the database: counts not yet written, and how full it is at most.
 
 A hit is to cost one read, whatever others hold. So hits, misses and sets are noted here and written later, many in one
-statement, in an operation of their own that waits for nobody: never in a transaction of the caller's, which would keep
+statement, in an operation of their own that waits for nobody: never in the caller's transaction, which would keep
 others from the rows for as long as it lasts. Code that reports or uses counts adds those that are only noted.
 
 A set is not to count the cache, so here is an upper bound of what is in it: it starts with one count, each set adds to

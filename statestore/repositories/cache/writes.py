@@ -307,7 +307,7 @@ class CacheWrites(CacheRoom):
         if options.max_entries is not None and len(values) > options.max_entries:
             raise InvalidValueError(
                 "values",
-                f"are {len(values):,}, more than cache_max_entries={options.max_entries} lets in; set fewer at once",
+                f"are {len(values):,}, more than cache_max_entries={options.max_entries} allows; set fewer at once",
             )
         if options.max_bytes is not None and size > options.max_bytes:
             raise InvalidValueError(

@@ -191,7 +191,7 @@ class ErasureRepository(ExpiryRepository):
     @reported_as("sessions.delete")
     @writes
     def remove_slice(self, session_id: str, limit: int) -> Batch:
-        """Delete up to *limit* rows of a session that is hidden, waiting for who holds it or its family."""
+        """Delete up to *limit* rows of a session that is hidden, waiting for whoever holds it or its family."""
         batch = Batch()
         if not segments.lock_for_release(self._link, session_id):
             return batch
@@ -234,7 +234,7 @@ class ErasureRepository(ExpiryRepository):
     @reported_as("sessions.delete_user")
     @writes
     def erase_next(self, user_id: str, limit: int) -> Batch:
-        """Delete up to *limit* rows of the next hidden session of a user, waiting for who holds it or its family."""
+        """Delete up to *limit* rows of a user's next hidden session, waiting for whoever holds it or its family."""
         batch = Batch()
         erasure = {"erasure": self._erasure(user_id), "erased": endings.ERASED}
         row = self._link.one(_NEXT_ERASED, **erasure)

@@ -70,7 +70,7 @@ class AppendBatching(Batching[BatchedAppend]):
                 if _is_large(arguments["entries"]):
                     return None
                 call.memo["batch"] = entry_rows.prepare(arguments["entries"], max_bytes=settings.max_value_bytes)
-        except Exception:  # A mapping of the caller's own, for example, may raise anything.
+        except Exception:  # A caller's mapping, for example, may raise anything.
             return None
         batch: list[PreparedEntry] = call.memo["batch"]
         if not 0 < len(batch) <= _LARGEST or any(entry.own_id for entry in batch):
@@ -170,8 +170,9 @@ def _statement(columns: tuple[str, ...], priced: bool) -> Statement:
 
     The rows of the sessions are locked in the order of their ids first: groups of other processes do the same, and
     would queue instead of deadlocking. One that somebody holds is left out, and its append goes by itself: while this
-    waited, it would hold all others. All are locked before any is changed, hence the array: who inserts a session that
-    exists, a fork with its source locked, waits for one that is being changed, but not for one that is only locked.
+    waited, it would hold all others. All are locked before any is changed, hence the array: whoever inserts a session
+    that exists, such as a fork with its source locked, waits for one that is being changed, but not for one that is
+    only locked.
     """
     kinds = dict(_ALWAYS)
     kinds |= {column: entry_rows.OPTIONAL_COLUMNS[column] for column in columns}

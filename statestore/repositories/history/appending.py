@@ -32,8 +32,8 @@ _UPDATE = f"""
     WHERE s.namespace = :namespace AND s.session_id = :session_id AND $live"""
 _RETURNING = " RETURNING next_seq - :count AS first_seq, last_turn - :turns AS base_turn"
 _RETURNING_POSTGRESQL = f"{_RETURNING}, s.namespace, s.session_id, s.belongs_to"
-# An append would cost 1.05 if it looked for the whole of any session. It does if the session is known to be a part, and
-# of others it only finds out that they are.
+# To look for what a session belongs to would make each append cost 1.05 times as much. It is done if the session is
+# known to be a part; of others an append only finds out whether they are one.
 _WHOLE = {True: session_rows.WHOLE_DUE, False: "s.belongs_to IS NOT NULL"}
 _AND_ENDS = {True: ", s.ttl, s.expires_at", False: ""}
 _THEN = f""",

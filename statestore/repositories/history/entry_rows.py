@@ -185,7 +185,7 @@ def insert_after_update(count: int, columns: tuple[str, ...], update: str, then:
     *update* is a statement that returns `first_seq`, `base_turn` and what *then* needs; if it finds no session
     nothing is inserted. *then* is the rest of the statement, from a comma or a SELECT on: it may use `added`, the rows
     as they are stored, and `session`.
-    To be kept by who asks for it: built for each call it would double the cost of the call.
+    Callers keep it: built for each call it would double the cost of the call.
     """
     casts = _REQUIRED_COLUMNS | {column: OPTIONAL_COLUMNS[column] for column in columns}
     row = ", ".join(f"CAST(:{column}_# AS {kind})" for column, kind in casts.items())

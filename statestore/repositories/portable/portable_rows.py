@@ -88,7 +88,8 @@ _INSERTS = {kind: _insert(kind) for kind in TABLES}
 _NAMES = {kind: [column.name for column in carried(table)] for kind, table in TABLES.items()}
 
 
-# Which parts of a file have been imported, sixty to a number, written with them: who is cut off goes on from there.
+# Which parts of a file have been imported, sixty to a number, written with them: an import that is cut off goes on from
+# there.
 _PARTS_MARKED = 60
 _MARK = Statement("""
     INSERT INTO $store_settings AS p (namespace, name, value) VALUES (:namespace, :name, :value)
@@ -124,7 +125,7 @@ class PortableWork(Repository):
 
     @writes
     def forget_marks(self, digest: str) -> None:
-        """Note nothing any more of a file."""
+        """Delete what was noted of the import of a file."""
         prefix, end = _marks(digest)
         self._link.run(_FORGET_MARKS, prefix=prefix, prefix_end=end)
 

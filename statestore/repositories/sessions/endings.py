@@ -39,7 +39,8 @@ EVICTABLE = f"$live AND {_AT_REST.format('')}"
 """The session may go for others. It needs what `lease_checks.FREE` does."""
 
 # What belongs to another is not idle by itself, and keeps that one from being so while it is used.
-# What was read is known from the TTL that it extended, at no cost. Who is busy is at work, though it writes nothing.
+# What was read is known from the TTL that it extended, at no cost. A session that is busy is at work, though it writes
+# nothing.
 IS_IDLE = f"""s.active_hour <= :idle_since AND s.last_activity_at <= :idle_since AND $live
         AND (s.ttl IS NULL OR s.expires_at <= $later(s.ttl - CAST(:max_idle AS interval)))
         AND {_AT_REST.format(" OR p.last_activity_at > :idle_since")}"""

@@ -58,7 +58,7 @@ _LONG_IDS = Statement("""
         AND h.seq BETWEEN :from_seq AND :to_seq AND $bytes(h.entry_id) > :room""")
 
 # The source's row is written, though nothing in it changes: see `unshared`. That comes last: an INSERT with the id of a
-# session waits for who has written its row, though not for who has locked it, and two forks could wait for each other.
+# session waits for whoever has written its row, though not for a lock on it, and two forks could wait for each other.
 _COPY_SUMMARIES_AND_SHOW = Statement(
     postgresql=f"""
     WITH copied AS ({_COPY_SUMMARIES} RETURNING 1)

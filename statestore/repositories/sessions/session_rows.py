@@ -66,7 +66,7 @@ ACTIVE = "last_activity_at = $now, active_hour = $hour, expires_at = $later(s.tt
 # that writes.
 HELD = " AND s.lease_token = :lease_token AND s.lease_until > $now"
 
-# Who deletes may say which session is meant. An expired one is nobody's any more.
+# Whoever deletes may say which session is meant. An expired one belongs to nobody any more.
 AS_EXPECTED = """(NOT $live OR (coalesce(s.revision = :expected_revision, true)
             AND coalesce(s.user_id = :expected_user_id, CAST(:expected_user_id AS varchar) IS NULL)))"""
 
@@ -84,8 +84,8 @@ EXTENSION_DUE = f"""(CASE WHEN s.ttl IS NOT NULL THEN {TENTH_PASSED.format("s")}
             WHERE w.namespace = :namespace AND w.session_id = s.belongs_to), false) AND $writable END)"""
 
 # What a write says of a part, for `extend_whole`. The row of what it belongs to is not written in the same statement:
-# who removes that one locks it first. SQLite only says whether there is one, since a subquery in RETURNING cannot name
-# the part's row.
+# whoever removes that one locks it first. SQLite only says whether there is one, since a subquery in RETURNING cannot
+# name the part's row.
 WHOLE_DUE = f"(s.belongs_to IS NOT NULL AND {EXTENSION_DUE})"
 WHOLE_DUE_SQLITE = "belongs_to"
 
@@ -213,7 +213,7 @@ _session = builder(Session)
 
 
 class LockedSession:
-    """A session whose row this transaction holds, with the columns that are nobody's business outside."""
+    """A session whose row this transaction holds, with the columns that callers never see."""
 
     __slots__ = ("expired", "last_turn", "session")
 
@@ -253,7 +253,7 @@ def find(link: Link, session_id: str, *, resumed: bool = False) -> Session | Non
     Args:
         link: The connection.
         session_id: The session.
-        resumed: What the session says of itself. Who asks with it makes a session that is missing, which holds it.
+        resumed: The value of `Session.resumed`. Whoever gives it creates a session that is missing, and so holds it.
     """
     row = link.one(_FIND_HELD if link.holds_reads else _FIND, session_id=session_id)
     if row is None and link.holds_reads and not resumed:
@@ -321,7 +321,8 @@ def extend_many(link: Link, session_ids: Sequence[str]) -> Sequence[Row]:
 def extend_whole(link: Link, session_id: str, whole_due: Any) -> None:
     """Extend the TTL of the session that a part belongs to, after a write to the part that returned `WHOLE_DUE`.
 
-    Past one that somebody has locked: who writes it extends it, and who removes it may wait for the part.
+    It passes a row that somebody has locked: whoever writes it extends it, and whoever removes it may wait for the
+    part.
     """
     if whole_due:
         extend_many(link, [session_id])

@@ -164,7 +164,7 @@ class Readiness(Repository, group="store"):
         if writes and found and found[0] and self._link.dialect.distributed:
             found = self._link.one(session_rows.WRITABLE)
         if writes and not (found and found[0]):
-            raise ReadOnlyError("the database takes no writes here: it is a standby, read-only, or lacks grants")
+            raise ReadOnlyError("the database does not accept writes: it is a standby, read-only, or lacks grants")
 
 
 class StoreStatistics(Repository, group="store"):

@@ -1,9 +1,9 @@
 """Letting go of entries that no other session sees, in one statement. PostgreSQL only.
 
 Whether others see them must be known under a lock, and a statement that locks a row reads everything else as it was
-when it began. So who comes to see rows of a session, or to belong to it, writes the session's row (see
-`forks` and `session_rows.insert`), and the statement does nothing unless the row that it has locked is
-the one that it has read: then nobody came in between, nothing was appended, and what it reads is what there is.
+when it began. So whatever comes to see rows of a session, or to belong to it, writes the session's row (see `forks` and
+`session_rows.insert`), and the statement does nothing unless the row that it has locked is the one that it has read:
+then nobody came in between, nothing was appended, and what it reads is what there is.
 
 It waits for the one row only, and never for the lock of a family, so it cannot end in a deadlock with those who take
 that lock first. If it does nothing, `segments.release` does the work, in a transaction.

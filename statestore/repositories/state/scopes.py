@@ -1,7 +1,7 @@
 """Whose state it is: a session's, a user's or an agent's. What differs between the three, so that nothing else does.
 
-On PostgreSQL, who writes a key takes the owner's lock in share mode, and so waits only for who writes the same key. Who
-has to be sure that nothing changes takes it alone: a caller's transaction that reads or writes, and a turn that
+On PostgreSQL, whoever writes a key takes the owner's lock in share mode, and so waits only for writers of the same key.
+Whoever has to be sure that nothing changes takes it alone: a caller's transaction that reads or writes, and a turn that
 compares versions. It is an advisory lock, since a row that some share could be kept from those who want it alone for
 ever, and users and agents have no row. A session's row is always locked before it by those who wait for both: those who
 share it pass by a row that is locked.
@@ -40,12 +40,12 @@ class Scope(ABC):
         for_user: Whether a key can be written for a user, with whom it is erased.
         found: FROM and WHERE of a row for an owner that can have keys.
         reading_due: Whether a read has to extend the owner's TTL.
-        sharing: Common table expressions that enter a write on PostgreSQL, sharing the owner's lock: `owner` has a row
-            if it can have keys.
-        alone: The same, with the lock alone.
-        noting: What tells the owner's row of the write, if nobody else has it; only if something is `done`, unless
-            `:always`.
-        writing_due: Whether the owner's row has still to be told of the write.
+        sharing: Common table expressions that a write on PostgreSQL begins with, which take the owner's lock in share
+            mode: `owner` has a row if it can have keys.
+        alone: The same, with the lock in exclusive mode.
+        noting: What notes the write in the owner's row, unless somebody else has locked that; without `:always`, only
+            if something is `done`.
+        writing_due: Whether the write has still to be noted in the owner's row.
     """
 
     name: ClassVar[str]
@@ -181,7 +181,7 @@ class SessionScope(Scope):
 
     def enter(self, link: Link, owner_id: str) -> bool:
         if link.dialect.name == "postgresql":
-            # Before the lock that is shared: who has that one alone has the row.
+            # Before the lock that is shared: whoever has that one alone has the row.
             if not link.holds_reads:
                 self.note_write(link, owner_id)
             return True

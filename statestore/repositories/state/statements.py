@@ -151,7 +151,7 @@ class Statements:
 
 @lru_cache(maxsize=128)
 def set_many(scope: Scope, count: int, alone: bool, missing: bool = False) -> Statement:
-    """Write *count* keys, in their order: who writes several waits for others of them in the same order.
+    """Write *count* keys, in their order: those who write several wait for each other in the same order.
 
     With *missing*, only those that do not exist.
     """

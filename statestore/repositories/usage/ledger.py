@@ -187,7 +187,7 @@ _FORGET_SQLITE = Statement(
 def fold(link: Link, session_id: str, from_seq: int, to_seq: int) -> None:
     """Add to the ledger what a session's own entries *from_seq* to *to_seq* used, as far as it is not there yet.
 
-    To be called once for each entry: who calls it deletes the entries next, or marks them as folded.
+    To be called once for each entry: the caller deletes the entries next, or marks them as folded.
     """
     for statement in (_FOLD_RANGE,) if link.dialect.name == "postgresql" else _FOLD_RANGE_SQLITE:
         link.run(statement, session_id=session_id, from_seq=from_seq, to_seq=to_seq)

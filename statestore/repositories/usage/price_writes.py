@@ -65,7 +65,7 @@ def day(value: Any, argument: str) -> date:
 def changed(link: Link, owner: str) -> None:
     """Say that prices have changed, to all processes that have read them.
 
-    Before anything else is done: who changes prices at the same time waits here.
+    Before anything else is done: whoever changes prices at the same time waits here.
     """
     link.run(_CHANGED, owner=owner)
 
