@@ -17,10 +17,9 @@ from statestore.engine.database import Database
 from statestore.engine.execution import BoundRunner, Waiter
 from statestore.engine.schedule import PATIENCE, too_late
 from statestore.engine.sql import Settings
-from statestore.engine.task_batches import TaskBatches
 from statestore.engine.telemetry import Telemetry
 from statestore.engine.waits import Waits, ends_at, out_of_time
-from statestore.engine.workers import Workers
+from statestore.engine.workers import TaskBatches, Workers
 
 
 class ThreadedDatabase:

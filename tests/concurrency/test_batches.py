@@ -17,8 +17,7 @@ from statestore.engine import schedule
 from statestore.engine.async_database import locked
 from statestore.engine.batching import ThreadBatches
 from statestore.engine.calls import Mode
-from statestore.engine.task_batches import TaskBatches
-from statestore.engine.workers import Workers
+from statestore.engine.workers import TaskBatches, Workers
 
 
 class Named(str):

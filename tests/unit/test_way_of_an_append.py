@@ -1,7 +1,7 @@
 """The files that an append goes through, from `store.history.append` to the driver: few, so that one can follow it.
 
 Called, it goes through nine, though nobody else appends: `AppendBatching.key` says what it is about, and
-`ThreadBatches` that it may go alone. Inside a transaction it goes through seven of them. Awaited, it goes through three
+`ThreadBatches` that it may go alone. Inside a transaction it goes through seven of them. Awaited, it goes through two
 more.
 """
 
@@ -20,7 +20,7 @@ from statestore import AsyncStateStore, NewEntry, StateStore
 
 PACKAGE = Path(statestore.__file__).parent
 
-# With the file that declares the operation, `operations/history.py`, there are thirteen: CONTRIBUTING.md names them.
+# With the file that declares the operation, `operations/history.py`, there are twelve: CONTRIBUTING.md names them.
 COMMON = {
     "operations/base.py",
     "engine/database.py",
@@ -31,7 +31,7 @@ COMMON = {
     "engine/sql.py",
 }
 BATCHES = {"engine/batching.py", "repositories/history/append_batches.py"}
-AWAITED = {"engine/threaded_database.py", "engine/task_batches.py", "engine/workers.py"}
+AWAITED = {"engine/threaded_database.py", "engine/workers.py"}
 # Who begins the transaction is on no way of an append within it.
 EDGES = {"store.py", "async_store.py"}
 ENTRY = [NewEntry({"text": "hi"}, role="user")]
@@ -50,11 +50,11 @@ def test_an_append_goes_through_nine_files(database_url: str) -> None:
     assert inside - EDGES <= COMMON
 
 
-def test_an_append_that_is_awaited_goes_through_twelve_files(database_url: str) -> None:
+def test_an_append_that_is_awaited_goes_through_eleven_files(database_url: str) -> None:
     with watched() as found:
         asyncio.run(appends(database_url, found))
     assert found - EDGES == COMMON | BATCHES | AWAITED
-    assert len(found - EDGES) <= 12
+    assert len(found - EDGES) <= 11
 
 
 async def appends(url: str, found: set[str]) -> None:
