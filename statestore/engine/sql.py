@@ -180,8 +180,8 @@ class Dialect:
         return timedelta(microseconds=value) if isinstance(value, int) else value
 
     @staticmethod
-    def money(value: Any) -> Decimal | None:
-        return Decimal(repr(value)) if isinstance(value, float) else value
+    def money(value: Any) -> Decimal | None:  # SQLite's RETURNING gives whole dollars as an int.
+        return Decimal(repr(float(value))) if isinstance(value, float | int) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -459,3 +459,17 @@ def test_what_is_read_before_it_is_changed_is_not_lost(open_store: Callable[...,
         found = stores[0].history.get(s, 3)
         assert found.metadata == {"first": 0, "key 0": 0, "key 1": 1, "key 2": 2}
         assert (found.usage.input_tokens, found.cost_usd, found.duration) == (number, number, timedelta(seconds=1))
+
+
+@pytest.mark.parametrize("cost", [3, 0, Decimal("1E+1")])
+def test_a_cost_of_whole_dollars_is_a_decimal_in_what_a_change_returns(store: Store, cost: Any) -> None:
+    session(store)
+    returned = [
+        store.history.set_usage("s", 2, cost_usd=cost),
+        store.history.annotate("s", 2, {"seen": True}),
+        store.history.get("s", 2),
+        store.history.replace("s", 2, NewEntry("other", role="assistant", cost_usd=cost)),
+        store.history.get("s", 2),
+    ]
+    assert [(type(entry.cost_usd), entry.cost_usd) for entry in returned] == [(Decimal, cost)] * 5
+    assert len({str(entry.cost_usd) for entry in returned}) == 1
