@@ -1,13 +1,14 @@
 """The checks of arguments that every operation makes before any SQL, in one place, so that both databases agree."""
 
 import inspect
+import math
 import zlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
-from statestore.checking import exactjson
+from statestore.checking import exactjson, inexact
 from statestore.errors import InvalidValueError
 
 MAX_KEY_LENGTH = 512
@@ -28,6 +29,7 @@ _EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 _LATEST = datetime(9999, 12, 30, tzinfo=UTC)
 _MAX_COST = Decimal(10) ** 10
 _COST_STEP = Decimal("1e-10")
+_DIGITS = f"{inexact.MAX_DIGITS:,} digits"
 
 T = TypeVar("T")
 
@@ -136,6 +138,30 @@ def count(value: Any, argument: str, *, least: int = 0, most: int = MAX_INTEGER)
 
 def optional_count(value: Any, argument: str, *, least: int = 0) -> int | None:
     return None if value is None else count(value, argument, least=least)
+
+
+def number(value: Any, argument: str) -> int | float:
+    """A number that JSON can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidValueError(argument, f"must be a number, not {type(value).__name__}")
+    if not _is_json(value):
+        raise InvalidValueError(argument, f"must be a finite float, or a whole number of at most {_DIGITS}")
+    return value
+
+
+def added(held: int | float, amount: int | float, argument: str) -> int | float:
+    """The sum of two numbers, checked also where a lenient store would make null of it."""
+    try:
+        total = held + amount
+    except OverflowError:
+        total = math.inf
+    if not _is_json(total):
+        raise InvalidValueError(argument, f"cannot be added: the sum does not fit a float, or {_DIGITS}")
+    return total
+
+
+def _is_json(value: int | float) -> bool:
+    return math.isfinite(value) if isinstance(value, float) else -inexact.TOO_LARGE < value < inexact.TOO_LARGE
 
 
 def ttl(value: Any, argument: str = "ttl", *, hint: str = "use None for no expiry") -> timedelta | None:

@@ -23,7 +23,7 @@ MAX_DEPTH = 200
 # More than Python writes or reads by default, since both take time that grows with the square of the digits.
 MAX_DIGITS = 4300
 TOO_MANY_DIGITS = f"more than {MAX_DIGITS:,} digits; use a string"
-_TOO_LARGE = 10**MAX_DIGITS
+TOO_LARGE = 10**MAX_DIGITS
 BYTES = "$bytes"
 """The one key of the object that bytes become; its value is base64."""
 
@@ -82,7 +82,7 @@ def _problem(item: Any) -> str | None:
         if type(item) is not float:
             return f"contains a {type(item).__name__}; {_PLAIN}"
     elif isinstance(item, int):
-        if not -_TOO_LARGE < item < _TOO_LARGE:
+        if not -TOO_LARGE < item < TOO_LARGE:
             return f"contains an integer of {TOO_MANY_DIGITS}"
     elif item is not None and not isinstance(item, list):
         return f"contains a {type(item).__name__}; {_PLAIN}"
@@ -129,7 +129,7 @@ def _converted(item: Any, argument: str, way: tuple[str, ...]) -> Any:
         if item is None or isinstance(item, bool):
             return item
         if isinstance(item, int):
-            if not -_TOO_LARGE < item < _TOO_LARGE:
+            if not -TOO_LARGE < item < TOO_LARGE:
                 raise InvalidValueError(argument, f"{_at(way)}contains an integer of {TOO_MANY_DIGITS}")
             return int(item)
         if isinstance(item, float):
@@ -189,7 +189,7 @@ def _key_text(key: Any) -> str | None:
     if key is None or isinstance(key, bool | float):
         return json.dumps(key)
     if isinstance(key, int):
-        return str(int(key)) if -_TOO_LARGE < key < _TOO_LARGE else None
+        return str(int(key)) if -TOO_LARGE < key < TOO_LARGE else None
     made = _as_json(key)
     return made if isinstance(made, str) else None
 

@@ -1,5 +1,6 @@
 """The key-value state of a session."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -183,3 +184,30 @@ def test_an_expired_key_that_is_written_again_starts_afresh(store: Store, clock:
     store.state.set("s", "k", 2, ttl=timedelta(minutes=1))
     clock.advance(minutes=1)
     assert store.state.set("s", "k", 3).version == 1
+
+
+@pytest.mark.parametrize("json", ["exact", "lenient"])
+def test_an_increment_never_makes_null_of_a_number(
+    open_store: Callable[..., Store], json: str, subtests: pytest.Subtests
+) -> None:
+    store = open_store(json=json)
+    counters = {
+        "state": (store.state, ("s", "k"), "amount"),
+        "user_state": (store.user_state, ("ada", "k"), "amount"),
+        "app_state": (store.app_state, ("bot", "k"), "amount"),
+        "cache": (store.cache, ("k",), "by"),
+    }
+    for name, (counter, place, argument) in counters.items():
+        with subtests.test(name):
+            for amount in (float("nan"), float("inf"), -float("inf")):
+                with pytest.raises(InvalidValueError, match="finite") as raised:
+                    counter.increment(*place, amount)
+                assert (raised.value.argument, counter.exists(*place)) == (argument, False)
+            for held, amount in ((1.7e308, 1.7e308), (-1.7e308, -1.7e308), (10**400, 0.5)):
+                counter.set(*place, held)
+                with pytest.raises(InvalidValueError, match="the sum does not fit") as raised:
+                    counter.increment(*place, amount)
+                assert (raised.value.argument, counter.get(*place)) == (argument, held)
+            counter.set(*place, 10**4300 - 1)
+            with pytest.raises(InvalidValueError, match="the sum does not fit"):
+                counter.increment(*place, 1)

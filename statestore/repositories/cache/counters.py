@@ -119,7 +119,7 @@ class CacheCounters(CacheWrites):
         checks.key(key, "key")
         by, initial = _number(by, "by"), _number(initial, "initial")
         checks.one_of(only_if, (None, "present"), "only_if")
-        first = self._once("first", lambda: self._encode(_sum(initial, by), "by"))
+        first = self._once("first", lambda: self._encode(checks.added(initial, by, "by"), "by"))
         attributes = self._attributes(
             ttl=ttl, tags=(), agent_name=None, request=None, content_hash=None, metadata=None, stale_ttl=None
         )
@@ -137,7 +137,7 @@ class CacheCounters(CacheWrites):
             if only_if:
                 return None
             if self._write({key: first}, attributes, only_if="missing"):
-                return _sum(initial, by)
+                return checks.added(initial, by, "by")
         self._needs_transaction()
         return self._count_held(key, by, None if only_if else initial, attributes, life)
 
@@ -156,14 +156,14 @@ class CacheCounters(CacheWrites):
         if row is None or not row[-1]:
             if initial is None:
                 return None
-            total = _sum(initial, by)
+            total = checks.added(initial, by, "by")
             self._write({key: self._encode(total, "by")}, attributes, only_if="missing")
             return total
         data, codec_name, old_size, old_version, agent_name, _ = row
         held = self._decode(data, codec_name)
         if isinstance(held, bool) or not isinstance(held, int | float):
             raise InvalidValueError("key", f"{key!r} {_NO_NUMBER}")
-        total = _sum(held, by)
+        total = checks.added(held, by, "by")
         encoded = self._encode(total, "by")
         self._grow(key, len(encoded.data), old_size)
         version = new_version(tagged=old_version < UNTAGGED)
@@ -201,10 +201,3 @@ def _number(value: Any, argument: str) -> Number:
     if not (-(2**63) <= value < 2**64 if isinstance(value, int) else math.isfinite(value)):
         raise InvalidValueError(argument, "must fit 64 bits, or be a finite float")
     return value
-
-
-def _sum(number: Number, by: Number) -> Number:
-    try:
-        return number + by
-    except OverflowError:
-        raise InvalidValueError("by", "is too large to be added") from None

@@ -144,12 +144,12 @@ class StateRepository(StateReads):
 
         Raises:
             SessionNotFoundError: No such session, or it has expired, and *create* is false. Nothing was written.
-            InvalidValueError: The key's value is not a number, or the sum does not fit. Nothing was written.
+            InvalidValueError: The key's value is not a number, *amount* is not finite, or the sum does not fit, also in
+                a lenient store. Nothing was written.
         """
         self._fits("key", self._owner(session_id), checks.key(key, "key"))
         ttl = checks.ttl(ttl)
-        if isinstance(amount, bool) or not isinstance(amount, int | float):
-            raise InvalidValueError("amount", f"must be a number, not {type(amount).__name__}")
+        checks.number(amount, "amount")
         columns = self._columns(create)
         queued = self._link.in_transaction
         for _ in range(_ALL if queued else _TRIES):
@@ -291,10 +291,7 @@ class StateRepository(StateReads):
 def _sum(number: Any, amount: int | float, key: str) -> int | float:
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise InvalidValueError("key", f"{key!r} has a value that is not a number; set a number first")
-    try:
-        return number + amount
-    except OverflowError:
-        raise InvalidValueError("amount", "is too large to be added") from None
+    return checks.added(number, amount, "amount")
 
 
 class UserStateRepository(StateRepository, group="user_state"):
