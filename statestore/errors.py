@@ -57,7 +57,10 @@ class NotFoundError(StateStoreError, LookupError):
 
 
 class SessionNotFoundError(NotFoundError):
-    """There is no session with this id in this namespace, or it has expired."""
+    """There is no session with this id in this namespace, or it has expired.
+
+    `unsaved` is what a turn had collected for a session that was deleted, or expired, while it was under way.
+    """
 
     def __init__(self, session_id: str, namespace: str) -> None:
         super().__init__(
@@ -69,6 +72,7 @@ class SessionNotFoundError(NotFoundError):
 
     session_id: str
     namespace: str
+    unsaved: Any = None
 
 
 class StateKeyNotFoundError(NotFoundError):
@@ -195,7 +199,7 @@ class ClockError(StateStoreError):
 
 
 class StoreClosedError(StateStoreError):
-    """The store was closed; open another."""
+    """The store was closed, or the transaction or the turn has ended; open or begin another."""
 
 
 class DatabaseError(StateStoreError):

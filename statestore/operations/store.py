@@ -48,10 +48,13 @@ class StoreOperations(Operations):
             lease: Begin and commit only while this lease is valid.
 
         Raises:
-            SessionNotFoundError: No such session, or it has expired, and *create* is false.
+            SessionNotFoundError: No such session, or it has expired, and *create* is false. If that happened during the
+                block, the error's `unsaved` has what was collected.
             ConflictError: At the end of the block: since the turn began, others have changed the end of the history, or
-                a state key that the turn changed, or have deleted the session, even if they created it again. Nothing
-                was written; the error's `unsaved` has what was collected.
+                a state key that the turn changed, or have deleted the session and *create* is true, or created it
+                again; or another entry is stored under the `entry_id` of one that was collected. Nothing was written;
+                the error's `unsaved` has what was collected.
+            StoreClosedError: `turn.append` or a change of `turn.state` after the end of the block.
             StaleLeaseError: *lease* is no longer valid, at the start or at the end, even if nothing was collected.
             InvalidValueError: A value can never be stored. Nothing was written.
         """

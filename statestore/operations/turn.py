@@ -8,7 +8,7 @@ from statestore.checking import checks, exactjson, messages
 from statestore.engine import process_fork
 from statestore.engine.calls import Call
 from statestore.engine.flows import Block, Enter
-from statestore.errors import ConflictError, StoreClosedError
+from statestore.errors import ConflictError, SessionNotFoundError, StoreClosedError
 from statestore.repositories.conversations.turns import Begun, TurnWork
 from statestore.repositories.history import entry_rows
 from statestore.repositories.history.windows import Limits
@@ -19,22 +19,28 @@ from statestore.values.sessions import Lease, NewSession, Session
 
 
 class TurnState(MutableMapping[str, Any]):
-    """The state of the session as a mapping; changes to it, and inside its values, are written when the turn ends."""
+    """The state of the session as a mapping; changes to it, and inside its values, are written when the turn ends.
+
+    Once the turn has ended, to set or delete a key raises `StoreClosedError`: nobody would write it.
+    """
 
     def __init__(self, session_id: str, stored: Mapping[str, tuple[str, int]], limit: int) -> None:
         self._stored = stored
         self._limit = limit
+        self._ended = False
         self._values = {key: state_rows.value(session_id, key, text) for key, (text, _) in stored.items()}
 
     def __getitem__(self, key: str) -> Any:
         return self._values[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
+        self.check_open()
         checks.key(key, "key")
         self._text(key, value)
         self._values[key] = value
 
     def __delitem__(self, key: str) -> None:
+        self.check_open()
         del self._values[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -45,6 +51,13 @@ class TurnState(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return repr(self._values)
+
+    def check_open(self) -> None:
+        if self._ended:
+            raise StoreClosedError("the turn has ended, and no longer stores anything; begin another")
+
+    def end(self) -> None:
+        self._ended = True
 
     def written(self) -> dict[str, Any]:
         """The keys whose values differ from what is stored."""
@@ -72,7 +85,7 @@ class Turn:
         session: The session as it was when the turn began; None if the commit is to create it.
         window: The history to send to the model.
         state: A mapping; changes to it are committed with the rest.
-        stored: The entries as they were stored; empty until the turn has been committed.
+        stored: The entries as they are stored, in the order given; empty until the turn has been committed.
     """
 
     def __init__(self, session_id: str, begun: Begun) -> None:
@@ -100,9 +113,14 @@ class Turn:
     def append(self, entries: EntryLike | Sequence[EntryLike]) -> None:
         """Collect an entry, or several, for the commit: whatever `history.append` takes. Checked at once, and copied.
 
+        An entry with an `entry_id` that is stored already, and does not differ from what is stored, is not stored
+        again, so a turn whose commit ended with `CommitUnknownError` can be repeated.
+
         Raises:
             InvalidValueError: An entry can never be stored. Nothing was collected.
+            StoreClosedError: The turn has ended. Nothing was collected.
         """
+        self.state.check_open()
         listed: Any = [entries] if messages.is_entry(entries) else entries
         given = [messages.as_entry(entry, f"entries[{index}]") for index, entry in enumerate(listed)]
         prepared = entry_rows.prepare(given, max_bytes=self._limit)
@@ -148,11 +166,14 @@ def turn(session_id: str, limits: Limits, *, create: bool | NewSession, lease: L
     """See `StateStore.turn`."""
     begun = yield Call(TurnWork.begin, (session_id, limits), {"create": create, "lease": lease})
     turn = Turn(session_id, begun)
-    yield Enter(turn)
+    try:
+        yield Enter(turn)
+    finally:
+        turn.state.end()
     call = turn._commit(create=create, lease=lease)
     if call is not None:
         try:
             turn._committed((yield call))
-        except ConflictError as error:
+        except (ConflictError, SessionNotFoundError) as error:
             error.unsaved = turn.unsaved
             raise

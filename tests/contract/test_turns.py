@@ -15,6 +15,7 @@ from statestore import (
     SessionNotFoundError,
     StateStore,
     StateStoreError,
+    StoreClosedError,
     UnavailableError,
 )
 from tests.support.clock import MovableClock
@@ -143,8 +144,57 @@ def test_a_session_that_expires_during_the_turn_is_not_brought_back(store: Store
             turn.append(say("x"))
             clock.advance(minutes=1)
 
-    with pytest.raises(SessionNotFoundError):
+    with pytest.raises(SessionNotFoundError) as caught:
         work()
+    assert caught.value.unsaved.entries == (say("x"),)
+
+
+def test_what_was_collected_for_a_session_that_is_gone_is_in_the_error(store: Store, session: str) -> None:
+    def work(**changes: Any) -> None:
+        with entering(store, store.turn(session)) as turn:
+            turn.append(say("paid for"))
+            turn.state.update(changes)
+            store.sessions.delete(session)
+
+    with pytest.raises(SessionNotFoundError) as caught:
+        work(k=2)
+    assert (caught.value.unsaved.entries, caught.value.unsaved.state_set) == ((say("paid for"),), {"k": 2})
+    store.sessions.create(session)
+    with pytest.raises(SessionNotFoundError) as caught:
+        work()
+    assert caught.value.unsaved.entries == (say("paid for"),)
+    with pytest.raises(SessionNotFoundError) as caught:
+        store.history.read(session)
+    assert caught.value.unsaved is None
+
+
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "append": lambda turn: turn.append(say("late")),
+    "set": lambda turn: turn.state.update(k=2),
+    "delete": lambda turn: turn.state.pop("other"),
+    "clear": lambda turn: turn.state.clear(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_turn_that_has_ended_collects_nothing(store: Store, session: str, change: Callable[[Any], Any]) -> None:
+    with entering(store, store.turn(session)) as committed:
+        committed.append(say("mine"))
+    turns = [committed]
+
+    def fail() -> None:
+        with entering(store, store.turn(session)) as turn:
+            turns.append(turn)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    for turn in turns:
+        with pytest.raises(StoreClosedError, match="the turn has ended"):
+            change(turn)
+        assert dict(turn.state) == {"k": {"n": [1]}, "other": 1}
+        assert turn.unsaved.entries == ()
+    assert store.history.count(session) == 4
 
 
 def conflicting(store: Store, change: Callable[[], Any], work: Callable[[Any], Any], **options: Any) -> ConflictError:
@@ -311,9 +361,34 @@ def test_state_alone_does_not_mind_appends(store: Store, session: str) -> None:
     assert store.state.get(session, "k") == 5
 
 
-def test_an_entry_id_that_is_stored_already_is_a_conflict(store: Store, session: str) -> None:
+def test_another_entry_under_an_id_that_is_stored_is_a_conflict(store: Store, session: str) -> None:
     store.history.append(session, [NewEntry("x", entry_id="mine")])
-    conflicting(store, lambda: None, lambda turn: turn.append(NewEntry("x", entry_id="mine")))
+    error = conflicting(store, lambda: None, lambda turn: turn.append(NewEntry("y", entry_id="mine")))
+    assert (error.entry_id, error.field, error.actual) == ("mine", "content", 4)
+    assert [entry.content for entry in error.unsaved.entries] == ["y"]
+    assert store.history.count(session) == 4
+
+
+def test_a_turn_may_be_repeated_with_the_same_ids(store: Store, session: str) -> None:
+    """As after a CommitUnknownError."""
+    for _ in range(2):
+        with entering(store, store.turn(session)) as turn:
+            turn.append([NewEntry("x", entry_id="one"), NewEntry("y", entry_id="two")])
+            turn.state["k"] = 2
+    assert turn.stored == store.history.read(session, after=3)
+    assert [entry.seq for entry in turn.stored] == [4, 5]
+    with entering(store, store.turn(session)) as turn:
+        turn.append([NewEntry("z", entry_id="three"), NewEntry("x", entry_id="one"), say("w")])
+        turn.state["k"] = 3
+    assert [(entry.seq, entry.content) for entry in turn.stored] == [(6, "z"), (4, "x"), (7, say("w"))]
+    assert store.history.count(session) == 7
+    assert store.state.get(session, "k") == 3
+
+
+def test_an_id_that_was_stored_during_the_turn_is_a_conflict(store: Store, session: str) -> None:
+    entry = NewEntry("x", entry_id="one")
+    error = conflicting(store, lambda: store.history.append(session, [entry]), lambda turn: turn.append(entry))
+    assert (error.expected, error.actual) == (3, 4)
 
 
 def test_an_entry_that_can_never_be_stored_is_refused_when_it_is_collected(store: Store, session: str) -> None:
@@ -395,6 +470,28 @@ def test_a_lost_connection_commits_a_turn_once(proxy: Proxy, connect: Any, lost:
     assert [entry.content for entry in store.history.read("s")] == [say("x")]
     assert store.state.get_all("s") == ({"k": 1} if change_state else {})
     assert turn.stored == store.history.read("s")
+
+
+OWN, PLAIN = [NewEntry("new", entry_id="new")], [say("new")]
+
+
+@pytest.mark.parametrize(
+    ("lost", "new"), [("request", []), ("request", OWN), ("reply", OWN), ("request", PLAIN), ("reply", PLAIN)], ids=str
+)
+def test_a_lost_connection_loses_no_state_beside_an_entry_that_was_stored_before(
+    proxy: Proxy, connect: Any, lost: Any, new: list[Any]
+) -> None:
+    store = connect(proxy.url)
+    store.sessions.create("s")
+    store.history.append("s", [NewEntry("old", entry_id="old")])
+    with entering(store, store.turn("s")) as turn:
+        turn.append([NewEntry("old", entry_id="old"), *new])
+        turn.state["k"] = 1
+        proxy.lose(lost, "COMMIT")
+    assert proxy.faults_left == 0
+    assert store.state.get_all("s") == {"k": 1}
+    assert turn.stored == store.history.read("s")
+    assert len(turn.stored) == 1 + len(new)
 
 
 def test_what_could_not_be_saved_can_be_had_from_the_turn(proxy: Proxy, connect: Any) -> None:

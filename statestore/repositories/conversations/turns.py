@@ -134,7 +134,8 @@ class TurnWork(Repository, group="turn"):
 
         Raises:
             ConflictError: Since the turn began, the session has got other entries, was deleted, or was created again;
-                or somebody else has changed a state key that the turn changed.
+                or somebody else has changed a state key that the turn changed. Or an entry is stored under the id of
+                one of the turn's, and differs from it.
         """
         token = lease_checks.token(lease, session_id)
         max_bytes = self._link.settings.max_value_bytes
@@ -152,13 +153,15 @@ class TurnWork(Repository, group="turn"):
         if stored is None:
             self._needs_transaction()
             session = self._lock(session_id, start, create=create, lease=lease)
-            stored = self._committed(session_id, batch)
-            if stored is not None:
-                return stored
+            present = self._present(session_id, batch)
+            if self._is_committed(batch, present):
+                return [present[entry.entry_id] for entry in batch]
             if batch:
-                self._check_ids(session_id, batch)
+                _check_same(session_id, batch, present)
                 self._check_end(session, start)
-            stored = appending.insert_all(self._link, session_id, batch)
+            missing = [entry for entry in batch if entry.entry_id not in present]
+            present |= {entry.entry_id: entry for entry in appending.insert_all(self._link, session_id, missing)}
+            stored = [present[entry.entry_id] for entry in batch]
         if changed:
             state_rows.check_versions(self._link, session_id, changed, versions)
             state_rows.write(self._link, session_id, texts, deleted, expected=versions)
@@ -212,23 +215,23 @@ class TurnWork(Repository, group="turn"):
         if found is not None and found.entry_id not in (None, start.entry_id):
             raise _disturbed(session.session_id, f"position {end} has another entry")
 
-    def _committed(self, session_id: str, batch: Sequence[PreparedEntry]) -> list[Entry] | None:
-        """The entries stored by an earlier try whose answer was lost."""
-        if self._call.attempt == 1 or not batch:
-            return None
-        ids = [entry.entry_id for entry in batch]
-        found = entry_lookups.find_many(self._link, session_id, ids)
-        return [found[entry_id] for entry_id in ids] if len(found) == len(ids) else None
+    def _present(self, session_id: str, batch: Sequence[PreparedEntry]) -> dict[str, Entry]:
+        """Those of the entries that are stored already, by their ids: by an earlier turn, or by an earlier try."""
+        ids = [entry.entry_id for entry in batch if entry.own_id or self._call.attempt > 1]
+        return entry_lookups.find_many(self._link, session_id, ids) if ids else {}
 
-    def _check_ids(self, session_id: str, batch: Sequence[PreparedEntry]) -> None:
-        own = [entry.entry_id for entry in batch if entry.own_id]
-        for entry in (entry_lookups.find_many(self._link, session_id, own) if own else {}).values():
-            raise ConflictError(
-                f"session {session_id!r} already has an entry with entry_id {entry.entry_id!r}, at position "
-                f"{entry.seq}",
-                session_id=session_id,
-                actual=entry.seq,
-            )
+    def _is_committed(self, batch: Sequence[PreparedEntry], present: Mapping[str, Entry]) -> bool:
+        """Whether an earlier try, whose answer was lost, has stored what was not there before it."""
+        before = self._once("before", lambda: {entry.entry_id for entry in batch if entry.own_id} & present.keys())
+        added = {entry.entry_id for entry in batch} - before
+        return self._call.attempt > 1 and bool(added) and added <= present.keys()
+
+
+def _check_same(session_id: str, batch: Sequence[PreparedEntry], present: Mapping[str, Entry]) -> None:
+    for index, entry in enumerate(batch):
+        stored = present.get(entry.entry_id)
+        if stored is not None and (field := appending.difference(stored, entry)) is not None:
+            raise appending.another(session_id, index, stored, True, field)
 
 
 def _disturbed(session_id: str, how: str, **fields: int) -> ConflictError:

@@ -14,6 +14,7 @@ from typing import Any
 
 from statestore.checking import exactjson, messages
 from statestore.engine.sql import Link, Params, Row, Statement
+from statestore.errors import ConflictError
 from statestore.repositories.history import entry_rows, follows
 from statestore.repositories.history.entry_rows import PreparedEntry
 from statestore.repositories.sessions import session_life, session_rows
@@ -352,3 +353,16 @@ def difference(stored: Entry, given: PreparedEntry) -> str | None:
     if "created_at" in columns and columns["created_at"] != stored.created_at:
         return "created_at"
     return None
+
+
+def another(session_id: str, index: int, stored: Entry, same_id: bool, field: str) -> ConflictError:
+    """The error of an append whose entry differs in *field* from the one that is stored in its place."""
+    under = f" under entry_id {stored.entry_id!r}," if same_id else ""
+    return ConflictError(
+        f"entries[{index}]: session {session_id!r} already has an entry with another {field}{under} at position "
+        f"{stored.seq}; give the entry as it was stored, or append it under another entry_id",
+        session_id=session_id,
+        entry_id=stored.entry_id,
+        field=field,
+        actual=stored.seq,
+    )

@@ -190,7 +190,7 @@ class HistoryRepository(
         """What is to be there instead of two different entries."""
         same_id = given.entry_id == stored.entry_id
         if not same_id or on_conflict == "raise":
-            raise _another(session.session_id, index, stored, same_id, field)
+            raise appending.another(session.session_id, index, stored, same_id, field)
         if on_conflict == "keep":
             return stored
         return self._put(session, self._find(session.session_id, "entry_id", given.entry_id), given)
@@ -203,16 +203,4 @@ def _gap(session_id: str, after_seq: int, end: int) -> ConflictError:
         session_id=session_id,
         expected=after_seq,
         actual=end,
-    )
-
-
-def _another(session_id: str, index: int, stored: Entry, same_id: bool, field: str) -> ConflictError:
-    under = f" under entry_id {stored.entry_id!r}," if same_id else ""
-    return ConflictError(
-        f"entries[{index}]: session {session_id!r} already has an entry with another {field}{under} at position "
-        f"{stored.seq}; give the entry as it was stored, or append it under another entry_id",
-        session_id=session_id,
-        entry_id=stored.entry_id,
-        field=field,
-        actual=stored.seq,
     )
