@@ -51,7 +51,7 @@ class Measures:
         """
         if not isinstance(store, StateStore | AsyncStateStore):
             raise InvalidValueError("store", f"must be a store, not {type(store).__name__}")
-        checks.ttl(every, "every")
+        checks.ttl(every, "every", hint="use None to ask for no figures")
         self._store = store
         self._every = None if every is None else every.total_seconds()
         self._figures: Figures | None = None

@@ -118,7 +118,7 @@ class StoreOptions:
             raise InvalidValueError("prepared_statements", "must be True, False, or None to detect it")
         checks.count(self.pool_size, "pool_size", least=1, most=10_000)
         for name in ("pool_timeout", "lock_timeout", "statement_timeout"):
-            checks.ttl(getattr(self, name), name)
+            checks.ttl(getattr(self, name), name, hint="leave it out for the default")
         if self.pool_timeout is None:
             raise InvalidValueError("pool_timeout", "must be a timedelta: how long to wait for a free connection")
         self.for_engine()

@@ -90,8 +90,7 @@ class Sweeper:
         """
         if not isinstance(store, StateStore | AsyncStateStore):
             raise InvalidValueError("store", f"must be a StateStore or an AsyncStateStore, not {type(store).__name__}")
-        if checks.ttl(every, "every") is None:
-            raise InvalidValueError("every", "must be a timedelta")
+        checks.duration(every, "every")
         for name, called in (("on_sweep", on_sweep), ("on_error", on_error)):
             if called is not None and not callable(called):
                 raise InvalidValueError(name, f"must be a function, not {type(called).__name__}")
@@ -101,7 +100,7 @@ class Sweeper:
         self._every = every.total_seconds()
         self._jitter = (every / 10 if jitter is None else checks.patience(jitter, "jitter")).total_seconds()
         self._batch_size = checks.count(batch_size, "batch_size", least=1)
-        self._time_budget = checks.ttl(time_budget, "time_budget")
+        self._time_budget = checks.ttl(time_budget, "time_budget", hint="use None for no limit")
         self._namespaces = sweeping.looked_over(namespaces, all_namespaces)
         self._max_clock_gap = checks.ttl(max_clock_gap, "max_clock_gap", hint="use None for any")
         self._on_sweep = on_sweep

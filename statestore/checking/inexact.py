@@ -4,6 +4,7 @@ A store that is opened with `json="lenient"` converts values as `converted` says
 """
 
 import base64
+import inspect
 import json
 import re
 from collections import deque
@@ -164,8 +165,23 @@ def _as_json(item: Any) -> Any:
     if is_dataclass(item) and not isinstance(item, type):
         return {field.name: getattr(item, field.name) for field in fields(item)}
     if not isinstance(item, type) and callable(getattr(item, "model_dump", None)):
-        return item.model_dump()
+        found = called(item.model_dump)
+        return item if found is NotImplemented else found
     return item
+
+
+def called(dump: Callable[[], Any]) -> Any:
+    """What a method such as `model_dump` returns; NotImplemented if it needs arguments, and so is something else."""
+    try:
+        return dump()
+    except TypeError:
+        try:
+            inspect.signature(dump).bind()
+        except TypeError:
+            return NotImplemented
+        except ValueError:
+            pass  # It does not say what it takes.
+        raise
 
 
 _CONVERSIONS: tuple[tuple[tuple[type, ...], Callable[[Any], Any]], ...] = (

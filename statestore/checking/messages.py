@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
-from statestore.checking import exactjson
+from statestore.checking import exactjson, inexact
 from statestore.checking.checks import MAX_TOKENS
 from statestore.errors import InvalidValueError
 from statestore.values import reported_usage
@@ -91,6 +91,13 @@ def _role(message: Mapping[str, Any], calls: Sequence[Tool], results: Sequence[T
     if kind.endswith("_call_output"):
         return "tool"
     return "assistant" if kind.endswith("_call") or kind in _ITEMS_OF_THE_MODEL else None
+
+
+def missing_role(message: Any) -> str:
+    """Why a message without a role that fits its column cannot be an entry by itself."""
+    if isinstance(message, Mapping) and message.get("role") is not None:
+        return f"has a role that is not text of 1 to {MAX_NAME} characters; say whose it is: NewEntry(content, role=…)"
+    return "is a mapping without a role; add one, or say what it is: NewEntry(content, role=…)"
 
 
 def tools(message: Mapping[str, Any]) -> tuple[list[Tool], list[Tool]]:
@@ -298,7 +305,7 @@ def _with_content(given: NewEntry, argument: str) -> NewEntry:
 
 def _dumped(given: Any) -> dict[str, Any] | None:
     dump = _dump_of(given)
-    found = None if dump is None else dump()
+    found = None if dump is None else inexact.called(dump)
     return _without_nones(found) if isinstance(found, Mapping) else None
 
 

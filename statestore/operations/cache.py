@@ -295,8 +295,8 @@ class Cache(CacheOperations, Counting, Group):
                 arguments returns the key itself: for arguments that are not JSON, such as the `self` of a method.
 
         Raises:
-            InvalidValueError: The function is a coroutine function; or, when it is called, its arguments cannot make a
-                key. Nothing was computed.
+            InvalidValueError: The function is a coroutine function, or does not say what arguments it takes (`int`) and
+                *key* is not a function; or, when it is called, its arguments cannot make a key. Nothing was computed.
         """
         wanted = self._memoizing(key, ttl=ttl, tags=tags)
 
@@ -397,7 +397,10 @@ class AsyncCache(CacheOperations, AsyncCounting, AsyncGroup):
         tags: Iterable[str] = (),
         key: Callable[..., str] | str | None = None,
     ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], AsyncMemoized[P, T]]:
-        """Keep the results of a coroutine function: a decorator. See `Cache.memoize`; `invalidate(…)` is awaited."""
+        """Keep the results of a coroutine function: a decorator. See `Cache.memoize`; `invalidate(…)` is awaited.
+
+        A function that returns something to await, but is not `async def`, is refused: write one that awaits it.
+        """
         wanted = self._memoizing(key, ttl=ttl, tags=tags)
 
         def decorate(function: Callable[P, Coroutine[Any, Any, T]]) -> AsyncMemoized[P, T]:

@@ -36,7 +36,7 @@ class _Follower:
     def __init__(self, session_id: str, after: int | None, timeout: timedelta | None) -> None:
         self._session_id = session_id
         self._after = after
-        self._timeout = None if checks.ttl(timeout, "timeout") is None else timeout
+        self._timeout = checks.ttl(timeout, "timeout", hint="use None for no end")
         self._start: Start | None = None
         self._position = 0
         self._first: Seen | None = None

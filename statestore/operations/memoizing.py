@@ -62,7 +62,11 @@ def key_maker(function: Callable[..., Any], key: Callable[..., str] | str | None
         given = key
         return lambda *args, **kwargs: checks.key(given(*args, **kwargs), "key")
     name = _name(function) if key is None else key
-    parameters = inspect.signature(function)
+    try:
+        parameters = inspect.signature(function)
+    except ValueError:
+        problem = f"{name} does not say what arguments it takes; pass memoize(key=…) a function that returns the key"
+        raise InvalidValueError("function", problem) from None
     several = {name for name, found in parameters.parameters.items() if found.kind is found.VAR_POSITIONAL}
 
     def make(*args: Any, **kwargs: Any) -> str:

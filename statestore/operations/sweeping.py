@@ -44,7 +44,7 @@ def sweep(
     checks.count(batch_size, "batch_size", least=1)
     checks.flag(dry_run, "dry_run")
     checks.optional_function(progress, "progress")
-    checks.ttl(time_budget, "time_budget")
+    checks.ttl(time_budget, "time_budget", hint="use None for no limit")
     checks.ttl(max_clock_gap, "max_clock_gap", hint="use None for any")
     tally = _Tally(time_budget, dry_run, progress, stopped)
     names: list[str | None] = [None]

@@ -1,6 +1,6 @@
 """One turn of an agent: it begins with what the model needs, and ends with one commit."""
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +8,7 @@ from statestore.checking import checks, exactjson, messages
 from statestore.engine import process_fork
 from statestore.engine.calls import Call
 from statestore.engine.flows import Block, Enter
-from statestore.errors import ConflictError, SessionNotFoundError, StoreClosedError
+from statestore.errors import ConflictError, InvalidValueError, SessionNotFoundError, StoreClosedError
 from statestore.repositories.conversations.turns import Begun, TurnWork
 from statestore.repositories.history import entry_rows
 from statestore.repositories.history.windows import Limits
@@ -122,6 +122,9 @@ class Turn:
         """
         self.state.check_open()
         listed: Any = [entries] if messages.is_entry(entries) else entries
+        if isinstance(listed, str | bytes) or not isinstance(listed, Iterable):
+            problem = f"must be an entry, or a sequence of entries, not {type(listed).__name__}"
+            raise InvalidValueError("entries", problem)
         given = [messages.as_entry(entry, f"entries[{index}]") for index, entry in enumerate(listed)]
         prepared = entry_rows.prepare(given, max_bytes=self._limit)
         for entry, checked in zip(given, prepared, strict=True):

@@ -229,6 +229,10 @@ def test_each_world_takes_its_own_functions(store: Store) -> None:
             decorate(wrong)
     with pytest.raises(InvalidValueError, match=r"^function: "):
         decorate(5)
+    if not is_async:  # Python cannot tell what `int` takes.
+        with pytest.raises(InvalidValueError, match=r"^function: builtins.int does not say .*key="):
+            decorate(int)
+        assert store.cache.memoize(key=lambda text: f"int:{text}")(int)("5") == 5
     for right in (coroutine, AsyncCallable(), partial(coroutine)) if is_async else (function, partial(function)):
         assert len(decorate(right).key()) == 64
 

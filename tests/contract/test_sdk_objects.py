@@ -1,5 +1,6 @@
 """What SDKs return is taken as it is: recognised by its shape, here in stand-ins with the fields of the real ones."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -141,9 +142,42 @@ def test_a_turn_takes_one_object_or_several(store: Store) -> None:
     assert turn.stored[1].content == KEPT
 
 
+class DumpsInto:
+    """Has a method of a usual name that is for something else."""
+
+    def to_dict(self, orient: str) -> dict[str, str]:
+        return {orient: "role"}
+
+    def model_dump(self, orient: str) -> dict[str, str]:
+        return {orient: "role"}
+
+
+class Broken:
+    def model_dump(self) -> dict[str, str]:
+        return len(5)  # type: ignore[arg-type, return-value]
+
+
+def test_an_error_of_an_object_that_dumps_itself_is_its_own(store: Store) -> None:
+    with pytest.raises(TypeError, match="has no len"):
+        store.history.append("s", [Broken()])
+
+
+def test_a_lenient_store_has_no_form_for_an_object_that_dumps_with_arguments(open_store: Callable[..., Store]) -> None:
+    store = open_store(json="lenient")
+    store.sessions.create("s")
+    with pytest.raises(InvalidValueError, match="contains a DumpsInto, which has no form in JSON"):
+        store.state.set("s", "k", DumpsInto())
+    with pytest.raises(TypeError, match="has no len"):
+        store.state.set("s", "k", Broken())
+
+
 REFUSED: dict[str, tuple[Any, str]] = {
     "a mapping without a role": ([{"content": "hi"}], r"entries\[0\]: is a mapping without a role; .*NewEntry\("),
     "a role that is none": ([{"role": None, "content": "hi"}], r"entries\[0\]: is a mapping without a role"),
+    "a role that is a number": ([{"role": 5}], r"entries\[0\]: has a role that is not text of 1 to 512 .*NewEntry\("),
+    "an empty role": ([{"role": ""}], r"entries\[0\]: has a role that is not text"),
+    "an object that dumps with arguments": ([DumpsInto()], r"entries\[0\]: must be a message .*not DumpsInto"),
+    "a content that dumps with arguments": ([NewEntry(DumpsInto())], r"entries\[0\]\.content: contains a DumpsInto"),
     "an object without a role": ([Dumps({"text": "hi"})], r"entries\[0\]: is a mapping without a role"),
     "several choices": ([{**COMPLETION, "choices": COMPLETION["choices"] * 2}], r"entries\[0\]: .*exactly one choice"),
     "no choice": ([{**COMPLETION, "choices": []}], r"entries\[0\]: .*exactly one choice"),
@@ -178,7 +212,7 @@ def test_names_in_a_message_that_no_column_can_hold_stay_in_it(store: Store, nam
     entries = store.history.append("s", messages)
     assert [entry.content for entry in entries] == messages == store.history.messages("s")
     assert {(entry.tool_name, entry.tool_call_id, entry.response_model) for entry in entries} == {(None, None, None)}
-    with pytest.raises(InvalidValueError, match="without a role"):
+    with pytest.raises(InvalidValueError, match="has a role that is not text"):
         store.history.append("s", [{"role": name, "content": "hi"}])
 
 

@@ -222,10 +222,12 @@ def test_parts_and_functions_count_as_tokens(store: Store, fill: Any) -> None:
     assert store.history.window("s", max_tokens=1000).tokens > 30
 
 
-@pytest.mark.parametrize("wrong", [None, "3", 1.5, -1], ids=str)
+@pytest.mark.parametrize("wrong", [None, "3", 1.5, -1, 10**30], ids=str)
 def test_a_tokenizer_returns_a_number(store: Store, fill: Any, wrong: Any) -> None:
     fill(user())
-    with pytest.raises(InvalidValueError, match="tokenizer: must return a whole number") as caught:
+    number = isinstance(wrong, int)
+    message = "must return a number of at least 0 that fits 64 bits" if number else "must return a whole number"
+    with pytest.raises(InvalidValueError, match=f"tokenizer: {message}") as caught:
         store.history.window("s", max_tokens=10, tokenizer=lambda text: wrong)
     assert caught.value.argument == "tokenizer"
 

@@ -197,6 +197,7 @@ def test_an_argument_of_the_wrong_kind_is_named_and_nothing_is_written(
                 with pytest.raises(InvalidValueError) as caught:
                     call(full, value)
                 assert caught.value.argument.split("[")[0] == argument
+                assert kinds is not TIMES or "expiry" not in str(caught.value)
     assert content.snapshot() == before
 
 
@@ -294,6 +295,7 @@ def test_a_sweeper_refuses_what_it_could_not_call(sqlite_url: str, subtests: pyt
                     with pytest.raises(InvalidValueError) as caught:
                         Sweeper(**{"store": store, "every": every, argument: value})
                     assert caught.value.argument.split("[")[0] == argument
+                    assert "expiry" not in str(caught.value)
 
 
 def test_prices_of_refuses_what_is_not_an_engine(sqlite_url: str) -> None:

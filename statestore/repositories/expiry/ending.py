@@ -83,7 +83,7 @@ class EndingRepository(ExpiredRows):
         Args:
             max_idle: The longest idle time; None for no limit.
         """
-        value = checks.ttl(max_idle, "max_idle")
+        value = checks.ttl(max_idle, "max_idle", hint="use None for no limit")
         if value is None:
             self._link.run(_DROP_MAX_IDLE)
         else:

@@ -106,9 +106,7 @@ def prepare_one(entry: EntryLike, name: str, *, max_bytes: int, turn: int = 0) -
     columns = said if given is None else said | given
     role = columns.setdefault("role", None)
     if given is None and role is None:
-        raise InvalidValueError(
-            name, "is a mapping without a role; add one, or say what it is: NewEntry(content, role=…)"
-        )
+        raise InvalidValueError(name, messages.missing_role(copy))
     own_id = "entry_id" in columns
     if not own_id:
         columns["entry_id"] = ids.uuid7()

@@ -55,11 +55,13 @@ class Limits:
             return estimate(text)
         tokens = self.tokenizer(text)
         try:
-            return checks.count(index(tokens), "tokenizer")
-        except (TypeError, InvalidValueError):
-            raise InvalidValueError(
-                "tokenizer", f"must return a whole number of tokens, not {type(tokens).__name__}"
-            ) from None
+            number = index(tokens)
+        except TypeError:
+            problem = f"must return a whole number of tokens, not {type(tokens).__name__}"
+            raise InvalidValueError("tokenizer", problem) from None
+        if not 0 <= number <= checks.MAX_INTEGER:
+            raise InvalidValueError("tokenizer", "must return a number of at least 0 that fits 64 bits")
+        return number
 
 
 class WindowsRepository(Repository):
