@@ -56,6 +56,9 @@ class HistoryOperations(Operations):
     def trim(self, session_id: str, *, keep_last: int) -> Flow[int]:
         """Remove all entries but the newest *keep_last*. Positions stay as they are; forks keep what they see.
 
+        What the entries used stays in reports. Their ids are free: an entry that is appended again under one of them is
+        stored again, and what it used counts again.
+
         More than 5,000 entries are removed in parts, oldest first, each in its own short transaction, so that nobody
         waits long. Inside a caller's transaction it is all or none.
 

@@ -195,7 +195,8 @@ class SessionStats:
         turns: How many of them begin a turn.
         usage: The sums of what the entries report; None if none reports it.
         cost_usd: The sum of their costs; None if no cost is known.
-        tool_invocations: How often each tool was called. A call and its result count once.
+        tool_invocations: How often each tool was called. A call and its result count once; a message with several calls
+            counts as one of its first tool.
         errors: How many entries have an `error_type`.
         uptime: How long ago the session was created.
         stored_bytes: The size of its state, its lists, its summaries and the content of the entries that the session

@@ -102,7 +102,8 @@ class EditingRepository(Repository):
         """Set some keys of an entry's metadata and keep the others: a rating, or what a guardrail found.
 
         Existing keys keep their place; a None value is stored as None. In a fork only the fork sees the change, and in
-        a session with forks these keep what they see. Concurrent calls with different keys all take effect.
+        a session with forks these keep what they see. Concurrent calls with different keys all take effect. To append
+        the `NewEntry` again as it was is then a conflict, unless with `on_conflict="keep"`.
 
         Returns:
             The entry as it is stored now.
@@ -152,7 +153,8 @@ class EditingRepository(Repository):
 
         What is not given stays as it is, except the cost: it is computed from the tokens and the price of the model, as
         by `append`, if *usage* or *response_model* is given and *cost_usd* is not. In a fork only the fork sees the
-        change: what it uses more or less than the entry that it shares counts for the fork.
+        change: what it uses more or less than the entry that it shares counts for the fork. To append the `NewEntry`
+        again as it was is then a conflict, unless with `on_conflict="keep"`.
 
         Args:
             session_id: The session.

@@ -120,7 +120,7 @@ class ForksRepository(Repository):
             metadata: Keys to set over those of the source.
             user_id: The user that the fork belongs to; by default that of the source.
             title: The fork's title; by default that of the source.
-            with_state: Copy the state; without it the fork begins with none.
+            with_state: Copy the state and the lists; without it the fork begins with neither.
             as_part: Let the fork belong to its source, or to what that belongs to: it has no TTL, is hidden from
                 `page` and `count`, and expires and goes with that session. See `create`.
 

@@ -50,7 +50,7 @@ class SessionsRepository(Repository):
             project_root: The directory that the session is about; it stays when *cwd* changes.
             cwd: The current directory.
             ttl: How long after its last use the session expires; by default the store's `default_ttl`, NEVER for never.
-            status: `ready`, or `starting` for an agent that is not up yet.
+            status: `ready`, `starting` for an agent that is not up yet, `busy` or `dead`.
             belongs_to: The session that it is to be a part of, such as a sub-agent's of its agent's. A part has no TTL:
                 it is hidden from `page` and `count`, and expires and goes with that session. A part of a part belongs
                 to the same session. To create, read or touch a part, to append to it, or to write its state or lists,
