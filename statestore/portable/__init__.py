@@ -26,11 +26,11 @@ from statestore.engine.calls import Call, NamespaceCall
 from statestore.engine.database import Database
 from statestore.engine.flows import Flow, run, run_async
 from statestore.engine.threaded_database import ThreadedDatabase
-from statestore.errors import InvalidValueError, SessionNotFoundError
+from statestore.errors import InvalidValueError, SessionExistsError, SessionNotFoundError
 from statestore.portable import arguments
 from statestore.portable.exports import Exported, encoded, write_sessions
 from statestore.portable.files import FORMAT, LABELLED, VERSION, Part, Progress, Survey
-from statestore.portable.imports import Mark, Totals, bring_part, forget, insert, insert_part, parts_left
+from statestore.portable.imports import Mark, Totals, bring_part, forget, has_come, insert, insert_part, parts_left
 from statestore.portable.jobs import Crew, check_jobs, one_moment, write_by_crew
 from statestore.repositories.expiry.namespaces import NamespaceRepository
 from statestore.repositories.portable import portable_sessions
@@ -306,7 +306,11 @@ async def import_sessions_async(
                 async def bring(tx: AsyncTransaction, part: Part = part, mark: Mark = mark) -> Totals:
                     return await run_async(tx._runner, insert_part(part, replace=replace, mark=mark), in_thread=True)
 
-                totals.include(await store.run_transaction(bring))
+                try:
+                    totals.include(await store.run_transaction(bring))
+                except SessionExistsError:
+                    if not await run_async(store._database, has_come(mark), in_thread=True):
+                        raise
             await run_async(store._database, forget(survey))
             return totals
         async with store.transaction() as tx:

@@ -68,13 +68,24 @@ def parts_left(survey: Survey, progress: Progress, replace: bool, resume: bool) 
             marked = {number for number, _ in enumerate(survey.parts())}
     left = []
     for number, part in enumerate(survey.parts()):
-        if number in marked:
-            progress(part.size)
-            continue
-        left.append((part, Mark(*place, number)))
-        if not replace and (living := (yield NamespaceCall(part.namespace, PortableWork.living, part.session_ids))):
-            raise SessionExistsError(min(living), part.namespace)
+        mark = Mark(*place, number)
+        if number not in marked:
+            living: Mapping[str, datetime] = {}
+            if not replace:
+                living = yield NamespaceCall(part.namespace, PortableWork.living, part.session_ids)
+            if not living:
+                left.append((part, mark))
+                continue
+            if not (yield from has_come(mark)):
+                raise SessionExistsError(min(living), part.namespace)
+        progress(part.size)
     return left
+
+
+def has_come(mark: Mark) -> Flow[bool]:
+    """Whether a part is there by now. An import that was killed may have left a process that came to its end."""
+    marked: set[int] = yield NamespaceCall(mark.namespace, PortableWork.marked, mark.digest)
+    return mark.part in marked
 
 
 def _is_there(survey: Survey) -> Flow[bool]:
@@ -96,12 +107,17 @@ def forget(survey: Survey) -> Flow[None]:
 
 
 def bring_part(store: StateStore, part: Part, *, replace: bool, mark: Mark) -> Totals:
-    """Import a part of a file in a transaction of its own, which notes that it is there."""
+    """Import a part of a file in a transaction of its own, which notes that it is there. Nothing, if it has come."""
 
     def bring(tx: Transaction) -> Totals:
         return run(tx._runner, insert_part(part, replace=replace, mark=mark))
 
-    return store.run_transaction(bring)
+    try:
+        return store.run_transaction(bring)
+    except SessionExistsError:
+        if not run(store._database, has_come(mark)):
+            raise
+        return Totals()
 
 
 def insert_part(part: Part, *, replace: bool, mark: Mark | None = None) -> Flow[Totals]:

@@ -46,7 +46,7 @@ def test_an_expired_session_is_named_only_if_asked_for_and_until_it_is_swept(sto
     assert store.history.locate_many(["one"], agent_names=["x"], include_expired=True) == {"one": [("s", 1)]}
     store.sweep()
     assert store.history.locate_many(["one"], include_expired=True) == {}
-    assert store.history.locate_many(["one"], include_expired=object()) == {}  # As true as everywhere else.
+    assert store.history.locate_many(["one"], include_expired=True) == {}
 
 
 def test_a_fork_is_not_named_for_what_it_shares(store: Store) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sqlalchemy import create_engine
 
 from statestore import InvalidValueError, NewEntry, SessionExistsError, StateStore, Usage, portable
 from statestore.checking.codec import zstd
-from statestore.portable import files, jobs
+from statestore.portable import files, imports, jobs
 from tests.conftest import SQLITE
 from tests.support.content import Content, unsound
 from tests.support.crowd import apart
@@ -233,6 +234,46 @@ def test_an_import_whose_process_was_killed_goes_on(
     assert target.usage.totals() == source.usage.totals()
     with Content(database_url) as content:
         assert content.rows("store_settings") == []
+
+
+@pytest.mark.parametrize(("world", "jobs"), [("sync", 1), ("async", 1), ("sync", 2)], indirect=["world"])
+@pytest.mark.parametrize("when", ["before it looks", "after"])
+def test_a_part_that_a_process_of_a_killed_import_brings_meanwhile_is_left_alone(
+    source: Store,
+    database_url: str,
+    connect: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    small_parts: None,
+    jobs: int,
+    when: str,
+) -> None:
+    target, file = connect(database_url, namespace="target"), io.BytesIO(exported(source))
+    whole = portable.parts_left
+
+    def parts_left(survey: Any, *given: Any) -> Any:
+        flow, answer = whole(survey, *given), None
+        for step in count():
+            try:
+                asked = flow.send(answer)
+            except StopIteration as end:
+                left = end.value
+                break
+            if step == 1 and when == "before it looks":  # It has read what is marked.
+                bring(next(iter(survey.parts())), imports.Mark(survey.namespace, survey.digest, 0))
+            answer = yield asked
+        if when == "after":
+            bring(*left[0])
+        return left
+
+    def bring(part: Any, mark: Any) -> None:
+        with StateStore.open(database_url, namespace="target") as dying:
+            imports.bring_part(dying, part, replace=False, mark=mark)
+
+    monkeypatch.setattr(portable, "parts_left", parts_left)
+    totals = import_sessions(target, file, resume=True, jobs=jobs)
+    assert 0 < totals.sessions < EXPORTED
+    assert target.sessions.count(include_parts=True) == EXPORTED
+    assert target.usage.totals() == source.usage.totals()
 
 
 @CALLED
