@@ -401,7 +401,7 @@ def test_an_entry_that_can_never_be_stored_is_refused_when_it_is_collected(store
     assert store.history.read(session, last=1)[0].content == say("good")
 
 
-@pytest.mark.parametrize("wrong", [5, None, object(), "text", b"bytes"], ids=repr)
+@pytest.mark.parametrize("wrong", [5, None, object(), "text", b"bytes"], ids=lambda given: type(given).__name__)
 def test_what_is_neither_an_entry_nor_several_is_refused(store: Store, session: str, wrong: Any) -> None:
     with entering(store, store.turn(session)) as turn:
         with pytest.raises(InvalidValueError, match=r"^entries: must be an entry, or a sequence of entries, not "):
