@@ -171,7 +171,6 @@ def serve() -> None:
                     waiting[child] = client
                     children[client] = child
                     selector.register(client, selectors.EVENT_READ)
-                    _tell(client, child)
     finally:
         for child in waiting:
             os.kill(child, signal.SIGKILL)
@@ -195,6 +194,8 @@ def _forked(client: socket.socket, others: Iterable[Any], numbers: Iterable[int]
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # By itself, before it does anything: whoever asked ends it if the one that it was forked from goes.
+            _tell(client, os.getpid())
             for one in (client, *others):
                 one.close()
             for number in numbers:
