@@ -157,13 +157,20 @@ def test_who_is_interrupted_at_a_shared_signal_keeps_no_other_from_it(is_set: bo
 
 
 def test_who_is_interrupted_as_it_is_woken_does_not_keep_the_others_waiting() -> None:
-    signal, heard = SharedSignal(), list[bool]()
-    woken = signal._lock
+    signal, heard, waits = SharedSignal(), list[bool](), threading.Event()
+    lock = signal._lock
+
+    def acquire(timeout: float) -> bool:
+        waits.set()
+        return lock.acquire(timeout=timeout)
+
+    signal._lock = SimpleNamespace(acquire=acquire, release=lock.release)  # type: ignore[assignment]
     thread = threading.Thread(target=lambda: heard.append(signal.wait(5)), daemon=True)
     thread.start()
+    assert waits.wait(5)
     # Whoever was woken first holds the lock, and goes with an interrupt before it can let the next one in.
     signal._set = True
-    assert woken.locked()
+    assert lock.locked()
     thread.join(2)
     assert heard == [True]
 
